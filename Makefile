@@ -1,0 +1,56 @@
+# medunlearn: everything from a bare checkout with Python 3.11+ and make.
+#
+#   make demo      five simulated hospitals unlearn a topic; report in runs/
+#   make test      the test suite
+#   make lint      ruff, mypy --strict and the import rules
+#   make results   the long experiments behind docs/results.md
+#   make clean     remove what was built (not runs/ and not the model cache)
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHON ?= $(shell for candidate in python3.11 python3.12 python3.13 python3; do \
+	if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	then echo $$candidate; break; fi; done)
+
+SEEDS ?= 0 1 2
+PLANS ?= $(wildcard benchmarks/plans/*.toml)
+ARGS ?=
+
+.PHONY: demo test lint results clean install help
+
+help:
+	@sed -n '3,8p' Makefile | sed 's/^#//'
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt .ci/make_venv.py
+	@test -n "$(PYTHON)" || { echo "medunlearn needs Python 3.11 or newer" >&2; exit 2; }
+	@$(PYTHON) .ci/make_venv.py $(VENV)
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/medunlearn simulate $(ARGS)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Each plan with each seed; a run that is already complete is not repeated.
+results: $(STAMP)
+	@test -n "$(PLANS)" || { echo "no plans in benchmarks/plans" >&2; exit 2; }
+	@set -e; for plan in $(PLANS); do for seed in $(SEEDS); do \
+		out=runs/results/$$(basename $$plan .toml)-seed$$seed; \
+		if test -f $$out/result.json; then echo "$$out is complete"; continue; fi; \
+		if test -d $$out; then $(BIN)/medunlearn simulate --resume $$out; \
+		else $(BIN)/medunlearn simulate $$plan --seed $$seed --out $$out $(ARGS); fi; \
+	done; done
+	@$(BIN)/medunlearn compare runs/results/*
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,144 @@
+"""LoRA by PEFT with frozen, seeded A: the adapter whose B matrices are unlearned.
+
+A is regenerated from the plan's seed on every machine, B starts at zero, so a model with a
+new adapter gives the base model's logits exactly, and one flat vector over B describes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.frozen import frozen_a
+from medunlearn_common.layout import AdapterLayout
+from medunlearn_common.support import Support
+
+ADAPTER_NAME = "default"
+
+
+class LoraAdapter:
+    """A PEFT model of which only B is ever changed, addressed by flat coordinates.
+
+    Attributes:
+        model: The PEFT model (evaluation mode; only B matrices may require gradients).
+        layout: Order and shapes of the B matrices.
+    """
+
+    def __init__(
+        self, base_model: Any, *, rank: int, alpha: float,
+        target_modules: tuple[str, ...], seed: int,
+    ) -> None:
+        """Attach a fresh adapter.
+
+        Raises:
+            Misconfigured: ADAPTER_TARGETS if no linear module has one of the names.
+        """
+        base_parameters = sum(p.numel() for p in base_model.parameters())
+        config = LoraConfig(
+            r=rank, lora_alpha=alpha,  # type: ignore[arg-type]  # a real, as PEFT uses it
+            target_modules=list(target_modules), lora_dropout=0.0,
+            bias="none", task_type="CAUSAL_LM",
+        )
+        try:
+            self.model: Any = get_peft_model(base_model, config)
+        except ValueError as error:
+            raise Misconfigured(
+                "ADAPTER_TARGETS",
+                f"no linear module of the model is named {', '.join(target_modules)}",
+                "list the model's own names in [model] target_modules",
+            ) from error
+        self.model.requires_grad_(False)
+        self.model.eval()
+        self._layers = self._lora_layers()
+        self._set_frozen_a(seed)
+        self.layout = AdapterLayout(
+            names=tuple(f"{name}.lora_B.weight" for name, _ in self._layers),
+            shapes=tuple(_shape(b) for b in self.b_matrices()),
+            a_shapes=tuple(_shape(self._a(layer)) for _, layer in self._layers),
+            base_parameters=base_parameters, alpha=alpha, seed=seed,
+        )
+
+    def _lora_layers(self) -> list[tuple[str, Any]]:
+        layers = [(n, m) for n, m in self.model.named_modules() if isinstance(m, LoraLayer)]
+        if any(not isinstance(m.get_base_layer(), nn.Linear) for _, m in layers):
+            raise Misconfigured(
+                "ADAPTER_TARGETS",
+                "an adapter was asked for on a module that is no linear layer",
+                "leave embeddings and convolutions out of [model] target_modules",
+            )
+        return layers
+
+    @staticmethod
+    def _a(layer: Any) -> nn.Parameter:
+        return layer.lora_A[ADAPTER_NAME].weight  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def _set_frozen_a(self, seed: int) -> None:
+        for name, layer in self._layers:
+            a = self._a(layer)
+            values = frozen_a(seed, f"{name}.lora_A.weight", (a.shape[0], a.shape[1]))
+            a.copy_(torch.from_numpy(values))
+
+    def b_linears(self) -> list[nn.Linear]:
+        """The linear modules that hold B, in layout order."""
+        return [layer.lora_B[ADAPTER_NAME] for _, layer in self._layers]
+
+    def b_matrices(self) -> list[nn.Parameter]:
+        """The B parameters, each ``(d_out, rank)``, in layout order."""
+        return [cast(nn.Parameter, linear.weight) for linear in self.b_linears()]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the adapter lies."""
+        return self.b_matrices()[0].device
+
+    @torch.no_grad()
+    def set_on_support(self, support: Support, values: npt.NDArray[np.float32]) -> None:
+        """Set B to ``values`` (shape ``(k,)``) on the support and to zero elsewhere."""
+        flat = np.zeros(self.layout.dimension, dtype=np.float32)
+        flat[support.indices] = values
+        self.set_flat(flat)
+
+    @torch.no_grad()
+    def set_flat(self, flat: npt.NDArray[np.float32]) -> None:
+        """Set every B from one flat vector, shape ``(D,)``."""
+        layout = self.layout
+        for b, offset, size in zip(self.b_matrices(), layout.offsets, layout.sizes, strict=True):
+            piece = torch.from_numpy(np.ascontiguousarray(flat[offset : offset + size]))
+            b.copy_(piece.view_as(b))
+
+    def flat(self) -> npt.NDArray[np.float32]:
+        """All of B as one flat vector, shape ``(D,)``."""
+        pieces = [b.detach().float().cpu().reshape(-1).numpy() for b in self.b_matrices()]
+        return np.concatenate(pieces)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """The base model: the adapter's contribution is scaled by zero, without gradients.
+
+        PEFT's ``disable_adapter`` is not used because leaving it switches gradients on for
+        the frozen A.
+        """
+        saved = [layer.scaling[ADAPTER_NAME] for _, layer in self._layers]
+        for _, layer in self._layers:
+            layer.scaling[ADAPTER_NAME] = 0.0
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for (_, layer), scaling in zip(self._layers, saved, strict=True):
+                layer.scaling[ADAPTER_NAME] = scaling
+
+
+def _shape(parameter: nn.Parameter) -> tuple[int, int]:
+    rows, columns = parameter.shape
+    return int(rows), int(columns)

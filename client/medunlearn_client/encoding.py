@@ -1,0 +1,191 @@
+"""From a record's text to token ids, answer positions and concept levels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medunlearn_client.records import Record
+from medunlearn_client.tagging import ConceptTagger, token_levels
+from medunlearn_common.concepts import ConceptLevel
+
+_SERIALS = count()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedRecord:
+    """One record as the model sees it.
+
+    Attributes:
+        input_ids: Shape ``(t,)``: prompt, answer, end-of-sequence.
+        is_answer: Shape ``(t,)``, bool: answer tokens and the end-of-sequence.
+        levels: Shape ``(t,)``, int8 concept level of each token (1 to 4).
+        confidence: Trust in the record's label, in [0, 1].
+        serial: Names the record within this process, for caches; None is never cached.
+    """
+
+    input_ids: npt.NDArray[np.int64]
+    is_answer: npt.NDArray[np.bool_]
+    levels: npt.NDArray[np.int8]
+    confidence: float = 1.0
+    serial: int | None = None
+
+    def __len__(self) -> int:
+        return int(self.input_ids.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenBatch:
+    """Right-padded batch of b records of up to t tokens, n of which are scored.
+
+    Causal attention never looks right, so padding changes nothing before it and needs no
+    attention mask. Only scored positions get logits: over a vocabulary of many thousand
+    words, the output head on prompt tokens would be most of the work.
+
+    Attributes:
+        input_ids: Shape ``(b, t)``.
+        positions: Shape ``(b, n)``, places of the scored tokens; 1 where there is none.
+        is_scored: Shape ``(b, n)``, bool; False on padding.
+        is_answer: Shape ``(b, n)``, bool, of the scored tokens.
+        levels: Shape ``(b, n)``, int64, of the scored tokens.
+        confidence: Shape ``(b,)``, float32.
+        serials: The records' serials, b of them.
+    """
+
+    input_ids: torch.Tensor
+    positions: torch.Tensor
+    is_scored: torch.Tensor
+    is_answer: torch.Tensor
+    levels: torch.Tensor
+    confidence: torch.Tensor
+    serials: tuple[int | None, ...]
+
+    def __len__(self) -> int:
+        return int(self.input_ids.shape[0])
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """The scored tokens, shape ``(b, n)``."""
+        return self.input_ids.gather(1, self.positions)
+
+
+class RecordEncoder:
+    """Encodes records with one tokenizer and, where concepts matter, one tagger."""
+
+    def __init__(
+        self, tokenizer: Any, *, max_tokens: int, tagger: ConceptTagger | None = None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+        self._tagger = tagger
+
+    def encode(self, record: Record, *, patient_request: bool = False) -> EncodedRecord:
+        """Encode prompt, answer and end-of-sequence.
+
+        Prompt and answer are tokenised apart, as they are when the model answers, so that
+        no token straddles the border. A prompt that is too long loses its middle: the
+        beginning says what kind of question it is, the end asks it.
+
+        Args:
+            record: The record.
+            patient_request: The record's ``target_spans`` (identifiers, dates, the link of
+                patient and condition) are level 4 as well.
+        """
+        prompt_ids, prompt_levels = self._piece(record.prompt, record, 0, patient_request)
+        answer_text = f" {record.answer}"
+        start = len(record.prompt)
+        answer_ids, answer_levels = self._piece(answer_text, record, start, patient_request)
+        answer_ids = np.append(answer_ids, self._tokenizer.eos_token_id)
+        answer_levels = np.append(answer_levels, answer_levels[-1] if answer_levels.size else 1)
+        answer_ids = answer_ids[: self._max_tokens - 1]
+        answer_levels = answer_levels[: self._max_tokens - 1]
+        room = self._max_tokens - answer_ids.size
+        prompt_ids = _without_middle(prompt_ids, room)
+        prompt_levels = _without_middle(prompt_levels, room)
+        return EncodedRecord(
+            input_ids=np.concatenate([prompt_ids, answer_ids]).astype(np.int64),
+            is_answer=np.arange(prompt_ids.size + answer_ids.size) >= prompt_ids.size,
+            levels=np.concatenate([prompt_levels, answer_levels]).astype(np.int8),
+            confidence=record.confidence,
+            serial=next(_SERIALS),
+        )
+
+    def _piece(
+        self, text: str, record: Record, start: int, patient_request: bool
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        offsets = encoded["offset_mapping"]
+        spans = self._tagger.tag(text) if self._tagger is not None else ()
+        levels = np.array(token_levels(spans, offsets), dtype=np.int8)
+        if patient_request:
+            for first, last in record.target_spans:
+                for index, (left, right) in enumerate(offsets):
+                    if left + start < last and right + start > first:
+                        levels[index] = ConceptLevel.TARGET
+        return np.asarray(encoded["input_ids"], dtype=np.int64), levels
+
+
+def _without_middle(values: npt.NDArray[Any], room: int) -> npt.NDArray[Any]:
+    if values.size <= room:
+        return values
+    head = room // 4
+    return np.concatenate([values[:head], values[values.size - (room - head):]])
+
+
+def collate(
+    records: Sequence[EncodedRecord], *, pad_id: int, device: torch.device,
+    score_prompts: bool = False,
+) -> TokenBatch:
+    """Pad records on the right and list what is scored: answers, or every token but the first."""
+    scored = [
+        np.arange(1, len(r)) if score_prompts else np.flatnonzero(r.is_answer[1:]) + 1
+        for r in records
+    ]
+    shape = (len(records), max(len(record) for record in records))
+    inner = (len(records), max(positions.size for positions in scored))
+    ids = np.full(shape, pad_id, dtype=np.int64)
+    arrays = {
+        "positions": np.ones(inner, dtype=np.int64),
+        "is_scored": np.zeros(inner, dtype=np.bool_),
+        "is_answer": np.zeros(inner, dtype=np.bool_),
+        "levels": np.ones(inner, dtype=np.int64),
+    }
+    for row, (record, positions) in enumerate(zip(records, scored, strict=True)):
+        ids[row, : len(record)] = record.input_ids
+        arrays["positions"][row, : positions.size] = positions
+        arrays["is_scored"][row, : positions.size] = True
+        arrays["is_answer"][row, : positions.size] = record.is_answer[positions]
+        arrays["levels"][row, : positions.size] = record.levels[positions]
+    confidence = np.array([record.confidence for record in records], dtype=np.float32)
+    return TokenBatch(
+        input_ids=torch.from_numpy(ids).to(device),
+        confidence=torch.from_numpy(confidence).to(device),
+        serials=tuple(record.serial for record in records),
+        **{name: torch.from_numpy(array).to(device) for name, array in arrays.items()},
+    )
+
+
+def token_budget_batches(
+    lengths: Sequence[int], *, max_tokens: int
+) -> list[list[int]]:
+    """Split positions, in order, into batches whose padded size stays within ``max_tokens``.
+
+    A record longer than the budget gets a batch of its own.
+    """
+    batches: list[list[int]] = []
+    width = 0
+    for position, length in enumerate(lengths):
+        widest = max(width, length)
+        if batches and widest * (len(batches[-1]) + 1) <= max_tokens:
+            batches[-1].append(position)
+            width = widest
+        else:
+            batches.append([position])
+            width = length
+    return batches

@@ -1,0 +1,173 @@
+"""What survives: retained knowledge after ÷ before, overall and by concept level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from medunlearn_client.evaluation.accuracy import AccuracyTable
+from medunlearn_client.evaluation.record_scores import RecordScores
+from medunlearn_client.records import Record
+
+LEVELS = (1, 2, 3, 4)
+LOWEST_LEVEL, TARGET_LEVEL = 1, 4
+
+
+class LevelSpan(Protocol):
+    """A tagged concept: character range and level."""
+
+    @property
+    def start(self) -> int:
+        """First character."""
+
+    @property
+    def end(self) -> int:
+        """One past the last character."""
+
+    @property
+    def level(self) -> int:
+        """1 (fundamental) to 4 (target)."""
+
+
+class SpanTagger(Protocol):
+    """Finds concepts in a text; `medunlearn_client.tagging.ConceptTagger` is one."""
+
+    def tag(self, text: str) -> Sequence[LevelSpan]:
+        """Returns the text's concepts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelPreservation:
+    """Preservation of one concept level.
+
+    Attributes:
+        level: 1 (fundamental) to 4 (target).
+        questions: Questions whose deepest concept has this level.
+        accuracy_before: Their option-ranking accuracy in the original model.
+        accuracy_after: The same in the unlearned model.
+        preservation: After ÷ before.
+        tokens: Answer tokens of this level.
+        token_preservation: Mean probability of those tokens, after ÷ before.
+    """
+
+    level: int
+    questions: int
+    accuracy_before: float | None
+    accuracy_after: float | None
+    preservation: float | None
+    tokens: int
+    token_preservation: float | None
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RecordLevels:
+    """Concept levels of one record.
+
+    Attributes:
+        question: The deepest level in prompt and answer; 1 where no concept was found.
+        spans: Character range and level of each tagged or marked stretch of the text.
+    """
+
+    question: int
+    spans: tuple[tuple[int, int, int], ...]
+
+    def of_token(self, offset: tuple[int, int]) -> int:
+        """The deepest level that overlaps a token's characters; 1 where none does."""
+        begin, end = offset
+        touching = (level for start, stop, level in self.spans if start < end and begin < stop)
+        return max(touching, default=LOWEST_LEVEL)
+
+
+def record_levels(records: Iterable[Record], tagger: SpanTagger | None) -> dict[str, RecordLevels]:
+    """Tags the records once; the result serves every model and round.
+
+    Stretches that single a patient out count as level 4, as in training.
+    """
+    found: dict[str, RecordLevels] = {}
+    for record in records:
+        tagged = tagger.tag(record.text) if tagger is not None else ()
+        spans = [(span.start, span.end, int(span.level)) for span in tagged]
+        spans += [(start, end, TARGET_LEVEL) for start, end in record.target_spans]
+        question = max((level for _, _, level in spans), default=LOWEST_LEVEL)
+        found[record.record_id] = RecordLevels(question=question, spans=tuple(spans))
+    return found
+
+
+def ratio(after: float | None, before: float | None) -> float | None:
+    """After ÷ before; None where either is unknown or there was nothing to keep."""
+    if after is None or before is None or before <= 0.0:
+        return None
+    return after / before
+
+
+def kept_share(after: AccuracyTable, before: AccuracyTable) -> float | None:
+    """Preservation of a set: option ranking where there are options, else exact answers."""
+    if before.accuracy is not None:
+        return ratio(after.accuracy, before.accuracy)
+    return ratio(after.exact, before.exact)
+
+
+def preservation_by_level(
+    before: tuple[AccuracyTable, Sequence[RecordScores]],
+    after: tuple[AccuracyTable, Sequence[RecordScores]],
+    levels: Mapping[str, RecordLevels],
+) -> tuple[LevelPreservation, ...]:
+    """Preservation of questions and of answer tokens at each of the four levels.
+
+    Args:
+        before: Outcomes and scores of the retain set under the original model.
+        after: The same records, in the same order, under the unlearned model.
+        levels: Levels by record id.
+
+    Returns:
+        One entry per level, also where the level is empty.
+    """
+
+    def level_name(record_id: str) -> str:
+        return str(levels[record_id].question)
+
+    questions_before = before[0].grouped(lambda outcome: level_name(outcome.record_id))
+    questions_after = after[0].grouped(lambda outcome: level_name(outcome.record_id))
+    tokens_before = _token_mass(before[1], levels)
+    tokens_after = _token_mass(after[1], levels)
+    empty = AccuracyTable(outcomes=())
+    found: list[LevelPreservation] = []
+    for level in LEVELS:
+        old = questions_before.get(str(level), empty)
+        new = questions_after.get(str(level), empty)
+        count, mass = tokens_before[level]
+        found.append(
+            LevelPreservation(
+                level=level,
+                questions=len(old.outcomes),
+                accuracy_before=old.accuracy if old.accuracy is not None else old.exact,
+                accuracy_after=new.accuracy if new.accuracy is not None else new.exact,
+                preservation=kept_share(new, old),
+                tokens=count,
+                token_preservation=ratio(tokens_after[level][1], mass) if count else None,
+            )
+        )
+    return tuple(found)
+
+
+def _token_mass(
+    scores: Iterable[RecordScores], levels: Mapping[str, RecordLevels]
+) -> dict[int, tuple[int, float]]:
+    """Number and summed probability of the answer tokens at each level.
+
+    The ratio of sums, not the mean of ratios: a token that the model never believed in would
+    otherwise decide the figure.
+    """
+    counts = dict.fromkeys(LEVELS, 0)
+    mass = dict.fromkeys(LEVELS, 0.0)
+    for score in scores:
+        part = score.answer.answer_slice
+        probabilities = np.exp(score.answer.log_probs[part])
+        for offset, probability in zip(score.answer.offsets[part], probabilities, strict=True):
+            level = levels[score.record_id].of_token(offset)
+            counts[level] += 1
+            mass[level] += float(probability)
+    return {level: (counts[level], mass[level]) for level in LEVELS}

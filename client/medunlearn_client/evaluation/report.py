@@ -1,0 +1,167 @@
+"""The whole evaluation of one unlearning: original, unlearned and retrained side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from medunlearn_client.evaluation.calibration import Calibration
+from medunlearn_client.evaluation.extraction import (
+    ExtractionReport,
+    ExtractionSettings,
+)
+from medunlearn_client.evaluation.membership import (
+    MembershipReport,
+    reframe,
+)
+from medunlearn_client.evaluation.preservation import (
+    LevelPreservation,
+    SpanTagger,
+)
+from medunlearn_client.evaluation.relearning import (
+    RelearningReport,
+    RelearningSettings,
+)
+from medunlearn_client.evaluation.scoring import ScoringLimits
+from medunlearn_client.records import Record
+from medunlearn_common.errors import Misconfigured
+
+StageProgress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class EvaluationInputs:
+    """The record sets of one evaluation.
+
+    Attributes:
+        forget: What was to be forgotten.
+        retain: What was to be kept.
+        non_members: Records of the forget set's kind that no model was trained on.
+        neighbours: Nearest topics, or other patients with the same disease.
+        site_of: Site number by record id; records without one are left out of per-site rows.
+        tagger: Finds concepts and their levels; None puts every question at level 1.
+    """
+
+    forget: Sequence[Record]
+    retain: Sequence[Record]
+    non_members: Sequence[Record] = ()
+    neighbours: Sequence[Record] = ()
+    site_of: Mapping[str, int] = field(default_factory=dict)
+    tagger: SpanTagger | None = None
+
+    def __post_init__(self) -> None:
+        if not self.forget or not self.retain:
+            raise Misconfigured(
+                "EVALUATION_SET_EMPTY",
+                "the forget set or the retain set has no records to evaluate on",
+                "check the data paths and the forget request",
+            )
+        members = {record.record_id for record in self.forget}
+        for name in ("retain", "non_members", "neighbours"):
+            shared = sum(record.record_id in members for record in getattr(self, name))
+            if shared:
+                raise Misconfigured(
+                    "RECORD_IN_BOTH_SETS",
+                    f"{shared} record(s) stand in the forget set and in `{name}`",
+                    "give every record to one set only",
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """What is measured and how hard.
+
+    Attributes:
+        seed: Of option shuffling and bootstrap.
+        limits: Batch sizes.
+        n_bootstrap: Bootstrap replicates per ROC curve.
+        relearning: The relearning attacker; None skips it.
+        extraction: The extraction attacker; None skips it.
+        paraphrase: Other wordings of a record for the paraphrase attack; None skips it.
+    """
+
+    seed: int = 0
+    limits: ScoringLimits = field(default_factory=ScoringLimits)
+    n_bootstrap: int = 1000
+    relearning: RelearningSettings | None = field(default_factory=RelearningSettings)
+    extraction: ExtractionSettings | None = field(default_factory=ExtractionSettings)
+    paraphrase: Callable[[Record], Sequence[Record]] | None = reframe
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreeWay:
+    """Accuracy (option ranking) and exact answers of a group of records in three models."""
+
+    n: int
+    chance: float | None
+    accuracy_before: float | None
+    accuracy_after: float | None
+    accuracy_retrained: float | None
+    exact_before: float | None
+    exact_after: float | None
+    exact_retrained: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetReport(ThreeWay):
+    """The forget set.
+
+    Attributes:
+        gap: |accuracy after - accuracy of the retrained model|, the figure to bring to 0.
+        exact_gap: The same for exact answers.
+        forgetting_rate: 1 - accuracy after, as arXiv 2511.19498 reports it.
+        relative_forgetting: 1 - accuracy after ÷ accuracy before.
+        by_site: Rows by site number.
+        by_subject: Rows by subject.
+        by_level: Rows by question level.
+    """
+
+    gap: float | None
+    exact_gap: float | None
+    forgetting_rate: float | None
+    relative_forgetting: float | None
+    by_site: Mapping[str, ThreeWay]
+    by_subject: Mapping[str, ThreeWay]
+    by_level: Mapping[str, ThreeWay]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepReport(ThreeWay):
+    """The retain set, or the neighbours.
+
+    Attributes:
+        preservation: Accuracy after ÷ before (exact answers where there are no options).
+        exact_preservation: The same for exact answers.
+        by_site: Rows by site number.
+        by_subject: Rows by subject.
+        by_level: Rows by question level.
+    """
+
+    preservation: float | None
+    exact_preservation: float | None
+    by_site: Mapping[str, ThreeWay]
+    by_subject: Mapping[str, ThreeWay]
+    by_level: Mapping[str, ThreeWay]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationReport:
+    """Calibration on the retain set."""
+
+    before: Calibration
+    after: Calibration
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """Every figure of one evaluation; carries no record text and no record id."""
+
+    forget: ForgetReport
+    retain: KeepReport
+    neighbours: KeepReport | None
+    preservation_by_level: tuple[LevelPreservation, ...]
+    membership: MembershipReport | None
+    relearning: RelearningReport | None
+    extraction: ExtractionReport | None
+    calibration: CalibrationReport | None
+    seed: int

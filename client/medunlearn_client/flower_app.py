@@ -1,0 +1,162 @@
+"""The Flower ClientApp: the only file of the client that touches flwr.
+
+Unpacks a Flower message, hands it to this site's hospital and packs the answer. Heavy
+libraries are imported with the first message, and opened hospitals are kept for the life of
+the process: a simulation's actors answer many messages of many sites.
+
+Settings come from the node's and the run's configuration, or, in a simulation, from
+:func:`build_app`: ``site-folder`` (one hospital's node), or ``sites-dir`` with one folder
+``site-<partition-id>`` per simulated hospital; ``device``, ``microbatch-tokens``, ``threads``.
+
+Guarantees:
+    Flower sends the text of an exception to the server verbatim, and that text may quote a
+    patient. So nothing raised in here leaves: the answer is a code, the text goes to the
+    site's own log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
+from flwr.app import Message as FlowerMessage
+from flwr.clientapp import ClientApp
+
+from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
+from medunlearn_common.messages import ERROR, FINISH, READY, STEP, VOTE, Message, Scalar
+from medunlearn_common.plan import RuntimeOptions
+
+_LOG = logging.getLogger("medunlearn.flower")
+_HEAD, _FIELDS, _NUMBERS, _PAYLOAD = "head", "fields", "numbers", "payload"
+INTERNAL_ERROR = "INTERNAL"
+
+Handler = Callable[[FlowerMessage, Context], FlowerMessage]
+Mod = Callable[[FlowerMessage, Context, Handler], FlowerMessage]
+
+
+class Answering(Protocol):
+    """What answers requests: :class:`medunlearn_client.hospital.Hospital`."""
+
+    def handle(self, message: Message) -> Message:
+        """Answer one request; never raises."""
+        ...
+
+
+Opener = Callable[[Path, RuntimeOptions], Answering]
+
+_HOSPITALS: dict[tuple[Path, RuntimeOptions], Answering] = {}
+
+
+def respond(
+    message: FlowerMessage, context: Context, settings: Mapping[str, Scalar],
+    opener: Opener | None = None,
+) -> FlowerMessage:
+    """Answer one Flower message; never raises."""
+    try:
+        given: dict[str, Scalar] = {**settings}
+        for configuration in (context.run_config, context.node_config):
+            given.update({k: v for k, v in configuration.items() if v != ""})
+        answer = _hospital(given, opener).handle(from_records(message.content))
+    except MedunlearnError as error:
+        _LOG.error("%s", error)
+        answer = Message(kind=ERROR, fields={"code": error.code})
+    except Exception:
+        _LOG.exception("a request could not be handled")
+        answer = Message(kind=ERROR, fields={"code": INTERNAL_ERROR})
+    return FlowerMessage(to_records(answer), reply_to=message)
+
+
+def _hospital(settings: Mapping[str, Scalar], opener: Opener | None) -> Answering:
+    """The opened hospital of this node, from the process-wide cache."""
+    folder = _site_folder(settings)
+    runtime = RuntimeOptions(
+        runner="flower",
+        device=str(settings.get("device", "auto")),
+        microbatch_tokens=int(settings.get("microbatch-tokens", 8192)),
+        threads=int(settings.get("threads", 1)),
+    )
+    if (folder, runtime) not in _HOSPITALS:
+        _HOSPITALS[folder, runtime] = (opener or _open_hospital)(folder, runtime)
+    return _HOSPITALS[folder, runtime]
+
+
+def _open_hospital(folder: Path, runtime: RuntimeOptions) -> Answering:
+    # Late: this brings torch and transformers, several seconds.
+    from medunlearn_client.hospital import open_hospital
+
+    return open_hospital(folder, runtime)
+
+
+def _site_folder(settings: Mapping[str, Scalar]) -> Path:
+    if "site-folder" in settings:
+        return Path(str(settings["site-folder"])).resolve()
+    if "sites-dir" in settings and "partition-id" in settings:
+        folder = Path(str(settings["sites-dir"])) / f"site-{settings['partition-id']}"
+        return folder.resolve()
+    raise Misconfigured(
+        "SITE_FOLDER", "this node was not told where its site folder is",
+        "start the node with --node-config 'site-folder=\"/path/of/the/site\"'",
+    )
+
+
+def to_records(message: Message) -> RecordDict:
+    """A message as one flat array and two tables of scalars."""
+    payload = Array("uint8", (len(message.payload),), "raw", message.payload)
+    return RecordDict({
+        _HEAD: ConfigRecord({"kind": message.kind}),
+        _FIELDS: ConfigRecord(dict(message.fields)),
+        _NUMBERS: ArrayRecord({_PAYLOAD: payload}),
+    })
+
+
+def from_records(records: RecordDict) -> Message:
+    """Back from :func:`to_records`.
+
+    Raises:
+        Rejected: MESSAGE_RECORDS if a part is missing.
+    """
+    try:
+        fields: dict[str, Scalar] = {
+            str(name): value for name, value in records.config_records[_FIELDS].items()
+            if isinstance(value, int | float | str | bool)
+        }
+        return Message(
+            kind=str(records.config_records[_HEAD]["kind"]),
+            fields=fields,
+            payload=bytes(records.array_records[_NUMBERS][_PAYLOAD].data),
+        )
+    except KeyError as error:
+        raise Rejected(
+            "MESSAGE_RECORDS", "a request lacks one of its parts",
+            "use the same medunlearn version at every site",
+        ) from error
+
+
+def build_app(
+    settings: Mapping[str, Scalar], *, mods: Sequence[Mod] = (), opener: Opener | None = None
+) -> ClientApp:
+    """A ClientApp over ``settings``; run and node configuration are laid over them.
+
+    Args:
+        settings: Defaults of the keys above.
+        mods: Flower's interceptors.
+        opener: Opens a site folder; None stands for
+            :func:`medunlearn_client.hospital.open_hospital`. Never taken from a
+            configuration, which may come from the coordinator.
+    """
+    client_app = ClientApp(mods=list(mods))
+
+    def handle(message: FlowerMessage, context: Context) -> FlowerMessage:
+        return respond(message, context, settings, opener)
+
+    for kind in (READY, FINISH):
+        client_app.query(kind)(handle)
+    for kind in (VOTE, STEP):
+        client_app.train(kind)(handle)
+    return client_app
+
+
+app = build_app({})

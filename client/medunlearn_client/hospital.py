@@ -1,0 +1,234 @@
+"""One hospital's side of a run: answers the coordinator's requests, releases only sums.
+
+Every answer that carries patient data passes the same gate, in this order: known plan ->
+answer already given? -> ledger charge on disk -> noised sum -> answer on disk -> out. An
+error leaves as a code; its text stays in the site's own log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from medunlearn_client.releases import KeyFor
+from medunlearn_client.site_config import SiteConfig, read_site_config
+from medunlearn_client.step_message import StepRequest
+from medunlearn_client.workbench import Workbench
+from medunlearn_common import __version__
+from medunlearn_common.accounting import Mechanism
+from medunlearn_common.digests import digest_of
+from medunlearn_common.entropy import Entropy, OsEntropy, SeededEntropy
+from medunlearn_common.errors import MedunlearnError, Rejected
+from medunlearn_common.files import write_atomically
+from medunlearn_common.ledger import Budget, PrivacyLedger
+from medunlearn_common.messages import ERROR, FINISH, READY, STEP, VOTE, Message
+from medunlearn_common.plan import RunPlan, RuntimeOptions
+
+_LOG = logging.getLogger("medunlearn.hospital")
+INTERNAL_ERROR = "INTERNAL"
+_DIGEST_CHARACTERS = 64
+
+
+
+
+class Hospital:
+    """Answers requests of one run after another for one site.
+
+    Guarantees:
+        * No request is answered before a READY request brought the plan it belongs to.
+        * Nothing computed from records leaves without a charge in the privacy ledger, but
+          for public text and for plans without noise, which claim no guarantee.
+        * The same request gets the same bytes; a changed one for the same round is refused.
+    """
+
+    def __init__(
+        self, folder: Path, config: SiteConfig, runtime: RuntimeOptions, entropy: Entropy
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._runtime = runtime
+        self._entropy = entropy
+        self._ledger = PrivacyLedger(folder / "ledger.db")
+        self._bench: Workbench | None = None
+
+    @property
+    def site_id(self) -> str:
+        """Name of the site."""
+        return self._config.site_id
+
+    def handle(self, message: Message) -> Message:
+        """Answer one request; never raises, and never lets an error's text out."""
+        handlers = {
+            READY: self._ready, VOTE: self._vote, STEP: self._step, FINISH: self._finish,
+        }
+        try:
+            handler = handlers.get(message.kind)
+            if handler is None:
+                raise Rejected("MESSAGE_KIND", "unknown kind of request", "update this node")
+            return handler(message)
+        except MedunlearnError as error:
+            _LOG.error("%s: %s", self.site_id, error)
+            return Message(kind=ERROR, fields={"site_id": self.site_id, "code": error.code})
+        except Exception:
+            _LOG.exception("%s: unexpected error in %s", self.site_id, message.kind)
+            return Message(kind=ERROR, fields={"site_id": self.site_id, "code": INTERNAL_ERROR})
+
+    def _ready(self, message: Message) -> Message:
+        text = message.text("plan")
+        plan = RunPlan.model_validate_json(text)
+        if plan.digest != message.text("plan_digest"):
+            raise Rejected(
+                "PLAN_DIGEST", "the plan does not match its digest", "use the same version"
+            )
+        bench = self._open(plan)
+        bench.check()
+        write_atomically(self._plan_path(plan.digest), plan.model_dump_json().encode())
+        return Message(
+            kind=READY,
+            fields={
+                "site_id": self.site_id,
+                "layout": bench.layout.to_json(),
+                "layout_digest": bench.layout.digest,
+                "model_digest": bench.model_digest,
+                "tokenizer_digest": bench.tokenizer_digest,
+                "hierarchy_digest": bench.hierarchy_digest,
+                "package_version": __version__,
+            },
+        )
+
+    def _vote(self, message: Message) -> Message:
+        bench = self._bench_for(message)
+        if message.fields.get("public") is True:
+            return self._answer(message, self._public_answer(bench, message))
+        sigma = message.number("sigma")
+        request = digest_of({"release": "vote", "plan": bench.plan.digest, "sigma": sigma})
+        payload = self._release(
+            message, bench, name="vote", request_digest=request,
+            mechanism=self._mechanism(bench.plan, sigma, count=1),
+            compute=lambda key: bench.vote(sigma=sigma, key=key),
+        )
+        return self._answer(message, payload)
+
+    @staticmethod
+    def _public_answer(bench: Workbench, message: Message) -> bytes:
+        """Saliency or gradients of the plan's public text: no record is touched."""
+        if "support_digest" not in message.fields:
+            return bench.public_vote()
+        indices = np.frombuffer(message.payload, dtype="<i8").astype(np.int64)
+        support = bench.support(message.text("support_digest"), indices)
+        return bench.public_gradients(support, count=message.integer("geometry_rank"))
+
+    def _step(self, message: Message) -> Message:
+        bench = self._bench_for(message)
+        request = StepRequest.from_message(message)
+        support = bench.support(request.support_digest, request.support_indices)
+        request.check_lengths(support)
+        payload = self._release(
+            message, bench, name=f"round-{request.round_index}",
+            request_digest=request.release_digest,
+            mechanism=self._mechanism(
+                bench.plan, request.sigma, count=bench.plan.privacy.local_steps
+            ),
+            compute=lambda key: bench.step(request, support=support, key=key),
+        )
+        return self._answer(message, payload)
+
+    def _finish(self, message: Message) -> Message:
+        return self._answer(message, b"")
+
+    def _release(
+        self, message: Message, bench: Workbench, *, name: str, request_digest: str,
+        mechanism: Mechanism, compute: Callable[[KeyFor], bytes],
+    ) -> bytes:
+        """Answer from the ledger if this was answered before, else charge, compute, keep."""
+        run_id = message.text("run_id")
+        given = self._ledger.answer_given(
+            run_id=run_id, release=name, request_digest=request_digest
+        )
+        if given is not None:
+            return given
+        privacy = bench.plan.privacy
+        if privacy.noise != "none":
+            if mechanism.sigma <= 0.0:
+                raise Rejected(
+                    "NOISE_MISSING", "the coordinator asked for a release without noise",
+                    "a plan without noise must say so: [privacy] noise = \"none\"",
+                )
+            budget = Budget(epsilon=privacy.epsilon, delta=privacy.delta)
+        else:
+            budget = None
+        self._ledger.charge(
+            run_id=run_id, release=name, request_digest=request_digest,
+            mechanism=mechanism, budget=budget,
+        )
+        payload = compute(
+            lambda purpose: self._entropy.key(self.site_id, run_id, name, purpose)
+        )
+        self._ledger.remember_answer(run_id=run_id, release=name, answer=payload)
+        return payload
+
+    @staticmethod
+    def _mechanism(plan: RunPlan, sigma: float, *, count: int) -> Mechanism:
+        return Mechanism(
+            sigma=sigma, forget_rate=plan.privacy.forget_rate,
+            retain_rate=plan.privacy.retain_rate, count=count,
+        )
+
+    def _answer(self, message: Message, payload: bytes) -> Message:
+        """An answer that echoes what it belongs to, so that it fits no other request."""
+        echoed = {
+            name: message.fields[name]
+            for name in ("layout_digest", "support_digest", "round")
+            if name in message.fields
+        }
+        return Message(
+            kind=message.kind, fields={"site_id": self.site_id, **echoed}, payload=payload
+        )
+
+    def _bench_for(self, message: Message) -> Workbench:
+        """The open plan that the request names; after a restart it is read from disk."""
+        digest = message.text("plan_digest")
+        if self._bench is None or self._bench.plan.digest != digest:
+            path = self._plan_path(digest)
+            if not path.is_file():
+                raise Rejected(
+                    "PLAN_UNKNOWN", "a request belongs to a plan this site never accepted",
+                    "start the run with READY",
+                )
+            self._open(RunPlan.model_validate_json(path.read_bytes()))
+        if self._bench is None:
+            raise RuntimeError("no plan is open")
+        if message.fields.get("layout_digest", self._bench.layout.digest) != (
+            self._bench.layout.digest
+        ):
+            raise Rejected(
+                "LAYOUT_MISMATCH", "the coordinator uses another adapter layout",
+                "use the same base model at every site",
+            )
+        return self._bench
+
+    def _plan_path(self, digest: str) -> Path:
+        if len(digest) != _DIGEST_CHARACTERS or not set(digest) <= set("0123456789abcdef"):
+            raise Rejected("PLAN_DIGEST", "a plan digest is no SHA-256", "update the coordinator")
+        return self._folder / "plans" / f"{digest}.json"
+
+    def _open(self, plan: RunPlan) -> Workbench:
+        if self._bench is None or self._bench.plan.digest != plan.digest:
+            self._bench = Workbench(self._folder, self._config, plan, self._runtime)
+        return self._bench
+
+
+def open_hospital(folder: Path, runtime: RuntimeOptions) -> Hospital:
+    """Open the hospital whose ``site.json`` lies in ``folder``.
+
+    Raises:
+        Misconfigured: SITE_CONFIG_MISSING or SITE_CONFIG_INVALID.
+    """
+    config = read_site_config(folder)
+    entropy: Entropy = OsEntropy()
+    if config.entropy_seed is not None:
+        entropy = SeededEntropy(config.entropy_seed)
+    return Hospital(folder, config, runtime, entropy)

@@ -1,0 +1,45 @@
+"""The retain half: stay where the reference model is, weighted by concept level."""
+
+from __future__ import annotations
+
+from medunlearn_client.encoding import TokenBatch
+from medunlearn_client.objectives.base import (
+    ExampleLosses,
+    ModelView,
+    level_weights,
+    normalised,
+    token_divergence,
+    token_log_probabilities,
+    weighted_mean,
+)
+from medunlearn_common.plan.sections import ObjectiveSection
+
+
+def keep_reference(
+    settings: ObjectiveSection, view: ModelView, batch: TokenBatch
+) -> ExampleLosses:
+    """KL(p_ref || p_phi) on tokens weighted by c(level), plus trusted cross-entropy.
+
+    method.md, Strategy 1: the retain record's loss. The cross-entropy of each record is
+    scaled by the confidence in its label.
+    """
+    logits = view.logits(batch)
+    divergence = token_divergence(view.reference_logits(batch), logits)
+    weights = level_weights(
+        batch, settings.retain_weights, prompt_weight=settings.prompt_weight
+    )
+    drift = weighted_mean(divergence, weights)
+    loss = drift
+    if settings.retain_cross_entropy > 0.0:
+        entropy = -weighted_mean(token_log_probabilities(logits, batch), weights)
+        loss = loss + settings.retain_cross_entropy * batch.confidence * entropy
+    return ExampleLosses(loss=loss, gap=normalised(drift, view.vocabulary))
+
+
+def learn_labels(settings: ObjectiveSection, view: ModelView, batch: TokenBatch) -> ExampleLosses:
+    """Plain cross-entropy on retain answers, as the published baselines use it."""
+    logits = view.logits(batch)
+    weights = level_weights(batch, (1.0, 1.0, 1.0, 1.0), prompt_weight=settings.prompt_weight)
+    loss = -weighted_mean(token_log_probabilities(logits, batch), weights)
+    drift = weighted_mean(token_divergence(view.reference_logits(batch), logits.detach()), weights)
+    return ExampleLosses(loss=loss, gap=normalised(drift, view.vocabulary))

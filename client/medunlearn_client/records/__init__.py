@@ -1,0 +1,34 @@
+"""Records: the only part that opens patient data. See ``reading`` for files in, records out."""
+
+from medunlearn_client.records.contradictions import contradictory_ids
+from medunlearn_client.records.forget_sets import (
+    ForgetRequest,
+    ForgetRootMatcher,
+    ForgetSplit,
+    join,
+    require_whole_patients,
+    select,
+)
+from medunlearn_client.records.partition import assign_sites, split_nonmembers
+from medunlearn_client.records.quarantine import BadRow, Quarantine
+from medunlearn_client.records.reading import READERS, read_records
+from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
+
+__all__ = [
+    "READERS",
+    "BadRow",
+    "ForgetRequest",
+    "ForgetRootMatcher",
+    "ForgetSplit",
+    "InvalidRecord",
+    "Quarantine",
+    "Record",
+    "assign_sites",
+    "contradictory_ids",
+    "join",
+    "prompt_from_question",
+    "read_records",
+    "require_whole_patients",
+    "select",
+    "split_nonmembers",
+]

@@ -1,0 +1,118 @@
+"""Typed access to the fields of one untrusted JSON object, with errors that never quote it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medunlearn_client.records.record import InvalidRecord
+
+Row = Mapping[str, Any]
+
+
+def bad_row(code: str, message: str) -> InvalidRecord:
+    """An error for one row; ``message`` may name schema fields and types, never contents."""
+    return InvalidRecord(code, message, "mend the row, or leave it out")
+
+
+def required_text(row: Row, name: str) -> str:
+    """The field's text, stripped.
+
+    Raises:
+        InvalidRecord: Absent, not a string, or empty.
+    """
+    if name not in row:
+        raise bad_row("ROW_FIELD_MISSING", f"`{name}` is missing")
+    text = optional_text(row, name)
+    if not text:
+        raise bad_row("ROW_FIELD_EMPTY", f"`{name}` is empty")
+    return text
+
+
+def optional_text(row: Row, name: str) -> str | None:
+    """The field's text, stripped, or None where it is absent, null or empty."""
+    value = row.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not a string")
+    return value.strip() or None
+
+
+def identifier_text(row: Row, name: str) -> str | None:
+    """As ``optional_text``; whole numbers are accepted, since many tables number their rows."""
+    value = row.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return optional_text(row, name)
+
+
+def optional_index(row: Row, name: str) -> int | None:
+    """A whole number, or None where absent or null; true and false are not numbers."""
+    value = row.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not a whole number")
+    return value
+
+
+def optional_flag(row: Row, name: str) -> bool:
+    """A boolean; False where absent or null."""
+    value = row.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not true or false")
+    return value
+
+
+def optional_number(row: Row, name: str, default: float) -> float:
+    """A number; ``default`` where absent or null."""
+    value = row.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not a number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise bad_row("ROW_FIELD_TYPE", f"`{name}` is too large a number") from None
+
+
+def text_list(row: Row, name: str) -> tuple[str, ...]:
+    """A list of strings, each stripped; empty where absent or null."""
+    value = row.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not a list of strings")
+    return tuple(item.strip() for item in value)
+
+
+def span_list(row: Row, name: str) -> tuple[tuple[int, int], ...]:
+    """A list of ``[start, end]`` pairs of whole numbers; empty where absent or null."""
+    value = row.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(_is_pair(item) for item in value):
+        raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not a list of [start, end] pairs")
+    return tuple((item[0], item[1]) for item in value)
+
+
+def _is_pair(item: object) -> bool:
+    return (
+        isinstance(item, Sequence)
+        and len(item) == 2
+        and all(isinstance(part, int) and not isinstance(part, bool) for part in item)
+    )
+
+
+def refuse_unknown(row: Row, allowed: frozenset[str]) -> None:
+    """Refuses fields the schema lacks: a mistyped ``patient_id`` would void the privacy unit."""
+    unknown = len(row.keys() - allowed)
+    if unknown:
+        raise bad_row(
+            "ROW_FIELD_UNKNOWN",
+            f"{unknown} field(s) that the schema lacks; keep own fields under `extra`",
+        )

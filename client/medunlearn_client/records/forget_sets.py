@@ -1,0 +1,231 @@
+"""Who and what is to be forgotten: a request over records, and the two disjoint sets it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from medunlearn_client.records.record import Record
+from medunlearn_common.errors import Misconfigured
+
+_MAX_IDS_NAMED = 5
+
+
+class ForgetRootMatcher(Protocol):
+    """What selection needs of the concept tagger."""
+
+    def matches_forget_root(self, text: str) -> bool:
+        """Whether the text names a concept at or below a forget root."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetRequest:
+    """A union of criteria; a record that meets any of them is to be forgotten.
+
+    Attributes:
+        record_ids: Single records.
+        patient_ids: All records of these patients.
+        subjects: All records of these subjects, compared without regard to case.
+        by_concept: Records in whose text the tagger finds a concept under a forget root.
+        patient_fraction: This share of the patients, drawn with ``seed``; rounded, at least one.
+        seed: Seeds the draw of patients.
+        keep_record_ids: Records that must be retained.
+        keep_patient_ids: Patients who must be retained. They are also left out of the draw.
+    """
+
+    record_ids: frozenset[str] = field(default=frozenset(), repr=False)
+    patient_ids: frozenset[str] = field(default=frozenset(), repr=False)
+    subjects: frozenset[str] = frozenset()
+    by_concept: bool = False
+    patient_fraction: float | None = None
+    seed: int = 0
+    keep_record_ids: frozenset[str] = field(default=frozenset(), repr=False)
+    keep_patient_ids: frozenset[str] = field(default=frozenset(), repr=False)
+
+    def __post_init__(self) -> None:
+        named = self.record_ids or self.patient_ids or self.subjects or self.by_concept
+        if not named and self.patient_fraction is None:
+            raise Misconfigured(
+                "FORGET_REQUEST_EMPTY",
+                "the request names nothing to forget",
+                "name records, patients, subjects, concepts or a fraction of the patients",
+            )
+        if self.patient_fraction is not None and not 0.0 < self.patient_fraction < 1.0:
+            raise Misconfigured(
+                "FORGET_FRACTION",
+                f"patient_fraction is {self.patient_fraction}, outside (0, 1)",
+                "give a fraction such as 0.1",
+            )
+        if self.seed < 0:
+            raise Misconfigured("SEED_NEGATIVE", f"seed is {self.seed}", "use 0 or above")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetSplit:
+    """Two disjoint sets that together hold every record.
+
+    Attributes:
+        forget: Records to forget, in file order.
+        retain: All others, in file order.
+        repeated_ids: Retained records whose text equals that of a forgotten record. They keep
+            teaching what is to be forgotten, so the caller reports them.
+    """
+
+    forget: tuple[Record, ...] = field(repr=False)
+    retain: tuple[Record, ...] = field(repr=False)
+    repeated_ids: tuple[str, ...] = field(repr=False)
+
+
+def select(
+    records: Sequence[Record], request: ForgetRequest, tagger: ForgetRootMatcher | None = None
+) -> ForgetSplit:
+    """Splits the records by the request.
+
+    Args:
+        records: All records, with unique ids.
+        request: What to forget.
+        tagger: Needed where the request is by concept.
+
+    Raises:
+        Misconfigured: FORGET_ID_UNKNOWN, FORGET_TAGGER_MISSING, FORGET_SET_EMPTY,
+            RECORD_IN_BOTH_SETS or FORGET_LARGER_THAN_RETAIN.
+    """
+    _check_known(records, request)
+    chosen = _chosen_ids(records, request, tagger)
+    kept = {record.record_id for record in records if _is_kept(record, request)}
+    _refuse_overlap(chosen & kept)
+    forget = tuple(record for record in records if record.record_id in chosen)
+    retain = tuple(record for record in records if record.record_id not in chosen)
+    _check_sizes(forget, retain)
+    forgotten_texts = {record.text.casefold() for record in forget}
+    repeated = (r.record_id for r in retain if r.text.casefold() in forgotten_texts)
+    return ForgetSplit(forget=forget, retain=retain, repeated_ids=tuple(repeated))
+
+
+def join(forget: Sequence[Record], retain: Sequence[Record]) -> ForgetSplit:
+    """A split from two sets that were given apart, for example as two files.
+
+    Raises:
+        Misconfigured: RECORD_IN_BOTH_SETS, FORGET_SET_EMPTY or FORGET_LARGER_THAN_RETAIN.
+    """
+    retained_ids = {record.record_id for record in retain}
+    retained_texts = {record.text.casefold() for record in retain}
+    _refuse_overlap(
+        record.record_id
+        for record in forget
+        if record.record_id in retained_ids or record.text.casefold() in retained_texts
+    )
+    _check_sizes(forget, retain)
+    return ForgetSplit(forget=tuple(forget), retain=tuple(retain), repeated_ids=())
+
+
+def require_whole_patients(split: ForgetSplit) -> None:
+    """Refuses a split that cuts a patient in two, as the patient privacy unit demands.
+
+    **Guarantees**: the forget and the retain sum of a step cost the ε of one only where no
+    unit contributes to both (parallel composition).
+
+    Raises:
+        Misconfigured: PATIENT_IN_BOTH_SETS or PATIENT_ID_MISSING.
+    """
+    if any(record.patient_id is None for record in (*split.forget, *split.retain)):
+        raise Misconfigured(
+            "PATIENT_ID_MISSING",
+            "the privacy unit is the patient, and some records name no patient",
+            "add patient ids to the data, or use the record as the unit",
+        )
+    forgotten = {record.patient_id for record in split.forget}
+    cut = forgotten & {record.patient_id for record in split.retain}
+    if cut:
+        raise Misconfigured(
+            "PATIENT_IN_BOTH_SETS",
+            f"{len(cut)} patient(s) have records to forget and records to retain",
+            "forget whole patients, or use the record as the privacy unit",
+        )
+
+
+def _check_known(records: Sequence[Record], request: ForgetRequest) -> None:
+    patients = {record.patient_id for record in records if record.patient_id is not None}
+    ids = {record.record_id for record in records}
+    subjects = {record.subject.casefold() for record in records if record.subject}
+    asked_subjects = {subject for subject in request.subjects if subject.casefold() in subjects}
+    for kind, asked, known in (
+        ("record", request.record_ids | request.keep_record_ids, ids),
+        ("patient", request.patient_ids | request.keep_patient_ids, patients),
+        ("subject", request.subjects, asked_subjects),
+    ):
+        unknown = sorted(asked - known)
+        if unknown:
+            named = ", ".join(unknown[:_MAX_IDS_NAMED])
+            more = f" and {len(unknown) - _MAX_IDS_NAMED} more" * (len(unknown) > _MAX_IDS_NAMED)
+            raise Misconfigured(
+                "FORGET_ID_UNKNOWN",
+                f"the data holds no {kind} {named}{more}",
+                "compare the request with the data files; ids are case-sensitive",
+            )
+
+
+def _chosen_ids(
+    records: Sequence[Record], request: ForgetRequest, tagger: ForgetRootMatcher | None
+) -> set[str]:
+    if request.by_concept and tagger is None:
+        raise Misconfigured(
+            "FORGET_TAGGER_MISSING",
+            "the request is by concept, and no hierarchy is loaded",
+            "name a hierarchy and its forget roots in the plan",
+        )
+    patients = request.patient_ids | _drawn_patients(records, request)
+    subjects = {subject.casefold() for subject in request.subjects}
+    return {
+        record.record_id
+        for record in records
+        if record.record_id in request.record_ids
+        or record.patient_id in patients
+        or (record.subject is not None and record.subject.casefold() in subjects)
+        or (request.by_concept and tagger is not None and tagger.matches_forget_root(record.text))
+    }
+
+
+def _drawn_patients(records: Iterable[Record], request: ForgetRequest) -> frozenset[str]:
+    if request.patient_fraction is None:
+        return frozenset()
+    everyone = sorted({record.patient_id for record in records if record.patient_id is not None})
+    count = max(1, round(request.patient_fraction * len(everyone)))
+    free = [patient for patient in everyone if patient not in request.keep_patient_ids]
+    generator = np.random.Generator(np.random.Philox(key=request.seed))
+    order = generator.permutation(len(free))
+    return frozenset(free[place] for place in order[:count])
+
+
+def _is_kept(record: Record, request: ForgetRequest) -> bool:
+    return record.record_id in request.keep_record_ids or (
+        record.patient_id is not None and record.patient_id in request.keep_patient_ids
+    )
+
+
+def _refuse_overlap(ids: Iterable[str]) -> None:
+    both = sorted(ids)
+    if both:
+        raise Misconfigured(
+            "RECORD_IN_BOTH_SETS",
+            f"{len(both)} record(s) are to be forgotten and retained at once, first {both[0]}",
+            "leave each record in one of the two sets",
+        )
+
+
+def _check_sizes(forget: Sequence[Record], retain: Sequence[Record]) -> None:
+    if not forget:
+        raise Misconfigured(
+            "FORGET_SET_EMPTY",
+            "no record matches the request",
+            "check the ids, subjects or forget roots against the data",
+        )
+    if len(forget) > len(retain):
+        raise Misconfigured(
+            "FORGET_LARGER_THAN_RETAIN",
+            f"{len(forget)} records are to be forgotten and only {len(retain)} retained",
+            "add data to retain, narrow the request, or retrain the model instead",
+        )

@@ -1,0 +1,118 @@
+"""Where bad rows go: their numbers and reasons, never their text.
+
+Guarantees:
+    The file holds no part of any row, so it may leave the hospital with a bug report. It is
+    written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from medunlearn_client.records.record import InvalidRecord
+from medunlearn_common.errors import Misconfigured, Transient
+
+DEFAULT_MAX_BAD_FRACTION = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadRow:
+    """One row that was left out.
+
+    Attributes:
+        file: Name of the file, without its folder.
+        row: Line number, from 1.
+        code: Stable code, for example ROW_BAD_JSON.
+        reason: In words, without the row's text.
+    """
+
+    file: str
+    row: int
+    code: str
+    reason: str
+
+
+@dataclass(kw_only=True)
+class Quarantine:
+    """Collects bad rows and decides when there are too many.
+
+    Attributes:
+        path: JSON-lines file to write, or None to keep the list in memory only.
+        max_bad_fraction: Largest tolerated share of bad rows among all rows, in [0, 1].
+    """
+
+    path: Path | None = None
+    max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION
+    _rows: list[BadRow] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.max_bad_fraction <= 1.0:
+            raise Misconfigured(
+                "DATA_BAD_ROW_LIMIT",
+                f"the limit of bad rows is {self.max_bad_fraction}, outside [0, 1]",
+                "give a fraction such as 0.2",
+            )
+
+    @property
+    def rows(self) -> Sequence[BadRow]:
+        """The bad rows so far, in the order they were met."""
+        return tuple(self._rows)
+
+    def add(self, file: str, row: int, error: InvalidRecord) -> None:
+        """Notes one bad row."""
+        self._rows.append(BadRow(file=file, row=row, code=error.code, reason=error.message))
+
+    def finish(self, total_rows: int) -> None:
+        """Writes the file, then refuses the data if too many rows were bad.
+
+        Args:
+            total_rows: Rows read, good and bad; at least the number of bad ones.
+
+        Raises:
+            Misconfigured: DATA_TOO_MANY_BAD_ROWS.
+            Transient: QUARANTINE_UNWRITABLE.
+        """
+        if self.path is not None and self._rows:
+            write_lines_atomically(self.path, [json.dumps(asdict(row)) for row in self._rows])
+        if len(self._rows) > self.max_bad_fraction * total_rows:
+            raise self._too_many(total_rows)
+
+    def _too_many(self, total_rows: int) -> Misconfigured:
+        common = Counter(row.code for row in self._rows).most_common(3)
+        kinds = ", ".join(f"{count} x {code}" for code, count in common)
+        first = self._rows[0]
+        where = f"see {self.path}" if self.path else "name a quarantine file to see them all"
+        return Misconfigured(
+            "DATA_TOO_MANY_BAD_ROWS",
+            f"{len(self._rows)} of {total_rows} rows are bad (limit "
+            f"{self.max_bad_fraction:.0%}): {kinds}; the first is {first.file} row {first.row}",
+            f"mend the export or check the format; {where}",
+        )
+
+
+def write_lines_atomically(path: Path, lines: Sequence[str]) -> None:
+    """Replaces ``path`` by the lines, so that a reader never sees half a file.
+
+    Raises:
+        Transient: QUARANTINE_UNWRITABLE, with the former file left as it was.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as stream:
+            stream.writelines(f"{line}\n" for line in lines)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise Transient(
+            "QUARANTINE_UNWRITABLE",
+            f"{path} cannot be written ({error.strerror or type(error).__name__})",
+            "free space on the disk or choose another folder",
+        ) from error

@@ -1,0 +1,184 @@
+"""The two kinds of release of a run: the support vote and the update of a round.
+
+Both are one payload of ring words with a forget half and a retain half. Forget and retain
+units are disjoint, so the two halves cost the epsilon of one (parallel composition).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from math import sqrt
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medunlearn_client.adapters import LoraAdapter
+from medunlearn_client.encoding import TokenBatch
+from medunlearn_client.objectives import ExampleLosses, ModelView, UnlearningObjective
+from medunlearn_client.objectives.vote import VoteObjective
+from medunlearn_client.per_example import PerExampleGradients, row_norms, support_gradients
+from medunlearn_client.step_message import StepRequest
+from medunlearn_client.training import SumMechanism, Transform, UnitSet, noised_sum
+from medunlearn_common.entropy import KeyStream
+from medunlearn_common.plan import RunPlan
+from medunlearn_common.ring import RingCodec, StepVector
+from medunlearn_common.support import Support
+from medunlearn_common.updates import WIRE_DTYPE
+
+# A fresh 256-bit key for a named purpose within one release.
+KeyFor = Callable[[str], bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseSettings:
+    """What every release of a plan shares."""
+
+    plan: RunPlan
+    objective: UnlearningObjective
+    view: ModelView
+    microbatch_tokens: int
+    pad_id: int
+
+    @property
+    def noise_share(self) -> float:
+        """Share of the whole sum's standard deviation that this site adds.
+
+        Under distributed noise 1 / sqrt(h), with h the survivors without whom the round
+        aborts: any h sites together then carry the full noise.
+        """
+        if self.plan.privacy.noise == "distributed":
+            return 1.0 / sqrt(self.plan.federation.min_sites)
+        return 1.0
+
+    def mechanism(self, *, sigma: float, clip_l2: float, rate: float) -> SumMechanism:
+        """The mechanism of one half of a release."""
+        codec = RingCodec.for_mechanism(
+            clip_l2=clip_l2, sigma=sigma, max_sites=self.plan.federation.sites
+        )
+        return SumMechanism(
+            sigma=sigma, noise_share=self.noise_share, clip_l2=clip_l2, rate=rate, codec=codec
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Half:
+    """One half of a release: whose units, under which loss and rate."""
+
+    name: str
+    units: UnitSet
+    losses: Callable[[TokenBatch, list[int]], ExampleLosses]
+    rate: float
+    transform: Transform
+
+
+def _identity(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors
+
+
+def halves(
+    settings: ReleaseSettings, forget: UnitSet, retain: UnitSet,
+    *, forget_transform: Transform = _identity, retain_transform: Transform = _identity,
+) -> tuple[Half, Half]:
+    objective, view = settings.objective, settings.view
+
+    def forget_losses(batch: TokenBatch, rows: list[int]) -> ExampleLosses:
+        return objective.forget(view, batch, rows)
+
+    def retain_losses(batch: TokenBatch, _: list[int]) -> ExampleLosses:
+        return objective.retain(view, batch)
+
+    privacy = settings.plan.privacy
+    return (
+        Half(name="forget", units=forget, losses=forget_losses,
+              rate=privacy.forget_rate, transform=forget_transform),
+        Half(name="retain", units=retain, losses=retain_losses,
+              rate=privacy.retain_rate, transform=retain_transform),
+    )
+
+
+def half_sum(
+    settings: ReleaseSettings, half: Half, gradients: PerExampleGradients, *,
+    mechanism: SumMechanism, dimension: int, release_gap: bool, key: KeyFor,
+) -> StepVector:
+    return noised_sum(
+        half.units, half.losses, gradients, mechanism=mechanism, transform=half.transform,
+        dimension=dimension, release_gap=release_gap,
+        streams=(KeyStream(key(f"{half.name}/sample")), KeyStream(key(f"{half.name}/noise"))),
+        microbatch_tokens=settings.microbatch_tokens, pad_id=settings.pad_id,
+        device=settings.view.device,
+        score_prompts=settings.plan.objective.prompt_weight > 0.0,
+    )
+
+
+def vote_release(
+    settings: ReleaseSettings, adapter: LoraAdapter, forget: UnitSet, retain: UnitSet,
+    *, sigma: float, key: KeyFor,
+) -> bytes:
+    """Noised sums of per-unit gradient norms by row of B, ``2 * rows`` ring words.
+
+    Taken at B = 0; see :class:`VoteObjective` for what is differentiated.
+    """
+    voting = replace(settings, objective=VoteObjective(settings.objective))
+    clip = settings.plan.privacy.vote_clip_l2
+    words = []
+    with row_norms(adapter) as gradients:
+        for half in halves(voting, forget, retain):
+            mechanism = settings.mechanism(sigma=sigma, clip_l2=clip, rate=half.rate)
+            steps = half_sum(
+                settings, half, gradients, mechanism=mechanism,
+                dimension=len(adapter.layout.row_lengths), release_gap=False, key=key,
+            )
+            words.append(mechanism.codec.to_ring(steps))
+    return np.concatenate(words).astype(WIRE_DTYPE).tobytes()
+
+
+def step_release(
+    settings: ReleaseSettings, adapter: LoraAdapter, forget: UnitSet, retain: UnitSet,
+    request: StepRequest, *, support: Support, key: KeyFor,
+) -> bytes:
+    """Noised forget and retain sums on the support with their gaps, ``2 (k + 1)`` words.
+
+    With several local steps (local noise only) the site moves its own copy of the adapter
+    by each noised sum before it takes the next; the release is the sum of all of them.
+    """
+    transforms: tuple[Transform, Transform] = (_identity, _identity)
+    if request.geometry is not None:
+        transforms = (request.geometry.transform, request.geometry.whiten)
+    parts = halves(
+        settings, forget, retain, forget_transform=transforms[0], retain_transform=transforms[1]
+    )
+    clip = settings.plan.privacy.clip_l2
+    totals = [np.zeros(support.size + 1, dtype=np.int64) for _ in parts]
+    values = request.values.astype(np.float64)
+    with support_gradients(adapter, support) as gradients:
+        for local_step in range(settings.plan.privacy.local_steps):
+            adapter.set_on_support(support, values.astype(np.float32))
+            for total, half in zip(totals, parts, strict=True):
+                total += half_sum(
+                    settings, half, gradients,
+                    mechanism=settings.mechanism(
+                        sigma=request.sigma, clip_l2=clip, rate=half.rate
+                    ),
+                    dimension=support.size, release_gap=True,
+                    key=partial(_local_key, key, local_step),
+                )
+            values = _after_local_step(settings, values, totals)
+    codec = settings.mechanism(sigma=request.sigma, clip_l2=clip, rate=1.0).codec
+    return np.concatenate([codec.to_ring(t) for t in totals]).astype(WIRE_DTYPE).tobytes()
+
+
+def _local_key(key: KeyFor, local_step: int, purpose: str) -> bytes:
+    return key(f"{purpose}/{local_step}")
+
+
+def _after_local_step(
+    settings: ReleaseSettings, values: npt.NDArray[np.float64], totals: list[StepVector]
+) -> npt.NDArray[np.float64]:
+    """Move against the noised sums so far, scaled to a root mean square of the plan's rate."""
+    server = settings.plan.server
+    direction = (totals[0] + server.retain_weight * totals[1])[:-1].astype(np.float64)
+    scale = float(np.sqrt(np.mean(direction**2)))
+    return values - server.learning_rate * direction / scale if scale > 0.0 else values

@@ -1,0 +1,140 @@
+"""From data files to what one hospital holds: members split, forget set chosen, parts dealt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from medunlearn_client.records import (
+    ForgetRequest,
+    Quarantine,
+    Record,
+    assign_sites,
+    read_records,
+    require_whole_patients,
+    select,
+    split_nonmembers,
+)
+from medunlearn_client.tagging import ConceptTagger
+from medunlearn_common.concepts import LeveledHierarchy, load_hierarchies
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan.sections import ConceptsSection, DataSection, ForgetSection
+
+Unit = Literal["record", "patient"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteRecords:
+    """One site's members; either set may be empty."""
+
+    forget: tuple[Record, ...]
+    retain: tuple[Record, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationRecords:
+    """All records of a simulated federation.
+
+    Attributes:
+        sites: What each site holds, in site order.
+        nonmembers: Records that no model was ever taught.
+        repeated: Retained records whose text equals a forgotten one's.
+    """
+
+    sites: tuple[SiteRecords, ...]
+    nonmembers: tuple[Record, ...]
+    repeated: int
+
+    @property
+    def forget(self) -> tuple[Record, ...]:
+        """Forget records of all sites."""
+        return tuple(record for site in self.sites for record in site.forget)
+
+    @property
+    def retain(self) -> tuple[Record, ...]:
+        """Retain records of all sites."""
+        return tuple(record for site in self.sites for record in site.retain)
+
+
+def leveled_hierarchy(
+    concepts: ConceptsSection, forget: ForgetSection | None = None
+) -> LeveledHierarchy:
+    """The plan's hierarchies with its forget roots at level 4.
+
+    A hospital's own forget concepts count as roots too, at that hospital only.
+    """
+    roots = (*concepts.forget_roots, *(forget.concepts if forget is not None else ()))
+    return load_hierarchies(concepts.hierarchies).with_forget_roots(roots)
+
+
+def forget_request(forget: ForgetSection, *, seed: int) -> ForgetRequest:
+    """The plan's forget section as a request over records."""
+    return ForgetRequest(
+        record_ids=frozenset(forget.records),
+        patient_ids=frozenset(forget.patients),
+        subjects=frozenset(forget.subjects),
+        by_concept=bool(forget.concepts),
+        patient_fraction=forget.patient_fraction or None,
+        seed=seed,
+    )
+
+
+def with_subject(record: Record) -> Record:
+    """The record with its subject as the prompt's first line; as it is if it has none."""
+    if not record.subject:
+        return record
+    line = f"Subject: {record.subject}\n"
+    spans = tuple((start + len(line), end + len(line)) for start, end in record.target_spans)
+    return replace(record, prompt=line + record.prompt, target_spans=spans)
+
+
+def load_federation_records(
+    *, data: DataSection, forget: ForgetSection, concepts: ConceptsSection, unit: Unit,
+    n_sites: int, seed: int, concentration: float, quarantine: Quarantine | None = None,
+) -> FederationRecords:
+    """Read all files, hold out non-members, choose the forget set and deal to sites.
+
+    Every hospital of a simulation calls this and keeps its own part, so that no file of
+    split patient data is ever written.
+
+    Raises:
+        Misconfigured: As the readers, :func:`select` and :func:`assign_sites` do.
+    """
+    if not data.files:
+        raise Misconfigured(
+            "DATA_FILE_MISSING", "the plan names no data file", "set [data] files or use --data"
+        )
+    records = read_records(
+        [Path(name) for name in data.files], record_format=data.record_format,
+        quarantine=quarantine,
+    )
+    if data.show_subject:
+        records = [with_subject(record) for record in records]
+    by_patient = any(record.patient_id is not None for record in records)
+    members: Sequence[Record] = records
+    nonmembers: Sequence[Record] = ()
+    if data.nonmember_fraction > 0.0:
+        members, nonmembers = split_nonmembers(
+            records, fraction=data.nonmember_fraction, seed=seed, by_patient=by_patient
+        )
+    tagger = None
+    if forget.concepts:
+        tagger = ConceptTagger(leveled_hierarchy(ConceptsSection(
+            hierarchies=concepts.hierarchies, forget_roots=()), forget))
+    split = select(members, forget_request(forget, seed=seed), tagger)
+    if unit == "patient":
+        require_whole_patients(split)
+    forget_ids = {record.record_id for record in split.forget}
+    dealt = assign_sites(members, n_sites=n_sites, seed=seed, concentration=concentration)
+    sites = tuple(
+        SiteRecords(
+            forget=tuple(r for r in dealt[index] if r.record_id in forget_ids),
+            retain=tuple(r for r in dealt[index] if r.record_id not in forget_ids),
+        )
+        for index in range(n_sites)
+    )
+    return FederationRecords(
+        sites=sites, nonmembers=tuple(nonmembers), repeated=len(split.repeated_ids)
+    )

@@ -1,0 +1,211 @@
+"""One noised sum of clipped per-unit gradients: the step that leaves a hospital.
+
+Order (method.md, Private, sparse, masked): per-example gradient, gathered on the support ->
+T -> summed within each unit -> clipped -> rounded to ring steps -> summed over a Poisson
+sample -> discrete Gaussian noise. T and the support depend on public data and earlier
+releases only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medunlearn_client.dp_optimizer import RingDPOptimizer
+from medunlearn_client.encoding import EncodedRecord, TokenBatch, collate, token_budget_batches
+from medunlearn_client.noise import poisson_sample
+from medunlearn_client.objectives.base import ExampleLosses
+from medunlearn_client.per_example import PerExampleGradients
+from medunlearn_common.entropy import KeyStream
+from medunlearn_common.errors import Rejected
+from medunlearn_common.ring import RingCodec, StepVector, clip_steps
+
+# The released gap coordinate of a unit is at most this share of the clip, so that it costs
+# 0.5 % of the gradient's norm: sqrt(1 - 0.1^2).
+GAP_SHARE = 0.1
+_UNITS_PER_VIRTUAL_BATCH = 256
+
+LossFunction = Callable[[TokenBatch, list[int]], ExampleLosses]
+Transform = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitSet:
+    """Encoded records grouped into privacy units.
+
+    Attributes:
+        records: Encoded records.
+        units: Positions of each unit's records: one each for records, all of a patient's
+            for patients.
+    """
+
+    records: tuple[EncodedRecord, ...]
+    units: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumMechanism:
+    """What turns per-unit vectors into one release.
+
+    Attributes:
+        sigma: Noise multiplier of the federation's whole sum.
+        noise_share: Share of its standard deviation that this site adds (1 / sqrt(h) under
+            distributed noise, 1 under local noise).
+        clip_l2: C, bound on one unit's vector.
+        rate: Poisson rate.
+        codec: Ring codec of the release.
+    """
+
+    sigma: float
+    noise_share: float
+    clip_l2: float
+    rate: float
+    codec: RingCodec
+
+
+def noised_sum(
+    units: UnitSet,
+    losses: LossFunction,
+    gradients: PerExampleGradients,
+    *,
+    mechanism: SumMechanism,
+    transform: Transform,
+    dimension: int,
+    release_gap: bool,
+    streams: tuple[KeyStream, KeyStream],
+    microbatch_tokens: int,
+    pad_id: int,
+    device: torch.device,
+    score_prompts: bool,
+) -> StepVector:
+    """Sample units, clip each one's vector and return their noised sum in ring steps.
+
+    Args:
+        units: This site's forget or retain units; may be empty.
+        losses: Per-example losses of a batch.
+        gradients: Open collector of per-example vectors of length ``dimension``.
+        mechanism: Noise, clip and sampling rate.
+        transform: Linear map applied to per-example vectors before clipping.
+        dimension: Length of the vectors.
+        release_gap: Append the unit's mean gap, scaled to at most ``GAP_SHARE`` of the clip.
+        streams: Keystreams for sampling and for noise.
+        microbatch_tokens: Most tokens per forward pass.
+        pad_id: Padding token.
+        device: Where the model is.
+        score_prompts: Losses look at prompt tokens too.
+
+    Returns:
+        int64, shape ``(dimension,)`` or ``(dimension + 1,)`` with the gap last.
+
+    Raises:
+        Rejected: GRADIENT_NOT_FINITE; nothing is released.
+
+    Guarantees:
+        (epsilon, delta)-DP as accounted for a Poisson-subsampled Gaussian with
+        ``mechanism.sigma`` once the sites' shares are summed: the sampling, the clip and
+        the noise are those of :class:`RingDPOptimizer`, also for an empty sample or site.
+    """
+    length = dimension + (1 if release_gap else 0)
+    optimizer, parameter = _optimizer(mechanism, length, noise_stream=streams[1])
+    drawn = poisson_sample(streams[0], population=len(units.units), rate=mechanism.rate)
+    for chunk in _chunks(units, drawn):
+        vectors, gaps = _unit_vectors(
+            units, chunk, losses, gradients, transform, dimension,
+            microbatch_tokens=microbatch_tokens, pad_id=pad_id, device=device,
+            score_prompts=score_prompts,
+        )
+        if release_gap:
+            vectors = _with_gap(vectors, gaps, mechanism.clip_l2)
+        _refuse_non_finite(vectors)
+        parameter.grad_sample = vectors / mechanism.codec.step
+        optimizer.signal_skip_step(True)
+        optimizer.step()
+        optimizer.zero_grad()
+    # The last, empty virtual batch triggers the noise, also where nothing was drawn.
+    parameter.grad_sample = torch.zeros(0, length, dtype=torch.float64)
+    optimizer.signal_skip_step(False)
+    optimizer.step()
+    if parameter.grad is None:
+        raise RuntimeError("the optimizer released no sum")
+    steps: StepVector = parameter.grad.numpy().astype(np.int64)
+    return steps
+
+
+def _optimizer(
+    mechanism: SumMechanism, length: int, *, noise_stream: KeyStream
+) -> tuple[RingDPOptimizer, Any]:
+    parameter: Any = torch.nn.Parameter(torch.zeros(length, dtype=torch.float64))
+    noise_l2 = mechanism.sigma * mechanism.clip_l2 * mechanism.noise_share
+    optimizer = RingDPOptimizer(
+        parameter,
+        noise_multiplier=mechanism.sigma,
+        clip_steps=clip_steps(mechanism.codec, clip_l2=mechanism.clip_l2, dimension=length),
+        noise_steps=noise_l2 / mechanism.codec.step,
+        stream=noise_stream,
+    )
+    return optimizer, parameter
+
+
+def _chunks(units: UnitSet, drawn: npt.NDArray[np.int64]) -> Iterator[list[int]]:
+    """Virtual batches of units of similar length, so that padding stays small."""
+    longest = [max(len(units.records[r]) for r in units.units[u]) for u in drawn]
+    ordered = [int(drawn[i]) for i in np.argsort(longest, kind="stable")]
+    for start in range(0, len(ordered), _UNITS_PER_VIRTUAL_BATCH):
+        yield ordered[start : start + _UNITS_PER_VIRTUAL_BATCH]
+
+
+def _unit_vectors(
+    units: UnitSet, chunk: list[int], losses: LossFunction, gradients: PerExampleGradients,
+    transform: Transform, dimension: int, *,
+    microbatch_tokens: int, pad_id: int, device: torch.device, score_prompts: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum each unit's per-example vectors; average its gaps.
+
+    Returns:
+        Vectors ``(units, dimension)`` and gaps ``(units,)``, float64 on the CPU.
+    """
+    owner = [row for row, unit in enumerate(chunk) for _ in units.units[unit]]
+    positions = [position for unit in chunk for position in units.units[unit]]
+    vectors = torch.zeros(len(chunk), dimension, dtype=torch.float64)
+    gaps = torch.zeros(len(chunk), dtype=torch.float64)
+    lengths = [len(units.records[position]) for position in positions]
+    for piece in token_budget_batches(lengths, max_tokens=microbatch_tokens):
+        rows = [positions[i] for i in piece]
+        batch = collate(
+            [units.records[r] for r in rows], pad_id=pad_id, device=device,
+            score_prompts=score_prompts,
+        )
+        example = losses(batch, rows)
+        found = transform(gradients.backward(example.loss))
+        index = torch.tensor([owner[i] for i in piece])
+        vectors.index_add_(0, index, found.double().cpu())
+        gaps.index_add_(0, index, example.gap.double().cpu())
+    sizes = torch.tensor([len(units.units[unit]) for unit in chunk], dtype=torch.float64)
+    return vectors, gaps / sizes
+
+
+def _with_gap(vectors: torch.Tensor, gaps: torch.Tensor, clip_l2: float) -> torch.Tensor:
+    """Append the gap inside the same clip, so that it costs no further epsilon.
+
+    The gradient is cut to sqrt(1 - GAP_SHARE^2) * C first; otherwise a long gradient would
+    shrink the gap with it and the released curve would mean nothing.
+    """
+    limit = clip_l2 * (1.0 - GAP_SHARE**2) ** 0.5
+    norms = vectors.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    cut = vectors * (limit / norms).clamp(max=1.0)
+    scaled = gaps.clamp(-1.0, 1.0).unsqueeze(1) * (GAP_SHARE * clip_l2)
+    return torch.cat([cut, scaled], dim=1)
+
+
+def _refuse_non_finite(vectors: torch.Tensor) -> None:
+    if not bool(torch.isfinite(vectors).all()):
+        raise Rejected(
+            "GRADIENT_NOT_FINITE",
+            "a per-example gradient is NaN or infinite; nothing was released",
+            "use float32, a smaller learning rate, or another base model",
+        )

@@ -1,0 +1,198 @@
+"""One plan opened at one site: model, adapter, encoded records, objective.
+
+Opening is expensive (imports, weights, tagging), so a site keeps its workbench over all
+rounds, and hospitals simulated in one process share the model and adapter: both are set
+anew from every request.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medunlearn_client.adapters import LoraAdapter
+from medunlearn_client.encoding import RecordEncoder
+from medunlearn_client.models import LoadedModel, load_causal_lm, resolve_device
+from medunlearn_client.objectives import OBJECTIVES, ModelView
+from medunlearn_client.public_text import public_gradients, public_units, public_vote
+from medunlearn_client.records import Record
+from medunlearn_client.releases import KeyFor, ReleaseSettings, step_release, vote_release
+from medunlearn_client.self_tests import run_self_tests
+from medunlearn_client.site_config import SiteConfig
+from medunlearn_client.site_data import SiteRecords, leveled_hierarchy, load_federation_records
+from medunlearn_client.step_message import StepRequest
+from medunlearn_client.tagging import ConceptTagger
+from medunlearn_client.training import UnitSet
+from medunlearn_common.errors import Rejected
+from medunlearn_common.files import write_atomically
+from medunlearn_common.layout import AdapterLayout
+from medunlearn_common.plan import RunPlan, RuntimeOptions
+from medunlearn_common.plan.sections import ModelSection
+from medunlearn_common.support import Support, support_size
+
+
+@lru_cache(maxsize=2)
+def shared_model(
+    source: str, model: ModelSection, seed: int, device: str
+) -> tuple[LoadedModel, LoraAdapter]:
+    """Base model with its adapter, loaded once per process."""
+    loaded = load_causal_lm(source, dtype=model.dtype, device=resolve_device(device))
+    adapter = LoraAdapter(
+        loaded.model, rank=model.lora_rank, alpha=model.lora_alpha,
+        target_modules=model.target_modules, seed=seed,
+    )
+    return loaded, adapter
+
+
+class Workbench:
+    """Everything a site needs to answer one plan's requests."""
+
+    def __init__(
+        self, folder: Path, config: SiteConfig, plan: RunPlan, runtime: RuntimeOptions
+    ) -> None:
+        torch.set_num_threads(max(1, runtime.threads))
+        self.plan = plan
+        self._folder = folder
+        self._runtime = runtime
+        self._loaded, self._adapter = shared_model(
+            config.model_folder, plan.model, plan.run.seed, runtime.device
+        )
+        hierarchy = leveled_hierarchy(plan.concepts, config.forget)
+        self.hierarchy_digest = leveled_hierarchy(plan.concepts).hierarchy.digest()
+        self._encoder = RecordEncoder(
+            self._loaded.tokenizer, max_tokens=plan.model.max_tokens,
+            tagger=ConceptTagger(hierarchy),
+        )
+        records = _own_records(config, plan)
+        self._forget = self._units(records.forget)
+        self._retain = self._units(records.retain)
+        self._objective = OBJECTIVES[plan.objective.name](plan.objective)
+        self._view = ModelView(self._adapter, cache_bytes=runtime.reference_cache_bytes)
+        self._prepared = False
+        self._supports: dict[str, Support] = {}
+
+    @property
+    def layout(self) -> AdapterLayout:
+        """The adapter's coordinate system."""
+        return self._adapter.layout
+
+    @property
+    def model_digest(self) -> str:
+        """Digest of the base model."""
+        return self._loaded.model_digest
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """Digest of the tokenizer."""
+        return self._loaded.tokenizer_digest
+
+    def check(self) -> None:
+        """Run the start-up self-tests.
+
+        Raises:
+            Misconfigured: SELF_TEST.
+        """
+        run_self_tests(self._adapter, vocabulary=self._view.vocabulary)
+
+    def _units(self, records: tuple[Record, ...]) -> UnitSet:
+        """Encode records; a unit is a record, or all of a patient's records."""
+        by_patient = self.plan.privacy.unit == "patient"
+        encoded = tuple(
+            self._encoder.encode(record, patient_request=by_patient) for record in records
+        )
+        groups: dict[str, list[int]] = {}
+        for position, record in enumerate(records):
+            owner = record.patient_id if by_patient and record.patient_id else str(position)
+            groups.setdefault(owner, []).append(position)
+        return UnitSet(records=encoded, units=tuple(tuple(g) for g in groups.values()))
+
+    def support(self, digest: str, indices: npt.NDArray[np.int64] | None) -> Support:
+        """The run's support, from the request or from this site's store.
+
+        Raises:
+            Rejected: SUPPORT_MISMATCH, SUPPORT_UNKNOWN or SUPPORT_TOO_LARGE.
+        """
+        if digest in self._supports:
+            return self._supports[digest]
+        path = self._folder / "supports" / f"{self.plan.digest}.npy"
+        if indices is None:
+            if not path.is_file():
+                raise Rejected(
+                    "SUPPORT_UNKNOWN", "this site has not been sent the run's support",
+                    "resume the run from its checkpoint",
+                )
+            indices = np.frombuffer(path.read_bytes(), dtype="<i8").astype(np.int64)
+        support = Support(indices=indices, layout_digest=self.layout.digest)
+        self._check_support(support, digest)
+        write_atomically(path, support.indices.astype("<i8").tobytes())
+        self._supports[digest] = support
+        return support
+
+    def _check_support(self, support: Support, digest: str) -> None:
+        if support.digest != digest or support.indices[-1] >= self.layout.dimension:
+            raise Rejected(
+                "SUPPORT_MISMATCH", "the support does not match its digest or the layout",
+                "resume the run from its checkpoint",
+            )
+        if support.size > support_size(self.layout, self.plan.support.density):
+            raise Rejected(
+                "SUPPORT_TOO_LARGE",
+                f"{support.size} coordinates are more than the plan's density allows",
+                "the coordinator must use the plan's density",
+            )
+
+    def vote(self, *, sigma: float, key: KeyFor) -> bytes:
+        """Noised gradient norms per row of B: forget, then retain, as ring words."""
+        self._zero_adapter()
+        return vote_release(
+            self._settings(), self._adapter, self._forget, self._retain, sigma=sigma, key=key
+        )
+
+    def step(self, request: StepRequest, *, support: Support, key: KeyFor) -> bytes:
+        """Noised forget and retain sums with their gaps, as ring words."""
+        self._prepare_objective()
+        return step_release(
+            self._settings(), self._adapter, self._forget, self._retain, request,
+            support=support, key=key,
+        )
+
+    def public_vote(self) -> bytes:
+        """Noiseless row norms of the plan's public text, tagged by concept."""
+        self._zero_adapter()
+        forget, retain = public_units(self.plan.support.public_file, self._encoder)
+        return public_vote(self._settings(), self._adapter, forget, retain)
+
+    def public_gradients(self, support: Support, *, count: int) -> bytes:
+        """Noiseless retain gradients of the plan's public text at B = 0."""
+        self._zero_adapter()
+        _, retain = public_units(self.plan.geometry.public_file, self._encoder)
+        return public_gradients(self._settings(), self._adapter, retain, support, count=count)
+
+    def _settings(self) -> ReleaseSettings:
+        return ReleaseSettings(
+            plan=self.plan, objective=self._objective, view=self._view,
+            microbatch_tokens=self._runtime.microbatch_tokens,
+            pad_id=int(self._loaded.tokenizer.pad_token_id),
+        )
+
+    def _zero_adapter(self) -> None:
+        self._adapter.set_flat(np.zeros(self.layout.dimension, dtype=np.float32))
+        self._prepare_objective()
+
+    def _prepare_objective(self) -> None:
+        if not self._prepared:
+            self._objective.prepare(self._view, list(self._forget.records))
+            self._prepared = True
+
+
+def _own_records(config: SiteConfig, plan: RunPlan) -> SiteRecords:
+    federation = load_federation_records(
+        data=config.data, forget=config.forget, concepts=plan.concepts,
+        unit=plan.privacy.unit, n_sites=config.sites, seed=config.seed,
+        concentration=config.concentration,
+    )
+    return federation.sites[config.site_index]

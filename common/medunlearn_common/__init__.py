@@ -1,0 +1,3 @@
+"""Types and rules that hospitals and the coordinator share."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,162 @@
+"""From noise to (epsilon, delta) and back, with Opacus's PRV accountant.
+
+Adjacency: one unit (a record, or all records of a patient) is added to or removed from one
+hospital's data. Forget and retain sets are disjoint, so a unit is in one of them: the two
+sums of a round compose in parallel, and epsilon is the larger of two tracks (method.md,
+Private, sparse, masked).
+
+The accountant assumes continuous Gaussians. The noise added is a discrete Gaussian at least
+2^14 steps wide, for which the difference is far below the accountant's own error.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import log, sqrt
+
+from medunlearn_common.errors import Misconfigured
+
+EPSILON_ERROR = 0.01
+_RELATIVE_TOLERANCE = 1e-3
+_MAX_SCALE = 1e6
+_BRACKET = 1.3
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Mechanism:
+    """``count`` releases of a Poisson-subsampled Gaussian sum.
+
+    Attributes:
+        sigma: Noise multiplier of the *whole* sum: standard deviation divided by the clip.
+        forget_rate: Poisson rate of forget units.
+        retain_rate: Poisson rate of retain units.
+        count: Number of releases.
+    """
+
+    sigma: float
+    forget_rate: float
+    retain_rate: float
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseSchedule:
+    """Noise multipliers that spend a budget exactly once over a whole run.
+
+    Attributes:
+        vote_sigma: Of the support vote; 0 if the run has no vote or no noise.
+        round_sigma: Of each update round; 0 without noise.
+        mechanisms: What the run will release, for the accountant.
+        epsilon: What that costs at the plan's delta; 0 stands for "no guarantee".
+    """
+
+    vote_sigma: float
+    round_sigma: float
+    mechanisms: tuple[Mechanism, ...]
+    epsilon: float
+
+
+def epsilon_of(mechanisms: tuple[Mechanism, ...], *, delta: float) -> float:
+    """Upper bound on epsilon of all releases together: the dearer of the two tracks."""
+    tracks = {
+        tuple((m.sigma, m.forget_rate, m.count) for m in mechanisms),
+        tuple((m.sigma, m.retain_rate, m.count) for m in mechanisms),
+    }
+    if all(m.forget_rate >= m.retain_rate for m in mechanisms):
+        # A higher rate never costs less, so the other track need not be computed.
+        tracks = {tuple((m.sigma, m.forget_rate, m.count) for m in mechanisms)}
+    return max(_track_epsilon(track, delta) for track in tracks)
+
+
+@lru_cache(maxsize=4096)
+def _track_epsilon(history: tuple[tuple[float, float, int], ...], delta: float) -> float:
+    # Imported late: opacus pulls in torch, which a coordinator's status command can do without.
+    from opacus.accountants import PRVAccountant
+
+    used = [entry for entry in history if entry[2] > 0]
+    if not used:
+        return 0.0
+    accountant = PRVAccountant()
+    accountant.history = used
+    with warnings.catch_warnings():
+        # At rate 1 the PRV's support has no lower end; numpy warns about the log of zero
+        # in the branch that np.where then discards.
+        warnings.simplefilter("ignore")
+        return float(accountant.get_epsilon(delta, eps_error=EPSILON_ERROR))
+
+
+def calibrate(
+    *,
+    epsilon: float,
+    delta: float,
+    rounds: int,
+    forget_rate: float,
+    retain_rate: float,
+    vote_share: float,
+) -> NoiseSchedule:
+    """Smallest noise whose vote and ``rounds`` updates together cost at most ``epsilon``.
+
+    Args:
+        epsilon: Budget of the whole run.
+        delta: Probability of exceeding it.
+        rounds: Update releases (gradient steps in total).
+        forget_rate: Poisson rate of forget units per release.
+        retain_rate: Poisson rate of retain units per release.
+        vote_share: Share of the budget, in units of (rate / sigma)^2, that the support
+            vote may spend; 0 for a run without a vote.
+
+    Raises:
+        Misconfigured: PRIVACY_UNREACHABLE if no noise up to a multiplier of 10^6 will do.
+    """
+    rate = max(forget_rate, retain_rate)
+
+    def schedule(scale: float) -> tuple[Mechanism, ...]:
+        update = Mechanism(
+            sigma=scale * rate * sqrt(rounds / (1.0 - vote_share)),
+            forget_rate=forget_rate, retain_rate=retain_rate, count=rounds,
+        )
+        if vote_share == 0.0:
+            return (update,)
+        vote = Mechanism(
+            sigma=scale * rate / sqrt(vote_share),
+            forget_rate=forget_rate, retain_rate=retain_rate, count=1,
+        )
+        return (vote, update)
+
+    scale = _smallest_scale(lambda s: epsilon_of(schedule(s), delta=delta), epsilon)
+    mechanisms = schedule(scale)
+    return NoiseSchedule(
+        vote_sigma=mechanisms[0].sigma if vote_share > 0.0 else 0.0,
+        round_sigma=mechanisms[-1].sigma,
+        mechanisms=mechanisms,
+        epsilon=epsilon_of(mechanisms, delta=delta),
+    )
+
+
+def _smallest_scale(cost: Callable[[float], float], budget: float) -> float:
+    """Smallest scale whose cost fits the budget, to 0.1 %, always from the affordable side.
+
+    Brackets downwards from much noise, because the accountant's grid, and so its time,
+    grows with epsilon.
+    """
+    from scipy.optimize import brentq  # late, as scipy comes with the accountant
+
+    high = 1.0
+    while cost(high) > budget:
+        high *= 4.0
+        if high > _MAX_SCALE:
+            raise Misconfigured(
+                "PRIVACY_UNREACHABLE",
+                "no amount of noise meets this epsilon and delta",
+                "raise [privacy] epsilon or delta",
+            )
+    low = high / _BRACKET
+    while cost(low) <= budget:
+        low, high = low / _BRACKET, low
+    scale = float(brentq(lambda s: log(cost(s) / budget), low, high, rtol=_RELATIVE_TOLERANCE))
+    while cost(scale) > budget:
+        scale *= 1.0 + _RELATIVE_TOLERANCE
+    return scale

@@ -1,0 +1,64 @@
+"""One concept of a hierarchy, validated when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medunlearn_common.concepts.levels import ConceptLevel
+from medunlearn_common.errors import Misconfigured
+
+MAX_NAME_CHARS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concept:
+    """A named node of a concept hierarchy.
+
+    Attributes:
+        concept_id: Identifier without whitespace, such as ``DOID:162``.
+        name: Preferred name; also used when a concept stands in for a more specific one.
+        synonyms: Further names, tagged exactly like the preferred name.
+        parents: Ids of the directly more general concepts.
+        semantic_type: Kind of thing (disease, procedure, …) where the source tells.
+        level: Explicit level where the source gives one, at most SPECIALTY.
+    """
+
+    concept_id: str
+    name: str
+    synonyms: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
+    semantic_type: str | None = None
+    level: ConceptLevel | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            Misconfigured: ``CONCEPT_INVALID`` for a blank id or name, ``CONCEPT_LEVEL_INVALID``
+                for an explicit TARGET level.
+        """
+        if not self.concept_id or any(character.isspace() for character in self.concept_id):
+            raise Misconfigured(
+                "CONCEPT_INVALID",
+                f"the concept id {self.concept_id[:80]!r} is blank or contains whitespace",
+                "give every concept an identifier such as DOID:162",
+            )
+        for term in (self.name, *self.synonyms):
+            if not term.strip() or len(term) > MAX_NAME_CHARS:
+                raise Misconfigured(
+                    "CONCEPT_INVALID",
+                    f"concept {self.concept_id} has a blank name or synonym, or one longer "
+                    f"than {MAX_NAME_CHARS} characters",
+                    "give every concept a name; leave synonyms out rather than empty",
+                )
+        if self.level is not None and self.level >= ConceptLevel.TARGET:
+            raise Misconfigured(
+                "CONCEPT_LEVEL_INVALID",
+                f"concept {self.concept_id} is given level {int(self.level)} by its source",
+                "use levels 1 to 3 in files; level 4 comes from the plan's forget roots",
+            )
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The preferred name followed by the synonyms."""
+        return (self.name, *self.synonyms)

@@ -1,0 +1,120 @@
+"""Graph work behind the hierarchy: parents resolved, cycles found, depths measured.
+
+Everything here is iterative: a chain of a hundred thousand concepts must not meet Python's
+recursion limit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+from medunlearn_common.errors import Misconfigured
+
+MAX_IDS_IN_MESSAGE = 8
+
+Edges = Mapping[str, tuple[str, ...]]
+
+
+def shorten_ids(ids: Iterable[str], *, separator: str = ", ") -> str:
+    """Join ids for a message, cut after a readable number."""
+    listed = list(ids)
+    shown = separator.join(listed[:MAX_IDS_IN_MESSAGE])
+    hidden = len(listed) - MAX_IDS_IN_MESSAGE
+    return f"{shown}{separator}… ({hidden} more)" if hidden > 0 else shown
+
+
+def resolve_parents(
+    parents: Mapping[str, Iterable[str]], aliases: Mapping[str, str], *, source: str
+) -> dict[str, tuple[str, ...]]:
+    """Replace alias ids by the ids they stand for; sort and deduplicate.
+
+    Raises:
+        Misconfigured: ``CONCEPT_PARENT_UNKNOWN`` naming the first concepts with a parent that
+            does not exist.
+    """
+    resolved = {}
+    dangling: list[str] = []
+    for concept_id, parent_ids in parents.items():
+        targets = {aliases.get(parent_id, parent_id) for parent_id in parent_ids}
+        dangling.extend(f"{concept_id} -> {p}" for p in sorted(targets) if p not in parents)
+        resolved[concept_id] = tuple(sorted(targets))
+    if dangling:
+        raise Misconfigured(
+            "CONCEPT_PARENT_UNKNOWN",
+            f"{source}: {len(dangling)} parent links lead nowhere: {shorten_ids(dangling)}",
+            "the file may be cut short, or needs a second file: use the complete release",
+        )
+    return resolved
+
+
+def invert(parents: Edges) -> dict[str, tuple[str, ...]]:
+    """Children of each concept, sorted by id."""
+    children: dict[str, list[str]] = {concept_id: [] for concept_id in parents}
+    for concept_id in sorted(parents):
+        for parent_id in parents[concept_id]:
+            children[parent_id].append(concept_id)
+    return {concept_id: tuple(ids) for concept_id, ids in children.items()}
+
+
+def require_acyclic(parents: Edges, children: Edges, *, source: str) -> None:
+    """Refuse a hierarchy in which a concept is its own ancestor (Kahn's algorithm).
+
+    Raises:
+        Misconfigured: ``CONCEPT_CYCLE`` naming the ids on one cycle, in order.
+    """
+    open_parents = {concept_id: len(parent_ids) for concept_id, parent_ids in parents.items()}
+    queue = [concept_id for concept_id, count in open_parents.items() if count == 0]
+    while queue:
+        concept_id = queue.pop()
+        del open_parents[concept_id]
+        for child_id in children[concept_id]:
+            open_parents[child_id] -= 1
+            if open_parents[child_id] == 0:
+                queue.append(child_id)
+    if open_parents:
+        cycle = _one_cycle(parents, set(open_parents))
+        raise Misconfigured(
+            "CONCEPT_CYCLE",
+            f"{source}: concepts form a cycle: {shorten_ids([*cycle, cycle[0]], separator=' -> ')}",
+            "remove one of these parent links; a concept cannot be more general than itself",
+        )
+
+
+def _one_cycle(parents: Edges, unordered: set[str]) -> list[str]:
+    """Ids on one cycle, starting with its smallest; every id in ``unordered`` leads to one."""
+    path: list[str] = []
+    position: dict[str, int] = {}
+    current = min(unordered)
+    while current not in position:
+        position[current] = len(path)
+        path.append(current)
+        current = next(p for p in parents[current] if p in unordered)
+    cycle = path[position[current] :]
+    smallest = cycle.index(min(cycle))
+    return cycle[smallest:] + cycle[:smallest]
+
+
+def shortest_depths(parents: Edges, children: Edges) -> dict[str, int]:
+    """Number of steps from each concept up to its nearest root; a root has 0."""
+    depths = {concept_id: 0 for concept_id, parent_ids in parents.items() if not parent_ids}
+    queue = deque(depths)
+    while queue:
+        concept_id = queue.popleft()
+        for child_id in children[concept_id]:
+            if child_id not in depths:
+                depths[child_id] = depths[concept_id] + 1
+                queue.append(child_id)
+    return depths
+
+
+def reachable(starts: Iterable[str], edges: Edges) -> frozenset[str]:
+    """All ids that can be reached along ``edges`` from the starts, starts included."""
+    seen = set(starts)
+    stack = list(seen)
+    while stack:
+        for following in edges[stack.pop()]:
+            if following not in seen:
+                seen.add(following)
+                stack.append(following)
+    return frozenset(seen)

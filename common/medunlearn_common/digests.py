@@ -1,0 +1,41 @@
+"""Canonical digests: equal meaning gives equal bytes gives an equal SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+_CHUNK_BYTES = 1 << 20
+
+
+def canonical_json(value: Any) -> bytes:
+    """Serialise ``value`` with sorted keys, no spaces and no NaN.
+
+    Raises:
+        ValueError: If a number is NaN or infinite: such a value has no canonical form.
+    """
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    ).encode("ascii")
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON form of ``value``."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes, read in chunks so that weights may be large."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def digest_of_files(paths: Iterable[Path]) -> str:
+    """One digest for several files: their names (not folders) and contents, order-free."""
+    return digest_of({path.name: digest_of_file(path) for path in paths})

@@ -1,0 +1,43 @@
+"""The one error root, with families named after what the caller should do.
+
+Every error that a user can cause carries a stable code, a message that says what is wrong
+and a hint that says what to do. Messages never contain patient text: they name files, row
+numbers, plan keys and counts.
+"""
+
+from __future__ import annotations
+
+
+class MedunlearnError(Exception):
+    """Root of all errors raised on purpose.
+
+    Attributes:
+        code: Stable upper-case identifier; tests and operators rely on it.
+        message: What is wrong, without patient text.
+        hint: What the reader should do next.
+    """
+
+    def __init__(self, code: str, message: str, hint: str) -> None:
+        super().__init__(code, message, hint)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"[{self.code}] {self.message}\n  hint: {self.hint}"
+
+
+class Misconfigured(MedunlearnError):
+    """The plan, a file or the installation is wrong: mend it and start again."""
+
+
+class Rejected(MedunlearnError):
+    """A message or update of another party breaks the protocol: it is not used."""
+
+
+class BudgetExceeded(MedunlearnError):
+    """The release would spend more privacy than the plan allows: nothing was released."""
+
+
+class Transient(MedunlearnError):
+    """Something outside failed (disk full, a peer gone): try again once it is mended."""

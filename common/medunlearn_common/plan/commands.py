@@ -1,0 +1,124 @@
+"""``medunlearn plan init`` and ``medunlearn plan check``."""
+
+from __future__ import annotations
+
+from math import sqrt
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import write_atomically
+from medunlearn_common.plan.reading import read_plan
+from medunlearn_common.plan.sections import Plan
+from medunlearn_common.plan.template import plan_template
+
+plan_app = typer.Typer(
+    help="Write and check plans: one commented TOML file that says everything about a run.",
+    no_args_is_help=True, rich_markup_mode="rich",
+)
+
+
+@plan_app.command("init")
+def init(
+    file: Annotated[Path, typer.Argument(help="Where to write; - prints it.")] = Path("plan.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write a plan with every key, its default and what it means.
+
+    Examples:
+
+      medunlearn plan init                 writes plan.toml
+
+      medunlearn plan init surgery.toml
+
+      medunlearn plan init - | less
+    """
+    text = plan_template()
+    if str(file) == "-":
+        typer.echo(text, nl=False)
+        return
+    if file.exists() and not force:
+        raise Misconfigured(
+            "PLAN_EXISTS", f"{file} exists already", "choose another name, or add --force"
+        )
+    write_atomically(file, text.encode("utf-8"))
+    typer.echo(f"wrote {file}; delete what you do not change, then: medunlearn plan check {file}")
+
+
+@plan_app.command("check")
+def check(
+    file: Annotated[Path, typer.Argument(help="The plan.", show_default=False)],
+) -> None:
+    """Check a plan and print what it would do, with the noise its budget asks for.
+
+    Example:
+
+      medunlearn plan check surgery.toml
+    """
+    plan = read_plan(file)
+    table = Table(title=f"plan {plan.run.name}: valid", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in plan_facts(plan):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def plan_facts(plan: Plan) -> list[tuple[str, str]]:
+    """What a run of this plan does, in the reader's words, derived figures included."""
+    federation, server = plan.federation, plan.server
+    vote = " after one private vote" if plan.support.method == "vote" else ""
+    forget = plan.forget
+    asked = [
+        f"{len(ids)} {name}(s)"
+        for name, ids in (("record", forget.records), ("patient", forget.patients))
+        if ids
+    ]
+    asked += [*forget.subjects, *forget.concepts]
+    if forget.patient_fraction:
+        asked.append(f"{forget.patient_fraction:.0%} of the patients")
+    return [
+        ("model", f"{plan.model.source}, LoRA rank {plan.model.lora_rank}, {plan.model.dtype}"),
+        ("data", ", ".join(plan.data.files) or "the embedded demo"),
+        ("forget", ", ".join(asked) or "subject Surgery of the demo"),
+        ("sites", f"{federation.sites}, at least {federation.min_sites} per round"),
+        ("rounds", f"{plan.run.rounds}{vote}, {server.optimizer} at {server.learning_rate:g}"),
+        ("objective", f"{plan.objective.name}, projection {plan.geometry.projection}"),
+        ("support", f"{plan.support.method}, {plan.support.density:.3%} of all parameters"),
+        *privacy_facts(plan),
+        ("digest", f"{plan.shared().digest[:16]}..."),
+    ]
+
+
+def privacy_facts(plan: Plan) -> list[tuple[str, str]]:
+    """The guarantee and the noise it takes.
+
+    Raises:
+        Misconfigured: PRIVACY_UNREACHABLE.
+    """
+    privacy = plan.privacy
+    if privacy.noise == "none":
+        return [("privacy", "none: sums are clipped but not noised, so there is no guarantee")]
+    from medunlearn_common.accounting import calibrate  # late: opens opacus and torch
+
+    schedule = calibrate(
+        epsilon=privacy.epsilon, delta=privacy.delta,
+        rounds=plan.run.rounds * privacy.local_steps,
+        forget_rate=privacy.forget_rate, retain_rate=privacy.retain_rate,
+        vote_share=plan.support.vote_share if plan.support.method == "vote" else 0.0,
+    )
+    share = 1.0 / sqrt(plan.federation.min_sites) if privacy.noise == "distributed" else 1.0
+    facts = [
+        ("privacy", f"epsilon {schedule.epsilon:.3f} (budget {privacy.epsilon:g}), delta "
+         f"{privacy.delta:g}, per {privacy.unit}, {privacy.noise} noise"),
+        ("round noise", f"sigma {schedule.round_sigma:.3f} x clip {privacy.clip_l2:g}; each site "
+         f"adds {share * schedule.round_sigma * privacy.clip_l2:.3f}"),
+    ]
+    if schedule.vote_sigma:
+        facts.append(("vote noise", f"sigma {schedule.vote_sigma:.3f} x clip "
+                      f"{privacy.vote_clip_l2:g}"))
+    return facts

@@ -1,0 +1,85 @@
+"""Read a plan file; every complaint names the key and what is allowed there."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan.sections import Plan
+
+MAX_PLAN_BYTES = 1 << 20
+_HINT = "`medunlearn plan init` writes a plan with every key explained"
+
+
+def read_plan(path: Path) -> Plan:
+    """Read and check a TOML plan file.
+
+    Raises:
+        Misconfigured: PLAN_MISSING, PLAN_SYNTAX or PLAN_INVALID.
+    """
+    try:
+        if path.stat().st_size > MAX_PLAN_BYTES:
+            raise Misconfigured("PLAN_SYNTAX", f"{path.name} is larger than 1 MiB", _HINT)
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Misconfigured(
+            "PLAN_MISSING", f"cannot read the plan {path}: {error.strerror}", _HINT
+        ) from error
+    except UnicodeDecodeError as error:
+        raise Misconfigured(
+            "PLAN_SYNTAX", f"{path.name} is not UTF-8 text (byte {error.start})", _HINT
+        ) from error
+    return plan_from_text(text, name=path.name)
+
+
+def plan_from_text(text: str, *, name: str = "plan") -> Plan:
+    """Parse TOML text into a checked plan; see :func:`read_plan`."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Misconfigured("PLAN_SYNTAX", f"{name} is not valid TOML: {error}", _HINT) from error
+    return plan_from_mapping(document, name=name)
+
+
+def plan_from_mapping(document: Mapping[str, Any], *, name: str = "plan") -> Plan:
+    """Check a nested mapping as a plan.
+
+    Raises:
+        Misconfigured: PLAN_INVALID, listing every offending key.
+    """
+    try:
+        return Plan.model_validate(document)
+    except ValidationError as error:
+        complaints = [_explain(detail) for detail in error.errors(include_url=False)]
+        raise Misconfigured(
+            "PLAN_INVALID", f"{name}:\n  " + "\n  ".join(complaints), _HINT
+        ) from error
+
+
+def _explain(detail: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_suggest(detail['loc'])}"
+    message = detail["msg"].removeprefix("Value error, ")
+    written = detail.get("input")
+    shown = f" (you wrote {written!r})" if isinstance(written, str | int | float) else ""
+    return f"{key or 'plan'}: {message}{shown}"
+
+
+def _suggest(location: tuple[int | str, ...]) -> str:
+    section: type[BaseModel] = Plan
+    for part in location[:-1]:
+        field = section.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type):
+            return ""
+        section = field.annotation
+    known = list(section.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(known)}"

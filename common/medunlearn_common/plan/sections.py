@@ -1,0 +1,275 @@
+"""The sections of a plan, one class per TOML table.
+
+Every key has a unit in its name or its description, a range, and a default that runs.
+Descriptions are not decoration: ``medunlearn plan init`` prints them as the comments of the
+file it writes, so this module is the one place where a key is explained.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from medunlearn_common.digests import digest_of
+
+LEVELS = 4
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+LevelWeights = tuple[
+    Annotated[float, Field(ge=0.0)],
+    Annotated[float, Field(ge=0.0)],
+    Annotated[float, Field(ge=0.0)],
+    Annotated[float, Field(ge=0.0)],
+]
+
+
+class Section(BaseModel):
+    """A frozen table that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class RunSection(Section):
+    """What the run is called and how long it may go on."""
+
+    name: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+                      description="name of the run, used in file names and reports")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything that is public")
+    rounds: int = Field(40, ge=1, le=10_000, description="update rounds, one exchange each")
+
+
+class ModelSection(Section):
+    """The shared model and its adapter."""
+
+    source: str = Field("embedded", min_length=1,
+                        description='"embedded" plants a tiny model; else a folder or hub id')
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="weights in memory")
+    lora_rank: int = Field(8, ge=1, le=256, description="rank of the adapter")
+    lora_alpha: Positive = Field(8.0, description="the adapter adds alpha / rank * B A")
+    target_modules: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1, description="linear modules that carry an adapter")
+    max_tokens: int = Field(128, ge=8, le=8192,
+                            description="longest record; longer prompts lose their middle")
+
+
+class DataSection(Section):
+    """Where the hospital's records lie. Read by hospitals only, never sent."""
+
+    files: tuple[str, ...] = Field((), description="record files; empty uses the embedded demo")
+    record_format: Literal["auto", "jsonl", "medmcqa", "synthea"] = Field(
+        "auto", description="format of the files")
+    show_subject: bool = Field(
+        False, description="begin every prompt with the record's subject, as forms with a "
+        "department field do; a model can then tell topics apart")
+    max_bad_fraction: Fraction = Field(0.2, description="share of unreadable rows that stops")
+    nonmember_fraction: Fraction = Field(
+        0.1, description="share held out of planting: who was never seen (membership tests)")
+
+
+class ForgetSection(Section):
+    """What must go: a record is forgotten if any of these names it."""
+
+    records: tuple[str, ...] = Field((), description="record ids")
+    patients: tuple[str, ...] = Field((), description="patient ids: all their records")
+    subjects: tuple[str, ...] = Field((), description='subjects, e.g. ["Surgery"]')
+    concepts: tuple[str, ...] = Field(
+        (), description="concept ids: records that mention them or a descendant")
+    patient_fraction: Fraction = Field(
+        0.0, description="share of patients withdrawn at random (by run.seed)")
+
+
+class ConceptsSection(Section):
+    """The medical concept hierarchy that says which tokens matter."""
+
+    hierarchies: tuple[str, ...] = Field(
+        ("builtin:surgery", "builtin:mental_health"),
+        description='"builtin:surgery", "builtin:mental_health" or paths of OBO files')
+    forget_roots: tuple[str, ...] = Field(
+        (), description="concept ids whose descendants are level 4 (the target)")
+
+
+class NeighboursSection(Section):
+    """Knowledge next to the forgotten one, which must stay."""
+
+    subjects: tuple[str, ...] = Field((), description="nearest subjects, e.g. Anatomy")
+    same_disease: bool = Field(True, description="patients who share a condition")
+
+
+class ObjectiveSection(Section):
+    """The loss of a forget record and of a retain record (method.md, Strategy 1)."""
+
+    name: Literal[
+        "abstraction", "npo", "simnpo", "max_entropy",
+        "ga", "graddiff", "plain_npo", "plain_simnpo", "rmu",
+    ] = Field("abstraction", description="forget objective; the last five are baselines")
+    forget_weights: LevelWeights = Field(
+        (1.0, 1.0, 1.0, 1.0), description="a(level): forget weight of answer tokens, levels 1-4")
+    keep_weights: LevelWeights = Field(
+        (0.0, 0.0, 0.0, 0.0), description="b(level): KL to the reference on a forget record")
+    retain_weights: LevelWeights = Field(
+        (1.0, 1.0, 1.0, 1.0), description="c(level): KL to the reference on a retain record")
+    prompt_weight: Fraction = Field(
+        0.0, description="weight of prompt tokens against answer tokens (1 = equal)")
+    beta: Positive = Field(1.0, description="inverse temperature of npo, simnpo, abstraction")
+    margin: float = Field(0.0, allow_inf_nan=False, description="margin, in nats")
+    retain_cross_entropy: float = Field(
+        0.0, ge=0.0, description="weight of cross-entropy on trusted retain labels")
+    contexts: int = Field(
+        8, ge=1, le=64, description="sibling contexts averaged by abstraction")
+    rmu_scale: Positive = Field(6.0, description="norm factor of RMU's random direction")
+
+
+class GeometrySection(Section):
+    """The Fisher-metric projection (method.md, Strategy 2)."""
+
+    projection: Literal["none", "history", "public"] = Field(
+        "none", description="retain subspace: earlier aggregated retain sums, or public text")
+    rank: int = Field(8, ge=1, le=32, description="q, directions kept free of forgetting")
+    damping: Positive = Field(0.1, description="lambda in M = F_r + lambda I, of mean F_r")
+    public_file: str = Field("", description="JSONL of public text for projection = public")
+
+    @model_validator(mode="after")
+    def _public_needs_file(self) -> Self:
+        if self.projection == "public" and not self.public_file:
+            raise ValueError('projection = "public" needs public_file')
+        return self
+
+
+class SupportSection(Section):
+    """The shared sparse support (protocol.md, step 2)."""
+
+    method: Literal["vote", "random", "public"] = Field(
+        "vote", description="private vote on rows of B, seeded random-k, or public saliency")
+    density: Rate = Field(0.001, description="k as a share of all model parameters")
+    vote_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.1, description="share of the privacy budget (of 1/sigma^2) that the vote spends")
+    vote_damping: Positive = Field(0.3, description="damping of the forget/retain ratio")
+    public_file: str = Field("", description="JSONL of public text for method = public")
+
+    @model_validator(mode="after")
+    def _public_needs_file(self) -> Self:
+        if self.method == "public" and not self.public_file:
+            raise ValueError('method = "public" needs public_file')
+        return self
+
+
+class PrivacySection(Section):
+    """The guarantee: (epsilon, delta) per unit, adding or removing one."""
+
+    noise: Literal["distributed", "local", "none"] = Field(
+        "distributed", description="who adds noise: shares of one sum, each site, nobody")
+    unit: Literal["record", "patient"] = Field("record", description="what one unit is")
+    epsilon: Positive = Field(4.0, description="budget of the whole run, vote included")
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(1e-5, description="delta")
+    clip_l2: Positive = Field(1.0, description="C, bound on one unit's gradient norm")
+    vote_clip_l2: Positive = Field(1.0, description="bound on one unit's vote norm")
+    forget_rate: Rate = Field(1.0, description="Poisson rate of forget units per round")
+    retain_rate: Rate = Field(0.25, description="Poisson rate of retain units per round")
+    local_steps: int = Field(1, ge=1, le=64, description="steps per round; 1 if distributed")
+
+    @model_validator(mode="after")
+    def _one_step_under_distributed_noise(self) -> Self:
+        if self.noise == "distributed" and self.local_steps != 1:
+            raise ValueError(
+                'noise = "distributed" allows only local_steps = 1: local states between '
+                "steps would carry a share of the noise that protects nobody")
+        return self
+
+
+class ServerSection(Section):
+    """The server step: post-processing of released sums, so it costs no privacy."""
+
+    optimizer: Literal["adam", "momentum", "sgd"] = Field("adam", description="on S")
+    learning_rate: Positive = Field(0.02, description="step size of the adapter's B")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "cosine", description="of the learning rate over the rounds")
+    warmup_rounds: int = Field(0, ge=0, description="rounds of linear warm-up")
+    beta1: Fraction = Field(0.9, description="momentum")
+    beta2: Fraction = Field(0.99, description="second moment of adam")
+    retain_weight: float = Field(
+        1.0, ge=0.0, description="weight of the retain sum against the forget sum")
+    averaging: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="share of the last rounds whose adapters are averaged")
+    trust_radius: float = Field(
+        0.0, ge=0.0, description="bound on a step's norm in the retain metric; 0 = none")
+    stop_gap: float = Field(
+        0.0, ge=0.0, description="stop when the released forget gap falls below; 0 = never")
+
+
+class FederationSection(Section):
+    """Who takes part."""
+
+    sites: int = Field(5, ge=1, le=1000, description="hospitals")
+    min_sites: int = Field(3, ge=1, description="h, survivors without whom a round aborts")
+    absences: tuple[str, ...] = Field(
+        (), description='simulated: "site:first-last" rounds without that site, e.g. "4:0-3"')
+    concentration: Positive = Field(
+        1.0, description="Dirichlet parameter: small means very uneven sites")
+    round_deadline_s: Positive = Field(600.0, description="wait for a round's answers")
+
+    @model_validator(mode="after")
+    def _survivors_within_sites(self) -> Self:
+        if self.min_sites > self.sites:
+            raise ValueError(f"min_sites = {self.min_sites} exceeds sites = {self.sites}")
+        return self
+
+
+class EvaluationSection(Section):
+    """What is measured after the run, on each hospital's own data."""
+
+    curve_every: int = Field(5, ge=1, description="rounds between points of the curves")
+    curve_records: int = Field(200, ge=1, description="records per set and point")
+    relearning_steps: int = Field(10, ge=0, description="steps of the relearning attack")
+    relearning_rate: Positive = Field(1e-3, description="its learning rate")
+    samples: int = Field(100, ge=0, description="sampled completions per identifier prompt")
+    retrained: bool = Field(True, description="train the gold model without the forget set")
+
+
+class RunPlan(Section):
+    """What all parties agree on: nothing here names a record, a patient or a file."""
+
+    schema_version: Literal[1] = 1
+    run: RunSection = RunSection()
+    model: ModelSection = ModelSection()
+    concepts: ConceptsSection = ConceptsSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    geometry: GeometrySection = GeometrySection()
+    support: SupportSection = SupportSection()
+    privacy: PrivacySection = PrivacySection()
+    server: ServerSection = ServerSection()
+    federation: FederationSection = FederationSection()
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        if self.privacy.noise == "distributed" and self.federation.min_sites < 2:
+            raise ValueError(
+                'noise = "distributed" needs federation.min_sites of at least 2: '
+                "one site alone would carry all the noise, which is noise = \"local\"")
+        if self.server.warmup_rounds >= self.run.rounds:
+            raise ValueError("server.warmup_rounds must be below run.rounds")
+        return self
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over every value that two parties must agree on."""
+        return digest_of(self.model_dump(mode="json"))
+
+
+class Plan(RunPlan):
+    """A plan file: the shared :class:`RunPlan` and what only simulation or a site reads."""
+
+    data: DataSection = DataSection()
+    forget: ForgetSection = ForgetSection()
+    neighbours: NeighboursSection = NeighboursSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    def shared(self) -> RunPlan:
+        """The part that may leave a hospital."""
+        return RunPlan.model_validate(
+            {name: getattr(self, name) for name in RunPlan.model_fields}
+        )

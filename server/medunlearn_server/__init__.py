@@ -1,0 +1,1 @@
+"""What the coordinator runs: it sees sums of noised vectors and never a record."""

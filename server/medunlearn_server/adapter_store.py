@@ -1,0 +1,124 @@
+"""Write the finished adapter as a folder that PEFT loads without medunlearn.
+
+A is regenerated from the layout's seed and stored beside B, so that the folder stands alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+
+from medunlearn_common.digests import canonical_json, digest_of_files
+from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_common.frozen import B_PART, a_name, frozen_a
+from medunlearn_common.layout import AdapterLayout
+from medunlearn_common.support import Support
+from medunlearn_server.storage import storage_errors, sync_folder, write_synced
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+def commit(
+    folder: Path, *, layout: AdapterLayout, support: Support,
+    values: npt.NDArray[np.float32], base_model: str, target_modules: tuple[str, ...],
+) -> str:
+    """Write the adapter with B = ``values`` on the support and zero elsewhere.
+
+    Args:
+        folder: The adapter's folder; an older one of that name is replaced.
+        layout: Names and shapes.
+        support: S.
+        values: Shape ``(k,)``.
+        base_model: What to note as the base model's name.
+        target_modules: Names of the adapted linear modules, as the plan gives them.
+
+    Returns:
+        Digest over both files: the adapter's identity.
+
+    Raises:
+        Rejected: ADAPTER_NOT_FINITE if a value is NaN or infinite.
+        Misconfigured: LAYOUT_RANKS if PEFT could not express the layout.
+        Transient: STORAGE_FULL or STORAGE_FAILED; no half-written folder is left.
+    """
+    files = {
+        CONFIG_FILE: canonical_json(
+            peft_config(layout, base_model=base_model, target_modules=target_modules)
+        ),
+        WEIGHTS_FILE: save(adapter_tensors(layout, support, values)),
+    }
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        with storage_errors("write the adapter"):
+            temporary.mkdir(parents=True, exist_ok=True)
+            for name, data in files.items():
+                write_synced(temporary / name, data)
+            digest = digest_of_files(temporary / name for name in files)
+            _put_in_place(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return digest
+
+
+def adapter_tensors(
+    layout: AdapterLayout, support: Support, values: npt.NDArray[np.float32]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Every A and B by the names under which PEFT looks for them."""
+    if not np.all(np.isfinite(values)):
+        raise Rejected(
+            "ADAPTER_NOT_FINITE",
+            "the adapter has NaN or infinite values and was not written",
+            "lower server.learning_rate",
+        )
+    flat = np.zeros(layout.dimension, dtype=np.float32)
+    flat[support.indices] = values
+    tensors: dict[str, npt.NDArray[np.float32]] = {}
+    pieces = zip(layout.names, layout.shapes, layout.a_shapes, layout.offsets, layout.sizes,
+                 strict=True)
+    for name, shape, a_shape, offset, size in pieces:
+        tensors[name] = flat[offset : offset + size].reshape(shape)
+        tensors[a_name(name)] = frozen_a(layout.seed, a_name(name), a_shape)
+    return tensors
+
+
+def peft_config(
+    layout: AdapterLayout, *, base_model: str, target_modules: tuple[str, ...]
+) -> dict[str, Any]:
+    """The values of ``adapter_config.json``; what is not named keeps PEFT's default."""
+    ranks = {rank for _, rank in layout.shapes}
+    if len(ranks) != 1 or any(B_PART not in name for name in layout.names):
+        raise Misconfigured(
+            "LAYOUT_RANKS",
+            "the adapter's matrices are not LoRA B matrices of one rank",
+            "rebuild the layout from the model with this version of medunlearn",
+        )
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "r": ranks.pop(),
+        "lora_alpha": layout.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "target_modules": sorted(target_modules),
+    }
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Rename a complete folder to its name; an older one steps aside first."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        os.replace(folder, old)
+    os.replace(temporary, folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)

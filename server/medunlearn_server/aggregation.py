@@ -1,0 +1,99 @@
+"""Sum ring vectors exactly and split the sum into its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+import numpy.typing as npt
+
+from medunlearn_common.plan import RunPlan
+from medunlearn_common.ring import RingCodec, sum_exactly
+from medunlearn_common.updates import SparseUpdate
+
+Reals = npt.NDArray[np.float64]
+
+# A unit's progress coordinate is at most this share of the clip (client: GAP_SHARE).
+PROGRESS_SHARE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteSums:
+    """Released energies per row of B, each shape ``(b,)``; noise may make them negative."""
+
+    forget: Reals
+    retain: Reals
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundSums:
+    """One released sum over all sites of a round.
+
+    Attributes:
+        forget: Sum of clipped forget gradients (after T), shape ``(k,)``.
+        retain: Sum of clipped retain gradients (after M^(-1/2)), shape ``(k,)``.
+        forget_progress: Noisy sum over the drawn forget units of their gap, each in [-1, 1].
+        retain_progress: The same of the retain units' loss.
+        sites: Number of sites in the sum.
+        noise_l2: Standard deviation of the noise in every coordinate of the sums.
+        progress_noise: Standard deviation of the noise of the two progress values.
+    """
+
+    forget: Reals
+    retain: Reals
+    forget_progress: float
+    retain_progress: float
+    sites: int
+    noise_l2: float
+    progress_noise: float
+
+
+def vote_codec(plan: RunPlan, *, sigma: float) -> RingCodec:
+    """The ring codec of the support vote, the same at every party."""
+    return RingCodec.for_mechanism(
+        clip_l2=plan.privacy.vote_clip_l2, sigma=sigma, max_sites=plan.federation.sites
+    )
+
+
+def round_codec(plan: RunPlan, *, sigma: float) -> RingCodec:
+    """The ring codec of the update rounds, the same at every party."""
+    return RingCodec.for_mechanism(
+        clip_l2=plan.privacy.clip_l2, sigma=sigma, max_sites=plan.federation.sites
+    )
+
+
+def summed_noise(plan: RunPlan, *, sigma: float, sites: int) -> float:
+    """Standard deviation of the noise of a sum over ``sites`` sites, in gradient units.
+
+    Distributed: every site adds sigma C / sqrt(h), so n >= h sites sum to
+    sigma C sqrt(n / h). Local: every site adds sigma C.
+    """
+    shares = sites / plan.federation.min_sites if plan.privacy.noise == "distributed" else sites
+    return sigma * plan.privacy.clip_l2 * sqrt(shares)
+
+
+def combine_vote(updates: Sequence[SparseUpdate], codec: RingCodec) -> VoteSums:
+    """Sum votes of 2 b words each: forget rows, then retain rows."""
+    total = codec.from_ring(sum_exactly([update.values for update in updates]))
+    forget, retain = np.split(total, 2)
+    return VoteSums(forget=forget, retain=retain)
+
+
+def combine_round(
+    updates: Sequence[SparseUpdate], codec: RingCodec, *, clip_l2: float, noise_l2: float
+) -> RoundSums:
+    """Sum updates of 2 (k + 1) words each: forget part, gap, retain part, loss."""
+    total = codec.from_ring(sum_exactly([update.values for update in updates]))
+    forget, retain = np.split(total, 2)
+    unit = PROGRESS_SHARE * clip_l2
+    return RoundSums(
+        forget=forget[:-1],
+        retain=retain[:-1],
+        forget_progress=float(forget[-1]) / unit,
+        retain_progress=float(retain[-1]) / unit,
+        sites=len(updates),
+        noise_l2=noise_l2,
+        progress_noise=noise_l2 / unit,
+    )

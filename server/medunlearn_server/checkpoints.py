@@ -1,0 +1,177 @@
+"""The durable state of a run: one file, exact arrays, its own digest, one predecessor kept.
+
+File: magic line, length of the header (8 bytes, big-endian), header (canonical JSON: plain
+values, and name, dtype and shape of every array), the arrays' raw little-endian bytes in that
+order, SHA-256 over everything before it. Never pickle.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medunlearn_common.digests import canonical_json
+from medunlearn_common.errors import Misconfigured
+from medunlearn_server.storage import DiskStorage, Storage, storage_errors
+
+_MAGIC = b"medunlearn-checkpoint-1\n"
+_LENGTH_BYTES = 8
+_DIGEST_BYTES = 32
+_DTYPES = ("<f8", "<f4", "<i8")
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What is written.
+
+    Attributes:
+        values: Plain JSON values.
+        arrays: Named arrays of float64, float32 or int64.
+    """
+
+    values: Mapping[str, Any]
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes; equal checkpoints give equal bytes."""
+        arrays = {name: _little_endian(self.arrays[name]) for name in sorted(self.arrays)}
+        header = canonical_json({
+            "values": dict(self.values),
+            "arrays": [[name, a.dtype.str, list(a.shape)] for name, a in arrays.items()],
+        })
+        body = b"".join([
+            _MAGIC, len(header).to_bytes(_LENGTH_BYTES, "big"), header,
+            *(array.tobytes() for array in arrays.values()),
+        ])
+        return body + hashlib.sha256(body).digest()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Checkpoint:
+        """Parse the file's bytes.
+
+        Raises:
+            Misconfigured: CHECKPOINT_CORRUPT if one bit is wrong or missing.
+        """
+        body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+        if not body.startswith(_MAGIC):
+            raise _corrupt("it is no checkpoint of this version")
+        if hashlib.sha256(body).digest() != digest:
+            raise _corrupt("its digest does not match")
+        start = len(_MAGIC) + _LENGTH_BYTES
+        length = int.from_bytes(body[len(_MAGIC) : start], "big")
+        try:
+            header = json.loads(body[start : start + length])
+            arrays = _read_arrays(header["arrays"], body[start + length :])
+            return cls(values=dict(header["values"]), arrays=arrays)
+        except (ValueError, KeyError, TypeError) as error:
+            raise _corrupt("its header and its arrays do not fit") from error
+
+
+def _little_endian(array: Array) -> Array:
+    return np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+
+
+def _read_arrays(entries: list[list[Any]], data: bytes) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    offset = 0
+    for name, dtype, shape in entries:
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype {dtype!a}")
+        count = prod(shape)
+        array = np.frombuffer(data, dtype=dtype, count=count, offset=offset)
+        arrays[name] = array.reshape(shape).astype(array.dtype.newbyteorder("="))
+        offset += array.nbytes
+    if offset != len(data):
+        raise ValueError("leftover bytes")
+    return arrays
+
+
+def _corrupt(why: str) -> Misconfigured:
+    return Misconfigured(
+        "CHECKPOINT_CORRUPT",
+        f"the run's checkpoint cannot be used: {why}",
+        "restore checkpoint.bin from a backup of the run folder, or start a new run; "
+        "checkpoint.previous.bin is the state one round earlier",
+    )
+
+
+class RunStore:
+    """The folder of one run at the coordinator.
+
+    Guarantees:
+        * A saved checkpoint survives a crash right after :meth:`save` returns, and a crash
+          during it leaves the one before.
+        * While one process holds :meth:`exclusive`, no other can; a dead one holds nothing.
+    """
+
+    def __init__(self, folder: Path, *, storage: Storage | None = None) -> None:
+        self.folder = folder
+        self._storage: Storage = storage or DiskStorage()
+        self._path = folder / "checkpoint.bin"
+
+    @property
+    def adapter_folder(self) -> Path:
+        """Where the finished adapter lies."""
+        return self.folder / "adapter"
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the run against other coordinators.
+
+        Raises:
+            Misconfigured: RUN_LOCKED if another one holds it.
+        """
+        with storage_errors("take the run's lock"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "run.lock").open("ab")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Misconfigured(
+                    "RUN_LOCKED",
+                    "another coordinator is working on this run",
+                    "wait for it or stop it; a run has one coordinator at a time",
+                ) from error
+            yield
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint durably; the one before becomes checkpoint.previous.bin.
+
+        Raises:
+            Transient: STORAGE_FULL or STORAGE_FAILED; the old checkpoint is still there.
+        """
+        with storage_errors("save the run's checkpoint"):
+            self._storage.replace(
+                self._path, checkpoint.to_bytes(),
+                keep=self.folder / "checkpoint.previous.bin",
+            )
+
+    def load(self) -> Checkpoint | None:
+        """The last checkpoint, or None where none was saved.
+
+        Raises:
+            Misconfigured: CHECKPOINT_CORRUPT.
+            Transient: STORAGE_FAILED if it cannot be read.
+        """
+        with storage_errors("read the run's checkpoint"):
+            if not self._path.exists():
+                return None
+            data = self._path.read_bytes()
+        return Checkpoint.from_bytes(data)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small text file of the run durably; raises like :meth:`save`."""
+        with storage_errors(f"write {name}"):
+            self._storage.replace(self.folder / name, text.encode("utf-8"))

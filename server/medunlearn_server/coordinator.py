@@ -1,0 +1,286 @@
+"""The coordinator's main loop: ready -> support -> rounds -> adapter.
+
+Follows ``round_state``; decides nothing about privacy itself: sites charge and refuse. After
+every step that sites answered, the whole state is written durably *before* anybody is told,
+so that a kill at any moment costs at most the round being asked. That round is then asked
+again with the same bytes, which sites answer from their ledgers at no privacy cost.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from medunlearn_common.digests import digest_of
+from medunlearn_common.errors import BudgetExceeded, Misconfigured
+from medunlearn_common.plan import RunPlan
+from medunlearn_server import adapter_store
+from medunlearn_server.aggregation import (
+    RoundSums,
+    combine_round,
+    round_codec,
+    summed_noise,
+)
+from medunlearn_server.checkpoints import RunStore
+from medunlearn_server.geometry import Geometry
+from medunlearn_server.intake import verify_step
+from medunlearn_server.observer import NoObserver, Observer
+from medunlearn_server.progress import Learning, RunProgress, epsilon_after, noise_schedule
+from medunlearn_server.reports import ReadyReport, RoundReport, RunOutcome
+from medunlearn_server.requests import finish_request, step_request
+from medunlearn_server.round_state import FinishReason, Phase, RoundState
+from medunlearn_server.server_step import StepState, direction_of, gap_closed, take_step
+from medunlearn_server.sites import Answers, Sites
+from medunlearn_server.support_choice import choose_support
+from medunlearn_server.transport import Transport
+
+OUTCOME_FILE = "outcome.json"
+
+
+class Coordinator:
+    """Leads one run over one transport."""
+
+    def __init__(
+        self, *, plan: RunPlan, transport: Transport, store: RunStore, run_id: str,
+        observer: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Prepare; nothing is asked or written yet.
+
+        Args:
+            plan: What all parties agreed on.
+            transport: How sites are reached.
+            store: The run's folder.
+            run_id: Name of the run at every party; kept when a run is resumed.
+            observer: Told about progress.
+            clock: Seconds that only grow; for durations and patience.
+            sleep: Waits so many seconds.
+        """
+        self._plan = plan
+        self._store = store
+        self._run_id = run_id
+        self._observer: Observer = observer or NoObserver()
+        self._clock = clock
+        self._sites = Sites(
+            plan=plan, run_id=run_id, transport=transport, clock=clock, sleep=sleep
+        )
+
+    def run(self, *, resume: bool = False) -> RunOutcome:
+        """Carry the run to its end.
+
+        Args:
+            resume: Go on from the store's checkpoint if there is one.
+
+        Raises:
+            Misconfigured: RUN_EXISTS, RUN_LOCKED, CHECKPOINT_CORRUPT, CHECKPOINT_FOREIGN, or
+                the code with which all sites refused.
+            Rejected: A MISMATCH code if the sites differ.
+            BudgetExceeded: PRIVACY_BUDGET if not even the support could be voted.
+            Transient: ROUND_TOO_FEW_SITES, STORAGE_FULL, STORAGE_FAILED; resume later.
+        """
+        with self._store.exclusive():
+            progress = self._load(resume)
+            if progress is None:
+                progress = self._begin()
+            elif progress.outcome is not None:
+                return self._announce(progress.outcome)
+            else:
+                round_index = progress.state.next_round
+                self._sites.gather(progress.agreement, round_index=round_index)
+            self._observer.on_ready(self._ready_report(progress), progress.agreement.layout)
+            if progress.state.phase is Phase.VOTE:
+                progress = self._find_support(progress)
+            learning = progress.need_learning()
+            self._observer.on_vote(learning.vote, learning.support)
+            return self._finish(*self._rounds(progress))
+
+    def _load(self, resume: bool) -> RunProgress | None:
+        checkpoint = self._store.load()
+        if checkpoint is None:
+            return None
+        progress = RunProgress.from_checkpoint(checkpoint)
+        progress.require_run(self._run_id, self._plan.digest)
+        if not resume:
+            raise Misconfigured(
+                "RUN_EXISTS", "the run's folder already holds a checkpoint of this run",
+                "resume it, or choose another folder",
+            )
+        return progress
+
+    def _save(self, progress: RunProgress) -> RunProgress:
+        self._store.save(progress.to_checkpoint())
+        return progress
+
+    # -- phase READY ---------------------------------------------------------------------
+
+    def _begin(self) -> RunProgress:
+        agreement = self._sites.gather(None, round_index=0)
+        state = RoundState(
+            min_sites=self._plan.federation.min_sites, rounds=self._plan.run.rounds
+        ).agreed(tuple(self._sites.roster.ready.values()), layout_digest=agreement.layout.digest)
+        return self._save(RunProgress(
+            run_id=self._run_id, plan_digest=self._plan.digest, state=state,
+            agreement=agreement, schedule=noise_schedule(self._plan),
+        ))
+
+    def _ready_report(self, progress: RunProgress) -> ReadyReport:
+        roster = self._sites.roster
+        return ReadyReport(
+            sites=tuple(sorted(roster.ready.values())),
+            refused=dict(roster.refused),
+            model_digest=progress.agreement.model_digest,
+            parameters=progress.agreement.layout.base_parameters,
+            dimension=progress.agreement.layout.dimension,
+            rounds=self._plan.run.rounds,
+            next_round=progress.state.next_round,
+            sigma=progress.schedule.round_sigma,
+            vote_sigma=progress.schedule.vote_sigma,
+        )
+
+    # -- phase VOTE ----------------------------------------------------------------------
+
+    def _find_support(self, progress: RunProgress) -> RunProgress:
+        support, vote, history = choose_support(
+            self._plan, self._sites, progress.agreement,
+            run_id=self._run_id, sigma=progress.schedule.vote_sigma, clock=self._clock,
+        )
+        learning = Learning(
+            support=support, vote=vote, step=StepState.zero(support.size), history=history
+        )
+        state = progress.state.supported(support.digest)
+        return self._save(replace(progress, state=state, learning=learning))
+
+    # -- phase ROUNDS --------------------------------------------------------------------
+
+    def _rounds(self, progress: RunProgress) -> tuple[RunProgress, FinishReason]:
+        while progress.state.next_round < self._plan.run.rounds:
+            if self._gap_closed(progress):
+                return progress, FinishReason.GAP_CLOSED
+            try:
+                progress = self._save(self._round(progress))
+            except BudgetExceeded:
+                return progress, FinishReason.BUDGET_SPENT
+            published = progress.need_learning().step.published
+            self._observer.on_round(progress.curve[-1], published)
+        return progress, FinishReason.ROUNDS_DONE
+
+    def _gap_closed(self, progress: RunProgress) -> bool:
+        return bool(progress.curve) and gap_closed(
+            [report.forget_gap for report in progress.curve],
+            noise=progress.curve[-1].progress_noise, stop_gap=self._plan.server.stop_gap,
+        )
+
+    def _round(self, progress: RunProgress) -> RunProgress:
+        """One exchange and one server step; pure apart from the exchange."""
+        started = self._clock()
+        learning, round_index = progress.need_learning(), progress.state.next_round
+        geometry = learning.history.geometry(self._plan.geometry)
+        answers = self._ask_step(progress, geometry)
+        sums = self._combine(progress, answers)
+        step = take_step(
+            learning.step,
+            direction_of(sums, geometry, retain_weight=self._plan.server.retain_weight),
+            self._plan.server, round_index=round_index, rounds=self._plan.run.rounds,
+            metric=None if geometry is None else geometry.metric,
+        )
+        history = learning.history
+        if self._plan.geometry.projection == "history":
+            history = history.add(sums, geometry, rank=self._plan.geometry.rank)
+        state = progress.state.accepted(
+            round_index, tuple(answers.updates), support_digest=learning.support.digest
+        )
+        moved = float(np.linalg.norm(step.values - learning.step.values))
+        report = self._round_report(
+            progress, answers, sums, step_norm=moved, seconds=self._clock() - started
+        )
+        progress = replace(progress, state=state, curve=(*progress.curve, report))
+        return progress.with_learning(step=step, history=history)
+
+    def _ask_step(self, progress: RunProgress, geometry: Geometry | None) -> Answers:
+        learning, layout = progress.need_learning(), progress.agreement.layout
+        round_index = progress.state.next_round
+        return self._sites.ask(
+            lambda site, with_support: step_request(
+                self._plan, layout, learning.support, run_id=self._run_id,
+                round_index=round_index, sigma=progress.schedule.round_sigma,
+                values=learning.step.values, geometry=geometry,
+                with_support=with_support or site not in progress.state.informed,
+            ),
+            lambda reply: verify_step(
+                reply, round_index=round_index, layout=layout, support=learning.support
+            ),
+            agreement=progress.agreement, round_index=round_index,
+        )
+
+    def _combine(self, progress: RunProgress, answers: Answers) -> RoundSums:
+        sigma, sites = progress.schedule.round_sigma, len(answers.updates)
+        return combine_round(
+            [answers.updates[site] for site in sorted(answers.updates)],
+            round_codec(self._plan, sigma=sigma),
+            clip_l2=self._plan.privacy.clip_l2,
+            noise_l2=summed_noise(self._plan, sigma=sigma, sites=sites),
+        )
+
+    def _round_report(
+        self, progress: RunProgress, answers: Answers, sums: RoundSums, *,
+        step_norm: float, seconds: float,
+    ) -> RoundReport:
+        done = progress.state.next_round + 1
+        return RoundReport(
+            round_index=progress.state.next_round, rounds=self._plan.run.rounds,
+            seconds=seconds, sites=tuple(sorted(answers.updates)),
+            failures=dict(answers.failures), bytes_down=dict(answers.bytes_down),
+            bytes_up=dict(answers.bytes_up), forget_gap=sums.forget_progress,
+            retain_loss=sums.retain_progress, progress_noise=sums.progress_noise,
+            step_norm=step_norm, attempts=answers.attempts,
+            epsilon=epsilon_after(self._plan, progress.schedule, rounds=done),
+        )
+
+    # -- phase FINISHED ------------------------------------------------------------------
+
+    def _finish(self, progress: RunProgress, reason: FinishReason) -> RunOutcome:
+        learning = progress.need_learning()
+        adapter_digest = adapter_store.commit(
+            self._store.adapter_folder, layout=progress.agreement.layout,
+            support=learning.support, values=learning.step.published,
+            base_model=self._plan.model.source, target_modules=self._plan.model.target_modules,
+        )
+        outcome = self._outcome(progress, reason, adapter_digest)
+        # Told before it is recorded: a crash in between tells them twice, which is harmless.
+        self._sites.tell(finish_request(run_id=self._run_id, adapter_digest=adapter_digest))
+        state = progress.state.finished(reason)
+        self._save(replace(progress, state=state, outcome=outcome))
+        return self._announce(outcome)
+
+    def _outcome(
+        self, progress: RunProgress, reason: FinishReason, adapter_digest: str
+    ) -> RunOutcome:
+        learning, curve = progress.need_learning(), progress.curve
+        return RunOutcome(
+            run_id=self._run_id, plan_digest=self._plan.digest, reason=str(reason),
+            rounds=len(curve), adapter_digest=adapter_digest,
+            support_digest=learning.support.digest, support_size=learning.support.size,
+            layout=progress.agreement.layout.to_json(),
+            model_digest=progress.agreement.model_digest,
+            sites=tuple(sorted({site for report in curve for site in report.sites})),
+            sigma=progress.schedule.round_sigma, vote_sigma=progress.schedule.vote_sigma,
+            epsilon=epsilon_after(self._plan, progress.schedule, rounds=len(curve)),
+            delta=self._plan.privacy.delta,
+            seconds=learning.vote.seconds + sum(report.seconds for report in curve),
+            vote=learning.vote, curve=curve,
+        )
+
+    def _announce(self, outcome: RunOutcome) -> RunOutcome:
+        self._store.write_text(OUTCOME_FILE, json.dumps(outcome.to_json(), indent=1) + "\n")
+        self._observer.on_finish(outcome)
+        return outcome
+
+
+def new_run_id(plan: RunPlan, *, nonce: str) -> str:
+    """A run's name: readable, and unique by ``nonce`` (random, or a seed to repeat a run)."""
+    return f"{plan.run.name}-{digest_of([plan.digest, nonce])[:12]}"

@@ -1,0 +1,186 @@
+"""The Flower ServerApp: the only file of the server that touches flwr.
+
+Settings come from the run's configuration (``flwr run --run-config``), or, in a simulation,
+from :func:`build_app`:
+
+* ``plan``: path of the plan file;
+* ``run-folder``: the run's folder at the coordinator;
+* ``run-id``: name of the run at every party;
+* ``resume``: go on from the folder's checkpoint;
+* ``poll-s``: pause between two looks for answers, in seconds.
+
+Flower carries bytes and nothing else: retries, checkpoints and checks are the coordinator's.
+Lost messages are never redelivered by Flower, so each one has a time to live, and whoever has
+not answered by the deadline counts as absent.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
+from flwr.app import Message as FlowerMessage
+from flwr.serverapp import Grid, ServerApp
+
+from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.messages import ERROR, FINISH, READY, Message, Scalar
+from medunlearn_common.plan import read_plan
+from medunlearn_server.checkpoints import RunStore
+from medunlearn_server.coordinator import Coordinator
+from medunlearn_server.observer import EventFile
+from medunlearn_server.transport import SITE_GONE, SITE_SILENT, Reply, SiteFailure
+
+EVENTS_FILE = "events.jsonl"
+FAILURE_FILE = "failure.json"
+_HEAD, _FIELDS, _NUMBERS, _PAYLOAD = "head", "fields", "numbers", "payload"
+# Beyond the deadline, so that an answer is never cut off by its own time to live.
+_TTL_MARGIN_S = 60.0
+_DEFAULT_POLL_S = 0.05
+
+
+class FlowerTransport:
+    """A :class:`~medunlearn_server.transport.Transport` over a Flower grid.
+
+    Addresses are Flower node ids; they change when a simulation is resumed.
+    """
+
+    def __init__(self, grid: Grid, *, poll_s: float) -> None:
+        self._grid = grid
+        self._poll_s = poll_s
+
+    def sites(self) -> tuple[str, ...]:
+        """Connected nodes."""
+        return tuple(str(node) for node in sorted(self._grid.get_node_ids()))
+
+    def exchange(
+        self, requests: Mapping[str, Message], *, deadline_s: float
+    ) -> Mapping[str, Reply]:
+        """Push all requests, then pull until all are answered or the deadline has passed."""
+        outgoing = [
+            FlowerMessage(
+                _to_records(request), dst_node_id=int(address),
+                message_type=_message_type(request), ttl=deadline_s + _TTL_MARGIN_S,
+            )
+            for address, request in requests.items()
+        ]
+        waiting = self._push(outgoing, tuple(requests))
+        replies: dict[str, Reply] = {
+            address: SiteFailure(code=SITE_GONE) for address in requests
+            if address not in waiting.values()
+        }
+        deadline = time.monotonic() + deadline_s
+        while waiting:
+            for answer in self._grid.pull_messages(list(waiting)):
+                # Flower's own errors come from node 1, so only this field tells whose it is.
+                address = waiting.pop(answer.metadata.reply_to_message_id, None)
+                if address is not None:
+                    replies[address] = _to_reply(answer)
+            if not waiting or time.monotonic() >= deadline:
+                break
+            time.sleep(self._poll_s)
+        replies.update({address: SiteFailure(code=SITE_SILENT) for address in waiting.values()})
+        return replies
+
+    def _push(
+        self, outgoing: list[FlowerMessage], addresses: tuple[str, ...]
+    ) -> dict[str, str]:
+        """Send one by one, as a grid drops the ids of messages it could not place.
+
+        Returns:
+            Message id to address.
+        """
+        waiting: dict[str, str] = {}
+        for message, address in zip(outgoing, addresses, strict=True):
+            for message_id in self._grid.push_messages([message]):
+                if message_id:
+                    waiting[str(message_id)] = address
+        return waiting
+
+
+def _message_type(request: Message) -> str:
+    category = "query" if request.kind in (READY, FINISH) else "train"
+    return f"{category}.{request.kind}"
+
+
+def _to_records(message: Message) -> RecordDict:
+    """One flat array and two tables: many arrays slow Flower's store down badly."""
+    payload = Array("uint8", (len(message.payload),), "raw", message.payload)
+    return RecordDict({
+        _HEAD: ConfigRecord({"kind": message.kind}),
+        _FIELDS: ConfigRecord(dict(message.fields)),
+        _NUMBERS: ArrayRecord({_PAYLOAD: payload}),
+    })
+
+
+def _to_reply(answer: FlowerMessage) -> Reply:
+    if answer.has_error():
+        # The reason may hold text from a site's exception: only the number is kept.
+        return SiteFailure(code=f"SITE_FLOWER_{int(answer.error.code)}")
+    try:
+        fields = answer.content.config_records[_FIELDS]
+        known: dict[str, Scalar] = {
+            str(name): value for name, value in fields.items()
+            if isinstance(value, int | float | str | bool)
+        }
+        kind = str(answer.content.config_records[_HEAD]["kind"])
+        payload = answer.content.array_records[_NUMBERS][_PAYLOAD].data
+        if kind == ERROR and known.get("code") == SITE_GONE:
+            return SiteFailure(code=SITE_GONE)  # a simulated absence
+        return Message(kind=kind, fields=known, payload=bytes(payload))
+    except KeyError:
+        return SiteFailure(code="SITE_MALFORMED")
+
+
+def build_app(settings: Mapping[str, Scalar]) -> ServerApp:
+    """A ServerApp whose run configuration is laid over ``settings``."""
+    server_app = ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        given: dict[str, Scalar] = {**settings}
+        given.update({name: value for name, value in context.run_config.items() if value != ""})
+        lead(grid, given)
+
+    return server_app
+
+
+def lead(grid: Grid, settings: Mapping[str, Scalar], *, sleep: Callable[[float], None] = time.sleep
+         ) -> None:
+    """Run the coordinator over ``grid``; a failure is also left in ``failure.json``.
+
+    Raises:
+        MedunlearnError: As :meth:`Coordinator.run`, so that the Flower run counts as failed.
+    """
+    folder = Path(_text(settings, "run-folder"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FAILURE_FILE).unlink(missing_ok=True)
+        plan = read_plan(Path(_text(settings, "plan"))).shared()
+        poll_s = float(settings.get("poll-s", _DEFAULT_POLL_S))
+        coordinator = Coordinator(
+            plan=plan, transport=FlowerTransport(grid, poll_s=poll_s),
+            store=RunStore(folder), run_id=_text(settings, "run-id"),
+            observer=EventFile(folder / EVENTS_FILE), sleep=sleep,
+        )
+        coordinator.run(resume=bool(settings.get("resume", False)))
+    except MedunlearnError as error:
+        failure = {"family": type(error).__name__, "code": error.code,
+                   "message": error.message, "hint": error.hint}
+        RunStore(folder).write_text(FAILURE_FILE, json.dumps(failure) + "\n")
+        raise
+
+
+def _text(settings: Mapping[str, Scalar], name: str) -> str:
+    value = settings.get(name)
+    if not isinstance(value, str) or not value:
+        raise Misconfigured(
+            "RUN_CONFIG", f"the run configuration lacks {name}",
+            "pass it with flwr run --run-config, or set it in the app's pyproject.toml",
+        )
+    return value
+
+
+app = build_app({})

@@ -1,0 +1,182 @@
+"""Everything a run must remember, as one value that a checkpoint holds exactly."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+from medunlearn_common.accounting import Mechanism, NoiseSchedule, calibrate, epsilon_of
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan import RunPlan
+from medunlearn_common.support import Support
+from medunlearn_server.checkpoints import Checkpoint
+from medunlearn_server.geometry import RetainHistory
+from medunlearn_server.reports import RoundReport, RunOutcome, VoteReport, from_plain
+from medunlearn_server.roster import Agreement
+from medunlearn_server.round_state import RoundState
+from medunlearn_server.server_step import StepState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """What exists once the support is known."""
+
+    support: Support
+    vote: VoteReport
+    step: StepState
+    history: RetainHistory
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunProgress:
+    """The durable state of a run.
+
+    Attributes:
+        run_id: The run.
+        plan_digest: Of its plan.
+        state: Where it stands.
+        agreement: What all sites have.
+        schedule: Noise of vote and rounds.
+        learning: None before the support is known.
+        curve: Every accepted round.
+        outcome: None before the end.
+    """
+
+    run_id: str
+    plan_digest: str
+    state: RoundState
+    agreement: Agreement
+    schedule: NoiseSchedule
+    learning: Learning | None = None
+    curve: tuple[RoundReport, ...] = ()
+    outcome: RunOutcome | None = None
+
+    def need_learning(self) -> Learning:
+        """The learning state, which exists from phase ROUNDS on."""
+        if self.learning is None:
+            raise Misconfigured(
+                "CHECKPOINT_CORRUPT", "the run's checkpoint lacks its support",
+                "start a new run",
+            )
+        return self.learning
+
+    def to_checkpoint(self) -> Checkpoint:
+        """All of it as plain values and exact arrays."""
+        values: dict[str, Any] = {
+            "run_id": self.run_id,
+            "plan_digest": self.plan_digest,
+            "state": self.state.to_json(),
+            "agreement": self.agreement.to_json(),
+            "schedule": asdict(self.schedule),
+            "curve": [asdict(report) for report in self.curve],
+            "outcome": None if self.outcome is None else self.outcome.to_json(),
+            "learning": None,
+        }
+        if self.learning is None:
+            return Checkpoint(values=values)
+        step, history = self.learning.step, self.learning.history
+        values["learning"] = {
+            "layout_digest": self.learning.support.layout_digest,
+            "vote": asdict(self.learning.vote),
+            "averaged": step.averaged, "steps": step.steps, "count": history.count,
+        }
+        return Checkpoint(values=values, arrays={
+            "support": self.learning.support.indices,
+            "values": step.values, "first": step.first, "second": step.second,
+            "average": step.average, "directions": history.directions,
+            "squares": history.squares, "noise": history.noise,
+        })
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> Self:
+        """Back from :meth:`to_checkpoint`.
+
+        Raises:
+            Misconfigured: CHECKPOINT_CORRUPT if a value is missing.
+        """
+        try:
+            return cls._parse(checkpoint)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Misconfigured(
+                "CHECKPOINT_CORRUPT", "the run's checkpoint lacks a value",
+                "resume with the version of medunlearn that wrote it",
+            ) from error
+
+    @classmethod
+    def _parse(cls, checkpoint: Checkpoint) -> Self:
+        values = checkpoint.values
+        outcome, learning = values["outcome"], values["learning"]
+        return cls(
+            run_id=values["run_id"],
+            plan_digest=values["plan_digest"],
+            state=RoundState.from_json(values["state"]),
+            agreement=Agreement.from_json(values["agreement"]),
+            schedule=_schedule(values["schedule"]),
+            learning=None if learning is None else _learning(learning, checkpoint),
+            curve=tuple(from_plain(RoundReport, entry) for entry in values["curve"]),
+            outcome=None if outcome is None else RunOutcome.from_json(outcome),
+        )
+
+    def require_run(self, run_id: str, plan_digest: str) -> None:
+        """Refuse the checkpoint of another run or plan.
+
+        Raises:
+            Misconfigured: CHECKPOINT_FOREIGN.
+        """
+        for name, found, expected in (
+            ("run", self.run_id, run_id), ("plan", self.plan_digest, plan_digest)
+        ):
+            if found != expected:
+                raise Misconfigured(
+                    "CHECKPOINT_FOREIGN",
+                    f"the checkpoint belongs to {name} {found[:16]}, not {expected[:16]}",
+                    "resume with the run's own folder and its unchanged plan",
+                )
+
+    def with_learning(self, **changes: Any) -> Self:
+        """A copy with some of :class:`Learning` replaced."""
+        return replace(self, learning=replace(self.need_learning(), **changes))
+
+
+def _schedule(value: dict[str, Any]) -> NoiseSchedule:
+    mechanisms = tuple(Mechanism(**entry) for entry in value["mechanisms"])
+    return NoiseSchedule(**{**value, "mechanisms": mechanisms})
+
+
+def _learning(value: dict[str, Any], checkpoint: Checkpoint) -> Learning:
+    arrays = checkpoint.arrays
+    return Learning(
+        support=Support(indices=arrays["support"], layout_digest=value["layout_digest"]),
+        vote=from_plain(VoteReport, value["vote"]),
+        step=StepState(
+            values=arrays["values"], first=arrays["first"], second=arrays["second"],
+            average=arrays["average"], averaged=value["averaged"], steps=value["steps"],
+        ),
+        history=RetainHistory(
+            directions=arrays["directions"], squares=arrays["squares"], noise=arrays["noise"],
+            count=value["count"],
+        ),
+    )
+
+
+def noise_schedule(plan: RunPlan) -> NoiseSchedule:
+    """The noise that spends the plan's budget; all zero where the plan adds none."""
+    privacy = plan.privacy
+    if privacy.noise == "none":
+        return NoiseSchedule(vote_sigma=0.0, round_sigma=0.0, mechanisms=(), epsilon=0.0)
+    return calibrate(
+        epsilon=privacy.epsilon, delta=privacy.delta,
+        rounds=plan.run.rounds * privacy.local_steps,
+        forget_rate=privacy.forget_rate, retain_rate=privacy.retain_rate,
+        vote_share=plan.support.vote_share if plan.support.method == "vote" else 0.0,
+    )
+
+
+def epsilon_after(plan: RunPlan, schedule: NoiseSchedule, *, rounds: int) -> float | None:
+    """Epsilon of the vote and ``rounds`` rounds; None without noise."""
+    if not schedule.mechanisms:
+        return None
+    *vote, update = schedule.mechanisms
+    count = rounds * plan.privacy.local_steps
+    spent = (*vote, replace(update, count=count))
+    return epsilon_of(spent, delta=plan.privacy.delta)

@@ -1,0 +1,101 @@
+"""What the coordinator asks: one function per request of the round protocol.
+
+A request is a pure function of the run's durable state, so that a coordinator which died
+asks again with the same bytes, and hospitals answer without spending privacy twice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medunlearn_common.digests import canonical_json
+from medunlearn_common.layout import AdapterLayout
+from medunlearn_common.messages import FINISH, READY, STEP, VOTE, Message
+from medunlearn_common.plan import RunPlan
+from medunlearn_common.support import Support
+from medunlearn_server.geometry import Geometry
+
+
+def ready_request(plan: RunPlan, *, run_id: str, round_index: int) -> Message:
+    """Ask a site to open its data and model and to name what it has.
+
+    ``round_index`` says from which round on the site is wanted; late joiners start later.
+    """
+    return Message(
+        kind=READY,
+        fields={
+            "run_id": run_id,
+            "plan": canonical_json(plan.model_dump(mode="json")).decode("ascii"),
+            "plan_digest": plan.digest,
+            "round": round_index,
+        },
+    )
+
+
+def vote_request(
+    plan: RunPlan, layout: AdapterLayout, *, run_id: str, sigma: float, public: bool
+) -> Message:
+    """Ask for forget and retain energies per row of B (protocol.md, step 2)."""
+    return Message(
+        kind=VOTE,
+        fields={
+            "run_id": run_id,
+            "plan_digest": plan.digest,
+            "layout_digest": layout.digest,
+            "sigma": sigma,
+            "public": public,
+        },
+    )
+
+
+def public_gradients_request(
+    plan: RunPlan, layout: AdapterLayout, support: Support, *, run_id: str
+) -> Message:
+    """Ask one site for gradients of public retain text at B = 0; no privacy is spent.
+
+    The payload is the support; the answer is a noiseless ring vector of ``rank * k`` values,
+    one row per batch of the public file.
+    """
+    return Message(
+        kind=VOTE,
+        fields={
+            "run_id": run_id,
+            "plan_digest": plan.digest,
+            "layout_digest": layout.digest,
+            "support_digest": support.digest,
+            "sigma": 0.0,
+            "public": True,
+            "geometry_rank": plan.geometry.rank,
+        },
+        payload=support.indices.astype("<i8").tobytes(),
+    )
+
+
+def step_request(
+    plan: RunPlan, layout: AdapterLayout, support: Support, *, run_id: str, round_index: int,
+    sigma: float, values: np.ndarray, geometry: Geometry | None, with_support: bool,
+) -> Message:
+    """Ask for one noised sum at the adapter ``values``, float32, shape ``(k,)``."""
+    indices = support.indices.astype("<i8").tobytes() if with_support else b""
+    numbers = values.astype("<f4").tobytes()
+    transform = geometry.to_bytes() if geometry is not None else b""
+    return Message(
+        kind=STEP,
+        fields={
+            "run_id": run_id,
+            "round": round_index,
+            "plan_digest": plan.digest,
+            "layout_digest": layout.digest,
+            "support_digest": support.digest,
+            "sigma": sigma,
+            "values_bytes": len(numbers),
+            "support_bytes": len(indices),
+            "geometry_rank": geometry.rank if geometry is not None else 0,
+        },
+        payload=numbers + indices + transform,
+    )
+
+
+def finish_request(*, run_id: str, adapter_digest: str) -> Message:
+    """Tell a site that the run is over and which adapter it produced."""
+    return Message(kind=FINISH, fields={"run_id": run_id, "adapter_digest": adapter_digest})

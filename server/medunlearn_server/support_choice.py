@@ -1,0 +1,113 @@
+"""Find the shared support: by private vote, from public text, or at random (protocol.md, 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from medunlearn_common.plan import RunPlan
+from medunlearn_common.support import (
+    Support,
+    damped_ratio,
+    random_support,
+    support_from_row_scores,
+    support_size,
+)
+from medunlearn_server.aggregation import VoteSums, combine_vote, vote_codec
+from medunlearn_server.geometry import RetainHistory
+from medunlearn_server.intake import verify_vote
+from medunlearn_server.reports import VoteReport
+from medunlearn_server.requests import public_gradients_request, vote_request
+from medunlearn_server.roster import Agreement
+from medunlearn_server.sites import Answers, Sites
+
+Choice = tuple[Support, Answers]
+
+
+def choose_support(
+    plan: RunPlan, sites: Sites, agreement: Agreement, *,
+    run_id: str, sigma: float, clock: Callable[[], float],
+) -> tuple[Support, VoteReport, RetainHistory]:
+    """The support, a report on it, and the retain history the rounds start from.
+
+    Raises:
+        BudgetExceeded: PRIVACY_BUDGET if sites cannot afford the vote.
+        Misconfigured: SUPPORT_EMPTY, or the code with which all sites refused.
+        Transient: ROUND_TOO_FEW_SITES.
+    """
+    started = clock()
+    support, answers = METHODS[plan.support.method](plan, sites, agreement, run_id, sigma)
+    history = RetainHistory.empty(support.size)
+    if plan.geometry.projection == "public":
+        history = _public_history(plan, sites, agreement, support, run_id, history)
+    report = VoteReport(
+        method=plan.support.method, size=support.size, support_digest=support.digest,
+        sites=tuple(sorted(answers.updates)), seconds=clock() - started,
+        bytes_down=dict(answers.bytes_down), bytes_up=dict(answers.bytes_up),
+    )
+    return support, report, history
+
+
+def _voted(
+    plan: RunPlan, sites: Sites, agreement: Agreement, run_id: str, sigma: float
+) -> Choice:
+    layout = agreement.layout
+    rows = len(layout.row_lengths)
+    request = vote_request(plan, layout, run_id=run_id, sigma=sigma, public=False)
+    answers = sites.ask(
+        lambda site, with_support: request,
+        lambda reply: verify_vote(reply, length=2 * rows, layout=layout),
+        agreement=agreement, round_index=0,
+    )
+    votes = [answers.updates[site] for site in sorted(answers.updates)]
+    sums = combine_vote(votes, vote_codec(plan, sigma=sigma))
+    return _from_energies(plan, agreement, sums), answers
+
+
+def _public(
+    plan: RunPlan, sites: Sites, agreement: Agreement, run_id: str, sigma: float
+) -> Choice:
+    layout = agreement.layout
+    rows = len(layout.row_lengths)
+    request = vote_request(plan, layout, run_id=run_id, sigma=0.0, public=True)
+    _, update, answers = sites.ask_one(
+        request, lambda reply: verify_vote(reply, length=2 * rows, layout=layout)
+    )
+    sums = combine_vote([update], vote_codec(plan, sigma=0.0))
+    return _from_energies(plan, agreement, sums), answers
+
+
+def _random(
+    plan: RunPlan, sites: Sites, agreement: Agreement, run_id: str, sigma: float
+) -> Choice:
+    size = support_size(agreement.layout, plan.support.density)
+    return random_support(agreement.layout, size=size, seed=plan.run.seed), Answers()
+
+
+METHODS: Mapping[str, Callable[[RunPlan, Sites, Agreement, str, float], Choice]] = {
+    "vote": _voted,
+    "public": _public,
+    "random": _random,
+}
+
+
+def _from_energies(plan: RunPlan, agreement: Agreement, sums: VoteSums) -> Support:
+    layout = agreement.layout
+    scores = damped_ratio(sums.forget, sums.retain, damping=plan.support.vote_damping)
+    size = support_size(layout, plan.support.density)
+    return support_from_row_scores(layout, scores, size=size)
+
+
+def _public_history(
+    plan: RunPlan, sites: Sites, agreement: Agreement, support: Support, run_id: str,
+    history: RetainHistory,
+) -> RetainHistory:
+    """Retain directions from public text: ``rank`` noiseless gradients on the support."""
+    rank = plan.geometry.rank
+    request = public_gradients_request(plan, agreement.layout, support, run_id=run_id)
+    _, update, _ = sites.ask_one(request, lambda reply: verify_vote(
+        reply, length=rank * support.size, layout=agreement.layout
+    ))
+    gradients = vote_codec(plan, sigma=0.0).from_ring(update.values)
+    return history.add_public(np.reshape(gradients, (rank, support.size)))

@@ -1,0 +1,1 @@
+"""Whole federations on one machine: the only package that imports both sides."""

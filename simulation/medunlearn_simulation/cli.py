@@ -1,0 +1,244 @@
+"""The commands of a simulation. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan import RuntimeOptions
+
+if TYPE_CHECKING:
+    from medunlearn_simulation.progress import PhaseBoard
+
+EXIT_INTERRUPTED = 130
+
+DataOption = Annotated[
+    list[Path] | None,
+    typer.Option("--data", help="Record file (JSON lines, .gz too); repeat for several."),
+]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the result.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+def simulate(
+    plan: Annotated[
+        Path | None, typer.Argument(help="Plan file; without one the demo's.", show_default=False)
+    ] = None,
+    data: DataOption = None,
+    forget_subject: Annotated[
+        list[str] | None, typer.Option("--forget-subject", help="Subject to forget; repeatable.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Model folder or hub id, not a planted one.")
+    ] = None,
+    retrained_model: Annotated[
+        str | None,
+        typer.Option("--retrained-model", help="The same model trained without the forget set."),
+    ] = None,
+    sites: Annotated[int | None, typer.Option("--sites", help="Hospitals.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of all that is public.")] = None,
+    out: OutOption = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Folder of a run that shall go on.")
+    ] = None,
+    runner: Annotated[
+        Literal["flower", "memory"] | None,
+        typer.Option("--runner", help="Real Flower apps, or the same logic in one process."),
+    ] = None,
+    device: DeviceOption = "auto",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads per process.")] = 1,
+    quiet: QuietOption = False,
+) -> None:
+    """Let simulated hospitals unlearn together, and measure what it did.
+
+    The result is a folder with a PEFT adapter, result.json and report.html. Everything it
+    reports can be repeated with the plan and the seed that lie beside it.
+
+    Examples:
+
+      medunlearn simulate
+      [dim]  the embedded demo: five hospitals forget surgery[/dim]
+
+      medunlearn simulate plan.toml --seed 1 --out runs/one
+
+      medunlearn simulate --data medmcqa.jsonl.gz --forget-subject Surgery --sites 5
+
+      medunlearn simulate --model org/name --data ours.jsonl --forget-subject Surgery
+
+      medunlearn simulate --resume runs/one
+      [dim]  go on after Ctrl-C or a crash; at most the current round is repeated[/dim]
+    """
+    from medunlearn_simulation.preparing import Overrides
+    from medunlearn_simulation.progress import PhaseBoard
+    from medunlearn_simulation.simulate import NewRun
+
+    overrides = Overrides(
+        data=tuple(data or ()), model=model, sites=sites, seed=seed,
+        forget_subjects=tuple(forget_subject or ()),
+    )
+    fresh = NewRun(
+        plan_file=plan, overrides=overrides, out=out, retrained_model=retrained_model
+    )
+    if resume is not None:
+        _refuse_changes_on_resume(fresh, runner)
+    with PhaseBoard(quiet=quiet) as board:
+        _simulate(fresh, resume, runner, (device, threads), board)
+
+
+def _simulate(
+    fresh: object, resume: Path | None, runner: Literal["flower", "memory"] | None,
+    speed: tuple[str, int], board: PhaseBoard,
+) -> None:
+    from medunlearn_simulation.simulate import NewRun, carry_out, restart, start
+    from medunlearn_simulation.summary import print_summary
+
+    _limit_threads(speed[1])
+    if resume is not None or not isinstance(fresh, NewRun):
+        started = restart(resume or Path(), board)
+    else:
+        started = start(fresh, runner or "flower", board)
+    runtime = RuntimeOptions(
+        runner="memory" if started.facts.runner == "memory" else "flower",
+        device=speed[0], threads=speed[1],
+    )
+    try:
+        result = carry_out(started, runtime, board)
+    except KeyboardInterrupt:
+        board.progress.stop()
+        console = Console(stderr=True, highlight=False)
+        folder = _shown(started.folder.root)
+        console.print(
+            f"to go on: medunlearn simulate --resume {folder}", soft_wrap=True
+        )
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    board.progress.stop()
+    print_summary(result, started.folder, Console())
+
+
+def _refuse_changes_on_resume(fresh: object, runner: str | None) -> None:
+    from medunlearn_simulation.preparing import Overrides
+    from medunlearn_simulation.simulate import NewRun
+
+    unchanged = NewRun(plan_file=None, overrides=Overrides(), out=None)
+    if fresh != unchanged or runner is not None:
+        raise Misconfigured(
+            "RESUME_CHANGES", "--resume goes on with the run's own plan, data and runner",
+            "leave the other options out (--device, --threads and --quiet may stay), or start "
+            "a new run",
+        )
+
+
+def _limit_threads(threads: int) -> None:
+    # More threads than asked for would make runs differ in the last bits between machines.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(threads)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _shown(path: Path) -> Path:
+    """Relative to where the reader is, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def evaluate(
+    adapter: Annotated[Path, typer.Argument(help="Adapter folder.", show_default=False)],
+    data: DataOption = None,
+    forget_subject: Annotated[
+        list[str] | None, typer.Option("--forget-subject", help="Subject that was forgotten.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="Plan with data, forget set and evaluation.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Base model, if it moved since the run.")
+    ] = None,
+    retrained_model: Annotated[
+        str | None, typer.Option("--retrained-model", help="Model trained without the forget set.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the figures as JSON.")] = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+) -> None:
+    """Measure a finished adapter on a hospital's own records; nothing leaves the machine.
+
+    Examples:
+
+      medunlearn evaluate runs/one/adapter --data ours.jsonl --forget-subject Surgery
+
+      medunlearn evaluate runs/one/adapter --plan runs/one/plan.toml --out figures.json
+    """
+    from medunlearn_simulation.evaluating import EvaluationRequest, evaluate_adapter
+    from medunlearn_simulation.preparing import Overrides
+    from medunlearn_simulation.progress import PhaseBoard
+
+    _limit_threads(1)
+    with PhaseBoard(quiet=quiet) as board:
+        evaluate_adapter(
+            EvaluationRequest(
+                adapter=adapter, plan_file=plan, model=model, retrained_model=retrained_model,
+                overrides=Overrides(
+                    data=tuple(data or ()), forget_subjects=tuple(forget_subject or ())
+                ),
+                out=out, device=device,
+            ),
+            board, Console(),
+        )
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders or result.json files.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Also write an HTML page.")
+    ] = None,
+) -> None:
+    """Put runs side by side, each figure beside its target.
+
+    Example:
+
+      medunlearn compare runs/results/surgery-seed* --out compare.html
+    """
+    from medunlearn_simulation.compare import compare as compare_runs
+
+    compare_runs(runs, html_path=out, console=Console())
+
+
+def export(
+    adapter: Annotated[Path, typer.Argument(help="Adapter folder.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="New folder of the model.")],
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Add the adapter into the base model's weights.")
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Base model, if it moved since the run.")
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Turn an adapter into a model folder that needs neither PEFT nor medunlearn.
+
+    The base model must be the very one that the run used: its digest is checked.
+
+    Example:
+
+      medunlearn export runs/one/adapter --merge --out forgotten-model
+    """
+    from medunlearn_simulation.exporting import export_adapter
+    from medunlearn_simulation.progress import PhaseBoard
+
+    if not merge:
+        raise Misconfigured(
+            "EXPORT_KIND", "there is one kind of export: a merged model",
+            "add --merge; the adapter folder itself already loads with PeftModel.from_pretrained",
+        )
+    _limit_threads(1)
+    with PhaseBoard(quiet=quiet) as board:
+        export_adapter(adapter, out, model=model, board=board)
+    Console().print(f"wrote {out}", soft_wrap=True)

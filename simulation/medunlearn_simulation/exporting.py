@@ -1,0 +1,99 @@
+"""``medunlearn export --merge``: adapter and base model become one ordinary model folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from medunlearn_client.models import LoadedModel, load_causal_lm
+from medunlearn_common.digests import digest_of_files
+from medunlearn_common.errors import Misconfigured, Transient
+from medunlearn_server.adapter_store import CONFIG_FILE, WEIGHTS_FILE
+from medunlearn_simulation.adapter_facts import AdapterFacts, read_adapter_facts
+from medunlearn_simulation.progress import PhaseBoard
+
+
+def export_adapter(
+    adapter: Path, out: Path, *, model: str | None, board: PhaseBoard
+) -> None:
+    """Writes the merged model to ``out``, whole or not at all.
+
+    Raises:
+        Misconfigured: OUT_EXISTS, ADAPTER_CHANGED, MODEL_MISMATCH, TOKENIZER_MISMATCH,
+            ADAPTER_CORRUPT, or a code of the adapter's or model's files.
+        Transient: EXPORT_FAILED.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Misconfigured("OUT_EXISTS", f"{out} exists already", "choose another --out")
+    with board.phase("loading"):
+        base, peft_model = open_adapter(adapter, model=model, device=torch.device("cpu"))
+    with board.phase("merging"):
+        merged = peft_model.merge_and_unload(safe_merge=True)
+    with board.phase("writing"):
+        _save(merged, base.tokenizer, out)
+
+
+def open_adapter(
+    adapter: Path, *, model: str | None, device: torch.device
+) -> tuple[LoadedModel, Any]:
+    """Loads the checked base model and the adapter on it, as a PEFT model.
+
+    Raises:
+        Misconfigured: As :func:`export_adapter`.
+    """
+    facts = read_adapter_facts(adapter)
+    _check_files(adapter, facts)
+    base = load_causal_lm(model or facts.base_model, dtype="float32", device=device)
+    for code, name, found, expected in (
+        ("MODEL_MISMATCH", "base model", base.model_digest, facts.base_model_digest),
+        ("TOKENIZER_MISMATCH", "tokenizer", base.tokenizer_digest, facts.tokenizer_digest),
+    ):
+        if found != expected:
+            raise Misconfigured(
+                code, f"the {name} has digest {found[:16]}..., the adapter was made on "
+                f"{expected[:16]}...", "name the run's own base model with --model",
+            )
+    try:
+        peft_model = PeftModel.from_pretrained(base.model, str(adapter))
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise Misconfigured(
+            "ADAPTER_CORRUPT", f"the adapter in {adapter} does not fit its base model "
+            f"({type(error).__name__})", "copy the adapter folder again",
+        ) from error
+    return base, peft_model.eval()
+
+
+def _check_files(adapter: Path, facts: AdapterFacts) -> None:
+    try:
+        found = digest_of_files(adapter / name for name in (CONFIG_FILE, WEIGHTS_FILE))
+    except OSError as error:
+        raise Misconfigured(
+            "ADAPTER_MISSING", f"{adapter} lacks {WEIGHTS_FILE}", "copy the adapter folder again"
+        ) from error
+    if found != facts.adapter_digest:
+        raise Misconfigured(
+            "ADAPTER_CHANGED", f"the files in {adapter} are not the ones the run wrote",
+            "copy the adapter folder again",
+        )
+
+
+def _save(model: Any, tokenizer: Any, out: Path) -> None:
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        if out.is_dir():
+            out.rmdir()
+        partial.rename(out)
+    except OSError as error:
+        raise Transient(
+            "EXPORT_FAILED", f"cannot write {out} ({error.strerror})", "free space on the disk"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,232 @@
+"""Before a run: the plan with its overrides, the records, and the models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medunlearn_client.records import Quarantine, Record
+from medunlearn_client.site_data import (
+    FederationRecords,
+    leveled_hierarchy,
+    load_federation_records,
+)
+from medunlearn_client.tagging import ConceptTagger
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan import Plan, read_plan
+from medunlearn_common.plan.reading import plan_from_mapping
+from medunlearn_common.plan.sections import ForgetSection
+from medunlearn_simulation.demo_corpus import (
+    FORGET_SUBJECT,
+    NEIGHBOUR_SUBJECTS,
+    write_demo_corpus,
+)
+from medunlearn_simulation.progress import PhaseBoard
+from medunlearn_simulation.run_folder import RunFolder
+
+EMBEDDED = "embedded"
+DEMO_NONMEMBER_FRACTION = 0.2
+"""Of the small demo more is held out than the default: membership tests need never-seen records."""
+
+# Up to so many taught records the small recipe is enough, and takes a minute instead of many.
+_SMALL_CORPUS = 1200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """What the command line changes in a plan; None leaves the plan's value."""
+
+    data: tuple[Path, ...] = ()
+    model: str | None = None
+    sites: int | None = None
+    seed: int | None = None
+    forget_subjects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class PreparedRecords:
+    """Everything that is read once before a run.
+
+    Attributes:
+        federation: Members by site, and the non-members.
+        nonmembers: Those of the forget set's kind (all of them if none is).
+        neighbours: Retained records next to what is forgotten.
+        site_of: Site number by record id.
+        tagger: Finds concepts and levels, the plan's forget roots at level 4.
+        bad_rows: Rows in quarantine.
+    """
+
+    federation: FederationRecords
+    nonmembers: tuple[Record, ...]
+    neighbours: tuple[Record, ...]
+    site_of: dict[str, int] = field(default_factory=dict)
+    tagger: ConceptTagger
+    bad_rows: int
+
+
+def plan_for_run(plan_file: Path | None, overrides: Overrides) -> Plan:
+    """The plan of a new run: the file's or the demo's, with what the command line changes.
+
+    Raises:
+        Misconfigured: A code of :func:`read_plan`, or PLAN_INVALID if an override contradicts it.
+    """
+    plan = read_plan(plan_file) if plan_file is not None else Plan()
+    document: dict[str, Any] = plan.model_dump(mode="python")
+    if overrides.data:
+        document["data"]["files"] = tuple(str(path) for path in overrides.data)
+    if overrides.model is not None:
+        document["model"]["source"] = overrides.model
+    if overrides.seed is not None:
+        document["run"]["seed"] = overrides.seed
+    if overrides.forget_subjects:
+        document["forget"]["subjects"] = overrides.forget_subjects
+    if overrides.sites is not None:
+        federation = document["federation"]
+        federation["sites"] = overrides.sites
+        federation["min_sites"] = min(federation["min_sites"], overrides.sites)
+    if not document["data"]["files"]:
+        _fill_in_demo(document, plan_file is None)
+    files = (str(Path(f).expanduser().absolute()) for f in document["data"]["files"])
+    document["data"]["files"] = tuple(files)
+    return plan_from_mapping(document, name=plan_file.name if plan_file else "command line")
+
+
+def _fill_in_demo(document: dict[str, Any], is_default: bool) -> None:
+    """Without data the demo's records are used, and without a request its topic is forgotten."""
+    if not any(document["forget"].values()):
+        document["forget"]["subjects"] = (FORGET_SUBJECT,)
+    if not document["neighbours"]["subjects"]:
+        document["neighbours"]["subjects"] = NEIGHBOUR_SUBJECTS
+    if is_default:
+        document["data"]["nonmember_fraction"] = DEMO_NONMEMBER_FRACTION
+
+
+def with_demo_file(plan: Plan, folder: RunFolder) -> Plan:
+    """Writes the demo's records where the plan names none, and names them in the plan."""
+    if plan.data.files:
+        return plan
+    write_demo_corpus(folder.demo_file, seed=plan.run.seed)
+    data = plan.data.model_copy(update={"files": (str(folder.demo_file),)})
+    return plan.model_copy(update={"data": data})
+
+
+def prepare_records(plan: Plan, folder: RunFolder, board: PhaseBoard) -> PreparedRecords:
+    """Reads and deals the records as every simulated hospital will.
+
+    Raises:
+        Misconfigured: As :func:`load_federation_records`; EVALUATION_SITES_EMPTY.
+    """
+    with board.phase("reading records") as bar:
+        quarantine = Quarantine(
+            path=folder.quarantine_file, max_bad_fraction=plan.data.max_bad_fraction
+        )
+        federation = load_federation_records(
+            data=plan.data, forget=plan.forget, concepts=plan.concepts,
+            unit=plan.privacy.unit, n_sites=plan.federation.sites, seed=plan.run.seed,
+            concentration=plan.federation.concentration, quarantine=quarantine,
+        )
+        tagger = ConceptTagger(leveled_hierarchy(plan.concepts, plan.forget))
+        bar.set(1, f"{len(federation.forget)} to forget, {len(federation.retain)} to keep")
+    if quarantine.rows:
+        board.say(f"{len(quarantine.rows)} bad row(s) left out; see {folder.quarantine_file}")
+    if federation.repeated:
+        board.say(f"{federation.repeated} retained record(s) repeat a forgotten one's text")
+    return PreparedRecords(
+        federation=federation,
+        nonmembers=of_forgets_kind(federation.nonmembers, federation.forget, plan.forget, tagger),
+        neighbours=neighbours_of(federation, plan),
+        site_of={
+            record.record_id: index
+            for index, site in enumerate(federation.sites)
+            for record in (*site.forget, *site.retain)
+        },
+        tagger=tagger,
+        bad_rows=len(quarantine.rows),
+    )
+
+
+def of_forgets_kind(
+    nonmembers: Sequence[Record], forget: Sequence[Record], request: ForgetSection,
+    tagger: ConceptTagger,
+) -> tuple[Record, ...]:
+    """Never-seen records like the forgotten ones: an attack must not tell topics apart."""
+    subjects = {record.subject.casefold() for record in forget if record.subject}
+    of_patients = any(record.patient_id is not None for record in forget)
+    if request.concepts:
+        alike = [r for r in nonmembers if tagger.matches_forget_root(r.text)]
+    elif of_patients:
+        alike = [r for r in nonmembers if r.patient_id is not None]
+    else:
+        alike = [r for r in nonmembers if r.subject and r.subject.casefold() in subjects]
+    return tuple(alike or nonmembers)
+
+
+def neighbours_of(federation: FederationRecords, plan: Plan) -> tuple[Record, ...]:
+    """Retained records of the plan's nearest subjects, or about a forgotten patient's disease."""
+    near = {subject.casefold() for subject in plan.neighbours.subjects}
+    codes: set[str] = set()
+    if plan.neighbours.same_disease:
+        codes = {code for record in federation.forget for code in record.condition_codes}
+    found = tuple(
+        record for record in federation.retain
+        if (record.subject is not None and record.subject.casefold() in near)
+        or codes.intersection(record.condition_codes)
+    )
+    known = {record.subject.casefold() for record in federation.retain if record.subject}
+    if near - known:
+        raise Misconfigured(
+            "NEIGHBOUR_SUBJECT_UNKNOWN",
+            f"no retained record has the subject {', '.join(sorted(near - known))}",
+            "mend [neighbours] subjects; they are compared without regard to case",
+        )
+    return found
+
+
+def prepare_models(
+    plan: Plan, records: PreparedRecords, board: PhaseBoard, *, retrained: str | None
+) -> tuple[str, str | None]:
+    """Where the base model and the retrained model lie; plants them if the plan asks for it.
+
+    Raises:
+        Misconfigured: RETRAINED_UNUSED, or a code of the planting or of the model's folder.
+        Transient: CACHE_UNWRITABLE or PLANTING_DIED.
+    """
+    if plan.model.source != EMBEDDED:
+        from medunlearn_client.models import check_weight_files, resolve_folder
+
+        folders = [resolve_folder(source) for source in (plan.model.source, retrained) if source]
+        for folder in folders:
+            check_weight_files(folder)
+        return str(folders[0].absolute()), str(folders[1].absolute()) if retrained else None
+    if retrained is not None:
+        raise Misconfigured(
+            "RETRAINED_UNUSED", "the embedded model brings its own retrained model",
+            "leave --retrained-model out, or name a model with --model",
+        )
+    from medunlearn_simulation.planted import planted_models, planting_request
+
+    taught = len(records.federation.forget + records.federation.retain)
+    recipe, vocab_size = planting_size(taught, seed=plan.run.seed)
+    request = planting_request(
+        forget=records.federation.forget, retain=records.federation.retain,
+        nonmembers=records.federation.nonmembers, recipe=recipe, vocab_size=vocab_size,
+        retrained=plan.evaluation.retrained,
+    )
+    places = planted_models(request, board=board)
+    again = places.get("retrained")
+    return str(places["original"]), str(again) if again is not None else None
+
+
+def planting_size(taught: int, *, seed: int) -> tuple[Any, int]:
+    """Recipe and vocabulary for so many records: as small as still learns them by heart."""
+    from medunlearn_simulation.planting import PlantingRecipe
+
+    if taught <= _SMALL_CORPUS:
+        recipe = PlantingRecipe(
+            hidden_size=128, intermediate_size=384, layers=4, heads=4, max_epochs=60,
+            warmup_steps=20, autocast_bfloat16=False, seed=seed,
+        )
+        return recipe, 1024
+    return PlantingRecipe(seed=seed), 4096

@@ -1,0 +1,113 @@
+"""Progress of a run's phases: bars on a terminal, now and then a line anywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+LINE_EVERY_S = 20.0
+
+
+class Bar:
+    """One phase's bar.
+
+    Attributes:
+        done: Amount finished.
+    """
+
+    def __init__(self, board: PhaseBoard, name: str, total: float | None) -> None:
+        self._board = board
+        self._name = name
+        self._total = total
+        self._shown_at = time.monotonic()
+        self.done = 0.0
+        self._task = board.progress.add_task(name, total=total, note="")
+
+    def advance(self, amount: float = 1.0, note: str | None = None) -> None:
+        """More is finished."""
+        self.set(self.done + amount, note)
+
+    def set(self, done: float, note: str | None = None) -> None:
+        """So much is finished; ``note`` stands beside the bar."""
+        self.done = done
+        if note is None:
+            self._board.progress.update(self._task, completed=done)
+        else:
+            self._board.progress.update(self._task, completed=done, note=note)
+        now = time.monotonic()
+        if now - self._shown_at >= LINE_EVERY_S:
+            self._shown_at = now
+            share = f"{done / self._total:.0%}" if self._total else f"{done:g}"
+            self._board.line(f"{self._name}: {share} {note or ''}".rstrip())
+
+    def close(self, *, complete: bool) -> None:
+        """The phase is over; an unfinished bar of a finished phase is filled."""
+        if complete and self._total is not None:
+            self._board.progress.update(self._task, completed=self._total)
+        self._board.progress.stop_task(self._task)
+
+
+class PhaseBoard:
+    """All phases of one run and how long each took.
+
+    Attributes:
+        seconds: Wall-clock seconds by phase name; phases with equal names add up.
+    """
+
+    def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+        self.seconds: dict[str, float] = {}
+        self._quiet = quiet
+        self.progress = Progress(
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    @contextmanager
+    def phase(self, name: str, total: float | None = None) -> Iterator[Bar]:
+        """Shows and times one phase."""
+        started = time.monotonic()
+        self.line(f"{name} ...")
+        bar = Bar(self, name, total)
+        finished = False
+        try:
+            yield bar
+            finished = True
+        finally:
+            taken = time.monotonic() - started
+            self.seconds[name] = self.seconds.get(name, 0.0) + taken
+            bar.close(complete=finished)
+            if finished:
+                self.line(f"{name}: done in {taken:.1f} s")
+
+    def line(self, text: str) -> None:
+        """A plain line, only where there are no bars."""
+        if not self._quiet and not self.console.is_terminal:
+            self.console.print(text, markup=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """A lasting remark, shown above the bars too."""
+        if not self._quiet:
+            self.console.print(text, soft_wrap=True)

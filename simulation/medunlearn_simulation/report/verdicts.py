@@ -1,0 +1,221 @@
+"""The headline cards: one figure each, against its target, judged by fixed rules.
+
+The targets are those of docs/results.md. A verdict is one of `reached`, `missed` and `open`
+(nothing to compare with); words and sign say it, not the colour alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from medunlearn_simulation.report.formatting import (
+    byte_size,
+    decimal,
+    fine_percent,
+    percent,
+    points,
+    scientific,
+)
+from medunlearn_simulation.result_schema import RunResult
+
+Status = Literal["reached", "missed", "open"]
+
+MAX_GAP = 0.05
+MAX_BELOW_CHANCE = 0.03
+MIN_PRESERVATION = 0.95
+MIN_NEIGHBOUR_PRESERVATION = 0.92
+MAX_AUC_GAP = 0.05
+MAX_CHANGED = 0.001
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One headline card."""
+
+    title: str
+    value: str
+    detail: str
+    target: str
+    status: Status
+
+
+def headline_verdicts(result: RunResult) -> list[Verdict]:
+    """The cards, in reading order."""
+    cards = [
+        _forgotten(result),
+        _kept(result),
+        _neighbours(result),
+        _membership(result),
+        _privacy(result),
+        _changed(result),
+        _bytes(result),
+        _relearning(result),
+        _extraction(result),
+    ]
+    return [card for card in cards if card is not None]
+
+
+def headline_sentence(result: RunResult) -> str:
+    """One sentence that a reader may take away."""
+    forget, kept = result.forget, result.retain.preservation
+    after = forget.accuracy_after if forget.accuracy_after is not None else forget.exact_after
+    gold = (
+        forget.accuracy_retrained if forget.accuracy_after is not None else forget.exact_retrained
+    )
+    if gold is None:
+        first = f"The forgotten questions are now answered right {percent(after)} of the time"
+    else:
+        first = (
+            f"The forgotten questions are now answered right {percent(after)} of the time; "
+            f"a model that never saw them reaches {percent(gold)}"
+        )
+    return f"{first}. Of what was to be kept, {percent(kept)} is left."
+
+
+def _judge(passed: bool | None) -> Status:
+    return "open" if passed is None else "reached" if passed else "missed"
+
+
+def _forgotten(result: RunResult) -> Verdict:
+    forget = result.forget
+    passed: bool | None = None
+    if forget.gap is not None and forget.accuracy_after is not None:
+        floor = (forget.chance or 0.0) - MAX_BELOW_CHANCE
+        passed = forget.gap <= MAX_GAP + ROUNDING and forget.accuracy_after >= floor - ROUNDING
+    before = forget.accuracy_before if forget.gap is not None else forget.exact_before
+    after = forget.accuracy_after if forget.gap is not None else forget.exact_after
+    gold = forget.accuracy_retrained if forget.gap is not None else forget.exact_retrained
+    return Verdict(
+        title="Forgotten",
+        value=percent(after),
+        detail=f"before {percent(before)}, never taught {percent(gold)}, "
+        f"guessing {percent(forget.chance, 0)}",
+        target=f"within {points(MAX_GAP)} of a model never taught, and not below guessing "
+        f"by more than {100 * MAX_BELOW_CHANCE:.0f}",
+        status=_judge(passed),
+    )
+
+
+def _kept(result: RunResult) -> Verdict:
+    kept, retain = result.retain.preservation, result.retain
+    ranked = retain.accuracy_before is not None
+    before = retain.accuracy_before if ranked else retain.exact_before
+    after = retain.accuracy_after if ranked else retain.exact_after
+    return Verdict(
+        title="Kept",
+        value=percent(kept),
+        detail=f"retain accuracy {percent(before)} → {percent(after)}",
+        target=f"at least {percent(MIN_PRESERVATION, 0)} of before",
+        status=_judge(None if kept is None else kept >= MIN_PRESERVATION - ROUNDING),
+    )
+
+
+def _neighbours(result: RunResult) -> Verdict | None:
+    if result.neighbours is None:
+        return None
+    kept = result.neighbours.preservation
+    patients = result.privacy.unit == "patient"
+    goal = MIN_PRESERVATION if patients else MIN_NEIGHBOUR_PRESERVATION
+    return Verdict(
+        title="Neighbours kept",
+        value=percent(kept),
+        detail="other patients with the same disease" if patients else "the nearest topics",
+        target=f"at least {percent(goal, 0)} of before",
+        status=_judge(None if kept is None else kept >= goal - ROUNDING),
+    )
+
+
+def _membership(result: RunResult) -> Verdict | None:
+    found = result.membership
+    if found is None:
+        return None
+    return Verdict(
+        title="Membership attack",
+        value=f"AUC {decimal(found.auc_after)}",
+        detail=f"before {decimal(found.auc_before)}, never taught {decimal(found.auc_retrained)}; "
+        f"the worst of {len(found.attacks)} attacks is {decimal(found.worst_gap)} apart",
+        target=f"loss attack within {MAX_AUC_GAP} of a model never taught; 0.50 is a coin toss",
+        status=_judge(None if found.gap is None else found.gap <= MAX_AUC_GAP + ROUNDING),
+    )
+
+
+def _privacy(result: RunResult) -> Verdict:
+    privacy = result.privacy
+    if privacy.epsilon is None:
+        return Verdict(
+            title="Privacy of the updates",
+            value="no guarantee",
+            detail="the run added no noise",
+            target="a finite ε",
+            status="open",
+        )
+    within = privacy.epsilon_budget is None or privacy.epsilon <= privacy.epsilon_budget + 1e-6
+    budget = "" if privacy.epsilon_budget is None else f" of {privacy.epsilon_budget:g} allowed"
+    return Verdict(
+        title="Privacy of the updates",
+        value=f"ε = {decimal(privacy.epsilon)}",
+        detail=f"per {privacy.unit}, δ = {scientific(privacy.delta)}, {privacy.noise} noise",
+        target=f"within the budget{budget}",
+        status=_judge(within),
+    )
+
+
+def _changed(result: RunResult) -> Verdict:
+    fraction = result.model.changed_fraction
+    return Verdict(
+        title="Parameters changed",
+        value=fine_percent(fraction),
+        detail=f"{result.model.changed_parameters:,} of {result.model.parameters:,}".replace(
+            ",", "\u202f"
+        ),
+        target=f"at most {fine_percent(MAX_CHANGED)}",
+        status=_judge(fraction <= MAX_CHANGED + ROUNDING),
+    )
+
+
+def _bytes(result: RunResult) -> Verdict:
+    sent = result.communication
+    ratio = sent.dense_lora_bytes / max(1.0, sent.bytes_per_site_per_round)
+    return Verdict(
+        title="Sent per site and round",
+        value=byte_size(sent.bytes_per_site_per_round),
+        detail=f"a dense adapter takes {byte_size(sent.dense_lora_bytes)}, "
+        f"{ratio:.3g} times as much",
+        target="no target",
+        status="open",
+    )
+
+
+def _relearning(result: RunResult) -> Verdict | None:
+    found = result.relearning
+    if found is None:
+        return None
+    ranked = found.accuracy_after is not None
+    after = found.accuracy_after if ranked else found.exact_after
+    gold = found.accuracy_retrained if ranked else found.exact_retrained
+    passed = None if after is None or gold is None else after - gold <= MAX_GAP + ROUNDING
+    return Verdict(
+        title="After relearning",
+        value=percent(after),
+        detail=f"never taught, same relearning: {percent(gold)}; {found.steps} steps on "
+        f"{found.n_taught} records",
+        target=f"at most {points(MAX_GAP)} above a model never taught",
+        status=_judge(passed),
+    )
+
+
+def _extraction(result: RunResult) -> Verdict | None:
+    if result.extraction is None:
+        return None
+    after = result.extraction.after
+    leaks = after.greedy_leaks + after.sampled_leaks
+    return Verdict(
+        title="Identifiers leaked",
+        value=str(leaks),
+        detail=f"in {after.prompts + after.completions:,} completions for {after.prompts} "
+        "withdrawn identifiers".replace(",", "\u202f"),
+        target="none",
+        status=_judge(leaks == 0),
+    )

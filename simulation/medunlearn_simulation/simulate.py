@@ -1,0 +1,199 @@
+"""``medunlearn simulate``: one machine plays all hospitals and the coordinator.
+
+Order: plan -> records -> models -> sites -> federation -> curves -> evaluation -> result.
+Each phase leaves its outcome on disk before the next begins, so that a resumption repeats
+only the phase that was interrupted, and of the federation only the round.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from medunlearn_client.site_config import SITE_FILE, SiteConfig
+from medunlearn_common import __version__
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import write_atomically
+from medunlearn_common.plan import Plan, RuntimeOptions
+from medunlearn_server.checkpoints import RunStore
+from medunlearn_server.coordinator import new_run_id
+from medunlearn_server.reports import RunOutcome
+from medunlearn_simulation.adapter_facts import AdapterFacts, write_adapter_facts
+from medunlearn_simulation.measuring import measure_run
+from medunlearn_simulation.outcome import run_sections
+from medunlearn_simulation.planted import entry_is_sound
+from medunlearn_simulation.preparing import (
+    EMBEDDED,
+    Overrides,
+    PreparedRecords,
+    plan_for_run,
+    prepare_models,
+    prepare_records,
+    with_demo_file,
+)
+from medunlearn_simulation.progress import PhaseBoard
+from medunlearn_simulation.report import write_report
+from medunlearn_simulation.result import build_result, load_result, write_result
+from medunlearn_simulation.result_schema import RunResult
+from medunlearn_simulation.run_folder import RunFacts, RunFolder, new_run_folder
+from medunlearn_simulation.runners import FederationJob, run_federation
+from medunlearn_simulation.snapshots import SnapshotKeeper, keep_last
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRun:
+    """What a new run is made of.
+
+    Attributes:
+        plan_file: The plan; None for the demo's.
+        overrides: What the command line changes in it.
+        out: Where the run goes; None chooses a folder under ``runs/``.
+        retrained_model: Folder or hub id of a model trained without the forget set.
+    """
+
+    plan_file: Path | None
+    overrides: Overrides
+    out: Path | None
+    retrained_model: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """A run that can go on from its folder alone."""
+
+    folder: RunFolder
+    plan: Plan
+    facts: RunFacts
+    records: PreparedRecords
+
+
+def start(run: NewRun, runner: Literal["flower", "memory"], board: PhaseBoard) -> Started:
+    """Everything up to the first exchange; on failure nothing is left but a quarantine file.
+
+    Raises:
+        Misconfigured: OUT_EXISTS, or a code of plan, records or models.
+        Transient: A disk is full or a planting process died.
+    """
+    plan = plan_for_run(run.plan_file, run.overrides)
+    folder = new_run_folder(run.out, plan.run.name)
+    with _nothing_half_made(folder):
+        plan = with_demo_file(plan, folder)
+        records = prepare_records(plan, folder, board)
+        model, retrained = prepare_models(plan, records, board, retrained=run.retrained_model)
+        facts = RunFacts(
+            run_id=new_run_id(plan.shared(), nonce=f"seed-{plan.run.seed}"), runner=runner,
+            model=model, retrained=retrained, package_version=__version__,
+        )
+        write_sites(plan, folder, model)
+        folder.write_start(plan, facts)
+    return Started(folder=folder, plan=plan, facts=facts, records=records)
+
+
+@contextmanager
+def _nothing_half_made(folder: RunFolder) -> Iterator[None]:
+    """Clears the folder of a run that did not come to its start, also after Ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        if not folder.run_file.exists() and folder.root.is_dir():
+            for path in folder.root.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path != folder.quarantine_file:
+                    path.unlink(missing_ok=True)
+            if not any(folder.root.iterdir()):
+                folder.root.rmdir()
+        raise
+
+
+def restart(root: Path, board: PhaseBoard) -> Started:
+    """A run from its folder.
+
+    Raises:
+        Misconfigured: RESUME_NOTHING, RUN_FILE_INVALID, RUN_MODEL_CHANGED, or a code of plan,
+            records or models.
+    """
+    folder = RunFolder(root=root.expanduser().absolute())
+    plan, facts = folder.read_start()
+    records = prepare_records(plan, folder, board)
+    _require_models(plan, facts, records, board)
+    return Started(folder=folder, plan=plan, facts=facts, records=records)
+
+
+def _require_models(
+    plan: Plan, facts: RunFacts, records: PreparedRecords, board: PhaseBoard
+) -> None:
+    """The run's models are where they were, or are planted there again."""
+    embedded = plan.model.source == EMBEDDED
+    folders = [Path(source) for source in (facts.model, facts.retrained) if source is not None]
+    if embedded and all(entry_is_sound(folder) for folder in folders):
+        return
+    given = None if embedded else facts.retrained
+    found = prepare_models(plan, records, board, retrained=given)
+    if found != (facts.model, facts.retrained):
+        raise Misconfigured(
+            "RUN_MODEL_CHANGED", "the planted models of this run would come out differently now",
+            "resume with the library versions, data and MEDUNLEARN_CACHE of the start, or start "
+            "a new run",
+        )
+
+
+def write_sites(plan: Plan, folder: RunFolder, model: str) -> None:
+    """One folder per hospital; each opens the data files itself and keeps only its part."""
+    for index in range(plan.federation.sites):
+        config = SiteConfig(
+            site_id=f"site-{index}", site_index=index, sites=plan.federation.sites,
+            data=plan.data, forget=plan.forget, seed=plan.run.seed,
+            concentration=plan.federation.concentration, model_folder=model,
+            entropy_seed=plan.run.seed,
+        )
+        text = config.model_dump_json(indent=2)
+        write_atomically(folder.site(index) / SITE_FILE, text.encode("utf-8"))
+
+
+def carry_out(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> RunResult:
+    """Federation, measurements and report of a started run; what is done is not repeated.
+
+    Raises:
+        MedunlearnError: As the coordinator and the evaluation do.
+    """
+    folder, plan = started.folder, started.plan
+    if folder.result_file.is_file():
+        board.say(f"{folder.root} is complete")
+        return load_result(folder.result_file)
+    store = RunStore(folder.root)
+    outcome = _federate(started, store, runtime, board)
+    measured = measure_run(
+        plan, started.facts, folder, store, started.records, runtime=runtime, board=board
+    )
+    write_adapter_facts(folder.adapter, AdapterFacts(
+        base_model=started.facts.model, base_model_digest=outcome.model_digest,
+        tokenizer_digest=measured.base.tokenizer_digest, adapter_digest=outcome.adapter_digest,
+        run_id=outcome.run_id, unit=plan.privacy.unit, epsilon=outcome.epsilon,
+        delta=outcome.delta if outcome.epsilon is not None else None,
+    ))
+    with board.phase("writing the report"):
+        result = build_result(measured.report, run_sections(
+            plan, outcome, measured, started.records,
+            runner=started.facts.runner, seconds=board.seconds,
+        ))
+        write_report(folder.report_file, result)
+        write_result(folder.result_file, result)  # last: it says that the run is complete
+    return result
+
+
+def _federate(
+    started: Started, store: RunStore, runtime: RuntimeOptions, board: PhaseBoard
+) -> RunOutcome:
+    folder, plan = started.folder, started.plan
+    with board.phase("unlearning together", plan.run.rounds) as bar:
+        keeper = SnapshotKeeper(folder.snapshots, every=plan.evaluation.curve_every, bar=bar)
+        keep_last(keeper, store)
+        return run_federation(FederationJob(
+            plan=plan.shared(), folder=folder, run_id=started.facts.run_id, runtime=runtime,
+            observer=keeper,
+        ))

@@ -1,0 +1,81 @@
+"""The last words of a run on the terminal: the figures that matter and where the rest lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from medunlearn_simulation.result_schema import RunResult, ThreeWaySection
+from medunlearn_simulation.run_folder import RunFolder
+
+
+def percent(share: float | None) -> str:
+    """One decimal, or a dash where nothing was measured."""
+    return "-" if share is None else f"{100.0 * share:.1f} %"
+
+
+def print_summary(result: RunResult, folder: RunFolder, console: Console) -> None:
+    """Prints the table of a finished run and its files."""
+    console.print(_accuracies(result))
+    for line in _lines(result):
+        console.print(line, highlight=False, soft_wrap=True)
+    for path in (folder.report_file, folder.result_file, folder.adapter):
+        console.print(f"  {_shown(path)}", highlight=False, soft_wrap=True)
+
+
+def _accuracies(result: RunResult) -> Table:
+    table = Table(
+        title=f"{result.run.task}: forgotten by {result.run.n_sites} sites in "
+        f"{result.run.rounds} rounds",
+        caption="accuracy by option ranking (exact answers)", title_justify="left",
+        caption_justify="left",
+    )
+    for column in ("", "records", "before", "after", "retrained"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, group in (
+        ("forget", result.forget), ("retain", result.retain), ("neighbours", result.neighbours),
+    ):
+        if group is not None:
+            table.add_row(name, str(group.n), *_cells(group))
+    return table
+
+
+def _cells(group: ThreeWaySection) -> tuple[str, str, str]:
+    return (
+        f"{percent(group.accuracy_before)} ({percent(group.exact_before)})",
+        f"{percent(group.accuracy_after)} ({percent(group.exact_after)})",
+        f"{percent(group.accuracy_retrained)} ({percent(group.exact_retrained)})",
+    )
+
+
+def _lines(result: RunResult) -> list[str]:
+    lines = [f"chance {percent(result.forget.chance)}, retain preserved "
+             f"{percent(result.retain.preservation)}"]
+    if result.membership is not None:
+        attack = result.membership
+        gold = "-" if attack.auc_retrained is None else f"{attack.auc_retrained:.2f}"
+        lines.append(
+            f"membership AUC {attack.auc_before:.2f} before, {attack.auc_after:.2f} after, "
+            f"{gold} retrained"
+        )
+    privacy = result.privacy
+    if privacy.epsilon is None:
+        lines.append("no noise was added: there is no privacy guarantee")
+    else:
+        lines.append(
+            f"epsilon {privacy.epsilon:.2f} at delta {privacy.delta:g} per {privacy.unit}, "
+            f"{privacy.noise} noise, sigma {privacy.sigma:.2f}"
+        )
+    sent = result.communication
+    lines.append(
+        f"{sent.bytes_per_site_per_round / 1000:.1f} kB per site and round (a dense adapter: "
+        f"{sent.dense_lora_bytes / 1000:.0f} kB), {result.model.changed_fraction:.3%} of the "
+        "parameters changed"
+    )
+    return lines
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

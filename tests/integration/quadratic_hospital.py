@@ -1,0 +1,175 @@
+"""A small hospital for a quadratic problem; speaks the round protocol, needs no model.
+
+Forget loss: 0.5 |phi - FORGET_TARGET|^2. Retain loss: 0.5 |phi|^2 on the second half of the
+coordinates. Sums, clip, ring and noise are real; the answers it gave lie on disk, and a changed
+request for a round already answered is refused, as the privacy ledger does it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from medunlearn_common.entropy import SeededEntropy
+from medunlearn_common.layout import AdapterLayout
+from medunlearn_common.messages import ERROR, READY, STEP, VOTE, Message
+from medunlearn_common.plan import RunPlan, RuntimeOptions
+from medunlearn_common.ring import RingCodec
+
+FORGET_TARGET = 1.0
+PROGRESS_SHARE = 0.1
+LAYOUT = AdapterLayout(
+    names=tuple(f"base_model.model.layers.{i}.q_proj.lora_B.weight" for i in range(2)),
+    shapes=((6, 2), (4, 2)), a_shapes=((2, 5), (2, 6)), base_parameters=1000, alpha=4.0, seed=3,
+)
+
+
+class Refusal(Exception):
+    """Ends a request with a code."""
+
+
+class QuadraticHospital:
+    """Answers from ``folder``; ``site.json`` there may change single answers."""
+
+    def __init__(self, folder: Path, runtime: RuntimeOptions) -> None:
+        self.folder = folder
+        self.config = json.loads((folder / "site.json").read_text())
+        self.computed = 0
+
+    def handle(self, message: Message) -> Message:
+        handlers = {READY: self._ready, VOTE: self._vote, STEP: self._step}
+        try:
+            if message.kind not in handlers:
+                return Message(kind=message.kind, fields={"site_id": self.config["site_id"]})
+            return handlers[message.kind](message)
+        except Refusal as refusal:
+            return Message(kind=ERROR, fields={"code": str(refusal)})
+
+    def _ready(self, message: Message) -> Message:
+        if "ready_error" in self.config:
+            raise Refusal(self.config["ready_error"])
+        (self.folder / "plan.json").write_text(message.text("plan"))
+        digests = {"model_digest": "m", "tokenizer_digest": "t", "hierarchy_digest": "h",
+                   "package_version": "1", **self.config.get("digests", {})}
+        return Message(kind=READY, fields={
+            "site_id": self.config["site_id"], "layout": LAYOUT.to_json(),
+            "layout_digest": LAYOUT.digest, **digests,
+        })
+
+    def _plan(self) -> RunPlan:
+        path = self.folder / "plan.json"
+        if not path.exists():
+            raise Refusal("PLAN_UNKNOWN")
+        return RunPlan.model_validate_json(path.read_text())
+
+    def _vote(self, message: Message) -> Message:
+        plan, rows = self._plan(), len(LAYOUT.row_lengths)
+        if message.fields.get("geometry_rank"):
+            size = len(message.payload) // 8
+            rows_out = np.eye(int(message.integer("geometry_rank")), size) * 0.5
+            words = self._words(rows_out.ravel(), plan.privacy.vote_clip_l2, 0.0, plan)
+        else:
+            energies = np.linspace(0.1, 1.0, rows) * (1 + self.config["index"])
+            energies /= 2 * np.linalg.norm(energies)
+            halves = np.concatenate([energies, energies[::-1]])
+            words = self._words(
+                halves, plan.privacy.vote_clip_l2, message.number("sigma"), plan, "vote"
+            )
+        return Message(kind=VOTE, fields={"layout_digest": LAYOUT.digest},
+                       payload=words.astype("<u4").tobytes())
+
+    def _step(self, message: Message) -> Message:
+        plan, round_index = self._plan(), message.integer("round")
+        support = self._support(message)
+        if round_index >= self.config.get("budget_rounds", 10**9):
+            raise Refusal("PRIVACY_BUDGET")
+        values = np.frombuffer(message.payload[: message.integer("values_bytes")], dtype="<f4")
+        answer = self.folder / f"round-{round_index}.bin"
+        asked = self.folder / f"round-{round_index}.digest"
+        if asked.exists() and asked.read_text() != message.digest:
+            raise Refusal("REQUEST_CHANGED")
+        if not answer.exists():
+            self.computed += 1
+            time.sleep(self.config.get("slow_s", 0.0))
+            words = self._update(plan, values.astype(float), message.number("sigma"), round_index)
+            answer.write_bytes(words.astype("<u4").tobytes())
+            asked.write_text(message.digest)
+        payload = answer.read_bytes()[: self.config.get("cut", None)]
+        return Message(kind=STEP, payload=payload, fields={
+            "round": self.config.get("round", round_index), "layout_digest": LAYOUT.digest,
+            "support_digest": support,
+        })
+
+    def _support(self, message: Message) -> str:
+        digest, size = message.text("support_digest"), message.integer("support_bytes")
+        kept = self.folder / f"support-{digest}"
+        if size:
+            start = message.integer("values_bytes")
+            kept.write_bytes(message.payload[start : start + size])
+        elif not kept.exists():
+            raise Refusal("SUPPORT_UNKNOWN")
+        return digest
+
+    def _update(
+        self, plan: RunPlan, values: np.ndarray, sigma: float, round_index: int
+    ) -> np.ndarray:
+        clip, forget = plan.privacy.clip_l2, values - FORGET_TARGET
+        retain = np.where(np.arange(values.size) >= values.size / 2, values, 0.0)
+        units = 1 + self.config["index"]
+        parts = []
+        for name, gradient in (("forget", forget), ("retain", retain)):
+            norm = max(float(np.linalg.norm(gradient)), 1e-12)
+            clipped = gradient * min(1.0, 0.9 * clip / norm)
+            gap = PROGRESS_SHARE * clip * min(1.0, norm / values.size)
+            vector = units * np.append(clipped, gap)
+            parts.append(self._words(vector, clip, sigma, plan, name, round_index))
+        return np.concatenate(parts)
+
+    def _words(
+        self, vector: np.ndarray, clip: float, sigma: float, plan: RunPlan, *purpose: str | int
+    ) -> np.ndarray:
+        codec = RingCodec.for_mechanism(
+            clip_l2=clip, sigma=sigma, max_sites=plan.federation.sites
+        )
+        key = SeededEntropy(7).key(self.config["site_id"], *purpose)
+        noise = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big")))
+        share = sigma * clip
+        if plan.privacy.noise == "distributed":
+            share /= np.sqrt(plan.federation.min_sites)
+        steps = vector / codec.step + noise.normal(0.0, 1.0, vector.size) * share / codec.step
+        return codec.to_ring(np.rint(steps).astype(np.int64))
+
+
+def open_hospital(folder: Path, runtime: RuntimeOptions) -> QuadraticHospital:
+    return QuadraticHospital(folder, runtime)
+
+
+def write_sites(folder: Path, count: int, **changes: dict[str, object]) -> list[Path]:
+    """Site folders; ``site_2={...}`` lays values over the third site's configuration."""
+    folders = []
+    for index in range(count):
+        site = folder / f"site-{index}"
+        site.mkdir(parents=True)
+        config = {"site_id": f"hospital-{index}", "index": index}
+        config.update(changes.get(f"site_{index}", {}))
+        (site / "site.json").write_text(json.dumps(config))
+        folders.append(site)
+    return folders
+
+
+def small_plan(**sections: dict[str, object]) -> RunPlan:
+    """Four sites, six rounds, twenty coordinates, half of them on the support."""
+    document: dict[str, dict[str, object]] = {
+        "run": {"rounds": 6},
+        "model": {"lora_rank": 2, "lora_alpha": 4.0, "target_modules": ("q_proj",)},
+        "support": {"density": 0.01},
+        "privacy": {"noise": "none"},
+        "server": {"learning_rate": 0.1},
+        "federation": {"sites": 4, "min_sites": 3, "round_deadline_s": 60.0},
+    }
+    for name, values in sections.items():
+        document[name] = {**document.get(name, {}), **values}
+    return RunPlan.model_validate(document)

@@ -1,0 +1,193 @@
+"""The whole evaluation, checked against its parts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from medunlearn_client.evaluation import (
+    CurveMeter,
+    EvaluationInputs,
+    EvaluationReport,
+    EvaluationSettings,
+    ExtractionSettings,
+    RelearningSettings,
+    WholeModel,
+    evaluate_models,
+)
+from medunlearn_client.evaluation.accuracy import accuracy_table
+from medunlearn_client.evaluation.record_scores import score_records
+from medunlearn_common.errors import Misconfigured
+
+SETTINGS = EvaluationSettings(
+    n_bootstrap=50,
+    relearning=RelearningSettings(steps=3, learning_rate=1e-3, share=0.2),
+    extraction=ExtractionSettings(n_samples=3),
+)
+
+
+@pytest.fixture(scope="module")
+def inputs(corpus: Any) -> EvaluationInputs:
+    forget = corpus.forget + corpus.identifiers
+    return EvaluationInputs(
+        forget=forget,
+        retain=corpus.retain[:18],
+        neighbours=corpus.retain[18:],
+        non_members=corpus.non_members,
+        site_of={r.record_id: i % 3 for i, r in enumerate(forget + corpus.retain[:16])},
+    )
+
+
+@pytest.fixture(scope="module")
+def report(
+    planted_model: WholeModel, retrained_model: WholeModel, inputs: EvaluationInputs
+) -> EvaluationReport:
+    """The retrained model stands for a perfect unlearning of the planted one."""
+    return evaluate_models(
+        original=planted_model,
+        unlearned=retrained_model,
+        retrained=retrained_model,
+        inputs=inputs,
+        settings=SETTINGS,
+    )
+
+
+def test_perfect_unlearning_looks_perfect(report: EvaluationReport) -> None:
+    assert report.forget.gap == 0.0 == report.forget.exact_gap
+    assert report.forget.exact_before is not None
+    assert report.forget.exact_before >= 0.9
+    assert report.forget.exact_after is not None
+    assert report.forget.exact_after < 0.5
+    assert report.retain.preservation is not None
+    assert report.retain.preservation >= 0.95
+    assert report.neighbours is not None
+    assert report.neighbours.n == 6
+    assert report.membership is not None
+    assert report.membership.worst_gap == 0.0
+    assert report.extraction is not None
+    assert report.extraction.before.greedy_leaks == 4
+    assert report.extraction.after.greedy_leaks == 0 == report.extraction.after.sampled_leaks
+    assert report.relearning is not None
+    assert report.relearning.exact_after == report.relearning.exact_retrained
+
+
+def test_figures_equal_their_parts(
+    report: EvaluationReport, planted_model: WholeModel, inputs: EvaluationInputs
+) -> None:
+    table = accuracy_table(score_records(planted_model, inputs.forget, seed=0))
+    assert report.forget.accuracy_before == table.accuracy
+    assert report.forget.exact_before == table.exact
+    assert report.forget.chance == pytest.approx(0.25)
+    assert report.forget.forgetting_rate == 1.0 - (report.forget.accuracy_after or 0.0)
+    rows = report.forget.by_site
+    assert set(rows) == {"0", "1", "2"}
+    assert sum(row.n for row in rows.values()) == report.forget.n == len(inputs.forget)
+    weighted = sum(row.n * (row.exact_before or 0.0) for row in rows.values())
+    assert weighted / report.forget.n == pytest.approx(report.forget.exact_before)
+    assert sum(row.n for row in report.retain.by_site.values()) == 16, "two records have no site"
+    assert sum(level.questions for level in report.preservation_by_level) == report.retain.n
+
+
+def test_nothing_unlearned_shows(
+    planted_model: WholeModel, retrained_model: WholeModel, inputs: EvaluationInputs
+) -> None:
+    idle = evaluate_models(
+        original=planted_model,
+        unlearned=planted_model,
+        retrained=retrained_model,
+        inputs=inputs,
+        settings=EvaluationSettings(n_bootstrap=10, relearning=None, extraction=None),
+    )
+    assert idle.forget.relative_forgetting == 0.0
+    assert idle.forget.gap is not None
+    assert idle.forget.gap > 0.2
+    assert idle.retain.preservation == 1.0
+    assert idle.membership is not None
+    assert (idle.membership.gap or 0.0) > 0.2
+    assert idle.relearning is None
+    assert idle.extraction is None
+
+
+def test_report_holds_no_text_and_no_ids(
+    report: EvaluationReport, inputs: EvaluationInputs
+) -> None:
+    written = json.dumps(asdict(report), allow_nan=False)
+    for record in [*inputs.forget, *inputs.retain, *inputs.non_members]:
+        assert record.record_id not in written
+        assert record.prompt[10:40] not in written
+    for record in inputs.forget:
+        if record.is_identifier:
+            assert record.answer not in written
+
+
+def test_without_retrained_and_non_members(
+    planted_model: WholeModel, random_model: WholeModel, corpus: Any
+) -> None:
+    found = evaluate_models(
+        original=planted_model,
+        unlearned=random_model,
+        retrained=None,
+        inputs=EvaluationInputs(forget=corpus.forget, retain=corpus.retain),
+        settings=EvaluationSettings(relearning=None),
+    )
+    assert found.forget.accuracy_retrained is None
+    assert found.forget.gap is None
+    assert found.membership is None
+    assert found.neighbours is None
+    assert found.extraction is None
+
+
+def test_sets_must_not_overlap_or_be_empty(corpus: Any) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        EvaluationInputs(forget=corpus.forget, retain=[*corpus.retain, corpus.forget[0]])
+    assert caught.value.code == "RECORD_IN_BOTH_SETS"
+    with pytest.raises(Misconfigured) as caught:
+        EvaluationInputs(forget=corpus.forget, retain=corpus.retain, non_members=corpus.forget)
+    assert caught.value.code == "RECORD_IN_BOTH_SETS"
+    with pytest.raises(Misconfigured) as caught:
+        EvaluationInputs(forget=[], retain=corpus.retain)
+    assert caught.value.code == "EVALUATION_SET_EMPTY"
+
+
+def test_progress_names_the_stages(
+    planted_model: WholeModel, random_model: WholeModel, inputs: EvaluationInputs
+) -> None:
+    seen: dict[str, int] = {}
+    evaluate_models(
+        original=planted_model,
+        unlearned=random_model,
+        retrained=None,
+        inputs=inputs,
+        settings=SETTINGS,
+        on_progress=lambda stage, done: seen.__setitem__(stage, seen.get(stage, 0) + done),
+    )
+    assert set(seen) == {
+        "forget set",
+        "retain set",
+        "neighbours",
+        "membership",
+        "relearning",
+        "extraction",
+    }
+    assert all(count > 0 for count in seen.values())
+
+
+def test_curve_points_use_one_fixed_sample(
+    planted_model: WholeModel, random_model: WholeModel, inputs: EvaluationInputs
+) -> None:
+    meter = CurveMeter(inputs, max_records=8)
+    first, again = meter.measure(planted_model), meter.measure(planted_model)
+    assert first == again
+    assert first.forget_exact is not None
+    assert first.forget_exact >= 0.8
+    lost = meter.measure(random_model)
+    assert lost.forget_exact == 0.0
+    assert lost.retain_exact == 0.0
+    assert set(lost.retain_by_level) == {"1"}
+    assert set(first.forget_by_site) <= {"0", "1", "2"}
+    whole = CurveMeter(inputs, max_records=1000).measure(planted_model)
+    table = accuracy_table(score_records(planted_model, inputs.forget, seed=0))
+    assert (whole.forget_accuracy, whole.forget_exact) == (table.accuracy, table.exact)

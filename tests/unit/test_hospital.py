@@ -1,0 +1,251 @@
+"""A hospital's gate: what it answers, what it refuses, and what it charges before it answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medunlearn_client.hospital import Hospital, open_hospital
+from medunlearn_client.site_config import read_site_config
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.layout import AdapterLayout
+from medunlearn_common.ledger import PrivacyLedger
+from medunlearn_common.messages import ERROR, FINISH, READY, STEP, VOTE, Message
+from medunlearn_common.plan import RunPlan, RuntimeOptions, plan_from_text
+from medunlearn_common.ring import RingCodec
+from medunlearn_common.support import Support, random_support
+
+PLAN = """
+[run]
+rounds = 4
+[model]
+lora_rank = 2
+target_modules = ["q_proj", "down_proj"]
+[objective]
+name = "simnpo"
+[concepts]
+forget_roots = ["MU:S0001"]
+[support]
+density = 0.005
+[federation]
+sites = 3
+min_sites = 2
+"""
+
+
+@pytest.fixture
+def plan() -> RunPlan:
+    return plan_from_text(PLAN).shared()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_model_folder: Path, question_file: Path) -> Path:
+    config = {
+        "site_id": "site-1", "site_index": 1, "sites": 3,
+        "data": {"files": [str(question_file)], "nonmember_fraction": 0.0},
+        "forget": {"subjects": ["Surgery"]},
+        "seed": 3, "concentration": 5.0, "model_folder": str(tiny_model_folder),
+        "entropy_seed": 11,
+    }
+    (tmp_path / "site.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+@pytest.fixture
+def hospital(folder: Path) -> Hospital:
+    return open_hospital(folder, RuntimeOptions(runner="memory"))
+
+
+def ready(hospital: Hospital, plan: RunPlan) -> AdapterLayout:
+    answer = hospital.handle(Message(
+        kind=READY,
+        fields={"run_id": "run", "plan": plan.model_dump_json(), "plan_digest": plan.digest},
+    ))
+    assert answer.kind == READY, answer.fields
+    return AdapterLayout.from_json(answer.text("layout"))
+
+
+def step_message(
+    plan: RunPlan, layout: AdapterLayout, support: Support, *, round_index: int = 0,
+    sigma: float = 8.0, value: float = 0.0, send_support: bool = True,
+) -> Message:
+    values = np.full(support.size, value, dtype="<f4").tobytes()
+    indices = support.indices.astype("<i8").tobytes() if send_support else b""
+    return Message(
+        kind=STEP, payload=values + indices,
+        fields={
+            "run_id": "run", "round": round_index, "plan_digest": plan.digest,
+            "layout_digest": layout.digest, "support_digest": support.digest, "sigma": sigma,
+            "values_bytes": len(values), "support_bytes": len(indices), "geometry_rank": 0,
+        },
+    )
+
+
+def small_support(layout: AdapterLayout) -> Support:
+    return random_support(layout, size=60, seed=0)
+
+
+def code(answer: Message) -> str:
+    assert answer.kind == ERROR
+    assert set(answer.fields) == {"site_id", "code"}
+    return answer.text("code")
+
+
+def test_a_whole_run_of_requests(hospital: Hospital, plan: RunPlan) -> None:
+    layout = ready(hospital, plan)
+    vote = hospital.handle(Message(kind=VOTE, fields={
+        "run_id": "run", "plan_digest": plan.digest, "layout_digest": layout.digest,
+        "sigma": 3.0, "public": False,
+    }))
+    assert len(vote.payload) == 4 * 2 * len(layout.row_lengths)
+    support = small_support(layout)
+    answer = hospital.handle(step_message(plan, layout, support))
+    assert answer.kind == STEP
+    codec = RingCodec.for_mechanism(clip_l2=plan.privacy.clip_l2, sigma=8.0, max_sites=3)
+    values = codec.from_ring(np.frombuffer(answer.payload, dtype="<u4").copy())
+    assert values.shape == (2 * (60 + 1),)
+    # Two of three sites must carry the whole noise: this one's share is 8 / sqrt(2).
+    assert 4.5 < values.std() < 6.8
+    again = hospital.handle(step_message(plan, layout, support, round_index=1, send_support=False))
+    assert again.kind == STEP and again.payload != answer.payload
+    done = hospital.handle(Message(kind=FINISH, fields={"run_id": "run", "adapter_digest": "x"}))
+    assert done.kind == FINISH
+
+
+def test_every_release_is_charged_before_it_leaves(
+    hospital: Hospital, plan: RunPlan, folder: Path
+) -> None:
+    layout = ready(hospital, plan)
+    ledger = PrivacyLedger(folder / "ledger.db")
+    assert ledger.releases(run_id="run") == 0
+    hospital.handle(step_message(plan, layout, small_support(layout)))
+    assert ledger.releases(run_id="run") == 1
+    assert ledger.epsilon(run_id="run", delta=1e-5) > 0.1
+
+
+def test_the_same_request_gets_the_same_bytes_after_a_restart(
+    hospital: Hospital, plan: RunPlan, folder: Path
+) -> None:
+    layout = ready(hospital, plan)
+    support = small_support(layout)
+    first = hospital.handle(step_message(plan, layout, support))
+    reopened = open_hospital(folder, RuntimeOptions(runner="memory"))
+    second = reopened.handle(step_message(plan, layout, support, send_support=False))
+    assert second.payload == first.payload
+    assert PrivacyLedger(folder / "ledger.db").releases(run_id="run") == 1
+
+
+def test_a_changed_request_for_an_answered_round_is_refused(
+    hospital: Hospital, plan: RunPlan
+) -> None:
+    layout = ready(hospital, plan)
+    support = small_support(layout)
+    hospital.handle(step_message(plan, layout, support))
+    moved = step_message(plan, layout, support, value=0.1)
+    quieter = step_message(plan, layout, support, sigma=9.0)
+    assert code(hospital.handle(moved)) == "REQUEST_CHANGED"
+    assert code(hospital.handle(quieter)) == "REQUEST_CHANGED"
+
+
+def test_a_release_without_noise_is_refused(hospital: Hospital, plan: RunPlan) -> None:
+    layout = ready(hospital, plan)
+    request = step_message(plan, layout, small_support(layout), sigma=0.0)
+    assert code(hospital.handle(request)) == "NOISE_MISSING"
+
+
+def test_a_coordinator_that_asks_for_too_little_noise_meets_the_budget(
+    hospital: Hospital, plan: RunPlan
+) -> None:
+    layout = ready(hospital, plan)
+    request = step_message(plan, layout, small_support(layout), sigma=0.3)
+    assert code(hospital.handle(request)) == "PRIVACY_BUDGET"
+
+
+def test_more_rounds_than_the_budget_allows_are_refused(
+    hospital: Hospital, plan: RunPlan
+) -> None:
+    layout = ready(hospital, plan)
+    support = small_support(layout)
+    codes = [
+        hospital.handle(step_message(plan, layout, support, round_index=r, sigma=2.0))
+        for r in range(6)
+    ]
+    kinds = [answer.kind for answer in codes]
+    assert kinds[0] == STEP and kinds[-1] == ERROR
+    assert code(codes[-1]) == "PRIVACY_BUDGET"
+
+
+@pytest.mark.parametrize(("change", "expected"), [
+    ({"plan_digest": "0" * 64}, "PLAN_UNKNOWN"),
+    ({"plan_digest": "../../etc/passwd"}, "PLAN_DIGEST"),
+    ({"layout_digest": "0" * 64}, "LAYOUT_MISMATCH"),
+    ({"support_digest": "0" * 64}, "SUPPORT_MISMATCH"),
+    ({"values_bytes": 4}, "STEP_PAYLOAD"),
+    ({"values_bytes": -8}, "STEP_PAYLOAD"),
+    ({"geometry_rank": 33}, "STEP_PAYLOAD"),
+    ({"geometry_rank": 1}, "STEP_PAYLOAD"),
+    ({"sigma": "much"}, "MESSAGE_FIELD"),
+    ({"round": True}, "MESSAGE_FIELD"),
+])
+def test_malformed_requests_get_a_code_and_no_charge(
+    hospital: Hospital, plan: RunPlan, folder: Path, change: dict[str, object], expected: str
+) -> None:
+    layout = ready(hospital, plan)
+    good = step_message(plan, layout, small_support(layout))
+    fields = {**good.fields, **change}
+    bad = Message(kind=STEP, fields=fields, payload=good.payload)  # type: ignore[arg-type]
+    assert code(hospital.handle(bad)) == expected
+    assert PrivacyLedger(folder / "ledger.db").releases(run_id="run") == 0
+
+
+def test_nan_in_the_adapter_is_refused(hospital: Hospital, plan: RunPlan) -> None:
+    layout = ready(hospital, plan)
+    request = step_message(plan, layout, small_support(layout), value=float("nan"))
+    assert code(hospital.handle(request)) == "STEP_PAYLOAD"
+
+
+def test_a_support_denser_than_the_plan_is_refused(hospital: Hospital, plan: RunPlan) -> None:
+    layout = ready(hospital, plan)
+    dense = random_support(layout, size=layout.dimension, seed=0)
+    assert code(hospital.handle(step_message(plan, layout, dense))) == "SUPPORT_TOO_LARGE"
+
+
+def test_nothing_is_answered_before_ready(hospital: Hospital, plan: RunPlan) -> None:
+    vote = Message(kind=VOTE, fields={"run_id": "run", "plan_digest": plan.digest, "sigma": 1.0})
+    assert code(hospital.handle(vote)) == "PLAN_UNKNOWN"
+    assert code(hospital.handle(Message(kind="dump_records"))) == "MESSAGE_KIND"
+
+
+def test_unexpected_errors_leave_as_a_code_without_their_text(
+    hospital: Hospital, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object) -> None:
+        raise KeyError("Ann Lee, born 1970")
+
+    monkeypatch.setattr(hospital, "_bench_for", explode)
+    answer = hospital.handle(Message(kind=VOTE, fields={"plan_digest": plan.digest}))
+    assert code(answer) == "INTERNAL"
+    assert "Ann" not in repr(answer)
+
+
+def test_a_plan_that_does_not_match_its_digest_is_refused(
+    hospital: Hospital, plan: RunPlan
+) -> None:
+    answer = hospital.handle(Message(
+        kind=READY,
+        fields={"run_id": "run", "plan": plan.model_dump_json(), "plan_digest": "0" * 64},
+    ))
+    assert code(answer) == "PLAN_DIGEST"
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    (None, "SITE_CONFIG_MISSING"), ("{", "SITE_CONFIG_INVALID"), ("{}", "SITE_CONFIG_INVALID"),
+])
+def test_bad_site_files_are_named(tmp_path: Path, text: str | None, expected: str) -> None:
+    if text is not None:
+        (tmp_path / "site.json").write_text(text)
+    with pytest.raises(Misconfigured, match=expected):
+        read_site_config(tmp_path)

@@ -1,0 +1,403 @@
+"""The method on a real (tiny) Llama: gradients, transform, objectives, encodings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medunlearn_client.adapters import LoraAdapter
+from medunlearn_client.encoding import EncodedRecord, RecordEncoder, collate, token_budget_batches
+from medunlearn_client.geometry import Geometry
+from medunlearn_client.models import load_causal_lm
+from medunlearn_client.objectives import OBJECTIVES, ModelView
+from medunlearn_client.objectives.abstraction import log_cosh
+from medunlearn_client.objectives.base import level_weights
+from medunlearn_client.per_example import PerExampleGradients, row_norms, support_gradients
+from medunlearn_client.records import Record, read_records
+from medunlearn_client.self_tests import run_self_tests
+from medunlearn_client.tagging import ConceptTagger
+from medunlearn_client.training import SumMechanism, UnitSet, noised_sum
+from medunlearn_common.concepts import load_builtin
+from medunlearn_common.entropy import KeyStream, SeededEntropy
+from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_common.plan.sections import ObjectiveSection
+from medunlearn_common.ring import RingCodec
+from medunlearn_common.support import Support, random_support
+
+TARGETS = ("q_proj", "o_proj", "down_proj")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def adapter(tiny_model_folder: Path) -> LoraAdapter:
+    loaded = load_causal_lm(str(tiny_model_folder), dtype="float32", device=CPU)
+    fresh = LoraAdapter(loaded.model, rank=4, alpha=4.0, target_modules=TARGETS, seed=5)
+    noise = np.random.default_rng(0).standard_normal(fresh.layout.dimension)
+    fresh.set_flat((0.05 * noise).astype(np.float32))
+    return fresh
+
+
+@pytest.fixture
+def records(question_file: Path) -> list[Record]:
+    return read_records(question_file)
+
+
+@pytest.fixture
+def encoded(tiny_model_folder: Path, records: list[Record]) -> list[EncodedRecord]:
+    tokenizer = load_causal_lm(str(tiny_model_folder), dtype="float32", device=CPU).tokenizer
+    hierarchy = load_builtin("surgery")
+    tagger = ConceptTagger(hierarchy.with_forget_roots(["MU:S0001"]))
+    encoder = RecordEncoder(tokenizer, max_tokens=64, tagger=tagger)
+    return [encoder.encode(record) for record in records]
+
+
+def batch_of(encoded: list[EncodedRecord], *, score_prompts: bool = False):
+    return collate(encoded, pad_id=0, device=CPU, score_prompts=score_prompts)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_gradients_of_every_objective_equal_one_example_at_a_time(
+    name: str, adapter: LoraAdapter, encoded: list[EncodedRecord]
+) -> None:
+    objective = OBJECTIVES[name](ObjectiveSection(name=name, keep_weights=(0.5, 0.5, 0.1, 0)))
+    view = ModelView(adapter)
+    objective.prepare(view, encoded)
+    support = random_support(adapter.layout, size=200, seed=1)
+    rows = [3, 0, 7]
+
+    def gradients(which: list[int]) -> torch.Tensor:
+        batch = batch_of([encoded[row] for row in which])
+        with support_gradients(adapter, support) as collector:
+            return torch.cat([
+                collector.backward(objective.forget(view, batch, which).loss),
+                collector.backward(objective.retain(view, batch).loss),
+            ], dim=1)
+
+    together = gradients(rows)
+    for place, row in enumerate(rows):
+        alone = gradients([row])[0]
+        assert torch.allclose(together[place], alone, atol=2e-5, rtol=1e-3)
+    if name != "ga":
+        assert together.norm() > 1e-3
+
+
+def test_per_example_gradients_on_the_support_equal_autograd(
+    adapter: LoraAdapter, encoded: list[EncodedRecord]
+) -> None:
+    support = random_support(adapter.layout, size=120, seed=3)
+    view = ModelView(adapter)
+    objective = OBJECTIVES["simnpo"](ObjectiveSection(name="simnpo"))
+    batch = batch_of(encoded[:2])
+    with support_gradients(adapter, support) as collector:
+        ours = collector.backward(objective.forget(view, batch, [0, 1]).loss)
+    parameters = adapter.b_matrices()
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    for row in range(2):
+        loss = objective.forget(view, batch, [0, 1]).loss[row]
+        plain = torch.autograd.grad(loss, parameters)
+        flat = torch.cat([g.reshape(-1) for g in plain])[torch.from_numpy(support.indices.copy())]
+        assert torch.allclose(ours[row], flat, atol=1e-5)
+
+
+def test_row_norms_are_norms_of_rows(adapter: LoraAdapter, encoded: list[EncodedRecord]) -> None:
+    everything = Support(
+        indices=np.arange(adapter.layout.dimension), layout_digest=adapter.layout.digest
+    )
+    view, batch = ModelView(adapter), batch_of(encoded[:3])
+    objective = OBJECTIVES["simnpo"](ObjectiveSection(name="simnpo"))
+    with support_gradients(adapter, everything) as collector:
+        dense = collector.backward(objective.forget(view, batch, [0, 1, 2]).loss)
+    with row_norms(adapter) as collector:
+        norms = collector.backward(objective.forget(view, batch, [0, 1, 2]).loss)
+    assert torch.allclose(dense.view(3, -1, 4).norm(dim=2), norms, atol=1e-6)
+
+
+def test_a_layer_without_gradient_is_an_error_not_a_zero(adapter: LoraAdapter) -> None:
+    with support_gradients(
+        adapter, random_support(adapter.layout, size=200, seed=0)
+    ) as collector, pytest.raises(RuntimeError):
+        collector.backward(torch.zeros(2, requires_grad=True) * 1.0)
+
+
+def test_padding_and_head_shortcut_do_not_change_logits(
+    adapter: LoraAdapter, encoded: list[EncodedRecord]
+) -> None:
+    view = ModelView(adapter)
+    batch = batch_of(encoded)
+    with torch.no_grad():
+        logits = view.logits(batch)
+        for row, record in enumerate(encoded):
+            ids = torch.from_numpy(record.input_ids).unsqueeze(0)
+            plain = adapter.model(input_ids=ids, use_cache=False).logits[0]
+            places = np.flatnonzero(record.is_answer) - 1
+            assert torch.allclose(logits[row, : places.size], plain[places], atol=1e-4)
+
+
+def test_cached_reference_equals_the_computed_one(
+    adapter: LoraAdapter, encoded: list[EncodedRecord]
+) -> None:
+    plain, cached = ModelView(adapter), ModelView(adapter, cache_bytes=1 << 24)
+    for rows in ([0, 5, 2], [5, 0], [2, 9]):
+        batch = batch_of([encoded[row] for row in rows])
+        expected = plain.reference_logits(batch) * batch.is_scored.unsqueeze(2)
+        found = cached.reference_logits(batch) * batch.is_scored.unsqueeze(2)
+        assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_reference_is_the_base_model_and_switches_no_gradient_on(
+    adapter: LoraAdapter, encoded: list[EncodedRecord]
+) -> None:
+    view, batch = ModelView(adapter), batch_of(encoded[:2])
+    with_adapter = view.logits(batch)
+    reference = view.reference_logits(batch)
+    assert not torch.allclose(with_adapter, reference)
+    adapter.set_flat(np.zeros(adapter.layout.dimension, dtype=np.float32))
+    assert torch.equal(view.logits(batch), reference)
+    assert not any(p.requires_grad for p in adapter.model.parameters())
+
+
+def test_seeded_a_is_the_same_in_every_adapter_and_differs_between_layers(
+    tiny_model_folder: Path,
+) -> None:
+    def a_matrices(seed: int) -> list[torch.Tensor]:
+        loaded = load_causal_lm(str(tiny_model_folder), dtype="float32", device=CPU)
+        torch.manual_seed(torch.seed())
+        adapter = LoraAdapter(loaded.model, rank=4, alpha=4.0, target_modules=TARGETS, seed=seed)
+        return [p for n, p in adapter.model.named_parameters() if "lora_A" in n]
+
+    first, again, other = a_matrices(1), a_matrices(1), a_matrices(2)
+    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
+    assert not any(torch.equal(x, y) for x, y in zip(first, other, strict=True))
+    assert not torch.equal(first[0], first[3])
+
+
+def test_bounded_objectives_have_their_minimum_where_knowledge_ends() -> None:
+    gaps = torch.linspace(-40, 40, 81, requires_grad=True)
+    losses = log_cosh(gaps)
+    (slope,) = torch.autograd.grad(losses.sum(), gaps)
+    assert losses.argmin() == 40
+    assert torch.all(slope.abs() <= 1.0)
+    assert slope[-1] > 0.99 and slope[0] < -0.99
+    assert math.isfinite(float(log_cosh(torch.tensor(1e4))))
+
+
+@pytest.mark.parametrize("name", ["npo", "simnpo", "max_entropy", "abstraction"])
+def test_descent_on_a_forget_record_forgets_it(
+    name: str, adapter: LoraAdapter, encoded: list[EncodedRecord]
+) -> None:
+    settings = ObjectiveSection(name=name, keep_weights=(0, 0, 0, 0))
+    objective, view = OBJECTIVES[name](settings), ModelView(adapter)
+    parameters = adapter.b_matrices()
+    batch = batch_of(encoded[7:8])
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+
+    def answer_log_p() -> float:
+        with torch.no_grad():
+            log_p = view.logits(batch).log_softmax(-1).gather(2, batch.targets.unsqueeze(2))
+        return float(log_p.mean())
+
+    teach = torch.optim.Adam(parameters, lr=0.05)
+    for _ in range(90):
+        teach.zero_grad()
+        log_p = view.logits(batch).log_softmax(-1).gather(2, batch.targets.unsqueeze(2))
+        (-log_p.mean()).backward()
+        teach.step()
+    known = answer_log_p()
+    assert known > -1.0
+    objective.prepare(view, encoded)
+    forget = torch.optim.Adam(parameters, lr=0.02)
+    for _ in range(60):
+        forget.zero_grad()
+        objective.forget(view, batch, [7]).loss.sum().backward()
+        forget.step()
+    assert answer_log_p() < known - 1.5
+
+
+def test_concept_levels_reach_the_tokens_and_the_weights(
+    encoded: list[EncodedRecord], records: list[Record]
+) -> None:
+    by_id = {record.record_id: row for row, record in enumerate(records)}
+    hernia, bone = encoded[by_id["q10"]], encoded[by_id["q8"]]
+    assert hernia.levels.max() == 4
+    assert bone.levels.max() < 4
+    batch = batch_of([hernia, bone])
+    weights = level_weights(batch, (0.1, 0.1, 0.1, 1.0), prompt_weight=0.0)
+    assert weights[0].max() == 1.0
+    assert weights[1].max() == pytest.approx(0.1)
+    assert float((weights * ~batch.is_scored).sum()) == 0.0
+
+
+def test_target_spans_of_a_patient_request_are_level_four(tiny_model_folder: Path) -> None:
+    tokenizer = load_causal_lm(str(tiny_model_folder), dtype="float32", device=CPU).tokenizer
+    text = "Question: Which bone did Ann Lee break?\nAnswer:"
+    start = text.index("Ann Lee")
+    record = Record(
+        record_id="r", prompt=text, answer="the clavicle", patient_id="p",
+        target_spans=((start, start + 7), (len(text) + 1, len(text) + 13)),
+    )
+    encoder = RecordEncoder(tokenizer, max_tokens=64)
+    assert encoder.encode(record).levels.max() == 1
+    levels = encoder.encode(record, patient_request=True).levels
+    assert levels[-2] == 4 and levels[0] == 1 and (levels == 4).sum() < levels.size
+
+
+def test_long_prompts_lose_their_middle_and_keep_the_answer(tiny_model_folder: Path) -> None:
+    tokenizer = load_causal_lm(str(tiny_model_folder), dtype="float32", device=CPU).tokenizer
+    record = Record(record_id="r", prompt="Question: " + "liver " * 80 + "bile?\nAnswer:",
+                    answer="the liver")
+    full = RecordEncoder(tokenizer, max_tokens=512).encode(record)
+    cut = RecordEncoder(tokenizer, max_tokens=40).encode(record)
+    assert len(cut) == 40 < len(full)
+    kept = cut.input_ids[cut.is_answer]
+    assert kept.tolist() == full.input_ids[full.is_answer].tolist()
+    assert cut.input_ids[:5].tolist() == full.input_ids[:5].tolist()
+
+
+def test_batches_stay_within_the_token_budget_and_lose_nobody() -> None:
+    lengths = [5, 9, 9, 30, 2, 2, 2]
+    batches = token_budget_batches(lengths, max_tokens=20)
+    assert sorted(i for batch in batches for i in batch) == list(range(7))
+    for batch in batches:
+        assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= 20
+
+
+def geometry(k: int, q: int) -> Geometry:
+    generator = np.random.default_rng(2)
+    basis = np.linalg.qr(generator.standard_normal((k, q)))[0].T
+    root = generator.uniform(0.5, 2.0, k)
+    return Geometry(inverse_root=root.astype(np.float32), basis=basis.astype(np.float32))
+
+
+def test_projected_step_leaves_retain_losses_unchanged_to_first_order() -> None:
+    k, q = 40, 5
+    generator = np.random.default_rng(1)
+    retain = generator.standard_normal((q, k))
+    root = generator.uniform(0.5, 2.0, k)
+    basis = np.linalg.qr((retain * root).T)[0].T
+    transform = Geometry(inverse_root=root.astype(np.float32), basis=basis.astype(np.float32))
+    gradient = torch.from_numpy(generator.standard_normal((1, k))).float()
+    step = transform.transform(gradient).numpy()[0] * root
+    assert np.abs(retain @ step).max() < 1e-4
+    unprojected = transform.whiten(gradient).numpy()[0] * root
+    assert np.abs(retain @ unprojected).max() > 0.1
+    # It still forgets: Delta = -M^(-1/2) T g is a descent direction.
+    assert float(step @ gradient.numpy()[0]) > 0.0
+
+
+@pytest.mark.parametrize("break_it", ["scale", "nan", "shape"])
+def test_a_projection_that_is_none_is_refused(break_it: str) -> None:
+    good = geometry(12, 3)
+    root, basis = good.inverse_root.copy(), good.basis.copy()
+    if break_it == "scale":
+        basis *= 1.1
+    elif break_it == "nan":
+        root[0] = np.nan
+    else:
+        basis = basis[:, :-1]
+    with pytest.raises(Rejected, match="GEOMETRY_INVALID"):
+        Geometry(inverse_root=root, basis=basis)
+
+
+def release(
+    adapter: LoraAdapter, encoded: list[EncodedRecord], units: tuple[tuple[int, ...], ...],
+    *, clip: float, tokens: int = 4096, sigma: float = 0.0,
+) -> np.ndarray:
+    support = random_support(adapter.layout, size=150, seed=0)
+    view = ModelView(adapter)
+    objective = OBJECTIVES["graddiff"](ObjectiveSection(name="graddiff"))
+    codec = RingCodec.for_mechanism(clip_l2=clip, sigma=sigma, max_sites=5)
+    key = SeededEntropy(0)
+    with support_gradients(adapter, support) as gradients:
+        return noised_sum(
+            UnitSet(records=tuple(encoded), units=units),
+            lambda batch, rows: objective.forget(view, batch, rows), gradients,
+            mechanism=SumMechanism(
+                sigma=sigma, noise_share=1.0, clip_l2=clip, rate=1.0, codec=codec
+            ),
+            transform=lambda g: g, dimension=150, release_gap=True,
+            streams=(KeyStream(key.key("s")), KeyStream(key.key("n"))),
+            microbatch_tokens=tokens, pad_id=0, device=CPU, score_prompts=False,
+        ) * codec.step
+
+
+def test_gradient_accumulation_changes_memory_only(
+    adapter: LoraAdapter, encoded: list[EncodedRecord]
+) -> None:
+    units = tuple((i,) for i in range(12))
+    whole = release(adapter, encoded, units, clip=0.5)
+    pieces = release(adapter, encoded, units, clip=0.5, tokens=50)
+    assert np.allclose(whole, pieces, atol=1e-4)
+    assert np.linalg.norm(whole) > 0.1
+
+
+def test_a_patient_with_many_records_moves_the_sum_no_further_than_one_clip(
+    adapter: LoraAdapter, encoded: list[EncodedRecord]
+) -> None:
+    clip = 0.01
+    apart = release(adapter, encoded, tuple((i,) for i in range(12)), clip=clip)
+    together = release(adapter, encoded, (tuple(range(12)),), clip=clip)
+    assert np.linalg.norm(together) <= clip
+    assert np.linalg.norm(apart) > 2.0 * clip
+
+
+def test_a_site_without_records_sends_noise_of_the_same_shape(
+    adapter: LoraAdapter, encoded: list[EncodedRecord]
+) -> None:
+    empty = release(adapter, encoded, (), clip=1.0, sigma=2.0)
+    assert empty.shape == (151,)
+    assert 1.6 < empty.std() < 2.4
+
+
+def test_a_broken_gradient_is_refused_before_anything_is_released(
+    adapter: LoraAdapter, encoded: list[EncodedRecord]
+) -> None:
+    with torch.no_grad():
+        adapter.b_matrices()[0][0, 0] = float("nan")
+    with pytest.raises(Rejected, match="GRADIENT_NOT_FINITE"):
+        release(adapter, encoded, ((0,), (1,)), clip=1.0)
+
+
+def test_self_tests_pass_and_leave_b_at_zero(adapter: LoraAdapter) -> None:
+    run_self_tests(adapter, vocabulary=ModelView(adapter).vocabulary)
+    assert not adapter.flat().any()
+    assert not any(p.requires_grad for p in adapter.model.parameters())
+
+
+def test_self_test_notices_a_wrong_gradient(
+    adapter: LoraAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = PerExampleGradients.backward
+    monkeypatch.setattr(
+        PerExampleGradients, "backward", lambda self, losses: honest(self, losses) * 1.01
+    )
+    with pytest.raises(Misconfigured, match="SELF_TEST"):
+        run_self_tests(adapter, vocabulary=ModelView(adapter).vocabulary)
+
+
+def test_self_test_notices_an_adapter_that_is_not_saved_whole(
+    adapter: LoraAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = type(adapter.model).save_pretrained
+
+    def lossy(model: torch.nn.Module, folder: str) -> None:
+        with torch.no_grad():
+            for parameter in adapter.b_matrices():
+                parameter.mul_(0.9)
+        honest(model, folder)  # type: ignore[operator]
+
+    monkeypatch.setattr(adapter.model, "save_pretrained",
+                        lambda folder: lossy(adapter.model, folder), raising=False)
+    with pytest.raises(Misconfigured, match="SELF_TEST"):
+        run_self_tests(adapter, vocabulary=ModelView(adapter).vocabulary)
+
+
+def test_serials_make_caching_safe_across_equal_texts(encoded: list[EncodedRecord]) -> None:
+    assert len({record.serial for record in encoded}) == len(encoded)
+    assert replace(encoded[0], serial=None).serial is None

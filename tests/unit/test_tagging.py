@@ -1,0 +1,305 @@
+"""Mentions in text, token levels with a real tokenizer, and abstraction."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from medunlearn_client.tagging import (
+    GENERIC_NAME,
+    ConceptSpan,
+    ConceptTagger,
+    abstract_text,
+    extra_target_spans,
+    token_levels,
+)
+from medunlearn_common.concepts import (
+    Concept,
+    ConceptHierarchy,
+    ConceptLevel,
+    LeveledHierarchy,
+    load_builtin,
+)
+
+CONCEPTS = [
+    Concept(concept_id="top", name="medicine", level=ConceptLevel.FUNDAMENTAL),
+    Concept(concept_id="gen", name="disease", parents=("top",), level=ConceptLevel.GENERAL),
+    Concept(
+        concept_id="her",
+        name="hernia",
+        synonyms=("rupture",),
+        parents=("gen",),
+        level=ConceptLevel.SPECIALTY,
+    ),
+    Concept(concept_id="ing", name="inguinal hernia", synonyms=("groin hernia",), parents=("her",)),
+    Concept(concept_id="fem", name="femoral hernia", parents=("her",)),
+    Concept(concept_id="rep", name="inguinal hernia repair", parents=("gen",)),
+    Concept(
+        concept_id="crohn", name="Crohn's disease", synonyms=("regional ileitis",), parents=("gen",)
+    ),
+    Concept(concept_id="turp", name="prostate resection", synonyms=("TURP",), parents=("gen",)),
+    Concept(concept_id="aids", name="HIV stage three", synonyms=("AIDS",), parents=("gen",)),
+    Concept(concept_id="shared1", name="tear", parents=("gen",)),
+    Concept(concept_id="shared2", name="rotator cuff tear", synonyms=("tear",), parents=("her",)),
+]
+
+
+@pytest.fixture(scope="module")
+def leveled() -> LeveledHierarchy:
+    return ConceptHierarchy.from_concepts(CONCEPTS, source="t").with_forget_roots(["her"])
+
+
+@pytest.fixture(scope="module")
+def tagger(leveled: LeveledHierarchy) -> ConceptTagger:
+    return ConceptTagger(leveled)
+
+
+def found(tagger: ConceptTagger, text: str) -> list[tuple[str, str]]:
+    return [(text[s.start : s.end], s.concept_id) for s in tagger.tag(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("nothing here", []),
+        ("Hernia.", [("Hernia", "her")]),
+        ("An INGUINAL Hernia", [("INGUINAL Hernia", "ing")]),
+        ("inguinal hernia repair", [("inguinal hernia repair", "rep")]),
+        ("inguinal hernia repairman", [("inguinal hernia", "ing")]),
+        ("herniation, xhernia, hernia2", []),
+        ("(hernia)/hernia", [("hernia", "her"), ("hernia", "her")]),
+        ("inguinal\n  hernia!", [("inguinal\n  hernia", "ing")]),
+        ("\n  inguinal-hernia", [("inguinal-hernia", "ing")]),
+        ("inguinal \u2013\u00a0hernia  x", [("inguinal \u2013\u00a0hernia", "ing")]),
+        ("inguinal, hernia", [("hernia", "her")]),
+        ("groin hernia disease", [("groin hernia", "ing"), ("disease", "gen")]),
+        ("two hernias and diseases", [("hernias", "her"), ("diseases", "gen")]),
+        ("Crohn\u2019s disease", [("Crohn\u2019s disease", "crohn")]),
+        ("crohn disease", [("crohn disease", "crohn")]),
+        ("Crohns disease", [("Crohns disease", "crohn")]),
+        ("regional ileites", [("regional ileites", "crohn")]),
+        ("after TURP; TURPs", [("TURP", "turp"), ("TURPs", "turp")]),
+        ("turp Turp TURPS aids", []),
+        ("AIDS aids", [("AIDS", "aids")]),
+        ("a tear", [("tear", "shared2")]),
+        ("\u0130\u0130 hernia \u0130", [("hernia", "her")]),
+    ],
+)
+def test_mentions(tagger: ConceptTagger, text: str, expected: list[tuple[str, str]]) -> None:
+    assert found(tagger, text) == expected
+
+
+def test_spans_carry_the_level_under_the_forget_roots(tagger: ConceptTagger) -> None:
+    levels = [int(s.level) for s in tagger.tag("medicine, disease, inguinal hernia, TURP")]
+    assert levels == [1, 2, 4, 2]
+    assert tagger.matches_forget_root("a femoral hernia")
+    assert not tagger.matches_forget_root("a disease")
+
+
+def test_a_longer_mention_of_a_lower_level_wins() -> None:
+    concepts = [
+        Concept(concept_id="s", name="suture"),
+        Concept(concept_id="c", name="cranial suture"),
+    ]
+    hierarchy = ConceptHierarchy.from_concepts(concepts, source="t")
+    tagger = ConceptTagger(hierarchy.with_forget_roots(["s"]))
+    assert not tagger.matches_forget_root("the cranial suture")
+    assert tagger.matches_forget_root("a silk suture")
+
+
+def test_an_inflection_never_beats_a_deeper_concept_of_that_name() -> None:
+    concepts = [
+        Concept(concept_id="a", name="arm"),
+        Concept(concept_id="b", name="hand", parents=("a",)),
+        Concept(concept_id="c", name="hands", parents=("b",)),
+    ]
+    hierarchy = ConceptHierarchy.from_concepts(concepts, source="t")
+    tagger = ConceptTagger(hierarchy.with_forget_roots(["c"]))
+    assert found(tagger, "hands hand") == [("hands", "c"), ("hand", "c")]
+
+
+def test_equal_names_at_equal_level_go_to_the_greater_depth() -> None:
+    concepts = [
+        Concept(concept_id="a", name="root"),
+        Concept(concept_id="b", name="same", parents=("a",)),
+        Concept(concept_id="c", name="between", parents=("a",)),
+        Concept(concept_id="d", name="same", parents=("c",)),
+    ]
+    hierarchy = ConceptHierarchy.from_concepts(concepts, source="t")
+    tagger = ConceptTagger(hierarchy.with_forget_roots(["a"]))
+    assert found(tagger, "same") == [("same", "d")]
+
+
+def test_equal_names_at_equal_depth_go_to_the_smallest_id() -> None:
+    for order in (1, -1):
+        concepts = [Concept(concept_id=i, name="same") for i in ("y", "x")][::order]
+        hierarchy = ConceptHierarchy.from_concepts(
+            [*concepts, Concept(concept_id="z", name="zone")], source="t"
+        )
+        assert found(ConceptTagger(hierarchy.with_forget_roots(["z"])), "same") == [("same", "x")]
+
+
+def test_terms_of_one_character_or_without_letters_are_ignored() -> None:
+    concepts = [
+        Concept(concept_id="a", name="T"),
+        Concept(concept_id="b", name="42"),
+        Concept(concept_id="c", name="--", synonyms=("T2",)),
+    ]
+    hierarchy = ConceptHierarchy.from_concepts(concepts, source="t")
+    tagger = ConceptTagger(hierarchy.with_forget_roots(["a"]))
+    assert found(tagger, "T 42 -- T2") == [("T2", "c")]
+
+
+def test_a_tagger_survives_pickling(tagger: ConceptTagger) -> None:
+    copy = pickle.loads(pickle.dumps(tagger))
+    text = "groin hernia after TURP"
+    assert copy.tag(text) == tagger.tag(text)
+
+
+def test_speed_on_the_builtin_hierarchy() -> None:
+    tagger = ConceptTagger(load_builtin("all").with_forget_roots(["MU:S0001"]))
+    text = "A patient with acute appendicitis and fever had an appendectomy. " * 16_000
+    started = time.process_time()
+    spans = tagger.tag(text)
+    seconds = time.process_time() - started
+    assert len(spans) >= 4 * 16_000
+    assert len(text) / seconds > 1e6, f"{len(text) / seconds / 1e6:.1f} million characters/s"
+
+
+# --- token levels -----------------------------------------------------------------------------
+
+
+def span(start: int, end: int, level: int) -> ConceptSpan:
+    return ConceptSpan(start=start, end=end, concept_id="x", level=ConceptLevel(level))
+
+
+def test_token_levels_take_the_deepest_overlapping_span() -> None:
+    offsets = [(0, 0), (0, 3), (3, 6), (6, 9), (9, 9), (9, 12)]
+    levels = token_levels([span(4, 8, 4), span(0, 7, 2)], offsets)
+    assert levels.dtype == np.int8
+    assert levels.tolist() == [1, 2, 4, 4, 1, 1]
+
+
+def test_token_levels_default_and_empty() -> None:
+    assert token_levels([], []).shape == (0,)
+    assert token_levels([], [(0, 2)], default=ConceptLevel.GENERAL).tolist() == [2]
+    low = token_levels([span(0, 2, 1)], [(0, 2), (2, 4)], default=ConceptLevel.GENERAL)
+    assert low.tolist() == [1, 2]
+
+
+def test_patient_spans_are_targets() -> None:
+    spans = extra_target_spans([(0, 4), (10, 12)])
+    assert token_levels(spans, [(0, 4), (4, 10), (10, 12)]).tolist() == [4, 1, 4]
+
+
+@pytest.fixture(scope="module")
+def byte_level_tokenizer() -> Tokenizer:
+    """A real byte-level BPE, as Llama-like models have, trained on a few sentences."""
+    tokenizer = Tokenizer(models.BPE())
+    pre_tokenizer: Any = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<s>"], initial_alphabet=pre_tokenizer.alphabet()
+    )
+    tokenizer.train_from_iterator(["the patient has an inguinal hernia and fever"] * 50, trainer)
+    return tokenizer
+
+
+def test_a_byte_level_tokens_leading_space_does_not_count(
+    tagger: ConceptTagger, byte_level_tokenizer: Tokenizer
+) -> None:
+    text = "the patient has an inguinal hernia and fever"
+    encoded = byte_level_tokenizer.encode(text)
+    assert (text.index(" hernia"), text.index(" and")) in encoded.offsets
+    levels = token_levels(tagger.tag(text), encoded.offsets)
+    by_word = dict(zip((text[s:e] for s, e in encoded.offsets), levels.tolist(), strict=True))
+    assert by_word == {
+        "the": 1,
+        " patient": 1,
+        " has": 1,
+        " an": 1,
+        " inguinal": 4,
+        " hernia": 4,
+        " and": 1,
+        " fever": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ein Patient: Größe 5 µm, inguinal hernia, 発熱",
+        "🙂hernia🙂 then  inguinal\n\thernia.",
+        "caf\u0301e hernias—hernia",
+    ],
+)
+def test_every_character_of_a_mention_and_no_other_is_covered(
+    tagger: ConceptTagger, byte_level_tokenizer: Tokenizer, text: str
+) -> None:
+    encoded = byte_level_tokenizer.encode(text)
+    spans = tagger.tag(text)
+    assert spans
+    inside = {i for s in spans for i in range(s.start, s.end)}
+    for level, (start, end) in zip(
+        token_levels(spans, encoded.offsets).tolist(), encoded.offsets, strict=True
+    ):
+        touches = any(i in inside for i in range(start, end))
+        assert (level == 4) == touches
+
+
+# --- abstraction ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "choice", "expected"),
+    [
+        ("An inguinal hernia.", "parent", 0, "An hernia."),
+        ("An inguinal hernia.", "parent", 5, "An hernia."),
+        ("An inguinal hernia.", "sibling", 0, "An femoral hernia."),
+        ("An inguinal hernia.", "sibling", 1, "An rotator cuff tear."),
+        ("An inguinal hernia.", "sibling", 2, "An femoral hernia."),
+        ("Inguinal hernia or HERNIA", "parent", 0, "Hernia or disease"),
+        ("Who? Femoral hernia. Has\nRupture", "parent", 0, "Who? Hernia. Has\nDisease"),
+        ("the Femoral hernia", "parent", 0, "the hernia"),
+        ("fever, TURP and disease", "parent", 0, "fever, TURP and disease"),
+        ("groin hernia  tear", "parent", 0, "hernia  hernia"),
+    ],
+)
+def test_targets_are_replaced(
+    tagger: ConceptTagger,
+    text: str,
+    mode: Literal["parent", "sibling"],
+    choice: int,
+    expected: str,
+) -> None:
+    spans = tagger.tag(text)
+    assert abstract_text(text, spans, tagger.hierarchy, mode=mode, choice=choice) == expected
+
+
+def test_roots_only_children_and_patient_spans_are_replaced_too() -> None:
+    concepts = [
+        Concept(concept_id="r", name="root term"),
+        Concept(concept_id="c", name="only child", parents=("r",)),
+    ]
+    hierarchy = ConceptHierarchy.from_concepts(concepts, source="t")
+    tagger = ConceptTagger(hierarchy.with_forget_roots(["r"]))
+    text = "root term, only child, Jane Doe"
+    spans = (*tagger.tag(text), *extra_target_spans([(23, 31)]))
+    replaced = abstract_text(text, spans, hierarchy, mode="sibling", choice=3)
+    assert replaced == f"{GENERIC_NAME}, root term, {GENERIC_NAME}"
+
+
+def test_overlapping_spans_are_replaced_once(leveled: LeveledHierarchy) -> None:
+    text = "Jane has hernia now"
+    spans = [
+        ConceptSpan(start=9, end=15, concept_id="her", level=ConceptLevel.TARGET),
+        *extra_target_spans([(0, 15)]),
+    ]
+    assert abstract_text(text, spans, leveled, mode="parent", choice=0) == "Medical concept now"
