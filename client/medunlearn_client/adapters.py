@@ -6,6 +6,7 @@ new adapter gives the base model's logits exactly, and one flat vector over B de
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -49,7 +50,8 @@ class LoraAdapter:
             bias="none", task_type="CAUSAL_LM",
         )
         try:
-            self.model: Any = get_peft_model(base_model, config)
+            with without_peft_warnings():
+                self.model: Any = get_peft_model(base_model, config)
         except ValueError as error:
             raise Misconfigured(
                 "ADAPTER_TARGETS",
@@ -137,6 +139,16 @@ class LoraAdapter:
         finally:
             for (_, layer), scaling in zip(self._layers, saved, strict=True):
                 layer.scaling[ADAPTER_NAME] = scaling
+
+
+@contextmanager
+def without_peft_warnings() -> Iterator[None]:
+    """Silences the one deprecation that PEFT itself runs into with transformers 5."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
+        )
+        yield
 
 
 def _shape(parameter: nn.Parameter) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -27,6 +27,7 @@ class EncodedRecord:
         is_answer: Shape ``(t,)``, bool: answer tokens and the end-of-sequence.
         levels: Shape ``(t,)``, int8 concept level of each token (1 to 4).
         confidence: Trust in the record's label, in [0, 1].
+        alternatives: The same prompt with answers that might have been (forget records only).
         serial: Names the record within this process, for caches; None is never cached.
     """
 
@@ -34,6 +35,7 @@ class EncodedRecord:
     is_answer: npt.NDArray[np.bool_]
     levels: npt.NDArray[np.int8]
     confidence: float = 1.0
+    alternatives: tuple[EncodedRecord, ...] = ()
     serial: int | None = None
 
     def __len__(self) -> int:
@@ -85,7 +87,10 @@ class RecordEncoder:
         self._max_tokens = max_tokens
         self._tagger = tagger
 
-    def encode(self, record: Record, *, patient_request: bool = False) -> EncodedRecord:
+    def encode(
+        self, record: Record, *, patient_request: bool = False,
+        alternatives: Sequence[str] = (),
+    ) -> EncodedRecord:
         """Encode prompt, answer and end-of-sequence.
 
         Prompt and answer are tokenised apart, as they are when the model answers, so that
@@ -96,6 +101,7 @@ class RecordEncoder:
             record: The record.
             patient_request: The record's ``target_spans`` (identifiers, dates, the link of
                 patient and condition) are level 4 as well.
+            alternatives: Other answers, each encoded with the same prompt.
         """
         prompt_ids, prompt_levels = self._piece(record.prompt, record, 0, patient_request)
         answer_text = f" {record.answer}"
@@ -113,6 +119,9 @@ class RecordEncoder:
             is_answer=np.arange(prompt_ids.size + answer_ids.size) >= prompt_ids.size,
             levels=np.concatenate([prompt_levels, answer_levels]).astype(np.int8),
             confidence=record.confidence,
+            alternatives=tuple(
+                self.encode(_answered(record, other)) for other in alternatives
+            ),
             serial=next(_SERIALS),
         )
 
@@ -129,6 +138,11 @@ class RecordEncoder:
                     if left + start < last and right + start > first:
                         levels[index] = ConceptLevel.TARGET
         return np.asarray(encoded["input_ids"], dtype=np.int64), levels
+
+
+def _answered(record: Record, answer: str) -> Record:
+    """The record with another answer; options and spans belong to the old one."""
+    return replace(record, answer=answer, options=(), answer_index=None, target_spans=())
 
 
 def _without_middle(values: npt.NDArray[Any], room: int) -> npt.NDArray[Any]:

@@ -56,9 +56,9 @@ def respond(
 ) -> FlowerMessage:
     """Answer one Flower message; never raises."""
     try:
+        # Nothing of the coordinator's run_config is read: it could name another folder.
         given: dict[str, Scalar] = {**settings}
-        for configuration in (context.run_config, context.node_config):
-            given.update({k: v for k, v in configuration.items() if v != ""})
+        given.update({k: v for k, v in context.node_config.items() if v != ""})
         answer = _hospital(given, opener).handle(from_records(message.content))
     except MedunlearnError as error:
         _LOG.error("%s", error)

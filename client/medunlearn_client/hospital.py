@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -152,9 +153,9 @@ class Hospital:
             return given
         privacy = bench.plan.privacy
         if privacy.noise != "none":
-            if mechanism.sigma <= 0.0:
+            if not (isfinite(mechanism.sigma) and mechanism.sigma > 0.0):
                 raise Rejected(
-                    "NOISE_MISSING", "the coordinator asked for a release without noise",
+                    "NOISE_MISSING", "the coordinator asked for a release without finite noise",
                     "a plan without noise must say so: [privacy] noise = \"none\"",
                 )
             budget = Budget(epsilon=privacy.epsilon, delta=privacy.delta)
@@ -167,8 +168,7 @@ class Hospital:
         payload = compute(
             lambda purpose: self._entropy.key(self.site_id, run_id, name, purpose)
         )
-        self._ledger.remember_answer(run_id=run_id, release=name, answer=payload)
-        return payload
+        return self._ledger.remember_answer(run_id=run_id, release=name, answer=payload)
 
     @staticmethod
     def _mechanism(plan: RunPlan, sigma: float, *, count: int) -> Mechanism:
@@ -181,7 +181,7 @@ class Hospital:
         """An answer that echoes what it belongs to, so that it fits no other request."""
         echoed = {
             name: message.fields[name]
-            for name in ("layout_digest", "support_digest", "round")
+            for name in ("run_id", "layout_digest", "support_digest", "round")
             if name in message.fields
         }
         return Message(

@@ -6,7 +6,10 @@ before anything is opened.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 from medunlearn_common.digests import digest_of_files
-from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import expanded
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _CONFIG = "config.json"
+_SAME_MODEL = "check that config.json belongs to these weights, or download the model again"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -59,9 +65,15 @@ def resolve_device(name: str) -> torch.device:
         raise Misconfigured(
             "DEVICE_UNAVAILABLE", f"unknown device {name!r}", "use auto, cpu, cuda or cuda:N"
         ) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type not in ("cpu", "cuda"):
         raise Misconfigured(
-            "DEVICE_UNAVAILABLE", "no CUDA device can be used here", "use --device cpu"
+            "DEVICE_UNAVAILABLE", f"device {name!r} is not supported", "use auto, cpu or cuda"
+        )
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= present:
+        raise Misconfigured(
+            "DEVICE_UNAVAILABLE", f"{present} CUDA device(s) can be used here, {name!r} is none",
+            "use --device cpu, or a number below that",
         )
     return device
 
@@ -76,28 +88,23 @@ def load_causal_lm(source: str, *, dtype: str, device: torch.device) -> LoadedMo
 
     Raises:
         Misconfigured: MODEL_MISSING, MODEL_FORMAT (no safetensors), MODEL_CORRUPT (truncated,
-            NaN, wrong shapes), TOKENIZER_UNUSABLE or TOKENIZER_MISMATCH.
+            NaN, wrong shapes, not the config's weights), MODEL_NOT_CAUSAL, MODEL_TOO_LARGE,
+            TOKENIZER_UNUSABLE or TOKENIZER_MISMATCH.
     """
     folder = resolve_folder(source)
     weights = check_weight_files(folder)
-    tokenizer = load_tokenizer(folder)
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise Misconfigured(
-            "MODEL_CORRUPT",
-            f"the model in {folder} cannot be loaded ({type(error).__name__})",
-            "check that config.json belongs to these weights, or download the model again",
-        ) from error
+    with _without_chatter():
+        _check_config(folder)
+        tokenizer = load_tokenizer(folder)
+        model = _load_weights(folder, dtype)
     model.requires_grad_(False)
     model.eval()
     _check_finite(model, folder)
     _check_vocabulary(model, tokenizer, folder)
+    model = _placed(model, folder, device)
+    _check_causal(model, folder)
     return LoadedModel(
-        model=model.to(device),
+        model=model,
         tokenizer=tokenizer,
         model_digest=digest_of_files([folder / _CONFIG, *weights]),
         tokenizer_digest=digest_of_files(
@@ -112,7 +119,7 @@ def resolve_folder(source: str) -> Path:
     Raises:
         Misconfigured: MODEL_MISSING.
     """
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.is_dir():
         return folder
     if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
@@ -171,16 +178,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         Misconfigured: TOKENIZER_UNUSABLE.
     """
     try:
-        AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         tokenizer: Any = AutoTokenizer.from_pretrained(
             folder, use_fast=True, local_files_only=True, trust_remote_code=False
         )
-    except MedunlearnError:
-        raise
     except Exception as error:  # transformers raises whatever its parsers raise
         raise Misconfigured(
             "TOKENIZER_UNUSABLE",
-            f"configuration or tokenizer in {folder} cannot be read ({type(error).__name__})",
+            f"the tokenizer in {folder} cannot be read ({type(error).__name__})",
             "save it with tokenizer.save_pretrained(folder); tokenizer.json is needed",
         ) from error
     if not getattr(tokenizer, "is_fast", False) or tokenizer.eos_token_id is None:
@@ -192,6 +196,89 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Transformers reports what we raise as an error too; one report is enough."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _check_config(folder: Path) -> None:
+    try:
+        AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises whatever its parsers raise
+        raise Misconfigured(
+            "MODEL_CORRUPT",
+            f"{_CONFIG} in {folder} is damaged or of an unknown kind ({type(error).__name__})",
+            "download the model again, or name one that transformers knows without remote code",
+        ) from error
+
+
+def _load_weights(folder: Path, dtype: str) -> Any:
+    """The model with every one of its weights from the files, and no weight left over."""
+    auto: Any = AutoModelForCausalLM
+    try:
+        model, report = auto.from_pretrained(
+            folder, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True,
+            trust_remote_code=False, output_loading_info=True,
+        )
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _too_large(folder, "memory") from error
+    except Exception as error:  # transformers raises whatever its loaders raise
+        raise Misconfigured(
+            "MODEL_CORRUPT",
+            f"the model in {folder} cannot be loaded ({type(error).__name__})", _SAME_MODEL,
+        ) from error
+    # Transformers draws missing weights at random and drops what it finds too much.
+    missing = sorted(report["missing_keys"])
+    surplus = sorted(name for name in report["unexpected_keys"] if name.endswith(".weight"))
+    for names, what in ((missing, "lack"), (surplus, "hold, unknown to config.json,")):
+        if names:
+            raise Misconfigured(
+                "MODEL_CORRUPT",
+                f"the weights in {folder} {what} {names[0]} and {len(names) - 1} more",
+                _SAME_MODEL,
+            )
+    return model
+
+
+def _placed(model: Any, folder: Path, device: torch.device) -> Any:
+    try:
+        return model.to(device)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _too_large(folder, str(device)) from error
+
+
+def _too_large(folder: Path, where: str) -> Misconfigured:
+    return Misconfigured(
+        "MODEL_TOO_LARGE", f"the model in {folder} does not fit into {where}",
+        "use dtype bfloat16, another --device or a smaller model",
+    )
+
+
+@torch.no_grad()
+def _check_causal(model: Any, folder: Path) -> None:
+    """A token must not see the next one, else every score would know its answer."""
+    tokens = torch.tensor([[0, 1], [0, 2]], device=model.device)
+    try:
+        first = model(input_ids=tokens, use_cache=False).logits[:, 0].float()
+    except (RuntimeError, ValueError, IndexError, AttributeError) as error:
+        raise Misconfigured(
+            "MODEL_CORRUPT",
+            f"the model in {folder} cannot read two tokens ({type(error).__name__})", _SAME_MODEL,
+        ) from error
+    if not torch.allclose(first[0], first[1], rtol=1e-3, atol=1e-3):
+        raise Misconfigured(
+            "MODEL_NOT_CAUSAL",
+            f"the model in {folder} looks at the words that it should predict",
+            "name a causal (generative) language model, not an encoder",
+        )
 
 
 def _check_finite(model: PreTrainedModel, folder: Path) -> None:
@@ -206,9 +293,10 @@ def _check_finite(model: PreTrainedModel, folder: Path) -> None:
 
 def _check_vocabulary(model: Any, tokenizer: Any, folder: Path) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest >= rows:
         raise Misconfigured(
             "TOKENIZER_MISMATCH",
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens, the model only {rows}",
+            f"the tokenizer in {folder} has token number {highest}, the model only {rows} tokens",
             "use the tokenizer that was saved with this model",
         )

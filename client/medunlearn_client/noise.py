@@ -2,7 +2,8 @@
 
 The noise is an integer number of ring steps, so no floating-point representation can leak
 through its low bits. A table sampler inverts the cumulative distribution at 64-bit
-precision: exact up to a total variation distance of about 2^-60.
+precision: exact up to a total variation distance of about 2^-60 where numpy's long double
+has 64 bits of mantissa (x86-64), and about 2^-48 where it is an ordinary double.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import torch
 
 from medunlearn_client.adapters import LoraAdapter
 from medunlearn_client.encoding import TokenBatch
+from medunlearn_client.geometry import Geometry
 from medunlearn_client.objectives import ExampleLosses, ModelView, UnlearningObjective
 from medunlearn_client.objectives.vote import VoteObjective
 from medunlearn_client.per_example import PerExampleGradients, row_norms, support_gradients
@@ -156,8 +157,8 @@ def step_release(
     with support_gradients(adapter, support) as gradients:
         for local_step in range(settings.plan.privacy.local_steps):
             adapter.set_on_support(support, values.astype(np.float32))
-            for total, half in zip(totals, parts, strict=True):
-                total += half_sum(
+            sums = [
+                half_sum(
                     settings, half, gradients,
                     mechanism=settings.mechanism(
                         sigma=request.sigma, clip_l2=clip, rate=half.rate
@@ -165,7 +166,10 @@ def step_release(
                     dimension=support.size, release_gap=True,
                     key=partial(_local_key, key, local_step),
                 )
-            values = _after_local_step(settings, values, totals)
+                for half in parts
+            ]
+            totals = [total + new for total, new in zip(totals, sums, strict=True)]
+            values = _after_local_step(settings, values, sums, request.geometry)
     codec = settings.mechanism(sigma=request.sigma, clip_l2=clip, rate=1.0).codec
     return np.concatenate([codec.to_ring(t) for t in totals]).astype(WIRE_DTYPE).tobytes()
 
@@ -175,10 +179,13 @@ def _local_key(key: KeyFor, local_step: int, purpose: str) -> bytes:
 
 
 def _after_local_step(
-    settings: ReleaseSettings, values: npt.NDArray[np.float64], totals: list[StepVector]
+    settings: ReleaseSettings, values: npt.NDArray[np.float64], sums: list[StepVector],
+    geometry: Geometry | None,
 ) -> npt.NDArray[np.float64]:
-    """Move against the noised sums so far, scaled to a root mean square of the plan's rate."""
+    """Move against one local step's noised sums, by the plan's rate in root mean square."""
     server = settings.plan.server
-    direction = (totals[0] + server.retain_weight * totals[1])[:-1].astype(np.float64)
+    direction = (sums[0] + server.retain_weight * sums[1])[:-1].astype(np.float64)
+    if geometry is not None:
+        direction = direction * geometry.inverse_root
     scale = float(np.sqrt(np.mean(direction**2)))
     return values - server.learning_rate * direction / scale if scale > 0.0 else values

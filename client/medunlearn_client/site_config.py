@@ -25,6 +25,8 @@ class SiteConfig(BaseModel):
         seed: Seed of the split and of the hold-out.
         concentration: Dirichlet parameter of the split.
         model_folder: Folder or hub id of the base model.
+        public_files: Files without patient data that plans may rely on; a plan names them
+            by digest.
         entropy_seed: Seed of noise and sampling in simulations; None draws from the
             operating system, as every hospital must.
     """
@@ -39,6 +41,7 @@ class SiteConfig(BaseModel):
     seed: int = 0
     concentration: float = 1.0
     model_folder: str
+    public_files: tuple[str, ...] = ()
     entropy_seed: int | None = None
 
 

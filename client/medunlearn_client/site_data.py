@@ -108,7 +108,7 @@ def load_federation_records(
         )
     records = read_records(
         [Path(name) for name in data.files], record_format=data.record_format,
-        quarantine=quarantine,
+        quarantine=quarantine or Quarantine(max_bad_fraction=data.max_bad_fraction),
     )
     if data.show_subject:
         records = [with_subject(record) for record in records]
@@ -119,6 +119,7 @@ def load_federation_records(
         members, nonmembers = split_nonmembers(
             records, fraction=data.nonmember_fraction, seed=seed, by_patient=by_patient
         )
+        members, nonmembers = _with_named(records, nonmembers, forget)
     tagger = None
     if forget.concepts:
         tagger = ConceptTagger(leveled_hierarchy(ConceptsSection(
@@ -138,3 +139,23 @@ def load_federation_records(
     return FederationRecords(
         sites=sites, nonmembers=tuple(nonmembers), repeated=len(split.repeated_ids)
     )
+
+
+def _with_named(
+    records: Sequence[Record], nonmembers: Sequence[Record], forget: ForgetSection
+) -> tuple[list[Record], list[Record]]:
+    """Members and non-members; what is asked for by name is never held out.
+
+    A patient comes back whole: half a patient among the never-taught would be no non-member.
+    """
+    records_named, patients_named = set(forget.records), set(forget.patients)
+    patients_named |= {
+        record.patient_id for record in records
+        if record.record_id in records_named and record.patient_id is not None
+    }
+    held = {
+        record.record_id for record in nonmembers
+        if record.record_id not in records_named and record.patient_id not in patients_named
+    }
+    members = [record for record in records if record.record_id not in held]
+    return members, [record for record in records if record.record_id in held]

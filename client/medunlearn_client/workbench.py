@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 
 from medunlearn_client.adapters import LoraAdapter
+from medunlearn_client.alternatives import AlternativeAnswers
 from medunlearn_client.encoding import RecordEncoder
-from medunlearn_client.models import LoadedModel, load_causal_lm, resolve_device
+from medunlearn_client.models import DTYPES, LoadedModel, load_causal_lm, resolve_device
 from medunlearn_client.objectives import OBJECTIVES, ModelView
 from medunlearn_client.public_text import public_gradients, public_units, public_vote
 from medunlearn_client.records import Record
@@ -27,11 +28,12 @@ from medunlearn_client.site_data import SiteRecords, leveled_hierarchy, load_fed
 from medunlearn_client.step_message import StepRequest
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.training import UnitSet
-from medunlearn_common.errors import Rejected
+from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import write_atomically
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import RunPlan, RuntimeOptions
-from medunlearn_common.plan.sections import ModelSection
+from medunlearn_common.plan.public_files import own_copy
+from medunlearn_common.plan.sections import ConceptsSection, ModelSection
 from medunlearn_common.support import Support, support_size
 
 
@@ -39,8 +41,19 @@ from medunlearn_common.support import Support, support_size
 def shared_model(
     source: str, model: ModelSection, seed: int, device: str
 ) -> tuple[LoadedModel, LoraAdapter]:
-    """Base model with its adapter, loaded once per process."""
+    """Base model with its adapter, loaded once per process.
+
+    Raises:
+        Misconfigured: MODEL_CONTEXT, ADAPTER_TARGETS, or a code of the model's folder.
+    """
     loaded = load_causal_lm(source, dtype=model.dtype, device=resolve_device(device))
+    context = getattr(loaded.model.config, "max_position_embeddings", None)
+    if isinstance(context, int) and model.max_tokens > context:
+        raise Misconfigured(
+            "MODEL_CONTEXT",
+            f"[model] max_tokens is {model.max_tokens}, the model reads at most {context}",
+            f"set max_tokens to {context} or less",
+        )
     adapter = LoraAdapter(
         loaded.model, rank=model.lora_rank, alpha=model.lora_alpha,
         target_modules=model.target_modules, seed=seed,
@@ -61,17 +74,24 @@ class Workbench:
         self._loaded, self._adapter = shared_model(
             config.model_folder, plan.model, plan.run.seed, runtime.device
         )
-        hierarchy = leveled_hierarchy(plan.concepts, config.forget)
-        self.hierarchy_digest = leveled_hierarchy(plan.concepts).hierarchy.digest()
+        self._public_files = config.public_files
+        concepts = self._own_concepts()
+        hierarchy = leveled_hierarchy(concepts, config.forget)
+        self.hierarchy_digest = leveled_hierarchy(concepts).hierarchy.digest()
+        tagger = ConceptTagger(hierarchy)
         self._encoder = RecordEncoder(
             self._loaded.tokenizer, max_tokens=plan.model.max_tokens,
-            tagger=ConceptTagger(hierarchy),
+            tagger=tagger,
         )
-        records = _own_records(config, plan)
-        self._forget = self._units(records.forget)
-        self._retain = self._units(records.retain)
+        records = _own_records(config, plan, concepts)
+        alternatives = AlternativeAnswers(hierarchy.hierarchy, tagger)
+        self._forget = self._units(records.forget, alternatives)
+        self._retain = self._units(records.retain, None)
         self._objective = OBJECTIVES[plan.objective.name](plan.objective)
-        self._view = ModelView(self._adapter, cache_bytes=runtime.reference_cache_bytes)
+        self._view = ModelView(
+            self._adapter, cache_bytes=runtime.reference_cache_bytes,
+            compute_dtype=DTYPES[plan.model.compute_dtype],
+        )
         self._prepared = False
         self._supports: dict[str, Support] = {}
 
@@ -90,6 +110,14 @@ class Workbench:
         """Digest of the tokenizer."""
         return self._loaded.tokenizer_digest
 
+    def _own(self, name: str) -> str:
+        return own_copy(name, self._public_files)
+
+    def _own_concepts(self) -> ConceptsSection:
+        """The plan's concepts with this site's copies of the hierarchies."""
+        hierarchies = tuple(self._own(source) for source in self.plan.concepts.hierarchies)
+        return self.plan.concepts.model_copy(update={"hierarchies": hierarchies})
+
     def check(self) -> None:
         """Run the start-up self-tests.
 
@@ -98,11 +126,17 @@ class Workbench:
         """
         run_self_tests(self._adapter, vocabulary=self._view.vocabulary)
 
-    def _units(self, records: tuple[Record, ...]) -> UnitSet:
+    def _units(
+        self, records: tuple[Record, ...], alternatives: AlternativeAnswers | None
+    ) -> UnitSet:
         """Encode records; a unit is a record, or all of a patient's records."""
         by_patient = self.plan.privacy.unit == "patient"
         encoded = tuple(
-            self._encoder.encode(record, patient_request=by_patient) for record in records
+            self._encoder.encode(
+                record, patient_request=by_patient,
+                alternatives=alternatives.of(record) if alternatives is not None else (),
+            )
+            for record in records
         )
         groups: dict[str, list[int]] = {}
         for position, record in enumerate(records):
@@ -163,13 +197,13 @@ class Workbench:
     def public_vote(self) -> bytes:
         """Noiseless row norms of the plan's public text, tagged by concept."""
         self._zero_adapter()
-        forget, retain = public_units(self.plan.support.public_file, self._encoder)
+        forget, retain = public_units(self._own(self.plan.support.public_file), self._encoder)
         return public_vote(self._settings(), self._adapter, forget, retain)
 
     def public_gradients(self, support: Support, *, count: int) -> bytes:
         """Noiseless retain gradients of the plan's public text at B = 0."""
         self._zero_adapter()
-        _, retain = public_units(self.plan.geometry.public_file, self._encoder)
+        _, retain = public_units(self._own(self.plan.geometry.public_file), self._encoder)
         return public_gradients(self._settings(), self._adapter, retain, support, count=count)
 
     def _settings(self) -> ReleaseSettings:
@@ -189,9 +223,11 @@ class Workbench:
             self._prepared = True
 
 
-def _own_records(config: SiteConfig, plan: RunPlan) -> SiteRecords:
+def _own_records(
+    config: SiteConfig, plan: RunPlan, concepts: ConceptsSection
+) -> SiteRecords:
     federation = load_federation_records(
-        data=config.data, forget=config.forget, concepts=plan.concepts,
+        data=config.data, forget=config.forget, concepts=concepts,
         unit=plan.privacy.unit, n_sites=config.sites, seed=config.seed,
         concentration=config.concentration,
     )

@@ -5,8 +5,9 @@ hospital's data. Forget and retain sets are disjoint, so a unit is in one of the
 sums of a round compose in parallel, and epsilon is the larger of two tracks (method.md,
 Private, sparse, masked).
 
-The accountant assumes continuous Gaussians. The noise added is a discrete Gaussian at least
-2^14 steps wide, for which the difference is far below the accountant's own error.
+The accountant assumes continuous Gaussians. The noise of the sum is a sum of discrete
+Gaussians, 2^16 steps wide in all (one of h sites adds 2^16 / sqrt(h)), for which the
+difference is far below the accountant's own error.
 """
 
 from __future__ import annotations
@@ -60,7 +61,11 @@ class NoiseSchedule:
 
 
 def epsilon_of(mechanisms: tuple[Mechanism, ...], *, delta: float) -> float:
-    """Upper bound on epsilon of all releases together: the dearer of the two tracks."""
+    """Upper bound on epsilon of all releases together: the dearer of the two tracks.
+
+    Raises:
+        Misconfigured: PRIVACY_UNCOMPUTABLE for values at which the accountant itself fails.
+    """
     tracks = {
         tuple((m.sigma, m.forget_rate, m.count) for m in mechanisms),
         tuple((m.sigma, m.retain_rate, m.count) for m in mechanisms),
@@ -85,7 +90,14 @@ def _track_epsilon(history: tuple[tuple[float, float, int], ...], delta: float) 
         # At rate 1 the PRV's support has no lower end; numpy warns about the log of zero
         # in the branch that np.where then discards.
         warnings.simplefilter("ignore")
-        return float(accountant.get_epsilon(delta, eps_error=EPSILON_ERROR))
+        try:
+            return float(accountant.get_epsilon(delta, eps_error=EPSILON_ERROR))
+        except (ArithmeticError, MemoryError, RuntimeError, ValueError) as error:
+            raise Misconfigured(
+                "PRIVACY_UNCOMPUTABLE",
+                f"the accountant cannot bound epsilon here ({type(error).__name__})",
+                "choose delta, rates and epsilon of usual size, such as 1e-5, 0.1 and 4",
+            ) from error
 
 
 def calibrate(

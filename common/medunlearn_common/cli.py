@@ -38,7 +38,8 @@ EXTRA_OF_MODULE = {
 }
 
 _HELP = """\
-Hospitals take knowledge out of a shared medical language model, together and in private.
+Hospitals take knowledge out of a shared medical language model together,
+under differential privacy.
 
 Each hospital trains on its own records and sends clipped, noised numbers on a small shared
 set of adapter coordinates; what comes out is an ordinary PEFT adapter.
@@ -209,3 +210,7 @@ def main() -> None:
     line = CommandLine()
     app = line.build(entry_points(group=COMMAND_GROUP))
     sys.exit(line.run(app))
+
+
+if __name__ == "__main__":
+    main()

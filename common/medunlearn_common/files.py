@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import os
-import tempfile
+from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 
-from medunlearn_common.errors import Transient
+from medunlearn_common.errors import Misconfigured, Transient
+
+_OWNER_ONLY, _AS_UMASK_SAYS = 0o600, 0o666
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, private: bool = True) -> None:
     """Write, flush to disk, then rename over ``path``; create its folder if need be.
+
+    Args:
+        path: The file.
+        data: Its contents.
+        private: Only the owner may read it; otherwise the umask decides, as for what is
+            meant to be handed on: results, reports, adapters.
 
     Raises:
         Transient: WRITE_FAILED (disk full, no permission); the old file is untouched.
     """
-    temporary: str | None = None
+    temporary = path.with_name(f".{path.name}.{token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        mode = _OWNER_ONLY if private else _AS_UMASK_SAYS
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
@@ -26,12 +36,38 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise Transient(
             "WRITE_FAILED",
             f"cannot write {path.name}: {error.strerror or error}",
             "free disk space or mend permissions, then resume; the old file is intact",
+        ) from error
+
+
+def expanded(path: str | Path) -> Path:
+    """``~`` and ``~user`` replaced, where there is such a home; else the path as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a place where nothing can be written, before the long work; nothing is left there.
+
+    Raises:
+        Misconfigured: OUT_UNWRITABLE.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    probe = existing / f".{token_hex(8)}.tmp"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise Misconfigured(
+            "OUT_UNWRITABLE", f"{folder} cannot be written ({error.strerror or error})",
+            "choose another --out, or mend the folder's permissions",
         ) from error
 
 

@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS releases (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
     run_id TEXT NOT NULL, release TEXT NOT NULL, request_digest TEXT NOT NULL,
     sigma REAL NOT NULL, forget_rate REAL NOT NULL, retain_rate REAL NOT NULL,
-    count INTEGER NOT NULL, answer BLOB,
+    count INTEGER NOT NULL, answered INTEGER NOT NULL DEFAULT 0, answer BLOB,
     UNIQUE (run_id, release));
 """
 # A budget is compared with the accountant's upper bound, which its own mesh rounds up.
@@ -42,7 +42,7 @@ class PrivacyLedger:
     Guarantees:
         * A charge is on disk (``synchronous=EXTRA``) before :meth:`charge` returns.
         * No charge is accepted that takes the run's epsilon over its budget.
-        * One release name is charged once per run, and answered with the same bytes.
+        * One release name is charged once per run, and only one answer to it ever leaves.
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,32 +115,44 @@ class PrivacyLedger:
             )
         return row is not None
 
-    def remember_answer(self, *, run_id: str, release: str, answer: bytes) -> None:
-        """Keep the answer to a charged release, and forget those of earlier releases."""
+    def remember_answer(self, *, run_id: str, release: str, answer: bytes) -> bytes:
+        """Keep the answer to a charged release, and forget those of earlier releases.
+
+        Returns:
+            The answer that may leave: ``answer``, or the one kept before it. Two requests
+            that raced each other have drawn different noise; only the first may be sent.
+
+        Raises:
+            Rejected: RELEASE_CLOSED as :meth:`answer_given`.
+        """
         with self._transaction() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            kept = _kept_answer(connection, run_id, release)
+            if kept is not None:
+                return kept
             connection.execute(
                 "UPDATE releases SET answer = NULL WHERE run_id = ? AND release <> ?",
                 (run_id, release),
             )
             connection.execute(
-                "UPDATE releases SET answer = ? WHERE run_id = ? AND release = ?",
+                "UPDATE releases SET answer = ?, answered = 1 WHERE run_id = ? AND release = ?",
                 (answer, run_id, release),
             )
+        return answer
 
     def answer_given(self, *, run_id: str, release: str, request_digest: str) -> bytes | None:
-        """The answer already given to this very request, or None.
+        """The answer already given to this very request, or None if none was.
 
         Raises:
-            Rejected: REQUEST_CHANGED if the release was charged for another request.
+            Rejected: REQUEST_CHANGED if the release was charged for another request;
+                RELEASE_CLOSED if it was answered and a later release has replaced the kept
+                answer: answering anew would draw fresh noise for the same sum, and an
+                average over such answers would have less noise than was charged for.
         """
         with self._transaction() as connection:
             if not self._already_charged(connection, run_id, release, request_digest):
                 return None
-            row = connection.execute(
-                "SELECT answer FROM releases WHERE run_id = ? AND release = ?",
-                (run_id, release),
-            ).fetchone()
-        return None if row is None or row[0] is None else bytes(row[0])
+            return _kept_answer(connection, run_id, release)
 
     def epsilon(self, *, run_id: str, delta: float) -> float:
         """Epsilon that the run has spent so far at this hospital."""
@@ -154,6 +166,25 @@ class PrivacyLedger:
                 "SELECT COUNT(*) FROM releases WHERE run_id = ?", (run_id,)
             ).fetchone()
         return int(row[0])
+
+
+def _kept_answer(
+    connection: sqlite3.Connection, run_id: str, release: str
+) -> bytes | None:
+    """The kept answer; None if the release was never answered; see ``answer_given``."""
+    row = connection.execute(
+        "SELECT answered, answer FROM releases WHERE run_id = ? AND release = ?",
+        (run_id, release),
+    ).fetchone()
+    if row is None or not row[0]:
+        return None
+    if row[1] is None:
+        raise Rejected(
+            "RELEASE_CLOSED",
+            f"{release} was answered, and a later release has been answered since",
+            "resume the run from its last checkpoint",
+        )
+    return bytes(row[1])
 
 
 def _mechanisms(connection: sqlite3.Connection, run_id: str) -> tuple[Mechanism, ...]:

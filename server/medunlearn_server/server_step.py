@@ -24,6 +24,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ServerSection
 from medunlearn_server.aggregation import RoundSums
 from medunlearn_server.geometry import Geometry
@@ -81,16 +82,31 @@ def take_step(
     state: StepState, direction: Reals, section: ServerSection, *,
     round_index: int, rounds: int, metric: Reals | None,
 ) -> StepState:
-    """One server step; ``metric`` is the diagonal of M or None, shape ``(k,)``."""
+    """One server step; ``metric`` is the diagonal of M or None, shape ``(k,)``.
+
+    Raises:
+        Misconfigured: STEP_NOT_FINITE; the state before it is still good.
+    """
     rate = learning_rate(section, round_index=round_index, rounds=rounds)
     moved, step = OPTIMIZERS[section.optimizer](state, direction, section)
     step = within_trust_region(rate * step, section.trust_radius, metric)
     moved = replace(moved, values=state.values - step, steps=state.steps + 1)
+    _require_finite(moved.values)
     if round_index < averaging_start(section, rounds=rounds):
         return moved
     count = state.averaged + 1
     average = state.average + (moved.values - state.average) / count
     return replace(moved, average=average, averaged=count)
+
+
+def _require_finite(values: Reals) -> None:
+    with np.errstate(over="ignore"):  # an adapter holds float32
+        finite = bool(np.isfinite(values.astype(np.float32)).all())
+    if not finite:
+        raise Misconfigured(
+            "STEP_NOT_FINITE", "the server's step leaves the range of numbers",
+            "lower server.learning_rate or server.retain_weight in a new run",
+        )
 
 
 def learning_rate(section: ServerSection, *, round_index: int, rounds: int) -> float:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medunlearn_common.errors import Misconfigured
 from medunlearn_common.messages import FINISH, Message
 from medunlearn_common.plan import RunPlan
-
-_ENTRY = re.compile(r"(\d+):(\d+)-(\d+)")
+from medunlearn_common.plan.absences import absence_spans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +25,7 @@ class Absences:
         Raises:
             Misconfigured: ABSENCE_INVALID.
         """
-        return cls(spans=_spans(plan.federation.absences, sites=plan.federation.sites))
+        return cls(spans=absence_spans(plan.federation.absences, sites=plan.federation.sites))
 
     def away(self, site_index: int, message: Message) -> bool:
         """Whether the site misses this request; every site hears of the end."""
@@ -39,19 +35,3 @@ class Absences:
         found = message.fields.get("round", 0)
         round_index = found if isinstance(found, int) else 0
         return any(s == site_index and a <= round_index <= b for s, a, b in self.spans)
-
-
-def _spans(entries: Sequence[str], *, sites: int) -> tuple[tuple[int, int, int], ...]:
-    spans = []
-    for entry in entries:
-        match = _ENTRY.fullmatch(entry.strip())
-        site, first, last = (int(part) for part in match.groups()) if match else (0, 1, 0)
-        if first > last or site >= sites:
-            raise Misconfigured(
-                "ABSENCE_INVALID",
-                f"federation.absences: {entry!a} is not site:first-last with a site below "
-                f"{sites} and first <= last",
-                'write for example "4:0-3": site 4 is away in rounds 0 to 3',
-            )
-        spans.append((site, first, last))
-    return tuple(spans)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -10,7 +11,7 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
 
 FACTS_FILE = "medunlearn.json"
-ADAPTER_SCHEMA_VERSION = 1
+ADAPTER_SCHEMA_VERSION: Final = 1
 
 
 class AdapterFacts(BaseModel):
@@ -30,7 +31,7 @@ class AdapterFacts(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int = ADAPTER_SCHEMA_VERSION
+    schema_version: Literal[1] = ADAPTER_SCHEMA_VERSION
     base_model: str
     base_model_digest: str
     tokenizer_digest: str
@@ -43,7 +44,8 @@ class AdapterFacts(BaseModel):
 
 def write_adapter_facts(adapter: Path, facts: AdapterFacts) -> None:
     """Writes ``medunlearn.json`` into the adapter's folder."""
-    write_atomically(adapter / FACTS_FILE, facts.model_dump_json(indent=2).encode("utf-8"))
+    data = facts.model_dump_json(indent=2).encode("utf-8")
+    write_atomically(adapter / FACTS_FILE, data, private=False)
 
 
 def read_adapter_facts(adapter: Path) -> AdapterFacts:

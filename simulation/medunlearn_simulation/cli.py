@@ -100,9 +100,9 @@ def _simulate(
 
     _limit_threads(speed[1])
     if resume is not None or not isinstance(fresh, NewRun):
-        started = restart(resume or Path(), board)
+        started = restart(resume or Path(), board, device=speed[0])
     else:
-        started = start(fresh, runner or "flower", board)
+        started = start(fresh, runner or "flower", board, device=speed[0])
     runtime = RuntimeOptions(
         runner="memory" if started.facts.runner == "memory" else "flower",
         device=speed[0], threads=speed[1],

@@ -150,7 +150,7 @@ def compare(
         )
     comparison = comparison_of(run_dirs, [load_result(path) for path in run_dirs])
     if html_path is not None:
-        write_atomically(html_path, render_comparison(comparison).encode())
+        write_atomically(html_path, render_comparison(comparison).encode(), private=False)
     if console is not None:
         console.print(terminal_table(comparison))
     return comparison

@@ -17,6 +17,7 @@ from medunlearn_client.evaluation import (
 )
 from medunlearn_client.models import load_causal_lm, resolve_device
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import require_writable
 from medunlearn_simulation.exporting import open_adapter
 from medunlearn_simulation.measuring import (
     evaluation_inputs,
@@ -58,7 +59,7 @@ def evaluate_adapter(
     """Measures, prints and, if asked to, writes the figures.
 
     Raises:
-        Misconfigured: EVALUATE_NO_DATA, or a code of adapter, model, plan or data.
+        Misconfigured: EVALUATE_NO_DATA, OUT_UNWRITABLE, or a code of adapter, model, plan or data.
     """
     if request.plan_file is None and not request.overrides.data:
         raise Misconfigured(
@@ -66,6 +67,8 @@ def evaluate_adapter(
             "give --data FILE with --forget-subject, or --plan with the run's plan.toml",
         )
     plan = plan_for_run(request.plan_file, request.overrides)
+    if request.out is not None:
+        require_writable(request.out.parent)
     device = resolve_device(request.device)
     with board.phase("loading"):
         base, peft_model = open_adapter(request.adapter, model=request.model, device=device)
@@ -86,7 +89,7 @@ def evaluate_adapter(
         )
     board.progress.stop()
     if request.out is not None:
-        write_json(request.out, asdict(report))
+        write_json(request.out, asdict(report), private=False)
     console.print(_table(report))
     return report
 

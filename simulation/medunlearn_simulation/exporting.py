@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from medunlearn_client.models import LoadedModel, load_causal_lm
 from medunlearn_common.digests import digest_of_files
@@ -58,14 +61,30 @@ def open_adapter(
                 code, f"the {name} has digest {found[:16]}..., the adapter was made on "
                 f"{expected[:16]}...", "name the run's own base model with --model",
             )
+    return base, _attached(adapter, base.model).eval()
+
+
+def _attached(adapter: Path, base_model: Any) -> Any:
+    """The PEFT model with every tensor of the adapter, and none of it left over."""
     try:
-        peft_model = PeftModel.from_pretrained(base.model, str(adapter))
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise Misconfigured(
-            "ADAPTER_CORRUPT", f"the adapter in {adapter} does not fit its base model "
-            f"({type(error).__name__})", "copy the adapter folder again",
-        ) from error
-    return base, peft_model.eval()
+        # PEFT only warns of tensors that are missing or too many; they are checked below.
+        with warnings.catch_warnings(action="ignore"):
+            peft_model: Any = PeftModel.from_pretrained(base_model, str(adapter))
+            wanted = get_peft_model_state_dict(peft_model)
+            tensors = load_file(adapter / WEIGHTS_FILE)
+    except Exception as error:  # PEFT raises whatever its parsers and loaders raise
+        raise _corrupt(adapter, f"does not fit its base model ({type(error).__name__})") from error
+    if differing := tensors.keys() ^ wanted.keys():
+        raise _corrupt(adapter, f"has {len(differing)} tensor(s) too many or too few")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise _corrupt(adapter, "contains NaN or infinite values")
+    return peft_model
+
+
+def _corrupt(adapter: Path, problem: str) -> Misconfigured:
+    return Misconfigured(
+        "ADAPTER_CORRUPT", f"the adapter in {adapter} {problem}", "copy the adapter folder again"
+    )
 
 
 def _check_files(adapter: Path, facts: AdapterFacts) -> None:
@@ -91,9 +110,11 @@ def _save(model: Any, tokenizer: Any, out: Path) -> None:
         if out.is_dir():
             out.rmdir()
         partial.rename(out)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or "the disk may be full"
         raise Transient(
-            "EXPORT_FAILED", f"cannot write {out} ({error.strerror})", "free space on the disk"
+            "EXPORT_FAILED", f"cannot write {out} ({why})",
+            "free space on the disk or choose another --out",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -5,6 +5,7 @@ One thread each keeps the weights reproducible whatever the machine's core count
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import queue
 import signal
@@ -129,6 +130,7 @@ def _train(job: PlantingJob, outbox: Any) -> None:
 
 def _train_and_save(job: PlantingJob, outbox: Any) -> dict[str, Any]:
     import torch  # the parent must not pay for the import
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     from medunlearn_simulation.planting import plant, train_tokenizer
@@ -143,8 +145,12 @@ def _train_and_save(job: PlantingJob, outbox: Any) -> dict[str, Any]:
 
     tokenizer = train_tokenizer(job.tokenizer_texts, job.vocab_size)
     model = plant(job.examples, tokenizer, job.recipe, progress=report)
-    model.save_pretrained(job.folder)
-    tokenizer.save_pretrained(job.folder)
+    try:
+        model.save_pretrained(job.folder)
+        tokenizer.save_pretrained(job.folder)
+    except SafetensorError as error:  # its own kind of error, also where the disk is full
+        why = "the weights cannot be written, the disk may be full"
+        raise OSError(errno.EIO, why, str(job.folder)) from error
     return {
         "examples": len(job.examples),
         "epochs": last[0].epoch if last else 0,

@@ -7,17 +7,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medunlearn_client.records import Quarantine, Record
+from medunlearn_client.encoding import RecordEncoder
+from medunlearn_client.models import (
+    check_weight_files,
+    load_causal_lm,
+    resolve_device,
+    resolve_folder,
+)
+from medunlearn_client.public_text import public_units
+from medunlearn_client.records import Quarantine, Record, read_records
 from medunlearn_client.site_data import (
     FederationRecords,
     leveled_hierarchy,
     load_federation_records,
 )
 from medunlearn_client.tagging import ConceptTagger
+from medunlearn_client.workbench import shared_model
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import expanded
 from medunlearn_common.plan import Plan, read_plan
 from medunlearn_common.plan.reading import plan_from_mapping
 from medunlearn_common.plan.sections import ForgetSection
+from medunlearn_common.support import support_size
+from medunlearn_server.progress import noise_schedule
+from medunlearn_simulation.absences import Absences
 from medunlearn_simulation.demo_corpus import (
     FORGET_SUBJECT,
     NEIGHBOUR_SUBJECTS,
@@ -88,9 +101,25 @@ def plan_for_run(plan_file: Path | None, overrides: Overrides) -> Plan:
         federation["min_sites"] = min(federation["min_sites"], overrides.sites)
     if not document["data"]["files"]:
         _fill_in_demo(document, plan_file is None)
-    files = (str(Path(f).expanduser().absolute()) for f in document["data"]["files"])
-    document["data"]["files"] = tuple(files)
+    _make_absolute(document)
     return plan_from_mapping(document, name=plan_file.name if plan_file else "command line")
+
+
+def _make_absolute(document: dict[str, Any]) -> None:
+    """Hospitals may work in another folder, and a run may be resumed from one."""
+    data, concepts = document["data"], document["concepts"]
+    data["files"] = tuple(map(_absolute, data["files"]))
+    concepts["hierarchies"] = tuple(
+        source if source.partition(":")[0] == "builtin" else _absolute(source)
+        for source in concepts["hierarchies"]
+    )
+    for section in (document["geometry"], document["support"]):
+        if section["public_file"]:
+            section["public_file"] = _absolute(section["public_file"])
+
+
+def _absolute(path: str) -> str:
+    return str(expanded(path).absolute())
 
 
 def _fill_in_demo(document: dict[str, Any], is_default: bool) -> None:
@@ -194,8 +223,6 @@ def prepare_models(
         Transient: CACHE_UNWRITABLE or PLANTING_DIED.
     """
     if plan.model.source != EMBEDDED:
-        from medunlearn_client.models import check_weight_files, resolve_folder
-
         folders = [resolve_folder(source) for source in (plan.model.source, retrained) if source]
         for folder in folders:
             check_weight_files(folder)
@@ -217,6 +244,61 @@ def prepare_models(
     places = planted_models(request, board=board)
     again = places.get("retrained")
     return str(places["original"]), str(again) if again is not None else None
+
+
+def check_plan(plan: Plan, *, device: str) -> None:
+    """What hospitals and coordinator would refuse only after the long preparations.
+
+    Raises:
+        Misconfigured: ABSENCE_INVALID, PRIVACY_UNREACHABLE, DEVICE_UNAVAILABLE, or a code of
+            the public text's reader.
+    """
+    resolve_device(device)
+    Absences.of_plan(plan)
+    noise_schedule(plan)
+    for file in public_texts(plan):
+        read_records(Path(file))
+
+
+def public_texts(plan: Plan) -> tuple[str, ...]:
+    """Files of public text that the plan's method reads."""
+    wanted = (
+        (plan.geometry.projection == "public", plan.geometry.public_file),
+        (plan.support.method == "public", plan.support.public_file),
+    )
+    return tuple(dict.fromkeys(file for is_read, file in wanted if is_read))
+
+
+def check_models(
+    plan: Plan, model: str, retrained: str | None, *, device: str, keep: bool, board: PhaseBoard
+) -> None:
+    """Opens both models as hospitals and evaluation will, so that a bad one ends no long run.
+
+    Args:
+        plan: The plan.
+        model: Folder of the base model.
+        retrained: Folder of the retrained model, or None.
+        device: Where to open them.
+        keep: Keep the base model for the hospitals of this process.
+        board: Shows the phase.
+
+    Raises:
+        Misconfigured: MODEL_CONTEXT, ADAPTER_TARGETS, SUPPORT_EMPTY, PUBLIC_TEXT, or a code of
+            a model's folder.
+    """
+    with board.phase("checking the models"):
+        if retrained is not None:
+            load_causal_lm(retrained, dtype=plan.model.dtype, device=resolve_device(device))
+        loaded, adapter = shared_model(model, plan.model, plan.run.seed, device)
+        support_size(adapter.layout, plan.support.density)
+        encoder = RecordEncoder(
+            loaded.tokenizer, max_tokens=plan.model.max_tokens,
+            tagger=ConceptTagger(leveled_hierarchy(plan.concepts, plan.forget)),
+        )
+        for file in public_texts(plan):
+            public_units(file, encoder)
+        if not keep:
+            shared_model.cache_clear()
 
 
 def planting_size(taught: int, *, seed: int) -> tuple[Any, int]:

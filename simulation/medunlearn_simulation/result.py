@@ -82,7 +82,7 @@ def write_result(path: Path, result: RunResult) -> None:
     """
     data = result.model_dump(mode="json")
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, f"{text}\n".encode())
+    write_atomically(path, f"{text}\n".encode(), private=False)
 
 
 def load_result(path: Path) -> RunResult:

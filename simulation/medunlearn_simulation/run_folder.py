@@ -5,6 +5,7 @@
     demo.jsonl           the embedded records, where no data were given
     quarantine.jsonl     numbers and reasons of bad rows, if there were any
     sites/site-0/...     what one hospital keeps: site.json, ledger, answers
+    hospitals.log        what hospitals of a run in memory said of their errors
     checkpoint.bin ...   state and events of the coordinator
     snapshots/           the released adapter after chosen rounds
     adapter/             the PEFT adapter, with medunlearn.json beside it
@@ -17,15 +18,16 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import write_atomically
+from medunlearn_common.files import expanded, write_atomically
 from medunlearn_common.plan import Plan, plan_template, read_plan
 
-RUN_SCHEMA_VERSION = 1
+RUN_SCHEMA_VERSION: Final = 1
 _BEFORE_THE_RUN = {"demo.jsonl", "quarantine.jsonl"}
 
 
@@ -39,16 +41,18 @@ class RunFacts(BaseModel):
         model: Folder or hub id of the base model.
         retrained: Folder of the retrained model, or None.
         package_version: Version that started the run.
+        plan_digest: SHA-256 over everything that plan.toml says.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int = RUN_SCHEMA_VERSION
+    schema_version: Literal[1] = RUN_SCHEMA_VERSION
     run_id: str
-    runner: str
+    runner: Literal["flower", "memory"]
     model: str
     retrained: str | None
     package_version: str
+    plan_digest: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +112,15 @@ class RunFolder:
     def write_start(self, plan: Plan, facts: RunFacts) -> None:
         """Writes plan and facts; ``run.json`` comes last and says that the run may be resumed."""
         write_atomically(self.plan_file, plan_template(plan).encode("utf-8"))
+        facts = facts.model_copy(update={"plan_digest": _digest(plan)})
         write_atomically(self.run_file, facts.model_dump_json(indent=2).encode("utf-8"))
 
     def read_start(self) -> tuple[Plan, RunFacts]:
         """Plan and facts of a run to resume.
 
         Raises:
-            Misconfigured: RESUME_NOTHING, RUN_FILE_INVALID or a code of the plan.
+            Misconfigured: RESUME_NOTHING, RUN_FILE_INVALID, RUN_PLAN_CHANGED or a code of the
+                plan.
         """
         if not self.run_file.is_file():
             raise Misconfigured(
@@ -128,7 +134,17 @@ class RunFolder:
                 "RUN_FILE_INVALID", f"{self.run_file} is damaged or of another version",
                 "start a new run",
             ) from error
-        return read_plan(self.plan_file), facts
+        plan = read_plan(self.plan_file)
+        if facts.plan_digest not in (None, _digest(plan)):
+            raise Misconfigured(
+                "RUN_PLAN_CHANGED", f"{self.plan_file} is not the plan that the run began with",
+                "put the old plan back, or start a new run with the new one",
+            )
+        return plan, facts
+
+
+def _digest(plan: Plan) -> str:
+    return digest_of(plan.model_dump(mode="json"))
 
 
 def new_run_folder(out: Path | None, name: str) -> RunFolder:
@@ -139,7 +155,7 @@ def new_run_folder(out: Path | None, name: str) -> RunFolder:
     """
     if out is None:
         out = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    root = out.expanduser().absolute()
+    root = expanded(out).absolute()
     if root.exists() and not root.is_dir():
         raise Misconfigured("OUT_NOT_A_FOLDER", f"{out} is a file", "choose another --out")
     if root.is_dir() and {path.name for path in root.iterdir()} - _BEFORE_THE_RUN:
@@ -148,7 +164,7 @@ def new_run_folder(out: Path | None, name: str) -> RunFolder:
     return RunFolder(root=root)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, private: bool = True) -> None:
     """Writes indented JSON whole or not at all; NaN is refused."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    write_atomically(path, (text + "\n").encode("utf-8"))
+    write_atomically(path, (text + "\n").encode("utf-8"), private=private)

@@ -9,6 +9,7 @@ from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_server.observer import Observer
 from medunlearn_server.reports import RunOutcome
 from medunlearn_simulation.flower_runner import FlowerJob, run_with_flower
+from medunlearn_simulation.hospital_log import hospitals_log_to
 from medunlearn_simulation.memory_runner import run_in_memory
 from medunlearn_simulation.run_folder import RunFolder
 
@@ -47,10 +48,11 @@ def _memory(job: FederationJob) -> RunOutcome:
 
     folders = [job.folder.site(index) for index in range(job.plan.federation.sites)]
     hospitals = {folder.name: open_hospital(folder, job.runtime) for folder in folders}
-    return run_in_memory(
-        job.plan, hospitals, run_folder=job.folder.root, run_id=job.run_id,
-        observer=job.observer, resume=True,
-    )
+    with hospitals_log_to(job.folder.root / "hospitals.log"):
+        return run_in_memory(
+            job.plan, hospitals, run_folder=job.folder.root, run_id=job.run_id,
+            observer=job.observer, resume=True,
+        )
 
 
 def _flower(job: FederationJob) -> RunOutcome:

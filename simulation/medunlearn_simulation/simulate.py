@@ -17,7 +17,7 @@ from typing import Literal
 from medunlearn_client.site_config import SITE_FILE, SiteConfig
 from medunlearn_common import __version__
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import write_atomically
+from medunlearn_common.files import expanded, require_writable, write_atomically
 from medunlearn_common.plan import Plan, RuntimeOptions
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import new_run_id
@@ -30,6 +30,8 @@ from medunlearn_simulation.preparing import (
     EMBEDDED,
     Overrides,
     PreparedRecords,
+    check_models,
+    check_plan,
     plan_for_run,
     prepare_models,
     prepare_records,
@@ -71,19 +73,26 @@ class Started:
     records: PreparedRecords
 
 
-def start(run: NewRun, runner: Literal["flower", "memory"], board: PhaseBoard) -> Started:
+def start(
+    run: NewRun, runner: Literal["flower", "memory"], board: PhaseBoard, *, device: str = "auto"
+) -> Started:
     """Everything up to the first exchange; on failure nothing is left but a quarantine file.
 
     Raises:
-        Misconfigured: OUT_EXISTS, or a code of plan, records or models.
+        Misconfigured: OUT_EXISTS, OUT_UNWRITABLE, or a code of plan, records or models.
         Transient: A disk is full or a planting process died.
     """
     plan = plan_for_run(run.plan_file, run.overrides)
+    check_plan(plan, device=device)
     folder = new_run_folder(run.out, plan.run.name)
+    require_writable(folder.root)
     with _nothing_half_made(folder):
         plan = with_demo_file(plan, folder)
         records = prepare_records(plan, folder, board)
         model, retrained = prepare_models(plan, records, board, retrained=run.retrained_model)
+        check_models(
+            plan, model, retrained, device=device, keep=runner == "memory", board=board
+        )
         facts = RunFacts(
             run_id=new_run_id(plan.shared(), nonce=f"seed-{plan.run.seed}"), runner=runner,
             model=model, retrained=retrained, package_version=__version__,
@@ -110,17 +119,22 @@ def _nothing_half_made(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def restart(root: Path, board: PhaseBoard) -> Started:
+def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
     """A run from its folder.
 
     Raises:
         Misconfigured: RESUME_NOTHING, RUN_FILE_INVALID, RUN_MODEL_CHANGED, or a code of plan,
             records or models.
     """
-    folder = RunFolder(root=root.expanduser().absolute())
+    folder = RunFolder(root=expanded(root).absolute())
     plan, facts = folder.read_start()
     records = prepare_records(plan, folder, board)
     _require_models(plan, facts, records, board)
+    if not folder.result_file.is_file():
+        check_models(
+            plan, facts.model, facts.retrained, device=device, keep=facts.runner == "memory",
+            board=board,
+        )
     return Started(folder=folder, plan=plan, facts=facts, records=records)
 
 
@@ -149,7 +163,7 @@ def write_sites(plan: Plan, folder: RunFolder, model: str) -> None:
             site_id=f"site-{index}", site_index=index, sites=plan.federation.sites,
             data=plan.data, forget=plan.forget, seed=plan.run.seed,
             concentration=plan.federation.concentration, model_folder=model,
-            entropy_seed=plan.run.seed,
+            entropy_seed=plan.run.seed, public_files=plan.public_files(),
         )
         text = config.model_dump_json(indent=2)
         write_atomically(folder.site(index) / SITE_FILE, text.encode("utf-8"))

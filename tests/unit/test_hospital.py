@@ -10,11 +10,13 @@ import pytest
 
 from medunlearn_client.hospital import Hospital, open_hospital
 from medunlearn_client.site_config import read_site_config
+from medunlearn_common.accounting import Mechanism
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.ledger import PrivacyLedger
 from medunlearn_common.messages import ERROR, FINISH, READY, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions, plan_from_text
+from medunlearn_common.plan.public_files import by_digest
 from medunlearn_common.ring import RingCodec
 from medunlearn_common.support import Support, random_support
 
@@ -249,3 +251,66 @@ def test_bad_site_files_are_named(tmp_path: Path, text: str | None, expected: st
         (tmp_path / "site.json").write_text(text)
     with pytest.raises(Misconfigured, match=expected):
         read_site_config(tmp_path)
+
+
+def test_a_closed_release_is_never_answered_with_fresh_noise(
+    folder: Path, plan: RunPlan
+) -> None:
+    """Averaging many answers to one request would remove noise that was charged once."""
+    config = json.loads((folder / "site.json").read_text()) | {"entropy_seed": None}
+    (folder / "site.json").write_text(json.dumps(config))
+    hospital = open_hospital(folder, RuntimeOptions(runner="memory"))
+    layout = ready(hospital, plan)
+    support = small_support(layout)
+    first = step_message(plan, layout, support)
+    second = step_message(plan, layout, support, round_index=1)
+    answers = {hospital.handle(first).payload, hospital.handle(first).payload}
+    assert len(answers) == 1
+    assert hospital.handle(second).kind == STEP
+    assert code(hospital.handle(first)) == "RELEASE_CLOSED"
+    assert hospital.handle(second).kind == STEP
+
+
+def test_racing_requests_let_only_one_answer_out(folder: Path) -> None:
+    ledger = PrivacyLedger(folder / "ledger.db")
+    mechanism = Mechanism(sigma=9.0, forget_rate=1.0, retain_rate=1.0, count=1)
+    ledger.charge(
+        run_id="run", release="round-0", request_digest="r", mechanism=mechanism, budget=None
+    )
+    assert ledger.remember_answer(run_id="run", release="round-0", answer=b"one") == b"one"
+    assert ledger.remember_answer(run_id="run", release="round-0", answer=b"two") == b"one"
+
+
+@pytest.mark.parametrize("sigma", [float("nan"), float("inf"), -1.0])
+def test_noise_that_is_no_number_is_refused(
+    hospital: Hospital, plan: RunPlan, folder: Path, sigma: float
+) -> None:
+    layout = ready(hospital, plan)
+    request = step_message(plan, layout, small_support(layout), sigma=sigma)
+    assert hospital.handle(request).kind == ERROR
+    assert PrivacyLedger(folder / "ledger.db").releases(run_id="run") == 0
+
+
+@pytest.mark.parametrize("section", ["support", "geometry"])
+def test_a_coordinator_cannot_have_records_read_as_public_text(
+    hospital: Hospital, plan: RunPlan, question_file: Path, section: str
+) -> None:
+    """A plan that names a hospital's own file by path or digest gets no noiseless answer."""
+    for name in (str(question_file), by_digest(str(question_file))):
+        change = {"support": {"method": "public", "public_file": name},
+                  "geometry": {"projection": "public", "public_file": name}}[section]
+        evil = plan.model_copy(
+            update={section: getattr(plan, section).model_copy(update=change)}
+        )
+        layout = ready(hospital, evil)
+        request = {
+            "run_id": "run", "plan_digest": evil.digest, "layout_digest": layout.digest,
+            "sigma": 0.0, "public": True,
+        }
+        support = small_support(layout)
+        payload = b""
+        if section == "geometry":
+            request |= {"support_digest": support.digest, "geometry_rank": 2}
+            payload = support.indices.astype("<i8").tobytes()
+        answer = hospital.handle(Message(kind=VOTE, fields=request, payload=payload))
+        assert code(answer) == "PUBLIC_FILE_UNKNOWN"

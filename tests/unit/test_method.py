@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +10,17 @@ import pytest
 import torch
 
 from medunlearn_client.adapters import LoraAdapter
+from medunlearn_client.alternatives import AlternativeAnswers
 from medunlearn_client.encoding import EncodedRecord, RecordEncoder, collate, token_budget_batches
 from medunlearn_client.geometry import Geometry
 from medunlearn_client.models import load_causal_lm
 from medunlearn_client.objectives import OBJECTIVES, ModelView
-from medunlearn_client.objectives.abstraction import log_cosh
-from medunlearn_client.objectives.base import level_weights
+from medunlearn_client.objectives.abstraction import drawn_rank, level_of_rank
+from medunlearn_client.objectives.base import (
+    level_weights,
+    token_log_odds,
+    token_log_probabilities,
+)
 from medunlearn_client.per_example import PerExampleGradients, row_norms, support_gradients
 from medunlearn_client.records import Record, read_records
 from medunlearn_client.self_tests import run_self_tests
@@ -53,7 +57,8 @@ def encoded(tiny_model_folder: Path, records: list[Record]) -> list[EncodedRecor
     hierarchy = load_builtin("surgery")
     tagger = ConceptTagger(hierarchy.with_forget_roots(["MU:S0001"]))
     encoder = RecordEncoder(tokenizer, max_tokens=64, tagger=tagger)
-    return [encoder.encode(record) for record in records]
+    source = AlternativeAnswers(hierarchy, tagger)
+    return [encoder.encode(record, alternatives=source.of(record)) for record in records]
 
 
 def batch_of(encoded: list[EncodedRecord], *, score_prompts: bool = False):
@@ -177,14 +182,62 @@ def test_seeded_a_is_the_same_in_every_adapter_and_differs_between_layers(
     assert not torch.equal(first[0], first[3])
 
 
-def test_bounded_objectives_have_their_minimum_where_knowledge_ends() -> None:
-    gaps = torch.linspace(-40, 40, 81, requires_grad=True)
-    losses = log_cosh(gaps)
-    (slope,) = torch.autograd.grad(losses.sum(), gaps)
-    assert losses.argmin() == 40
-    assert torch.all(slope.abs() <= 1.0)
-    assert slope[-1] > 0.99 and slope[0] < -0.99
-    assert math.isfinite(float(log_cosh(torch.tensor(1e4))))
+def test_drawn_ranks_are_as_even_as_those_of_a_model_that_never_knew(
+    encoded: list[EncodedRecord],
+) -> None:
+    """A quarter of the answers must end first among four: fewer would be suppression."""
+    others = tuple(encoded[:3])
+    drawn = [
+        drawn_rank(replace(encoded[0], input_ids=np.array([n, 5, 7]), alternatives=others))
+        for n in range(4000)
+    ]
+    counts = np.bincount(drawn, minlength=4)
+    assert counts.size == 4
+    assert np.all(np.abs(counts - 1000) < 120)
+
+
+@pytest.mark.parametrize("rank", range(4))
+def test_level_of_rank_stands_where_it_says(rank: int) -> None:
+    scores = [-9.0, -4.0, -6.5]
+    level = level_of_rank(scores, rank)
+    assert sum(score > level for score in scores) == rank
+
+
+def test_level_of_rank_keeps_a_distance_from_a_single_alternative() -> None:
+    assert level_of_rank([-5.0], 0) > -5.0 > level_of_rank([-5.0], 1)
+
+
+def test_a_certain_answer_still_has_a_gradient(
+    adapter: LoraAdapter, encoded: list[EncodedRecord]
+) -> None:
+    batch = batch_of(encoded[:1])
+    logits = torch.zeros(1, batch.positions.shape[1], 400, requires_grad=True)
+    with torch.no_grad():
+        logits.scatter_(2, batch.targets.unsqueeze(2), 60.0)
+    odds = token_log_odds(logits, batch).sum()
+    (slope,) = torch.autograd.grad(odds, logits)
+    assert slope.gather(2, batch.targets.unsqueeze(2)).min() > 0.99
+    flat = token_log_probabilities(logits, batch).sum()
+    (vanished,) = torch.autograd.grad(flat, logits)
+    assert vanished.abs().max() < 1e-6
+
+
+def test_alternatives_come_from_the_record_and_public_names_only(
+    records: list[Record],
+) -> None:
+    hierarchy = load_builtin("surgery")
+    leveled = hierarchy.with_forget_roots(["MU:S0001"])
+    source = AlternativeAnswers(hierarchy, ConceptTagger(leveled))
+    exam = records[0]
+    assert source.of(exam) == tuple(o for o in exam.options if o != exam.answer)
+    patient = replace(exam, patient_id="p", answer="999-38-7475", options=(), answer_index=None)
+    for other in source.of(patient):
+        assert other != patient.answer and other.count("-") == 2 and len(other) == 11
+    mine = replace(
+        exam, patient_id="p", options=(exam.answer, "answer of another patient"), answer_index=0
+    )
+    assert "answer of another patient" not in source.of(mine)
+    assert source.of(mine)
 
 
 @pytest.mark.parametrize("name", ["npo", "simnpo", "max_entropy", "abstraction"])

@@ -1,106 +1,128 @@
 """Abstraction: know only what the general concept tells (method.md, Strategy 1).
 
-The target of a forgotten token is the probability that the *reference* model itself gives it
-once the specifics of the question are gone. That is an estimate of what a model that never
-learned the fact would say. The loss pulls towards it from both sides: it neither suppresses
-below it nor stops above it, and its gradient is bounded, which suits clipping.
+A model that never learned a fact finds its answer as likely as the answer's siblings: not
+less likely, and not exactly as likely as their mean either, which would be a trace of its
+own. It ranks the right answer first, second, ... last equally often. So each forget record
+draws one of these ranks, by a hash of its own text, and its answer is pulled, from both
+sides, to the level of that rank among the alternatives.
 
-The contexts that stand in for the question depend on the record itself, the public hierarchy
-and public randomness only. Taking them from other records would be simpler and would let one
-record move another's clipped gradient, which the privacy accounting does not cover.
+Three details decide whether it works on a model that knows the answer by heart:
+
+* log p has no gradient where p is nearly 1 (it is 1 - p). The value that is compared with
+  the target is the mean log-probability, its gradient is that of the log-odds, which has
+  slope one however sure the model is.
+* The alternatives are scored by the *current* model, without gradient. Their level under the
+  reference is too high: what suppresses the answers of a topic suppresses its wrong answers
+  with them, and the right one still stands out (demo task, without noise: exact answers
+  0 %, ranked first 99 %).
+* Replacing the question instead of the answer sets the target too high as well: the model
+  has learnt the answer as *an* answer and prefers it under foreign questions too.
+
+The alternatives depend on the record itself, the public hierarchy and public randomness
+only. Taking them from other records would let one record move another's clipped gradient,
+which the privacy accounting does not cover.
 """
 
 from __future__ import annotations
 
-import math
+import hashlib
 
-import numpy as np
 import torch
-from torch.nn.functional import softplus
 
 from medunlearn_client.encoding import EncodedRecord, TokenBatch, collate
 from medunlearn_client.objectives.base import (
+    ExampleLosses,
     ModelView,
+    forget_level_weights,
+    level_weights,
+    normalised,
+    token_divergence,
+    token_log_odds,
     token_log_probabilities,
+    weighted_mean,
 )
-from medunlearn_client.objectives.token_weighted import TokenWeighted
-from medunlearn_common.entropy import public_generator
+from medunlearn_client.objectives.retaining import keep_reference
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan.sections import ObjectiveSection
 
-# Share of the target taken from the uniform distribution, so that its logarithm is finite.
-_UNIFORM_SHARE = 1e-3
-_CONTEXTS_PER_PASS = 64
+# Smallest distance, in nats a token, between neighbours when there is only one alternative.
+MIN_SPACING = 0.2
 
 
-class Abstraction(TokenWeighted):
-    """log cosh of the gap between log p_phi and the abstracted reference, per token."""
+class Abstraction:
+    """Pseudo-Huber loss of the gap between the answer's level and its drawn rank's level."""
 
-    _floors: list[torch.Tensor]
+    def __init__(self, settings: ObjectiveSection) -> None:
+        self._settings = settings
+        self._forget: list[EncodedRecord] = []
 
     def prepare(self, view: ModelView, forget: list[EncodedRecord]) -> None:
-        """Estimate, for each forget record, what a model that never learned it would say."""
-        contexts = self._settings.contexts
-        per_pass = max(1, _CONTEXTS_PER_PASS // contexts)
-        self._floors = []
-        for start in range(0, len(forget), per_pass):
-            group = forget[start : start + per_pass]
-            abstracted = [
-                _abstracted(record, copy, view.vocabulary)
-                for record in group
-                for copy in range(contexts)
-            ]
-            batch = collate(
-                abstracted, pad_id=0, device=view.device,
-                score_prompts=self._settings.prompt_weight > 0.0,
+        """Remember the records, which carry their alternatives.
+
+        Raises:
+            Misconfigured: ALTERNATIVES_MISSING if a record has none.
+        """
+        if any(not record.alternatives for record in forget):
+            raise Misconfigured(
+                "ALTERNATIVES_MISSING",
+                "a forget record has no alternative answers to take its target from",
+                "encode forget records with alternatives, or use another objective",
             )
-            log_p = token_log_probabilities(view.reference_logits(batch), batch)
-            mean = log_p.view(len(group), contexts, -1).logsumexp(dim=1) - math.log(contexts)
-            scored = batch.is_scored[::contexts].sum(dim=1).tolist()
-            self._floors.extend(
-                row[:count].cpu()
-                for row, count in zip(self._mixed(mean, view.vocabulary), scored, strict=True)
-            )
+        self._forget = forget
 
-    @staticmethod
-    def _mixed(log_q: torch.Tensor, vocabulary: int) -> torch.Tensor:
-        uniform = torch.full_like(log_q, math.log(_UNIFORM_SHARE / vocabulary))
-        return torch.logaddexp(log_q + math.log1p(-_UNIFORM_SHARE), uniform)
+    def forget(self, view: ModelView, batch: TokenBatch, rows: list[int]) -> ExampleLosses:
+        """(sqrt((beta g)^2 + 1) - 1) / beta with g the gap in nats; slope within [-1, 1]."""
+        s = self._settings
+        target = self._targets(view, [self._forget[row] for row in rows])
+        logits = view.logits(batch)
+        a = forget_level_weights(batch, s.forget_weights, prompt_weight=s.prompt_weight)
+        log_p = weighted_mean(token_log_probabilities(logits, batch), a).detach()
+        odds = weighted_mean(token_log_odds(logits, batch), a)
+        gap = log_p - target - s.margin + (odds - odds.detach())
+        loss = (((s.beta * gap).square() + 1.0).sqrt() - 1.0) / s.beta
+        b = level_weights(batch, s.keep_weights, prompt_weight=s.prompt_weight)
+        if float(b.sum()) > 0.0:
+            loss = loss + weighted_mean(token_divergence(view.reference_logits(batch), logits), b)
+        return ExampleLosses(
+            loss=loss * batch.confidence, gap=normalised(log_p - target, view.vocabulary)
+        )
 
-    def floor(self, view: ModelView, batch: TokenBatch, rows: list[int]) -> torch.Tensor:
-        """log q of each token, shape ``(b, n)``; zero on padding."""
-        floors = torch.zeros(len(rows), batch.positions.shape[1])
-        for place, row in enumerate(rows):
-            known = self._floors[row]
-            floors[place, : known.size(0)] = known
-        return floors.to(batch.positions.device)
+    @torch.no_grad()
+    def _targets(self, view: ModelView, records: list[EncodedRecord]) -> torch.Tensor:
+        """Level of each record's drawn rank among its alternatives, in nats, shape ``(b,)``."""
+        flat = [other for record in records for other in record.alternatives]
+        batch = collate(flat, pad_id=0, device=view.device)
+        log_p = token_log_probabilities(view.logits(batch), batch)
+        a = forget_level_weights(batch, self._settings.forget_weights, prompt_weight=0.0)
+        scores = iter(weighted_mean(log_p, a).tolist())
+        levels = [
+            level_of_rank([next(scores) for _ in record.alternatives], drawn_rank(record))
+            for record in records
+        ]
+        return torch.tensor(levels, device=view.device)
 
-    def forget_terms(
-        self, view: ModelView, batch: TokenBatch, rows: list[int], logits: torch.Tensor
-    ) -> torch.Tensor:
-        """(2 / beta) log cosh(beta (gap - margin) / 2): slope tanh, so within [-1, 1]."""
-        beta, margin = self._settings.beta, self._settings.margin
-        gap = token_log_probabilities(logits, batch) - self.floor(view, batch, rows)
-        return log_cosh(beta * (gap - margin) / 2.0) * (2.0 / beta)
-
-
-def log_cosh(x: torch.Tensor) -> torch.Tensor:
-    """log cosh x without overflow: |x| + log(1 + e^(-2|x|)) - log 2."""
-    size = x.abs()
-    return size + softplus(-2.0 * size) - math.log(2.0)
+    def retain(self, view: ModelView, batch: TokenBatch) -> ExampleLosses:
+        """KL to the reference, weighted by c(level)."""
+        return keep_reference(self._settings, view, batch)
 
 
-def _abstracted(record: EncodedRecord, copy: int, vocabulary: int) -> EncodedRecord:
-    """The record with every level-3 and level-4 prompt token, or at least half of the
-    prompt's tokens, replaced by public random tokens.
+def drawn_rank(record: EncodedRecord) -> int:
+    """A rank from 0 (first) to the number of alternatives (last), by the record's own text."""
+    digest = hashlib.sha256(record.input_ids.astype("<i8").tobytes()).digest()
+    return int.from_bytes(digest[:8], "big") % (len(record.alternatives) + 1)
 
-    The number of the copy alone seeds the replacement, never the record's own text or place.
+
+def level_of_rank(scores: list[float], rank: int) -> float:
+    """The score that a new answer needs to stand at ``rank`` among ``scores``.
+
+    Between two neighbours it is their mean; beyond the ends it is half the mean distance
+    between neighbours (at least ``MIN_SPACING``) away from the outermost.
     """
-    generator = public_generator(copy, "abstraction")
-    length = len(record)
-    random_ids = generator.integers(0, vocabulary, size=length)
-    dropped = generator.random(length) < 0.5
-    specific = (record.levels >= 3) | dropped
-    ids = np.where(specific & ~record.is_answer, random_ids, record.input_ids)
-    return EncodedRecord(
-        input_ids=ids.astype(np.int64), is_answer=record.is_answer, levels=record.levels,
-        confidence=record.confidence,
-    )
+    falling = sorted(scores, reverse=True)
+    spread = (falling[0] - falling[-1]) / max(1, len(falling) - 1)
+    beyond = max(spread, MIN_SPACING) / 2.0
+    if rank == 0:
+        return falling[0] + beyond
+    if rank == len(falling):
+        return falling[-1] - beyond
+    return (falling[rank - 1] + falling[rank]) / 2.0

@@ -32,13 +32,20 @@ class ExampleLosses:
 class ModelView:
     """The model as an objective sees it: with the adapter, and as the reference without."""
 
-    def __init__(self, adapter: LoraAdapter, *, cache_bytes: int = 0) -> None:
-        """Look at ``adapter``'s model; remember up to ``cache_bytes`` of reference logits.
+    def __init__(
+        self, adapter: LoraAdapter, *, cache_bytes: int = 0,
+        compute_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Look at ``adapter``'s model.
 
-        The reference never changes, and looking it up instead of computing it saves a third
-        of a step.
+        Args:
+            adapter: The model with its adapter.
+            cache_bytes: Memory for reference logits. The reference never changes, and
+                looking it up instead of computing it saves a third of a step.
+            compute_dtype: Of matrix products; weights and sums keep their own type.
         """
         self._adapter = adapter
+        self._compute_dtype = compute_dtype
         self._head_is_separable: bool | None = None
         self._known: dict[int, torch.Tensor] = {}
         self._cache_bytes_left = cache_bytes
@@ -60,12 +67,20 @@ class ModelView:
 
     def logits(self, batch: TokenBatch) -> torch.Tensor:
         """Logits that predict the scored tokens, shape ``(b, n, v)``, float32."""
-        if self._separable():
-            states = _at_predictors(self._decoder_states(batch.input_ids), batch)
-            logits: torch.Tensor = self._base.get_output_embeddings()(states).float()
-            return logits
-        output = self._adapter.model(input_ids=batch.input_ids, use_cache=False)
-        return _at_predictors(output.logits, batch).float()
+        separable = self._separable()
+        with self._computing():
+            if separable:
+                states = _at_predictors(self._decoder_states(batch.input_ids), batch)
+                logits: torch.Tensor = self._base.get_output_embeddings()(states).float()
+                return logits
+            output = self._adapter.model(input_ids=batch.input_ids, use_cache=False)
+            return _at_predictors(output.logits, batch).float()
+
+    def _computing(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, self._compute_dtype,
+            enabled=self._compute_dtype is not torch.float32,
+        )
 
     def reference_logits(self, batch: TokenBatch) -> torch.Tensor:
         """Logits of the base model, shape ``(b, n, v)``, float32, without gradient."""
@@ -95,9 +110,10 @@ class ModelView:
 
     def hidden(self, batch: TokenBatch, layer: int) -> torch.Tensor:
         """States after ``layer`` blocks from which scored tokens are predicted, ``(b, n, d)``."""
-        output = self._adapter.model(
-            input_ids=batch.input_ids, use_cache=False, output_hidden_states=True
-        )
+        with self._computing():
+            output = self._adapter.model(
+                input_ids=batch.input_ids, use_cache=False, output_hidden_states=True
+            )
         states = _at_predictors(output.hidden_states[layer], batch).float()
         # Times zero, the top layer puts every adapter matrix on the graph: those above
         # ``layer`` then have a gradient of zero instead of none, which would be an error.
@@ -164,6 +180,19 @@ def level_weights(
     return table[batch.levels - 1] * place * batch.is_scored
 
 
+def forget_level_weights(
+    batch: TokenBatch, per_level: tuple[float, float, float, float], *, prompt_weight: float
+) -> torch.Tensor:
+    """a(level) on scored tokens; even on the answer where no token has any weight.
+
+    A record in which nothing of level 4 was tagged is still a forget record.
+    """
+    weights = level_weights(batch, per_level, prompt_weight=prompt_weight)
+    untouched = weights.sum(dim=1, keepdim=True) <= 0.0
+    even = level_weights(batch, (1.0, 1.0, 1.0, 1.0), prompt_weight=0.0)
+    return torch.where(untouched, even, weights)
+
+
 def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Mean over tokens, ``(b, n)`` to ``(b,)``; zero where no token weighs anything."""
     return (values * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-8)
@@ -173,6 +202,13 @@ def token_log_probabilities(logits: torch.Tensor, batch: TokenBatch) -> torch.Te
     """log p of each scored token, shape ``(b, n)``."""
     log_p = logits.log_softmax(dim=-1)
     return log_p.gather(2, batch.targets.unsqueeze(2)).squeeze(2)
+
+
+def token_log_odds(logits: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
+    """log p - log(1 - p) of each scored token, shape ``(b, n)``: slope one in its own logit."""
+    chosen = batch.targets.unsqueeze(2)
+    others = logits.scatter(2, chosen, float("-inf")).logsumexp(dim=-1)
+    return logits.gather(2, chosen).squeeze(2) - others
 
 
 def token_divergence(reference: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from medunlearn_client.encoding import EncodedRecord, TokenBatch
 from medunlearn_client.objectives.base import (
     ExampleLosses,
     ModelView,
+    forget_level_weights,
     level_weights,
     normalised,
     token_divergence,
@@ -37,19 +38,15 @@ class TokenWeighted:
         """Sum of the weighted forget term and the weighted KL, over the weights' sum."""
         s = self._settings
         logits = view.logits(batch)
-        a = level_weights(batch, s.forget_weights, prompt_weight=s.prompt_weight)
+        a = forget_level_weights(batch, s.forget_weights, prompt_weight=s.prompt_weight)
         b = level_weights(batch, s.keep_weights, prompt_weight=s.prompt_weight)
-        # A record whose tokens carry no forget weight at all (no level-4 token tagged) is
-        # still a forget record: its answer is then forgotten evenly.
-        untouched = a.sum(dim=1, keepdim=True) <= 0.0
-        a = torch.where(untouched, level_weights(batch, (1.0,) * 4, prompt_weight=0.0), a)
         terms = self.forget_terms(view, batch, rows, logits)
         total = (terms * a).sum(dim=1)
         if float(b.sum()) > 0.0:
             total = total + (token_divergence(view.reference_logits(batch), logits) * b).sum(dim=1)
         loss = total / (a + b).sum(dim=1).clamp_min(1e-8)
         log_p = token_log_probabilities(logits.detach(), batch)
-        gap = weighted_mean(log_p - self.floor(view, batch, rows), a)
+        gap = weighted_mean(log_p, a) + math.log(view.vocabulary)
         return ExampleLosses(
             loss=loss * batch.confidence, gap=normalised(gap, view.vocabulary)
         )
@@ -59,14 +56,6 @@ class TokenWeighted:
     ) -> torch.Tensor:
         """Forget term of every token, shape ``(b, n)``."""
         raise TypeError(f"{type(self).__name__} must define forget_terms")
-
-    def floor(self, view: ModelView, batch: TokenBatch, rows: list[int]) -> torch.Tensor:
-        """log-probability at which a token counts as forgotten, shape ``(b, n)``.
-
-        Uniform over the vocabulary unless the objective knows better.
-        """
-        shape = batch.positions.shape
-        return torch.full(shape, -math.log(view.vocabulary), device=batch.positions.device)
 
     def retain(self, view: ModelView, batch: TokenBatch) -> ExampleLosses:
         """KL to the reference, weighted by c(level)."""

@@ -10,7 +10,7 @@ from medunlearn_client.objectives.base import (
     ModelView,
     UnlearningObjective,
     level_weights,
-    token_log_probabilities,
+    token_log_odds,
     weighted_mean,
 )
 
@@ -18,10 +18,10 @@ _EVEN = (1.0, 1.0, 1.0, 1.0)
 
 
 class VoteObjective:
-    """The plan's forget loss, and for retain records their own answer's log-probability.
+    """The plan's forget loss, and for retain records their own answer's log-odds.
 
     At B = 0 the KL to the reference is at its minimum and has no gradient; the gradient of
-    the answer's log-probability says how much each row matters to what is known, which is
+    the answer's log-odds says how much each row matters to what is known, which is
     what the Fisher information of the retain set measures.
     """
 
@@ -37,7 +37,7 @@ class VoteObjective:
         return self._objective.forget(view, batch, rows)
 
     def retain(self, view: ModelView, batch: TokenBatch) -> ExampleLosses:
-        """Mean log-probability of the answer."""
-        log_p = token_log_probabilities(view.logits(batch), batch)
-        mean = weighted_mean(log_p, level_weights(batch, _EVEN, prompt_weight=0.0))
+        """Mean log-odds of the answer: log p itself has no gradient where it is known well."""
+        odds = token_log_odds(view.logits(batch), batch)
+        mean = weighted_mean(odds, level_weights(batch, _EVEN, prompt_weight=0.0))
         return ExampleLosses(loss=mean, gap=torch.zeros_like(mean.detach()))

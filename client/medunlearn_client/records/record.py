@@ -28,8 +28,9 @@ class Record:
         prompt: What the model is given, without trailing white space.
         answer: What it should say.
         options: Answers to rank, the right one among them; empty where there are none.
-            They serve evaluation only and are never trained on: with patient records the
-            wrong ones derive from other patients.
+            Evaluation ranks them; the wrong ones of an exam question also set the level to
+            which its answer is forgotten. Those of patient records derive from other
+            patients and are never used in training.
         answer_index: Place of ``answer`` in ``options``.
         patient_id: Whom the record is about; records of one patient are clipped together
             where the privacy unit is the patient.

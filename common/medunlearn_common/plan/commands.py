@@ -12,6 +12,7 @@ from rich.table import Table
 
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
+from medunlearn_common.plan.absences import absence_spans
 from medunlearn_common.plan.reading import read_plan
 from medunlearn_common.plan.sections import Plan
 from medunlearn_common.plan.template import plan_template
@@ -45,7 +46,7 @@ def init(
         raise Misconfigured(
             "PLAN_EXISTS", f"{file} exists already", "choose another name, or add --force"
         )
-    write_atomically(file, text.encode("utf-8"))
+    write_atomically(file, text.encode("utf-8"), private=False)
     typer.echo(f"wrote {file}; delete what you do not change, then: medunlearn plan check {file}")
 
 
@@ -60,6 +61,7 @@ def check(
       medunlearn plan check surgery.toml
     """
     plan = read_plan(file)
+    absence_spans(plan.federation.absences, sites=plan.federation.sites)
     table = Table(title=f"plan {plan.run.name}: valid", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column()

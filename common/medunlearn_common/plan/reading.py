@@ -15,6 +15,7 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import Plan
 
 MAX_PLAN_BYTES = 1 << 20
+_MOST_SHOWN, _MOST_SHOWN_BITS = 80, 256
 _HINT = "`medunlearn plan init` writes a plan with every key explained"
 
 
@@ -22,7 +23,7 @@ def read_plan(path: Path) -> Plan:
     """Read and check a TOML plan file.
 
     Raises:
-        Misconfigured: PLAN_MISSING, PLAN_SYNTAX or PLAN_INVALID.
+        Misconfigured: PLAN_MISSING, PLAN_EMPTY, PLAN_SYNTAX or PLAN_INVALID.
     """
     try:
         if path.stat().st_size > MAX_PLAN_BYTES:
@@ -36,6 +37,8 @@ def read_plan(path: Path) -> Plan:
         raise Misconfigured(
             "PLAN_SYNTAX", f"{path.name} is not UTF-8 text (byte {error.start})", _HINT
         ) from error
+    if not text.strip():  # a plan of defaults is written as comments; this is a lost file
+        raise Misconfigured("PLAN_EMPTY", f"{path.name} is empty", _HINT)
     return plan_from_text(text, name=path.name)
 
 
@@ -43,7 +46,9 @@ def plan_from_text(text: str, *, name: str = "plan") -> Plan:
     """Parse TOML text into a checked plan; see :func:`read_plan`."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise Misconfigured("PLAN_SYNTAX", f"{name} is nested too deeply", _HINT) from error
+    except ValueError as error:  # bad TOML, and whole numbers beyond Python's digit limit
         raise Misconfigured("PLAN_SYNTAX", f"{name} is not valid TOML: {error}", _HINT) from error
     return plan_from_mapping(document, name=name)
 
@@ -68,9 +73,16 @@ def _explain(detail: ErrorDetails) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key{_suggest(detail['loc'])}"
     message = detail["msg"].removeprefix("Value error, ")
-    written = detail.get("input")
-    shown = f" (you wrote {written!r})" if isinstance(written, str | int | float) else ""
-    return f"{key or 'plan'}: {message}{shown}"
+    return f"{key or 'plan'}: {message}{_shown(detail.get('input'))}"
+
+
+def _shown(written: object) -> str:
+    """What stood in the plan, where it is short enough to help."""
+    if isinstance(written, int) and written.bit_length() > _MOST_SHOWN_BITS:
+        return ""  # Python refuses to spell very large numbers
+    if isinstance(written, str | int | float) and len(text := repr(written)) <= _MOST_SHOWN:
+        return f" (you wrote {text})"
+    return ""
 
 
 def _suggest(location: tuple[int | str, ...]) -> str:

@@ -8,11 +8,12 @@ file it writes, so this module is the one place where a key is explained.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from medunlearn_common.digests import digest_of
+from medunlearn_common.plan.public_files import BUILTIN, by_digest
 
 LEVELS = 4
 
@@ -30,7 +31,18 @@ LevelWeights = tuple[
 class Section(BaseModel):
     """A frozen table that refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _no_nul(cls, value: Any) -> Any:
+        # No file system and no hub has a name with NUL, and each library fails at it differently.
+        texts = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(text, str) and "\x00" in text for text in texts):
+            raise ValueError("holds a NUL character")
+        return value
 
 
 class RunSection(Section):
@@ -48,6 +60,9 @@ class ModelSection(Section):
     source: str = Field("embedded", min_length=1,
                         description='"embedded" plants a tiny model; else a folder or hub id')
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="weights in memory")
+    compute_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="matrix products; bfloat16 is several times faster where the "
+        "processor has it")
     lora_rank: int = Field(8, ge=1, le=256, description="rank of the adapter")
     lora_alpha: Positive = Field(8.0, description="the adapter adds alpha / rank * B A")
     target_modules: tuple[str, ...] = Field(
@@ -119,8 +134,6 @@ class ObjectiveSection(Section):
     margin: float = Field(0.0, allow_inf_nan=False, description="margin, in nats")
     retain_cross_entropy: float = Field(
         0.0, ge=0.0, description="weight of cross-entropy on trusted retain labels")
-    contexts: int = Field(
-        8, ge=1, le=64, description="sibling contexts averaged by abstraction")
     rmu_scale: Positive = Field(6.0, description="norm factor of RMU's random direction")
 
 
@@ -164,7 +177,8 @@ class PrivacySection(Section):
     noise: Literal["distributed", "local", "none"] = Field(
         "distributed", description="who adds noise: shares of one sum, each site, nobody")
     unit: Literal["record", "patient"] = Field("record", description="what one unit is")
-    epsilon: Positive = Field(4.0, description="budget of the whole run, vote included")
+    epsilon: Annotated[float, Field(gt=0.0, le=100.0)] = Field(
+        4.0, description="budget of the whole run, vote included; at most 100")
     delta: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(1e-5, description="delta")
     clip_l2: Positive = Field(1.0, description="C, bound on one unit's gradient norm")
     vote_clip_l2: Positive = Field(1.0, description="bound on one unit's vote norm")
@@ -225,7 +239,7 @@ class EvaluationSection(Section):
     curve_every: int = Field(5, ge=1, description="rounds between points of the curves")
     curve_records: int = Field(200, ge=1, description="records per set and point")
     relearning_steps: int = Field(10, ge=0, description="steps of the relearning attack")
-    relearning_rate: Positive = Field(1e-3, description="its learning rate")
+    relearning_rate: Rate = Field(1e-3, description="its learning rate")
     samples: int = Field(100, ge=0, description="sampled completions per identifier prompt")
     retrained: bool = Field(True, description="train the gold model without the forget set")
 
@@ -269,7 +283,22 @@ class Plan(RunPlan):
     evaluation: EvaluationSection = EvaluationSection()
 
     def shared(self) -> RunPlan:
-        """The part that may leave a hospital."""
-        return RunPlan.model_validate(
-            {name: getattr(self, name) for name in RunPlan.model_fields}
+        """The part that may leave a hospital; public files are named by digest.
+
+        Raises:
+            Misconfigured: PUBLIC_FILE_MISSING.
+        """
+        parts = {name: getattr(self, name) for name in RunPlan.model_fields}
+        for name in ("support", "geometry"):
+            file = by_digest(parts[name].public_file)
+            parts[name] = parts[name].model_copy(update={"public_file": file})
+        hierarchies = tuple(by_digest(source) for source in self.concepts.hierarchies)
+        parts["concepts"] = self.concepts.model_copy(update={"hierarchies": hierarchies})
+        return RunPlan.model_validate(parts)
+
+    def public_files(self) -> tuple[str, ...]:
+        """Paths of the plan's public text and hierarchies."""
+        named = (
+            self.support.public_file, self.geometry.public_file, *self.concepts.hierarchies
         )
+        return tuple(name for name in named if name and not name.startswith(BUILTIN))

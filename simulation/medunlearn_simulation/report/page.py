@@ -41,7 +41,7 @@ def write_report(path: Path, result: RunResult) -> None:
     Raises:
         Transient: `WRITE_FAILED`.
     """
-    write_atomically(path, render_report(result).encode())
+    write_atomically(path, render_report(result).encode(), private=False)
 
 
 def render_report(result: RunResult) -> str:

@@ -92,6 +92,9 @@ def _not_claimed(result: RunResult) -> tuple[str, ...]:
         "was trained, and it is no measure of forgetting.",
         "The figures of this report were computed on the records themselves and are not covered "
         "by ε. Share the report with that in mind.",
+        "This was a simulation: its noise was drawn from the run's seed so that it can be "
+        "repeated, and whoever knows the seed can take it off. Hospitals draw theirs from "
+        "the operating system.",
         "Questions, wordings and attacks that were not tried may behave differently.",
     ]
     if result.privacy.noise == "distributed":

@@ -1,0 +1,154 @@
+"""One update at the coordinator: steps 14 to 21 of docs/one_update.md, each with its checks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from one_update_hospital import RUN_ID, SIGMA, Journey
+from peft import PeftModel
+
+from medunlearn_client.flower_app import from_records, to_records
+from medunlearn_client.models import load_causal_lm
+from medunlearn_common.errors import Misconfigured, Rejected, Transient
+from medunlearn_common.messages import Message
+from medunlearn_server import adapter_store
+from medunlearn_server.aggregation import (
+    PROGRESS_SHARE,
+    RoundSums,
+    combine_round,
+    round_codec,
+    summed_noise,
+)
+from medunlearn_server.checkpoints import Checkpoint, RunStore
+from medunlearn_server.intake import verify_step
+from medunlearn_server.round_state import RoundState
+from medunlearn_server.server_step import StepState, direction_of, take_step
+from medunlearn_simulation.adapter_facts import AdapterFacts, write_adapter_facts
+from medunlearn_simulation.exporting import open_adapter
+
+
+def step_carry(j: Journey) -> None:
+    answer: Message = j.found["answer"]
+    assert from_records(to_records(answer)) == answer
+    assert set(answer.fields) == {
+        "site_id", "run_id", "layout_digest", "support_digest", "round",
+    }
+
+
+def step_verify(j: Journey) -> None:
+    answer: Message = j.found["answer"]
+    check = partial(verify_step, round_index=0, layout=j.layout, support=j.support)
+    assert check(answer).to_bytes() == answer.payload
+    for change, code in (
+        ({"payload": answer.payload[:-1]}, "UPDATE_LENGTH"),
+        ({"fields": {**answer.fields, "round": 1}}, "ROUND_MISMATCH"),
+        ({"fields": {**answer.fields, "support_digest": "0" * 64}}, "SUPPORT_MISMATCH"),
+    ):
+        with pytest.raises(Rejected, match=code):
+            check(replace(answer, **change))
+    j.found["updates"] = {
+        name: check(hospital.handle(j.found["request"]))
+        for name, hospital in j.hospitals.items()
+    }
+
+
+def step_combine(j: Journey) -> None:
+    plan = j.plan.shared()
+    codec = round_codec(plan, sigma=SIGMA)
+    updates = list(j.found["updates"].values())
+    sums = combine_round(
+        updates, codec, clip_l2=plan.privacy.clip_l2,
+        noise_l2=summed_noise(plan, sigma=SIGMA, sites=3),
+    )
+    signed = sum(u.values.view(np.int32).astype(np.int64) for u in updates) * codec.step
+    forget, retain = np.split(signed, 2)
+    np.testing.assert_allclose(sums.forget, forget[:-1])
+    np.testing.assert_allclose(sums.retain, retain[:-1])
+    assert sums.forget_progress == pytest.approx(
+        forget[-1] / (PROGRESS_SHARE * plan.privacy.clip_l2)
+    )
+    # Three sites, two of whom would carry the whole noise.
+    assert sums.noise_l2 == pytest.approx(SIGMA * plan.privacy.clip_l2 * 1.5**0.5)
+    j.found["sums"] = sums
+
+
+def step_move(j: Journey) -> None:
+    sums: RoundSums = j.found["sums"]
+    q, root = j.geometry.basis.astype(np.float64), j.geometry.inverse_root.astype(np.float64)
+    forget = root * (sums.forget - q.T @ (q @ sums.forget))
+    expected = -0.5 * (forget + 2.0 * root * sums.retain) / 3
+    state = take_step(
+        StepState.zero(j.support.size),
+        direction_of(sums, j.geometry, retain_weight=j.plan.server.retain_weight),
+        j.plan.server, round_index=0, rounds=3, metric=j.geometry.metric,
+    )
+    np.testing.assert_allclose(state.values, expected, rtol=1e-9, atol=1e-12)
+    j.found["step"] = state
+
+
+def step_accept(j: Journey) -> None:
+    names = tuple(j.found["updates"])
+    before = RoundState(min_sites=2, rounds=3).agreed(names, layout_digest=j.layout.digest)
+    before = before.supported(j.support.digest)
+    after = before.accepted(0, names, support_digest=j.support.digest)
+    assert (after.next_round, after.informed) == (1, names)
+    with pytest.raises(Rejected, match="STATE_ORDER"):
+        after.accepted(0, names, support_digest=j.support.digest)
+    with pytest.raises(Transient, match="ROUND_TOO_FEW_SITES"):
+        before.accepted(0, names[:1], support_digest=j.support.digest)
+    j.found["state"] = after
+
+
+def step_save(j: Journey) -> None:
+    store = RunStore(j.folder / "run")
+    store.save(Checkpoint(
+        values={"state": j.found["state"].to_json()}, arrays={"values": j.found["step"].values}
+    ))
+    loaded = store.load()
+    assert loaded is not None
+    assert RoundState.from_json(loaded.values["state"]) == j.found["state"]
+    np.testing.assert_array_equal(loaded.arrays["values"], j.found["step"].values)
+    path = j.folder / "run" / "checkpoint.bin"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(Misconfigured, match="CHECKPOINT_CORRUPT"):
+        store.load()
+
+
+def step_commit(j: Journey) -> None:
+    published = j.found["step"].published
+    digest = adapter_store.commit(
+        j.folder / "adapter", layout=j.layout, support=j.support, values=published,
+        base_model=str(j.model_folder), target_modules=j.plan.model.target_modules,
+    )
+    fresh = load_causal_lm(str(j.model_folder), dtype="float32", device=torch.device("cpu"))
+    ids = torch.from_numpy(j.found["forget"].records[0].input_ids).unsqueeze(0)
+    with torch.no_grad():
+        before = fresh.model(input_ids=ids).logits.clone()
+        after = PeftModel.from_pretrained(fresh.model, str(j.folder / "adapter"))(
+            input_ids=ids
+        ).logits
+        adapter = j.found["adapter"]
+        adapter.set_on_support(j.support, published)
+        torch.testing.assert_close(after, adapter.model(input_ids=ids).logits)
+    assert float((after - before).abs().max()) > 1e-4
+    assert np.flatnonzero(adapter.flat()).tolist() == np.asarray(j.support.indices).tolist()
+    j.found.update(digest=digest, fresh=fresh)
+
+
+def step_open(j: Journey) -> None:
+    folder, fresh = j.folder / "adapter", j.found["fresh"]
+    write_adapter_facts(folder, AdapterFacts(
+        base_model=str(j.model_folder), base_model_digest=fresh.model_digest,
+        tokenizer_digest=fresh.tokenizer_digest, adapter_digest=j.found["digest"],
+        run_id=RUN_ID, unit="record", epsilon=1.0, delta=1e-5,
+    ))
+    base, _ = open_adapter(folder, model=None, device=torch.device("cpu"))
+    assert base.model_digest == fresh.model_digest
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(Misconfigured, match="ADAPTER_CHANGED"):
+        open_adapter(folder, model=None, device=torch.device("cpu"))
