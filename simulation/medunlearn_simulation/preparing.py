@@ -43,6 +43,12 @@ EMBEDDED = "embedded"
 DEMO_NONMEMBER_FRACTION = 0.2
 """Of the small demo more is held out than the default: membership tests need never-seen records."""
 
+FORGET_ROOT = "MU:S0001"
+"""Concept of the demo's topic in the built-in hierarchy."""
+
+DEMO_EPSILON = 8.0
+"""What the demo's hundred forgotten records can afford; see docs/results.md."""
+
 # Up to so many taught records the small recipe is enough, and takes a minute instead of many.
 _SMALL_CORPUS = 1200
 
@@ -97,8 +103,9 @@ def plan_for_run(plan_file: Path | None, overrides: Overrides) -> Plan:
         document["forget"]["subjects"] = overrides.forget_subjects
     if overrides.sites is not None:
         federation = document["federation"]
+        share = federation["min_sites"] / federation["sites"]
         federation["sites"] = overrides.sites
-        federation["min_sites"] = min(federation["min_sites"], overrides.sites)
+        federation["min_sites"] = max(1, round(share * overrides.sites))
     if not document["data"]["files"]:
         _fill_in_demo(document, plan_file is None)
     _make_absolute(document)
@@ -126,10 +133,13 @@ def _fill_in_demo(document: dict[str, Any], is_default: bool) -> None:
     """Without data the demo's records are used, and without a request its topic is forgotten."""
     if not any(document["forget"].values()):
         document["forget"]["subjects"] = (FORGET_SUBJECT,)
+        if not document["concepts"]["forget_roots"]:
+            document["concepts"]["forget_roots"] = (FORGET_ROOT,)
     if not document["neighbours"]["subjects"]:
         document["neighbours"]["subjects"] = NEIGHBOUR_SUBJECTS
     if is_default:
         document["data"]["nonmember_fraction"] = DEMO_NONMEMBER_FRACTION
+        document["privacy"]["epsilon"] = DEMO_EPSILON
 
 
 def with_demo_file(plan: Plan, folder: RunFolder) -> Plan:
@@ -307,8 +317,7 @@ def planting_size(taught: int, *, seed: int) -> tuple[Any, int]:
 
     if taught <= _SMALL_CORPUS:
         recipe = PlantingRecipe(
-            hidden_size=128, intermediate_size=384, layers=4, heads=4, max_epochs=60,
-            warmup_steps=20, autocast_bfloat16=False, seed=seed,
+            layers=3, max_epochs=40, warmup_steps=20, batch_size=16, seed=seed,
         )
         return recipe, 1024
     return PlantingRecipe(seed=seed), 4096

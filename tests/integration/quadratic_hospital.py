@@ -166,7 +166,7 @@ def small_plan(**sections: dict[str, object]) -> RunPlan:
         "run": {"rounds": 6},
         "model": {"lora_rank": 2, "lora_alpha": 4.0, "target_modules": ("q_proj",)},
         "support": {"density": 0.01},
-        "privacy": {"noise": "none"},
+        "privacy": {"noise": "none", "clip_l2": 1.0},
         "server": {"learning_rate": 0.1},
         "federation": {"sites": 4, "min_sites": 3, "round_deadline_s": 60.0},
     }

@@ -32,6 +32,9 @@ name = "simnpo"
 forget_roots = ["MU:S0001"]
 [support]
 density = 0.005
+[privacy]
+clip_l2 = 1.0
+retain_rate = 0.25
 [federation]
 sites = 3
 min_sites = 2

@@ -51,7 +51,7 @@ class RunSection(Section):
     name: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
                       description="name of the run, used in file names and reports")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of everything that is public")
-    rounds: int = Field(40, ge=1, le=10_000, description="update rounds, one exchange each")
+    rounds: int = Field(20, ge=1, le=10_000, description="update rounds, one exchange each")
 
 
 class ModelSection(Section):
@@ -63,8 +63,8 @@ class ModelSection(Section):
     compute_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="matrix products; bfloat16 is several times faster where the "
         "processor has it")
-    lora_rank: int = Field(8, ge=1, le=256, description="rank of the adapter")
-    lora_alpha: Positive = Field(8.0, description="the adapter adds alpha / rank * B A")
+    lora_rank: int = Field(32, ge=1, le=256, description="rank of the adapter")
+    lora_alpha: Positive = Field(32.0, description="the adapter adds alpha / rank * B A")
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         min_length=1, description="linear modules that carry an adapter")
@@ -123,7 +123,7 @@ class ObjectiveSection(Section):
         "ga", "graddiff", "plain_npo", "plain_simnpo", "rmu",
     ] = Field("abstraction", description="forget objective; the last five are baselines")
     forget_weights: LevelWeights = Field(
-        (1.0, 1.0, 1.0, 1.0), description="a(level): forget weight of answer tokens, levels 1-4")
+        (0.25, 0.5, 1.0, 1.0), description="a(level): forget weight of answer tokens, levels 1-4")
     keep_weights: LevelWeights = Field(
         (0.0, 0.0, 0.0, 0.0), description="b(level): KL to the reference on a forget record")
     retain_weights: LevelWeights = Field(
@@ -180,10 +180,12 @@ class PrivacySection(Section):
     epsilon: Annotated[float, Field(gt=0.0, le=100.0)] = Field(
         4.0, description="budget of the whole run, vote included; at most 100")
     delta: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(1e-5, description="delta")
-    clip_l2: Positive = Field(1.0, description="C, bound on one unit's gradient norm")
+    clip_l2: Positive = Field(
+        0.02, description="C, bound on one unit's gradient norm; small, so that a retain "
+        "record that begins to drift pushes back as hard as a forget record pulls")
     vote_clip_l2: Positive = Field(1.0, description="bound on one unit's vote norm")
     forget_rate: Rate = Field(1.0, description="Poisson rate of forget units per round")
-    retain_rate: Rate = Field(0.25, description="Poisson rate of retain units per round")
+    retain_rate: Rate = Field(1.0, description="Poisson rate of retain units per round")
     local_steps: int = Field(1, ge=1, le=64, description="steps per round; 1 if distributed")
 
     @model_validator(mode="after")
@@ -199,7 +201,7 @@ class ServerSection(Section):
     """The server step: post-processing of released sums, so it costs no privacy."""
 
     optimizer: Literal["adam", "momentum", "sgd"] = Field("adam", description="on S")
-    learning_rate: Positive = Field(0.02, description="step size of the adapter's B")
+    learning_rate: Positive = Field(0.5, description="step size of the adapter's B")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "cosine", description="of the learning rate over the rounds")
     warmup_rounds: int = Field(0, ge=0, description="rounds of linear warm-up")
@@ -219,7 +221,7 @@ class FederationSection(Section):
     """Who takes part."""
 
     sites: int = Field(5, ge=1, le=1000, description="hospitals")
-    min_sites: int = Field(3, ge=1, description="h, survivors without whom a round aborts")
+    min_sites: int = Field(5, ge=1, description="h, survivors without whom a round aborts")
     absences: tuple[str, ...] = Field(
         (), description='simulated: "site:first-last" rounds without that site, e.g. "4:0-3"')
     concentration: Positive = Field(
