@@ -27,6 +27,7 @@ from medunlearn_client.evaluation import (
 from medunlearn_client.models import LoadedModel, load_causal_lm, resolve_device
 from medunlearn_client.workbench import shared_model
 from medunlearn_common.digests import digest_of
+from medunlearn_common.entropy import public_generator
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan import Plan, RuntimeOptions
 from medunlearn_common.support import Support
@@ -78,7 +79,7 @@ def measure_run(
             "LAYOUT_MISMATCH", "the run's support belongs to another adapter layout",
             "the base model or the LoRA settings changed since the run: start a new one",
         )
-    inputs = evaluation_inputs(records)
+    inputs = evaluation_inputs(records, plan)
     done = len(progress.curve)
     values = {0: np.zeros_like(final), done: final}
     for point in range(plan.evaluation.curve_every, done, plan.evaluation.curve_every):
@@ -94,10 +95,18 @@ def measure_run(
     return Measured(report=report, curves=curves, base=base, adapter=adapter)
 
 
-def evaluation_inputs(records: PreparedRecords) -> EvaluationInputs:
-    """The record sets of the evaluation."""
+def evaluation_inputs(records: PreparedRecords, plan: Plan) -> EvaluationInputs:
+    """The record sets of the evaluation: all that was forgotten, a sample of what was kept.
+
+    The sample is drawn by the run's seed, so that compared runs are asked the same questions.
+    """
+    retain = records.federation.retain
+    most = plan.evaluation.retain_records
+    if len(retain) > most:
+        order = public_generator(plan.run.seed, "evaluation", "retain").permutation(len(retain))
+        retain = tuple(retain[int(place)] for place in sorted(order[:most]))
     return EvaluationInputs(
-        forget=records.federation.forget, retain=records.federation.retain,
+        forget=records.federation.forget, retain=retain,
         non_members=records.nonmembers, neighbours=records.neighbours,
         site_of=records.site_of, tagger=records.tagger,
     )
