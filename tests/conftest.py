@@ -9,9 +9,15 @@ import os
 # before torch is imported anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell that starts the suite in the background hands it an ignored SIGINT, and Python then
+# installs no handler: Ctrl-C tests would test nothing.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

@@ -57,7 +57,9 @@ def test_ring_sum_equals_int64_sum(sites: int) -> None:
 
 @pytest.mark.parametrize(("noise", "factor"), [("distributed", (4 / 3) ** 0.5), ("local", 2.0)])
 def test_summed_noise(noise: str, factor: float) -> None:
-    plan = RunPlan.model_validate({"privacy": {"noise": noise, "clip_l2": 0.5}})
+    plan = RunPlan.model_validate({
+        "privacy": {"noise": noise, "clip_l2": 0.5}, "federation": {"sites": 5, "min_sites": 3},
+    })
     assert summed_noise(plan, sigma=8.0, sites=4) == pytest.approx(8.0 * 0.5 * factor)
 
 
