@@ -83,7 +83,9 @@ def measure_run(
     done = len(progress.curve)
     values = {0: np.zeros_like(final), done: final}
     for point in range(plan.evaluation.curve_every, done, plan.evaluation.curve_every):
-        kept = read_snapshot(folder.snapshots, point)
+        kept = read_snapshot(
+            folder.snapshots, point, size=learning.support.size
+        )
         if kept is not None:
             values[point] = kept
     curves = measure_curves(

@@ -28,12 +28,18 @@ def snapshot_file(folder: Path, done: int) -> Path:
     return folder / f"round-{done:05d}.f32"
 
 
-def read_snapshot(folder: Path, done: int) -> Floats | None:
-    """Values after ``done`` rounds, shape ``(k,)``; None if they were not kept."""
+def read_snapshot(folder: Path, done: int, *, size: int) -> Floats | None:
+    """Values after ``done`` rounds, shape ``(size,)``; None if they were not kept whole.
+
+    A damaged snapshot costs one point of a curve; the run itself lives in the checkpoint.
+    """
     path = snapshot_file(folder, done)
     if not path.is_file():
         return None
-    return np.frombuffer(path.read_bytes(), dtype="<f4").astype(np.float32)
+    data = path.read_bytes()
+    if len(data) != 4 * size:
+        return None
+    return np.frombuffer(data, dtype="<f4").astype(np.float32)
 
 
 class SnapshotKeeper:
