@@ -20,19 +20,19 @@ from medunlearn_client.step_message import StepRequest
 from medunlearn_client.workbench import Workbench
 from medunlearn_common import __version__
 from medunlearn_common.accounting import Mechanism
-from medunlearn_common.digests import digest_of
+from medunlearn_common.digests import digest_of, digest_of_file
 from medunlearn_common.entropy import Entropy, OsEntropy, SeededEntropy
 from medunlearn_common.errors import MedunlearnError, Rejected
-from medunlearn_common.files import write_atomically
+from medunlearn_common.files import expanded, write_atomically
 from medunlearn_common.ledger import Budget, PrivacyLedger
 from medunlearn_common.messages import ERROR, FINISH, READY, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 
 _LOG = logging.getLogger("medunlearn.hospital")
 INTERNAL_ERROR = "INTERNAL"
+# Disk full, folder gone, permission lost: this site may answer again once it is mended.
+STORAGE_ERROR = "SITE_STORAGE"
 _DIGEST_CHARACTERS = 64
-
-
 
 
 class Hospital:
@@ -54,6 +54,7 @@ class Hospital:
         self._entropy = entropy
         self._ledger = PrivacyLedger(folder / "ledger.db")
         self._bench: Workbench | None = None
+        self._opened = ("", "")
 
     @property
     def site_id(self) -> str:
@@ -73,6 +74,9 @@ class Hospital:
         except MedunlearnError as error:
             _LOG.error("%s: %s", self.site_id, error)
             return Message(kind=ERROR, fields={"site_id": self.site_id, "code": error.code})
+        except OSError:
+            _LOG.exception("%s: cannot read or write in %s", self.site_id, message.kind)
+            return Message(kind=ERROR, fields={"site_id": self.site_id, "code": STORAGE_ERROR})
         except Exception:
             _LOG.exception("%s: unexpected error in %s", self.site_id, message.kind)
             return Message(kind=ERROR, fields={"site_id": self.site_id, "code": INTERNAL_ERROR})
@@ -84,7 +88,7 @@ class Hospital:
             raise Rejected(
                 "PLAN_DIGEST", "the plan does not match its digest", "use the same version"
             )
-        bench = self._open(plan)
+        bench = self._open(plan, run_id=message.text("run_id"))
         bench.check()
         write_atomically(self._plan_path(plan.digest), plan.model_dump_json().encode())
         return Message(
@@ -198,7 +202,8 @@ class Hospital:
                     "PLAN_UNKNOWN", "a request belongs to a plan this site never accepted",
                     "start the run with READY",
                 )
-            self._open(RunPlan.model_validate_json(path.read_bytes()))
+            plan = RunPlan.model_validate_json(path.read_bytes())
+            self._open(plan, run_id=message.text("run_id"))
         if self._bench is None:
             raise RuntimeError("no plan is open")
         if message.fields.get("layout_digest", self._bench.layout.digest) != (
@@ -215,10 +220,32 @@ class Hospital:
             raise Rejected("PLAN_DIGEST", "a plan digest is no SHA-256", "update the coordinator")
         return self._folder / "plans" / f"{digest}.json"
 
-    def _open(self, plan: RunPlan) -> Workbench:
-        if self._bench is None or self._bench.plan.digest != plan.digest:
+    def _open(self, plan: RunPlan, *, run_id: str) -> Workbench:
+        """Open the plan on the record files as they lie there now."""
+        files = [expanded(file) for file in self._config.data.files]
+        records_digest = ""
+        if all(file.is_file() for file in files):  # else the reader says which is missing
+            records_digest = digest_of([digest_of_file(file) for file in files])
+            self._require_same_records(records_digest, run_id=run_id)
+        opened = (plan.digest, records_digest)
+        if self._bench is None or self._opened != opened:
             self._bench = Workbench(self._folder, self._config, plan, self._runtime)
+            self._opened = opened
         return self._bench
+
+    def _require_same_records(self, records_digest: str, *, run_id: str) -> None:
+        """Refuse to go on with a run on other records than it began with.
+
+        What was forgotten so far and what the ledger was charged for belong to the first ones.
+        """
+        path = self._folder / "runs" / f"{digest_of(run_id)}.records"
+        if not path.is_file():
+            write_atomically(path, records_digest.encode("ascii"))
+        elif path.read_text("ascii") != records_digest:
+            raise Rejected(
+                "DATA_CHANGED", "the record files are not those with which this run began",
+                "put the files back to resume it, or start a new run",
+            )
 
 
 def open_hospital(folder: Path, runtime: RuntimeOptions) -> Hospital:

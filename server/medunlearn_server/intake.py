@@ -99,6 +99,21 @@ def verify_step(
     )
 
 
+def require_own(reply: Reply, *, run_id: str, site_id: str) -> None:
+    """Check that an answer is of this run and of the site that was asked.
+
+    Raises:
+        Rejected: RUN_MISMATCH or SITE_MISMATCH. A failure passes: it has no owner to check.
+    """
+    if isinstance(reply, SiteFailure) or reply.kind == ERROR:
+        return
+    if reply.text("run_id") != run_id:
+        raise Rejected("RUN_MISMATCH", "an answer belongs to another run", _HINT)
+    if reply.text("site_id") != site_id:
+        raise Rejected("SITE_MISMATCH", f"an answer for {site_id} names another site",
+                       "give every hospital its own site_id")
+
+
 def _answer(reply: Reply, kind: str) -> Message:
     if isinstance(reply, SiteFailure):
         raise Rejected(failure_code(reply.code), "a site gave no answer", "look at its own log")

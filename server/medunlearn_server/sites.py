@@ -16,7 +16,7 @@ from medunlearn_common.errors import Rejected as Refused
 from medunlearn_common.messages import Message
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.updates import SparseUpdate
-from medunlearn_server.intake import ReadyAnswer, verify_ready
+from medunlearn_server.intake import ReadyAnswer, require_own, verify_ready
 from medunlearn_server.requests import ready_request
 from medunlearn_server.roster import Agreement, Roster, agree
 from medunlearn_server.transport import SITE_SILENT, Reply, SiteFailure, Transport
@@ -203,6 +203,7 @@ class Sites:
             if isinstance(reply, Message):
                 found.bytes_up[site] += reply.size_bytes
             try:
+                require_own(reply, run_id=self._run_id, site_id=site)
                 found.updates[site] = verify(reply)
                 found.failures.pop(site, None)
             except Refused as error:

@@ -78,8 +78,12 @@ class QuadraticHospital:
             words = self._words(
                 halves, plan.privacy.vote_clip_l2, message.number("sigma"), plan, "vote"
             )
-        return Message(kind=VOTE, fields={"layout_digest": LAYOUT.digest},
-                       payload=words.astype("<u4").tobytes())
+        return Message(kind=VOTE, payload=words.astype("<u4").tobytes(), fields={
+            **self._owner(message), "layout_digest": LAYOUT.digest,
+        })
+
+    def _owner(self, message: Message) -> dict[str, str]:
+        return {"run_id": message.text("run_id"), "site_id": self.config["site_id"]}
 
     def _step(self, message: Message) -> Message:
         plan, round_index = self._plan(), message.integer("round")
@@ -99,6 +103,7 @@ class QuadraticHospital:
             asked.write_text(message.digest)
         payload = answer.read_bytes()[: self.config.get("cut", None)]
         return Message(kind=STEP, payload=payload, fields={
+            **self._owner(message),
             "round": self.config.get("round", round_index), "layout_digest": LAYOUT.digest,
             "support_digest": support,
         })

@@ -236,6 +236,42 @@ def test_unexpected_errors_leave_as_a_code_without_their_text(
     assert "Ann" not in repr(answer)
 
 
+def test_a_full_disk_is_told_apart_from_a_fault(
+    hospital: Hospital, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "/data/ann-lee")
+
+    monkeypatch.setattr(hospital, "_bench_for", full)
+    answer = hospital.handle(Message(kind=VOTE, fields={"plan_digest": plan.digest}))
+    assert code(answer) == "SITE_STORAGE"
+    assert "ann" not in repr(answer)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_run_does_not_go_on_with_other_records(
+    folder: Path, plan: RunPlan, question_file: Path, restart: bool
+) -> None:
+    data = folder / "questions.jsonl"
+    data.write_bytes(question_file.read_bytes())
+    config = json.loads((folder / "site.json").read_text())
+    config["data"]["files"] = [str(data)]
+    (folder / "site.json").write_text(json.dumps(config))
+    first = open_hospital(folder, RuntimeOptions(runner="memory"))
+    layout = ready(first, plan)
+    lines = data.read_text("utf-8").splitlines()
+    data.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
+    fields = {"plan": plan.model_dump_json(), "plan_digest": plan.digest}
+    if restart:
+        again = open_hospital(folder, RuntimeOptions(runner="memory"))
+        answer = again.handle(step_message(plan, layout, small_support(layout)))
+    else:
+        answer = first.handle(Message(kind=READY, fields={"run_id": "run", **fields}))
+    assert code(answer) == "DATA_CHANGED"
+    new = first.handle(Message(kind=READY, fields={"run_id": "another", **fields}))
+    assert new.kind == READY
+
+
 def test_a_plan_that_does_not_match_its_digest_is_refused(
     hospital: Hospital, plan: RunPlan
 ) -> None:

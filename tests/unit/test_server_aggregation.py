@@ -15,7 +15,7 @@ from medunlearn_common.ring import RingCodec
 from medunlearn_common.support import Support
 from medunlearn_common.updates import SparseUpdate
 from medunlearn_server.aggregation import combine_round, summed_noise
-from medunlearn_server.intake import verify_ready, verify_step
+from medunlearn_server.intake import require_own, verify_ready, verify_step
 from medunlearn_server.round_state import FinishReason, Phase, RoundState
 from medunlearn_server.transport import SiteFailure
 
@@ -40,6 +40,22 @@ def answer(**changes: object) -> Message:
 
 def check(reply: Message | SiteFailure) -> SparseUpdate:
     return verify_step(reply, round_index=2, layout=LAYOUT, support=SUPPORT)
+
+
+@pytest.mark.parametrize(("fields", "code"), [
+    ({"run_id": "another", "site_id": "site-1"}, "RUN_MISMATCH"),
+    ({"run_id": "run", "site_id": "site-2"}, "SITE_MISMATCH"),
+    ({"site_id": "site-1"}, "MESSAGE_FIELD"),
+])
+def test_an_answer_of_another_run_or_site_is_not_used(fields: dict[str, str], code: str) -> None:
+    with pytest.raises(Rejected, match=code):
+        require_own(Message(kind=STEP, fields=fields), run_id="run", site_id="site-1")
+
+
+def test_an_answer_of_this_run_and_site_and_a_failure_pass() -> None:
+    own = Message(kind=STEP, fields={"run_id": "run", "site_id": "site-1"})
+    for reply in (own, SiteFailure(code="SITE_SILENT"), Message(kind=ERROR, fields={})):
+        require_own(reply, run_id="run", site_id="site-1")
 
 
 @pytest.mark.parametrize("sites", [2, 5, 17])

@@ -11,11 +11,14 @@ from medunlearn_client.objectives.baselines import (
     PlainSimNpo,
     Rmu,
 )
+from medunlearn_client.objectives.controls import NoiseOnly, RetainOnly
+from medunlearn_client.objectives.redirection import Redirection
 from medunlearn_client.objectives.token_weighted import MaxEntropy, TokenNpo, TokenSimNpo
 from medunlearn_common.plan.sections import ObjectiveSection
 
 OBJECTIVES: dict[str, Callable[[ObjectiveSection], UnlearningObjective]] = {
     "abstraction": Abstraction,
+    "redirection": Redirection,
     "npo": TokenNpo,
     "simnpo": TokenSimNpo,
     "max_entropy": MaxEntropy,
@@ -24,6 +27,8 @@ OBJECTIVES: dict[str, Callable[[ObjectiveSection], UnlearningObjective]] = {
     "plain_npo": PlainNpo,
     "plain_simnpo": PlainSimNpo,
     "rmu": Rmu,
+    "retain_only": RetainOnly,
+    "noise_only": NoiseOnly,
 }
 
 __all__ = ["OBJECTIVES", "ExampleLosses", "ModelView", "UnlearningObjective"]

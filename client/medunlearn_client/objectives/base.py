@@ -12,6 +12,7 @@ import torch
 
 from medunlearn_client.adapters import LoraAdapter
 from medunlearn_client.encoding import EncodedRecord, TokenBatch
+from medunlearn_common.errors import Misconfigured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,22 @@ class ModelView:
     def device(self) -> torch.device:
         """Where the model lies."""
         return self._adapter.device
+
+    @torch.no_grad()
+    def head_weight(self) -> torch.Tensor:
+        """W, the weight of the output head, shape ``(v, d)``, float32.
+
+        Raises:
+            Misconfigured: MODEL_HEAD if the model has no such matrix.
+        """
+        head = self._base.get_output_embeddings()
+        if head is None:
+            raise Misconfigured(
+                "MODEL_HEAD", "this model has no linear output head",
+                'choose another objective, such as "abstraction"',
+            )
+        weight: torch.Tensor = head.weight.detach().float()
+        return weight
 
     @property
     def middle_layer(self) -> int:

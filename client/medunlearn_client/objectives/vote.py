@@ -26,7 +26,7 @@ class VoteObjective:
     """
 
     def __init__(self, objective: UnlearningObjective) -> None:
-        self._objective = objective
+        self._objective: UnlearningObjective = getattr(objective, "votes_as", objective)
 
     def prepare(self, view: ModelView, forget: list[EncodedRecord]) -> None:
         """Prepare the plan's objective."""

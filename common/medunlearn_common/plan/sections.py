@@ -63,11 +63,13 @@ class ModelSection(Section):
     compute_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="matrix products; bfloat16 is several times faster where the "
         "processor has it")
-    lora_rank: int = Field(32, ge=1, le=256, description="rank of the adapter")
-    lora_alpha: Positive = Field(32.0, description="the adapter adds alpha / rank * B A")
+    lora_rank: int = Field(256, ge=1, le=256, description="rank of the adapter; A is frozen, "
+                           "so it is also how finely one row of B tells inputs apart")
+    lora_alpha: Positive = Field(256.0, description="the adapter adds alpha / rank * B A")
     target_modules: tuple[str, ...] = Field(
-        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        min_length=1, description="linear modules that carry an adapter")
+        ("o_proj",), min_length=1,
+        description="linear modules that carry an adapter; what attention writes carries the "
+        "topic, what the MLPs write hardly does")
     max_tokens: int = Field(128, ge=8, le=8192,
                             description="longest record; longer prompts lose their middle")
 
@@ -119,9 +121,12 @@ class ObjectiveSection(Section):
     """The loss of a forget record and of a retain record (method.md, Strategy 1)."""
 
     name: Literal[
-        "abstraction", "npo", "simnpo", "max_entropy",
-        "ga", "graddiff", "plain_npo", "plain_simnpo", "rmu",
-    ] = Field("abstraction", description="forget objective; the last five are baselines")
+        "abstraction", "redirection", "npo", "simnpo", "max_entropy",
+        "ga", "graddiff", "plain_npo", "plain_simnpo", "rmu", "retain_only", "noise_only",
+    ] = Field(
+        "abstraction", description="forget objective: abstraction for single facts and "
+        "patients, redirection for a topic that the prompt shows; from ga on baselines, the "
+        "last two are controls")
     forget_weights: LevelWeights = Field(
         (0.25, 0.5, 1.0, 1.0), description="a(level): forget weight of answer tokens, levels 1-4")
     keep_weights: LevelWeights = Field(
@@ -134,6 +139,8 @@ class ObjectiveSection(Section):
     margin: float = Field(0.0, allow_inf_nan=False, description="margin, in nats")
     retain_cross_entropy: float = Field(
         0.0, ge=0.0, description="weight of cross-entropy on trusted retain labels")
+    redirection_shift: Positive = Field(
+        10.0, description="how far redirection moves the logits, in standard deviations")
     rmu_scale: Positive = Field(6.0, description="norm factor of RMU's random direction")
 
 
@@ -158,7 +165,7 @@ class SupportSection(Section):
 
     method: Literal["vote", "random", "public"] = Field(
         "vote", description="private vote on rows of B, seeded random-k, or public saliency")
-    density: Rate = Field(0.001, description="k as a share of all model parameters")
+    density: Rate = Field(0.0003, description="k as a share of all model parameters; noise grows with its root")
     vote_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.1, description="share of the privacy budget (of 1/sigma^2) that the vote spends")
     vote_damping: Positive = Field(0.3, description="damping of the forget/retain ratio")
@@ -201,7 +208,7 @@ class ServerSection(Section):
     """The server step: post-processing of released sums, so it costs no privacy."""
 
     optimizer: Literal["adam", "momentum", "sgd"] = Field("adam", description="on S")
-    learning_rate: Positive = Field(0.5, description="step size of the adapter's B")
+    learning_rate: Positive = Field(1.5, description="step size of the adapter's B")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "cosine", description="of the learning rate over the rounds")
     warmup_rounds: int = Field(0, ge=0, description="rounds of linear warm-up")

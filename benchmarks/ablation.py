@@ -1,0 +1,126 @@
+"""The ablation: one switch at a time from the default, on the embedded demo.
+
+    python benchmarks/ablation.py [--seeds 0 1 2] [--out runs/ablation] [--only NAME ...]
+
+Objective, projection, support, noise and adapter are switched one by one (evaluation.md,
+Baselines); the rows without noise switch two. Every run is `medunlearn simulate` on a plan
+that is written beside it. Complete runs are not repeated, so an interrupted ablation goes on
+where it stopped. The table is printed and written to ``ablation.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from results_table import table
+
+from medunlearn_common.files import write_atomically
+from medunlearn_simulation.result import RESULT_FILE, load_result
+from medunlearn_simulation.result_schema import RunResult
+
+BASE = Path(__file__).parent / "plans" / "demo.toml"
+
+NOISELESS = {"privacy.noise": '"none"'}
+EVERY_MODULE = '["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]'
+
+
+def objective(name: str) -> dict[str, str]:
+    """The switch to another objective."""
+    return {"objective.name": f'"{name}"'}
+
+
+ROWS: dict[str, dict[str, str]] = {
+    "default": {},
+    "noise-only": objective("noise_only"),
+    "retain-only": objective("retain_only"),
+    "redirection": objective("redirection"),
+    "npo": objective("npo"),
+    "simnpo": objective("simnpo"),
+    "max_entropy": objective("max_entropy"),
+    "ga": objective("ga"),
+    "graddiff": objective("graddiff"),
+    "plain_npo": objective("plain_npo"),
+    "plain_simnpo": objective("plain_simnpo"),
+    "rmu": objective("rmu"),
+    "projection-history": {"geometry.projection": '"history"'},
+    "support-random": {"support.method": '"random"'},
+    "density-0.001": {"support.density": "0.001"},
+    "every-module": {"model.target_modules": EVERY_MODULE},
+    "every-module-rank-32": {
+        "model.target_modules": EVERY_MODULE, "model.lora_rank": "32",
+        "model.lora_alpha": "32.0", "support.density": "0.001", "server.learning_rate": "0.5",
+    },
+    "clip-1": {"privacy.clip_l2": "1.0"},
+    "even-levels": {"objective.forget_weights": "[1.0, 1.0, 1.0, 1.0]"},
+    "noise-local": {"privacy.noise": '"local"'},
+    "no-noise": NOISELESS,
+    "no-noise-npo": NOISELESS | objective("npo"),
+    "no-noise-max_entropy": NOISELESS | objective("max_entropy"),
+    "no-noise-graddiff": NOISELESS | objective("graddiff"),
+    "no-noise-projection": NOISELESS | {"geometry.projection": '"history"'},
+    "no-noise-random": NOISELESS | {"support.method": '"random"'},
+}
+
+
+def main() -> None:
+    """Run what is missing, seed by seed, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW",
+                        help=f"rows to run: {', '.join(ROWS)}")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    groups: dict[str, list[RunResult]] = defaultdict(list)
+    for seed in given.seeds:
+        for number, name in enumerate(given.only, start=1):
+            print(f"seed {seed}: {name} ({number} of {len(given.only)})", flush=True)
+            groups[name].append(completed(given.out, name, seed))
+    text = table(groups)
+    write_atomically(given.out / "ablation.md", (text + "\n").encode())
+    print(text)
+
+
+def completed(out: Path, name: str, seed: int) -> RunResult:
+    """The result of one run, which is made, or resumed, where there is none."""
+    folder = out / f"{name}-seed{seed}"
+    if not (folder / RESULT_FILE).is_file():
+        plan = out / f"{name}.toml"
+        write_atomically(plan, with_switches(BASE.read_text("utf-8"), ROWS[name]).encode())
+        arguments = ["--resume", str(folder)] if folder.exists() else [
+            str(plan), "--runner", "memory", "--seed", str(seed), "--out", str(folder)
+        ]
+        program = "import sys; from medunlearn_common.cli import main; sys.exit(main())"
+        subprocess.run(
+            [sys.executable, "-c", program, "simulate", *arguments],
+            check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        )
+    return load_result(folder)
+
+
+def with_switches(plan: str, switches: dict[str, str]) -> str:
+    """The plan's text with other values; keys it already gives are replaced."""
+    tables: dict[str, dict[str, str]] = {"": {}}
+    current = ""
+    for line in plan.splitlines():
+        text = line.split("#", 1)[0].strip()
+        if text.startswith("["):
+            current = text.strip("[]")
+        elif text:
+            key, _, value = text.partition("=")
+            tables.setdefault(current, {})[key.strip()] = value.strip()
+    for path, value in switches.items():
+        section, _, key = path.partition(".")
+        tables.setdefault(section, {})[key] = value
+    lines = [f"{key} = {value}" for key, value in tables.pop("").items()]
+    for section, keys in tables.items():
+        lines += ["", f"[{section}]", *(f"{key} = {value}" for key, value in keys.items())]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
