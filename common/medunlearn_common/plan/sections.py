@@ -165,7 +165,9 @@ class SupportSection(Section):
 
     method: Literal["vote", "random", "public"] = Field(
         "vote", description="private vote on rows of B, seeded random-k, or public saliency")
-    density: Rate = Field(0.0003, description="k as a share of all model parameters; noise grows with its root")
+    density: Rate = Field(
+        0.0003, description="k as a share of all model parameters; the noise's norm grows with "
+        "its square root")
     vote_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.1, description="share of the privacy budget (of 1/sigma^2) that the vote spends")
     vote_damping: Positive = Field(0.3, description="damping of the forget/retain ratio")
