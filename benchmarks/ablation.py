@@ -24,6 +24,8 @@ from medunlearn_simulation.result_schema import RunResult
 
 BASE = Path(__file__).parent / "plans" / "demo.toml"
 
+# A curve costs as much as a tenth of a run, and the table has none.
+COMMON = {"evaluation.curve_every": "100"}
 NOISELESS = {"privacy.noise": '"none"'}
 EVERY_MODULE = '["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]'
 
@@ -48,11 +50,13 @@ ROWS: dict[str, dict[str, str]] = {
     "rmu": objective("rmu"),
     "projection-history": {"geometry.projection": '"history"'},
     "support-random": {"support.method": '"random"'},
-    "density-0.001": {"support.density": "0.001"},
+    "density-0.0003": {"support.density": "0.0003"},
+    "row-rank-any": {"server.row_rank": "0"},
     "every-module": {"model.target_modules": EVERY_MODULE},
     "every-module-rank-32": {
         "model.target_modules": EVERY_MODULE, "model.lora_rank": "32",
-        "model.lora_alpha": "32.0", "support.density": "0.001", "server.learning_rate": "0.5",
+        "model.lora_alpha": "32.0", "server.learning_rate": "0.5", "server.row_rank": "0",
+        "server.retain_weight": "1.0",
     },
     "clip-1": {"privacy.clip_l2": "1.0"},
     "even-levels": {"objective.forget_weights": "[1.0, 1.0, 1.0, 1.0]"},
@@ -90,7 +94,7 @@ def completed(out: Path, name: str, seed: int) -> RunResult:
     folder = out / f"{name}-seed{seed}"
     if not (folder / RESULT_FILE).is_file():
         plan = out / f"{name}.toml"
-        write_atomically(plan, with_switches(BASE.read_text("utf-8"), ROWS[name]).encode())
+        write_atomically(plan, with_switches(BASE.read_text("utf-8"), COMMON | ROWS[name]).encode())
         arguments = ["--resume", str(folder)] if folder.exists() else [
             str(plan), "--runner", "memory", "--seed", str(seed), "--out", str(folder)
         ]

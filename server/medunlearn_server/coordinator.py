@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from medunlearn_server.aggregation import (
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.geometry import Geometry
 from medunlearn_server.intake import verify_step
+from medunlearn_server.low_rank import Reals, truncated, whole_rows
 from medunlearn_server.observer import NoObserver, Observer
 from medunlearn_server.progress import Learning, RunProgress, epsilon_after, noise_schedule
 from medunlearn_server.reports import ReadyReport, RoundReport, RunOutcome
@@ -187,6 +189,7 @@ class Coordinator:
             direction_of(sums, geometry, retain_weight=self._plan.server.retain_weight),
             self._plan.server, round_index=round_index, rounds=self._plan.run.rounds,
             metric=None if geometry is None else geometry.metric,
+            constrain=self._constraint(progress),
         )
         history = learning.history
         if self._plan.geometry.projection == "history":
@@ -200,6 +203,13 @@ class Coordinator:
         )
         progress = replace(progress, state=state, curve=(*progress.curve, report))
         return progress.with_learning(step=step, history=history)
+
+    def _constraint(self, progress: RunProgress) -> Callable[[Reals], Reals] | None:
+        rank = self._plan.server.row_rank
+        if rank == 0:
+            return None
+        layout, support = progress.agreement.layout, progress.need_learning().support
+        return partial(truncated, blocks=whole_rows(layout, support), rank=rank)
 
     def _ask_step(self, progress: RunProgress, geometry: Geometry | None) -> Answers:
         learning, layout = progress.need_learning(), progress.agreement.layout

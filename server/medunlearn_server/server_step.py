@@ -8,7 +8,8 @@ With released sums f (forget) and r (retain) over n sites, both sums of clipped 
   adam as torch.optim.Adam with eps = 1e-8;
 * trust region: ``step`` is scaled down to ``sqrt(step^T M step) <= trust_radius``, with the
   retain metric M of the geometry (identity without one);
-* ``phi <- phi - step``; published is phi, or the mean of the last ``averaging`` share of it.
+* ``phi <- phi - step``, and with ``row_rank`` truncated to that rank; published is phi, or
+  the mean of the last ``averaging`` share of it.
 
 Everything is float64; sites get phi rounded to float32. State and arithmetic are exact, so a
 resumed run goes on bit for bit.
@@ -81,8 +82,18 @@ def direction_of(
 def take_step(
     state: StepState, direction: Reals, section: ServerSection, *,
     round_index: int, rounds: int, metric: Reals | None,
+    constrain: Callable[[Reals], Reals] | None = None,
 ) -> StepState:
-    """One server step; ``metric`` is the diagonal of M or None, shape ``(k,)``.
+    """One server step.
+
+    Args:
+        state: Before the step.
+        direction: Ascent direction, shape ``(k,)``.
+        section: The plan's server section.
+        round_index: 0-based round.
+        rounds: Of the whole run.
+        metric: Diagonal of M for the trust region, shape ``(k,)``, or None.
+        constrain: Projection of phi after the step (see :mod:`.low_rank`), or None.
 
     Raises:
         Misconfigured: STEP_NOT_FINITE; the state before it is still good.
@@ -90,8 +101,11 @@ def take_step(
     rate = learning_rate(section, round_index=round_index, rounds=rounds)
     moved, step = OPTIMIZERS[section.optimizer](state, direction, section)
     step = within_trust_region(rate * step, section.trust_radius, metric)
-    moved = replace(moved, values=state.values - step, steps=state.steps + 1)
-    _require_finite(moved.values)
+    values = state.values - step
+    _require_finite(values)
+    if constrain is not None:
+        values = constrain(values)
+    moved = replace(moved, values=values, steps=state.steps + 1)
     if round_index < averaging_start(section, rounds=rounds):
         return moved
     count = state.averaged + 1

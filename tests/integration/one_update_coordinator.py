@@ -25,6 +25,7 @@ from medunlearn_server.aggregation import (
 )
 from medunlearn_server.checkpoints import Checkpoint, RunStore
 from medunlearn_server.intake import verify_step
+from medunlearn_server.low_rank import truncated, whole_rows
 from medunlearn_server.round_state import RoundState
 from medunlearn_server.server_step import StepState, direction_of, take_step
 from medunlearn_simulation.adapter_facts import AdapterFacts, write_adapter_facts
@@ -81,12 +82,17 @@ def step_move(j: Journey) -> None:
     q, root = j.geometry.basis.astype(np.float64), j.geometry.inverse_root.astype(np.float64)
     forget = root * (sums.forget - q.T @ (q @ sums.forget))
     expected = -0.5 * (forget + 2.0 * root * sums.retain) / 3
+    blocks = whole_rows(j.layout, j.support)
     state = take_step(
         StepState.zero(j.support.size),
         direction_of(sums, j.geometry, retain_weight=j.plan.server.retain_weight),
         j.plan.server, round_index=0, rounds=3, metric=j.geometry.metric,
+        constrain=lambda values: truncated(values, blocks, rank=j.plan.server.row_rank),
     )
-    np.testing.assert_allclose(state.values, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        state.values, truncated(expected, blocks, rank=j.plan.server.row_rank),
+        rtol=1e-9, atol=1e-12,
+    )
     j.found["step"] = state
 
 

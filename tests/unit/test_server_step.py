@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan.sections import GeometrySection, ServerSection
+from medunlearn_common.support import Support
 from medunlearn_server.aggregation import RoundSums
 from medunlearn_server.geometry import Geometry, RetainHistory, orthonormal_rows
+from medunlearn_server.low_rank import truncated, whole_rows
 from medunlearn_server.server_step import (
     StepState,
     direction_of,
@@ -157,3 +160,52 @@ def test_stop_rule_compares_smoothed_ends_and_ignores_noise() -> None:
     assert not gap_closed(falling, noise=1.0, stop_gap=0.0)
     assert not gap_closed(falling, noise=100.0, stop_gap=0.1)
     assert not gap_closed([100.0, 100.0, 100.0, 1.0, 1.0], noise=1.0, stop_gap=0.1)
+
+
+def two_modules() -> tuple[AdapterLayout, Support]:
+    """B of 5 x 3 and 4 x 3; the support has rows 0, 2, 3 whole and row 4 in part, then 1, 2."""
+    layout = AdapterLayout(
+        names=("first", "second"), shapes=((5, 3), (4, 3)), a_shapes=((3, 2), (3, 2)),
+        base_parameters=100, alpha=3.0, seed=0,
+    )
+    indices = np.array([0, 1, 2, 6, 7, 8, 9, 10, 11, 13, 18, 19, 20, 21, 22, 23])
+    return layout, Support(indices=indices, layout_digest=layout.digest)
+
+
+def test_whole_rows_are_found_by_module() -> None:
+    layout, support = two_modules()
+    first, second = whole_rows(layout, support)
+    assert support.indices[first].tolist() == [[0, 1, 2], [6, 7, 8], [9, 10, 11]]
+    assert support.indices[second].tolist() == [[18, 19, 20], [21, 22, 23]]
+
+
+def test_truncation_keeps_a_gate_and_drops_most_of_the_noise() -> None:
+    layout, support = two_modules()
+    blocks = whole_rows(layout, support)
+    generator = np.random.default_rng(0)
+    gate = np.zeros(support.size)
+    for block in blocks:
+        gate[block] = np.outer(generator.normal(size=len(block)), [1.0, -2.0, 0.5])
+    gate[9] = 7.0  # the row in part
+    np.testing.assert_allclose(truncated(gate, blocks, rank=1), gate, atol=1e-12)
+    noise = 0.05 * generator.normal(size=support.size)
+    noise[9] = 0.0
+    before = np.linalg.norm(noise)
+    after = np.linalg.norm(truncated(gate + noise, blocks, rank=1) - gate)
+    assert after < 0.9 * before
+    assert np.linalg.matrix_rank(truncated(gate + noise, blocks, rank=1)[blocks[0]]) == 1
+
+
+def test_a_constrained_step_lands_on_the_constraint() -> None:
+    layout, support = two_modules()
+    blocks = whole_rows(layout, support)
+    direction = np.random.default_rng(3).normal(size=support.size)
+    section = ServerSection(optimizer="sgd", schedule="constant", learning_rate=0.5)
+    zero = StepState.zero(support.size)
+    free = take_step(zero, direction, section, round_index=0, rounds=1, metric=None)
+    bound = take_step(
+        zero, direction, section, round_index=0, rounds=1, metric=None,
+        constrain=lambda values: truncated(values, blocks, rank=1),
+    )
+    np.testing.assert_allclose(bound.values, truncated(free.values, blocks, rank=1))
+    assert np.linalg.matrix_rank(free.values[blocks[0]]) == 3

@@ -166,7 +166,7 @@ class SupportSection(Section):
     method: Literal["vote", "random", "public"] = Field(
         "vote", description="private vote on rows of B, seeded random-k, or public saliency")
     density: Rate = Field(
-        0.0003, description="k as a share of all model parameters; the noise's norm grows with "
+        0.001, description="k as a share of all model parameters; the noise's norm grows with "
         "its square root")
     vote_share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.1, description="share of the privacy budget (of 1/sigma^2) that the vote spends")
@@ -210,18 +210,21 @@ class ServerSection(Section):
     """The server step: post-processing of released sums, so it costs no privacy."""
 
     optimizer: Literal["adam", "momentum", "sgd"] = Field("adam", description="on S")
-    learning_rate: Positive = Field(1.5, description="step size of the adapter's B")
+    learning_rate: Positive = Field(1.0, description="step size of the adapter's B")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "cosine", description="of the learning rate over the rounds")
     warmup_rounds: int = Field(0, ge=0, description="rounds of linear warm-up")
     beta1: Fraction = Field(0.9, description="momentum")
     beta2: Fraction = Field(0.99, description="second moment of adam")
     retain_weight: float = Field(
-        1.0, ge=0.0, description="weight of the retain sum against the forget sum")
+        1.25, ge=0.0, description="weight of the retain sum against the forget sum")
     averaging: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="share of the last rounds whose adapters are averaged")
     trust_radius: float = Field(
         0.0, ge=0.0, description="bound on a step's norm in the retain metric; 0 = none")
+    row_rank: int = Field(
+        2, ge=0, le=256, description="truncate each module's rows to this rank after a step: "
+        "less noise where forgetting is one gate; 0 = never")
     stop_gap: float = Field(
         0.0, ge=0.0, description="stop when the released forget gap falls below; 0 = never")
 
