@@ -81,6 +81,8 @@ class TagDecision:
     def __post_init__(self) -> None:
         if (self.outcome is Outcome.CONCEPT) != bool(self.concept_id):
             raise _invalid_decision("a concept id belongs to the outcome `concept`, and only there")
+        if self.everywhere and self.outcome in (Outcome.NEGATED, Outcome.FAMILY):
+            raise _invalid_decision("negation and family hold for one mention, not everywhere")
         if not (self.key and self.mention.strip() and self.author.strip()):
             raise _invalid_decision("a decision names its mention and its author")
 
@@ -188,6 +190,8 @@ def _decided(
     if decision.concept_id is not None:
         concept_id = hierarchy.hierarchy.resolve(decision.concept_id)
         return replace(span, concept_id=concept_id, level=hierarchy.level_of(concept_id))
+    if decision.everywhere:  # The words mean this; what each text says of it is another matter.
+        return span
     return replace(span, assertion=_ASSERTION_OF[decision.outcome])
 
 
