@@ -48,6 +48,7 @@ SECTIONS: Final[dict[str, Cue]] = {
     "negated before": Cue(forward=frozenset({Assertion.NEGATED})),
     "negated after": Cue(backward=frozenset({Assertion.NEGATED})),
     "family before": Cue(forward=frozenset({Assertion.FAMILY})),
+    "family after": Cue(backward=frozenset({Assertion.FAMILY})),
     "possible before": Cue(forward=frozenset({Assertion.POSSIBLE})),
     "possible after": Cue(backward=frozenset({Assertion.POSSIBLE})),
     "ends all": Cue(ends=_ALL),

@@ -3,7 +3,8 @@
 - Hyphens, dashes and any run of white space count as one space; a curly apostrophe as a
   straight one. A prefix such as ``non`` may also be joined to its word or stand apart:
   ``non-absorbable``, ``non absorbable`` and ``nonabsorbable`` find each other.
-- ``Crohn's disease`` is also found as ``Crohn disease`` and ``Crohns disease``.
+- ``Crohn's disease`` is also found as ``Crohn disease`` and ``Crohns disease``, and ``Tourette
+  syndrome`` as ``Tourette's syndrome``.
 - The last word may be singular or plural, by the regular English rules and the Latin and Greek
   ones of medicine (``diverticulum``, ``diverticula``); so may the word before the first
   preposition: ``fractures of the neck of femur``.
@@ -33,6 +34,8 @@ _PREFIX: Final = re.compile(
     r"(?:^|(?<= ))(non|post|pre|anti|sub|intra|inter|peri|extra|micro|hyper|hypo|auto|endo|multi)"
     rf"( ?)(?=[a-z]{{{MIN_JOINED_CHARS}}})"
 )
+_EPONYM: Final = re.compile(r"(?<![^ ])([A-Z][a-z]+)(?= (?:syndrome|disease|sign|law|triad|test|"
+                     r"procedure|operation|fracture|ulcer|tumou?r|hernia|catheter|rule)\b)")
 _HEAD: Final = re.compile(r"^([^ ]+(?: [^ ]+)?)(?= (?:of|in|to|with|from|at|by) )")
 _LATIN: Final = (
     ("culum", "cula"), ("cula", "culum"), ("vertebra", "vertebrae"), ("vertebrae", "vertebra"),
@@ -91,6 +94,7 @@ def surfaces(terms: Iterable[str]) -> set[tuple[str, bool]]:
 def _bases(surface: str) -> set[str]:
     """The term itself, without its possessive, and with its prefix joined or apart."""
     plain = {surface, _POSSESSIVE.sub("", surface), _POSSESSIVE.sub("s", surface)}
+    plain.add(_EPONYM.sub(r"\1's", surface))
     for base in tuple(plain):
         plain.add(_PREFIX.sub(r"\1", base))
         plain.add(_PREFIX.sub(r"\1 ", base))
