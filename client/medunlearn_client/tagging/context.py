@@ -17,13 +17,13 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 import ahocorasick
 
 from medunlearn_client.tagging.context_rules import ContextRules, Cue, builtin_rules
-from medunlearn_client.tagging.folding import lower, normalise
+from medunlearn_client.tagging.folding import Folded, fold
 from medunlearn_client.tagging.spans import Assertion, ConceptSpan
 
 NO_ANSWERS: Final = frozenset(
@@ -36,8 +36,7 @@ _FIRST_WORD: Final = re.compile(r"\W*(\w+)")
 _STRONGEST: Final = (Assertion.FAMILY, Assertion.NEGATED, Assertion.POSSIBLE)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Found:
+class _Found(NamedTuple):
     """A cue at characters ``start`` to ``end`` of the original text."""
 
     start: int
@@ -55,39 +54,54 @@ class ContextFinder:
             self._automaton.add_word(phrase, (len(phrase), cue))
         self._automaton.make_automaton()
 
-    def assertions(self, text: str, spans: Sequence[ConceptSpan]) -> tuple[Assertion, ...]:
+    def assertions(
+        self, text: str, spans: Sequence[ConceptSpan], folded: Folded | None = None
+    ) -> tuple[Assertion, ...]:
         """What the text says of each mention, in the order of the spans.
 
         Args:
             text: The text that the spans refer to.
             spans: Mentions in reading order.
+            folded: The folded text, where the caller has it already.
         """
-        if not spans:
-            return ()
+        found = self._cues(text, folded or fold(text), spans) if spans else []
+        if not found:
+            return (Assertion.AFFIRMED,) * len(spans)
         ends = [match.end() for match in _SENTENCE_END.finditer(text)]
         cues: dict[int, list[_Found]] = {}
-        for cue in self._cues(text, spans):
+        for cue in found:
             cues.setdefault(bisect_right(ends, cue.start), []).append(cue)
         return tuple(
             _assertion(text, span, cues.get(bisect_right(ends, span.start), ())) for span in spans
         )
 
-    def in_context(self, text: str, spans: Sequence[ConceptSpan]) -> tuple[ConceptSpan, ...]:
+    def in_context(
+        self, text: str, spans: Sequence[ConceptSpan], folded: Folded | None = None
+    ) -> tuple[ConceptSpan, ...]:
         """The spans with their assertions; levels stay as they are."""
-        found = self.assertions(text, spans)
+        found = self.assertions(text, spans, folded)
+        if all(assertion is Assertion.AFFIRMED for assertion in found):
+            return tuple(spans)
         return tuple(
             span if assertion is span.assertion else replace(span, assertion=assertion)
             for span, assertion in zip(spans, found, strict=True)
         )
 
-    def _cues(self, text: str, spans: Sequence[ConceptSpan]) -> list[_Found]:
+    def _cues(
+        self, text: str, folded: Folded, spans: Sequence[ConceptSpan]
+    ) -> list[_Found]:
         """Cues in reading order: longest match first, none within a concept's mention."""
-        cased, positions = normalise(text)
-        folded = lower(cased)
+        if not len(self._automaton):  # No rules; the library refuses to search.
+            return []
+        lowered = folded.lowered
+        reach = (0, len(lowered))
+        if folded.positions is None:  # No cue reaches beyond its line.
+            below = text.find("\n", spans[-1].end)
+            reach = text.rfind("\n", 0, spans[0].start) + 1, below if below >= 0 else reach[1]
         longest: dict[int, tuple[int, Cue]] = {}
-        for last, (length, cue) in self._automaton.iter(folded):
+        for last, (length, cue) in self._automaton.iter(lowered, *reach):
             start, end = last + 1 - length, last + 1
-            if _stands_apart(folded, start, end):
+            if _stands_apart(lowered, start, end):
                 longest[start] = (end, cue)
         found, free_from = [], 0
         for start in sorted(longest):
@@ -95,8 +109,8 @@ class ContextFinder:
                 continue
             end, cue = longest[start]
             free_from = end
-            first, last = (positions[start], positions[end - 1]) if positions else (start, end - 1)
-            found.append(_Found(start=first, end=last + 1, cue=cue))
+            first, after = folded.original(start, end)
+            found.append(_Found(start=first, end=after, cue=cue))
         return _outside(found, spans)
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_ACRONYM_CHARS: Final = 6
 MIN_TERM_CHARS: Final = 2
@@ -72,6 +72,32 @@ def lower(text: str) -> str:
     if len(lowered) != len(text):
         lowered = "".join(low if len(low := c.lower()) == 1 else c for c in text)
     return lowered.translate(_FINAL_SIGMA) if "ς" in lowered else lowered
+
+
+class Folded(NamedTuple):
+    """A text in the form in which it is searched; all three have one place per character.
+
+    Attributes:
+        cased: Plain spaces and apostrophes, letters as written.
+        lowered: The same in lower case.
+        positions: Place of each character in the original; None where nothing moved.
+    """
+
+    cased: str
+    lowered: str
+    positions: list[int] | None
+
+    def original(self, start: int, end: int) -> tuple[int, int]:
+        """The characters of the original that a stretch of the folded text stands for."""
+        if self.positions is None:
+            return start, end
+        return self.positions[start], self.positions[end - 1] + 1
+
+
+def fold(text: str) -> Folded:
+    """Fold a text for search."""
+    cased, positions = normalise(text)
+    return Folded(cased, lower(cased), positions)
 
 
 def surfaces(terms: Iterable[str]) -> set[tuple[str, bool]]:

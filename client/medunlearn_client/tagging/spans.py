@@ -38,7 +38,7 @@ class Assertion(StrEnum):
     @property
     def is_not_the_patients(self) -> bool:
         """Whether the concept is no condition of the patient."""
-        return self in (Assertion.NEGATED, Assertion.FAMILY)
+        return self is Assertion.NEGATED or self is Assertion.FAMILY
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ import ahocorasick
 
 from medunlearn_client.tagging.context import ContextFinder, answered_no
 from medunlearn_client.tagging.decisions import NO_DECISIONS, TagDecisions
-from medunlearn_client.tagging.folding import lower, normalise, surfaces
+from medunlearn_client.tagging.folding import Folded, fold, lower, surfaces
 from medunlearn_client.tagging.spans import Assertion, ConceptSpan
 from medunlearn_common.concepts.hierarchy import LeveledHierarchy
 from medunlearn_common.concepts.levels import ConceptLevel
@@ -93,25 +93,7 @@ class ConceptTagger:
 
     def tag(self, text: str) -> tuple[ConceptSpan, ...]:
         """Mentions in reading order; they never overlap and lie within the text."""
-        cased, positions = normalise(text)
-        longest: dict[int, tuple[int, _Meaning]] = {}
-        for start, end, meaning in self._matches(cased):
-            # Matches come in the order of their ends: a later one from this start is longer.
-            longest[start] = (end, meaning)
-        spans = []
-        free_from = 0
-        for start in sorted(longest):
-            if start < free_from:
-                continue
-            end, meaning = longest[start]
-            free_from = end
-            first, last = (positions[start], positions[end - 1]) if positions else (start, end - 1)
-            spans.append(
-                ConceptSpan(
-                    start=first, end=last + 1, concept_id=meaning.concept_id, level=meaning.level
-                )
-            )
-        return tuple(spans)
+        return self._tag(fold(text))
 
     def tag_record(self, record: Record) -> tuple[ConceptSpan, ...]:
         """Mentions in a record's text, with what the record says of them.
@@ -124,10 +106,16 @@ class ConceptTagger:
             Exactly the mentions that are negated or a relative's have the level that they
             would have without forget roots, at most SPECIALTY.
         """
-        spans = self.tag(record.text)
+        text = record.text
+        folded = fold(text)
+        spans = self._tag(folded)
+        if not spans:
+            return spans
         if record.patient_id is not None:
-            spans = self._of_patient(record, spans)
+            spans = self._of_patient(record, text, folded, spans)
         spans = self.decisions.applied(record, spans, self.hierarchy)
+        if not any(span.assertion.is_not_the_patients for span in spans):
+            return spans
         return tuple(
             replace(span, level=self._without_roots.level_of(span.concept_id))
             if span.assertion.is_not_the_patients
@@ -144,9 +132,9 @@ class ConceptTagger:
         return any(span.level is ConceptLevel.TARGET for span in self.tag_record(record))
 
     def _of_patient(
-        self, record: Record, spans: tuple[ConceptSpan, ...]
+        self, record: Record, text: str, folded: Folded, spans: tuple[ConceptSpan, ...]
     ) -> tuple[ConceptSpan, ...]:
-        found = self._context.in_context(record.text, spans)
+        found = self._context.in_context(text, spans, folded)
         if not answered_no(record.prompt, record.answer):
             return found
         asked = len(record.prompt)
@@ -157,12 +145,33 @@ class ConceptTagger:
             for span in found
         )
 
-    def _matches(self, cased: str) -> Iterator[tuple[int, int, _Meaning]]:
+    def _tag(self, folded: Folded) -> tuple[ConceptSpan, ...]:
+        longest: dict[int, tuple[int, _Meaning]] = {}
+        for start, end, meaning in self._matches(folded):
+            # Matches come in the order of their ends: a later one from this start is longer.
+            longest[start] = (end, meaning)
+        spans = []
+        free_from = 0
+        for start in sorted(longest):
+            if start < free_from:
+                continue
+            end, meaning = longest[start]
+            free_from = end
+            first, last = folded.original(start, end)
+            spans.append(
+                ConceptSpan(
+                    start=first, end=last, concept_id=meaning.concept_id, level=meaning.level
+                )
+            )
+        return tuple(spans)
+
+    def _matches(self, folded: Folded) -> Iterator[tuple[int, int, _Meaning]]:
         """Start, end and meaning of every mention with word boundaries, in order of ends."""
         if not len(self._automaton):  # No term fit to look for; the library refuses to search.
             return
+        cased = folded.cased
         size = len(cased)
-        for last, entry in self._automaton.iter(lower(cased)):
+        for last, entry in self._automaton.iter(folded.lowered):
             end = last + 1
             if end < size and cased[end].isalnum() and cased[last].isalnum():
                 continue
