@@ -12,8 +12,12 @@ import numpy.typing as npt
 import torch
 
 from medunlearn_client.records import Record
-from medunlearn_client.tagging import ConceptTagger, token_levels
-from medunlearn_common.concepts import ConceptLevel
+from medunlearn_client.tagging import (
+    ConceptSpan,
+    ConceptTagger,
+    extra_target_spans,
+    token_levels,
+)
 
 _SERIALS = count()
 
@@ -103,10 +107,9 @@ class RecordEncoder:
                 patient and condition) are level 4 as well.
             alternatives: Other answers, each encoded with the same prompt.
         """
-        prompt_ids, prompt_levels = self._piece(record.prompt, record, 0, patient_request)
-        answer_text = f" {record.answer}"
-        start = len(record.prompt)
-        answer_ids, answer_levels = self._piece(answer_text, record, start, patient_request)
+        spans = self._spans(record, patient_request)
+        prompt_ids, prompt_levels = self._piece(record.prompt, spans, 0)
+        answer_ids, answer_levels = self._piece(f" {record.answer}", spans, len(record.prompt))
         answer_ids = np.append(answer_ids, self._tokenizer.eos_token_id)
         answer_levels = np.append(answer_levels, answer_levels[-1] if answer_levels.size else 1)
         answer_ids = answer_ids[: self._max_tokens - 1]
@@ -125,18 +128,21 @@ class RecordEncoder:
             serial=next(_SERIALS),
         )
 
+    def _spans(self, record: Record, patient_request: bool) -> tuple[ConceptSpan, ...]:
+        """Mentions of the whole text, for a cue may stand in the prompt and reach the answer."""
+        tagged = self._tagger.tag_record(record) if self._tagger is not None else ()
+        marked = extra_target_spans(record.target_spans) if patient_request else ()
+        return (*tagged, *marked)
+
     def _piece(
-        self, text: str, record: Record, start: int, patient_request: bool
+        self, text: str, spans: tuple[ConceptSpan, ...], start: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
+        """Token ids and levels of the part of a record's text that begins at ``start``."""
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        offsets = encoded["offset_mapping"]
-        spans = self._tagger.tag(text) if self._tagger is not None else ()
+        offsets = [
+            (left + start, right + start) for left, right in encoded["offset_mapping"]
+        ]
         levels = np.array(token_levels(spans, offsets), dtype=np.int8)
-        if patient_request:
-            for first, last in record.target_spans:
-                for index, (left, right) in enumerate(offsets):
-                    if left + start < last and right + start > first:
-                        levels[index] = ConceptLevel.TARGET
         return np.asarray(encoded["input_ids"], dtype=np.int64), levels
 
 

@@ -17,7 +17,7 @@ from medunlearn_client.records import (
     select,
     split_nonmembers,
 )
-from medunlearn_client.tagging import ConceptTagger
+from medunlearn_client.tagging import NO_DECISIONS, ConceptTagger, read_decisions
 from medunlearn_common.concepts import LeveledHierarchy, load_hierarchies
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ConceptsSection, DataSection, ForgetSection
@@ -67,6 +67,19 @@ def leveled_hierarchy(
     """
     roots = (*concepts.forget_roots, *(forget.concepts if forget is not None else ()))
     return load_hierarchies(concepts.hierarchies).with_forget_roots(roots)
+
+
+def record_tagger(
+    concepts: ConceptsSection, forget: ForgetSection | None, data: DataSection
+) -> ConceptTagger:
+    """The plan's tagger, with what this hospital's clinicians decided on single mentions.
+
+    Raises:
+        Misconfigured: As the loaders of hierarchies and :func:`read_decisions` do.
+    """
+    file = data.tag_decisions
+    decisions = read_decisions(Path(file)) if file else NO_DECISIONS
+    return ConceptTagger(leveled_hierarchy(concepts, forget), decisions=decisions)
 
 
 def forget_request(forget: ForgetSection, *, seed: int) -> ForgetRequest:
@@ -122,8 +135,8 @@ def load_federation_records(
         members, nonmembers = _with_named(records, nonmembers, forget)
     tagger = None
     if forget.concepts:
-        tagger = ConceptTagger(leveled_hierarchy(ConceptsSection(
-            hierarchies=concepts.hierarchies, forget_roots=()), forget))
+        own_roots = ConceptsSection(hierarchies=concepts.hierarchies, forget_roots=())
+        tagger = record_tagger(own_roots, forget, data)
     split = select(members, forget_request(forget, seed=seed), tagger)
     if unit == "patient":
         require_whole_patients(split)

@@ -24,9 +24,8 @@ from medunlearn_client.records import Record
 from medunlearn_client.releases import KeyFor, ReleaseSettings, step_release, vote_release
 from medunlearn_client.self_tests import run_self_tests
 from medunlearn_client.site_config import SiteConfig
-from medunlearn_client.site_data import SiteRecords, leveled_hierarchy, load_federation_records
+from medunlearn_client.site_data import SiteRecords, load_federation_records, record_tagger
 from medunlearn_client.step_message import StepRequest
-from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.training import UnitSet
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import write_atomically
@@ -76,9 +75,9 @@ class Workbench:
         )
         self._public_files = config.public_files
         concepts = self._own_concepts()
-        hierarchy = leveled_hierarchy(concepts, config.forget)
-        self.hierarchy_digest = leveled_hierarchy(concepts).hierarchy.digest()
-        tagger = ConceptTagger(hierarchy)
+        tagger = record_tagger(concepts, config.forget, config.data)
+        hierarchy = tagger.hierarchy
+        self.hierarchy_digest = hierarchy.hierarchy.digest()
         self._encoder = RecordEncoder(
             self._loaded.tokenizer, max_tokens=plan.model.max_tokens,
             tagger=tagger,

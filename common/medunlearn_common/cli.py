@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 
 from medunlearn_common import __version__
+from medunlearn_common.concepts.commands import concepts_group
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
 from medunlearn_common.plan.commands import plan_app
 
@@ -32,7 +33,7 @@ EXIT_INTERNAL, EXIT_MENDABLE, EXIT_INTERRUPTED = 1, 2, 130
 EXTRA_OF_MODULE = {
     "ahocorasick": "hospital", "flwr": "simulation", "medunlearn_client": "hospital",
     "medunlearn_server": "coordinator", "medunlearn_simulation": "simulation",
-    "opacus": "coordinator", "peft": "hospital", "ray": "simulation",
+    "datasketch": "hospital", "opacus": "coordinator", "peft": "hospital", "ray": "simulation",
     "safetensors": "hospital", "scipy": "coordinator", "torch": "hospital",
     "tokenizers": "hospital", "transformers": "hospital",
 }
@@ -79,8 +80,15 @@ class CommandLine:
         )
         app.callback()(self._global_options)
         app.add_typer(plan_app, name="plan")
+        groups = {"concepts": concepts_group()}
+        for name, group in groups.items():
+            app.add_typer(group, name=name)
         for entry in sorted(commands, key=lambda item: item.name):
-            mount(app, entry)
+            group_name, dot, name = entry.name.partition(".")
+            if dot:  # "concepts.tag": a package's command in a group that others share
+                mount(groups[group_name], entry, name=name)
+            else:
+                mount(app, entry)
         return app
 
     def _global_options(
@@ -142,21 +150,22 @@ class CommandLine:
         return EXIT_INTERNAL
 
 
-def mount(app: typer.Typer, entry: EntryPoint) -> None:
+def mount(app: typer.Typer, entry: EntryPoint, *, name: str | None = None) -> None:
     """Adds what an entry point names: a function as a command, a Typer app as a group.
 
     A package that cannot be imported becomes a command that says so, so that one missing
     extra does not take the other commands along.
     """
+    name = name or entry.name
     try:
         command: Any = entry.load()
     except ImportError as error:
-        app.command(name=entry.name, help="[dim]not installed[/dim]")(_unavailable(error))
+        app.command(name=name, help="[dim]not installed[/dim]")(_unavailable(error))
         return
     if isinstance(command, typer.Typer):
-        app.add_typer(command, name=entry.name)
+        app.add_typer(command, name=name)
     else:
-        app.command(name=entry.name)(command)
+        app.command(name=name)(command)
 
 
 def _unavailable(error: ImportError) -> Callable[[], None]:

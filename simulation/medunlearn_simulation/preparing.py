@@ -18,8 +18,8 @@ from medunlearn_client.public_text import public_units
 from medunlearn_client.records import Quarantine, Record, read_records
 from medunlearn_client.site_data import (
     FederationRecords,
-    leveled_hierarchy,
     load_federation_records,
+    record_tagger,
 )
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.workbench import shared_model
@@ -116,6 +116,8 @@ def _make_absolute(document: dict[str, Any]) -> None:
     """Hospitals may work in another folder, and a run may be resumed from one."""
     data, concepts = document["data"], document["concepts"]
     data["files"] = tuple(map(_absolute, data["files"]))
+    if data["tag_decisions"]:
+        data["tag_decisions"] = _absolute(data["tag_decisions"])
     concepts["hierarchies"] = tuple(
         source if source.partition(":")[0] == "builtin" else _absolute(source)
         for source in concepts["hierarchies"]
@@ -166,7 +168,7 @@ def prepare_records(plan: Plan, folder: RunFolder, board: PhaseBoard) -> Prepare
             unit=plan.privacy.unit, n_sites=plan.federation.sites, seed=plan.run.seed,
             concentration=plan.federation.concentration, quarantine=quarantine,
         )
-        tagger = ConceptTagger(leveled_hierarchy(plan.concepts, plan.forget))
+        tagger = record_tagger(plan.concepts, plan.forget, plan.data)
         bar.set(1, f"{len(federation.forget)} to forget, {len(federation.retain)} to keep")
     if quarantine.rows:
         board.say(f"{len(quarantine.rows)} bad row(s) left out; see {folder.quarantine_file}")
@@ -194,7 +196,7 @@ def of_forgets_kind(
     subjects = {record.subject.casefold() for record in forget if record.subject}
     of_patients = any(record.patient_id is not None for record in forget)
     if request.concepts:
-        alike = [r for r in nonmembers if tagger.matches_forget_root(r.text)]
+        alike = [r for r in nonmembers if tagger.record_matches_forget_root(r)]
     elif of_patients:
         alike = [r for r in nonmembers if r.patient_id is not None]
     else:
@@ -303,7 +305,7 @@ def check_models(
         support_size(adapter.layout, plan.support.density)
         encoder = RecordEncoder(
             loaded.tokenizer, max_tokens=plan.model.max_tokens,
-            tagger=ConceptTagger(leveled_hierarchy(plan.concepts, plan.forget)),
+            tagger=record_tagger(plan.concepts, plan.forget, plan.data),
         )
         for file in public_texts(plan):
             public_units(file, encoder)

@@ -115,7 +115,7 @@ def step_tag(j: Journey) -> None:
     record = next(
         r for r in read_records([Path(n) for n in j.plan.data.files]) if r.record_id == "q2"
     )
-    targets = [s for s in tagger.tag(record.text) if s.level == 4]
+    targets = [s for s in tagger.tag_record(record) if s.level == 4]
     assert [record.text[s.start:s.end] for s in targets] == ["thyroidectomy"]
     loaded, _ = shared_model(str(j.model_folder), j.plan.model, j.plan.run.seed, "cpu")
     encoder = RecordEncoder(loaded.tokenizer, max_tokens=128, tagger=tagger)

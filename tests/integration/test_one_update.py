@@ -72,7 +72,7 @@ subjects = ["Surgery"]
 
 STEPS: tuple[tuple[str, Callable[[Journey], None]], ...] = (
     ("medunlearn_client.records.select", hospital.step_select),
-    ("medunlearn_client.tagging.ConceptTagger.tag", hospital.step_tag),
+    ("medunlearn_client.tagging.ConceptTagger.tag_record", hospital.step_tag),
     ("medunlearn_server.requests.step_request", hospital.step_ask),
     ("medunlearn_client.step_message.StepRequest.from_message", hospital.step_parse),
     ("medunlearn_common.ledger.PrivacyLedger.charge", hospital.step_charge),

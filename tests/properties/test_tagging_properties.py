@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from medunlearn_client.records import Record
 from medunlearn_client.tagging import (
     MAX_ACRONYM_CHARS,
     ConceptSpan,
@@ -195,3 +196,76 @@ def test_abstraction_changes_nothing_outside_the_targets(
     result = abstract_text(text, spans, hierarchy, mode=mode, choice=choice)  # type: ignore[arg-type]
     assert re.fullmatch(".+".join(map(re.escape, kept)), result, re.DOTALL)
     assert result == abstract_text(text, spans, hierarchy, mode=mode, choice=choice)  # type: ignore[arg-type]
+
+
+CUES = ["no ", "denies ", "mother's ", "family history of ", "? ", " was ruled out", ". ", ", ",
+        "\n", " but ", "if ", "not only "]
+NOTES = st.lists(
+    st.one_of(st.sampled_from(CUES), WORDS, st.text(max_size=3)), min_size=1, max_size=20
+).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(hierarchies(), NOTES, st.text("no bAd?.", min_size=1, max_size=12))
+def test_records_keep_offsets_and_levels_only_sink(
+    hierarchy: LeveledHierarchy, prompt: str, answer: str
+) -> None:
+    """Whatever a note says: same places and concepts, and no level above the one without it."""
+    assume(prompt.strip() and answer.strip())
+    record = Record(
+        record_id="r", prompt=prompt.rstrip(), answer=answer.strip(), patient_id="p"
+    )
+    tagger = ConceptTagger(hierarchy)
+    plain, found = tagger.tag(record.text), tagger.tag_record(record)
+    ordinary = hierarchy.hierarchy.with_forget_roots([])
+    assert [(s.start, s.end, s.concept_id) for s in found] == [
+        (s.start, s.end, s.concept_id) for s in plain
+    ]
+    for before, after in zip(plain, found, strict=True):
+        assert 0 <= after.start < after.end <= len(record.text)
+        if after.assertion.is_not_the_patients:
+            assert after.level == ordinary.level_of(after.concept_id) < ConceptLevel.TARGET
+        else:
+            assert after.level == before.level
+
+
+FOLDED = ["renal stone", "non-absorbable suture", "Crohn's disease", "diverticulum",
+          "fracture of femur", "Tourette syndrome", "TURP", "pre-eclampsia"]
+SPELLED = {
+    "renal stone": ["Renal Stones", "RENAL STONE", "renal-stone", "renal \n stones"],
+    "non-absorbable suture": ["nonabsorbable sutures", "Non absorbable  suture"],
+    "Crohn's disease": ["crohn disease", "Crohns disease", "CROHN\u2019S DISEASE"],
+    "diverticulum": ["diverticula", "Diverticulum"],
+    "fracture of femur": ["Fractures of  femur", "fracture\u2010of\u2010femur"],
+    "Tourette syndrome": ["Tourette's syndrome", "tourette syndrome"],
+    "TURP": ["TURP", "TURPs"],
+    "pre-eclampsia": ["preeclampsia", "pre eclampsia"],
+}
+PADDING = st.text(st.sampled_from(" \n\t\u0130\u00dfé,.(\U0001f642\u2013"), max_size=8)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(FOLDED), st.data())
+def test_folded_spellings_are_found_at_their_place_in_the_original(
+    term: str, data: st.DataObject
+) -> None:
+    written = data.draw(st.sampled_from(SPELLED[term]))
+    before, after = data.draw(PADDING), data.draw(PADDING)
+    assume(not (before[-1:].isalnum() or after[:1].isalnum()))
+    spans = ConceptTagger(single(term)).tag(before + written + after)
+    assert [(span.start, span.end) for span in spans] == [
+        (len(before), len(before) + len(written))
+    ]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(["TURP", "AIDS", "T-PA", "5-HT"]), st.data())
+def test_folding_leaves_acronyms_alone(term: str, data: st.DataObject) -> None:
+    """Only as written, hyphens apart, or with a plural s."""
+    written = data.draw(st.sampled_from([
+        term.lower(), term.title() if term != "5-HT" else "5-Ht", term[:-1], term + "es",
+        term + "'x", term.replace("-", "") + "q",
+    ]))
+    spans = ConceptTagger(single(term)).tag(f"({written})")
+    assert [written for _ in spans if not written.startswith(term)] == []
+    assert len(ConceptTagger(single(term)).tag(f"({term}s)")) == 1

@@ -38,8 +38,8 @@ RECORDS = [record(number) for number in range(60)]
 class EvenNumbers:
     """A matcher with an obvious rule: the question is about an even number."""
 
-    def matches_forget_root(self, text: str) -> bool:
-        return int(text.split("What is ")[1].split("?")[0]) % 2 == 0
+    def record_matches_forget_root(self, record: Record) -> bool:
+        return int(record.text.split("What is ")[1].split("?")[0]) % 2 == 0
 
 
 def ids(records: Any) -> list[str]:

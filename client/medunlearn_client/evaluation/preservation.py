@@ -33,10 +33,10 @@ class LevelSpan(Protocol):
 
 
 class SpanTagger(Protocol):
-    """Finds concepts in a text; `medunlearn_client.tagging.ConceptTagger` is one."""
+    """Finds concepts in a record; `medunlearn_client.tagging.ConceptTagger` is one."""
 
-    def tag(self, text: str) -> Sequence[LevelSpan]:
-        """Returns the text's concepts."""
+    def tag_record(self, record: Record) -> Sequence[LevelSpan]:
+        """Returns the concepts in the record's text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def record_levels(records: Iterable[Record], tagger: SpanTagger | None) -> dict[
     """
     found: dict[str, RecordLevels] = {}
     for record in records:
-        tagged = tagger.tag(record.text) if tagger is not None else ()
+        tagged = tagger.tag_record(record) if tagger is not None else ()
         spans = [(span.start, span.end, int(span.level)) for span in tagged]
         spans += [(start, end, TARGET_LEVEL) for start, end in record.target_spans]
         question = max((level for _, _, level in spans), default=LOWEST_LEVEL)

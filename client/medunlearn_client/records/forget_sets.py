@@ -17,8 +17,11 @@ _MAX_IDS_NAMED = 5
 class ForgetRootMatcher(Protocol):
     """What selection needs of the concept tagger."""
 
-    def matches_forget_root(self, text: str) -> bool:
-        """Whether the text names a concept at or below a forget root."""
+    def record_matches_forget_root(self, record: Record) -> bool:
+        """Whether the record is about a concept at or below a forget root.
+
+        In a patient's record a concept that is negated or a relative's does not count.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +188,7 @@ def _chosen_ids(
         if record.record_id in request.record_ids
         or record.patient_id in patients
         or (record.subject is not None and record.subject.casefold() in subjects)
-        or (request.by_concept and tagger is not None and tagger.matches_forget_root(record.text))
+        or (request.by_concept and tagger is not None and tagger.record_matches_forget_root(record))
     }
 
 

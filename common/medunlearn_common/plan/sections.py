@@ -86,6 +86,9 @@ class DataSection(Section):
     max_bad_fraction: Fraction = Field(0.2, description="share of unreadable rows that stops")
     nonmember_fraction: Fraction = Field(
         0.1, description="share held out of planting: who was never seen (membership tests)")
+    tag_decisions: str = Field(
+        "", description="clinicians' decisions on uncertain concept tags (medunlearn concepts "
+        "decide); empty: none")
 
 
 class ForgetSection(Section):

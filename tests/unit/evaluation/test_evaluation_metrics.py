@@ -256,12 +256,12 @@ def test_overconfident_model_is_badly_calibrated() -> None:
 
 
 def test_question_level_is_its_deepest_concept(corpus: Any) -> None:
-    def tag(text: str) -> list[Any]:
-        place = text.find("liver")
+    def tag_record(record: Any) -> list[Any]:
+        place = record.text.find("liver")
         spans = [SimpleNamespace(start=0, end=8, level=2)]
         return spans + ([SimpleNamespace(start=place, end=place + 5, level=3)] if place > 0 else [])
 
-    tagger: Any = SimpleNamespace(tag=tag)
+    tagger: Any = SimpleNamespace(tag_record=tag_record)
     levels = record_levels(corpus.retain, tagger)
     for record in corpus.retain:
         assert levels[record.record_id].question == (3 if "liver" in record.text else 2)

@@ -1,0 +1,171 @@
+"""``medunlearn concepts tag`` and ``decide``: mentions shown, uncertain ones reviewed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from medunlearn_common.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from medunlearn_client.records import Record
+    from medunlearn_client.tagging import ConceptTagger
+    from medunlearn_client.tagging.views import TaggedRecord
+
+DEFAULT_HIERARCHY = "builtin"
+
+FileArgument = Annotated[
+    Path, typer.Argument(help="Record file (JSON lines, .gz too).", show_default=False)
+]
+HierarchyOption = Annotated[
+    list[str] | None,
+    typer.Option("--hierarchy", help="builtin, builtin:NAME or a file; repeat for several."),
+]
+RootOption = Annotated[
+    list[str] | None,
+    typer.Option("--forget-root", help="Concept id that is level 4 with all below it; repeatable."),
+]
+FormatOption = Annotated[str, typer.Option("--format", help="Record format; auto recognises it.")]
+DecisionsOption = Annotated[
+    Path | None, typer.Option("--decisions", help="Decisions made so far (JSON lines).")
+]
+
+
+def tag(
+    file: FileArgument,
+    hierarchy: HierarchyOption = None,
+    forget_root: RootOption = None,
+    decisions: DecisionsOption = None,
+    record_format: FormatOption = "auto",
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Records to show.")] = 10,
+    html: Annotated[Path | None, typer.Option("--html", help="Page with those records.")] = None,
+    review: Annotated[
+        Path | None, typer.Option("--review", help="Table of all uncertain tags, to be decided.")
+    ] = None,
+) -> None:
+    """Show which concepts the records mention, and write what is uncertain for review.
+
+    Colours are levels (4 is to be forgotten); in a patient's record what is negated or a
+    relative's is not level 4. The review file opens in a spreadsheet; `concepts decide` reads
+    it back. Both hold text of records and are readable by their owner only.
+
+    Examples:
+
+      medunlearn concepts tag notes.jsonl --forget-root MU:S0001
+
+      medunlearn concepts tag notes.jsonl --limit 200 --html tagged.html --review review.csv
+    """
+    from medunlearn_client.records import read_records
+    from medunlearn_client.tagging.readings import DoubtFinder
+    from medunlearn_client.tagging.review import write_review
+    from medunlearn_client.tagging.views import page
+    from medunlearn_common.files import write_atomically
+
+    _refuse_same_file(file, html, review, decisions)
+    tagger = _tagger(hierarchy, forget_root, decisions)
+    records = read_records(file, record_format=record_format)
+    console = Console(highlight=False)
+    tagged = _tagged(records, tagger)
+    _show(console, tagged[:limit])
+    _summary(console, tagged)
+    if html is not None:
+        text = page(tagged[:limit], tagger.hierarchy.hierarchy, title=f"Concepts in {file.name}")
+        write_atomically(html, text.encode("utf-8"))
+        console.print(f"wrote {html}", markup=False, soft_wrap=True)
+    if review is not None:
+        uncertain = DoubtFinder(tagger).uncertain(records)
+        rows = write_review(review, uncertain, tagger.hierarchy.hierarchy)
+        console.print(f"wrote {rows} uncertain tag(s) to {review}", markup=False, soft_wrap=True)
+
+
+def decide(
+    review: Annotated[Path, typer.Argument(help="The edited review file.", show_default=False)],
+    file: FileArgument,
+    decisions: Annotated[
+        Path, typer.Option("--decisions", help="Where decisions are kept.", show_default=False)
+    ],
+    hierarchy: HierarchyOption = None,
+    forget_root: RootOption = None,
+    record_format: FormatOption = "auto",
+) -> None:
+    """Take a clinician's decisions over, each with its author and date.
+
+    An unknown or damaged row refuses the file, with its line; rows without a decision stay
+    open. Name the decisions in the plan, `[data] tag_decisions`, and a run uses them.
+
+    Example:
+
+      medunlearn concepts decide review.csv notes.jsonl --decisions decisions.jsonl
+    """
+    from medunlearn_client.records import read_records
+    from medunlearn_client.tagging import keep_decisions
+    from medunlearn_client.tagging.readings import DoubtFinder
+    from medunlearn_client.tagging.review import read_review
+
+    _refuse_same_file(file, review, decisions)
+    # Without earlier decisions: they change tags, and with them what a row was written for.
+    tagger = _tagger(hierarchy, forget_root, None)
+    known = DoubtFinder(tagger).uncertain(read_records(file, record_format=record_format))
+    found = read_review(review, known, tagger.hierarchy.hierarchy, today=date.today())
+    kept = keep_decisions(decisions, found.decisions)
+    Console(highlight=False).print(
+        f"{len(found.decisions)} decision(s) taken over, {found.open_rows} row(s) open; "
+        f"{decisions} holds {len(kept)}", markup=False, soft_wrap=True,
+    )
+
+
+def _tagger(
+    hierarchies: list[str] | None, roots: list[str] | None, decisions: Path | None
+) -> ConceptTagger:
+    from medunlearn_client.tagging import NO_DECISIONS, ConceptTagger, read_decisions
+    from medunlearn_common.concepts import load_hierarchies
+
+    loaded = load_hierarchies(hierarchies or [DEFAULT_HIERARCHY]).with_forget_roots(roots or ())
+    held = read_decisions(decisions) if decisions is not None else NO_DECISIONS
+    return ConceptTagger(loaded, decisions=held)
+
+
+def _tagged(records: Iterable[Record], tagger: ConceptTagger) -> list[TaggedRecord]:
+    from medunlearn_client.tagging.views import TaggedRecord
+
+    return [TaggedRecord(record=record, spans=tagger.tag_record(record)) for record in records]
+
+
+def _show(console: Console, tagged: list[TaggedRecord]) -> None:
+    from medunlearn_client.tagging.views import coloured, legend, marked, visible
+
+    in_colour = console.is_terminal and not console.no_color
+    if in_colour and tagged:
+        console.print(legend())
+    for item in tagged:
+        console.print(f"-- {visible(item.record.record_id)}", markup=False, soft_wrap=True)
+        if in_colour:
+            console.print(coloured(item), soft_wrap=True)
+        else:
+            console.print(marked(item), markup=False, soft_wrap=True)
+
+
+def _summary(console: Console, tagged: list[TaggedRecord]) -> None:
+    levels = Counter(int(span.level) for item in tagged for span in item.spans)
+    said = Counter(span.assertion.value for item in tagged for span in item.spans)
+    targets = sum(any(int(span.level) == 4 for span in item.spans) for item in tagged)
+    by_level = ", ".join(f"level {level}: {levels[level]}" for level in (1, 2, 3, 4))
+    others = ", ".join(f"{count} {name}" for name, count in sorted(said.items()))
+    console.print(
+        f"{len(tagged)} record(s), {targets} with a target; mentions by {by_level} "
+        f"({others or 'none'})", markup=False, soft_wrap=True,
+    )
+
+
+def _refuse_same_file(*files: Path | None) -> None:
+    named = [file.absolute() for file in files if file is not None]
+    if len(set(named)) != len(named):
+        raise Misconfigured(
+            "FILE_TWICE", "one file is named in two places", "give each output its own name"
+        )

@@ -1,0 +1,147 @@
+"""Tables for spreadsheets: cells that no program runs as a formula, and rows read back strictly.
+
+A cell that begins with ``=``, ``+``, ``-``, ``@`` or a control character may be run as a
+formula by the program that opens the file (CSV injection, CWE-1236). Such text gets an
+apostrophe in front, also after a separator inside the cell, since a program that was told
+another separator begins a new cell there. What was written is compared in this form when it
+comes back, so nothing needs to be undone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import write_atomically
+
+MAX_TABLE_BYTES: Final = 256 * 2**20
+MAX_CELL_CHARS: Final = 32_000
+"""Spreadsheets cut a cell at 32,767 characters."""
+
+_FORMULA: Final = re.compile(r"""(^|[,;|\t\r\n])(["'\s]*)(?=[=+\-@＝＋－＠])""")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_SEPARATORS: Final = ",;\t"
+
+
+def safe_cell(text: str) -> str:
+    """The text as one line that no spreadsheet takes for a formula."""
+    plain = _CONTROL.sub(" ", text).strip()[:MAX_CELL_CHARS]
+    return _FORMULA.sub(r"\1\2'", plain)
+
+
+def write_table(
+    path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]
+) -> int:
+    """Write a table that opens in a spreadsheet by a double click: CSV, UTF-8 with BOM, CRLF.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        Transient: WRITE_FAILED; a former file is untouched.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
+    writer.writerow(columns)
+    count = 0
+    for row in rows:
+        writer.writerow([safe_cell(row[column]) for column in columns])
+        count += 1
+    write_atomically(path, stream.getvalue().encode("utf-8-sig"))
+    return count
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Read a table that a spreadsheet has saved, with any of the usual separators.
+
+    The columns may have changed places; blank rows are skipped.
+
+    Returns:
+        ``(line number from 1, cell by column)``; cells are stripped.
+
+    Raises:
+        Misconfigured: TABLE_MISSING, TABLE_UNREADABLE, TABLE_TOO_LARGE, TABLE_ENCODING,
+            TABLE_COLUMNS, or TABLE_ROW with its line.
+    """
+    text = _text(path)
+    first = text.split("\n", 1)[0]
+    separator = max(_SEPARATORS, key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows: list[tuple[int, dict[str, str]]] = []
+    header: list[str] | None = None
+    line = 1
+    try:
+        for cells in reader:
+            number, line = line, reader.line_num + 1
+            if not any(cell.strip() for cell in cells):
+                continue
+            if header is None:
+                header = _checked_header(path, cells, columns)
+            elif len(cells) != len(header):
+                raise row_error(path, number, f"{len(cells)} cells, not {len(header)}")
+            else:
+                stripped = (cell.strip() for cell in cells)
+                rows.append((number, dict(zip(header, stripped, strict=True))))
+    except csv.Error as error:
+        raise row_error(path, line, "quotation marks that do not match") from error
+    if header is None:
+        raise _columns_error(path, columns)
+    return rows
+
+
+def row_error(path: Path, line: int, problem: str) -> Misconfigured:
+    """The error for one damaged row; ``problem`` quotes nothing of it."""
+    return Misconfigured(
+        "TABLE_ROW", f"{path.name}, line {line}: {problem}",
+        "mend that row in the spreadsheet, or write the file anew; nothing was taken over",
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_TABLE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise Misconfigured("TABLE_MISSING", f"no file {path}", "check the path") from error
+    except OSError as error:
+        raise Misconfigured(
+            "TABLE_UNREADABLE", f"{path} cannot be read ({error.strerror})",
+            "name a file, not a folder, and check its permissions",
+        ) from error
+    if len(raw) > MAX_TABLE_BYTES:
+        raise Misconfigured(
+            "TABLE_TOO_LARGE", f"{path.name} is larger than {MAX_TABLE_BYTES >> 20} MiB",
+            "review fewer records at a time",
+        )
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Misconfigured(
+            "TABLE_ENCODING", f"{path.name} is not UTF-8 (byte {error.start})",
+            'save it as "CSV UTF-8" in the spreadsheet',
+        ) from error
+    if "\x00" in text:
+        raise Misconfigured(
+            "TABLE_ENCODING", f"{path.name} holds NUL characters, as spreadsheet files do",
+            'save it as "CSV UTF-8", not as a workbook',
+        )
+    return text
+
+
+def _checked_header(path: Path, cells: Sequence[str], columns: Sequence[str]) -> list[str]:
+    header = [cell.strip().lower() for cell in cells]
+    if sorted(header) != sorted(columns):
+        raise _columns_error(path, columns)
+    return header
+
+
+def _columns_error(path: Path, columns: Sequence[str]) -> Misconfigured:
+    return Misconfigured(
+        "TABLE_COLUMNS", f"{path.name}: its first line is not {', '.join(columns)}",
+        "keep all columns and their names; the order does not matter",
+    )

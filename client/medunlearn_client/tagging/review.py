@@ -1,0 +1,170 @@
+"""The review file: uncertain tags that a clinician decides on in a spreadsheet.
+
+``write_review`` makes one row per uncertain mention. The clinician fills ``decision``, ``author``
+and ``date`` (and ``scope``, ``note``) and saves; ``read_review`` takes the decided rows over.
+Rows without a decision stay open. A file is taken over whole or not at all.
+
+What may stand in ``decision``: ``accept``, ``reject``, ``negated``, ``family``, or the id of the
+concept that is meant. ``scope`` is empty for this mention alone, or ``everywhere`` for these
+words in every record: what they mean, not whether a patient has it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Final
+
+from medunlearn_client.records.record import InvalidRecord
+from medunlearn_client.spreadsheets import read_table, row_error, safe_cell, write_table
+from medunlearn_client.tagging.decisions import Outcome, TagDecision
+from medunlearn_client.tagging.readings import UncertainTag
+from medunlearn_common.concepts.hierarchy import ConceptHierarchy
+
+COLUMNS: Final = (
+    "decision", "scope", "author", "date", "note",
+    "mention", "before", "after", "doubt", "tagged_as", "level", "assertion", "readings",
+    "record", "key",
+)
+EVERYWHERE: Final = "everywhere"
+CONTEXT_CHARS: Final = 80
+
+_ISO: Final = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})")
+_DOTTED: Final = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})")
+_BY_CLINICIAN: Final = ("decision", "scope", "author", "date", "note")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reviewed:
+    """What a review file brought.
+
+    Attributes:
+        decisions: One per decided row, in file order.
+        open_rows: Rows that wait for a decision.
+    """
+
+    decisions: tuple[TagDecision, ...]
+    open_rows: int
+
+
+def write_review(path: Path, tags: Iterable[UncertainTag], hierarchy: ConceptHierarchy) -> int:
+    """Write the review file, readable by its owner only: it holds text of records.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        Transient: WRITE_FAILED.
+    """
+    return write_table(path, COLUMNS, (_row(tag, hierarchy) for tag in tags))
+
+
+def read_review(
+    path: Path, tags: Iterable[UncertainTag], hierarchy: ConceptHierarchy, *, today: date
+) -> Reviewed:
+    """Read decisions back.
+
+    Args:
+        path: The edited review file.
+        tags: The uncertain tags of the same records, those decided before included: a row is
+            only taken for one of them, with the words unchanged, so that rows whose cells were
+            sorted apart or retyped are refused.
+        hierarchy: Where concept ids are looked up.
+        today: Decisions from later days are refused.
+
+    Raises:
+        Misconfigured: As :func:`read_table`; TABLE_ROW with the line of the first row that is
+            unknown, damaged or decided incompletely.
+    """
+    known = {tag.key: tag for tag in tags}
+    decisions: dict[str, TagDecision] = {}
+    open_rows = 0
+    for line, row in read_table(path, COLUMNS):
+        tag = known.get(row["key"])
+        if tag is None:
+            raise row_error(path, line, "its key names no uncertain mention of these records")
+        if safe_cell(tag.mention) != row["mention"] or safe_cell(tag.record.record_id) != row[
+            "record"
+        ]:
+            raise row_error(path, line, "`mention` or `record` does not belong to its `key`")
+        if not row["decision"]:
+            if any(row[name] for name in _BY_CLINICIAN):
+                raise row_error(path, line, "filled in, but without a `decision`")
+            open_rows += 1
+            continue
+        if row["key"] in decisions:
+            raise row_error(path, line, "decides on a mention that an earlier row decides on")
+        try:
+            decisions[row["key"]] = _decision(row, tag, hierarchy, today)
+        except ValueError as error:
+            raise row_error(path, line, str(error)) from None
+        except InvalidRecord as error:
+            raise row_error(path, line, error.message) from None
+    return Reviewed(decisions=tuple(decisions.values()), open_rows=open_rows)
+
+
+def _row(tag: UncertainTag, hierarchy: ConceptHierarchy) -> dict[str, str]:
+    text, span = tag.record.text, tag.span
+    return dict.fromkeys(_BY_CLINICIAN, "") | {
+        "mention": tag.mention,
+        "before": text[max(0, span.start - CONTEXT_CHARS) : span.start],
+        "after": text[span.end : span.end + CONTEXT_CHARS],
+        "doubt": tag.doubt.value,
+        "tagged_as": f"{span.concept_id} {hierarchy[span.concept_id].name}",
+        "level": str(int(span.level)),
+        "assertion": span.assertion.value,
+        "readings": " | ".join(tag.readings),
+        "record": tag.record.record_id,
+        "key": tag.key,
+    }
+
+
+def _decision(
+    row: Mapping[str, str], tag: UncertainTag, hierarchy: ConceptHierarchy, today: date
+) -> TagDecision:
+    """One decided row.
+
+    Raises:
+        ValueError: With what is wrong, quoting nothing of the row.
+    """
+    if not row["author"]:
+        raise ValueError("a decision without `author`")
+    if row["scope"].casefold() not in ("", EVERYWHERE):
+        raise ValueError(f"`scope` is neither empty nor {EVERYWHERE!r}")
+    outcome, concept_id = _outcome(row["decision"], hierarchy)
+    return TagDecision(
+        key=tag.key, mention=tag.mention, outcome=outcome, concept_id=concept_id,
+        everywhere=bool(row["scope"]), author=row["author"],
+        decided_on=_date(row["date"], today), note=row["note"],
+    )
+
+
+def _outcome(text: str, hierarchy: ConceptHierarchy) -> tuple[Outcome, str | None]:
+    word = text.casefold()
+    if word in set(Outcome) - {Outcome.CONCEPT}:
+        return Outcome(word), None
+    concept_id = text.split()[0]
+    if concept_id not in hierarchy:
+        raise ValueError("`decision` is no accept, reject, negated, family or known concept id")
+    return Outcome.CONCEPT, hierarchy.resolve(concept_id)
+
+
+def _date(text: str, today: date) -> date:
+    """A day that cannot be misread; months and days with slashes can, and are refused."""
+    iso, dotted = _ISO.fullmatch(text), _DOTTED.fullmatch(text)
+    if iso is not None:
+        parts = (int(iso[1]), int(iso[2]), int(iso[3]))
+    elif dotted is not None:
+        parts = (int(dotted[3]), int(dotted[2]), int(dotted[1]))
+    else:
+        raise ValueError("`date` is not written as 2026-01-31 or 31.01.2026")
+    try:
+        found = date(*parts)
+    except ValueError:
+        raise ValueError("`date` is no day of the calendar") from None
+    if found > today:
+        raise ValueError("`date` lies in the future")
+    return found

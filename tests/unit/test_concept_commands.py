@@ -1,0 +1,146 @@
+"""``medunlearn concepts tag`` and ``decide``: what is shown, escaped, written and refused."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import re
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from medunlearn_client.records import Record
+from medunlearn_client.tagging import ConceptTagger
+from medunlearn_client.tagging.views import TaggedRecord, coloured, marked, page, visible
+from medunlearn_common.cli import CommandLine
+from medunlearn_common.concepts import load_builtin
+
+ROWS = [
+    {"id": "n1", "question": "What is noted?", "patient_id": "p1",
+     "answer": "No inguinal hernia; possible abscess. Mother had gallstones."},
+    {"id": "n2", "question": "<script>alert(1)</script> TIPS \u001b[31m\u202e & hernia?",
+     "answer": "=1+1"},
+]
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    commands = [
+        EntryPoint(name=f"concepts.{name}", value=f"medunlearn_client.concept_commands:{name}",
+                   group="medunlearn.commands")
+        for name in ("tag", "decide")
+    ]
+
+    def invoke(*arguments: object) -> tuple[int, str]:
+        line = CommandLine()
+        status = line.run(line.build(commands), [str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return status, captured.out + captured.err
+
+    return invoke
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    path = tmp_path / "notes.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+def test_tags_are_shown_with_level_and_assertion(run: Run, notes: Path) -> None:
+    status, shown = run("concepts", "tag", notes, "--forget-root", "MU:S0001")
+    assert status == 0
+    assert "[inguinal hernia|3 negated]" in shown
+    assert "[gallstones|3 family]" in shown
+    assert "[abscess|4 possible]" in shown
+    assert "[hernia|4]" in shown
+    assert "2 record(s), 2 with a target" in shown
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+
+
+def test_limit_and_unknown_root(run: Run, notes: Path) -> None:
+    status, shown = run("concepts", "tag", notes, "--limit", 0)
+    assert status == 0
+    assert "hernia" not in shown
+    status, shown = run("concepts", "tag", notes, "--forget-root", "MU:NOWHERE")
+    assert (status, "CONCEPT_ROOT_UNKNOWN" in shown) == (2, True)
+
+
+def test_the_page_is_escaped_and_needs_nothing_else(run: Run, notes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.html"
+    status, _ = run("concepts", "tag", notes, "--forget-root", "MU:S0001", "--html", out)
+    text = out.read_text(encoding="utf-8")
+    assert status == 0
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert not re.search(r"(?:src|href)=|url\(|@import", text)
+    assert not any(character in text for character in "\x1b\u202e")
+    assert '<mark class="l3 negated" title="MU:S0451 inguinal hernia: level 3, negated">' in text
+    assert out.stat().st_mode & 0o077 == 0
+
+
+def test_a_page_says_exactly_what_the_record_says() -> None:
+    tagger = ConceptTagger(load_builtin("all").with_forget_roots(["MU:S0001"]))
+    record = Record(record_id="<b>", prompt="a \"hernia\" <i>&amp; 'fever'\n  x", answer="&lt;")
+    spans = tagger.tag_record(record)
+    overlapping = (*spans, *spans)
+    shown = page(
+        [TaggedRecord(record=record, spans=overlapping)], tagger.hierarchy.hierarchy, title="<t>"
+    )
+    body = re.search(r'<p class="text">(.*?)</p></article>', shown, re.DOTALL)
+    assert body is not None
+    assert html.unescape(re.sub(r"</?mark[^>]*>", "", body[1])) == record.text
+    assert "<t>" not in shown
+    assert "<b>" not in shown
+
+
+def test_views_keep_every_character() -> None:
+    text = "".join(map(chr, (*range(0x20), 0x7F, 0x9B, 0x200F, 0x202E, 0x2066, 0xFEFF, 0x41)))
+    assert len(visible(text)) == len(text)
+    assert visible(text).isprintable() is False  # line ends and tabs stay
+    assert all(c.isprintable() or c in "\n\t" for c in visible(text))
+    record = Record(record_id="r", prompt="[red]hernia[/red]", answer="x")
+    tagger = ConceptTagger(load_builtin("all").with_forget_roots(["MU:S0001"]))
+    tagged = TaggedRecord(record=record, spans=tagger.tag_record(record))
+    assert coloured(tagged).plain == record.text  # brackets are no markup
+    assert marked(tagged) == "[red][hernia|4][/red] x"
+
+
+def test_review_and_decide_end_to_end(run: Run, notes: Path, tmp_path: Path) -> None:
+    review, kept = tmp_path / "review.csv", tmp_path / "decisions.jsonl"
+    options = ("--forget-root", "MU:S0001")
+    status, shown = run("concepts", "tag", notes, *options, "--review", review)
+    assert (status, "2 uncertain tag(s)" in shown) == (0, True)
+    rows = list(csv.DictReader(io.StringIO(review.read_text("utf-8-sig"), newline="")))
+    rows[1].update(decision="reject", author="Dr. A", date="2026-01-31")
+    with review.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    status, shown = run("concepts", "decide", review, notes, *options, "--decisions", kept)
+    assert (status, "1 decision(s) taken over, 1 row(s) open" in shown) == (0, True)
+    status, shown = run("concepts", "tag", notes, *options, "--decisions", kept)
+    assert (status, "[TIPS" in shown, " TIPS " in shown) == (0, False, True)
+    status, shown = run("concepts", "decide", review, notes, *options, "--decisions", kept)
+    assert (status, "holds 1" in shown) == (0, True)
+
+
+def test_a_damaged_review_changes_nothing(run: Run, notes: Path, tmp_path: Path) -> None:
+    review, kept = tmp_path / "review.csv", tmp_path / "decisions.jsonl"
+    review.write_text("decision;author\naccept;x\n", encoding="utf-8")
+    status, shown = run("concepts", "decide", review, notes, "--decisions", kept)
+    assert (status, "TABLE_COLUMNS" in shown, kept.exists()) == (2, True, False)
+
+
+def test_no_output_overwrites_the_records(run: Run, notes: Path) -> None:
+    before = notes.read_bytes()
+    status, shown = run("concepts", "tag", notes, "--html", notes)
+    assert (status, "FILE_TWICE" in shown) == (2, True)
+    assert notes.read_bytes() == before

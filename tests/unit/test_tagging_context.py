@@ -1,0 +1,182 @@
+"""Negation, family history and doubt; and that they reach the levels of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medunlearn_client.encoding import RecordEncoder
+from medunlearn_client.evaluation.preservation import record_levels
+from medunlearn_client.records import ForgetRequest, Record, select
+from medunlearn_client.tagging import Assertion, ConceptTagger, ContextFinder
+from medunlearn_client.tagging.context_rules import builtin_rules, load_context_rules
+from medunlearn_common.concepts import load_builtin
+from medunlearn_common.errors import Misconfigured
+
+
+@pytest.fixture(scope="module")
+def tagger() -> ConceptTagger:
+    return ConceptTagger(load_builtin("all").with_forget_roots(["MU:S0001", "MU:M0001"]))
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes a rule file."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "rules.txt"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def record(prompt: str, answer: str = "seen", patient: str | None = "p1") -> Record:
+    return Record(record_id="r", prompt=prompt, answer=answer, patient_id=patient)
+
+
+def said(tagger: ConceptTagger, text: str, patient: str | None = "p1") -> dict[str, str]:
+    made = record(text, patient=patient)
+    return {
+        made.text[span.start : span.end].lower(): f"{int(span.level)} {span.assertion.value}"
+        for span in tagger.tag_record(made)
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("No hernia.", "3 negated"),
+        ("No history of any kind of hernia", "3 negated"),
+        ("no known or suspected hernia", "3 negated"),
+        ("denies   having\ta hernia", "3 negated"),
+        ("hernia is absent", "3 negated"),
+        ("Mother's hernia", "3 family"),
+        ("no family history of hernia", "3 family"),
+        ("family history: negative for hernia", "3 family"),
+        ("hernia runs in the family", "3 family"),
+        ("rule out hernia", "4 possible"),
+        ("?hernia", "4 possible"),
+        ("hernia cannot be ruled out", "4 possible"),
+        ("hernia", "4 affirmed"),
+        ("No pain. Hernia", "4 affirmed"),
+        ("No pain\nHernia", "4 affirmed"),
+        ("No pain; hernia", "4 affirmed"),
+        ("no pain but a hernia", "4 affirmed"),
+        ("not only a hernia", "4 affirmed"),
+        ("denied pain after hernia", "4 affirmed"),
+        ("hernia, pain was ruled out", "4 affirmed"),
+        ("nose and hernia", "4 affirmed"),  # "no" within a word
+        ("mothers-in-law aside, hernia", "4 affirmed"),
+        ("the father died of old age, he has a hernia", "4 affirmed"),
+        ("history of hernia", "4 affirmed"),
+        ("without difficulty reduced hernia", "4 affirmed"),
+        ("\u0130\u0130 no  hernia", "3 negated"),  # folding moves no offset
+    ],
+)
+def test_what_is_said_of_a_hernia(tagger: ConceptTagger, text: str, expected: str) -> None:
+    assert said(tagger, text)["hernia"] == expected
+
+
+def test_a_list_is_negated_as_a_whole(tagger: ConceptTagger) -> None:
+    found = said(tagger, "Denies fever, hernia and depression.")
+    assert found == {"fever": "2 negated", "hernia": "3 negated", "depression": "3 negated"}
+
+
+def test_general_knowledge_keeps_its_target_whatever_is_not_true_of_it(
+    tagger: ConceptTagger,
+) -> None:
+    text = "Which is NOT a feature of hernia? No hernia is painless."
+    assert set(said(tagger, text, patient=None).values()) == {"4 affirmed"}
+
+
+def test_an_answered_no_negates_the_question(tagger: ConceptTagger) -> None:
+    question = "Question: Does she have a hernia?\nAnswer:"
+    for answer, level in (("No.", 3), ("none", 3), ("Yes", 4), ("Northern", 4)):
+        spans = tagger.tag_record(record(question, answer))
+        assert [int(span.level) for span in spans] == [level]
+    assert [int(s.level) for s in tagger.tag_record(record("Hernia:", "no"))] == [4]
+
+
+def test_a_negated_level_never_rises(tagger: ConceptTagger) -> None:
+    """A concept below level 4 keeps its level, and one without levels is capped at 3."""
+    assert said(tagger, "no fever, no patient, no sutures") == {
+        "fever": "2 negated", "patient": "1 negated", "sutures": "3 negated",
+    }
+
+
+def words_tokenizer(text: str, **_: Any) -> dict[str, Any]:
+    """One token per word, with its characters."""
+    offsets, place = [], 0
+    for word in text.split(" "):
+        offsets.append((place, place + len(word)))
+        place += len(word) + 1
+    return {"input_ids": list(range(len(offsets))), "offset_mapping": offsets}
+
+
+class WordTokenizer:
+    """What the encoder needs of a tokenizer."""
+
+    eos_token_id = 0
+
+    def __call__(self, text: str, **options: Any) -> dict[str, Any]:
+        return words_tokenizer(text, **options)
+
+
+def test_negation_reaches_the_token_levels_of_the_loss(tagger: ConceptTagger) -> None:
+    encoder = RecordEncoder(WordTokenizer(), max_tokens=64, tagger=tagger)
+    denied = record("Findings: no pain and no", "inguinal hernia")
+    levels = encoder.encode(denied).levels.tolist()
+    general = encoder.encode(replace(denied, patient_id=None)).levels.tolist()
+    assert max(levels) == 3
+    assert general[-3:] == [4, 4, 4]
+    marked = replace(denied, target_spans=((0, 8),))
+    assert encoder.encode(marked, patient_request=True).levels[0] == 4
+    assert encoder.encode(marked).levels[0] < 4
+    assert record_levels([denied], tagger)["r"].question == 3  # what the evaluation counts
+
+
+def test_a_record_that_denies_the_target_is_not_selected_by_concept(
+    tagger: ConceptTagger,
+) -> None:
+    texts = ("no hernia", "a hernia", "mother had a hernia", "healthy", "well")
+    records = [
+        Record(record_id=f"r{n}", prompt=text, answer="seen", patient_id=f"p{n}")
+        for n, text in enumerate(texts)
+    ]
+    split = select(records, ForgetRequest(by_concept=True), tagger)
+    assert [found.record_id for found in split.forget] == ["r1"]
+
+
+def test_own_rules_take_the_place_of_the_packages(
+    tagger: ConceptTagger, written: Callable[[str], Path]
+) -> None:
+    rules = load_context_rules(
+        written("# German\n[negated before]\nkein\nohne befund einer\n")
+    )
+    text = "Kein Hernia; ohne Befund einer Hernia"
+    finder = ContextFinder(rules)
+    assert finder.assertions(text, tagger.tag(text)) == (Assertion.NEGATED,) * 2
+
+
+@pytest.mark.parametrize(
+    "text", ["[negated beyond]\nno\n", "[negated before]\nNo\n", "# only comments\n", "no\n"]
+)
+def test_a_damaged_rule_file_names_its_line(
+    text: str, written: Callable[[str], Path]
+) -> None:
+    with pytest.raises(Misconfigured, match=r"CONTEXT_RULES_INVALID") as caught:
+        load_context_rules(written(text))
+    assert "line" in caught.value.message
+
+
+def test_the_packages_rules_hold_each_kind() -> None:
+    cues = builtin_rules().values()
+    assert sum(bool(cue.forward) for cue in cues) > 80
+    assert sum(bool(cue.backward) for cue in cues) > 20
+    assert sum(bool(cue.ends) for cue in cues) > 30
+

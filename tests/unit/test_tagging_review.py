@@ -1,0 +1,317 @@
+"""The review file: what is uncertain, what a spreadsheet may do to it, and what is taken over."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from medunlearn_client.records import Record
+from medunlearn_client.site_data import record_tagger, with_subject
+from medunlearn_client.spreadsheets import read_table, safe_cell, write_table
+from medunlearn_client.tagging import (
+    Assertion,
+    ConceptTagger,
+    Outcome,
+    TagDecision,
+    TagDecisions,
+    keep_decisions,
+    read_decisions,
+)
+from medunlearn_client.tagging.readings import Doubt, DoubtFinder, ambiguous_abbreviations
+from medunlearn_client.tagging.review import COLUMNS, read_review, write_review
+from medunlearn_common.concepts import ConceptLevel, LeveledHierarchy, load_builtin
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan.sections import ConceptsSection, DataSection
+
+TODAY = date(2026, 11, 21)
+RECORDS = [
+    Record(record_id="=1+1", prompt="Bleeding, treated by TIPS", answer="seen", patient_id="p1"),
+    Record(record_id="b", prompt="possible hernia", answer="open", patient_id="p2"),
+    Record(record_id="c", prompt="ALL THAT FOLLOWS AFTER TURP", answer="YES IT IS"),
+    Record(record_id="d", prompt="inguinal hernia", answer="no doubt"),
+    Record(record_id="e", prompt="a second TIPS", answer="done", patient_id="p1"),
+]
+
+
+@pytest.fixture(scope="module")
+def leveled() -> LeveledHierarchy:
+    return load_builtin("all").with_forget_roots(["MU:S0001"])
+
+
+@pytest.fixture(scope="module")
+def tagger(leveled: LeveledHierarchy) -> ConceptTagger:
+    return ConceptTagger(leveled)
+
+
+@pytest.fixture
+def review(tmp_path: Path, tagger: ConceptTagger) -> Path:
+    path = tmp_path / "review.csv"
+    tags = DoubtFinder(tagger).uncertain(RECORDS)
+    assert write_review(path, tags, tagger.hierarchy.hierarchy) == 4
+    return path
+
+
+Edit = Callable[[list[dict[str, str]]], None]
+
+
+def edited(path: Path, edit: Edit, *, dialect: str = "excel", separator: str = ",") -> Path:
+    """What a spreadsheet leaves after a clinician's edit."""
+    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
+    edit(rows)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        writer = csv.DictWriter(stream, columns, dialect=dialect, delimiter=separator)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def fill(row: dict[str, str], decision: str, /, **more: str) -> None:
+    row.update({"decision": decision, "author": "Dr. A", "date": "2026-11-20"} | more)
+
+
+def take(path: Path, tagger: ConceptTagger) -> tuple[TagDecision, ...]:
+    tags = DoubtFinder(tagger).uncertain(RECORDS)
+    return read_review(path, tags, tagger.hierarchy.hierarchy, today=TODAY).decisions
+
+
+def test_what_is_uncertain_and_why(tagger: ConceptTagger) -> None:
+    found = [(t.mention, t.doubt) for t in DoubtFinder(tagger).uncertain(RECORDS)]
+    assert found == [
+        ("TIPS", Doubt.ABBREVIATION), ("hernia", Doubt.POSSIBLE), ("TURP", Doubt.CAPITALS),
+        ("TIPS", Doubt.ABBREVIATION),
+    ]
+
+
+def test_every_listed_abbreviation_has_several_readings() -> None:
+    listed = ambiguous_abbreviations()
+    assert len(listed) > 70
+    assert all(len(set(readings)) > 1 and all(readings) for readings in listed.values())
+    assert all(short.isupper() for short in listed)
+
+
+def test_no_cell_begins_a_formula(review: Path) -> None:
+    rows = read_table(review, COLUMNS)
+    assert rows[0][1]["record"] == "'=1+1"
+    assert rows[0][0] == 2
+    assert review.stat().st_mode & 0o077 == 0
+    assert review.read_bytes().startswith(b"\xef\xbb\xbf")
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"),
+        ("+1", "'+1"), ("-1", "'-1"), ("@SUM(A1)", "'@SUM(A1)"), ("\uff1d1", "'\uff1d1"),
+        ("\t=1", "'=1"), ("\r\n=1", "'=1"), ("  =1", "'=1"), ('"=1', '"\'=1'),
+        ("a;=1", "a;'=1"), ("a,=1", "a,'=1"), ("a\t=1", "a =1"), ("a|-1", "a|'-1"),
+        ("x = 1", "x = 1"), ("non-absorbable", "non-absorbable"), ("", ""),
+        ("\x00\x1b[31m", "[31m"),
+    ],
+)
+def test_formulas_are_defused_wherever_a_cell_may_begin(text: str, safe: str) -> None:
+    assert safe_cell(text) == safe
+
+
+def test_decisions_change_spans_and_levels(
+    review: Path, tagger: ConceptTagger, leveled: LeveledHierarchy
+) -> None:
+    def edit(rows: list[dict[str, str]]) -> None:
+        fill(rows[0], "MU:G0200 treatment", scope="Everywhere", date="20.11.2026")
+        fill(rows[1], "negated", note="=2+2")
+        fill(rows[2], "reject")
+
+    decisions = take(edited(review, edit, separator=";"), tagger)
+    assert [d.outcome for d in decisions] == [Outcome.CONCEPT, Outcome.NEGATED, Outcome.REJECT]
+    assert {d.author for d in decisions} == {"Dr. A"}
+    assert {d.decided_on for d in decisions} == {date(2026, 11, 20)}
+    decided = ConceptTagger(leveled, decisions=TagDecisions(decisions))
+    tips, hernia, turp, _, second = [decided.tag_record(record) for record in RECORDS]
+    for spans in (tips, second):
+        assert (spans[-1].concept_id, spans[-1].level) == ("MU:G0200", ConceptLevel.GENERAL)
+    assert [(s.level, s.assertion) for s in hernia] == [
+        (ConceptLevel.SPECIALTY, Assertion.NEGATED)
+    ]
+    assert turp == ()
+    assert not list(DoubtFinder(decided).uncertain(RECORDS))
+
+
+def test_an_everywhere_reading_does_not_say_who_has_it(
+    leveled: LeveledHierarchy, tagger: ConceptTagger
+) -> None:
+    accepted = TagDecision(
+        key="k-1", mention="hernia", outcome=Outcome.ACCEPT, everywhere=True, author="A",
+        decided_on=TODAY,
+    )
+    decided = ConceptTagger(leveled, decisions=TagDecisions([accepted]))
+    denied = Record(record_id="x", prompt="no hernia", answer="seen", patient_id="p")
+    assert [int(span.level) for span in decided.tag_record(denied)] == [3]
+
+
+def test_a_subject_line_on_top_changes_no_key(
+    review: Path, tagger: ConceptTagger, leveled: LeveledHierarchy
+) -> None:
+    decisions = take(edited(review, lambda rows: fill(rows[2], "reject")), tagger)
+    decided = ConceptTagger(leveled, decisions=TagDecisions(decisions))
+    shown = Record(
+        record_id="c", prompt=RECORDS[2].prompt, answer=RECORDS[2].answer, subject="Urology"
+    )
+    assert "TURP" not in _mentions(decided, with_subject(shown))
+    changed = Record(record_id="c", prompt="ALL THAT FOLLOWED TURP", answer="YES IT IS")
+    assert "TURP" in _mentions(decided, changed)
+
+
+def _mentions(tagger: ConceptTagger, record: Record) -> list[str]:
+    return [record.text[span.start : span.end] for span in tagger.tag_record(record)]
+
+
+def test_columns_may_move_and_rows_may_be_sorted_or_deleted(
+    review: Path, tagger: ConceptTagger
+) -> None:
+    def edit(rows: list[dict[str, str]]) -> None:
+        rows[:] = [dict(sorted(row.items())) for row in reversed(rows[:3])]
+        fill(rows[0], "accept")
+
+    assert [d.mention for d in take(edited(review, edit), tagger)] == ["TURP"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"key": "k-0"}, "no uncertain mention"),
+        ({"key": ""}, "no uncertain mention"),
+        ({"mention": "hernja"}, "does not belong"),
+        ({"record": "1E+05"}, "does not belong"),
+        ({"decision": "yes"}, "no accept"),
+        ({"decision": "MU:NOWHERE"}, "no accept"),
+        ({"decision": "concept"}, "no accept"),
+        ({"author": ""}, "without `author`"),
+        ({"date": ""}, "2026-01-31"),
+        ({"date": "11/12/2026"}, "2026-01-31"),
+        ({"date": "2026-02-30"}, "no day"),
+        ({"date": "2027-01-01"}, "future"),
+        ({"scope": "all"}, "scope"),
+        ({"decision": ""}, "without a `decision`"),
+        ({"decision": "negated", "scope": "everywhere"}, "not everywhere"),
+    ],
+)
+def test_a_damaged_row_is_refused_with_its_line_and_without_its_text(
+    review: Path, tagger: ConceptTagger, changes: dict[str, str], problem: str
+) -> None:
+    def edit(rows: list[dict[str, str]]) -> None:
+        fill(rows[0], "accept")
+        fill(rows[1], "accept", **changes)
+
+    with pytest.raises(Misconfigured) as caught:
+        take(edited(review, edit), tagger)
+    assert (caught.value.code, "line 3" in caught.value.message) == ("TABLE_ROW", True)
+    assert problem in caught.value.message
+    assert "hernja" not in str(caught.value)
+
+
+def test_a_mention_is_decided_once(review: Path, tagger: ConceptTagger) -> None:
+    def edit(rows: list[dict[str, str]]) -> None:
+        fill(rows[0], "accept")
+        rows.append(dict(rows[0], decision="reject"))
+
+    with pytest.raises(Misconfigured, match="line 6"):
+        take(edited(review, edit), tagger)
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "TABLE_COLUMNS"),
+        (b"decision,scope\r\n", "TABLE_COLUMNS"),
+        (b"PK\x03\x04\x00\x00", "TABLE_ENCODING"),
+        ("\ufeff".join(COLUMNS).encode("utf-16"), "TABLE_ENCODING"),
+        (",".join(COLUMNS).encode() + b"\r\nM\xfcller,,,,,,,,,,,,,,\r\n", "TABLE_ENCODING"),
+        (",".join(COLUMNS).encode() + b"\r\naccept,x\r\n", "TABLE_ROW"),
+        (",".join(COLUMNS).encode() + b'\r\n"never closed,,,\r\n', "TABLE_ROW"),
+    ],
+)
+def test_a_damaged_file_is_refused(
+    tmp_path: Path, tagger: ConceptTagger, content: bytes, code: str
+) -> None:
+    path = tmp_path / "review.csv"
+    path.write_bytes(content)
+    with pytest.raises(Misconfigured) as caught:
+        take(path, tagger)
+    assert caught.value.code == code
+
+
+def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path, tagger: ConceptTagger) -> None:
+    for path, code in ((tmp_path / "none.csv", "TABLE_MISSING"), (tmp_path, "TABLE_UNREADABLE")):
+        with pytest.raises(Misconfigured, match=code):
+            take(path, tagger)
+
+
+def test_decisions_are_kept_with_author_and_date_and_never_lost(
+    tmp_path: Path, review: Path, tagger: ConceptTagger
+) -> None:
+    kept = tmp_path / "decisions.jsonl"
+    first = take(edited(review, lambda rows: fill(rows[0], "accept")), tagger)
+    keep_decisions(kept, first)
+    keep_decisions(kept, first)  # read back twice: nothing is repeated
+    assert len(read_decisions(kept)) == 1
+    second = take(edited(review, lambda rows: fill(rows[0], "reject", author="Dr. B")), tagger)
+    held = keep_decisions(kept, second)
+    assert [d.author for d in read_decisions(kept).history()] == ["Dr. A", "Dr. B"]
+    span = next(t.span for t in DoubtFinder(tagger).uncertain(RECORDS))
+    assert getattr(held.on(RECORDS[0], span), "outcome", None) is Outcome.REJECT
+    assert kept.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"outcome": "maybe"}, {"decided_on": "yesterday"}, {"author": ""}, {"author": 3},
+        {"everywhere": "no"}, {"concept_id": "MU:S0001"}, {"extra": 1}, {"key": None},
+    ],
+)
+def test_a_damaged_decision_is_refused_with_its_line(
+    tmp_path: Path, damage: dict[str, object]
+) -> None:
+    good = {
+        "key": "k-1", "mention": "TIPS", "outcome": "accept", "concept_id": None,
+        "everywhere": False, "author": "A", "decided_on": "2026-01-01", "note": "",
+    }
+    path = tmp_path / "decisions.jsonl"
+    path.write_text(json.dumps(good) + "\n" + json.dumps(good | damage) + "\n", encoding="utf-8")
+    with pytest.raises(Misconfigured, match="line 2") as caught:
+        read_decisions(path)
+    assert caught.value.code == "DECISIONS_DAMAGED"
+
+
+def test_a_plan_names_the_decisions(
+    tmp_path: Path, review: Path, tagger: ConceptTagger
+) -> None:
+    kept = tmp_path / "decisions.jsonl"
+    keep_decisions(kept, take(edited(review, lambda rows: fill(rows[2], "reject")), tagger))
+    concepts = ConceptsSection(hierarchies=("builtin",), forget_roots=("MU:S0001",))
+    planned = record_tagger(concepts, None, DataSection(tag_decisions=str(kept)))
+    assert not planned.record_matches_forget_root(RECORDS[2])
+    assert record_tagger(concepts, None, DataSection()).record_matches_forget_root(RECORDS[2])
+
+
+def test_a_decision_for_an_unknown_concept_is_refused(leveled: LeveledHierarchy) -> None:
+    lost = TagDecision(
+        key="k-1", mention="TIPS", outcome=Outcome.CONCEPT, concept_id="DOID:1", author="A",
+        decided_on=TODAY,
+    )
+    with pytest.raises(Misconfigured, match="DECISION_CONCEPT_UNKNOWN"):
+        ConceptTagger(leveled, decisions=TagDecisions([lost]))
+
+
+def test_a_failed_write_leaves_the_old_table(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    write_table(path, ("a",), [{"a": "old"}])
+    with pytest.raises(KeyError):
+        write_table(path, ("a",), [{"a": "new"}, {"b": "bad"}])
+    assert [row["a"] for _, row in read_table(path, ("a",))] == ["old"]
