@@ -97,14 +97,16 @@ def test_compressed_files_are_told_by_content(tmp_path: Path, pack: Any) -> None
 
 def test_bad_rows_of_members_carry_no_file_name(tmp_path: Path) -> None:
     bad = lines(range(9)) + b'{"id": 1}\n'
-    path = zip_of(tmp_path / "a.zip", {"x.jsonl": lines(range(20, 22)), "Ottilie_Quandt.jsonl": bad})
+    members = {"x.jsonl": lines(range(20, 22)), "Ottilie_Quandt.jsonl": bad}
+    path = zip_of(tmp_path / "a.zip", members)
     held = Quarantine()
     read_records(path, quarantine=held)
     assert [(b.file, b.row) for b in held.rows] == [("a.zip#2", 10)]
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil.jsonl", "/etc/evil.jsonl", "a/../../evil.jsonl", "..\\evil.jsonl", "C:\\e.jsonl"]
+    "name",
+    ["../evil.jsonl", "/etc/evil.jsonl", "a/../../evil.jsonl", "..\\evil.jsonl", "C:\\e.jsonl"],
 )
 def test_members_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     members = {name: lines(range(3))}

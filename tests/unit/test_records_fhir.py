@@ -19,6 +19,9 @@ from medunlearn_common.errors import MedunlearnError
 SECRET = "Ottilie Quandt"
 
 
+UNKNOWN_FIELD = "TEMPLATE_FIELD_UNKNOWN"
+
+
 def concept(code: str, text: str) -> dict[str, Any]:
     return {"coding": [{"system": "http://snomed.info/sct", "code": code}], "text": text}
 
@@ -337,13 +340,13 @@ def test_own_templates_replace_and_switch_off(tmp_path: Path) -> None:
         ("[[Spaceship]]\nsubject = 'a'", "TEMPLATE_INVALID"),
         ("[[Condition]]\nsubject = 'a'", "TEMPLATE_INVALID"),
         ("[[Condition]]\nsubject = 'A b'\nquestion='q'\nanswer='a'", "TEMPLATE_INVALID"),
-        ("[[Condition]]\nsubject='a'\nquestion='{who}'\nanswer='{phone}'", "TEMPLATE_FIELD_UNKNOWN"),
-        ("[[Condition]]\nsubject='a'\nquestion='{who.x}'\nanswer='a'", "TEMPLATE_FIELD_UNKNOWN"),
-        ("[[Condition]]\nsubject='a'\nquestion='{who!r}'\nanswer='a'", "TEMPLATE_FIELD_UNKNOWN"),
-        ("[[Condition]]\nsubject='a'\nquestion='{'\nanswer='a'", "TEMPLATE_FIELD_UNKNOWN"),
+        ("[[Condition]]\nsubject='a'\nquestion='{who}'\nanswer='{phone}'", UNKNOWN_FIELD),
+        ("[[Condition]]\nsubject='a'\nquestion='{who.x}'\nanswer='a'", UNKNOWN_FIELD),
+        ("[[Condition]]\nsubject='a'\nquestion='{who!r}'\nanswer='a'", UNKNOWN_FIELD),
+        ("[[Condition]]\nsubject='a'\nquestion='{'\nanswer='a'", UNKNOWN_FIELD),
         ("[[Condition]]\nsubject='phone'\nquestion='q'\nanswer='a'", "TEMPLATE_INVALID"),
         ("[[Condition]]\nsubject='note'\nquestion='q'\nanswer='a'", "TEMPLATE_INVALID"),
-        ("[note]\nquestion='{name}'", "TEMPLATE_FIELD_UNKNOWN"),
+        ("[note]\nquestion='{name}'", UNKNOWN_FIELD),
         ("[note]\nquestion='q'\n[note.sentences]\nPatient='x'", "TEMPLATE_INVALID"),
     ],
 )

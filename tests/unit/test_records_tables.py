@@ -45,7 +45,9 @@ def cells(number: int) -> list[Any]:
     ]
 
 
-def write_csv(path: Path, rows: list[list[Any]], *, encoding: str = "utf-8", **dialect: Any) -> Path:
+def write_csv(
+    path: Path, rows: list[list[Any]], *, encoding: str = "utf-8", **dialect: Any
+) -> Path:
     text = io.StringIO()
     csv.writer(text, **dialect).writerows([HEADER, *rows])
     path.write_bytes(text.getvalue().encode(encoding))
@@ -142,7 +144,7 @@ def test_own_format_and_published_columns_are_read_from_csv(tmp_path: Path) -> N
     [("letter", ["B", "(c)"]), ("number_from_0", [1, "2"]), ("number_from_1", ["2", "3.0"])],
 )
 def test_answers_by_letter_or_number(tmp_path: Path, answer_is: Any, answers: list[Any]) -> None:
-    rows = [cells(n)[:2] + [a] + cells(n)[3:] for n, a in enumerate(answers)]
+    rows = [[*cells(n)[:2], a, *cells(n)[3:]] for n, a in enumerate(answers)]
     columns = COLUMNS.model_copy(update={"answer_is": answer_is})
     got = read(write_csv(tmp_path / "a.csv", rows), columns=columns)
     assert [record.answer for record in got] == ["Milz", "Leber"]

@@ -31,6 +31,8 @@ LEGACY = "cp1252"
 _DELIMITERS = (",", ";", "\t", "|")
 _SAMPLE_ROWS = 50
 _UNDEFINED_IN_LEGACY = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
+_ESCAPED = re.compile("[\udc80-\udcff]")
+_WIDE = re.compile("[^\x00-\x7f\udc80-\udcff]")
 _FORMULA = re.compile(r"\s*[=@]|\s*[+-].*(?:\w\s*\(|\|.*!)", re.DOTALL)
 _DISARMED = re.compile(r"'[=+\-@\t\r]")
 
@@ -71,9 +73,8 @@ def _look(
     undefined = undefined or _UNDEFINED_IN_LEGACY.search(joined) is not None
     cut = _incomplete_end(joined)
     text = joined[: len(joined) - cut].decode("utf-8", "surrogateescape")
-    escaped = len(re.findall("[\udc80-\udcff]", text))
-    broken = broken or escaped > 0
-    wide = wide or sum(not char.isascii() for char in text) > escaped
+    broken = broken or _ESCAPED.search(text) is not None
+    wide = wide or _WIDE.search(text) is not None
     return wide, broken, undefined, joined[len(joined) - cut :]
 
 
