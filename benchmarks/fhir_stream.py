@@ -137,7 +137,8 @@ def measure(export: Path, plain: bool) -> dict[str, float]:
     start, cpu_start = time.perf_counter(), time.process_time()
     records = sum(1 for _ in stream_records(export, options=ReadOptions(record_format="fhir")))
     return {"seconds": time.perf_counter() - start, "records": records,
-            "cpu_seconds": time.process_time() - cpu_start, "peak_mb": resident_peak_mb(), "start_mb": start_mb}
+            "cpu_seconds": time.process_time() - cpu_start,
+            "peak_mb": resident_peak_mb(), "start_mb": start_mb}
 
 
 def resident_peak_mb() -> float:

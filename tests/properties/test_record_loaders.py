@@ -87,7 +87,8 @@ def _bundle() -> bytes:
 
 
 XML = b"""<Document id="1" source="GHR"><Focus>Gout</Focus><QAPairs><QAPair pid="1">
-<Question qid="1-1" qtype="x">What?</Question><Answer>That.</Answer></QAPair></QAPairs></Document>"""
+<Question qid="1-1" qtype="x">What?</Question><Answer>That.</Answer></QAPair></QAPairs>
+</Document>"""
 
 SEEDS: dict[str, Callable[[], bytes]] = {
     "a.jsonl": _jsonl, "a.jsonl.gz": lambda: gzip.compress(_jsonl()), "a.csv": _csv,
