@@ -10,6 +10,7 @@ from typing import Literal
 from medunlearn_client.records import (
     ForgetRequest,
     Quarantine,
+    ReadOptions,
     Record,
     assign_sites,
     read_records,
@@ -120,7 +121,7 @@ def load_federation_records(
             "DATA_FILE_MISSING", "the plan names no data file", "set [data] files or use --data"
         )
     records = read_records(
-        [Path(name) for name in data.files], record_format=data.record_format,
+        [Path(name) for name in data.files], options=ReadOptions.of_plan(data),
         quarantine=quarantine or Quarantine(max_bad_fraction=data.max_bad_fraction),
     )
     if data.show_subject:

@@ -31,9 +31,12 @@ EXIT_INTERNAL, EXIT_MENDABLE, EXIT_INTERRUPTED = 1, 2, 130
 
 # What an extra brings that a command may find missing: import name -> extra.
 EXTRA_OF_MODULE = {
-    "ahocorasick": "hospital", "flwr": "simulation", "medunlearn_client": "hospital",
-    "medunlearn_server": "coordinator", "medunlearn_simulation": "simulation",
-    "datasketch": "hospital", "opacus": "coordinator", "peft": "hospital", "ray": "simulation",
+    "ahocorasick": "hospital", "datasets": "hospital", "datasketch": "hospital",
+    "defusedxml": "hospital",
+    "fhir": "hospital", "flwr": "simulation", "ijson": "hospital",
+    "medunlearn_client": "hospital", "medunlearn_server": "coordinator",
+    "medunlearn_simulation": "simulation", "opacus": "coordinator", "openpyxl": "hospital",
+    "peft": "hospital", "pyarrow": "hospital", "ray": "simulation",
     "safetensors": "hospital", "scipy": "coordinator", "torch": "hospital",
     "tokenizers": "hospital", "transformers": "hospital",
 }

@@ -37,5 +37,18 @@ def digest_of_file(path: Path) -> str:
 
 
 def digest_of_files(paths: Iterable[Path]) -> str:
-    """One digest for several files: their names (not folders) and contents, order-free."""
-    return digest_of({path.name: digest_of_file(path) for path in paths})
+    """One digest for several sources: their names and contents, order-free.
+
+    Of a folder all files count, by their path in it; of what is no file here (a data set on
+    the hub) only the name can.
+    """
+    return digest_of({path.name: _digest_of_source(path) for path in paths})
+
+
+def _digest_of_source(path: Path) -> str:
+    if path.is_dir():
+        inside = sorted(inner for inner in path.rglob("*") if inner.is_file())
+        return digest_of(
+            {inner.relative_to(path).as_posix(): digest_of_file(inner) for inner in inside}
+        )
+    return digest_of_file(path) if path.exists() else digest_of(str(path))

@@ -50,7 +50,10 @@ def run_sections(
 
 def public_plan_text(plan: Plan) -> str:
     """The plan without record ids, patient ids and folders, which a result must not carry."""
-    data = plan.data.model_copy(update={"files": tuple(Path(f).name for f in plan.data.files)})
+    data = plan.data.model_copy(update={
+        "files": tuple(Path(f).name for f in plan.data.files),
+        "fhir_templates": Path(plan.data.fhir_templates).name,
+    })
     forget = plan.forget.model_copy(update={"records": (), "patients": ()})
     return plan_template(plan.model_copy(update={"data": data, "forget": forget}))
 

@@ -170,8 +170,8 @@ def prepare_records(plan: Plan, folder: RunFolder, board: PhaseBoard) -> Prepare
         )
         tagger = record_tagger(plan.concepts, plan.forget, plan.data)
         bar.set(1, f"{len(federation.forget)} to forget, {len(federation.retain)} to keep")
-    if quarantine.rows:
-        board.say(f"{len(quarantine.rows)} bad row(s) left out; see {folder.quarantine_file}")
+    if quarantine.count:
+        board.say(f"{quarantine.count} bad row(s) left out; see {folder.quarantine_file}")
     if federation.repeated:
         board.say(f"{federation.repeated} retained record(s) repeat a forgotten one's text")
     return PreparedRecords(
@@ -184,7 +184,7 @@ def prepare_records(plan: Plan, folder: RunFolder, board: PhaseBoard) -> Prepare
             for record in (*site.forget, *site.retain)
         },
         tagger=tagger,
-        bad_rows=len(quarantine.rows),
+        bad_rows=quarantine.count,
     )
 
 

@@ -263,11 +263,12 @@ GOOD_BYTES = "".join(json.dumps(row(n)) + "\n" for n in range(50)).encode()
         (gzip.compress(GOOD_BYTES)[:-40], "DATA_GZIP_DAMAGED"),
         (gzip.compress(GOOD_BYTES)[:-1], "DATA_GZIP_DAMAGED"),
         (b"\x1f\x8bnot gzip at all", "DATA_GZIP_DAMAGED"),
-        (b"PAR1....", "DATA_FORMAT_UNSUPPORTED"),
-        (b"PK\x03\x04....", "DATA_FORMAT_UNSUPPORTED"),
-        (json.dumps([row(1)]).encode(), "DATA_FORMAT_UNSUPPORTED"),
+        (b"PAR1....", "DATA_PARQUET_DAMAGED"),
+        (b"PK\x03\x04....", "DATA_ARCHIVE_DAMAGED"),
+        (json.dumps([{"id": 1}]).encode(), "DATA_FORMAT_UNKNOWN"),
+        (json.dumps([row(1), row(2)]).encode()[:-9], "DATA_JSON_DAMAGED"),
         (json.dumps(row(1)).encode("utf-16"), "DATA_FORMAT_UNSUPPORTED"),
-        (b'{"resourceType": "Bundle"}', "DATA_FORMAT_UNKNOWN"),
+        (b'{"resourceType": "Bundle"}', "DATA_FILE_EMPTY"),
         (b"id,question,answer\n1,a,b\n", "DATA_TOO_MANY_BAD_ROWS"),
         (b'{"id": 1}' + b"\x00" * 200, "DATA_TOO_MANY_BAD_ROWS"),
     ],
@@ -280,7 +281,7 @@ def test_bad_file_is_one_clear_error(tmp_path: Path, content: bytes, code: str) 
 
 def test_missing_file_folder_and_empty_list(tmp_path: Path) -> None:
     assert read_code(tmp_path / "none.jsonl") == "DATA_FILE_MISSING"
-    assert read_code(tmp_path) == "DATA_FILE_UNREADABLE"
+    assert read_code(tmp_path) == "DATA_FOLDER_EMPTY"
     with pytest.raises(Misconfigured, match="DATA_FILE_MISSING"):
         read_records([])
 

@@ -11,10 +11,17 @@ from medunlearn_client.records.forget_sets import (
 )
 from medunlearn_client.records.partition import assign_sites, split_nonmembers
 from medunlearn_client.records.quarantine import BadRow, Quarantine
-from medunlearn_client.records.reading import READERS, read_records
+from medunlearn_client.records.reading import (
+    FORMATS,
+    READERS,
+    ReadOptions,
+    read_records,
+    stream_records,
+)
 from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
 
 __all__ = [
+    "FORMATS",
     "READERS",
     "BadRow",
     "ForgetRequest",
@@ -22,6 +29,7 @@ __all__ = [
     "ForgetSplit",
     "InvalidRecord",
     "Quarantine",
+    "ReadOptions",
     "Record",
     "assign_sites",
     "contradictory_ids",
@@ -31,4 +39,5 @@ __all__ = [
     "require_whole_patients",
     "select",
     "split_nonmembers",
+    "stream_records",
 ]

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medunlearn_client.records.record import InvalidRecord
 
 Row = Mapping[str, Any]
+
+_WHOLE_NUMBER = re.compile(r"-?\d{1,18}(?:\.0+)?")
+_FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_LIST_SEPARATOR = "|"
+
+
+class TextRow(dict[str, Any]):
+    """A row of a table that knows text only (CSV, spreadsheets), as strings or None.
+
+    Where a schema wants a number, a flag or a list, the functions below read it from the
+    text; in rows of other sources a text in its place stays an error.
+    """
+
+
+def content_id(*parts: str) -> str:
+    """An id for a row that has none: the same in every file format and row order."""
+    joined = "\x1f".join(parts).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(joined).hexdigest()[:16]
 
 
 def bad_row(code: str, message: str) -> InvalidRecord:
@@ -50,6 +71,8 @@ def identifier_text(row: Row, name: str) -> str | None:
 def optional_index(row: Row, name: str) -> int | None:
     """A whole number, or None where absent or null; true and false are not numbers."""
     value = row.get(name)
+    if isinstance(row, TextRow) and isinstance(value, str):
+        value = _whole_number(value.strip(), name)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
@@ -60,6 +83,8 @@ def optional_index(row: Row, name: str) -> int | None:
 def optional_flag(row: Row, name: str) -> bool:
     """A boolean; False where absent or null."""
     value = row.get(name)
+    if isinstance(row, TextRow) and isinstance(value, str):
+        value = _FLAGS.get(value.strip().casefold(), value) if value.strip() else None
     if value is None:
         return False
     if not isinstance(value, bool):
@@ -70,6 +95,8 @@ def optional_flag(row: Row, name: str) -> bool:
 def optional_number(row: Row, name: str, default: float) -> float:
     """A number; ``default`` where absent or null."""
     value = row.get(name)
+    if isinstance(row, TextRow) and isinstance(value, str):
+        value = _number(value.strip(), name)
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -81,8 +108,13 @@ def optional_number(row: Row, name: str, default: float) -> float:
 
 
 def text_list(row: Row, name: str) -> tuple[str, ...]:
-    """A list of strings, each stripped; empty where absent or null."""
+    """A list of strings, each stripped; empty where absent or null.
+
+    A text row gives it as a JSON list, or separated by ``|``.
+    """
     value = row.get(name)
+    if isinstance(row, TextRow) and isinstance(value, str):
+        value = _spelled_list(value.strip(), name)
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -93,11 +125,45 @@ def text_list(row: Row, name: str) -> tuple[str, ...]:
 def span_list(row: Row, name: str) -> tuple[tuple[int, int], ...]:
     """A list of ``[start, end]`` pairs of whole numbers; empty where absent or null."""
     value = row.get(name)
+    if isinstance(row, TextRow) and isinstance(value, str):
+        value = _json_list(value.strip(), name)
     if value is None:
         return ()
     if not isinstance(value, list) or not all(_is_pair(item) for item in value):
         raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not a list of [start, end] pairs")
     return tuple((item[0], item[1]) for item in value)
+
+
+def _whole_number(text: str, name: str) -> int | None:
+    if not text:
+        return None
+    if not _WHOLE_NUMBER.fullmatch(text):
+        raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not a whole number")
+    return int(text.partition(".")[0])
+
+
+def _number(text: str, name: str) -> float | None:
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not a number") from None
+
+
+def _spelled_list(text: str, name: str) -> object:
+    if text.startswith("["):
+        return _json_list(text, name)
+    return text.split(_LIST_SEPARATOR) if text else None
+
+
+def _json_list(text: str, name: str) -> object:
+    if not text:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not a list in JSON") from None
 
 
 def _is_pair(item: object) -> bool:

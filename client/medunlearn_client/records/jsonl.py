@@ -20,7 +20,7 @@ Any other field makes the row bad. Spans count characters after a question was w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from medunlearn_client.records import fields
@@ -53,16 +53,13 @@ def recognises(row: Row) -> bool:
     )
 
 
-def read(rows: Iterable[tuple[int, Row]]) -> list[tuple[int, list[Record] | InvalidRecord]]:
+def read(rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, list[Record] | InvalidRecord]]:
     """Reads each row by itself: ``(row number, its record or what is wrong)``."""
-    return [(number, _record_or_error(row)) for number, row in rows]
-
-
-def _record_or_error(row: Row) -> list[Record] | InvalidRecord:
-    try:
-        return [record_from_row(row)]
-    except InvalidRecord as error:
-        return error
+    for number, row in rows:
+        try:
+            yield number, [record_from_row(row)]
+        except InvalidRecord as error:
+            yield number, error
 
 
 def record_from_row(row: Row) -> Record:

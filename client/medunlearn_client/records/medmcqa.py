@@ -45,7 +45,7 @@ def read(rows: Iterable[tuple[int, Row]]) -> list[tuple[int, list[Record] | Inva
 
 def _first_answer(rows: Iterable[Row]) -> int:
     """The number, 0 or 1, that ``cop`` gives to the first option in this file."""
-    seen = {row["cop"] for row in rows if isinstance(row.get("cop"), int)}
+    seen = {number for row in rows if (number := _number_or_none(row)) is not None}
     if not seen or (0 in seen and N_OPTIONS not in seen):
         return 0
     if N_OPTIONS in seen and 0 not in seen:
@@ -55,6 +55,14 @@ def _first_answer(rows: Iterable[Row]) -> int:
         "`cop` counts the options neither clearly from 0 nor clearly from 1",
         "give the whole published file, or rewrite it with `options` and a 0-based `answer`",
     )
+
+
+def _number_or_none(row: Row) -> int | None:
+    """``cop`` where it is a number, also one spelled out in a table."""
+    try:
+        return fields.optional_index(row, "cop")
+    except InvalidRecord:
+        return None
 
 
 def _record_or_error(row: Row, first_answer: int) -> list[Record] | InvalidRecord:

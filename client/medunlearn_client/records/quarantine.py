@@ -18,6 +18,7 @@ from medunlearn_client.records.record import InvalidRecord
 from medunlearn_common.errors import Misconfigured, Transient
 
 DEFAULT_MAX_BAD_FRACTION = 0.2
+MAX_KEPT = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +42,20 @@ class BadRow:
 class Quarantine:
     """Collects bad rows and decides when there are too many.
 
+    The first ``MAX_KEPT`` are kept one by one; of more, only the number is known, so that a
+    file of nothing but bad rows does not fill the memory.
+
     Attributes:
         path: JSON-lines file to write, or None to keep the list in memory only.
         max_bad_fraction: Largest tolerated share of bad rows among all rows, in [0, 1].
+        set_aside: Rows in order that give no record, by reason; they are not bad.
+        by_code: Number of bad rows by code.
     """
 
     path: Path | None = None
     max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION
+    set_aside: Counter[str] = field(default_factory=Counter)
+    by_code: Counter[str] = field(default_factory=Counter)
     _rows: list[BadRow] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -60,12 +68,19 @@ class Quarantine:
 
     @property
     def rows(self) -> Sequence[BadRow]:
-        """The bad rows so far, in the order they were met."""
+        """The bad rows so far, at most ``MAX_KEPT``, in the order they were met."""
         return tuple(self._rows)
+
+    @property
+    def count(self) -> int:
+        """How many rows were bad, kept or not."""
+        return self.by_code.total()
 
     def add(self, file: str, row: int, error: InvalidRecord) -> None:
         """Notes one bad row."""
-        self._rows.append(BadRow(file=file, row=row, code=error.code, reason=error.message))
+        self.by_code[error.code] += 1
+        if len(self._rows) < MAX_KEPT:
+            self._rows.append(BadRow(file=file, row=row, code=error.code, reason=error.message))
 
     def finish(self, total_rows: int) -> None:
         """Writes the file, then refuses the data if too many rows were bad.
@@ -78,18 +93,21 @@ class Quarantine:
             Transient: QUARANTINE_UNWRITABLE.
         """
         if self.path is not None and self._rows:
-            write_lines_atomically(self.path, [json.dumps(asdict(row)) for row in self._rows])
-        if len(self._rows) > self.max_bad_fraction * total_rows:
+            lines = [json.dumps(asdict(row)) for row in self._rows]
+            if self.count > len(self._rows):
+                lines.append(json.dumps({"further_bad_rows": self.count - len(self._rows)}))
+            write_lines_atomically(self.path, lines)
+        if self.count > self.max_bad_fraction * total_rows:
             raise self._too_many(total_rows)
 
     def _too_many(self, total_rows: int) -> Misconfigured:
-        common = Counter(row.code for row in self._rows).most_common(3)
+        common = self.by_code.most_common(3)
         kinds = ", ".join(f"{count} x {code}" for code, count in common)
         first = self._rows[0]
         where = f"see {self.path}" if self.path else "name a quarantine file to see them all"
         return Misconfigured(
             "DATA_TOO_MANY_BAD_ROWS",
-            f"{len(self._rows)} of {total_rows} rows are bad (limit "
+            f"{self.count} of {total_rows} rows are bad (limit "
             f"{self.max_bad_fraction:.0%}): {kinds}; the first is {first.file} row {first.row}",
             f"mend the export or check the format; {where}",
         )

@@ -1,79 +1,135 @@
-"""The one door through which patient data enters: files in, validated records out."""
+"""The one door through which patient data enters: files in, validated records out.
+
+Two questions are kept apart. *What kind of file* it is (JSON lines, CSV, Parquet, an archive)
+is told by its content, in ``containers``. *What a row means* (an exam question, a patient, a
+FHIR resource) is the record format, named in the plan or recognised by the rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from medunlearn_client.records import jsonl, medmcqa, synthea
+from medunlearn_client.records import (
+    fhir,
+    jsonl,
+    medmcqa,
+    medqa,
+    medquad,
+    mhqa,
+    pubmedqa,
+    synthea,
+)
+from medunlearn_client.records.containers import ContainerOptions, RowFile, row_files
 from medunlearn_client.records.fields import bad_row
-from medunlearn_client.records.lines import MAX_LINE_BYTES, read_rows
+from medunlearn_client.records.lines import MAX_LINE_BYTES
+from medunlearn_client.records.mapped import MappedReader
 from medunlearn_client.records.quarantine import Quarantine
 from medunlearn_client.records.record import InvalidRecord, Record
+from medunlearn_client.records.seen import SeenIds
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan.sections import ColumnsSection, DataSection
 
-AUTO = "auto"
+AUTO, TABLE, FHIR = "auto", "table", "fhir"
 _ROWS_TO_RECOGNISE = 100
 
-Parsed = list[tuple[int, list[Record] | InvalidRecord]]
+Row = Mapping[str, Any]
+Item = list[Record] | InvalidRecord
 
 
 class RecordReader(Protocol):
     """One file format. A module with these two functions is one."""
 
-    def recognises(self, row: Mapping[str, Any]) -> bool:
+    def recognises(self, row: Row) -> bool:
         """Whether an object looks like a row of this format."""
 
-    def read(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Parsed:
-        """Per row of one file, its records or what is wrong with it."""
+    def read(self, rows: Iterable[tuple[int, Row]]) -> Iterable[tuple[int, Item]]:
+        """Per row of one file, its records (none is possible) or what is wrong with it.
+
+        A format whose rows stand alone yields as it reads; one that has to compare rows
+        (numbering of answers, wrong options from other patients) reads its file whole.
+        """
 
 
 # The order matters to detection only: the narrower format comes first.
-READERS: dict[str, RecordReader] = {"synthea": synthea, "medmcqa": medmcqa, "jsonl": jsonl}
+READERS: dict[str, RecordReader] = {
+    "synthea": synthea,
+    "mhqa": mhqa,
+    "pubmedqa": pubmedqa,
+    "medquad": medquad,
+    "medqa": medqa,
+    "medmcqa": medmcqa,
+    "jsonl": jsonl,
+}
+FORMATS = (AUTO, TABLE, FHIR, *READERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How files are read.
+
+    Attributes:
+        record_format: One of ``FORMATS``.
+        max_line_bytes: Longest accepted row.
+        encoding: Of CSV files, or "auto".
+        sheet: Of workbooks; the first one where empty.
+        columns: Which column means what; read by it where any of its keys is set.
+        fhir_templates: The hospital's own templates, or None for the packaged ones.
+    """
+
+    record_format: str = AUTO
+    max_line_bytes: int = MAX_LINE_BYTES
+    encoding: str = "auto"
+    sheet: str = ""
+    columns: ColumnsSection = field(default_factory=ColumnsSection)
+    fhir_templates: Path | None = None
+
+    @classmethod
+    def of_plan(cls, data: DataSection) -> ReadOptions:
+        """What a plan's ``[data]`` section says."""
+        templates = Path(data.fhir_templates) if data.fhir_templates else None
+        return cls(
+            record_format=data.record_format, encoding=data.encoding, sheet=data.sheet,
+            columns=data.columns, fhir_templates=templates,
+        )
 
 
 def read_records(
     paths: Path | Sequence[Path],
     *,
-    record_format: str = AUTO,
+    record_format: str | None = None,
     quarantine: Quarantine | None = None,
-    max_line_bytes: int = MAX_LINE_BYTES,
+    max_line_bytes: int | None = None,
+    options: ReadOptions | None = None,
 ) -> list[Record]:
-    """Reads one or more files into records, in file order.
+    """Reads files into records, in file order (FHIR last, in order of patients).
 
     Bad rows go to the quarantine; a file that cannot be read to its end is refused.
 
     Args:
-        paths: JSON-lines files, plain or gzipped.
-        record_format: A key of ``READERS``, or ``"auto"`` to recognise each file by its rows.
+        paths: Files, folders, archives, or hub names (``hf:OWNER/NAME``).
+        record_format: As in ``options``, which it overrides.
         quarantine: Where bad rows are noted; by default they are counted and not written.
-        max_line_bytes: Longest accepted row.
+        max_line_bytes: As in ``options``, which it overrides.
+        options: Everything else.
 
     Returns:
         At least one record; ids are unique over all files.
 
     Raises:
-        Misconfigured: DATA_FILE_MISSING, DATA_FILE_EMPTY, DATA_FILE_UNREADABLE,
-            DATA_FILE_TOO_LARGE, DATA_GZIP_DAMAGED, DATA_FORMAT_UNSUPPORTED,
-            DATA_FORMAT_UNKNOWN, DATA_ANSWER_NUMBERING, DATA_TOO_MANY_BAD_ROWS or
-            DATA_NO_RECORDS.
-        Transient: QUARANTINE_UNWRITABLE.
+        Misconfigured: As :func:`stream_records`; DATA_NO_RECORDS.
+        Transient: As :func:`stream_records`.
     """
-    files = [paths] if isinstance(paths, Path) else list(paths)
-    if not files:
-        raise Misconfigured("DATA_FILE_MISSING", "no data file is named", "name at least one")
-    held = quarantine if quarantine is not None else Quarantine()
-    records: list[Record] = []
-    seen: dict[str, tuple[str, int]] = {}
-    total_rows = 0
-    for path in files:
-        rows, parsed = _read_file(path, record_format, held, max_line_bytes)
-        total_rows += rows
-        for number, item in parsed:
-            fresh = _accept(path.name, number, item, seen, held)
-            records.extend(fresh)
-    held.finish(total_rows)
+    chosen = options or ReadOptions()
+    if record_format is not None:
+        chosen = replace(chosen, record_format=record_format)
+    if max_line_bytes is not None:
+        chosen = replace(chosen, max_line_bytes=max_line_bytes)
+    records = list(stream_records(paths, quarantine=quarantine, options=chosen))
     if not records:
         raise Misconfigured(
             "DATA_NO_RECORDS", "the data holds no usable record", "check the files and the format"
@@ -81,62 +137,147 @@ def read_records(
     return records
 
 
-def _read_file(
-    path: Path, record_format: str, quarantine: Quarantine, max_line_bytes: int
-) -> tuple[int, Parsed]:
-    good: list[tuple[int, dict[str, Any]]] = []
-    total_rows = 0
-    for number, row in read_rows(path, max_line_bytes=max_line_bytes):
-        total_rows += 1
-        if isinstance(row, InvalidRecord):
-            quarantine.add(path.name, number, row)
-        else:
-            good.append((number, row))
-    if not total_rows:
-        raise Misconfigured("DATA_FILE_EMPTY", f"{path} is empty", "export the data again")
-    if not good:
-        quarantine.finish(total_rows)
-        return total_rows, []
-    return total_rows, _reader(path, record_format, good).read(good)
+def stream_records(
+    paths: Path | Sequence[Path],
+    *,
+    quarantine: Quarantine | None = None,
+    options: ReadOptions | None = None,
+) -> Iterator[Record]:
+    """As :func:`read_records`, one record at a time and in bounded memory.
+
+    Whether the data is acceptable is known only at the end, so whatever is made of the
+    records must not be used before the iterator has ended without an error.
+
+    Raises:
+        Misconfigured: DATA_FILE_MISSING, DATA_FILE_EMPTY, DATA_FILE_UNREADABLE,
+            DATA_FOLDER_EMPTY, DATA_GZIP_DAMAGED, DATA_ARCHIVE_DAMAGED, DATA_JSON_DAMAGED,
+            DATA_PARQUET_DAMAGED, DATA_SPREADSHEET_DAMAGED, DATA_SET_DAMAGED, DATA_ZIP_BOMB,
+            DATA_ITEM_TOO_LARGE, DATA_PATH_LEAVES_FOLDER, DATA_TABLE_HEADER,
+            DATA_ENCODING_UNKNOWN, DATA_SHEET_MISSING, DATA_COLUMN_MISSING,
+            DATA_COLUMNS_UNUSED, DATA_FORMAT_UNSUPPORTED, DATA_FORMAT_UNKNOWN,
+            DATA_ANSWER_NUMBERING, DATA_HUB_NAME, DATA_TOO_MANY_BAD_ROWS, or a TEMPLATE code.
+        Transient: QUARANTINE_UNWRITABLE or DATA_HUB_UNREACHABLE.
+    """
+    files = [paths] if isinstance(paths, Path) else list(paths)
+    if not files:
+        raise Misconfigured("DATA_FILE_MISSING", "no data file is named", "name at least one")
+    with ExitStack() as stack:
+        seen = stack.enter_context(SeenIds())
+        held = quarantine if quarantine is not None else Quarantine()
+        reading = _Reading(options or ReadOptions(), held, seen)
+        stack.callback(reading.close)
+        for path in files:
+            yield from reading.path(path)
+        yield from reading.rest()
+        held.finish(reading.total_rows)
 
 
-def _reader(
-    path: Path, record_format: str, rows: Sequence[tuple[int, Mapping[str, Any]]]
-) -> RecordReader:
-    if record_format != AUTO:
-        if record_format not in READERS:
-            raise Misconfigured(
-                "DATA_FORMAT_UNKNOWN",
-                f"there is no record format {record_format!r}",
-                f"use one of: {', '.join((AUTO, *READERS))}",
-            )
-        return READERS[record_format]
+class _Reading:
+    """One pass over all files."""
+
+    def __init__(self, options: ReadOptions, quarantine: Quarantine, seen: SeenIds) -> None:
+        self._options, self._quarantine, self._seen = options, quarantine, seen
+        self._container = ContainerOptions(
+            max_line_bytes=options.max_line_bytes, encoding=options.encoding, sheet=options.sheet
+        )
+        self._named = _named_reader(options)
+        self._all_fhir = options.record_format == FHIR
+        # Templates are read first: a mistake in them must not show after hours of reading.
+        templates = fhir.load_templates(options.fhir_templates)
+        self._fhir = fhir.FhirCollection(templates)
+        self.total_rows = 0
+
+    def close(self) -> None:
+        self._fhir.close()
+
+    def path(self, path: Path) -> Iterator[Record]:
+        before = self.total_rows
+        with closing(row_files(path, self._container)) as found:
+            for file in found:
+                yield from self._file(file)
+        if self.total_rows == before:
+            raise Misconfigured("DATA_FILE_EMPTY", f"{path} is empty", "export the data again")
+
+    def rest(self) -> Iterator[Record]:
+        """What can be said only after the last file."""
+        for file, number, item in self._fhir.results():
+            yield from self._accept(file, number, item)
+        self._quarantine.set_aside.update(self._fhir.set_aside)
+
+    def _file(self, file: RowFile) -> Iterator[Record]:
+        rows = self._good_rows(file)
+        first = list(islice(rows, _ROWS_TO_RECOGNISE))
+        if not first:
+            return
+        every = chain(first, rows)
+        reader = None if self._all_fhir else self._named or _recognised(file.name, first)
+        if reader is None:
+            self._collect(file.name, every)
+            return
+        for number, item in reader.read(every):
+            yield from self._accept(file.name, number, item)
+
+    def _collect(self, name: str, rows: Iterable[tuple[int, Row]]) -> None:
+        for number, row in rows:
+            resources, errors = self._fhir.add(name, number, row)
+            self.total_rows += resources - 1  # the row itself was counted as it was read
+            for error in errors:
+                self._quarantine.add(name, number, error)
+
+    def _good_rows(self, file: RowFile) -> Iterator[tuple[int, Row]]:
+        for number, row in file.rows:
+            self.total_rows += 1
+            if isinstance(row, InvalidRecord):
+                self._quarantine.add(file.name, number, row)
+            else:
+                yield number, row
+
+    def _accept(self, file: str, number: int, item: Item) -> list[Record]:
+        """The row's records, unless the row is bad or repeats an id."""
+        if isinstance(item, InvalidRecord):
+            self._quarantine.add(file, number, item)
+            return []
+        if not item:
+            self._quarantine.set_aside["without a record"] += 1
+        ids = [record.record_id for record in item]
+        repeated = self._seen.first_place(ids)
+        if repeated is not None:
+            message = f"repeats the id of {repeated[0]} row {repeated[1]}"
+            self._quarantine.add(file, number, bad_row("ROW_DUPLICATE_ID", message))
+            return []
+        self._seen.add(ids, file, number)
+        return item
+
+
+def _named_reader(options: ReadOptions) -> RecordReader | None:
+    """The reader that the options name; None where rows decide, or for FHIR."""
+    name = options.record_format
+    if name not in FORMATS:
+        raise Misconfigured(
+            "DATA_FORMAT_UNKNOWN", f"there is no record format {name!r}",
+            f"use one of: {', '.join(FORMATS)} (CSV, Excel and Parquet are found by themselves)",
+        )
+    mapped = options.columns != ColumnsSection()
+    if mapped and name not in (AUTO, TABLE):
+        raise Misconfigured(
+            "DATA_COLUMNS_UNUSED", f"data.columns is set, and the record format is {name}",
+            'set record_format = "table", or take [data.columns] out',
+        )
+    if mapped or name == TABLE:
+        return MappedReader(options.columns)
+    return READERS.get(name)
+
+
+def _recognised(file: str, rows: Sequence[tuple[int, Row]]) -> RecordReader | None:
+    """The reader of such rows; None for FHIR, which is collected over all files."""
+    if any(fhir.recognises(row) for _, row in rows):
+        return None
     for reader in READERS.values():
-        if any(reader.recognises(row) for _, row in rows[:_ROWS_TO_RECOGNISE]):
+        if any(reader.recognises(row) for _, row in rows):
             return reader
     raise Misconfigured(
         "DATA_FORMAT_UNKNOWN",
-        f"the rows of {path.name} are in no known format",
-        f"known are {', '.join(READERS)}; the fields are listed in the documentation",
+        f"the rows of {file} are in no known format",
+        f"known are {', '.join((FHIR, *READERS))}; for other columns set [data.columns], as "
+        "docs/data.md shows",
     )
-
-
-def _accept(
-    file: str,
-    number: int,
-    item: list[Record] | InvalidRecord,
-    seen: dict[str, tuple[str, int]],
-    quarantine: Quarantine,
-) -> list[Record]:
-    """The row's records, unless the row is bad or repeats an id."""
-    if isinstance(item, InvalidRecord):
-        quarantine.add(file, number, item)
-        return []
-    repeated = next((seen[r.record_id] for r in item if r.record_id in seen), None)
-    if repeated is not None:
-        first_file, first_row = repeated
-        message = f"repeats the id of {first_file} row {first_row}"
-        quarantine.add(file, number, bad_row("ROW_DUPLICATE_ID", message))
-        return []
-    seen.update((record.record_id, (file, number)) for record in item)
-    return item

@@ -17,11 +17,13 @@ import numpy as np
 
 Pools = Mapping[str, tuple[tuple[str, ...], ...]]
 Pool = tuple[tuple[str, ...], ...]
+PoolsByKey = Mapping[tuple[str, str], Pool]
 
 N_OPTIONS = 4
 MAX_DRAWS = 200
 
-CLINICAL = frozenset({"condition", "medication", "procedure"})
+RECOMBINED_BY_WORD = frozenset({"name", "address"})
+RECOMBINED_BY_CHARACTER = frozenset({"phone", "ssn", "licence", "passport"})
 _WORDS = re.compile(r"\s+")
 
 
@@ -60,11 +62,11 @@ def _generator(seed_text: str) -> np.random.Generator:
 
 
 def _candidate(subject: str, answer: str, pool: Pool, generator: np.random.Generator) -> str:
-    if subject in CLINICAL:
-        return _pick(pool, generator)
-    if subject in ("name", "address"):
+    if subject in RECOMBINED_BY_WORD:
         return _recombine(answer, pool, generator, by_word=True)
-    return _recombine(answer, pool, generator, by_word=False)
+    if subject in RECOMBINED_BY_CHARACTER:
+        return _recombine(answer, pool, generator, by_word=False)
+    return _pick(pool, generator)
 
 
 def _pick(pool: Pool, generator: np.random.Generator) -> str:

@@ -74,12 +74,38 @@ class ModelSection(Section):
                             description="longest record; longer prompts lose their middle")
 
 
+class ColumnsSection(Section):
+    """Which column of a table means what; any key set here reads all files by this map."""
+
+    id: str = Field("", description="record id; without one it is a digest of the record")
+    question: str = Field("question", min_length=1, description="the question")
+    answer: str = Field("answer", min_length=1, description="the answer")
+    answer_is: Literal["text", "letter", "number_from_0", "number_from_1"] = Field(
+        "text", description="the answer's text, or which option is right")
+    options: tuple[str, ...] = Field(
+        (), description='one column per option, or one column with a list ("a|b|c" or JSON)')
+    subject: str = Field("", description="topic, e.g. the department")
+    patient_id: str = Field("", description="whom the record is about")
+    identifiers: tuple[str, ...] = Field(
+        (), description="columns that name the patient; marked wherever they stand in the text")
+
+
 class DataSection(Section):
     """Where the hospital's records lie. Read by hospitals only, never sent."""
 
-    files: tuple[str, ...] = Field((), description="record files; empty uses the embedded demo")
-    record_format: Literal["auto", "jsonl", "medmcqa", "synthea"] = Field(
-        "auto", description="format of the files")
+    files: tuple[str, ...] = Field(
+        (), description="record files, folders or archives; empty uses the embedded demo")
+    record_format: Literal[
+        "auto", "jsonl", "table", "medmcqa", "medqa", "mhqa", "medquad", "pubmedqa", "synthea",
+        "fhir",
+    ] = Field("auto", description="what the rows mean; the kind of file is found by itself")
+    encoding: str = Field(
+        "auto", min_length=1, description="of CSV files; auto knows UTF-8, UTF-16, Windows-1252")
+    sheet: str = Field("", description="sheet of an Excel workbook; empty takes the first")
+    fhir_templates: str = Field(
+        "", description="TOML file of question templates in place of the packaged ones "
+        "(`medunlearn records templates` writes them)")
+    columns: ColumnsSection = ColumnsSection()
     show_subject: bool = Field(
         False, description="begin every prompt with the record's subject, as forms with a "
         "department field do; a model can then tell topics apart")

@@ -33,10 +33,15 @@ def plan_template(plan: Plan | None = None) -> str:
 def _section_text(name: str, section: Section) -> str:
     title = (type(section).__doc__ or "").splitlines()[0]
     lines = ["", f"# {title}", f"[{name}]"]
+    inner = []
     for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, Section):  # after the plain keys, or TOML would take those in
+            inner.append(_section_text(f"{name}.{key}", value))
+            continue
         lines.append(f"# {_comment(field)}")
-        lines.append(f"{key} = {_toml_value(getattr(section, key))}")
-    return "\n".join(lines)
+        lines.append(f"{key} = {_toml_value(value)}")
+    return "\n".join([*lines, *inner])
 
 
 def _comment(field: FieldInfo) -> str:

@@ -1,0 +1,194 @@
+"""Parquet files and Hugging Face data sets: columns on disk, a bounded batch in memory.
+
+A Parquet file is read row group by row group, in batches; a data set that was saved with
+``save_to_disk`` is memory-mapped. Dates become ISO text, so that the rows equal those of the
+same records in JSON.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medunlearn_client.records.fields import bad_row
+from medunlearn_client.records.lines import ParsedRow, check_tree
+from medunlearn_client.records.record import InvalidRecord
+from medunlearn_common.errors import Misconfigured, Transient
+
+BATCH_ROWS = 256
+MAX_ROW_GROUP_BYTES = 2 << 30
+HUB_PREFIX = "hf:"
+
+_STATE, _DATASET_DICT = "state.json", "dataset_dict.json"
+
+
+def parquet_rows(path: Path, *, label: str) -> Iterator[ParsedRow]:
+    """Yields ``(row number from 1, row or what is wrong with it)``.
+
+    Raises:
+        Misconfigured: DATA_PARQUET_DAMAGED or DATA_ZIP_BOMB.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            for index in range(file.metadata.num_row_groups):
+                size = file.metadata.row_group(index).total_byte_size
+                if size > MAX_ROW_GROUP_BYTES:
+                    raise Misconfigured(
+                        "DATA_ZIP_BOMB",
+                        f"{label} has a row group of {size >> 20} MiB",
+                        "write it again with smaller row groups",
+                    )
+            number = 0
+            for batch in file.iter_batches(batch_size=BATCH_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, _checked(row)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise Misconfigured(
+            "DATA_PARQUET_DAMAGED",
+            f"{label} cannot be read as Parquet ({type(error).__name__})",
+            "write or copy it again",
+        ) from error
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether the folder was written by ``save_to_disk``."""
+    return (folder / _STATE).is_file() or (folder / _DATASET_DICT).is_file()
+
+
+def saved_datasets(folder: Path) -> list[Path]:
+    """The folders of the data set's splits; itself where there are none.
+
+    Raises:
+        Misconfigured: DATA_SET_DAMAGED or DATA_PATH_LEAVES_FOLDER.
+    """
+    if not (folder / _DATASET_DICT).is_file():
+        return [folder]
+    splits = _json_object(folder / _DATASET_DICT).get("splits")
+    if not isinstance(splits, list) or not all(isinstance(name, str) for name in splits):
+        raise _dataset_damaged(folder, "no list of splits")
+    return [_inside(folder, name) for name in splits]
+
+
+def dataset_rows(folder: Path) -> Iterator[ParsedRow]:
+    """Yields the rows of one split that ``save_to_disk`` wrote.
+
+    Raises:
+        Misconfigured: DATA_SET_DAMAGED or DATA_PATH_LEAVES_FOLDER.
+    """
+    files = _json_object(folder / _STATE).get("_data_files")
+    if not isinstance(files, list):
+        raise _dataset_damaged(folder, "no list of data files")
+    for entry in files:
+        name = entry.get("filename") if isinstance(entry, dict) else None
+        if not isinstance(name, str):
+            raise _dataset_damaged(folder, "a data file without a name")
+        _inside(folder, name)
+    import datasets  # slow to import, and only needed here
+
+    try:
+        loaded = datasets.load_from_disk(str(folder)).with_format(None)
+        yield from _dataset_rows(loaded)
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _dataset_damaged(folder, type(error).__name__) from error
+
+
+def hub_rows(source: str) -> Iterator[ParsedRow]:
+    """Yields the rows of a public data set, ``hf:OWNER/NAME[/CONFIG][#SPLIT]``, streamed.
+
+    Raises:
+        Misconfigured: DATA_HUB_NAME.
+        Transient: DATA_HUB_UNREACHABLE.
+    """
+    name, _, split = source.removeprefix(HUB_PREFIX).partition("#")
+    parts = name.split("/")
+    if not 2 <= len(parts) <= 3 or not all(parts) or ".." in parts:
+        raise Misconfigured(
+            "DATA_HUB_NAME", f"{source[:80]!a} names no data set of the hub",
+            "write hf:OWNER/NAME, hf:OWNER/NAME/CONFIG or hf:OWNER/NAME#SPLIT",
+        )
+    import datasets
+
+    try:
+        config = parts[2] if len(parts) == 3 else None
+        loaded = datasets.load_dataset(
+            "/".join(parts[:2]), config, split=split or "train", streaming=True
+        )
+        yield from _dataset_rows(loaded)
+    except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+        raise Transient(
+            "DATA_HUB_UNREACHABLE",
+            f"the hub's data set {name!a} cannot be read ({type(error).__name__})",
+            "a hospital without a network saves it elsewhere with save_to_disk and names the "
+            "folder; else check its name, split and your login",
+        ) from error
+
+
+def _dataset_rows(loaded: Any) -> Iterator[ParsedRow]:
+    number = 0
+    for batch in loaded.iter(batch_size=BATCH_ROWS):
+        names = list(batch)
+        for values in zip(*(batch[name] for name in names), strict=True):
+            number += 1
+            yield number, _checked(dict(zip(names, values, strict=True)))
+
+
+def _checked(row: Any) -> dict[str, Any] | InvalidRecord:
+    try:
+        plain = {str(name): _plain(value) for name, value in row.items()}
+        check_tree(plain)
+    except InvalidRecord as error:
+        return error
+    return plain
+
+
+def _plain(value: object) -> object:
+    """The value as JSON would hold it."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, dt.datetime):
+        return value.isoformat(timespec="seconds")
+    if isinstance(value, (dt.date, dt.time)):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return float(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    raise bad_row("ROW_FIELD_TYPE", "a column holds bytes or another type that is no text")
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _dataset_damaged(path.parent, type(error).__name__) from error
+    if not isinstance(value, dict):
+        raise _dataset_damaged(path.parent, f"{path.name} is not an object")
+    return value
+
+
+def _inside(folder: Path, name: str) -> Path:
+    inner = folder / name
+    if not inner.resolve().is_relative_to(folder.resolve()) or name in ("", "."):
+        raise Misconfigured(
+            "DATA_PATH_LEAVES_FOLDER",
+            f"{folder.name} names a file outside its folder",
+            "save the data set again; a data set holds all of its files",
+        )
+    return inner
+
+
+def _dataset_damaged(folder: Path, why: str) -> Misconfigured:
+    return Misconfigured(
+        "DATA_SET_DAMAGED", f"{folder.name} is not a whole saved data set ({why})",
+        "save it again with save_to_disk",
+    )

@@ -1,0 +1,120 @@
+"""``medunlearn records check`` and ``medunlearn records templates``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from medunlearn_client.records.fhir.templates import packaged_text
+from medunlearn_client.records.quarantine import Quarantine
+from medunlearn_client.records.reading import ReadOptions, stream_records
+from medunlearn_client.records.record import Record
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import write_atomically
+from medunlearn_common.plan.reading import read_plan
+from medunlearn_common.plan.sections import DataSection
+
+records_app = typer.Typer(
+    help="Look at record files as a run will see them; nothing is kept or sent.",
+    no_args_is_help=True, rich_markup_mode="rich",
+)
+_NO_SUBJECT = "(none)"
+
+
+@records_app.command("check")
+def check(
+    data: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders or archives; default: the plan's.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="Plan whose [data] section says how to read.")
+    ] = None,
+    record_format: Annotated[
+        str | None, typer.Option("--format", help="What the rows mean, if not recognised.")
+    ] = None,
+    fhir_templates: Annotated[
+        Path | None, typer.Option("--fhir-templates", help="TOML file of FHIR templates.")
+    ] = None,
+    quarantine: Annotated[
+        Path | None, typer.Option("--quarantine", help="Write bad rows here: number and reason.")
+    ] = None,
+) -> None:
+    """Read records and count what came out, by subject; bad rows by reason.
+
+    Examples:
+
+      medunlearn records check export/ --quarantine bad.jsonl
+
+      medunlearn records check patients.xlsx --plan plan.toml
+    """
+    section = read_plan(plan).data if plan is not None else DataSection()
+    files = [Path(name) for name in data or section.files]
+    options = ReadOptions.of_plan(section)
+    options = ReadOptions(
+        record_format=record_format or options.record_format, encoding=options.encoding,
+        sheet=options.sheet, columns=options.columns,
+        fhir_templates=fhir_templates or options.fhir_templates,
+    )
+    held = Quarantine(path=quarantine, max_bad_fraction=section.max_bad_fraction)
+    tally = RecordTally()
+    for record in stream_records(files, quarantine=held, options=options):
+        tally.add(record)
+    _print(tally, held)
+
+
+class RecordTally:
+    """Counts of records by subject: all, with options, of patients."""
+
+    def __init__(self) -> None:
+        self.records: Counter[str] = Counter()
+        self.ranked: Counter[str] = Counter()
+        self.of_patients: Counter[str] = Counter()
+
+    def add(self, record: Record) -> None:
+        """Count one more."""
+        subject = record.subject or _NO_SUBJECT
+        self.records[subject] += 1
+        self.ranked[subject] += bool(record.options)
+        self.of_patients[subject] += record.patient_id is not None
+
+
+def _print(tally: RecordTally, held: Quarantine) -> None:
+    table = Table("subject", "records", "with options", "of patients")
+    for subject, count in tally.records.most_common():
+        table.add_row(
+            subject, str(count), str(tally.ranked[subject]), str(tally.of_patients[subject])
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"{tally.records.total()} records")
+    for kind, count in held.set_aside.most_common():
+        console.print(f"set aside: {count} x {kind}", markup=False)
+    for code, count in held.by_code.most_common():
+        console.print(f"bad rows: {count} x {code}", markup=False)
+
+
+@records_app.command("templates")
+def templates(
+    file: Annotated[Path, typer.Argument(help="Where to write; - prints them.")] = Path("-"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write the FHIR templates, to edit and to name as [data] fhir_templates.
+
+    Example:
+
+      medunlearn records templates our-templates.toml
+    """
+    if str(file) == "-":
+        typer.echo(packaged_text(), nl=False)
+        return
+    if file.exists() and not force:
+        raise Misconfigured(
+            "TEMPLATES_EXIST", f"{file} exists already", "choose another name, or add --force"
+        )
+    write_atomically(file, packaged_text().encode("utf-8"), private=False)
+    typer.echo(f'wrote {file}; name it in the plan: [data] fhir_templates = "{file}"')

@@ -1,0 +1,292 @@
+"""From FHIR rows to records: collect everything once, then write out patient by patient.
+
+A question is asked only if it has one answer for its patient, so a day with two diagnoses is
+not asked about. Record ids are ``patient:subject:resource id``: the same in a bundle and in a
+bulk export, and unmoved by resources that are added later.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from medunlearn_client.records import synthea_options
+from medunlearn_client.records.fhir.notes import note_records
+from medunlearn_client.records.fhir.resources import (
+    FIELDS_OF,
+    Fact,
+    fact_of,
+    is_known_type,
+    medication_name,
+    reference_key,
+    validate,
+)
+from medunlearn_client.records.fhir.store import (
+    FactStore,
+    LeftOut,
+    PatientFacts,
+    Place,
+    StoredFact,
+    StoredPatient,
+)
+from medunlearn_client.records.fhir.templates import (
+    WHO_AND_WHEN,
+    QuestionTemplate,
+    Rendered,
+    TemplateSet,
+    render,
+    target_spans,
+)
+from medunlearn_client.records.fields import Row, bad_row, content_id
+from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
+
+POOL_PATIENTS = 500
+MAX_BUNDLE_DEPTH = 2
+
+_POOL_ANSWERS = 20
+
+Result = tuple[str, int, list[Record] | InvalidRecord]
+_PoolKey = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A filled question before its options are drawn."""
+
+    template: QuestionTemplate
+    fact: StoredFact
+    question: Rendered
+    answer: str
+
+    @property
+    def pool_key(self) -> _PoolKey:
+        """Answers that may stand in for this one as a wrong option."""
+        name = self.fact.values.get("name", "") if self.template.options == "code" else ""
+        return (self.template.subject, name)
+
+
+def recognises(row: Row) -> bool:
+    """Whether an object is a FHIR resource, or a bundle's entry that holds one."""
+    return isinstance(row.get("resourceType"), str) or _is_entry(row)
+
+
+def _is_entry(row: Row) -> bool:
+    resource = row.get("resource")
+    return isinstance(resource, dict) and isinstance(resource.get("resourceType"), str)
+
+
+class FhirCollection:
+    """All FHIR rows of one reading.
+
+    Attributes:
+        set_aside: How many resources were in order but give no record, by resource type.
+    """
+
+    def __init__(self, templates: TemplateSet) -> None:
+        self._templates = templates
+        self._store = FactStore()
+        self.set_aside: Counter[str] = Counter()
+
+    def close(self) -> None:
+        """Removes the facts from disk."""
+        self._store.close()
+
+    def add(self, file: str, number: int, row: Row) -> tuple[int, list[InvalidRecord]]:
+        """Take one row: a resource, a bundle's entry, or a whole bundle.
+
+        Returns:
+            How many resources that were, and what is wrong with some of them.
+        """
+        place = Place(file=file, row=number)
+        resources, errors = 0, []
+        for resource, full_url in _resources(row):
+            resources += 1
+            try:
+                self._add(resource, full_url, place)
+            except InvalidRecord as error:
+                errors.append(error)
+        return max(resources, 1), errors
+
+    def _add(self, resource: object, full_url: str, place: Place) -> None:
+        if not isinstance(resource, dict):
+            raise bad_row("ROW_FHIR_INVALID", "an entry without a resource")
+        kind = resource.get("resourceType")
+        if not is_known_type(kind):
+            raise bad_row("ROW_FHIR_TYPE", "no resource type of FHIR R4")
+        key = reference_key(full_url)
+        if kind == "Medication":
+            medication_id, name = medication_name(resource)
+            for known in {medication_id, key} - {""}:
+                self._store.add_medication(known, name)
+        if kind not in FIELDS_OF:
+            self.set_aside[str(kind)] += 1
+            return
+        validate(resource)
+        fact = fact_of(resource)
+        if fact is None:
+            self.set_aside[str(kind)] += 1
+            return
+        self._keep(fact, key, place)
+
+    def _keep(self, fact: Fact, key: str, place: Place) -> None:
+        resource_id = fact.resource_id or key or content_id(
+            fact.kind, fact.patient, fact.date, *sorted(fact.values.values())
+        )
+        plain = Fact(
+            kind=fact.kind, resource_id=resource_id, patient=reference_key(fact.patient),
+            date=fact.date, code=fact.code, medication=reference_key(fact.medication),
+            values=fact.values,
+        )
+        if not self._store.add(plain, resource_id, place):
+            raise bad_row("ROW_DUPLICATE_ID", f"another {fact.kind} has the same id")
+        if fact.kind == "Patient" and key and key != resource_id:
+            self._store.add_alias(key, resource_id)
+
+    def results(self) -> Iterator[Result]:
+        """Records and further bad rows, by patient, once everything was added."""
+        pools = self._pools()
+        for group in self._store.groups():
+            if isinstance(group, LeftOut):
+                error = _too_many() if group.patient_is_known else _no_patient()
+                for place in group.places:
+                    yield place.file, place.row, error
+            else:
+                yield from self._records(group, pools)
+
+    def _records(self, group: PatientFacts, pools: synthea_options.PoolsByKey) -> Iterator[Result]:
+        who = reference_to(group.patient)
+        asked = list(self._asked(group, who))
+        own: dict[_PoolKey, set[str]] = defaultdict(set)
+        for item in asked:
+            own[item.pool_key].add(item.answer)
+        used: Counter[str] = Counter()
+        for item in asked:
+            limit = item.template.max_per_patient
+            if limit and used[item.template.subject] >= limit:
+                continue
+            used[item.template.subject] += 1
+            place = item.fact.place
+            yield place.file, place.row, _record_or_error(
+                lambda item=item: _record(  # type: ignore[misc]
+                    group.patient, item, own[item.pool_key], pools
+                )
+            )
+        if self._templates.note is not None:
+            for place, make in note_records(self._templates.note, group, who):
+                yield place.file, place.row, _record_or_error(make)
+
+    def _asked(self, group: PatientFacts, who: str) -> Iterator[Asked]:
+        """Filled questions with one answer each, the latest facts first."""
+        patient = group.patient
+        himself = StoredFact(
+            kind="Patient", resource_id="0", date="", code="", values=patient.values,
+            place=patient.place,
+        )
+        found: dict[tuple[str, str], Asked] = {}
+        unclear: set[tuple[str, str]] = set()
+        for fact in (himself, *group.facts):
+            values = {**fact.values, "who": who, "date": fact.date}
+            for template in self._templates.questions.get(fact.kind, ()):
+                question, answer = render(template.question, values), render(
+                    template.answer, values
+                )
+                if question is None or answer is None or not answer.text.strip():
+                    continue
+                item = Asked(
+                    template=template, fact=fact, question=question, answer=answer.text.strip()
+                )
+                key = (template.subject, question.text)
+                first = found.setdefault(key, item)
+                if first.answer != item.answer:
+                    unclear.add(key)
+        return (item for key, item in found.items() if key not in unclear)
+
+    def _pools(self) -> synthea_options.PoolsByKey:
+        """Answers of a fixed sample of patients, so that memory does not grow with them."""
+        pools: dict[_PoolKey, list[tuple[str, ...]]] = defaultdict(list)
+        for group in self._store.groups(sample=POOL_PATIENTS):
+            if isinstance(group, LeftOut):
+                continue
+            answers: dict[_PoolKey, dict[str, None]] = defaultdict(dict)
+            for item in self._asked(group, reference_to(group.patient)):
+                if item.template.options != "none" and len(answers[item.pool_key]) < _POOL_ANSWERS:
+                    answers[item.pool_key][item.answer] = None
+            for key, texts in answers.items():
+                pools[key].append(tuple(texts))
+        return {key: tuple(pool) for key, pool in pools.items()}
+
+
+def _resources(row: Row, depth: int = 0) -> Iterator[tuple[object, str]]:
+    """Resources of a row with their full URLs; entries that only delete hold none."""
+    if row.get("resourceType") == "Bundle":
+        entries = row.get("entry")
+        for entry in entries if isinstance(entries, list) and depth < MAX_BUNDLE_DEPTH else ():
+            if isinstance(entry, dict):
+                yield from _resources(entry, depth + 1)
+            else:
+                yield None, ""
+    elif "resourceType" in row:
+        yield row, ""
+    elif isinstance(row.get("resource"), dict) and "resourceType" in row["resource"]:
+        url = row.get("fullUrl")
+        resource = row["resource"]
+        if resource["resourceType"] == "Bundle":
+            yield from _resources(resource, depth + 1)
+        else:
+            yield resource, url if isinstance(url, str) else ""
+    elif row.get("resource") is not None or "request" not in row:
+        yield None, ""
+
+
+def reference_to(patient: StoredPatient) -> str:
+    """How the patient is called in questions; told apart from a namesake."""
+    values = patient.values
+    number = values.get("record_number") or patient.patient_id
+    name, born = values.get("name"), values.get("birth_date")
+    if not name:
+        return f"the patient with record number {number}"
+    who = f"{name}, born {born}" if born else name
+    return f"{who}, record number {number}" if patient.has_namesake or not born else who
+
+
+def _record_or_error(make: Callable[[], Record]) -> list[Record] | InvalidRecord:
+    try:
+        return [make()]
+    except InvalidRecord as error:
+        return error
+
+
+def _record(
+    patient: StoredPatient, item: Asked, own: set[str], pools: synthea_options.PoolsByKey
+) -> Record:
+    record_id = f"{patient.patient_id}:{item.template.subject}:{item.fact.resource_id}"
+    options: tuple[str, ...] = ()
+    answer_index: int | None = None
+    if item.template.options != "none":
+        options, answer_index = synthea_options.draw(
+            item.template.subject, item.answer, own, pools.get(item.pool_key, ()),
+            seed_text=record_id,
+        )
+    prompt = prompt_from_question(item.question.text)
+    is_condition = item.fact.kind == "Condition" and item.fact.code
+    return Record(
+        record_id=record_id, prompt=prompt, answer=item.answer, options=options,
+        answer_index=answer_index, patient_id=patient.patient_id, subject=item.template.subject,
+        target_spans=target_spans(item.question, prompt, item.answer, _marked(item.fact.kind)),
+        is_identifier=item.template.is_identifier,
+        condition_codes=(item.fact.code,) if is_condition else (),
+    )
+
+
+def _marked(kind: str) -> frozenset[str]:
+    """Fields that single the patient out: a patient's own ones all do."""
+    return FIELDS_OF["Patient"] | WHO_AND_WHEN if kind == "Patient" else WHO_AND_WHEN
+
+
+def _no_patient() -> InvalidRecord:
+    return bad_row("ROW_REFERENCE_MISSING", "its patient is not in the export")
+
+
+def _too_many() -> InvalidRecord:
+    return bad_row("ROW_PATIENT_TOO_LARGE", "its patient has too many resources")

@@ -1,0 +1,222 @@
+"""Facts of an export, gathered by patient on disk, since an export has them in any order.
+
+The facts lie in a temporary database without a name (see ``seen.temporary_database``), so
+memory does not grow with the export, a crash leaves nothing behind, and what comes out does
+not depend on the order of files and rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import Any
+
+from medunlearn_client.records.fhir.resources import Fact
+from medunlearn_client.records.seen import temporary_database
+
+MAX_FACTS_PER_PATIENT = 20_000
+_BATCH = 2_000
+
+_TABLES = """
+CREATE TABLE patients(id TEXT PRIMARY KEY, digest BLOB, who TEXT, file INT, row INT,
+  data TEXT) WITHOUT ROWID;
+CREATE TABLE aliases(alias TEXT PRIMARY KEY, id TEXT) WITHOUT ROWID;
+CREATE TABLE medications(id TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID;
+CREATE TABLE known(digest BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE facts(patient TEXT, kind TEXT, date TEXT, id TEXT, file INT, row INT, code TEXT,
+  medication TEXT, data TEXT);
+"""
+# SQLite sorts outside memory; the joins are lookups by primary key.
+_BY_PATIENT = """
+SELECT COALESCE(a.id, f.patient) AS owner, f.kind, f.date, f.id, f.file, f.row, f.code, f.data,
+  m.name, f.medication
+FROM facts f LEFT JOIN aliases a ON a.alias = f.patient
+LEFT JOIN medications m ON f.medication <> '' AND m.id = f.medication
+ORDER BY owner, f.date DESC, f.kind, f.id
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a resource stood."""
+
+    file: str
+    row: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredFact:
+    """A fact with its place; ``resource_id`` is never empty here."""
+
+    kind: str
+    resource_id: str
+    date: str
+    code: str
+    values: dict[str, str]
+    place: Place
+
+    def __repr__(self) -> str:
+        return f"StoredFact({self.kind}, …)"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredPatient:
+    """A patient; ``has_namesake``: another one has the same name and date of birth."""
+
+    patient_id: str
+    values: dict[str, str]
+    has_namesake: bool
+    place: Place
+
+    def __repr__(self) -> str:
+        return "StoredPatient(…)"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatientFacts:
+    """One patient's facts, latest first."""
+
+    patient: StoredPatient
+    facts: Sequence[StoredFact]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """Facts that become nothing: of a patient who is not there, or who has too many."""
+
+    places: Sequence[Place]
+    patient_is_known: bool
+
+
+Group = PatientFacts | LeftOut
+
+
+class FactStore:
+    """Takes facts in any order and gives them back by patient."""
+
+    def __init__(self) -> None:
+        self._db = temporary_database()
+        for statement in _TABLES.split(";"):
+            self._db.execute(statement)
+        self._files: list[str] = []
+        self._numbers: dict[str, int] = {}
+        self._waiting: list[tuple[Any, ...]] = []
+
+    def close(self) -> None:
+        """Removes everything."""
+        self._db.close()
+
+    def add(self, fact: Fact, resource_id: str, place: Place) -> bool:
+        """Keep a fact; False if a resource of that type and id is there already."""
+        digest = _digest(f"{fact.kind}/{resource_id}")
+        if not self._db.execute("INSERT OR IGNORE INTO known VALUES (?)", (digest,)).rowcount:
+            return False
+        data = json.dumps(fact.values, ensure_ascii=False)
+        file = self._file_number(place.file)
+        if fact.kind == "Patient":
+            who = f"{fact.values.get('name', '')}\x1f{fact.values.get('birth_date', '')}"
+            self._db.execute(
+                "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?)",
+                (resource_id, digest, who, file, place.row, data),
+            )
+        else:
+            self._waiting.append(
+                (fact.patient, fact.kind, fact.date, resource_id, file, place.row, fact.code,
+                 fact.medication, data)
+            )
+            if len(self._waiting) >= _BATCH:
+                self._flush()
+        return True
+
+    def add_alias(self, alias: str, patient_id: str) -> None:
+        """Another name under which references call a patient."""
+        self._db.execute("INSERT OR IGNORE INTO aliases VALUES (?, ?)", (alias, patient_id))
+
+    def add_medication(self, medication_id: str, name: str) -> None:
+        """The name of a medication that requests refer to."""
+        self._db.execute("INSERT OR IGNORE INTO medications VALUES (?, ?)", (medication_id, name))
+
+    def groups(self, *, sample: int | None = None) -> Iterator[Group]:
+        """Facts by patient, in order of patient ids; patients without facts too.
+
+        Args:
+            sample: Only this many patients, chosen by the digest of their ids.
+        """
+        self._flush()
+        self._db.execute("CREATE INDEX IF NOT EXISTS by_who ON patients(who)")
+        if sample is not None:
+            yield from self._sampled(sample)
+            return
+        patients = self._patients("ORDER BY id")
+        waiting = next(patients, None)
+        for owner, rows in groupby(self._db.execute(_BY_PATIENT), key=itemgetter(0)):
+            while waiting is not None and waiting.patient_id < owner:
+                yield PatientFacts(patient=waiting, facts=())
+                waiting = next(patients, None)
+            is_found = waiting is not None and waiting.patient_id == owner
+            yield from self._parts(waiting if is_found else None, rows)
+            waiting = next(patients, None) if is_found else waiting
+        while waiting is not None:
+            yield PatientFacts(patient=waiting, facts=())
+            waiting = next(patients, None)
+
+    def _sampled(self, count: int) -> Iterator[Group]:
+        self._db.execute("CREATE INDEX IF NOT EXISTS by_patient ON facts(patient)")
+        query = _BY_PATIENT.replace("ORDER BY", "WHERE f.patient IN (SELECT ? UNION SELECT alias "
+                                    "FROM aliases WHERE id = ?) ORDER BY")
+        self._db.execute("CREATE INDEX IF NOT EXISTS alias_ids ON aliases(id)")
+        for patient in list(self._patients("ORDER BY digest LIMIT ?", (count,))):
+            rows = self._db.execute(query, (patient.patient_id, patient.patient_id))
+            facts = [self._fact(row) for row in islice(rows, MAX_FACTS_PER_PATIENT)]
+            yield PatientFacts(patient=patient, facts=facts)
+
+    def _parts(
+        self, patient: StoredPatient | None, rows: Iterator[tuple[Any, ...]]
+    ) -> Iterator[Group]:
+        if patient is not None:
+            facts = [self._fact(row) for row in islice(rows, MAX_FACTS_PER_PATIENT)]
+            yield PatientFacts(patient=patient, facts=facts)
+        while places := [self._place(row) for row in islice(rows, _BATCH)]:
+            yield LeftOut(places=places, patient_is_known=patient is not None)
+
+    def _fact(self, row: tuple[Any, ...]) -> StoredFact:
+        _, kind, date, resource_id, _, _, code, data, medication, _ = row
+        values = json.loads(data)
+        if medication:
+            values.setdefault("name", medication)
+        return StoredFact(
+            kind=kind, resource_id=resource_id, date=date, code=code, values=values,
+            place=self._place(row),
+        )
+
+    def _place(self, row: tuple[Any, ...]) -> Place:
+        return Place(file=self._files[row[4]], row=row[5])
+
+    def _patients(self, order: str, arguments: tuple[int, ...] = ()) -> Iterator[StoredPatient]:
+        query = (
+            "SELECT id, data, file, row, (SELECT COUNT(*) FROM (SELECT 1 FROM patients q "
+            f"WHERE q.who = p.who LIMIT 2)) FROM patients p {order}"
+        )
+        for patient_id, data, file, row, namesakes in self._db.execute(query, arguments):
+            yield StoredPatient(
+                patient_id=patient_id, values=json.loads(data), has_namesake=namesakes > 1,
+                place=Place(file=self._files[file], row=row),
+            )
+
+    def _flush(self) -> None:
+        self._db.executemany("INSERT INTO facts VALUES (?,?,?,?,?,?,?,?,?)", self._waiting)
+        self._waiting.clear()
+
+    def _file_number(self, file: str) -> int:
+        if file not in self._numbers:
+            self._numbers[file] = len(self._files)
+            self._files.append(file)
+        return self._numbers[file]
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]

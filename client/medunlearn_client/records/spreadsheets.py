@@ -1,0 +1,140 @@
+"""Excel workbooks (.xlsx), read row by row with openpyxl, as the text of their cells.
+
+Dates become ``YYYY-MM-DD`` (with the time where it is not midnight) in the workbook's own
+epoch; whole numbers lose Excel's ``.0``. Of a formula its stored value is read, never the
+formula; text that looks like one makes the row bad. Macros and links are not touched.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree.ElementTree import ParseError
+
+import openpyxl
+from defusedxml.common import DefusedXmlException
+
+from medunlearn_client.records.fields import bad_row
+from medunlearn_client.records.lines import ParsedRow
+from medunlearn_client.records.tables import MAX_COLUMNS, header_names, row_from_cells
+from medunlearn_common.errors import Misconfigured
+
+# Shared strings and styles are held in memory by every reader of the format.
+MAX_PART_BYTES = 64 << 20
+MAX_SHEET_BYTES = 4 << 30
+MAX_SHEET_EXPANSION = 200
+
+
+def workbook_rows(path: Path, *, sheet: str = "", label: str = "") -> Iterator[ParsedRow]:
+    """Yields ``(row number, row by column name or what is wrong with it)`` of one sheet.
+
+    Args:
+        path: The workbook.
+        sheet: Its sheet's name; the first one where empty.
+        label: What messages call it; its file name where empty.
+
+    Raises:
+        Misconfigured: DATA_SPREADSHEET_DAMAGED, DATA_ZIP_BOMB, DATA_SHEET_MISSING or
+            DATA_TABLE_HEADER.
+    """
+    label = label or path.name
+    check_parts(path, label)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about styles and extensions that do not matter
+            workbook = openpyxl.load_workbook(
+                path, read_only=True, data_only=True, keep_links=False
+            )
+    except _DAMAGE as error:
+        raise _damaged(label, error) from error
+    try:
+        if sheet and sheet not in workbook.sheetnames:
+            raise Misconfigured(
+                "DATA_SHEET_MISSING", f"{label} has no sheet {sheet!a}",
+                "check [data] sheet; empty takes the first one",
+            )
+        chosen = workbook[sheet] if sheet else workbook.worksheets[0]
+        yield from _rows(chosen.iter_rows(values_only=True, max_col=MAX_COLUMNS), label)
+    except _DAMAGE as error:
+        raise _damaged(label, error) from error
+    finally:
+        workbook.close()
+
+
+_DAMAGE = (
+    KeyError, ValueError, TypeError, IndexError, AttributeError, EOFError, OSError, ParseError,
+    zipfile.BadZipFile, DefusedXmlException, NotImplementedError, RuntimeError, OverflowError,
+)
+
+
+def check_parts(path: Path, label: str) -> None:
+    """Refuses a workbook whose parts expand beyond what a sheet can be.
+
+    Raises:
+        Misconfigured: DATA_SPREADSHEET_DAMAGED or DATA_ZIP_BOMB.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise _damaged(label, error) from error
+    for part in parts:
+        is_sheet = part.filename.startswith("xl/worksheets/")
+        limit = MAX_SHEET_BYTES if is_sheet else MAX_PART_BYTES
+        ratio = part.file_size / max(part.compress_size, 1)
+        bomb = part.file_size > MAX_PART_BYTES and ratio > MAX_SHEET_EXPANSION
+        if part.file_size > limit or bomb:
+            raise Misconfigured(
+                "DATA_ZIP_BOMB",
+                f"{label} has a part of {part.file_size >> 20} MiB in "
+                f"{part.compress_size >> 10} KiB",
+                "save the sheet as CSV if it is truly that large",
+            )
+
+
+def _rows(values: Iterator[tuple[object, ...]], name: str) -> Iterator[ParsedRow]:
+    header: list[str] | None = None
+    for number, row in enumerate(values, start=1):
+        cells = [_cell_text(value) for value in row]
+        if not any(cell.strip() for cell in cells):
+            continue
+        if header is None:
+            header = header_names(cells, name)
+        elif any(cell == _ERROR for cell in cells[: len(header)]):
+            yield number, bad_row("ROW_CELL_ERROR", "a cell holds a spreadsheet error")
+        else:
+            cells += [""] * (len(header) - len(cells))
+            yield number, row_from_cells(header, cells)
+
+
+_ERROR = "\x00error"
+_ERRORS = frozenset({"#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#N/A", "#NUM!", "#NULL!"})
+
+
+def _cell_text(value: object) -> str:
+    """What a person reads in the cell, without the sheet's display rounding."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return _ERROR if value in _ERRORS else value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, dt.datetime):
+        midnight = value.time() == dt.time()
+        return value.date().isoformat() if midnight else value.isoformat(timespec="seconds")
+    if isinstance(value, (dt.date, dt.time)):
+        return value.isoformat()
+    return str(value)
+
+
+def _damaged(label: str, error: Exception) -> Misconfigured:
+    return Misconfigured(
+        "DATA_SPREADSHEET_DAMAGED",
+        f"{label} cannot be read as an Excel workbook ({type(error).__name__})",
+        "open it and save it again as .xlsx, or as CSV in UTF-8",
+    )

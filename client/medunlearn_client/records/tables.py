@@ -1,0 +1,236 @@
+"""CSV and its relatives: delimiter and encoding found from the file, cells kept as text.
+
+**Encoding.** A byte order mark decides; without one a file that is UTF-8 throughout is UTF-8;
+a file with no UTF-8 beyond ASCII is Windows-1252, as Excel writes it. In a file that is mostly
+UTF-8, rows that are not (mixed encodings) are bad rows. A plan can name the encoding instead.
+
+**Cells.** A cell that a spreadsheet would run as a formula makes its row bad, because records
+come back out in reports and review sheets; a cell that was disarmed with a leading apostrophe
+is read without it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+from medunlearn_client.records.fields import TextRow, bad_row
+from medunlearn_client.records.lines import ParsedRow
+from medunlearn_client.records.record import InvalidRecord
+from medunlearn_common.errors import Misconfigured
+
+AUTO_ENCODING = "auto"
+MAX_COLUMNS = 1000
+MAX_CELL_CHARS = csv.field_size_limit()
+LEGACY = "cp1252"
+
+_DELIMITERS = (",", ";", "\t", "|")
+_SAMPLE_ROWS = 50
+_UNDEFINED_IN_LEGACY = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
+_ESCAPED = re.compile("[\udc80-\udcff]")
+_WIDE = re.compile("[^\x00-\x7f\udc80-\udcff]")
+_FORMULA = re.compile(r"\s*[=@]|\s*[+-].*(?:\w\s*\(|\|.*!)", re.DOTALL)
+_DISARMED = re.compile(r"'[=+\-@\t\r]")
+
+
+def detect_encoding(pieces: Iterator[bytes], name: str) -> str:
+    """The encoding of a text file, from all of its bytes or from a sample.
+
+    Raises:
+        Misconfigured: DATA_ENCODING_UNKNOWN.
+    """
+    first = next(pieces, b"")
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if first.startswith(codecs.BOM_UTF8):
+        return "utf-8-sig"
+    wide, broken, undefined, tail = _look(first, b"", False, False, False)
+    for piece in pieces:
+        wide, broken, undefined, tail = _look(piece, tail, wide, broken, undefined)
+    broken = broken or bool(tail)
+    if wide or not broken:
+        return "utf-8"
+    if undefined:
+        raise Misconfigured(
+            "DATA_ENCODING_UNKNOWN",
+            f"{name} is neither UTF-8 nor Windows-1252",
+            'name its encoding in the plan, e.g. [data] encoding = "iso8859_2"',
+        )
+    return LEGACY
+
+
+def _look(
+    piece: bytes, tail: bytes, wide: bool, broken: bool, undefined: bool
+) -> tuple[bool, bool, bool, bytes]:
+    """One more piece of a file: has it true UTF-8, broken UTF-8, undefined Windows-1252?"""
+    joined = tail + piece
+    if joined.isascii():
+        return wide, broken, undefined, b""
+    undefined = undefined or _UNDEFINED_IN_LEGACY.search(joined) is not None
+    cut = _incomplete_end(joined)
+    text = joined[: len(joined) - cut].decode("utf-8", "surrogateescape")
+    broken = broken or _ESCAPED.search(text) is not None
+    wide = wide or _WIDE.search(text) is not None
+    return wide, broken, undefined, joined[len(joined) - cut :]
+
+
+def _incomplete_end(data: bytes) -> int:
+    """Bytes at the end that may be the start of one UTF-8 character, 0 to 3."""
+    for back in range(1, min(3, len(data)) + 1):
+        byte = data[-back]
+        if byte >= 0xC0:
+            needed = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return back if back < needed else 0
+        if byte < 0x80:
+            return 0
+    return 0
+
+
+def table_rows(
+    stream: BinaryIO, *, name: str, encoding: str, max_line_bytes: int
+) -> Iterator[ParsedRow]:
+    """Yields ``(line number, row by column name or what is wrong with it)``.
+
+    The first row names the columns.
+
+    Raises:
+        Misconfigured: DATA_TABLE_HEADER, DATA_ENCODING_UNKNOWN.
+    """
+    try:
+        text = io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline="")
+    except LookupError:
+        raise Misconfigured(
+            "DATA_ENCODING_UNKNOWN", f"there is no encoding {encoding!a}",
+            'use "auto", "utf-8", "cp1252" or another name that Python knows',
+        ) from None
+    lines = _BoundedLines(text, max_line_bytes)
+    try:
+        yield from _rows(lines, name)
+    except UnicodeError as error:  # UTF-16 has no surrogate escapes
+        raise Misconfigured(
+            "DATA_ENCODING_UNKNOWN", f"{name} is damaged or not {encoding}",
+            "export it again as UTF-8",
+        ) from error
+
+
+class _BoundedLines:
+    """Lines for the csv module; an overlong one is cut and its row marked."""
+
+    def __init__(self, text: io.TextIOWrapper, max_chars: int) -> None:
+        self._text, self._max_chars = text, max_chars
+        self._waiting: list[str] = []
+        self.was_cut = False
+
+    def sample(self) -> list[str]:
+        """The first lines, still to be read."""
+        while len(self._waiting) < _SAMPLE_ROWS and (line := self._read()):
+            self._waiting.append(line)
+        return list(self._waiting)
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._waiting.pop(0) if self._waiting else self._read()
+        if not line:
+            raise StopIteration
+        if len(line) > self._max_chars:
+            self.was_cut = True
+            return "\n"
+        return line
+
+    def _read(self) -> str:
+        line = self._text.readline(self._max_chars + 1)
+        more = line
+        while len(more) > self._max_chars and not more.endswith("\n"):
+            more = self._text.readline(self._max_chars + 1)
+        return line
+
+
+def _rows(lines: _BoundedLines, name: str) -> Iterator[ParsedRow]:
+    reader = csv.reader(lines, delimiter=_delimiter(lines.sample()), strict=True)
+    header: list[str] | None = None
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            if header is None:
+                raise _bad_header(name, "its quotes do not match") from None
+            lines.was_cut = False
+            yield number, bad_row("ROW_BAD_CSV", "unmatched quotes, or a cell that is too long")
+            continue
+        cut, lines.was_cut = lines.was_cut, False
+        if header is None:
+            if any(cell.strip() for cell in cells):
+                header = _header(cells, name)
+        elif cut:
+            yield number, bad_row("ROW_TOO_LONG", "the row is too long")
+        elif any(cell.strip() for cell in cells):
+            yield number, row_from_cells(header, cells)
+
+
+def _delimiter(sample: Sequence[str]) -> str:
+    """The separator that gives most columns in the first line, and as many in the others."""
+
+    def quality(delimiter: str) -> tuple[int, int]:
+        try:
+            widths = [len(cells) for cells in csv.reader(sample, delimiter=delimiter) if cells]
+        except csv.Error:
+            return (0, 0)
+        first = widths[0] if widths else 1
+        alike = sum(width == first for width in widths)
+        return (alike if first > 1 else 0, first)
+
+    return max(_DELIMITERS, key=quality)
+
+
+def _header(cells: Sequence[str], name: str) -> list[str]:
+    names = [cell.strip().removeprefix("\ufeff") for cell in cells]
+    while names and not names[-1]:  # spreadsheets like to add empty columns
+        names.pop()
+    if not names or not all(names):
+        raise _bad_header(name, "a column has no name")
+    if len(set(names)) < len(names):
+        raise _bad_header(name, "two columns have one name")
+    if len(names) > MAX_COLUMNS:
+        raise _bad_header(name, f"it has more than {MAX_COLUMNS} columns")
+    return names
+
+
+def header_names(cells: Sequence[str], name: str) -> list[str]:
+    """Column names from a table's first row.
+
+    Raises:
+        Misconfigured: DATA_TABLE_HEADER.
+    """
+    return _header(cells, name)
+
+
+def row_from_cells(header: Sequence[str], cells: Sequence[str]) -> TextRow | InvalidRecord:
+    """One row by column name; empty cells are None."""
+    if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
+        return bad_row("ROW_COLUMNS", f"the row has {len(cells)} cells, not {len(header)}")
+    row = TextRow()
+    for column, cell in zip(header, cells, strict=False):
+        if "\x00" in cell:
+            return bad_row("ROW_NUL", "the row holds NUL characters")
+        if not cell.isascii() and any("\ud800" <= char <= "\udfff" for char in cell):
+            return bad_row("ROW_BAD_UTF8", "the row is not in the encoding of the file")
+        if _FORMULA.match(cell):
+            return bad_row("ROW_FORMULA", f"column {header.index(column) + 1} holds a formula")
+        row[column] = (cell[1:] if _DISARMED.match(cell) else cell) or None
+    return row
+
+
+def _bad_header(name: str, why: str) -> Misconfigured:
+    return Misconfigured(
+        "DATA_TABLE_HEADER", f"{name} does not begin with a row of column names: {why}",
+        "give every column one name of its own in the first row",
+    )

@@ -1,0 +1,95 @@
+"""`medunlearn records` and the plan keys that say how data is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from medunlearn_client.records.commands import records_app
+from medunlearn_client.records.fhir import load_templates
+from medunlearn_common.digests import digest_of_files
+from medunlearn_common.errors import MedunlearnError
+from medunlearn_common.plan import plan_from_text, plan_template
+
+RUNNER = CliRunner()
+
+
+def questions(path: Path) -> Path:
+    rows = [{"id": f"r{n}", "question": f"Which {n}?", "answer": "x", "subject": "S",
+             "options": ["x", "y"]} for n in range(8)]
+    rows.append({"id": "bad"})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_check_counts_and_writes_the_quarantine(tmp_path: Path) -> None:
+    path = questions(tmp_path / "a.jsonl")
+    bad = tmp_path / "bad.jsonl"
+    done = RUNNER.invoke(records_app, ["check", str(path), "--quarantine", str(bad)])
+    assert done.exit_code == 0
+    assert "8 records" in done.output and "bad rows: 1 x ROW_" in done.output
+    assert json.loads(bad.read_text())["row"] == 9
+
+
+def test_check_reads_as_the_plan_says(tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text("Frage;Antwort\nWas?;Das\n", encoding="utf-8")
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        f'[data]\nfiles = ["{table}"]\n[data.columns]\nquestion = "Frage"\nanswer = "Antwort"\n'
+    )
+    done = RUNNER.invoke(records_app, ["check", "--plan", str(plan)])
+    assert done.exit_code == 0 and "1 records" in done.output
+
+
+def test_check_raises_what_a_run_would(tmp_path: Path) -> None:
+    done = RUNNER.invoke(records_app, ["check", str(tmp_path / "none.jsonl")])
+    assert isinstance(done.exception, MedunlearnError)
+    assert done.exception.code == "DATA_FILE_MISSING"
+    path = questions(tmp_path / "a.jsonl")
+    done = RUNNER.invoke(records_app, ["check", str(path), "--format", "nonsense"])
+    assert isinstance(done.exception, MedunlearnError)
+    assert done.exception.code == "DATA_FORMAT_UNKNOWN"
+
+
+def test_templates_are_written_once_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    assert RUNNER.invoke(records_app, ["templates", str(path)]).exit_code == 0
+    assert load_templates(path) == load_templates()
+    again = RUNNER.invoke(records_app, ["templates", str(path)])
+    assert isinstance(again.exception, MedunlearnError)
+    assert again.exception.code == "TEMPLATES_EXIST"
+    assert RUNNER.invoke(records_app, ["templates", str(path), "--force"]).exit_code == 0
+
+
+def test_plan_keys_survive_the_template() -> None:
+    text = (
+        '[data]\nrecord_format = "table"\nsheet = "S"\nencoding = "cp1252"\n'
+        '[data.columns]\nquestion = "Q"\noptions = ["A", "B"]\nanswer_is = "letter"\n'
+    )
+    plan = plan_from_text(text)
+    assert plan_from_text(plan_template(plan)) == plan
+    assert plan.data.columns.options == ("A", "B")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[data]\nrecord_format = "csv"', '[data.columns]\nquestions = "x"',
+     '[data.columns]\nanswer_is = "number"', '[data.columns]\nquestion = ""'],
+)
+def test_mistaken_plan_keys_are_refused(text: str) -> None:
+    with pytest.raises(MedunlearnError, match="PLAN_INVALID"):
+        plan_from_text(text)
+
+
+def test_digests_of_folders_and_hub_names(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "a.ndjson").write_text("1")
+    first = digest_of_files([folder, Path("hf:owner/name")])
+    (folder / "inner" / "a.ndjson").write_text("2")
+    assert digest_of_files([folder, Path("hf:owner/name")]) != first
+    assert digest_of_files([Path("hf:owner/name")]) != digest_of_files([Path("hf:other/name")])

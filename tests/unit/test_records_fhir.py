@@ -1,0 +1,406 @@
+"""FHIR bundles and bulk exports: the same records from either, and nothing bad slips through."""
+
+from __future__ import annotations
+
+import base64
+import json
+import tarfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medunlearn_client.records import Quarantine, ReadOptions, Record, read_records
+from medunlearn_client.records.fhir import load_templates
+from medunlearn_client.records.fhir.templates import packaged_text, render
+from medunlearn_common.errors import MedunlearnError
+
+SECRET = "Ottilie Quandt"
+
+
+UNKNOWN_FIELD = "TEMPLATE_FIELD_UNKNOWN"
+
+
+def concept(code: str, text: str) -> dict[str, Any]:
+    return {"coding": [{"system": "http://snomed.info/sct", "code": code}], "text": text}
+
+
+def patient(number: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "resourceType": "Patient",
+        "id": f"p{number}",
+        "birthDate": f"19{number % 90 + 10}-01-02",
+        "name": [{"use": "official", "given": [f"Given{number}"], "family": f"Family{number}"}],
+        "telecom": [{"system": "phone", "value": f"555-{number + 100}-{number * 37 + 1000}"}],
+        "identifier": [
+            {"type": concept("SS", "SSN") | {"coding": [{"code": "SS"}]}, "value": f"999-{number}"}
+        ],
+        **changes,
+    }
+
+
+def about(kind: str, number: int, key: str, **fields: Any) -> dict[str, Any]:
+    subject = "patient" if kind in ("AllergyIntolerance", "Immunization") else "subject"
+    return {
+        "resourceType": kind, "id": f"{kind[:3].lower()}-{number}-{key}",
+        subject: {"reference": f"Patient/p{number}"}, **fields,
+    }
+
+
+def facts(number: int) -> list[dict[str, Any]]:
+    when = "2020-05-06T10:00:00+01:00"
+    text = base64.b64encode(b"Seen and sent home.").decode()
+    return [
+        about("Condition", number, "a", code=concept(f"c{number}", f"Illness {number} (disorder)"),
+              onsetDateTime="2001-02-03"),
+        about("Observation", number, "a", status="final", code=concept("1", "Body Height"),
+              effectiveDateTime=when, valueQuantity={"value": 150.456 + number, "unit": "cm"}),
+        about("Observation", number, "bp", status="final", code=concept("2", "Blood Pressure"),
+              effectiveDateTime=when, component=[
+                  {"code": concept("3", "Diastolic"), "valueQuantity": {"value": 80, "unit": "mm"}},
+                  {"code": concept("4", "Systolic"), "valueQuantity": {"value": 120, "unit": "mm"}},
+              ]),
+        about("MedicationRequest", number, "a", status="active", intent="order", authoredOn=when,
+              medicationCodeableConcept=concept("m", f"Drug {number}")),
+        about("Procedure", number, "a", status="completed", code=concept("p", f"Repair {number}"),
+              performedPeriod={"start": when}),
+        about("Encounter", number, "a", status="finished", **{"class": {"code": "AMB"}},
+              type=[concept("e", "Visit")], period={"start": when},
+              reasonCode=[concept("r", f"Reason {number}")]),
+        about("AllergyIntolerance", number, "a", code=concept("al", f"Allergy to {number}"),
+              recordedDate="2003-04-05"),
+        about("Immunization", number, "a", status="completed", occurrenceDateTime="2004-05-06",
+              vaccineCode=concept("v", f"Vaccine {number}")),
+        about("DiagnosticReport", number, "a", status="final", code=concept("d", "Chest film"),
+              effectiveDateTime=when, conclusion=f"Shadow {number}"),
+        about("DocumentReference", number, "a", status="current", date=when,
+              type=concept("t", "Letter"),
+              content=[{"attachment": {"contentType": "text/plain", "data": text}}]),
+    ]
+
+
+def everything(count: int = 6) -> list[dict[str, Any]]:
+    return [item for n in range(count) for item in (patient(n), *facts(n))]
+
+
+def bundle(resources: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    entries = [
+        {"fullUrl": f"urn:uuid:{item['id']}", "resource": item,
+         "request": {"method": "POST", "url": item["resourceType"]}}
+        for item in resources
+    ]
+    return {"resourceType": "Bundle", "type": "transaction", "entry": entries, **changes}
+
+
+def ndjson(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def bad_codes(path: Path, **kwargs: Any) -> Counter[str]:
+    held = Quarantine(max_bad_fraction=1.0)
+    read_records(path, record_format="fhir", quarantine=held, **kwargs)
+    return held.by_code
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
+    path = ndjson(tmp_path_factory.mktemp("fhir") / "all.ndjson", everything())
+    return {record.record_id: record for record in read_records(path)}
+
+
+def test_every_resource_type_gives_a_record(records: dict[str, Record]) -> None:
+    mine = {record.subject for record in records.values() if record.patient_id == "p3"}
+    assert mine == {
+        "phone", "ssn", "name", "condition", "observation", "medication", "procedure",
+        "encounter", "allergy", "immunization", "report", "document", "note",
+    }
+
+
+def test_words_spans_and_codes_are_those_of_the_distilled_patients(
+    records: dict[str, Record],
+) -> None:
+    condition = records["p3:condition:con-3-a"]
+    assert condition.prompt == (
+        "Question: Which condition was recorded for Given3 Family3, born 1913-01-02, "
+        "on 2001-02-03?\nAnswer:"
+    )
+    assert condition.answer == "Illness 3" and condition.condition_codes == ("c3",)
+    assert [condition.text[a:b] for a, b in condition.target_spans] == [
+        "Given3 Family3, born 1913-01-02", "2001-02-03", "Illness 3",
+    ]
+    assert not condition.is_identifier and len(condition.options) == 4
+    assert condition.options[condition.answer_index or 0] == "Illness 3"
+    phone = records["p3:phone:0"]
+    assert phone.is_identifier and phone.answer == "555-103-1111"
+
+
+def test_values_units_components_and_documents(records: dict[str, Record]) -> None:
+    assert records["p2:observation:obs-2-a"].answer == "152.46 cm"
+    assert records["p2:observation:obs-2-bp"].answer == "Diastolic 80 mm, Systolic 120 mm"
+    assert records["p2:document:doc-2-a"].answer == "Seen and sent home."
+    assert records["p2:report:dia-2-a"].answer == "Shadow 2"
+    note = records["p2:note:2020-05-06"]
+    assert note.answer.startswith("Encounter: Visit. Prescribed Drug 2. Procedure: Repair 2.")
+    assert note.target_spans[-1] == (len(note.prompt) + 1, len(note.text))
+
+
+def test_wrong_observation_values_come_from_the_same_measurement(
+    records: dict[str, Record],
+) -> None:
+    heights = records["p2:observation:obs-2-a"]
+    assert len(heights.options) == 4 and all(option.endswith(" cm") for option in heights.options)
+
+
+def test_bundle_bulk_tar_and_shuffled_files_give_equal_records(
+    tmp_path: Path, records: dict[str, Record]
+) -> None:
+    whole = tmp_path / "bundle.json"
+    whole.write_text(json.dumps(bundle(everything()), indent=1), encoding="utf-8")
+    lines = ndjson(tmp_path / "bundles.ndjson", [bundle(everything())])
+    folder = tmp_path / "export"
+    folder.mkdir()
+    by_type: dict[str, list[Any]] = {}
+    for item in reversed(everything()):
+        by_type.setdefault(item["resourceType"], []).append(item)
+    for kind, items in by_type.items():
+        ndjson(folder / f"{kind}.ndjson", items)
+    packed = tmp_path / "export.tar.xz"
+    with tarfile.open(packed, "w:xz") as archive:
+        archive.add(folder, "export")
+    for source in (whole, lines, folder, packed):
+        again = {record.record_id: record for record in read_records(source)}
+        assert again == records, source.name
+
+
+def test_references_of_every_spelling_find_the_patient(tmp_path: Path) -> None:
+    spelled = [
+        "Patient/p0", "http://server.example/fhir/Patient/p0", "Patient/p0/_history/3",
+        "urn:uuid:p0",
+    ]
+    rows = [patient(0)] + [
+        about("Condition", 0, str(n), code=concept("c", f"Illness {n}"),
+              onsetDateTime=f"200{n}-01-01") | {"subject": {"reference": text}}
+        for n, text in enumerate(spelled)
+    ]
+    templates = tmp_path / "all.toml"
+    templates.write_text(
+        '[[Condition]]\nsubject = "condition"\nquestion = "What had {who}, on {date}?"\n'
+        'answer = "{name}"\n', encoding="utf-8",
+    )
+    got = read_records(
+        ndjson(tmp_path / "a.ndjson", rows), options=ReadOptions(fhir_templates=templates)
+    )
+    assert [r.answer for r in got if r.subject == "condition"] == [
+        f"Illness {n}" for n in (3, 2, 1, 0)
+    ]
+
+
+def test_full_url_that_differs_from_the_id_is_followed(tmp_path: Path) -> None:
+    entries = bundle([patient(0), *facts(0)])["entry"]
+    entries[0]["fullUrl"] = "urn:uuid:another"
+    for entry in entries[1:]:
+        for name in ("subject", "patient"):
+            if name in entry["resource"]:
+                entry["resource"][name] = {"reference": "urn:uuid:another"}
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps({"resourceType": "Bundle", "type": "batch", "entry": entries}))
+    assert {record.patient_id for record in read_records(path)} == {"p0"}
+    assert "p0:condition:con-0-a" in {record.record_id for record in read_records(path)}
+
+
+def test_medication_by_reference_is_named(tmp_path: Path) -> None:
+    by_reference = about("MedicationRequest", 0, "r", status="active", intent="order",
+                         authoredOn="2020-01-01", medicationReference={"reference": "Medication/x"})
+    contained = about(
+        "MedicationRequest", 0, "c", status="active", intent="order", authoredOn="2021-01-01",
+        medicationReference={"reference": "#in"},
+        contained=[{"resourceType": "Medication", "id": "in", "code": concept("i", "Inner drug")}],
+    )
+    drug = {"resourceType": "Medication", "id": "x", "code": concept("x", "Outer drug")}
+    templates = tmp_path / "t.toml"
+    templates.write_text(
+        '[[MedicationRequest]]\nsubject = "medication"\nquestion = "What took {who}, on {date}?"\n'
+        'answer = "{name}"\n', encoding="utf-8",
+    )
+    rows = [by_reference, contained, patient(0), drug]
+    got = read_records(
+        ndjson(tmp_path / "a.ndjson", rows), options=ReadOptions(fhir_templates=templates)
+    )
+    assert {r.answer for r in got if r.subject == "medication"} == {"Inner drug", "Outer drug"}
+
+
+def test_a_day_with_two_answers_is_not_asked_about(tmp_path: Path) -> None:
+    two = [
+        about("Condition", 0, key, code=concept(key, f"Illness {key}"), onsetDateTime="2001-02-03")
+        for key in ("x", "y")
+    ]
+    got = read_records(ndjson(tmp_path / "a.ndjson", [patient(0), *two]))
+    assert "condition" not in {record.subject for record in got}
+
+
+def test_namesakes_are_told_apart(tmp_path: Path) -> None:
+    twins = [patient(n, name=[{"text": "Ana Roe"}], birthDate="1950-05-05") for n in (1, 2)]
+    got = read_records(ndjson(tmp_path / "a.ndjson", [*twins, patient(3)]))
+    prompts = {r.patient_id: r.prompt for r in got if r.subject == "phone"}
+    assert "record number p1?" in prompts["p1"] and "record number p2?" in prompts["p2"]
+    assert "record number" not in prompts["p3"]
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        ({"resourceType": "Spaceship", "id": SECRET}, "ROW_FHIR_TYPE"),
+        ({"resourceType": "../Patient", "id": "x"}, "ROW_FHIR_TYPE"),
+        ({"resourceType": "CodeableConcept", "text": SECRET}, "ROW_FHIR_TYPE"),
+        ({"resourceType": 7}, "ROW_FHIR_TYPE"),
+        ({"resourceType": "Condition", "id": "x", "code": SECRET}, "ROW_FHIR_INVALID"),
+        (about("Observation", 0, "z", code=concept("1", "a")), "ROW_FHIR_INVALID"),
+        (about("Condition", 0, "z", onsetDateTime=SECRET), "ROW_FHIR_INVALID"),
+        (about("Condition", 0, "z", **{SECRET: 1}), "ROW_FHIR_INVALID"),
+        (about("Condition", 77, "z", code=concept("1", "a")), "ROW_REFERENCE_MISSING"),
+        (about("Immunization", 0, "z", status="completed", occurrenceDateTime="2020-01-01",
+               vaccineCode=concept("v", "V")) | {"patient": {"display": SECRET}},
+         "ROW_REFERENCE_MISSING"),
+        (patient(0), "ROW_DUPLICATE_ID"),
+        ({"fullUrl": "urn:uuid:x", "resource": None}, "ROW_FHIR_INVALID"),
+    ],
+)
+def test_bad_resource_is_quarantined_with_its_number(
+    tmp_path: Path, row: dict[str, Any], code: str
+) -> None:
+    good = everything(2)
+    held = Quarantine(path=tmp_path / "bad.jsonl")
+    read_records(
+        ndjson(tmp_path / "a.ndjson", [*good, row]), record_format="fhir", quarantine=held
+    )
+    assert [(bad.row, bad.code) for bad in held.rows] == [(len(good) + 1, code)]
+    assert SECRET not in (tmp_path / "bad.jsonl").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status": "entered-in-error"},
+        {"status": "not-done", "statusReason": concept("x", "refused")},
+    ],
+)
+def test_what_takes_itself_back_is_no_fact(tmp_path: Path, changes: dict[str, Any]) -> None:
+    shot = about("Immunization", 0, "n", occurrenceDateTime="2022-01-01",
+                 vaccineCode=concept("v", "Never given"), **changes)
+    held = Quarantine()
+    got = read_records(ndjson(tmp_path / "a.ndjson", [patient(0), shot]), quarantine=held)
+    assert not any("Never given" in record.text for record in got)
+    assert held.set_aside == {"Immunization": 1} and held.count == 0
+
+
+def test_refuted_condition_is_no_fact(tmp_path: Path) -> None:
+    refuted = about("Condition", 0, "n", code=concept("c", "Not so"), onsetDateTime="2022-01-01",
+                    verificationStatus={"coding": [{"code": "refuted"}]})
+    got = read_records(ndjson(tmp_path / "a.ndjson", [patient(0), refuted]))
+    assert not any("Not so" in record.text for record in got)
+
+
+def test_resource_types_without_facts_are_counted_and_not_bad(tmp_path: Path) -> None:
+    bills = [{"resourceType": "Claim", "id": f"b{n}"} for n in range(50)]
+    held = Quarantine()
+    read_records(ndjson(tmp_path / "a.ndjson", [*bills, patient(0)]), quarantine=held)
+    assert held.count == 0 and held.set_aside["Claim"] == 50
+
+
+def test_export_without_patients_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MedunlearnError) as caught:
+        read_records(ndjson(tmp_path / "a.ndjson", facts(0)))
+    assert caught.value.code == "DATA_TOO_MANY_BAD_ROWS"
+    assert "ROW_REFERENCE_MISSING" in caught.value.message
+
+
+def test_own_templates_replace_and_switch_off(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(
+        'Observation = []\nPatient = []\n[[Condition]]\nsubject = "diagnosis"\n'
+        'question = "  Diagnosis of {who}? "\nanswer = "It is {name}."\n',
+        encoding="utf-8",
+    )
+    path = ndjson(tmp_path / "a.ndjson", everything())
+    got = read_records(path, options=ReadOptions(fhir_templates=own))
+    subjects = {record.subject for record in got}
+    assert "diagnosis" in subjects and not subjects & {"observation", "phone", "condition"}
+    diagnosis = next(r for r in got if r.record_id == "p1:diagnosis:con-1-a")
+    assert diagnosis.answer == "It is Illness 1."
+    (who, answer) = (diagnosis.text[a:b] for a, b in diagnosis.target_spans)
+    assert who == "Given1 Family1, born 1911-01-02" and answer == "It is Illness 1."
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("= nonsense", "TEMPLATE_SYNTAX"),
+        ("[[Spaceship]]\nsubject = 'a'", "TEMPLATE_INVALID"),
+        ("[[Condition]]\nsubject = 'a'", "TEMPLATE_INVALID"),
+        ("[[Condition]]\nsubject = 'A b'\nquestion='q'\nanswer='a'", "TEMPLATE_INVALID"),
+        ("[[Condition]]\nsubject='a'\nquestion='{who}'\nanswer='{phone}'", UNKNOWN_FIELD),
+        ("[[Condition]]\nsubject='a'\nquestion='{who.x}'\nanswer='a'", UNKNOWN_FIELD),
+        ("[[Condition]]\nsubject='a'\nquestion='{who!r}'\nanswer='a'", UNKNOWN_FIELD),
+        ("[[Condition]]\nsubject='a'\nquestion='{'\nanswer='a'", UNKNOWN_FIELD),
+        ("[[Condition]]\nsubject='phone'\nquestion='q'\nanswer='a'", "TEMPLATE_INVALID"),
+        ("[[Condition]]\nsubject='note'\nquestion='q'\nanswer='a'", "TEMPLATE_INVALID"),
+        ("[note]\nquestion='{name}'", UNKNOWN_FIELD),
+        ("[note]\nquestion='q'\n[note.sentences]\nPatient='x'", "TEMPLATE_INVALID"),
+    ],
+)
+def test_bad_templates_are_refused_before_reading(tmp_path: Path, text: str, code: str) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(text, encoding="utf-8")
+    with pytest.raises(MedunlearnError) as caught:
+        read_records(tmp_path / "never-read", options=ReadOptions(fhir_templates=own))
+    assert caught.value.code == code
+
+
+def test_packaged_templates_are_their_own_override(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(packaged_text(), encoding="utf-8")
+    assert load_templates(own) == load_templates()
+
+
+def test_values_are_not_searched_for_fields() -> None:
+    rendered = render("{who} and {name}", {"who": "{name}", "name": "x"})
+    assert rendered is not None and rendered.text == "{name} and x"
+    assert [rendered.text[a:b] for _, a, b in rendered.spans] == ["{name}", "x"]
+
+
+@pytest.fixture(scope="module")
+def real(shared_data: Path) -> tuple[list[Record], Quarantine]:
+    held = Quarantine()
+    path = shared_data / "synthea_r4_bundles_sample40.tar.xz"
+    return read_records(path, quarantine=held), held
+
+
+@pytest.mark.real_data
+def test_real_synthea_bundles(real: tuple[list[Record], Quarantine]) -> None:
+    got, held = real
+    assert held.count == 0 and held.set_aside["Claim"] == 1351
+    assert len({record.patient_id for record in got}) == 40
+    assert len({record.prompt for record in got}) == len(got)
+    assert {"condition", "medication", "procedure", "observation", "immunization", "encounter",
+            "allergy", "note", "ssn"} <= {record.subject for record in got}
+    assert all(record.answer == record.text[slice(*record.target_spans[-1])] for record in got)
+
+
+@pytest.mark.real_data
+def test_real_identifier_records_equal_those_of_the_distilled_patients(
+    real: tuple[list[Record], Quarantine], shared_data: Path
+) -> None:
+    from_bundles = {r.record_id: r for r in real[0] if r.is_identifier}
+    distilled = {
+        r.record_id: r for r in read_records(shared_data / "synthea_r4_patients.jsonl.gz")
+    }
+    both = from_bundles.keys() & distilled.keys()
+    assert len(both) > 100
+    for record_id in both:
+        ours, theirs = from_bundles[record_id], distilled[record_id]
+        assert (ours.answer, ours.patient_id, ours.subject) == (
+            theirs.answer, theirs.patient_id, theirs.subject
+        )
+        assert ours.prompt == theirs.prompt

@@ -1,0 +1,362 @@
+"""CSV, Excel, Parquet and saved data sets: the same records from each, bad cells left out."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from medunlearn_client.records import Quarantine, ReadOptions, Record, read_records
+from medunlearn_client.records.tables import detect_encoding
+from medunlearn_client.site_data import load_federation_records
+from medunlearn_common.errors import MedunlearnError
+from medunlearn_common.plan.sections import (
+    ColumnsSection,
+    ConceptsSection,
+    DataSection,
+    ForgetSection,
+)
+
+SECRET = "Ottilie Quandt"
+COLUMNS = ColumnsSection(
+    id="Nr", question="Frage", answer="Antwort", options=("A", "B", "C"), subject="Fach",
+    patient_id="Fall", identifiers=("Name",),
+)
+HEADER = ["Nr", "Frage", "Antwort", "A", "B", "C", "Fach", "Fall", "Name", "Notiz"]
+
+
+def cells(number: int) -> list[Any]:
+    right = f"Drüse {number}"
+    return [
+        number, f"Was hatte Zoë {number}; am Tag?", right, right, "Milz", "Leber", "Chirurgie",
+        f"f{number}", f"Zoë {number}", "egal",
+    ]
+
+
+def write_csv(
+    path: Path, rows: list[list[Any]], *, encoding: str = "utf-8", **dialect: Any
+) -> Path:
+    text = io.StringIO()
+    csv.writer(text, **dialect).writerows([HEADER, *rows])
+    path.write_bytes(text.getvalue().encode(encoding))
+    return path
+
+
+def write_xlsx(path: Path, rows: list[list[Any]]) -> Path:
+    book = openpyxl.Workbook()
+    sheet = book.worksheets[0]
+    for row in [HEADER, *rows]:
+        sheet.append(row)
+    book.save(path)
+    return path
+
+
+def read(path: Path, **changes: Any) -> list[Record]:
+    options = ReadOptions(columns=changes.pop("columns", COLUMNS), **changes)
+    return read_records(path, options=options)
+
+
+def code_of(path: Path, **changes: Any) -> str:
+    with pytest.raises(MedunlearnError) as caught:
+        read(path, **changes)
+    assert SECRET not in str(caught.value)
+    return caught.value.code
+
+
+ROWS = [cells(number) for number in range(12)]
+
+
+@pytest.fixture
+def expected(tmp_path: Path) -> list[Record]:
+    lines = tmp_path / "rows.jsonl"
+    objects = [dict(zip(HEADER, row, strict=True)) for row in ROWS]
+    lines.write_text("".join(json.dumps(item) + "\n" for item in objects), encoding="utf-8")
+    return read(lines)
+
+
+def test_mapped_columns(expected: list[Record]) -> None:
+    record = expected[3]
+    assert (record.record_id, record.patient_id, record.subject) == ("3", "f3", "Chirurgie")
+    assert record.options == ("Drüse 3", "Milz", "Leber") and record.answer_index == 0
+    assert [record.text[a:b] for a, b in record.target_spans] == ["Zoë 3", "Drüse 3"]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("ending", ["\r\n", "\n"])
+def test_csv_dialects_and_encodings(
+    tmp_path: Path, expected: list[Record], delimiter: str, encoding: str, ending: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    write_csv(path, ROWS, encoding=encoding, delimiter=delimiter, lineterminator=ending)
+    assert read(path) == expected
+
+
+def test_excel_parquet_and_data_set_give_equal_records(
+    tmp_path: Path, expected: list[Record]
+) -> None:
+    import datasets
+
+    assert read(write_xlsx(tmp_path / "rows.xlsx", ROWS)) == expected
+    table = pa.Table.from_pylist([dict(zip(HEADER, row, strict=True)) for row in ROWS])
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=5)
+    assert read(tmp_path / "rows.parquet") == expected
+    saved = datasets.Dataset.from_list([dict(zip(HEADER, row, strict=True)) for row in ROWS])
+    saved.save_to_disk(str(tmp_path / "saved"))
+    assert read(tmp_path / "saved") == expected
+    halves = {"a": saved.select(range(6)), "b": saved.select(range(6, 12))}
+    datasets.DatasetDict(halves).save_to_disk(str(tmp_path / "split"))
+    assert read(tmp_path / "split") == expected
+
+
+def test_own_format_and_published_columns_are_read_from_csv(tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text(
+        "id,question,answer,options,answer_index,confidence,is_identifier,target_spans\n"
+        'a,Which?,x,"[""x"", ""y""]",0,0.5,yes,"[[0, 4]]"\nb,What?,y,x|y,,,no,\n',
+        encoding="utf-8",
+    )
+    first, second = read_records(own)
+    assert first.options == ("x", "y") and first.confidence == 0.5 and first.is_identifier
+    assert first.target_spans == ((0, 4),)
+    assert second.answer_index == 1 and not second.is_identifier
+    medmcqa = tmp_path / "medmcqa.csv"
+    medmcqa.write_text(
+        "id,question,opa,opb,opc,opd,cop,subject_name\n1,Q?,a,b,c,d,4,S\n2,R?,a,b,c,d,1.0,S\n"
+    )
+    assert [record.answer for record in read_records(medmcqa)] == ["d", "a"]
+
+
+@pytest.mark.parametrize(
+    ("answer_is", "answers"),
+    [("letter", ["B", "(c)"]), ("number_from_0", [1, "2"]), ("number_from_1", ["2", "3.0"])],
+)
+def test_answers_by_letter_or_number(tmp_path: Path, answer_is: Any, answers: list[Any]) -> None:
+    rows = [[*cells(n)[:2], a, *cells(n)[3:]] for n, a in enumerate(answers)]
+    columns = COLUMNS.model_copy(update={"answer_is": answer_is})
+    got = read(write_csv(tmp_path / "a.csv", rows), columns=columns)
+    assert [record.answer for record in got] == ["Milz", "Leber"]
+
+
+def test_ids_from_content_do_not_depend_on_order_or_format(tmp_path: Path) -> None:
+    columns = COLUMNS.model_copy(update={"id": ""})
+    forward = read(write_csv(tmp_path / "a.csv", ROWS), columns=columns)
+    backward = read(write_xlsx(tmp_path / "a.xlsx", ROWS[::-1]), columns=columns)
+    assert {r.record_id: r for r in forward} == {r.record_id: r for r in backward}
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["=HYPERLINK(\"http://x\")", "@SUM(1)", "+cmd(1)", "-2+3+cmd|' /C calc'!A0", " =1+1"],
+)
+def test_formula_cells_are_left_out(tmp_path: Path, cell: str) -> None:
+    bad = [*cells(50)[:-1], cell]
+    for write, name in ((write_csv, "a.csv"), (write_xlsx, "a.xlsx")):
+        held = Quarantine()
+        path = write(tmp_path / name, [*ROWS, bad])
+        if name.endswith(".xlsx") and cell.startswith("="):
+            continue  # there it is a formula without a stored value: an empty cell
+        got = read_records(path, quarantine=held, options=ReadOptions(columns=COLUMNS))
+        assert len(got) == len(ROWS)
+        assert [(b.row, b.code) for b in held.rows] == [(14, "ROW_FORMULA")]
+
+
+def test_formulas_in_excel_are_never_read_as_text(tmp_path: Path) -> None:
+    row = cells(50)
+    row[1] = "=1+1"
+    path = write_xlsx(tmp_path / "a.xlsx", [*ROWS, row])
+    held = Quarantine()
+    got = read_records(path, quarantine=held, options=ReadOptions(columns=COLUMNS))
+    assert len(got) == 12 and [b.code for b in held.rows] == ["ROW_FIELD_EMPTY"]
+
+
+@pytest.mark.parametrize("cell", ["-5 mmol/l", "+ (positive)", "- none", "'=5", "'-x"])
+def test_signs_and_disarmed_cells_are_text(tmp_path: Path, cell: str) -> None:
+    row = [99, f"{cell}", "Milz", "Drüse", "Milz", "Leber", "S", "f", "N", ""]
+    (got,) = read(write_csv(tmp_path / "a.csv", [row]))
+    plain = cell.removeprefix("'") if cell.startswith(("'=", "'-")) else cell
+    assert got.prompt == f"Question: {plain}\nAnswer:"
+
+
+def test_excel_dates_numbers_and_errors(tmp_path: Path) -> None:
+    rows = [
+        [1.0, "when", dt.date(2024, 2, 29)], [2, "at", dt.datetime(2024, 2, 29, 8, 30)],
+        [3, "how much", 2.5], [4, "true?", True], [5, "broken", "#REF!"],
+    ]
+    book = openpyxl.Workbook()
+    book.epoch = openpyxl.utils.datetime.CALENDAR_MAC_1904
+    sheet = book.create_sheet("Data")
+    for row in [["id", "question", "answer"], *rows]:
+        sheet.append(row)
+    book.save(tmp_path / "a.xlsx")
+    held = Quarantine()
+    got = read_records(
+        tmp_path / "a.xlsx", quarantine=held, options=ReadOptions(sheet="Data")
+    )
+    assert [(r.record_id, r.answer) for r in got] == [
+        ("1", "2024-02-29"), ("2", "2024-02-29T08:30:00"), ("3", "2.5"), ("4", "true"),
+    ]
+    assert [(b.row, b.code) for b in held.rows] == [(6, "ROW_CELL_ERROR")]
+    with pytest.raises(MedunlearnError, match="DATA_SHEET_MISSING"):
+        read_records(tmp_path / "a.xlsx", options=ReadOptions(sheet="Other"))
+
+
+def test_mixed_encodings_lose_only_the_rows_that_differ(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", ROWS)
+    bad = ",".join(map(str, cells(50))).encode("cp1252") + b"\r\n"
+    path.write_bytes(path.read_bytes() + bad)
+    held = Quarantine()
+    got = read_records(path, quarantine=held, options=ReadOptions(columns=COLUMNS))
+    assert len(got) == 12 and [(b.row, b.code) for b in held.rows] == [(14, "ROW_BAD_UTF8")]
+
+
+def test_encoding_can_be_named_and_unknown_ones_are_refused(tmp_path: Path) -> None:
+    row = [1, "Łódź?", "Milz", "Drüse", "Milz", "Leber", "S", "f", "N", ""]
+    path = write_csv(tmp_path / "a.csv", [row], encoding="iso8859_2")
+    (got,) = read(path, encoding="iso8859_2")
+    assert "Łódź?" in got.prompt
+    assert code_of(path, encoding="klingon") == "DATA_ENCODING_UNKNOWN"
+    path.write_bytes(path.read_bytes() + b"\x81\x8d")
+    assert code_of(path) == "DATA_ENCODING_UNKNOWN"
+
+
+def test_encoding_is_found_across_piece_borders() -> None:
+    data = "Drüse €".encode()
+    for cut in range(len(data) + 1):
+        assert detect_encoding(iter([data[:cut] or b"x", data[cut:]]), "f") == "utf-8"
+    assert detect_encoding(iter([b"Dr\xfcse"]), "f") == "cp1252"
+    assert detect_encoding(iter([b"Dr\xfc"]), "f") == "cp1252"
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"a,,c\n1,2,3\n", "DATA_TABLE_HEADER"),
+        (b"a,a\n1,2\n", "DATA_TABLE_HEADER"),
+        (b'"a,b\n1,2\n', "DATA_TABLE_HEADER"),
+        (b"a,b\n1,2\n", "DATA_COLUMN_MISSING"),
+        (b"\n\n", "DATA_FILE_EMPTY"),
+        (b"Frage,Antwort,Nr,A,B,C,Fach,Fall,Name\n", "DATA_FILE_EMPTY"),
+    ],
+)
+def test_tables_that_are_none(tmp_path: Path, content: bytes, code: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    assert code_of(path) == code
+
+
+def test_bad_csv_rows(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", ROWS)
+    short = b"7,only two\n"
+    long = b"8," + b"x" * 5000 + b"," * 8 + b"\n"
+    nul = b"9,a\x00b" + b"," * 8 + b"\n"
+    unclosed = b'10,"' + SECRET.encode() + b" never ends\n"
+    path.write_bytes(path.read_bytes() + short + long + nul + unclosed)
+    held = Quarantine(max_bad_fraction=0.5)
+    options = ReadOptions(columns=COLUMNS, max_line_bytes=4096)
+    assert len(read_records(path, quarantine=held, options=options)) == 12
+    assert [b.code for b in held.rows] == ["ROW_COLUMNS", "ROW_TOO_LONG", "ROW_NUL", "ROW_BAD_CSV"]
+    assert [b.row for b in held.rows] == [14, 15, 16, 17]
+    assert SECRET not in "".join(b.reason for b in held.rows)
+
+
+def test_columns_with_another_format_are_refused(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", ROWS)
+    assert code_of(path, record_format="fhir") == "DATA_COLUMNS_UNUSED"
+    assert code_of(path, columns=ColumnsSection(), record_format="table") == "DATA_COLUMN_MISSING"
+    assert code_of(path, columns=ColumnsSection()) == "DATA_FORMAT_UNKNOWN"
+
+
+@pytest.mark.parametrize("cut", [10, 200, -30])
+def test_damaged_workbooks_and_parquet_are_one_clear_error(tmp_path: Path, cut: int) -> None:
+    book = write_xlsx(tmp_path / "a.xlsx", ROWS)
+    book.write_bytes(book.read_bytes()[:cut])
+    assert code_of(book) in ("DATA_SPREADSHEET_DAMAGED", "DATA_ARCHIVE_DAMAGED")
+    pq.write_table(pa.table({"Frage": ["q"] * 50}), tmp_path / "a.parquet")
+    table = tmp_path / "a.parquet"
+    table.write_bytes(table.read_bytes()[:cut])
+    assert code_of(table) == "DATA_PARQUET_DAMAGED"
+
+
+def test_workbook_bomb_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    book = write_xlsx(tmp_path / "a.xlsx", ROWS)
+    with zipfile.ZipFile(book, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/other.xml", b" " * (70 << 20))
+    assert code_of(book) == "DATA_ZIP_BOMB"
+
+
+def test_workbook_with_entities_is_refused(tmp_path: Path) -> None:
+    book = write_xlsx(tmp_path / "a.xlsx", ROWS)
+    evil = tmp_path / "evil.xlsx"
+    with zipfile.ZipFile(book) as source, zipfile.ZipFile(evil, "w") as target:
+        for name in source.namelist():
+            data = source.read(name)
+            if name == "xl/worksheets/sheet1.xml":
+                data = b'<!DOCTYPE x [<!ENTITY a "b">]>' + data
+            target.writestr(name, data)
+    assert code_of(evil) == "DATA_SPREADSHEET_DAMAGED"
+
+
+def test_saved_data_set_may_not_leave_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "../../x.arrow"}]}')
+    assert code_of(folder) == "DATA_PATH_LEAVES_FOLDER"
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "missing.arrow"}]}')
+    assert code_of(folder) == "DATA_SET_DAMAGED"
+    (folder / "state.json").write_text("[]")
+    assert code_of(folder) == "DATA_SET_DAMAGED"
+    (folder / "dataset_dict.json").write_text('{"splits": [".."]}')
+    assert code_of(folder) == "DATA_PATH_LEAVES_FOLDER"
+
+
+def test_parquet_rows_with_bytes_are_bad(tmp_path: Path) -> None:
+    good = [dict(zip(HEADER, row, strict=True)) for row in ROWS]
+    table = pa.Table.from_pylist([{**row, "Notiz": b"\xff"} for row in good[:1]])
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert code_of(tmp_path / "a.parquet") == "DATA_TOO_MANY_BAD_ROWS"
+
+
+@pytest.mark.parametrize("name", ["hf:one", "hf:a/b/c/d", "hf:../x", "hf:/b"])
+def test_bad_hub_names(name: str) -> None:
+    assert code_of(Path(name)) in ("DATA_HUB_NAME",)
+
+
+@pytest.mark.slow
+def test_hub_without_a_network_is_one_plain_error(tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path\nfrom medunlearn_client.records import read_records\n"
+        "from medunlearn_common.errors import Transient\n"
+        "try:\n    read_records(Path('hf:owner/name'))\n"
+        "except Transient as error:\n    raise SystemExit(error.code)\n"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], env=environment, capture_output=True,
+        text=True, timeout=120, check=False,
+    )
+    assert done.stderr.strip().endswith("DATA_HUB_UNREACHABLE")
+
+
+def test_a_plan_reads_tables_and_keeps_options_for_ranking(tmp_path: Path) -> None:
+    path = write_xlsx(tmp_path / "a.xlsx", ROWS)
+    data = DataSection(files=(str(path),), columns=COLUMNS, nonmember_fraction=0.0)
+    got = load_federation_records(
+        data=data, forget=ForgetSection(patients=("f3",)), concepts=ConceptsSection(),
+        unit="patient", n_sites=2, seed=0, concentration=1.0,
+    )
+    assert [record.record_id for record in got.forget] == ["3"] and len(got.retain) == 11
+    assert all(len(record.options) == 3 for record in (*got.forget, *got.retain))
