@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 
 from medunlearn_common import __version__
+from medunlearn_common.concepts.commands import concepts_app
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
 from medunlearn_common.plan.commands import plan_app
 
@@ -71,7 +72,7 @@ class CommandLine:
     debug: bool = False
 
     def build(self, commands: Iterable[EntryPoint]) -> typer.Typer:
-        """The application with ``plan`` and every command that an entry point names."""
+        """The application with ``plan``, ``concepts`` and every command of an entry point."""
         app = typer.Typer(
             name="medunlearn", help=_HELP, epilog=_EPILOG, no_args_is_help=True,
             rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -79,6 +80,7 @@ class CommandLine:
         )
         app.callback()(self._global_options)
         app.add_typer(plan_app, name="plan")
+        app.add_typer(concepts_app, name="concepts")
         for entry in sorted(commands, key=lambda item: item.name):
             mount(app, entry)
         return app

@@ -95,6 +95,44 @@ def _one_cycle(parents: Edges, unordered: set[str]) -> list[str]:
     return cycle[smallest:] + cycle[:smallest]
 
 
+def without_cycles(
+    parents: Mapping[str, Iterable[str]],
+) -> tuple[dict[str, tuple[str, ...]], list[tuple[str, str]]]:
+    """Leave out the links that would close a cycle.
+
+    Concepts are visited in the order of their ids, each with its parents in order, depth
+    first; a link back to a concept that is still being visited is left out. So the same links
+    give the same result, whatever order they were read in.
+
+    Returns:
+        The remaining parents, sorted, and the (child, parent) links that were left out.
+    """
+    kept: dict[str, list[str]] = {}
+    dropped: list[tuple[str, str]] = []
+    open_ids: set[str] = set()
+    for start in sorted(parents):
+        if start in kept:
+            continue
+        kept[start] = []
+        open_ids.add(start)
+        stack = [(start, iter(sorted(set(parents[start]))))]
+        while stack:
+            child_id, remaining = stack[-1]
+            parent_id = next(remaining, None)
+            if parent_id is None:
+                open_ids.discard(child_id)
+                stack.pop()
+            elif parent_id in open_ids:
+                dropped.append((child_id, parent_id))
+            else:
+                kept[child_id].append(parent_id)
+                if parent_id in parents and parent_id not in kept:
+                    kept[parent_id] = []
+                    open_ids.add(parent_id)
+                    stack.append((parent_id, iter(sorted(set(parents[parent_id])))))
+    return {concept_id: tuple(ids) for concept_id, ids in kept.items()}, dropped
+
+
 def shortest_depths(parents: Edges, children: Edges) -> dict[str, int]:
     """Number of steps from each concept up to its nearest root; a root has 0."""
     depths = {concept_id: 0 for concept_id, parent_ids in parents.items() if not parent_ids}
@@ -106,6 +144,29 @@ def shortest_depths(parents: Edges, children: Edges) -> dict[str, int]:
                 depths[child_id] = depths[concept_id] + 1
                 queue.append(child_id)
     return depths
+
+
+def shortest_way_up(start: str, goals: Iterable[str], parents: Edges) -> tuple[str, ...]:
+    """Ids on a shortest way from ``start`` up to one of ``goals``, both ends included.
+
+    Of several ways the one through the smallest ids; empty where there is none.
+    """
+    wanted = set(goals)
+    below = {start: ""}
+    queue = deque([start])
+    while queue:
+        concept_id = queue.popleft()
+        if concept_id in wanted:
+            way = []
+            while concept_id:
+                way.append(concept_id)
+                concept_id = below[concept_id]
+            return tuple(reversed(way))
+        for parent_id in parents[concept_id]:
+            if parent_id not in below:
+                below[parent_id] = concept_id
+                queue.append(parent_id)
+    return ()
 
 
 def reachable(starts: Iterable[str], edges: Edges) -> frozenset[str]:
