@@ -48,6 +48,8 @@ class _Descriptor:
     def __post_init__(self) -> None:
         if not _DESCRIPTOR_UI.fullmatch(self.ui):
             raise ValueError(f"{self.ui[:40]!r} is not a descriptor id such as D006394")
+        if not self.name or len(self.name) > MAX_NAME_CHARS:
+            raise ValueError(f"{self.ui} has no name of at most {MAX_NAME_CHARS} characters")
         for tree_number in self.tree_numbers:
             if not _TREE_NUMBER.fullmatch(tree_number) or tree_number[0] not in MESH_CATEGORIES:
                 raise ValueError(f"{tree_number[:40]!r} is not a tree number such as C04.557")
@@ -133,7 +135,7 @@ def _hierarchy(descriptors: Iterable[_Descriptor], path: Path) -> ConceptHierarc
     kept = _kept(descriptors, path)
     at_tree_number = _tree_index(kept, path)
     parents = {d.ui: _parents(d, at_tree_number, path) for d in kept}
-    acyclic, dropped = graph.without_cycles(parents)
+    acyclic, dropped = graph.without_cycles(parents, source=path.name)
     used = sorted({number[0] for number in at_tree_number})
     categories = [
         Concept(concept_id=PREFIX + c, name=MESH_CATEGORIES[c], semantic_type=mesh_kind(c))
@@ -143,7 +145,7 @@ def _hierarchy(descriptors: Iterable[_Descriptor], path: Path) -> ConceptHierarc
         [*categories, *(_concept(d, acyclic[d.ui]) for d in kept)],
         source=path.name,
         aliases={PREFIX + number: PREFIX + ui for number, ui in at_tree_number.items()},
-        notes=_notes(dropped),
+        notes=graph.told(dropped),
     )
 
 
@@ -211,9 +213,3 @@ def _concept(descriptor: _Descriptor, parents: Iterable[str]) -> Concept:
         semantic_type=mesh_kind(first),
     )
 
-
-def _notes(dropped: list[tuple[str, str]]) -> tuple[str, ...]:
-    if not dropped:
-        return ()
-    shown = graph.shorten_ids(f"{child} -> {parent}" for child, parent in dropped)
-    return (f"{len(dropped)} parent links that close a cycle are left out: {shown}",)

@@ -9,15 +9,17 @@ than the UMLS licence. Such a source is refused unless it is named as licensed, 
 naming the sources to read. A row's own SRL counts as well.
 
 **Cycles.** The sources' hierarchies contradict each other, so their union has cycles (Bodenreider,
-"Circular hierarchical relationships in the UMLS", AMIA 2001). Links that would close one are left
-out by a rule that does not depend on the files' order (`graph.without_cycles`), and counted in the
-hierarchy's notes.
+"Circular hierarchical relationships in the UMLS", AMIA 2001). They are broken where the fewest
+sources agree, of equals where the source with the fewest links speaks, whatever the order of the
+files (`graph.without_cycles`); what was left out is told in the hierarchy's notes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -30,6 +32,8 @@ from medunlearn_common.concepts.kinds import umls_kind
 from medunlearn_common.concepts.options import SourceOptions
 from medunlearn_common.concepts.tables import TableFormat, files_matching, read_table, rrf, the_file
 from medunlearn_common.errors import Misconfigured
+
+Link = tuple[str, str]
 
 PREFIX: Final = "UMLS:"
 MRCONSO: Final = re.compile(r"MRCONSO\.RRF")
@@ -144,12 +148,13 @@ def load_umls(folder: Path, options: SourceOptions) -> ConceptHierarchy:
     sources = _Sources(folder, options)
     guard = KeptText(folder)
     known, names = _read_names(folder, sources, guard)
-    parents, dropped = graph.without_cycles(_read_parents(folder, sources, guard, known, names))
+    links = _read_links(folder, sources, guard, known, names)
+    parents, dropped = _acyclic(links, names, source=folder.name)
     types = _read_types(folder, names)
     return ConceptHierarchy.from_concepts(
         (_concept(cui, names[cui], parents[cui], types.get(cui)) for cui in names),
         source=folder.name,
-        notes=_notes(dropped),
+        notes=graph.told(dropped),
     )
 
 
@@ -193,21 +198,40 @@ def _read_names(
     return known, names
 
 
-def _read_parents(
+def _read_links(
     folder: Path, sources: _Sources, guard: KeptText, known: set[str], names: dict[str, _Names]
-) -> dict[str, set[str]]:
-    """Parents of each CUI that is read; links to CUIs that are left out are left out."""
+) -> dict[Link, set[str]]:
+    """The sources of each (child, parent) link; links to CUIs that are left out are left out."""
     path = _table_path(folder, "MRREL")
-    parents: dict[str, set[str]] = {cui: set() for cui in names}
+    links: dict[Link, set[str]] = {}
     for line, child, parent, source in _hierarchical_rows(path):
         if not sources.admits(source, 0, path, line):
             continue
         if child not in known or parent not in known:
             raise invalid_file(path, "relates a CUI that is not in MRCONSO", line=line)
         if child != parent and child in names and parent in names:
-            parents[child].add(guard.keep(parent))
+            if (child, parent) not in links:
+                guard.keep(child + parent)
+            links.setdefault((child, parent), set()).add(sys.intern(source))
     sources.refuse_restricted()
-    return parents
+    return links
+
+
+def _acyclic(
+    links: dict[Link, set[str]], names: Iterable[str], *, source: str
+) -> tuple[dict[str, tuple[str, ...]], list[Link]]:
+    """Parents of each CUI, and the links left out; more sources and larger ones are trusted."""
+    parents: dict[str, list[str]] = {cui: [] for cui in names}
+    sizes: Counter[str] = Counter()
+    for (child, parent), told_by in links.items():
+        parents[child].append(parent)
+        sizes.update(told_by)
+
+    def worth(child: str, parent: str) -> int:
+        told_by = links[child, parent]
+        return len(told_by) * (sizes.total() + 1) + max(sizes[name] for name in told_by)
+
+    return graph.without_cycles(parents, source=source, worth=worth)
 
 
 def _hierarchical_rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
@@ -244,9 +268,3 @@ def _concept(cui: str, names: _Names, parents: tuple[str, ...], tui: str | None)
         xrefs=tuple(sorted(names.xrefs)),
     )
 
-
-def _notes(dropped: list[tuple[str, str]]) -> tuple[str, ...]:
-    if not dropped:
-        return ()
-    shown = graph.shorten_ids(f"{child} -> {parent}" for child, parent in dropped)
-    return (f"{len(dropped)} parent links that close a cycle are left out: {shown}",)
