@@ -17,13 +17,16 @@ from typing import IO, Final
 from medunlearn_common.errors import Misconfigured
 
 MAX_TEXT_BYTES: Final = 512 * 2**20
-"""Most text of a hierarchy that is held in memory; all of SNOMED CT's names fit, a gzip bomb
-does not."""
+"""Most text of a hierarchy that is held in memory; all of SNOMED CT's names fit, a gzip bomb and
+the UMLS with all its sources do not."""
 
 MAX_STREAM_BYTES: Final = 16 * 2**30
 """Largest file, unpacked, that is read line by line; the whole UMLS has files of 6 GiB."""
 
 MAX_LINE_BYTES: Final = 2**20
+
+TEXT_OVERHEAD_BYTES: Final = 64
+"""What Python needs for a text besides its characters, about."""
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _ZIP_MAGIC: Final = b"PK\x03\x04"
@@ -62,12 +65,15 @@ class BoundedStream:
 
 
 class KeptText:
-    """Counts the text that a loader keeps, so that memory stays bounded whatever is read."""
+    """Counts the texts that a loader keeps, so that memory stays bounded whatever is read.
 
-    def __init__(self, path: Path, *, max_chars: int = MAX_TEXT_BYTES) -> None:
+    The hierarchy built from them takes about four times what is counted.
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> None:
         self._path = path
-        self._max_chars = max_chars
-        self._left = max_chars
+        self._max_bytes = max_bytes
+        self._left = max_bytes
 
     def keep(self, text: str) -> str:
         """The same text, counted.
@@ -75,9 +81,9 @@ class KeptText:
         Raises:
             Misconfigured: ``CONCEPT_FILE_TOO_LARGE`` once too much is kept.
         """
-        self._left -= len(text)
+        self._left -= len(text) + TEXT_OVERHEAD_BYTES
         if self._left < 0:
-            raise too_large(self._path, f"more than {self._max_chars} characters to keep")
+            raise too_large(self._path, f"more than {self._max_bytes} bytes of names and links")
         return text
 
 

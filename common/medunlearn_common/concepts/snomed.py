@@ -61,7 +61,7 @@ _RELATIONSHIPS: Final = rf2(
 _TAGGED: Final = re.compile(r"(.*\S)\s+\(([^()]+)\)")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class _Names:
     """Active English descriptions of one concept."""
 

@@ -126,7 +126,7 @@ class _Sources:
             )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class _Names:
     """What MRCONSO says of one CUI."""
 
@@ -186,7 +186,7 @@ def _read_names(
         if language != "ENG" or suppress != "N" or len(term) > MAX_NAME_CHARS:
             continue
         rank = (ts != "P", stt != "PF", preferred != "Y", aui, guard.keep(term))
-        kept = names.setdefault(guard.keep(cui), _Names(best=rank))
+        kept = names.setdefault(sys.intern(guard.keep(cui)), _Names(best=rank))
         kept.best = min(kept.best, rank)
         kept.terms.add(term)
         prefix = _XREF_PREFIXES.get((source, tty))
@@ -212,7 +212,8 @@ def _read_links(
         if child != parent and child in names and parent in names:
             if (child, parent) not in links:
                 guard.keep(child + parent)
-            links.setdefault((child, parent), set()).add(sys.intern(source))
+                links[sys.intern(child), sys.intern(parent)] = set()
+            links[child, parent].add(sys.intern(source))
     sources.refuse_restricted()
     return links
 
@@ -226,10 +227,11 @@ def _acyclic(
     for (child, parent), told_by in links.items():
         parents[child].append(parent)
         sizes.update(told_by)
+    more_than_any = sizes.total() + 1
 
     def worth(child: str, parent: str) -> int:
         told_by = links[child, parent]
-        return len(told_by) * (sizes.total() + 1) + max(sizes[name] for name in told_by)
+        return len(told_by) * more_than_any + max(sizes[name] for name in told_by)
 
     return graph.without_cycles(parents, source=source, worth=worth)
 
