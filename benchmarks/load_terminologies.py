@@ -117,7 +117,8 @@ def measure(path: Path) -> None:
         [sys.executable, "-c", _LOAD, str(path)], capture_output=True, text=True, check=False
     )
     size = sum(f.stat().st_size for f in ([path] if path.is_file() else path.iterdir()))
-    print(f"{path.name:<24}{size / 2**20:6.1f} MiB {done.stdout.rstrip() or done.stderr.strip().splitlines()[-1]}")
+    told = done.stdout.rstrip() or done.stderr.strip().splitlines()[-1]
+    print(f"{path.name:<24}{size / 2**20:6.1f} MiB {told}")
 
 
 def main() -> None:
