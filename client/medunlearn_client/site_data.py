@@ -19,7 +19,8 @@ from medunlearn_client.records import (
     split_nonmembers,
 )
 from medunlearn_client.tagging import NO_DECISIONS, ConceptTagger, read_decisions
-from medunlearn_common.concepts import LeveledHierarchy, load_hierarchies
+from medunlearn_common.concepts import LeveledHierarchy
+from medunlearn_common.concepts.planned import planned_levels
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ConceptsSection, DataSection, ForgetSection
 
@@ -66,8 +67,7 @@ def leveled_hierarchy(
 
     A hospital's own forget concepts count as roots too, at that hospital only.
     """
-    roots = (*concepts.forget_roots, *(forget.concepts if forget is not None else ()))
-    return load_hierarchies(concepts.hierarchies).with_forget_roots(roots)
+    return planned_levels(concepts, further_roots=forget.concepts if forget is not None else ())
 
 
 def record_tagger(
@@ -136,8 +136,8 @@ def load_federation_records(
         members, nonmembers = _with_named(records, nonmembers, forget)
     tagger = None
     if forget.concepts:
-        own_roots = ConceptsSection(hierarchies=concepts.hierarchies, forget_roots=())
-        tagger = record_tagger(own_roots, forget, data)
+        without_roots = concepts.model_copy(update={"forget_roots": ()})
+        tagger = record_tagger(without_roots, forget, data)
     split = select(members, forget_request(forget, seed=seed), tagger)
     if unit == "patient":
         require_whole_patients(split)

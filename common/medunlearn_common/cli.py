@@ -75,7 +75,7 @@ class CommandLine:
     debug: bool = False
 
     def build(self, commands: Iterable[EntryPoint]) -> typer.Typer:
-        """The application with ``plan`` and every command that an entry point names."""
+        """The application with ``plan``, ``concepts`` and every command of an entry point."""
         app = typer.Typer(
             name="medunlearn", help=_HELP, epilog=_EPILOG, no_args_is_help=True,
             rich_markup_mode="rich", pretty_exceptions_enable=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from medunlearn_common.concepts import (
     LOADERS,
     Concept,
     ConceptHierarchy,
+    detect_format,
     load_builtin,
     load_hierarchies,
     load_hierarchy,
@@ -36,17 +38,36 @@ def test_builtin_sources() -> None:
     assert load_hierarchy("builtin:surgery").digest() == load_builtin("surgery").digest()
 
 
-def test_files_are_loaded_by_their_ending(tmp_path: Path) -> None:
+def test_a_damaged_beginning_leaves_the_format_to_the_ending(tmp_path: Path) -> None:
+    for name in ("a.obo", "b.Outline", "c.obo.gz"):
+        path = tmp_path / name
+        text = b"damaged\n" + OBO.encode()
+        path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+        assert code_of(str(path)) == "CONCEPT_FILE_INVALID"
+
+
+def test_files_are_loaded_by_their_content(tmp_path: Path) -> None:
     (tmp_path / "my.Terms.OBO").write_text(OBO)
     (tmp_path / "own.outline").write_text("!outline 1\nA a\n")
     assert load_hierarchy(str(tmp_path / "my.Terms.OBO"))["T:0"].name == "disease"
     assert load_hierarchy(str(tmp_path / "own.outline"))["A"].name == "a"
-    assert set(LOADERS) >= {".obo", ".outline"}
+    (tmp_path / "no-ending").write_text(OBO)
+    assert detect_format(tmp_path / "no-ending") == "obo"
+    assert set(LOADERS) >= {"obo", "outline"}
 
 
-@pytest.mark.parametrize("name", ["terms.csv", "terms.csv.gz", "terms", "builtins"])
-def test_an_unknown_format_is_refused(name: str) -> None:
-    assert code_of(name) == "CONCEPT_FORMAT_UNKNOWN"
+@pytest.mark.parametrize("content", ["id,name\n", "", "<?xml version='1.0'?><other/>", '{"a": 1}'])
+def test_an_unknown_format_is_refused(content: str, tmp_path: Path) -> None:
+    for name in ("terms.csv", "terms", "builtins"):
+        (tmp_path / name).write_text(content)
+        assert code_of(str(tmp_path / name)) == "CONCEPT_FORMAT_UNKNOWN"
+    (tmp_path / "zipped.gz").write_bytes(gzip.compress(content.encode()))
+    assert code_of(str(tmp_path / "zipped.gz")) == "CONCEPT_FORMAT_UNKNOWN"
+    assert code_of(str(tmp_path)) == "CONCEPT_FORMAT_UNKNOWN"
+
+
+def test_a_missing_file_is_told_from_an_unknown_format() -> None:
+    assert code_of("nowhere.csv") == "CONCEPT_FILE_MISSING"
 
 
 def test_an_unknown_builtin_and_no_source_are_refused() -> None:

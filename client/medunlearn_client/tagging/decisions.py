@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from medunlearn_client.records.lines import read_rows
 from medunlearn_client.records.record import InvalidRecord
 from medunlearn_client.tagging.spans import Assertion, ConceptSpan
-from medunlearn_common.concepts.hierarchy import ConceptHierarchy, LeveledHierarchy
+from medunlearn_common.concepts.hierarchy import ConceptHierarchy
+from medunlearn_common.concepts.leveled import LeveledHierarchy
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
 

@@ -10,7 +10,8 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from medunlearn_common.concepts.hierarchy import ConceptHierarchy, LeveledHierarchy
+from medunlearn_common.concepts.hierarchy import ConceptHierarchy
+from medunlearn_common.concepts.leveled import LeveledHierarchy
 from medunlearn_common.concepts.levels import ConceptLevel
 
 PATIENT_LINK: Final = "patient"

@@ -32,7 +32,7 @@ from medunlearn_client.tagging.context import ContextFinder, answered_no
 from medunlearn_client.tagging.decisions import NO_DECISIONS, TagDecisions
 from medunlearn_client.tagging.folding import Folded, fold, lower, surfaces
 from medunlearn_client.tagging.spans import Assertion, ConceptSpan
-from medunlearn_common.concepts.hierarchy import LeveledHierarchy
+from medunlearn_common.concepts.leveled import LeveledHierarchy
 from medunlearn_common.concepts.levels import ConceptLevel
 
 if TYPE_CHECKING:

@@ -1,8 +1,158 @@
-"""The group ``medunlearn concepts``: packages bring their commands into it by entry points."""
+"""The group ``medunlearn concepts``, with ``explain``, ``search`` and ``tree``.
+
+Other packages bring their commands into it by entry points named ``concepts.NAME``.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
+from rich.console import Console
+
+from medunlearn_common.concepts.hierarchy import ConceptHierarchy
+from medunlearn_common.concepts.leveled import LeveledHierarchy
+from medunlearn_common.concepts.planned import planned_levels
+from medunlearn_common.concepts.search import search_terms
+from medunlearn_common.concepts.views import concept_tree, explanation, hits_table, printable
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan.reading import plan_from_mapping, read_plan
+from medunlearn_common.plan.sections import Plan
+
+MAX_EXPLAINED = 8
+
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", help="Plan with the [concepts] section; else the defaults.")
+]
+Hierarchies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--hierarchy", help="Hierarchy in place of the plan's; may be repeated.",
+        show_default=False,
+    ),
+]
+Joined = Annotated[
+    bool, typer.Option("--join", help="Join hierarchies by cross-references, whatever the plan.")
+]
+ForgetRoots = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--forget-root", help="Concept id in place of the plan's forget roots.",
+        show_default=False,
+    ),
+]
+
+
+def explain(
+    term: Annotated[str, typer.Argument(help="Id, name or synonym.", show_default=False)],
+    plan: PlanFile = None, hierarchy: Hierarchies = None, forget_root: ForgetRoots = None,
+    join: Joined = False,
+) -> None:
+    """Show a concept's level, the rule that gave it and the way up to what decided.
+
+    Examples:
+
+      medunlearn concepts explain "inguinal hernia" --forget-root MU:S0001
+
+      medunlearn concepts explain MESH:D006552 --hierarchy doid.obo --hierarchy desc2026.gz --join
+    """
+    leveled = _leveled(plan, hierarchy, forget_root, join)
+    found = _meant(leveled.hierarchy, term)
+    console = _console(leveled)
+    for concept_id in found[:MAX_EXPLAINED]:
+        console.print(explanation(leveled, concept_id))
+    if len(found) > MAX_EXPLAINED:
+        console.print(f"{len(found) - MAX_EXPLAINED} more concepts have this name")
+
+
+def search(
+    text: Annotated[str, typer.Argument(help="Words of a name.", show_default=False)],
+    limit: Annotated[int, typer.Option(min=1, help="Most hits to show.")] = 20,
+    plan: PlanFile = None, hierarchy: Hierarchies = None, forget_root: ForgetRoots = None,
+    join: Joined = False,
+) -> None:
+    """List concepts whose name or synonym contains these words, best match first.
+
+    Example:
+
+      medunlearn concepts search hernia --hierarchy icd10cm_order_2026.txt
+    """
+    leveled = _leveled(plan, hierarchy, forget_root, join)
+    hits = search_terms(leveled.hierarchy, text)
+    console = _console(leveled)
+    if hits:
+        console.print(hits_table(leveled, hits, limit=limit))
+    else:
+        console.print(f"no name contains {printable(text)!r}", markup=False)
+
+
+def tree(
+    concept_id: Annotated[str, typer.Argument(metavar="ID", help="Id or name of a concept.",
+                                              show_default=False)],
+    depth: Annotated[int, typer.Option(min=0, max=50, help="Steps down.")] = 2,
+    limit: Annotated[int, typer.Option(min=1, help="Most children of one concept.")] = 30,
+    plan: PlanFile = None, hierarchy: Hierarchies = None, forget_root: ForgetRoots = None,
+    join: Joined = False,
+) -> None:
+    """Show a concept between its ancestors and its descendants, coloured by level.
+
+    Example:
+
+      medunlearn concepts tree MU:S0100 --depth 3 --forget-root MU:S0001
+    """
+    leveled = _leveled(plan, hierarchy, forget_root, join)
+    found = _meant(leveled.hierarchy, concept_id)
+    if len(found) > 1:
+        raise Misconfigured(
+            "CONCEPT_AMBIGUOUS", f"{len(found)} concepts are named {concept_id[:80]!r}",
+            f"name one by its id: {', '.join(found[:MAX_EXPLAINED])}",
+        )
+    _console(leveled).print(concept_tree(leveled, found[0], depth=depth, limit=limit))
+
+
+def _leveled(
+    plan: Path | None, hierarchies: list[str] | None, forget_roots: list[str] | None, join: bool
+) -> LeveledHierarchy:
+    """The plan's levels, with what the command line says in place of the plan's own."""
+    concepts = (read_plan(plan) if plan else Plan()).concepts
+    said: dict[str, Any] = concepts.model_dump()
+    if hierarchies:
+        said["hierarchies"] = hierarchies
+    if forget_roots:
+        said["forget_roots"] = forget_roots
+    if join:
+        said["join"] = "xrefs"
+    checked = plan_from_mapping({"concepts": said}, name="command line")
+    return planned_levels(checked.concepts)
+
+
+def _meant(hierarchy: ConceptHierarchy, term: str) -> list[str]:
+    """Ids that a term of the user stands for: an id, or every concept with the name.
+
+    Raises:
+        Misconfigured: ``CONCEPT_UNKNOWN`` with the nearest that there is.
+    """
+    if term in hierarchy:
+        return [hierarchy.resolve(term)]
+    named = [concept.concept_id for concept in hierarchy.find(term)]
+    if named:
+        return named
+    hits = search_terms(hierarchy, term)[:MAX_EXPLAINED]
+    if not hits:
+        hierarchy.resolve(term)  # raises, with similar ids
+    raise Misconfigured(
+        "CONCEPT_UNKNOWN", f"no concept has the id or name {term[:80]!r}",
+        "nearest: " + ", ".join(f"{h.concept.concept_id} ({printable(h.term)})" for h in hits),
+    )
+
+
+def _console(leveled: LeveledHierarchy) -> Console:
+    """The terminal, after the notes of the hierarchy on standard error."""
+    errors = Console(stderr=True, highlight=False)
+    for note in leveled.hierarchy.notes:
+        errors.print(f"note: {printable(note)}", style="dim", markup=False, soft_wrap=True)
+    return Console(highlight=False)
 
 
 def concepts_group() -> typer.Typer:
@@ -11,10 +161,6 @@ def concepts_group() -> typer.Typer:
         help="Medical concepts: which are known, what a text mentions, what a clinician decided.",
         no_args_is_help=True, rich_markup_mode="rich",
     )
-    # With a callback it stays a group also where it holds a single command.
-    group.callback()(_concepts)
+    for command in (explain, search, tree):
+        group.command()(command)
     return group
-
-
-def _concepts() -> None:
-    """Medical concepts: which are known, what a text mentions, what a clinician decided."""

@@ -21,6 +21,7 @@ class Concept:
         parents: Ids of the directly more general concepts.
         semantic_type: Kind of thing (disease, procedure, …) where the source tells.
         level: Explicit level where the source gives one, at most SPECIALTY.
+        xrefs: Ids of the same concept in other terminologies, such as ``MESH:D006394``.
     """
 
     concept_id: str
@@ -29,6 +30,7 @@ class Concept:
     parents: tuple[str, ...] = ()
     semantic_type: str | None = None
     level: ConceptLevel | None = None
+    xrefs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -37,12 +39,14 @@ class Concept:
             Misconfigured: ``CONCEPT_INVALID`` for a blank id or name, ``CONCEPT_LEVEL_INVALID``
                 for an explicit TARGET level.
         """
-        if not self.concept_id or any(character.isspace() for character in self.concept_id):
-            raise Misconfigured(
-                "CONCEPT_INVALID",
-                f"the concept id {self.concept_id[:80]!r} is blank or contains whitespace",
-                "give every concept an identifier such as DOID:162",
-            )
+        for identifier in (self.concept_id, *self.xrefs):
+            # Splitting is the fast way to find any white space.
+            if identifier.split() != [identifier]:
+                raise Misconfigured(
+                    "CONCEPT_INVALID",
+                    f"the concept id {identifier[:80]!r} is blank or contains whitespace",
+                    "give every concept an identifier such as DOID:162",
+                )
         for term in (self.name, *self.synonyms):
             if not term.strip() or len(term) > MAX_NAME_CHARS:
                 raise Misconfigured(

@@ -7,11 +7,12 @@ recursion limit.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from medunlearn_common.errors import Misconfigured
 
 MAX_IDS_IN_MESSAGE = 8
+MAX_CYCLE_STEPS = 30_000_000
 
 Edges = Mapping[str, tuple[str, ...]]
 
@@ -22,6 +23,14 @@ def shorten_ids(ids: Iterable[str], *, separator: str = ", ") -> str:
     shown = separator.join(listed[:MAX_IDS_IN_MESSAGE])
     hidden = len(listed) - MAX_IDS_IN_MESSAGE
     return f"{shown}{separator}… ({hidden} more)" if hidden > 0 else shown
+
+
+def told(dropped: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """A note about links that `without_cycles` left out; none where it left out none."""
+    if not dropped:
+        return ()
+    shown = shorten_ids(f"{child} -> {parent}" for child, parent in dropped)
+    return (f"parent links left out because they close a cycle ({len(dropped)}): {shown}",)
 
 
 def resolve_parents(
@@ -95,6 +104,76 @@ def _one_cycle(parents: Edges, unordered: set[str]) -> list[str]:
     return cycle[smallest:] + cycle[:smallest]
 
 
+def without_cycles(
+    parents: Mapping[str, Iterable[str]], *, source: str,
+    worth: Callable[[str, str], int] = lambda _child, _parent: 0,
+) -> tuple[dict[str, tuple[str, ...]], list[tuple[str, str]]]:
+    """Leave out links until no cycle is left, the least trusted ones first.
+
+    The links among concepts that lie on cycles, or between cycles, are put back one by one,
+    the worthiest first, then by ids; one that would close a cycle is left out. So the same
+    links give the same result, whatever order they were read in.
+
+    Args:
+        parents: Parents of each concept; ids that are not keys have no parents.
+        source: Where they come from, for messages.
+        worth: How far the link of a (child, parent) is trusted; the larger is kept.
+
+    Returns:
+        The remaining parents, sorted, and the (child, parent) links that were left out, sorted.
+
+    Raises:
+        Misconfigured: ``CONCEPT_CYCLE`` where the cycles are so many or so long that breaking
+            them would take minutes.
+    """
+    links = {concept_id: sorted(set(ids)) for concept_id, ids in parents.items()}
+    core = _cyclic_core(links)
+    kept = {
+        child: [p for p in ids if child not in core or p not in core]
+        for child, ids in links.items()
+    }
+    above: dict[str, tuple[str, ...]] = dict.fromkeys(core, ())
+    doubtful = [(-worth(c, p), c, p) for c in core for p in links[c] if p in core]
+    dropped = []
+    steps = 0
+    for _, child, parent in sorted(doubtful):
+        upwards = reachable([parent], above)
+        steps += len(upwards)
+        if steps > MAX_CYCLE_STEPS:
+            raise Misconfigured(
+                "CONCEPT_CYCLE", f"{source}: {len(core)} concepts lie on or between cycles",
+                "read fewer sources of the terminology",
+            )
+        if child in upwards:
+            dropped.append((child, parent))
+        else:
+            above[child] += (parent,)
+            kept[child].append(parent)
+    return {child: tuple(sorted(ids)) for child, ids in kept.items()}, sorted(dropped)
+
+
+def _cyclic_core(links: Mapping[str, Iterable[str]]) -> set[str]:
+    """Ids on cycles and between them: what is left once free ends are taken off, up and down."""
+    upward: dict[str, list[str]] = {i: [p for p in links[i] if p in links] for i in links}
+    downward: dict[str, list[str]] = {concept_id: [] for concept_id in links}
+    for child, ids in upward.items():
+        for parent in ids:
+            downward[parent].append(child)
+    core = set(links)
+    for here, there in ((upward, downward), (downward, upward)):
+        count = {i: sum(1 for other in here[i] if other in core) for i in core}
+        ends = [i for i in core if not count[i]]
+        while ends:
+            gone = ends.pop()
+            core.discard(gone)
+            for other in there[gone]:
+                if other in core:
+                    count[other] -= 1
+                    if not count[other]:
+                        ends.append(other)
+    return core
+
+
 def shortest_depths(parents: Edges, children: Edges) -> dict[str, int]:
     """Number of steps from each concept up to its nearest root; a root has 0."""
     depths = {concept_id: 0 for concept_id, parent_ids in parents.items() if not parent_ids}
@@ -106,6 +185,29 @@ def shortest_depths(parents: Edges, children: Edges) -> dict[str, int]:
                 depths[child_id] = depths[concept_id] + 1
                 queue.append(child_id)
     return depths
+
+
+def shortest_way_up(start: str, goals: Iterable[str], parents: Edges) -> tuple[str, ...]:
+    """Ids on a shortest way from ``start`` up to one of ``goals``, both ends included.
+
+    Of several ways the one through the smallest ids; empty where there is none.
+    """
+    wanted = set(goals)
+    below = {start: ""}
+    queue = deque([start])
+    while queue:
+        concept_id = queue.popleft()
+        if concept_id in wanted:
+            way = []
+            while concept_id:
+                way.append(concept_id)
+                concept_id = below[concept_id]
+            return tuple(reversed(way))
+        for parent_id in parents[concept_id]:
+            if parent_id not in below:
+                below[parent_id] = concept_id
+                queue.append(parent_id)
+    return ()
 
 
 def reachable(starts: Iterable[str], edges: Edges) -> frozenset[str]:

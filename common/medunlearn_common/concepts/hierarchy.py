@@ -14,22 +14,9 @@ from typing import Final
 
 from medunlearn_common.concepts import graph
 from medunlearn_common.concepts.concept import Concept
-from medunlearn_common.concepts.levels import ConceptLevel
+from medunlearn_common.concepts.leveled import LeveledHierarchy
+from medunlearn_common.concepts.levels import LevelRule
 from medunlearn_common.errors import Misconfigured
-
-DEEPEST_GENERAL_DEPTH: Final = 2
-"""Without an explicit level, depths 1 and 2 are GENERAL and all below is SPECIALTY."""
-
-
-def level_by_depth(depth: int) -> ConceptLevel:
-    """Level of a concept whose source gives none.
-
-    A root of a terminology ("disease", "procedure") is common language, the chapters and
-    sections right below it are general, and what follows is specialty knowledge.
-    """
-    if depth == 0:
-        return ConceptLevel.FUNDAMENTAL
-    return ConceptLevel.GENERAL if depth <= DEEPEST_GENERAL_DEPTH else ConceptLevel.SPECIALTY
 
 
 def fold_term(term: str) -> str:
@@ -45,7 +32,8 @@ class ConceptHierarchy:
     """
 
     def __init__(
-        self, concepts: Iterable[Concept], *, source: str, aliases: Mapping[str, str] | None = None
+        self, concepts: Iterable[Concept], *, source: str,
+        aliases: Mapping[str, str] | None = None, notes: Iterable[str] = (),
     ) -> None:
         """Check the concepts and index them; see `from_concepts`."""
         by_id: dict[str, Concept] = {}
@@ -62,6 +50,7 @@ class ConceptHierarchy:
                 "CONCEPT_FILE_EMPTY", f"{source}: no concept in it", "check that this is the file"
             )
         self.source: Final = source
+        self.notes: Final = tuple(notes)
         self._by_id: Final = {concept_id: by_id[concept_id] for concept_id in sorted(by_id)}
         self._aliases: Final = self._checked_aliases(aliases or {})
         own_parents = {concept_id: c.parents for concept_id, c in self._by_id.items()}
@@ -73,7 +62,8 @@ class ConceptHierarchy:
 
     @classmethod
     def from_concepts(
-        cls, concepts: Iterable[Concept], *, source: str, aliases: Mapping[str, str] | None = None
+        cls, concepts: Iterable[Concept], *, source: str,
+        aliases: Mapping[str, str] | None = None, notes: Iterable[str] = (),
     ) -> ConceptHierarchy:
         """Build a hierarchy.
 
@@ -81,12 +71,14 @@ class ConceptHierarchy:
             concepts: At least one concept; the order does not matter.
             source: Where they come from; named in messages, not part of the digest.
             aliases: Retired or secondary ids, each mapped to the id that replaces it.
+            notes: What a reader should know about how the concepts were read, such as links
+                left out; not part of the digest.
 
         Raises:
             Misconfigured: ``CONCEPT_DUPLICATE_ID``, ``CONCEPT_PARENT_UNKNOWN``,
                 ``CONCEPT_CYCLE``, ``CONCEPT_ALIAS_INVALID`` or ``CONCEPT_FILE_EMPTY``.
         """
-        return cls(concepts, source=source, aliases=aliases)
+        return cls(concepts, source=source, aliases=aliases, notes=notes)
 
     def _checked_aliases(self, aliases: Mapping[str, str]) -> dict[str, str]:
         bad = sorted(a for a, i in aliases.items() if a in self._by_id or i not in self._by_id)
@@ -171,6 +163,10 @@ class ConceptHierarchy:
         """Steps to the nearest root; 0 for a root."""
         return self._depths[self.resolve(concept_id)]
 
+    def way_up(self, concept_id: str, goals: Iterable[str]) -> tuple[str, ...]:
+        """Ids on a shortest way up to one of ``goals``, both ends included; empty if none."""
+        return graph.shortest_way_up(self.resolve(concept_id), goals, self._parents)
+
     def roots(self) -> tuple[str, ...]:
         """Ids of the concepts without parents."""
         return tuple(concept_id for concept_id, up in self._parents.items() if not up)
@@ -189,7 +185,7 @@ class ConceptHierarchy:
         return index
 
     def digest(self) -> str:
-        """SHA-256 (hex) over ids, names, links, levels and aliases.
+        """SHA-256 (hex) over ids, names, links, levels, aliases and cross-references.
 
         Two hierarchies with the same content have the same digest, whatever the order of
         their concepts, synonyms and parents, and wherever they were read from.
@@ -202,22 +198,29 @@ class ConceptHierarchy:
                 "parents": self._parents[concept.concept_id],
                 "synonyms": sorted(set(concept.synonyms)),
                 "type": concept.semantic_type,
+                **({"xrefs": sorted(set(concept.xrefs))} if concept.xrefs else {}),
             }
             for concept in self._by_id.values()
         ]
         canonical = json.dumps([rows, self._aliases], ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
-    def with_forget_roots(self, root_ids: Iterable[str]) -> LeveledHierarchy:
+    def with_forget_roots(
+        self, root_ids: Iterable[str], *, rule: LevelRule | None = None
+    ) -> LeveledHierarchy:
         """Fix what is to be forgotten, and with it every concept's level.
 
         Without any root nothing is TARGET: a patient's request has its targets in the
         records' own spans.
 
+        Args:
+            root_ids: Ids or aliases; they and all below them are TARGET.
+            rule: How all other levels follow; by depth alone if None.
+
         Raises:
             Misconfigured: ``CONCEPT_ROOT_UNKNOWN`` for an id that does not exist.
         """
-        return LeveledHierarchy(self, root_ids)
+        return LeveledHierarchy(self, root_ids, rule=rule or LevelRule())
 
     def unknown_root(self, root_id: str) -> Misconfigured:
         """The error for a forget root that is not in the hierarchy."""
@@ -237,47 +240,3 @@ class ConceptHierarchy:
             listed = ", ".join(f"{i} ({self._by_id[i].name})" for i in close)
             return f"similar ids in this hierarchy: {listed}"
         return f"name ids of this hierarchy; its roots are {graph.shorten_ids(self.roots())}"
-
-
-class LeveledHierarchy:
-    """A hierarchy together with forget roots: every concept has one of the four levels.
-
-    Rule: a forget root and all its descendants are TARGET; any other concept has its explicit
-    level, or else the one that follows from its depth (`level_by_depth`), at most SPECIALTY.
-    """
-
-    def __init__(self, hierarchy: ConceptHierarchy, root_ids: Iterable[str]) -> None:
-        """Resolve the roots; see `ConceptHierarchy.with_forget_roots`."""
-        roots = set()
-        for root_id in root_ids:
-            if root_id not in hierarchy:
-                raise hierarchy.unknown_root(root_id)
-            roots.add(hierarchy.resolve(root_id))
-        self.hierarchy: Final = hierarchy
-        self.forget_roots: Final = tuple(sorted(roots))
-        edges = {c.concept_id: hierarchy.children(c.concept_id) for c in hierarchy.concepts()}
-        self.targets: Final = graph.reachable(roots, edges)
-
-    def __repr__(self) -> str:
-        return (
-            f"LeveledHierarchy(source={self.hierarchy.source!r}, roots={self.forget_roots}, "
-            f"targets={len(self.targets)} of {len(self.hierarchy)})"
-        )
-
-    def level_of(self, concept_id: str) -> ConceptLevel:
-        """Level of a concept under these forget roots.
-
-        Raises:
-            Misconfigured: ``CONCEPT_UNKNOWN`` for an id that is not in the hierarchy.
-        """
-        concept = self.hierarchy[concept_id]
-        if concept.concept_id in self.targets:
-            return ConceptLevel.TARGET
-        if concept.level is not None:
-            return concept.level
-        return level_by_depth(self.hierarchy.depth(concept.concept_id))
-
-    def digest(self) -> str:
-        """SHA-256 (hex) over the hierarchy's digest and the forget roots."""
-        canonical = json.dumps([self.hierarchy.digest(), self.forget_roots])
-        return hashlib.sha256(canonical.encode("ascii")).hexdigest()

@@ -20,6 +20,7 @@ from typing import Final
 from medunlearn_common.concepts.concept import MAX_NAME_CHARS, Concept
 from medunlearn_common.concepts.files import MAX_TEXT_BYTES, invalid_file, read_concept_text
 from medunlearn_common.concepts.hierarchy import ConceptHierarchy
+from medunlearn_common.concepts.xrefs import normalised_xref
 
 # fmt: off
 TERM_TAGS: Final = frozenset([
@@ -52,6 +53,7 @@ class _Term:
     names: list[str] = field(default_factory=list)
     synonyms: list[str] = field(default_factory=list)
     parents: list[str] = field(default_factory=list)
+    xrefs: list[str] = field(default_factory=list)
     alternative_ids: list[str] = field(default_factory=list)
     replaced_by: list[str] = field(default_factory=list)
     obsolete: bool = False
@@ -63,7 +65,7 @@ def load_obo(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> ConceptHierarchy
     Only ``is_a`` makes a parent. Obsolete terms are left out; their ids remain usable as
     aliases where ``replaced_by`` names one successor, as do ``alt_id`` values. Synonyms of
     scope BROAD are left out: they name something more general than the term, and tagging them
-    would mark too much for forgetting.
+    would mark too much for forgetting. ``xref`` clauses are kept for joining hierarchies.
 
     Raises:
         Misconfigured: A ``CONCEPT_FILE_…`` code of `read_concept_text`,
@@ -132,6 +134,8 @@ def _add_clause(term: _Term, tag: str, value: str) -> None:
         term.names.append(_unquoted(value))
     elif tag == "is_a":
         term.parents.append(_identifier(value))
+    elif tag == "xref":
+        term.xrefs.append(_unescape(value.split()[0]))
     elif tag == "alt_id":
         term.alternative_ids.append(_identifier(value))
     elif tag == "replaced_by":
@@ -190,7 +194,14 @@ def _concept(term: _Term, path: Path) -> Concept:
         name=name,
         synonyms=tuple(dict.fromkeys(synonyms)),
         parents=tuple(term.parents),
+        xrefs=_xrefs(term),
     )
+
+
+def _xrefs(term: _Term) -> tuple[str, ...]:
+    """Cross-references in the usual spelling; free text that some files put there is not one."""
+    usual = (normalised_xref(written) for written in term.xrefs)
+    return tuple(dict.fromkeys(xref for xref in usual if xref and xref != term.term_id))
 
 
 def _aliases(terms: Iterable[_Term], live_ids: set[str]) -> dict[str, str]:

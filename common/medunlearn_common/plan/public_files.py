@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from medunlearn_common.digests import digest_of_file
+from medunlearn_common.concepts.formats import source_files
+from medunlearn_common.digests import digest_of_file, digest_of_files
 from medunlearn_common.errors import Misconfigured, Rejected
 
 PREFIX = "sha256:"
@@ -21,13 +22,18 @@ BUILTIN = "builtin"
 def by_digest(name: str) -> str:
     """``sha256:…`` of a file; empty, built-in and already digested names stay.
 
+    The folder of a terminology's release is named by those of its files that are read.
+
     Raises:
-        Misconfigured: PUBLIC_FILE_MISSING.
+        Misconfigured: PUBLIC_FILE_MISSING, or CONCEPT_FORMAT_UNKNOWN for any other folder.
     """
     if not name or name.startswith((PREFIX, BUILTIN)):
         return name
+    path = Path(name).expanduser()
     try:
-        return PREFIX + digest_of_file(Path(name).expanduser())
+        if path.is_dir():
+            return PREFIX + digest_of_files(source_files(path))
+        return PREFIX + digest_of_file(path)
     except OSError as error:
         raise Misconfigured(
             "PUBLIC_FILE_MISSING",
@@ -46,10 +52,20 @@ def own_copy(name: str, declared: Iterable[str]) -> str:
         return name
     if name.startswith(PREFIX):
         for path in declared:
-            if Path(path).is_file() and by_digest(path) == name:
+            if _has_digest(Path(path), name):
                 return path
     raise Rejected(
         "PUBLIC_FILE_UNKNOWN",
         "the plan relies on a file that this site has not declared public",
         "get the file, look at it, and add its path to public_files in site.json",
     )
+
+
+def _has_digest(path: Path, name: str) -> bool:
+    """Whether a declared file, or the folder of a release, is what a digest names."""
+    try:
+        return path.exists() and by_digest(str(path)) == name
+    except Misconfigured as error:
+        if error.code == "CONCEPT_FORMAT_UNKNOWN":  # a folder with something else in it
+            return False
+        raise

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from medunlearn_common.concepts.levels import parse_type_levels
 from medunlearn_common.digests import digest_of
 from medunlearn_common.plan.public_files import BUILTIN, by_digest
 
@@ -134,9 +135,29 @@ class ConceptsSection(Section):
 
     hierarchies: tuple[str, ...] = Field(
         ("builtin:surgery", "builtin:mental_health"),
-        description='"builtin:surgery", "builtin:mental_health" or paths of OBO files')
+        description='"builtin:surgery", "builtin:mental_health", files (OBO, outline, MeSH XML, '
+        'ICD-10-CM) or release folders (UMLS, SNOMED CT)')
+    join: Literal["none", "xrefs"] = Field(
+        "none", description='"xrefs": concepts of several hierarchies that refer to each other '
+        "become one node, or parent and child where the reference is one to many")
     forget_roots: tuple[str, ...] = Field(
         (), description="concept ids whose descendants are level 4 (the target)")
+    deepest_general: int = Field(
+        2, ge=0, le=100, description="where a source gives no level: depth 0 is level 1, down "
+        "to this depth level 2, below it level 3")
+    type_levels: tuple[str, ...] = Field(
+        (), description='levels of semantic types, before depth is asked: e.g. "anatomy=1"')
+    licensed_sources: tuple[str, ...] = Field(
+        (), description="restricted UMLS sources that every party is licensed for, e.g. "
+        "SNOMEDCT_US")
+    umls_sources: tuple[str, ...] = Field(
+        (), description="UMLS sources to read, e.g. MSH; empty reads all")
+
+    @field_validator("type_levels")
+    @classmethod
+    def _readable_type_levels(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        parse_type_levels(entries)
+        return entries
 
 
 class NeighboursSection(Section):

@@ -1,0 +1,158 @@
+"""``medunlearn concepts``: what it shows, and what names in a file cannot make it do."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import terminology_samples as samples
+from rich.console import Console
+
+from medunlearn_common.cli import CommandLine
+from medunlearn_common.concepts import Concept, ConceptHierarchy
+from medunlearn_common.concepts.search import search_terms
+from medunlearn_common.concepts.views import concept_tree, explanation, printable
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def run(*arguments: str) -> int:
+    line = CommandLine()
+    return line.run(line.build([]), ["concepts", *arguments])
+
+
+def out(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out
+
+
+def test_explain_says_level_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("explain", "Inguinal Hernia", "--forget-root", "MU:S0001") == 0
+    text = out(capsys)
+    assert "4 target: below the forget root MU:S0001 (surgery)" in text
+    assert "MU:S0451 (inguinal hernia) < MU:S0450 (hernia) < MU:S0001 (surgery)" in text
+    assert run("explain", "MU:S0451") == 0
+    assert "3 specialty: its source gives this level" in out(capsys)
+
+
+def test_explain_follows_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mesh, plan = tmp_path / "desc.xml", tmp_path / "plan.toml"
+    mesh.write_text(samples.mesh_xml(), encoding="utf-8")
+    plan.write_text(
+        f'[concepts]\nhierarchies = ["{mesh}"]\ntype_levels = ["disease=3"]\ndeepest_general = 1\n'
+    )
+    assert run("explain", "cancer", "--plan", str(plan)) == 0
+    assert "3 specialty: the plan gives this level to the semantic type 'disease'" in out(capsys)
+    assert run("explain", "Female", "--plan", str(plan)) == 0
+    assert "1 fundamental: its depth is 0" in out(capsys)
+    assert run("explain", "MESH:C04.588", "--plan", str(plan), "--forget-root", "MESH:C") == 0
+    assert "4 target: below the forget root MESH:C (Diseases)" in out(capsys)
+
+
+def test_explain_shows_every_concept_of_a_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outline = tmp_path / "x.outline"
+    outline.write_text("!outline 1\nA:1 fever\nA:2 pyrexia | fever\n")
+    assert run("explain", "fever", "--hierarchy", str(outline)) == 0
+    text = out(capsys)
+    assert "A:1" in text and "A:2" in text
+    assert run("tree", "fever", "--hierarchy", str(outline)) == 2
+    assert "CONCEPT_AMBIGUOUS" in capsys.readouterr().err
+
+
+def test_an_unknown_term_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("explain", "hernia inguinal") == 2
+    error = capsys.readouterr().err
+    assert "[CONCEPT_UNKNOWN]" in error
+    assert "MU:S0451 (inguinal hernia)" in error
+    assert run("explain", "xyzzy") == 2
+    assert run("tree", "xyzzy") == 2
+    assert run("explain", "fever", "--forget-root", "nowhere") == 2
+    assert "CONCEPT_ROOT_UNKNOWN" in capsys.readouterr().err
+
+
+def test_search_lists_the_best_first_and_says_how_many_more(
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("search", "hernia", "--limit", "2") == 0
+    lines = out(capsys).splitlines()
+    assert lines[1].split()[:4] == ["3", "specialty", "MU:S0450", "hernia"]
+    assert "more; --limit shows them" in lines[-1]
+    assert run("search", "xyzzy [red]") == 0
+    assert "no name contains 'xyzzy [red]'" in out(capsys)
+
+
+def test_search_ranks() -> None:
+    names = ["a lung cancer", "cancer", "cancerous", "precancer", "cancer in a lung", "lung"]
+    hierarchy = ConceptHierarchy.from_concepts(
+        [Concept(concept_id=f"X:{n}", name=name) for n, name in enumerate(names)], source="x"
+    )
+    assert [hit.term for hit in search_terms(hierarchy, " CANCER ")] == [
+        "cancer", "cancerous", "cancer in a lung", "a lung cancer", "precancer",
+    ]  # fmt: skip
+    assert [hit.term for hit in search_terms(hierarchy, "lung cancer")] == [
+        "a lung cancer", "cancer in a lung",
+    ]  # fmt: skip
+    assert search_terms(hierarchy, "  ") == []
+
+
+def test_tree_shows_ancestors_descendants_and_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("tree", "MU:S0450", "--depth", "1", "--limit", "2") == 0
+    text = out(capsys)
+    assert "medicine" in text.splitlines()[0]
+    assert "hernia  MU:S0450  level 3" in text
+    assert "more; --limit shows them" in text
+    assert run("tree", "MU:S0450", "--depth", "0") == 0
+    assert "below; --depth shows them" in out(capsys)
+
+
+def test_notes_go_to_standard_error_and_join_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    obo, mesh = tmp_path / "a.obo", tmp_path / "desc.xml"
+    obo.write_text("format-version: 1.2\n\n[Term]\nid: T:1\nname: tumour\nxref: MESH:D009369\n")
+    mesh.write_text(samples.mesh_xml(), encoding="utf-8")
+    both = ("--hierarchy", str(obo), "--hierarchy", str(mesh))
+    assert run("explain", "MESH:D009369", *both, "--join") == 0
+    captured = capsys.readouterr()
+    assert "T:1  tumour" in captured.out
+    assert "note: cross-references: 1 made one node" in captured.err
+    assert run("explain", "MESH:D009369", *both) == 0
+    assert "T:1" not in out(capsys)
+
+
+def test_names_in_a_file_cannot_speak_to_the_terminal() -> None:
+    hostile = "a\x1b]0;title\x07[red]b[/red]\u202e\u0000"
+    hierarchy = ConceptHierarchy.from_concepts(
+        [Concept(concept_id="X:\x1b1", name=hostile, synonyms=("[/]\x1b[2J",),
+                 semantic_type="\x1bt")],
+        source="x",
+    )  # fmt: skip
+    leveled = hierarchy.with_forget_roots([])
+    stream = io.StringIO()
+    console = Console(file=stream, width=100, color_system=None)
+    console.print(explanation(leveled, "X:\x1b1"))
+    console.print(concept_tree(leveled, "X:\x1b1", depth=1, limit=1))
+    text = stream.getvalue()
+    assert "\x1b" not in text and "\x07" not in text and "\u202e" not in text
+    assert "[red]b[/red]" in text
+    assert printable("a\x1bé") == "a?é"
+
+
+def test_levels_are_coloured_on_a_terminal() -> None:
+    hierarchy = ConceptHierarchy.from_concepts(
+        [Concept(concept_id="X:1", name="x")], source="x"
+    )
+    codes = set()
+    for roots in ([], ["X:1"]):
+        stream = io.StringIO()
+        console = Console(file=stream, force_terminal=True, color_system="standard", width=80)
+        console.print(concept_tree(hierarchy.with_forget_roots(roots), "X:1", depth=1, limit=1))
+        codes.add(stream.getvalue())
+    assert len(codes) == 2
+    assert any("\x1b[7;32m" in text for text in codes)  # green: fundamental
+    assert any("31m" in text for text in codes)  # red: target

@@ -1,0 +1,152 @@
+"""ICD-10-CM: order file, tabular XML and JSON lines; one set of ids for all three."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import terminology_samples as samples
+
+from medunlearn_common.concepts import ConceptHierarchy, detect_format, load_hierarchy
+from medunlearn_common.concepts.icd10cm import (
+    CHAPTERS,
+    load_icd10cm_jsonl,
+    load_icd10cm_order,
+    load_icd10cm_xml,
+)
+from medunlearn_common.errors import Misconfigured
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "icd"
+    path.write_bytes(text.encode("utf-8"))
+    return path
+
+
+def refusal(load: Callable[[Path], ConceptHierarchy], path: Path) -> Misconfigured:
+    with pytest.raises(Misconfigured) as caught:
+        load(path)
+    return caught.value
+
+
+def test_codes_of_the_order_file_hang_below_the_longest_shorter_code(tmp_path: Path) -> None:
+    icd = load_icd10cm_order(write(tmp_path, samples.icd10cm_order()))
+    assert icd.parents("ICD10CM:A00.0") == ("ICD10CM:A00",)
+    assert icd.parents("ICD10CM:S00.0XXA") == ("ICD10CM:S00.0",)
+    assert icd.parents("ICD10CM:C7A") == ("ICD10CM:CH02",)
+    assert icd.parents("ICD10CM:O9A") == ("ICD10CM:CH15",)
+    assert icd.roots() == tuple(f"ICD10CM:CH{n:02d}" for n in (1, 2, 15, 19))
+    assert icd["ICD10CM:O9A.1"].name.endswith("and the puerperium")  # not the 60 characters
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_line_ends_and_a_byte_order_mark_change_nothing(
+    start: str, end: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, start + samples.icd10cm_order(end=end))
+    assert detect_format(path) == "icd10cm-order"
+    plain = load_icd10cm_order(write(tmp_path, samples.icd10cm_order()))
+    assert load_hierarchy(str(path)).digest() == plain.digest()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        ("00002 A000   ", "00002  A000  ", "CONCEPT_FILE_INVALID"),
+        ("00002 A000    1", "00002 A000   1 ", "CONCEPT_FILE_INVALID"),
+        ("00002 A000    1", "00002 A000    7", "CONCEPT_FILE_INVALID"),
+        ("00003 C7A ", "00002 C7A ", "CONCEPT_FILE_INVALID"),
+        ("C7A0   ", "A000   ", "CONCEPT_FILE_INVALID"),
+        ("00003 C7A     0", "00003 C8A     0", "CONCEPT_PARENT_UNKNOWN"),
+        ("00001 A00     0", "00001 U9Z     0", "CONCEPT_FILE_INVALID"),
+        ("Cholera due", "Cholera\x00due", "CONCEPT_FILE_INVALID"),
+    ],
+)
+def test_a_damaged_order_file(old: str, new: str, code: str, tmp_path: Path) -> None:
+    text = samples.icd10cm_order()
+    assert old in text
+    path = write(tmp_path, text.replace(old, new, 1))
+    assert refusal(load_icd10cm_order, path).code == code
+
+
+def test_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "icd"
+    rows = [("A00", 0, "Cholera"), ("A000", 1, "Ménière")]
+    path.write_bytes(samples.icd10cm_order(rows).encode("latin-1"))
+    assert "line 2" in refusal(load_icd10cm_order, path).message
+
+
+def test_the_tabular_xml(tmp_path: Path) -> None:
+    path = write(tmp_path, samples.ICD10CM_XML)
+    assert detect_format(path) == "icd10cm-xml"
+    icd = load_hierarchy(str(path))
+    assert icd.parents("ICD10CM:A00.0") == ("ICD10CM:A00",)
+    assert icd.parents("ICD10CM:A00") == ("ICD10CM:A00-A09",)
+    assert icd.parents("ICD10CM:A00-A09") == ("ICD10CM:CH01",)
+    assert icd.parents("ICD10CM:B99") == ("ICD10CM:B99-B99",)
+    assert icd["ICD10CM:CH01"].name == CHAPTERS[0][2]
+    assert icd["ICD10CM:A00.0"].synonyms == ("Classical cholera", "Asiatic cholera")
+    assert len(icd) == 8
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("<name>A00.0</name>", ""),
+        ("<desc>Cholera</desc>", "<desc> </desc>"),
+        ("<name>A00.9</name>", "<name>A00:9</name>"),
+        ('<section id="A00-A09">', "<section>"),
+        ("</chapter>", ""),
+        ("ICD10CM.tabular", "ICD9CM.tabular"),
+        ('encoding="utf-8"?>', 'encoding="utf-8"?><!DOCTYPE ICD10CM.tabular [<!ENTITY a "b">]>'),
+    ],
+)
+def test_damaged_xml(old: str, new: str, tmp_path: Path) -> None:
+    assert old in samples.ICD10CM_XML
+    path = write(tmp_path, samples.ICD10CM_XML.replace(old, new))
+    assert refusal(load_icd10cm_xml, path).code == "CONCEPT_FILE_INVALID"
+
+
+def test_a_code_given_twice_in_xml(tmp_path: Path) -> None:
+    text = samples.ICD10CM_XML.replace("<name>A00.9</name>", "<name>A00.0</name>")
+    assert refusal(load_icd10cm_xml, write(tmp_path, text)).code == "CONCEPT_DUPLICATE_ID"
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    rows = [
+        {"code": "CH01", "name": "Infectious (A00-B99)", "parent": None, "synonyms": ["x  y"]},
+        {"code": "SEC:A00-A09", "name": "Intestinal (A00-A09)", "parent": "CH01"},
+        {"code": "A00", "name": "Cholera", "parent": "SEC:A00-A09"},
+    ]
+    path = write(tmp_path, "".join(json.dumps(row) + "\n\n" for row in rows))
+    assert detect_format(path) == "icd10cm-jsonl"
+    icd = load_hierarchy(str(path))
+    assert icd.ancestors("ICD10CM:A00") == {"ICD10CM:A00-A09", "ICD10CM:CH01"}
+    assert icd["ICD10CM:CH01"].terms == ("Infectious", "x y")
+    for change, code in (
+        ({"parent": "A09"}, "CONCEPT_PARENT_UNKNOWN"),
+        ({"parent": "A00"}, "CONCEPT_CYCLE"),
+        ({"code": "CH01"}, "CONCEPT_DUPLICATE_ID"),
+        ({"code": "CH23"}, "CONCEPT_FILE_INVALID"),
+        ({"name": "x" * 1001}, "CONCEPT_FILE_INVALID"),
+        ({"synonyms": [1]}, "CONCEPT_FILE_INVALID"),
+    ):
+        changed = [*rows[:2], rows[2] | change]
+        path = write(tmp_path, "".join(json.dumps(row) + "\n" for row in changed))
+        assert refusal(load_icd10cm_jsonl, path).code == code
+
+
+@pytest.mark.real_data
+def test_the_real_icd10cm(shared_data: Path) -> None:
+    icd = load_hierarchy(str(shared_data / "icd10cm_2021.jsonl.gz"))
+    assert len(icd) == 45_323
+    assert len(icd.roots()) == 22
+    assert [icd[i].name for i in icd.roots()] == [title for _, _, title in CHAPTERS]
+    kinds = {"ICD10CM:CH18": "finding", "ICD10CM:CH20": "concept", "ICD10CM:CH21": "concept"}
+    for root in icd.roots():
+        below = {icd[i].semantic_type for i in icd.descendants(root) | {root}}
+        assert below == {kinds.get(root, "disease")}
+    assert "Classical cholera" in icd["ICD10CM:A00.0"].synonyms
