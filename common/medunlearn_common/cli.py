@@ -30,11 +30,12 @@ EXIT_INTERNAL, EXIT_MENDABLE, EXIT_INTERRUPTED = 1, 2, 130
 
 # What an extra brings that a command may find missing: import name -> extra.
 EXTRA_OF_MODULE = {
-    "ahocorasick": "hospital", "flwr": "simulation", "medunlearn_client": "hospital",
+    "ahocorasick": "hospital", "dateutil": "hospital", "flwr": "simulation",
+    "jinja2": "hospital", "medunlearn_client": "hospital",
     "medunlearn_server": "coordinator", "medunlearn_simulation": "simulation",
     "opacus": "coordinator", "peft": "hospital", "ray": "simulation",
-    "safetensors": "hospital", "scipy": "coordinator", "torch": "hospital",
-    "tokenizers": "hospital", "transformers": "hospital",
+    "reportlab": "hospital", "safetensors": "hospital", "scipy": "coordinator",
+    "tokenizers": "hospital", "torch": "hospital", "transformers": "hospital",
 }
 
 _HELP = """\

@@ -55,13 +55,17 @@ _SMALL_CORPUS = 1200
 
 @dataclass(frozen=True, kw_only=True)
 class Overrides:
-    """What the command line changes in a plan; None leaves the plan's value."""
+    """What the command line changes in a plan; None leaves the plan's value.
+
+    ``requested`` is the forget set of an erasure registry, which stands alone.
+    """
 
     data: tuple[Path, ...] = ()
     model: str | None = None
     sites: int | None = None
     seed: int | None = None
     forget_subjects: tuple[str, ...] = ()
+    requested: ForgetSection | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -89,7 +93,8 @@ def plan_for_run(plan_file: Path | None, overrides: Overrides) -> Plan:
     """The plan of a new run: the file's or the demo's, with what the command line changes.
 
     Raises:
-        Misconfigured: A code of :func:`read_plan`, or PLAN_INVALID if an override contradicts it.
+        Misconfigured: A code of :func:`read_plan`, PLAN_INVALID if an override contradicts it,
+            or ERASURE_FORGET_TWICE.
     """
     plan = read_plan(plan_file) if plan_file is not None else Plan()
     document: dict[str, Any] = plan.model_dump(mode="python")
@@ -101,6 +106,8 @@ def plan_for_run(plan_file: Path | None, overrides: Overrides) -> Plan:
         document["run"]["seed"] = overrides.seed
     if overrides.forget_subjects:
         document["forget"]["subjects"] = overrides.forget_subjects
+    if overrides.requested is not None:
+        _fill_in_requested(document, overrides.requested)
     if overrides.sites is not None:
         federation = document["federation"]
         share = federation["min_sites"] / federation["sites"]
@@ -110,6 +117,16 @@ def plan_for_run(plan_file: Path | None, overrides: Overrides) -> Plan:
         _fill_in_demo(document, plan_file is None)
     _make_absolute(document)
     return plan_from_mapping(document, name=plan_file.name if plan_file else "command line")
+
+
+def _fill_in_requested(document: dict[str, Any], requested: ForgetSection) -> None:
+    """Figures of a run belong to its requests only where nothing else is forgotten with them."""
+    if any(document["forget"].values()):
+        raise Misconfigured(
+            "ERASURE_FORGET_TWICE", "a forget set of its own and an erasure registry",
+            "leave [forget] and --forget-subject out, or the registry",
+        )
+    document["forget"] = requested.model_dump(mode="python")
 
 
 def _make_absolute(document: dict[str, Any]) -> None:
