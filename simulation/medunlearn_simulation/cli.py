@@ -103,6 +103,7 @@ def _simulate(
     fresh: object, resume: Path | None, runner: Literal["flower", "memory"] | None,
     speed: tuple[str, int], board: PhaseBoard,
 ) -> None:
+    from medunlearn_simulation.erasure import outcome_lines
     from medunlearn_simulation.simulate import NewRun, carry_out, restart, start
     from medunlearn_simulation.summary import print_summary
 
@@ -126,7 +127,10 @@ def _simulate(
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
     board.progress.stop()
-    print_summary(result, started.folder, Console())
+    console = Console(highlight=False)
+    print_summary(result, started.folder, console)
+    for line in outcome_lines(started.claim) if started.claim is not None else ():
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _refuse_changes_on_resume(fresh: object, runner: str | None) -> None:

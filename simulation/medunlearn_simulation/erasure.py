@@ -134,6 +134,15 @@ def _lacking(claim: Claim, plan: Plan) -> list[int]:
     ]
 
 
+def outcome_lines(claim: Claim) -> Iterator[str]:
+    """How each request of a finished run stands now, and what it fell short of."""
+    for number in claim.numbers:
+        missed = claim.registry.events(number)[-1].detail.get("shortfalls")
+        yield f"erasure request {number}: {claim.registry.request(number).state}" + (
+            f", not verified: {'; '.join(missed)}" if missed else ""
+        )
+
+
 def run_figures(result: RunResult, *, run_id: str, forget: Sequence[Record]) -> RunFigures:
     """What the registry is told of a finished run: figures over its whole forget set."""
     group, kept = result.forget, result.retain

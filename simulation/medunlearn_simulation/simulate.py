@@ -205,20 +205,11 @@ def carry_out(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> R
         result = load_result(started.folder.result_file)
     else:
         result = _result_of(started, runtime, board)
-    if started.claim is not None:
-        _settle(started, started.claim, result, board)
+    if started.claim is not None:  # after a crash before this, a resumption comes straight here
+        started.claim.settle(run_figures(
+            result, run_id=started.facts.run_id, forget=started.records.federation.forget
+        ))
     return result
-
-
-def _settle(started: Started, claim: Claim, result: RunResult, board: PhaseBoard) -> None:
-    """Marks the requests; after a crash before this, a resumption comes straight here."""
-    missed = claim.settle(run_figures(
-        result, run_id=started.facts.run_id, forget=started.records.federation.forget
-    ))
-    numbers = ", ".join(map(str, claim.numbers))
-    board.say(f"erasure request(s) {numbers}: " + (
-        f"validated again, not verified: {'; '.join(missed)}" if missed else "verified"
-    ))
 
 
 def _result_of(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> RunResult:
