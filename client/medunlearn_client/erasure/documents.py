@@ -229,7 +229,9 @@ def _details(detail: Mapping[str, Any]) -> list[str]:
         if key in (history.FACTS, "claim") or value is None or value == []:
             continue
         if isinstance(value, Mapping):
-            value = ", ".join(f"{name} {number:g}" for name, number in value.items())
+            value = ", ".join(
+                f"{name.replace('_', ' ')} {number:g}" for name, number in value.items()
+            )
         elif isinstance(value, list):
             value = ", ".join(map(str, value))
         elif isinstance(value, float):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from medunlearn_client.erasure.requests import Event, State
@@ -64,7 +64,7 @@ def events(connection: sqlite3.Connection, request: int | None = None) -> tuple[
     try:
         return tuple(_event(row) for row in rows)
     except ValueError:
-        raise _tampered("an event cannot be read") from None
+        raise tampered("an event cannot be read") from None
 
 
 def _event(row: tuple[Any, ...]) -> Event:
@@ -85,19 +85,28 @@ def checked(connection: sqlite3.Connection) -> str:
     Raises:
         Rejected: ERASURE_HISTORY_TAMPERED, naming the first place that does not fit.
     """
+    try:
+        previous, states, counts = _followed(events(connection))
+        _check_requests(connection, states, counts)
+    except (TypeError, ValueError):  # a value of another type than was ever written
+        raise tampered("a value cannot be read") from None
+    return previous
+
+
+def _followed(chain: Iterable[Event]) -> tuple[str, dict[int, State], dict[int, int]]:
+    """The last digest, and per request its last state and its number of events."""
     previous, states, counts = _START, dict[int, State](), dict[int, int]()
-    for expected, event in enumerate(events(connection), start=1):
+    for expected, event in enumerate(chain, start=1):
         body = [event.position, event.request, event.at, event.author, event.before, event.after,
                 dict(event.detail)]
         if event.position != expected or event.digest != digest_of([previous, *body]):
-            raise _tampered(f"event {expected} does not follow from the one before it")
+            raise tampered(f"event {expected} does not follow from the one before it")
         if event.before != states.get(event.request):
-            raise _tampered(f"event {expected} does not begin where its request stood")
+            raise tampered(f"event {expected} does not begin where its request stood")
         previous = event.digest
         states[event.request] = event.after
         counts[event.request] = counts.get(event.request, 0) + 1
-    _check_requests(connection, states, counts)
-    return previous
+    return previous, states, counts
 
 
 def _check_requests(
@@ -105,16 +114,17 @@ def _check_requests(
 ) -> None:
     rows = connection.execute("SELECT number, state, events FROM requests").fetchall()
     if {row[0] for row in rows} != states.keys():
-        raise _tampered("requests and history do not name the same numbers")
+        raise tampered("requests and history do not name the same numbers")
     first = {event.request: event for event in reversed(events(connection))}
     for number, state, count in rows:
         if state != states[number] or count != counts[number]:
-            raise _tampered(f"request {number} does not stand where its history ends")
+            raise tampered(f"request {number} does not stand where its history ends")
         if first[number].detail.get(FACTS) != facts_digest(connection, number):
-            raise _tampered(f"the facts of request {number} are not those that were registered")
+            raise tampered(f"the facts of request {number} are not those that were registered")
 
 
-def _tampered(where: str) -> Rejected:
+def tampered(where: str) -> Rejected:
+    """The error for a registry that somebody wrote to by other means."""
     return Rejected(
         "ERASURE_HISTORY_TAMPERED", f"the registry's history was changed: {where}",
         "restore the registry from its backup and find out who wrote to it",

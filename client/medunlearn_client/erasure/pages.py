@@ -1,9 +1,10 @@
 """Documents as HTML and PDF, in files whose names hold a request's number and nothing else.
 
 PDF comes from ReportLab: BSD-licensed, pure Python, kept up for decades, and without the
-system libraries that WeasyPrint needs; fpdf2 is under the LGPL. ReportLab's own fonts know
-Latin letters only, so a letter in another script names a TrueType font of the hospital's;
-a character without a glyph is refused rather than printed as a box.
+system libraries that WeasyPrint needs; fpdf2 is under the LGPL. The font that ReportLab brings
+knows western European letters only, so that for others a wider one is looked for where the
+system keeps its fonts, or named by the caller; a character without a glyph is refused rather
+than printed as a box.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
 
 DocumentKind = Literal["letter", "report"]
+FONTS = ("Vera.ttf", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
+"""Tried in this order; the first one comes with ReportLab."""
+
 _MARGIN_MM = 20.0
 _SMALL_PT, _BODY_PT, _TITLE_PT = 8, 10, 12
 _LINE = "#999999"
@@ -87,8 +91,7 @@ def render_pdf(document: Document, *, font: Path | None = None) -> bytes:
     from reportlab.lib.units import mm
     from reportlab.platypus import SimpleDocTemplate
 
-    face = _registered(font)
-    _require_glyphs(document, face)
+    face = _face(document, font)
     target = BytesIO()
     # Invariant: the same document gives the same bytes, and no time of printing leaks.
     page = SimpleDocTemplate(
@@ -101,19 +104,38 @@ def render_pdf(document: Document, *, font: Path | None = None) -> bytes:
     return target.getvalue()
 
 
-def _registered(font: Path | None) -> str:
-    """Name of the font: the one asked for, or Bitstream Vera as ReportLab brings it."""
+def _face(document: Document, font: Path | None) -> str:
+    """Name of a font with every character of the document: the caller's, or the first of ours."""
+    if font is not None:
+        face = _registered(str(font))
+        if face is None:
+            raise Misconfigured(
+                "ERASURE_FONT", "the font cannot be read as TrueType",
+                "name another .ttf with --font",
+            )
+        candidates = [face]
+    else:
+        candidates = [face for face in map(_registered, FONTS) if face is not None]
+    lacking = [_lacking(document, face) for face in candidates]
+    for face, count in zip(candidates, lacking, strict=True):
+        if not count:
+            return face
+    raise Misconfigured(
+        "ERASURE_GLYPHS", f"no font at hand has {min(lacking, default=0)} of the characters",
+        "name a TrueType font that has them with --font, for example one of Noto's",
+    )
+
+
+def _registered(source: str) -> str | None:
+    """ReportLab's name for a font file, found by itself if it is no path; None if unusable."""
     from reportlab.pdfbase import pdfmetrics
     from reportlab.pdfbase.ttfonts import TTFError, TTFont
 
-    source = str(font) if font is not None else "Vera.ttf"
     name = f"erasure-{hashlib.sha256(source.encode()).hexdigest()[:16]}"
     try:
         pdfmetrics.registerFont(TTFont(name, source))
-    except (TTFError, OSError, ValueError, LookupError) as error:
-        raise Misconfigured(
-            "ERASURE_FONT", "the font cannot be read as TrueType", "name another .ttf with --font"
-        ) from error
+    except (TTFError, OSError, ValueError, LookupError):
+        return None
     return name
 
 
@@ -127,19 +149,13 @@ def _texts(document: Document) -> Iterable[str]:
             yield from row
 
 
-def _require_glyphs(document: Document, face: str) -> None:
+def _lacking(document: Document, face: str) -> int:
+    """How many different characters of the document the font has no glyph for."""
     from reportlab.pdfbase import pdfmetrics
 
     known = pdfmetrics.getFont(face).face.charToGlyph
-    lacking = {
-        char for text in _texts(document) for char in text
-        if not char.isspace() and ord(char) not in known
-    }
-    if lacking:
-        raise Misconfigured(
-            "ERASURE_GLYPHS", f"the font lacks {len(lacking)} character(s) of the document",
-            "name a TrueType font that has them with --font, for example DejaVuSans.ttf",
-        )
+    used = {char for text in _texts(document) for char in text if not char.isspace()}
+    return sum(ord(char) not in known for char in used)
 
 
 def _flow(document: Document, face: str, width: float) -> list[Any]:

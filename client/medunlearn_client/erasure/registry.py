@@ -206,7 +206,7 @@ class Registry:
                     "an extension must be told within one month of receipt: act now, and write why",
                 )
             detail = {history.EXTENDED: plain_text(reason, what="reason")}
-            return self.move(connection, request, request.state, author=author, detail=detail)
+            return self._append(connection, request, request.state, author, detail)
 
     def _step(self, number: int, after: State, author: str, reason: str) -> ErasureRequest:
         detail = {"reason": plain_text(reason, what="reason")}
@@ -218,13 +218,19 @@ class Registry:
         self, connection: sqlite3.Connection, request: ErasureRequest, after: State, *,
         author: str, detail: Mapping[str, Any],
     ) -> ErasureRequest:
-        """One step within a transaction; ``after`` may be the present state, to add a fact.
+        """One step to another state, within a transaction.
 
         Raises:
             Rejected: ERASURE_TRANSITION; nothing was written.
         """
-        if after is not request.state and after not in TRANSITIONS[request.state]:
+        if after not in TRANSITIONS[request.state]:
             raise _illegal(request, after)
+        return self._append(connection, request, after, author, detail)
+
+    def _append(
+        self, connection: sqlite3.Connection, request: ErasureRequest, after: State,
+        author: str, detail: Mapping[str, Any],
+    ) -> ErasureRequest:
         history.append(
             connection, request=request.number, at=self._at(),
             author=plain_text(author, what="author"), before=request.state, after=after,

@@ -30,6 +30,7 @@ def request_of(connection: sqlite3.Connection, number: int) -> ErasureRequest:
 
     Raises:
         Misconfigured: ERASURE_UNKNOWN.
+        Rejected: ERASURE_HISTORY_TAMPERED if it holds what was never written.
     """
     row = connection.execute(
         "SELECT number, kind, target, basis, received, state FROM requests WHERE number = ?",
@@ -39,9 +40,12 @@ def request_of(connection: sqlite3.Connection, number: int) -> ErasureRequest:
         raise Misconfigured(
             "ERASURE_UNKNOWN", f"there is no request {number}", "see `medunlearn erasure list`"
         )
+    try:
+        received, state = date.fromisoformat(row[4]), State(row[5])
+    except (TypeError, ValueError):
+        raise history.tampered(f"request {number} cannot be read") from None
     return ErasureRequest(
-        number=row[0], kind=row[1], target=row[2], basis=row[3],
-        received=date.fromisoformat(row[4]), state=State(row[5]),
+        number=row[0], kind=row[1], target=row[2], basis=row[3], received=received, state=state,
         extended=any(history.EXTENDED in e.detail for e in history.events(connection, row[0])),
     )
 
