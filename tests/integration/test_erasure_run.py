@@ -221,7 +221,7 @@ def test_a_run_that_falls_short_gives_the_request_back_with_the_reason(demo: Lab
     assert "erasure request 1: validated, not verified: preservation" in demo.shown[-1]
     assert demo.erasure("report", 1, "--out", demo.folder / "letters") == 0
     letter = (demo.folder / "letters" / "letter-0001.html").read_text(encoding="utf-8")
-    assert "was taken out" not in letter and "next run" in letter
+    assert "was changed so that" not in letter and "next run" in letter
     # Resuming the finished run neither takes nor settles the request again.
     assert demo("simulate", "--resume", demo.folder / "run", "--quiet") == 0
     assert demo.registry.events(1)[-1] == event

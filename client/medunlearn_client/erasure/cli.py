@@ -126,13 +126,15 @@ def add(
     opened = _registry(registry, create=True)
     request = opened.add(
         NewRequest(kind=wanted.kind, target=found.target, matches=found.matches, basis=basis,
-                   received=day or opened.today, again=again),
+                   received=day or opened.today, again=again, unread=found.unread),
         author=author,
     )
     typer.echo(f"request {request.number}: received {request.received}, "
                f"to be answered by {request.deadline}")
     for reason, count in found.reasons.items():
         typer.echo(f"  {count} record(s) by {reason}")
+    if found.unread:
+        typer.echo(f"  {found.unread} row(s) could not be read and were not searched")
     if found.mentions:
         typer.echo(f"  {found.mentions} record(s) of other patients mention what was searched; "
                    "they are not part of the request")

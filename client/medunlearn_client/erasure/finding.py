@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medunlearn_client.erasure.requests import Kind, Match
@@ -27,7 +27,7 @@ BY_IDENTIFIER = "identifier"
 BY_SAME_PATIENT = "same patient as a match"
 BY_FILE = "data set"
 BY_CONCEPT = "concept or one below it"
-MIN_IDENTIFIER = 4
+MIN_IDENTIFIER, MIN_NAME, MIN_BIRTH_DATE = 4, 2, 6
 
 Tagger = Callable[[str], bool]
 
@@ -62,19 +62,25 @@ class Wanted:
                 "ERASURE_NAME_ALONE", "a name without a birth date, or the other way round",
                 "give both: a name alone may be another person's",
             )
-        letters = re.sub(r"[\W_]", "", self.identifier or "")
-        if self.identifier is not None and len(letters) < MIN_IDENTIFIER:
-            raise Misconfigured(
-                "ERASURE_IDENTIFIER_SHORT",
-                f"the identifier has fewer than {MIN_IDENTIFIER} letters and digits",
-                "a short number matches by chance; give the patient id or the full identifier",
-            )
-        asked = {
+        self._check_kind()
+        for what, value, least in (
+            ("identifier", self.identifier, MIN_IDENTIFIER), ("name", self.name, MIN_NAME),
+            ("birth date", self.birth_date, MIN_BIRTH_DATE),
+        ):
+            if value is not None and len(re.sub(r"[\W_]", "", value)) < least:
+                raise Misconfigured(
+                    "ERASURE_TOO_SHORT", f"the {what} has fewer than {least} letters and digits",
+                    "what is short matches by chance; give it in full, or the patient id",
+                )
+
+    def _check_kind(self) -> None:
+        asked: dict[str, tuple[object, ...]] = {
             "patient": (self.patient_id, self.name, self.identifier), "record": (self.record_id,),
             "data_set": (self.data_set,), "concept": (self.concept_id,),
         }
-        filled = {kind for kind, values in asked.items() if any(values)}
-        if filled != {self.kind}:
+        given = {kind for kind, values in asked.items() if any(v is not None for v in values)}
+        blank = any(value == "" for values in asked.values() for value in values)
+        if given != {self.kind} or blank:
             raise Misconfigured(
                 "ERASURE_WANTED",
                 "a request names exactly one patient, record, data set or concept",
@@ -92,11 +98,13 @@ class Found:
         matches: Each record, once, with the strongest reason.
         mentions: Records of other patients in which the name or identifier stands as well.
             They are not part of the request, and the officer decides about them.
+        unread: Rows in quarantine, which could not be searched.
     """
 
     target: str | None = field(repr=False)
     matches: tuple[Match, ...] = field(repr=False)
     mentions: int = 0
+    unread: int = 0
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -120,7 +128,15 @@ def find_records(
         Misconfigured: ERASURE_AMBIGUOUS, ERASURE_DATA_SET, ERASURE_TAGGER, or a code of the
             readers.
     """
-    located = _read(files, record_format)
+    held = Quarantine()
+    located = _read(files, record_format, held)
+    return replace(_found(wanted, located, tagger), unread=len(held.rows))
+
+
+Located = list[tuple[Path, str, Record]]
+
+
+def _found(wanted: Wanted, located: Located, tagger: Tagger | None) -> Found:
     if wanted.kind == "patient":
         return _patient(wanted, located)
     if wanted.kind == "record":
@@ -137,12 +153,9 @@ def find_records(
     return Found(target=wanted.concept_id if matches else None, matches=matches)
 
 
-Located = list[tuple[Path, str, Record]]
-
-
-def _read(files: Sequence[Path], record_format: str) -> Located:
+def _read(files: Sequence[Path], record_format: str, held: Quarantine) -> Located:
     """Records with their file and its digest; ids are unique over all files, as in a run."""
-    everything = read_records(files, record_format=record_format, quarantine=Quarantine())
+    everything = read_records(files, record_format=record_format, quarantine=held)
     if len(files) == 1:
         digest = digest_of_file(files[0])
         return [(files[0], digest, record) for record in everything]

@@ -183,16 +183,19 @@ def _flow(document: Document, face: str, width: float) -> list[Any]:
 
 
 def _laid_out(table: Table, title: Any, small: Any, width: float) -> list[Any]:
-    from reportlab.platypus import LongTable, Paragraph
+    from reportlab.platypus import LongTable, Paragraph, Spacer
 
-    rows = (table.header, *table.rows)
+    headed = any(table.header)
+    rows = (table.header, *table.rows) if headed else table.rows
+    if not rows:
+        return [Paragraph(escape(table.title), title)]
     cells = [[Paragraph(escape(cell), small) for cell in row] for row in rows]
     laid = LongTable(
-        cells, colWidths=_widths(table, width), repeatRows=1, splitInRow=1, hAlign="LEFT",
+        cells, colWidths=_widths(table, width), repeatRows=int(headed), splitInRow=1, hAlign="LEFT",
         style=[("LINEBELOW", (0, 0), (-1, -1), 0.4, _LINE), ("VALIGN", (0, 0), (-1, -1), "TOP"),
                ("LEFTPADDING", (0, 0), (-1, -1), 0)],
     )
-    return [Paragraph(escape(table.title), title), laid]
+    return [Paragraph(escape(table.title), title), laid, Spacer(1, _BODY_PT)]
 
 
 def _widths(table: Table, width: float) -> list[float]:

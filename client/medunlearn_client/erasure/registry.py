@@ -46,6 +46,7 @@ class NewRequest:
         basis: Legal basis: ``a`` to ``f`` of GDPR Art. 17(1), or another by name.
         received: Day of receipt.
         again: The same was asked before and is still open, which is no mistake.
+        unread: Rows of the files that could not be searched.
     """
 
     kind: Kind
@@ -54,6 +55,7 @@ class NewRequest:
     basis: str
     received: date
     again: bool = False
+    unread: int = 0
 
 
 def _now() -> datetime:
@@ -125,7 +127,7 @@ class Registry:
                 connection, request=number, at=self._at(), author=author,
                 before=None, after=State.RECEIVED,
                 detail={history.FACTS: history.facts_digest(connection, number),
-                        "records": len(new.matches)},
+                        "records": len(new.matches), "unread_rows": new.unread},
             )
             return rows.request_of(connection, number)
 

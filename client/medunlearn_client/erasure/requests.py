@@ -66,7 +66,8 @@ NEXT_STEP = {
     State.RECEIVED: "check who asks, then `erasure validate`",
     State.VALIDATED: "run `medunlearn simulate PLAN --erasure REGISTRY`",
     State.IN_RUN: "wait for the run, or resume it",
-    State.VERIFIED: "print the letter, send it, then `erasure attest`",
+    State.VERIFIED: "put the new model in the old one's place, send the letter, then "
+                    "`erasure attest`",
 }
 
 

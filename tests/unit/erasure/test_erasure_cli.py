@@ -103,7 +103,7 @@ def test_what_is_asked_for_enters_no_command_line(
     (("--name", "Ann Lee"), "ERASURE_NAME_ALONE"),
     ((), "ERASURE_WANTED"),
     (("--patient", "secret-patient", "--record", "other"), "ERASURE_WANTED"),
-    (("--identifier", "M-1"), "ERASURE_IDENTIFIER_SHORT"),
+    (("--identifier", "M-1"), "ERASURE_TOO_SHORT"),
     (("--concept", "NO:SUCH"), "CONCEPT"),
     (("--data-set", "../../etc/passwd"), "ERASURE_DATA_SET"),
     (("--patient", "secret-patient", "--received", "2999-01-01"), "ERASURE_DATE"),

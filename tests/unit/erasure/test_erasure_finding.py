@@ -57,7 +57,7 @@ def test_an_identifier_that_stands_alone_is_one(write_rows: Writer, text: str) -
     ("Ann Lee", "Ann Lee, born 1990-01-20", False),
     ("Ann Lee", "Ann Lee, born 11990-01-02", False),
     ("Zoe\u0308", "Zo\u00eb, born 1990-01-02", True),
-    (".*", "Ann Lee, born 1990-01-02", False),
+    ("A.*n Lee", "Ann Lee, born 1990-01-02", False),
 ])
 def test_name_and_birth_date(write_rows: Writer, name: str, text: str, matched: bool) -> None:
     file = write_rows(("a", "p1", text), ("b", "p2", "nothing"))
@@ -108,6 +108,14 @@ def test_concepts_need_a_tagger(write_rows: Writer) -> None:
         find_records(wanted, [file])
 
 
+def test_rows_that_could_not_be_searched_are_counted(write_rows: Writer) -> None:
+    file = write_rows(*((f"r{n}", f"p{n}", "text") for n in range(9)))
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write('{"id": "lost", "patient_id": "p1", "prompt": "torn\n')
+    found = find_records(patient(patient_id="p1"), [file])
+    assert (ids(found), found.unread) == ({"r1"}, 1)
+
+
 @pytest.mark.parametrize(("given", "code"), [
     ({"kind": "patient"}, "ERASURE_WANTED"),
     ({"kind": "patient", "patient_id": ""}, "ERASURE_WANTED"),
@@ -116,7 +124,11 @@ def test_concepts_need_a_tagger(write_rows: Writer) -> None:
     ({"kind": "concept", "concept_id": "c", "data_set": Path("x")}, "ERASURE_WANTED"),
     ({"kind": "patient", "name": "Ann Lee"}, "ERASURE_NAME_ALONE"),
     ({"kind": "patient", "birth_date": "1990-01-02"}, "ERASURE_NAME_ALONE"),
-    ({"kind": "patient", "identifier": "---1-2-3"}, "ERASURE_IDENTIFIER_SHORT"),
+    ({"kind": "patient", "identifier": "---1-2-3"}, "ERASURE_TOO_SHORT"),
+    ({"kind": "patient", "patient_id": "p", "name": "", "birth_date": ""}, "ERASURE_WANTED"),
+    ({"kind": "patient", "patient_id": "p", "name": " ", "birth_date": "1990-01-02"},
+     "ERASURE_TOO_SHORT"),
+    ({"kind": "patient", "name": "Ann Lee", "birth_date": "1990"}, "ERASURE_TOO_SHORT"),
 ])
 def test_what_names_nobody_or_too_much_is_refused(given: dict[str, object], code: str) -> None:
     with pytest.raises(Misconfigured) as caught:
