@@ -14,6 +14,7 @@ from medunlearn_client.models import (
     resolve_device,
     resolve_folder,
 )
+from medunlearn_client.neighbours import draw_probes
 from medunlearn_client.public_text import public_units
 from medunlearn_client.records import Quarantine, Record, read_records
 from medunlearn_client.site_data import (
@@ -187,12 +188,16 @@ def prepare_records(plan: Plan, folder: RunFolder, board: PhaseBoard) -> Prepare
         bar.set(1, f"{len(federation.forget)} to forget, {len(federation.retain)} to keep")
     if quarantine.rows:
         board.say(f"{len(quarantine.rows)} bad row(s) left out; see {folder.quarantine_file}")
+    probes = draw_probes(federation.forget, federation.retain, plan.neighbours, tagger)
+    if probes.kinds:
+        drawn = ", ".join(f"{count} by {kind}" for kind, count in probes.kinds.items())
+        board.say(f"neighbours to keep: {drawn}")
     if federation.repeated:
         board.say(f"{federation.repeated} retained record(s) repeat a forgotten one's text")
     return PreparedRecords(
         federation=federation,
         nonmembers=of_forgets_kind(federation.nonmembers, federation.forget, plan.forget, tagger),
-        neighbours=neighbours_of(federation, plan),
+        neighbours=probes.records,
         site_of={
             record.record_id: index
             for index, site in enumerate(federation.sites)
@@ -217,27 +222,6 @@ def of_forgets_kind(
     else:
         alike = [r for r in nonmembers if r.subject and r.subject.casefold() in subjects]
     return tuple(alike or nonmembers)
-
-
-def neighbours_of(federation: FederationRecords, plan: Plan) -> tuple[Record, ...]:
-    """Retained records of the plan's nearest subjects, or about a forgotten patient's disease."""
-    near = {subject.casefold() for subject in plan.neighbours.subjects}
-    codes: set[str] = set()
-    if plan.neighbours.same_disease:
-        codes = {code for record in federation.forget for code in record.condition_codes}
-    found = tuple(
-        record for record in federation.retain
-        if (record.subject is not None and record.subject.casefold() in near)
-        or codes.intersection(record.condition_codes)
-    )
-    known = {record.subject.casefold() for record in federation.retain if record.subject}
-    if near - known:
-        raise Misconfigured(
-            "NEIGHBOUR_SUBJECT_UNKNOWN",
-            f"no retained record has the subject {', '.join(sorted(near - known))}",
-            "mend [neighbours] subjects; they are compared without regard to case",
-        )
-    return found
 
 
 def prepare_models(
