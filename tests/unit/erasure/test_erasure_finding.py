@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from medunlearn_client.erasure import Found, Wanted, find_records
+from medunlearn_client.erasure import Found, Wanted, find_records, finding
 from medunlearn_common.digests import digest_of_file
 from medunlearn_common.errors import Misconfigured
 
@@ -74,6 +77,24 @@ def test_two_patients_of_one_name_and_birth_date_are_refused(write_rows: Writer)
     assert "Ann" not in str(caught.value) and "p1" not in str(caught.value)
     found = find_records(patient(patient_id="p1", **wanted), [file])
     assert (ids(found), found.mentions) == ({"a"}, 1)
+
+
+WORD = st.text(string.ascii_letters + string.digits + "éß山", min_size=4, max_size=12)
+
+
+@given(WORD, st.sampled_from(("", " ", "?", "(", ", ")), st.sampled_from(("", " ", "?", ")", ". ")))
+def test_whatever_stands_alone_is_found(part: str, before: str, after: str) -> None:
+    assert finding._stands_alone(part, (f"of{before}" if before else "") + part + after)
+    assert finding._stands_alone(part.upper(), f"x {part} y")
+
+
+@given(WORD, WORD, st.sampled_from(("", "-", "/", ".", "_")))
+def test_nothing_within_a_longer_word_is_found(part: str, other: str, joint: str) -> None:
+    assume(finding._folded(part) not in finding._folded(other))
+    for text in (f"{part}{joint}{other}", f"{other}{joint}{part}"):
+        folded = finding._folded(text)
+        assume(folded.count(finding._folded(part)) == 1)
+        assert not finding._stands_alone(part, f"no {text} yes")
 
 
 def test_records_without_a_patient_are_reached_by_their_own_id(write_rows: Writer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -219,6 +220,39 @@ def test_a_crash_within_a_step_leaves_no_part_of_it(
             add("p2")
     assert registry.check() == head
     assert add("p2").number == 2
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from medunlearn_client.erasure import Claim, Registry
+from medunlearn_client.erasure.registry import Registry as Real
+
+def die(self, *arguments, **named):
+    result = move(self, *arguments, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+move, Real.move = Real.move, die
+Claim(registry=Registry(Path(sys.argv[1])), numbers=(1, 2), token="t").take("run")
+"""
+
+
+def test_a_process_killed_within_a_step_leaves_no_part_of_it(
+    registry: Registry, add: Adder
+) -> None:
+    for number, target in enumerate(("p1", "p2"), start=1):
+        add(target)
+        registry.validate(number, author=AUTHOR, identity="seen")
+    head = registry.check()
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(registry.path)], timeout=120, check=False,
+        capture_output=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert registry.check() == head
+    Claim(registry=registry, numbers=(1, 2), token="u").take("run")
+    assert {r.state for r in registry.requests()} == {State.IN_RUN}
 
 
 # -- the file ------------------------------------------------------------------------------
