@@ -27,7 +27,7 @@ def typed(
     monkeypatch.delenv("MEDUNLEARN_OFFICER", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
     entry = EntryPoint(
-        name="erasure", value="medunlearn_client.erasure.cli:erasure_app", group=COMMAND_GROUP
+        name="erasure", value="medunlearn_client.erasure_cli:erasure_app", group=COMMAND_GROUP
     )
 
     def run(*arguments: object) -> tuple[int, str]:

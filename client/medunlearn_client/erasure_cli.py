@@ -1,7 +1,8 @@
 """``medunlearn erasure``: what a data-protection officer types.
 
 Output speaks of requests by number. Ids are shown only by ``show --ids``; names, birth dates
-and identifiers are taken, used for the search, and neither shown nor kept.
+and identifiers are taken, used for the search, and neither shown nor kept. The module lies
+outside the package ``erasure`` so that mounting the commands imports nothing of it.
 """
 
 from __future__ import annotations
