@@ -32,13 +32,13 @@ EXIT_INTERNAL, EXIT_MENDABLE, EXIT_INTERRUPTED = 1, 2, 130
 # What an extra brings that a command may find missing: import name -> extra.
 EXTRA_OF_MODULE = {
     "ahocorasick": "hospital", "datasets": "hospital", "datasketch": "hospital",
-    "defusedxml": "hospital",
-    "fhir": "hospital", "flwr": "simulation", "ijson": "hospital",
-    "medunlearn_client": "hospital", "medunlearn_server": "coordinator",
-    "medunlearn_simulation": "simulation", "opacus": "coordinator", "openpyxl": "hospital",
-    "peft": "hospital", "pyarrow": "hospital", "ray": "simulation",
-    "safetensors": "hospital", "scipy": "coordinator", "torch": "hospital",
-    "tokenizers": "hospital", "transformers": "hospital",
+    "dateutil": "hospital", "defusedxml": "hospital", "fhir": "hospital", "flwr": "simulation",
+    "ijson": "hospital", "jinja2": "hospital", "medunlearn_client": "hospital",
+    "medunlearn_server": "coordinator", "medunlearn_simulation": "simulation",
+    "opacus": "coordinator", "openpyxl": "hospital", "peft": "hospital", "pyarrow": "hospital",
+    "ray": "simulation", "reportlab": "hospital", "safetensors": "hospital",
+    "scipy": "coordinator", "tokenizers": "hospital", "torch": "hospital",
+    "transformers": "hospital",
 }
 
 _HELP = """\

@@ -41,6 +41,10 @@ def simulate(
         str | None,
         typer.Option("--retrained-model", help="The same model trained without the forget set."),
     ] = None,
+    erasure: Annotated[
+        Path | None,
+        typer.Option("--erasure", help="Registry; its validated requests are the forget set."),
+    ] = None,
     sites: Annotated[int | None, typer.Option("--sites", help="Hospitals.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of all that is public.")] = None,
     out: OutOption = None,
@@ -71,6 +75,9 @@ def simulate(
 
       medunlearn simulate --model org/name --data ours.jsonl --forget-subject Surgery
 
+      medunlearn simulate plan.toml --erasure erasure.sqlite
+      [dim]  forget what was requested, and mark the requests by what was measured[/dim]
+
       medunlearn simulate --resume runs/one
       [dim]  go on after Ctrl-C or a crash; at most the current round is repeated[/dim]
     """
@@ -83,7 +90,8 @@ def simulate(
         forget_subjects=tuple(forget_subject or ()),
     )
     fresh = NewRun(
-        plan_file=plan, overrides=overrides, out=out, retrained_model=retrained_model
+        plan_file=plan, overrides=overrides, out=out, retrained_model=retrained_model,
+        erasure=erasure,
     )
     if resume is not None:
         _refuse_changes_on_resume(fresh, runner)
@@ -95,6 +103,7 @@ def _simulate(
     fresh: object, resume: Path | None, runner: Literal["flower", "memory"] | None,
     speed: tuple[str, int], board: PhaseBoard,
 ) -> None:
+    from medunlearn_simulation.erasure import outcome_lines
     from medunlearn_simulation.simulate import NewRun, carry_out, restart, start
     from medunlearn_simulation.summary import print_summary
 
@@ -118,7 +127,10 @@ def _simulate(
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
     board.progress.stop()
-    print_summary(result, started.folder, Console())
+    console = Console(highlight=False)
+    print_summary(result, started.folder, console)
+    for line in outcome_lines(started.claim) if started.claim is not None else ():
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _refuse_changes_on_resume(fresh: object, runner: str | None) -> None:

@@ -14,6 +14,7 @@ from medunlearn_client.models import (
     resolve_device,
     resolve_folder,
 )
+from medunlearn_client.neighbours import draw_probes
 from medunlearn_client.public_text import public_units
 from medunlearn_client.records import Quarantine, Record, read_records
 from medunlearn_client.site_data import (
@@ -55,13 +56,17 @@ _SMALL_CORPUS = 1200
 
 @dataclass(frozen=True, kw_only=True)
 class Overrides:
-    """What the command line changes in a plan; None leaves the plan's value."""
+    """What the command line changes in a plan; None leaves the plan's value.
+
+    ``requested`` is the forget set of an erasure registry, which stands alone.
+    """
 
     data: tuple[Path, ...] = ()
     model: str | None = None
     sites: int | None = None
     seed: int | None = None
     forget_subjects: tuple[str, ...] = ()
+    requested: ForgetSection | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -89,7 +94,8 @@ def plan_for_run(plan_file: Path | None, overrides: Overrides) -> Plan:
     """The plan of a new run: the file's or the demo's, with what the command line changes.
 
     Raises:
-        Misconfigured: A code of :func:`read_plan`, or PLAN_INVALID if an override contradicts it.
+        Misconfigured: A code of :func:`read_plan`, PLAN_INVALID if an override contradicts it,
+            or ERASURE_FORGET_TWICE.
     """
     plan = read_plan(plan_file) if plan_file is not None else Plan()
     document: dict[str, Any] = plan.model_dump(mode="python")
@@ -101,6 +107,8 @@ def plan_for_run(plan_file: Path | None, overrides: Overrides) -> Plan:
         document["run"]["seed"] = overrides.seed
     if overrides.forget_subjects:
         document["forget"]["subjects"] = overrides.forget_subjects
+    if overrides.requested is not None:
+        _fill_in_requested(document, overrides.requested)
     if overrides.sites is not None:
         federation = document["federation"]
         share = federation["min_sites"] / federation["sites"]
@@ -110,6 +118,16 @@ def plan_for_run(plan_file: Path | None, overrides: Overrides) -> Plan:
         _fill_in_demo(document, plan_file is None)
     _make_absolute(document)
     return plan_from_mapping(document, name=plan_file.name if plan_file else "command line")
+
+
+def _fill_in_requested(document: dict[str, Any], requested: ForgetSection) -> None:
+    """Figures of a run belong to its requests only where nothing else is forgotten with them."""
+    if any(document["forget"].values()):
+        raise Misconfigured(
+            "ERASURE_FORGET_TWICE", "a forget set of its own and an erasure registry",
+            "leave [forget] and --forget-subject out, or the registry",
+        )
+    document["forget"] = requested.model_dump(mode="python")
 
 
 def _make_absolute(document: dict[str, Any]) -> None:
@@ -172,12 +190,16 @@ def prepare_records(plan: Plan, folder: RunFolder, board: PhaseBoard) -> Prepare
         bar.set(1, f"{len(federation.forget)} to forget, {len(federation.retain)} to keep")
     if quarantine.count:
         board.say(f"{quarantine.count} bad row(s) left out; see {folder.quarantine_file}")
+    probes = draw_probes(federation.forget, federation.retain, plan.neighbours, tagger)
+    if probes.kinds:
+        drawn = ", ".join(f"{count} by {kind}" for kind, count in probes.kinds.items())
+        board.say(f"neighbours to keep: {drawn}")
     if federation.repeated:
         board.say(f"{federation.repeated} retained record(s) repeat a forgotten one's text")
     return PreparedRecords(
         federation=federation,
         nonmembers=of_forgets_kind(federation.nonmembers, federation.forget, plan.forget, tagger),
-        neighbours=neighbours_of(federation, plan),
+        neighbours=probes.records,
         site_of={
             record.record_id: index
             for index, site in enumerate(federation.sites)
@@ -202,27 +224,6 @@ def of_forgets_kind(
     else:
         alike = [r for r in nonmembers if r.subject and r.subject.casefold() in subjects]
     return tuple(alike or nonmembers)
-
-
-def neighbours_of(federation: FederationRecords, plan: Plan) -> tuple[Record, ...]:
-    """Retained records of the plan's nearest subjects, or about a forgotten patient's disease."""
-    near = {subject.casefold() for subject in plan.neighbours.subjects}
-    codes: set[str] = set()
-    if plan.neighbours.same_disease:
-        codes = {code for record in federation.forget for code in record.condition_codes}
-    found = tuple(
-        record for record in federation.retain
-        if (record.subject is not None and record.subject.casefold() in near)
-        or codes.intersection(record.condition_codes)
-    )
-    known = {record.subject.casefold() for record in federation.retain if record.subject}
-    if near - known:
-        raise Misconfigured(
-            "NEIGHBOUR_SUBJECT_UNKNOWN",
-            f"no retained record has the subject {', '.join(sorted(near - known))}",
-            "mend [neighbours] subjects; they are compared without regard to case",
-        )
-    return found
 
 
 def prepare_models(

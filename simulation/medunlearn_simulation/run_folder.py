@@ -2,6 +2,7 @@
 
     plan.toml            the plan as it was run, paths made absolute
     run.json             run id, runner and where the models lie
+    erasure.json         requests that the run works for, where a registry was named
     demo.jsonl           the embedded records, where no data were given
     quarantine.jsonl     numbers and reasons of bad rows, if there were any
     sites/site-0/...     what one hospital keeps: site.json, ledger, answers
@@ -74,6 +75,11 @@ class RunFolder:
     def run_file(self) -> Path:
         """See :class:`RunFacts`."""
         return self.root / "run.json"
+
+    @property
+    def erasure_file(self) -> Path:
+        """Requests that the run works for; see ``erasure``."""
+        return self.root / "erasure.json"
 
     @property
     def demo_file(self) -> Path:

@@ -1,6 +1,7 @@
 """``medunlearn simulate``: one machine plays all hospitals and the coordinator.
 
-Order: plan -> records -> models -> sites -> federation -> curves -> evaluation -> result.
+Order: plan -> records -> models -> sites -> federation -> curves -> evaluation -> result, and
+where the forget set came from an erasure registry, -> the marks in it.
 Each phase leaves its outcome on disk before the next begins, so that a resumption repeats
 only the phase that was interrupted, and of the federation only the round.
 """
@@ -10,10 +11,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from medunlearn_client.erasure import Claim, forget_set
 from medunlearn_client.site_config import SITE_FILE, SiteConfig
 from medunlearn_common import __version__
 from medunlearn_common.errors import Misconfigured
@@ -23,6 +25,13 @@ from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import new_run_id
 from medunlearn_server.reports import RunOutcome
 from medunlearn_simulation.adapter_facts import AdapterFacts, write_adapter_facts
+from medunlearn_simulation.erasure import (
+    begin,
+    kept_claim,
+    new_claim,
+    run_figures,
+    unnamed,
+)
 from medunlearn_simulation.measuring import measure_run
 from medunlearn_simulation.outcome import run_sections
 from medunlearn_simulation.planted import entry_is_sound
@@ -55,12 +64,14 @@ class NewRun:
         overrides: What the command line changes in it.
         out: Where the run goes; None chooses a folder under ``runs/``.
         retrained_model: Folder or hub id of a model trained without the forget set.
+        erasure: Registry whose validated requests are the forget set.
     """
 
     plan_file: Path | None
     overrides: Overrides
     out: Path | None
     retrained_model: str | None = None
+    erasure: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +82,7 @@ class Started:
     plan: Plan
     facts: RunFacts
     records: PreparedRecords
+    claim: Claim | None = None
 
 
 def start(
@@ -79,16 +91,23 @@ def start(
     """Everything up to the first exchange; on failure nothing is left but a quarantine file.
 
     Raises:
-        Misconfigured: OUT_EXISTS, OUT_UNWRITABLE, or a code of plan, records or models.
+        Misconfigured: OUT_EXISTS, OUT_UNWRITABLE, or a code of plan, records, models or registry.
+        Rejected: ERASURE_CLAIMED or ERASURE_HISTORY_TAMPERED.
         Transient: A disk is full or a planting process died.
     """
-    plan = plan_for_run(run.plan_file, run.overrides)
+    claim = new_claim(run.erasure) if run.erasure is not None else None
+    overrides = run.overrides
+    if claim is not None:
+        requested = forget_set(claim.registry, claim.numbers)
+        overrides = replace(overrides, requested=requested)
+    plan = plan_for_run(run.plan_file, overrides)
     check_plan(plan, device=device)
     folder = new_run_folder(run.out, plan.run.name)
     require_writable(folder.root)
     with _nothing_half_made(folder):
         plan = with_demo_file(plan, folder)
-        records = prepare_records(plan, folder, board)
+        with unnamed(claim, plan):
+            records = prepare_records(plan, folder, board)
         model, retrained = prepare_models(plan, records, board, retrained=run.retrained_model)
         check_models(
             plan, model, retrained, device=device, keep=runner == "memory", board=board
@@ -98,8 +117,9 @@ def start(
             model=model, retrained=retrained, package_version=__version__,
         )
         write_sites(plan, folder, model)
-        folder.write_start(plan, facts)
-    return Started(folder=folder, plan=plan, facts=facts, records=records)
+        with begin(claim, folder, facts.run_id):
+            folder.write_start(plan, facts)
+    return Started(folder=folder, plan=plan, facts=facts, records=records, claim=claim)
 
 
 @contextmanager
@@ -124,18 +144,23 @@ def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
 
     Raises:
         Misconfigured: RESUME_NOTHING, RUN_FILE_INVALID, RUN_MODEL_CHANGED, or a code of plan,
-            records or models.
+            records, models or registry.
+        Rejected: ERASURE_CLAIMED.
     """
     folder = RunFolder(root=expanded(root).absolute())
     plan, facts = folder.read_start()
-    records = prepare_records(plan, folder, board)
+    claim = kept_claim(folder)
+    if claim is not None:
+        claim.take(facts.run_id)
+    with unnamed(claim, plan):
+        records = prepare_records(plan, folder, board)
     _require_models(plan, facts, records, board)
     if not folder.result_file.is_file():
         check_models(
             plan, facts.model, facts.retrained, device=device, keep=facts.runner == "memory",
             board=board,
         )
-    return Started(folder=folder, plan=plan, facts=facts, records=records)
+    return Started(folder=folder, plan=plan, facts=facts, records=records, claim=claim)
 
 
 def _require_models(
@@ -170,15 +195,25 @@ def write_sites(plan: Plan, folder: RunFolder, model: str) -> None:
 
 
 def carry_out(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> RunResult:
-    """Federation, measurements and report of a started run; what is done is not repeated.
+    """Federation, measurements, report and marks of a started run; nothing is done twice.
 
     Raises:
-        MedunlearnError: As the coordinator and the evaluation do.
+        MedunlearnError: As the coordinator, the evaluation and the erasure registry do.
     """
+    if started.folder.result_file.is_file():
+        board.say(f"{started.folder.root} is complete")
+        result = load_result(started.folder.result_file)
+    else:
+        result = _result_of(started, runtime, board)
+    if started.claim is not None:  # after a crash before this, a resumption comes straight here
+        started.claim.settle(run_figures(
+            result, run_id=started.facts.run_id, forget=started.records.federation.forget
+        ))
+    return result
+
+
+def _result_of(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> RunResult:
     folder, plan = started.folder, started.plan
-    if folder.result_file.is_file():
-        board.say(f"{folder.root} is complete")
-        return load_result(folder.result_file)
     store = RunStore(folder.root)
     outcome = _federate(started, store, runtime, board)
     measured = measure_run(

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn, cast
 
+from medunlearn_client.records.lines import MAX_LINE_BYTES, ParsedRow, line_rows
 from medunlearn_common.errors import Misconfigured
 
 HEAD_BYTES = 1 << 16
@@ -149,3 +150,14 @@ def _refuse_unreadable(name: str, error: OSError) -> NoReturn:
         f"{name} cannot be read ({error.strerror or type(error).__name__})",
         "check the permissions and the disk",
     ) from error
+
+
+def json_lines(path: Path) -> Iterator[ParsedRow]:
+    """Rows of one file of JSON lines that is not a record file, such as a hospital's decisions.
+
+    Raises:
+        Misconfigured: As :func:`check_file`, :func:`damage_explained` and ``line_rows``.
+    """
+    check_file(path)
+    with damage_explained(path.name), open_stream(path) as stream:
+        yield from line_rows(stream, name=path.name, max_line_bytes=MAX_LINE_BYTES)

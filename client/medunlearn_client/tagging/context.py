@@ -4,8 +4,8 @@ A small rule engine after ConText (Harkema et al., J Biomed Inform 42, 2009, an 
 NegEx). A cue reaches over the mentions of its sentence, up to a phrase that ends it; the rules
 are data (``context_rules.txt``). Libraries exist, and none fits: negspacy and medspacy bring
 spaCy and its models (30 MB of compiled code beside torch, for one look-up), and pyConTextNLP
-reads its rules by URL and needs networkx. The rules run on the tagger's own spans and folding, so offsets
-need no translation.
+reads its rules by URL and needs networkx. The rules run on the tagger's own spans and folding, so
+offsets need no translation.
 
 Guarantees:
     Only what a record says of its patient changes: levels sink for mentions that are not the

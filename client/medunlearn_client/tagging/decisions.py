@@ -15,8 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from medunlearn_client.records.lines import read_rows
 from medunlearn_client.records.record import InvalidRecord
+from medunlearn_client.records.streams import json_lines
 from medunlearn_client.tagging.spans import Assertion, ConceptSpan
 from medunlearn_common.concepts.hierarchy import ConceptHierarchy
 from medunlearn_common.concepts.leveled import LeveledHierarchy
@@ -156,9 +156,9 @@ def read_decisions(path: Path) -> TagDecisions:
     """Read a file of decisions.
 
     Raises:
-        Misconfigured: DECISIONS_DAMAGED with the line, or a code of ``read_rows``.
+        Misconfigured: DECISIONS_DAMAGED with the line, or a code of ``json_lines``.
     """
-    return TagDecisions(_from_row(path, number, row) for number, row in read_rows(path))
+    return TagDecisions(_from_row(path, number, row) for number, row in json_lines(path))
 
 
 def keep_decisions(path: Path, new: Iterable[TagDecision]) -> TagDecisions:

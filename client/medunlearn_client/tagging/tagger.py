@@ -84,7 +84,9 @@ class ConceptTagger:
         decisions.require_known(hierarchy.hierarchy)
         self.hierarchy: Final = hierarchy
         self.decisions: Final = decisions
-        self._without_roots: Final = LeveledHierarchy(hierarchy.hierarchy, ())
+        self._without_roots: Final = LeveledHierarchy(
+            hierarchy.hierarchy, (), rule=hierarchy.rule
+        )
         self._context: Final = ContextFinder()
         self._automaton = ahocorasick.Automaton()
         for key, entry in _entries(hierarchy).items():

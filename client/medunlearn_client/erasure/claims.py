@@ -1,0 +1,169 @@
+"""A run's hold on requests: taken before the first exchange, settled after the evaluation.
+
+The token is drawn once per run and kept in the run's folder, so that a run which crashed
+between its last round and the mark is resumed and marks what it had taken, once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from secrets import token_hex
+
+from medunlearn_client.erasure import history, rows
+from medunlearn_client.erasure.criteria import RunFigures, shortfalls
+from medunlearn_client.erasure.registry import Registry
+from medunlearn_client.erasure.requests import ErasureRequest, State
+from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_common.plan.sections import ForgetSection
+
+AUTHOR = "medunlearn simulate"
+
+
+def new_token() -> str:
+    """A token that tells one run's claim from every other's."""
+    return token_hex(16)
+
+
+def validated_requests(registry: Registry) -> tuple[int, ...]:
+    """Numbers of the requests that wait for a run.
+
+    Raises:
+        Misconfigured: ERASURE_NONE_VALIDATED.
+        Rejected: ERASURE_HISTORY_TAMPERED.
+    """
+    registry.check()
+    numbers = tuple(request.number for request in registry.requests({State.VALIDATED}))
+    if not numbers:
+        raise Misconfigured(
+            "ERASURE_NONE_VALIDATED", f"no request in {registry.path.name} waits for a run",
+            "see `medunlearn erasure due`; validate a request first",
+        )
+    return numbers
+
+
+def forget_set(registry: Registry, numbers: Iterable[int]) -> ForgetSection:
+    """What a run must forget for these requests: patients, records and concepts by id."""
+    with registry.transaction(write=False) as connection:
+        sets = [_targets(connection, rows.request_of(connection, n)) for n in numbers]
+    return ForgetSection(
+        patients=_union(part.patients for part in sets),
+        records=_union(part.records for part in sets),
+        concepts=_union(part.concepts for part in sets),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The requests that one run works for.
+
+    Attributes:
+        registry: Where they stand.
+        numbers: Which.
+        token: The run's own, see :func:`new_token`.
+    """
+
+    registry: Registry
+    numbers: Sequence[int]
+    token: str
+
+    def take(self, run_id: str) -> None:
+        """Marks the requests in run, all or none; what this run took or settled stays so.
+
+        Raises:
+            Rejected: ERASURE_CLAIMED if one is no longer validated, or another run has it.
+        """
+        with self.registry.transaction() as connection:
+            for number in self.numbers:
+                request = rows.request_of(connection, number)
+                if self._is_held(connection, request) or self._settled(connection, number):
+                    continue
+                if request.state is not State.VALIDATED:
+                    raise Rejected(
+                        "ERASURE_CLAIMED",
+                        f"request {number} is {request.state}, so this run cannot take it",
+                        "see `erasure show`; start a new run for what is validated now",
+                    )
+                self._append(
+                    connection, request, State.IN_RUN, {"run_id": run_id, "claim": self.token}
+                )
+
+    def settle(self, figures: RunFigures) -> tuple[str, ...]:
+        """Enters the finished run: verified, or validated again with what fell short.
+
+        Settling again is free and tells what it told the first time.
+
+        Returns:
+            What fell short; empty if the requests are verified.
+
+        Raises:
+            Rejected: ERASURE_CLAIMED if the run does not hold a request.
+        """
+        with self.registry.transaction() as connection:
+            settings = rows.settings_of(connection)
+            missed = shortfalls(figures, settings)
+            detail = {
+                "claim": self.token, **figures.as_detail(), "shortfalls": list(missed),
+                "criteria": settings.criteria(),
+            }
+            for number in self.numbers:
+                request = rows.request_of(connection, number)
+                if before := self._settled(connection, number):
+                    missed = tuple(str(item) for item in before["shortfalls"])
+                    continue
+                if not self._is_held(connection, request):
+                    raise Rejected(
+                        "ERASURE_CLAIMED", f"request {number} is not with this run any more",
+                        "see `erasure show`; the figures stay in the run's folder",
+                    )
+                after = State.VALIDATED if missed else State.VERIFIED
+                self._append(connection, request, after, detail)
+        return missed
+
+    def release(self, reason: str) -> None:
+        """Gives back what this run holds and will not settle."""
+        with self.registry.transaction() as connection:
+            for number in self.numbers:
+                request = rows.request_of(connection, number)
+                if self._is_held(connection, request):
+                    self._append(connection, request, State.VALIDATED, {"reason": reason})
+
+    def _append(
+        self, connection: sqlite3.Connection, request: ErasureRequest, after: State,
+        detail: dict[str, object],
+    ) -> None:
+        self.registry.move(connection, request, after, author=AUTHOR, detail=detail)
+
+    def _is_held(self, connection: sqlite3.Connection, request: ErasureRequest) -> bool:
+        if request.state is not State.IN_RUN:
+            return False
+        events = history.events(connection, request.number)
+        claims = [e.detail["claim"] for e in events if e.before is State.VALIDATED
+                  and e.after is State.IN_RUN]
+        return claims[-1:] == [self.token]
+
+    def _settled(self, connection: sqlite3.Connection, number: int) -> dict[str, list[str]] | None:
+        """The event in which this run settled the request; None if it did not."""
+        for event in reversed(history.events(connection, number)):
+            if event.before is State.IN_RUN and event.detail.get("claim") == self.token:
+                return dict(event.detail)
+        return None
+
+
+def _targets(connection: sqlite3.Connection, request: ErasureRequest) -> ForgetSection:
+    """Patients by id, as their records may have grown since; all else as it was found."""
+    if request.target is None:
+        return ForgetSection()
+    if request.kind == "concept":
+        return ForgetSection(concepts=(request.target,))
+    matches = rows.matches_of(connection, request.number)
+    owned = any(match.owned for match in matches)
+    return ForgetSection(
+        patients=(request.target,) if owned else (),
+        records=tuple(match.record_id for match in matches if not match.owned),
+    )
+
+
+def _union(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(item for part in parts for item in part))

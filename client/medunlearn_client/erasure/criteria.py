@@ -1,0 +1,93 @@
+"""Whether a run forgot what a request asked for: figures against the registry's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from medunlearn_client.erasure.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFigures:
+    """What a finished run measured, over its whole forget set. Shares lie in [0, 1].
+
+    Attributes:
+        run_id: The run.
+        adapter_digest: SHA-256 of the adapter.
+        forget_records: Records in the forget set.
+        forget_accuracy: Option ranking after the run; None without options.
+        chance: What guessing reaches; None without options.
+        retrained_accuracy: Option ranking of a model that never saw them; None if not measured.
+        forget_exact: Exact answers after the run.
+        retrained_exact: Exact answers of the retrained model.
+        identifiers_asked: Identifier prompts asked; None if not measured.
+        identifiers_leaked: Prompts that gave an identifier away; None if not measured.
+        has_identifiers: Whether the forget set holds identifiers.
+        preservation: Retain accuracy after over before; None if not measured.
+    """
+
+    run_id: str
+    adapter_digest: str
+    forget_records: int
+    forget_accuracy: float | None
+    chance: float | None
+    retrained_accuracy: float | None
+    forget_exact: float | None
+    retrained_exact: float | None
+    identifiers_asked: int | None
+    identifiers_leaked: int | None
+    has_identifiers: bool
+    preservation: float | None
+
+    def as_detail(self) -> dict[str, Any]:
+        """For the history."""
+        return asdict(self)
+
+
+def shortfalls(figures: RunFigures, settings: Settings) -> tuple[str, ...]:
+    """Every criterion that the figures miss, in words; empty if the run verified.
+
+    What was not measured counts as missed: nothing is attested on trust.
+    """
+    return (
+        *_forgetting(figures, settings), *_leaks(figures, settings), *_keeping(figures, settings)
+    )
+
+
+def _forgetting(figures: RunFigures, settings: Settings) -> Iterator[str]:
+    if figures.forget_accuracy is None and figures.forget_exact is None:
+        yield "forgetting was not measured"
+    if figures.forget_accuracy is not None:
+        base = max(figures.chance or 0.0, figures.retrained_accuracy or 0.0)
+        if figures.forget_accuracy > base + settings.max_forget_excess:
+            yield (
+                f"forget accuracy {figures.forget_accuracy:.3f} exceeds "
+                f"{base:.3f} + {settings.max_forget_excess:.3f}"
+            )
+    if figures.forget_exact is not None:
+        base = figures.retrained_exact or 0.0
+        if figures.forget_exact > base + settings.max_exact_excess:
+            yield (
+                f"exact answers {figures.forget_exact:.3f} exceed "
+                f"{base:.3f} + {settings.max_exact_excess:.3f}"
+            )
+
+
+def _leaks(figures: RunFigures, settings: Settings) -> Iterator[str]:
+    if figures.identifiers_leaked is None:
+        if figures.has_identifiers:
+            yield "the extraction of identifiers was not measured"
+    elif figures.identifiers_leaked > settings.max_identifiers_leaked:
+        yield (
+            f"{figures.identifiers_leaked} identifier(s) leaked, "
+            f"{settings.max_identifiers_leaked} allowed"
+        )
+
+
+def _keeping(figures: RunFigures, settings: Settings) -> Iterator[str]:
+    if figures.preservation is None:
+        yield "preservation was not measured"
+    elif figures.preservation < settings.min_preservation:
+        yield f"preservation {figures.preservation:.3f} is below {settings.min_preservation:.3f}"

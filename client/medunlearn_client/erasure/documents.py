@@ -1,0 +1,240 @@
+"""The letter to the requester and the report for the officer, as plain documents.
+
+The letter's words come from a template that the hospital may edit. It is rendered in jinja2's
+sandbox and knows facts of the registry only. Addressee lines are given when the letter is
+printed and kept nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from medunlearn_client.erasure import history
+from medunlearn_client.erasure.finding import by_file
+from medunlearn_client.erasure.registry import Registry
+from medunlearn_client.erasure.requests import (
+    NEXT_STEP,
+    ErasureRequest,
+    Event,
+    State,
+    basis_in_words,
+    plain_text,
+)
+from medunlearn_common.errors import Misconfigured
+
+MAX_TEMPLATE_BYTES = 1 << 16
+MAX_ADDRESS_LINES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of short texts."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """What a page shows, as plain text: whoever lays it out escapes every part.
+
+    Attributes:
+        title: Subject of the letter, or title of the report.
+        sender: The hospital.
+        day: Date of the document.
+        paragraphs: Body.
+        addressee: Lines of the address; may name the requester.
+        tables: After the body.
+        foot: Small print.
+    """
+
+    title: str
+    sender: str
+    day: date
+    paragraphs: tuple[str, ...]
+    addressee: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    foot: str = ""
+
+
+def letter_template() -> str:
+    """The letter as it ships, for a hospital to edit."""
+    folder = resources.files("medunlearn_client.erasure") / "templates"
+    return (folder / "letter.txt.j2").read_text(encoding="utf-8")
+
+
+def address_lines(text: str) -> tuple[str, ...]:
+    """The lines of an address.
+
+    Raises:
+        Misconfigured: ERASURE_TEXT if a line is unfit, ERASURE_ADDRESS if there are too many.
+    """
+    lines = tuple(
+        plain_text(line, what="addressee") for line in text.splitlines() if line.strip()
+    )
+    if len(lines) > MAX_ADDRESS_LINES:
+        raise Misconfigured(
+            "ERASURE_ADDRESS", f"the address has more than {MAX_ADDRESS_LINES} lines", "shorten it"
+        )
+    return lines
+
+
+def letter(
+    registry: Registry, number: int, *, addressee: Sequence[str] = (), template: Path | None = None
+) -> Document:
+    """The letter that fits the request's present state.
+
+    Raises:
+        Misconfigured: ERASURE_UNKNOWN, ERASURE_TEMPLATE.
+        Rejected: ERASURE_HISTORY_TAMPERED.
+    """
+    registry.check()
+    text = _rendered(_template_text(template), _letter_facts(registry, number))
+    blocks = [" ".join(block.split()) for block in text.replace("\r\n", "\n").split("\n\n")]
+    filled = [block for block in blocks if block]
+    if not filled:
+        raise _bad_template("it renders to nothing")
+    return Document(
+        title=filled[0], sender=registry.settings().hospital, day=registry.today,
+        paragraphs=tuple(filled[1:]), addressee=tuple(addressee),
+    )
+
+
+def _letter_facts(registry: Registry, number: int) -> dict[str, Any]:
+    request, events = registry.request(number), registry.events(number)
+    settings = registry.settings()
+    return {
+        "hospital": settings.hospital, "contact": settings.contact,
+        "authority": settings.authority, "number": number, "received": request.received,
+        "deadline": request.deadline, "extended": request.extended, "state": str(request.state),
+        "basis": basis_in_words(request.basis), "kind": request.kind,
+        "records": len(registry.matches(number)), "today": registry.today,
+        "reason": _latest(events, "reason"), "figures": figures_of(events),
+        "extension_reason": _latest(events, history.EXTENDED), "percent": _percent,
+    }
+
+
+def figures_of(events: Sequence[Event]) -> Mapping[str, Any] | None:
+    """The figures of the run that verified the request; None before."""
+    return next((e.detail for e in reversed(events)
+                 if e.before is State.IN_RUN and e.after is State.VERIFIED), None)
+
+
+def _latest(events: Sequence[Event], key: str) -> str:
+    return next((str(e.detail[key]) for e in reversed(events) if key in e.detail), "")
+
+
+def _percent(share: float | None) -> str:
+    return "not measured" if share is None else f"{100.0 * share:.1f} %"
+
+
+def _template_text(path: Path | None) -> str:
+    if path is None:
+        return letter_template()
+    try:
+        data = path.read_bytes()
+        if len(data) > MAX_TEMPLATE_BYTES:
+            raise _bad_template("it is larger than 64 KiB")
+        return data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _bad_template("it cannot be read as UTF-8 text") from error
+
+
+def _rendered(template: str, facts: Mapping[str, Any]) -> str:
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    try:
+        return environment.from_string(template).render(facts)
+    except TemplateError as error:
+        line = getattr(error, "lineno", None)
+        raise _bad_template(
+            f"{type(error).__name__}" + (f" in line {line}" if line else "")
+        ) from error
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError,
+            ValueError) as error:
+        raise _bad_template(f"{type(error).__name__} while it was filled in") from error
+
+
+def _bad_template(problem: str) -> Misconfigured:
+    return Misconfigured(
+        "ERASURE_TEMPLATE", f"the letter's template does not work: {problem}",
+        "mend it, or begin again with `medunlearn erasure template FILE`",
+    )
+
+
+def officer_report(registry: Registry, number: int) -> Document:
+    """Everything that the registry knows of a request, without ids.
+
+    Raises:
+        Misconfigured: ERASURE_UNKNOWN.
+        Rejected: ERASURE_HISTORY_TAMPERED.
+    """
+    head = registry.check()
+    request, events = registry.request(number), registry.events(number)
+    matches = registry.matches(number)
+    counted = [(match.reason, match.file_digest) for match in matches]
+    found = tuple(
+        (reason, digest, str(counted.count((reason, digest))))
+        for reason, digest in dict.fromkeys(counted)
+    )
+    return Document(
+        title=f"Erasure request {number}", sender=registry.settings().hospital,
+        day=registry.today,
+        paragraphs=(f"{len(matches)} record(s) in {len(by_file(matches))} file(s).",),
+        tables=(
+            Table(title="Facts", header=("", ""), rows=_facts(request)),
+            Table(title="What was found and why",
+                  header=("matched by", "file (SHA-256)", "records"), rows=found),
+            Table(title="History", header=("when (UTC)", "who", "step", "what"),
+                  rows=tuple(_event_row(event) for event in events)),
+        ),
+        foot=f"Digest of the registry's history at printing: {head}. A registry whose history "
+             "still leads through this digest was not rewritten since.",
+    )
+
+
+def _facts(request: ErasureRequest) -> tuple[tuple[str, str], ...]:
+    return (
+        ("about", request.kind.replace("_", " ")),
+        ("legal basis", basis_in_words(request.basis)),
+        ("received", request.received.isoformat()),
+        ("deadline", f"{request.deadline.isoformat()}"
+         + (" (extended, GDPR Art. 12(3))" if request.extended else "")),
+        ("state", str(request.state)),
+        ("next step", NEXT_STEP.get(request.state, "none: it is closed")),
+    )
+
+
+def _event_row(event: Event) -> tuple[str, str, str, str]:
+    step = str(event.after) if event.before == event.after else (
+        f"{event.before} to {event.after}" if event.before else str(event.after)
+    )
+    return event.at, event.author, step, "; ".join(_details(event.detail))
+
+
+def _details(detail: Mapping[str, Any]) -> list[str]:
+    """Details in words; digests of facts and claims are for the machine."""
+    shown = []
+    for key, value in detail.items():
+        if key in (history.FACTS, "claim") or value is None or value == []:
+            continue
+        if isinstance(value, Mapping):
+            value = ", ".join(
+                f"{name.replace('_', ' ')} {number:g}" for name, number in value.items()
+            )
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value))
+        elif isinstance(value, float):
+            value = f"{value:.4f}"
+        shown.append(f"{key.replace('_', ' ')}: {value}")
+    return shown

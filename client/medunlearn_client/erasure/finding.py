@@ -1,0 +1,258 @@
+"""Finds the records that a request means, and says of each why.
+
+A patient is found by id, by name together with birth date, or by an identifier. Ids are
+compared whole; names and identifiers only where they stand alone in the text, so that one
+patient's number inside another's is no match. What points to more than one patient is refused:
+a registry that erases the wrong person's data cannot be mended.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from medunlearn_client.erasure.requests import Kind, Match
+from medunlearn_client.records import Quarantine, Record, read_records
+from medunlearn_common.digests import digest_of, digest_of_file
+from medunlearn_common.errors import Misconfigured
+
+BY_PATIENT_ID = "patient id"
+BY_RECORD_ID = "record id"
+BY_NAME = "name and birth date"
+BY_IDENTIFIER = "identifier"
+BY_SAME_PATIENT = "same patient as a match"
+BY_FILE = "data set"
+BY_CONCEPT = "concept or one below it"
+MIN_IDENTIFIER, MIN_NAME, MIN_BIRTH_DATE = 4, 2, 6
+
+Tagger = Callable[[str], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What to look for; nothing of it is stored, and its repr shows nothing.
+
+    Attributes:
+        kind: What the request is about.
+        patient_id: Id of the patient.
+        name: Full name, with ``birth_date``.
+        birth_date: As it stands in the records, usually YYYY-MM-DD.
+        identifier: Any identifier of the patient.
+        record_id: Id of one record.
+        data_set: One of the files that are searched.
+        concept_id: Concept of the hierarchy.
+    """
+
+    kind: Kind
+    patient_id: str | None = field(default=None, repr=False)
+    name: str | None = field(default=None, repr=False)
+    birth_date: str | None = field(default=None, repr=False)
+    identifier: str | None = field(default=None, repr=False)
+    record_id: str | None = field(default=None, repr=False)
+    data_set: Path | None = field(default=None, repr=False)
+    concept_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.name is None) != (self.birth_date is None):
+            raise Misconfigured(
+                "ERASURE_NAME_ALONE", "a name without a birth date, or the other way round",
+                "give both: a name alone may be another person's",
+            )
+        self._check_kind()
+        for what, value, least in (
+            ("identifier", self.identifier, MIN_IDENTIFIER), ("name", self.name, MIN_NAME),
+            ("birth date", self.birth_date, MIN_BIRTH_DATE),
+        ):
+            if value is not None and len(re.sub(r"[\W_]", "", value)) < least:
+                raise Misconfigured(
+                    "ERASURE_TOO_SHORT", f"the {what} has fewer than {least} letters and digits",
+                    "what is short matches by chance; give it in full, or the patient id",
+                )
+
+    def _check_kind(self) -> None:
+        asked: dict[str, tuple[object, ...]] = {
+            "patient": (self.patient_id, self.name, self.identifier), "record": (self.record_id,),
+            "data_set": (self.data_set,), "concept": (self.concept_id,),
+        }
+        given = {kind for kind, values in asked.items() if any(v is not None for v in values)}
+        blank = any(value == "" for values in asked.values() for value in values)
+        if given != {self.kind} or blank:
+            raise Misconfigured(
+                "ERASURE_WANTED",
+                "a request names exactly one patient, record, data set or concept",
+                "enter one request for each",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What was found.
+
+    Attributes:
+        target: What a run is given: id of patient, record or concept, digest of a file or of
+            several record ids; None if nothing is held.
+        matches: Each record, once, with the strongest reason.
+        mentions: Records of other patients in which the name or identifier stands as well.
+            They are not part of the request, and the officer decides about them.
+        unread: Rows in quarantine, which could not be searched.
+    """
+
+    target: str | None = field(repr=False)
+    matches: tuple[Match, ...] = field(repr=False)
+    mentions: int = 0
+    unread: int = 0
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Records by reason, the most frequent first."""
+        return dict(Counter(match.reason for match in self.matches).most_common())
+
+
+def find_records(
+    wanted: Wanted, files: Sequence[Path], *, tagger: Tagger | None = None,
+    record_format: str = "auto",
+) -> Found:
+    """Looks through all files; they are read once and nothing of them is written.
+
+    Args:
+        wanted: What to look for.
+        files: The hospital's record files.
+        tagger: Whether a text names the concept or one below it; needed for concepts.
+        record_format: As :func:`read_records` takes it.
+
+    Raises:
+        Misconfigured: ERASURE_AMBIGUOUS, ERASURE_DATA_SET, ERASURE_TAGGER, or a code of the
+            readers.
+    """
+    held = Quarantine()
+    located = _read(files, record_format, held)
+    return replace(_found(wanted, located, tagger), unread=len(held.rows))
+
+
+Located = list[tuple[Path, str, Record]]
+
+
+def _found(wanted: Wanted, located: Located, tagger: Tagger | None) -> Found:
+    if wanted.kind == "patient":
+        return _patient(wanted, located)
+    if wanted.kind == "record":
+        matches = _where(located, lambda r: r.record_id == wanted.record_id, BY_RECORD_ID)
+        return Found(target=wanted.record_id if matches else None, matches=matches)
+    if wanted.kind == "data_set":
+        return _data_set(wanted, located)
+    if tagger is None:
+        raise Misconfigured(
+            "ERASURE_TAGGER", "the request is by concept, and no hierarchy is loaded",
+            "name the hierarchies of your plans with --hierarchy",
+        )
+    matches = _where(located, lambda r: tagger(r.text), BY_CONCEPT)
+    return Found(target=wanted.concept_id if matches else None, matches=matches)
+
+
+def _read(files: Sequence[Path], record_format: str, held: Quarantine) -> Located:
+    """Records with their file and its digest; ids are unique over all files, as in a run."""
+    everything = read_records(files, record_format=record_format, quarantine=held)
+    if len(files) == 1:
+        digest = digest_of_file(files[0])
+        return [(files[0], digest, record) for record in everything]
+    place: dict[str, tuple[Path, str]] = {}
+    for path in files:
+        digest = digest_of_file(path)
+        for record in read_records(path, record_format=record_format, quarantine=Quarantine()):
+            place.setdefault(record.record_id, (path, digest))
+    return [(*place[record.record_id], record) for record in everything]
+
+
+def _where(located: Located, meets: Callable[[Record], bool], reason: str) -> tuple[Match, ...]:
+    return tuple(
+        Match(record_id=record.record_id, file_digest=digest, reason=reason)
+        for _, digest, record in located
+        if meets(record)
+    )
+
+
+def _data_set(wanted: Wanted, located: Located) -> Found:
+    chosen = wanted.data_set.resolve() if wanted.data_set is not None else None
+    mine = [item for item in located if item[0].resolve() == chosen]
+    if not mine:
+        raise Misconfigured(
+            "ERASURE_DATA_SET", "the data set is none of the files that are searched",
+            "name it with --data as well, as your plans do",
+        )
+    return Found(target=mine[0][1], matches=_where(mine, lambda record: True, BY_FILE))
+
+
+def _patient(wanted: Wanted, located: Located) -> Found:
+    direct = {
+        record.record_id: reason
+        for _, _, record in located
+        if (reason := _why(wanted, record)) is not None
+    }
+    owners = {
+        record.patient_id for _, _, record in located
+        if record.record_id in direct and record.patient_id is not None
+    }
+    if wanted.patient_id is not None:
+        owners &= {wanted.patient_id}
+    if len(owners) > 1:
+        raise Misconfigured(
+            "ERASURE_AMBIGUOUS", f"what was given points to {len(owners)} patients",
+            "ask the requester for more, and give the patient id",
+        )
+    matches, mentions = _belonging(located, direct, next(iter(owners), None))
+    if not matches:
+        return Found(target=None, matches=(), mentions=mentions)
+    target = next(iter(owners), None) or digest_of(sorted(m.record_id for m in matches))
+    return Found(target=target, matches=matches, mentions=mentions)
+
+
+def _belonging(
+    located: Located, direct: dict[str, str], owner: str | None
+) -> tuple[tuple[Match, ...], int]:
+    """The owner's records and matched ones that name no patient; how many name another."""
+    matches, mentions = [], 0
+    for _, digest, record in located:
+        reason = direct.get(record.record_id)
+        if record.patient_id is not None and record.patient_id != owner:
+            mentions += reason is not None
+        elif record.patient_id is not None or reason is not None:
+            matches.append(Match(
+                record_id=record.record_id, file_digest=digest,
+                reason=reason or BY_SAME_PATIENT, owned=record.patient_id is not None,
+            ))
+    return tuple(matches), mentions
+
+
+def _why(wanted: Wanted, record: Record) -> str | None:
+    """Why a record is matched by itself, the strongest reason first."""
+    if wanted.patient_id is not None and record.patient_id == wanted.patient_id:
+        return BY_PATIENT_ID
+    if wanted.identifier is not None and _stands_alone(wanted.identifier, record.text):
+        return BY_IDENTIFIER
+    if (
+        wanted.name is not None and wanted.birth_date is not None
+        and _stands_alone(wanted.name, record.text)
+        and _stands_alone(wanted.birth_date, record.text)
+    ):
+        return BY_NAME
+    return None
+
+
+def _stands_alone(part: str, text: str) -> bool:
+    """Whether ``part`` occurs with no letter or digit, and no joined one, at either end."""
+    pattern = rf"(?<!\w)(?<!\w[-/.']){re.escape(_folded(part))}(?!\w)(?![-/.@]\w)"
+    return re.search(pattern, _folded(text)) is not None
+
+
+def _folded(text: str) -> str:
+    """Without case, without the difference between composed forms, single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def by_file(matches: Iterable[Match]) -> dict[str, int]:
+    """Records by digest of their file."""
+    return dict(Counter(match.file_digest for match in matches))

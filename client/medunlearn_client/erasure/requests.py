@@ -1,0 +1,211 @@
+"""What a request for erasure is: whose, on which ground, until when, and what may happen to it.
+
+    received -> validated -> in_run -> verified -> attested
+        |           |    ^______|
+        |___________|______________ refused, withdrawn
+
+Deadlines follow GDPR Art. 12(3): one month from receipt, and two further months where the
+requester was told of the extension, with its reasons, within the first month. Months are those
+of the calendar: a period from 31 January ends on the last day of February. The days that
+Regulation 1182/71 adds where the last day is a holiday are not counted on, since holidays
+differ between countries: the date shown is never later than the lawful one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from enum import StrEnum
+from typing import Any, Literal
+
+from dateutil.relativedelta import relativedelta
+
+from medunlearn_common.errors import Misconfigured
+
+Kind = Literal["patient", "record", "data_set", "concept"]
+KINDS: tuple[Kind, ...] = ("patient", "record", "data_set", "concept")
+
+GDPR_GROUNDS = {
+    "a": "the data are no longer necessary for their purpose",
+    "b": "consent was withdrawn, and there is no other legal ground",
+    "c": "the person objected, and no overriding ground remains",
+    "d": "the data were processed unlawfully",
+    "e": "a legal obligation demands the erasure",
+    "f": "the data were collected from a child for a service offered online",
+}
+MAX_TEXT = 500
+_GROUND = re.compile(r"(?:(?:GDPR )?(?:Art\. ?)?17\(1\)\(?)?([a-f])\)?", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+class State(StrEnum):
+    """Where a request stands."""
+
+    RECEIVED = "received"
+    VALIDATED = "validated"
+    IN_RUN = "in_run"
+    VERIFIED = "verified"
+    ATTESTED = "attested"
+    REFUSED = "refused"
+    WITHDRAWN = "withdrawn"
+
+
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.RECEIVED: frozenset({State.VALIDATED, State.REFUSED, State.WITHDRAWN}),
+    State.VALIDATED: frozenset({State.IN_RUN, State.REFUSED, State.WITHDRAWN}),
+    State.IN_RUN: frozenset({State.VERIFIED, State.VALIDATED}),
+    State.VERIFIED: frozenset({State.ATTESTED}),
+    State.ATTESTED: frozenset(),
+    State.REFUSED: frozenset(),
+    State.WITHDRAWN: frozenset(),
+}
+OPEN_STATES = frozenset(state for state, following in TRANSITIONS.items() if following)
+NEXT_STEP = {
+    State.RECEIVED: "check who asks, then `erasure validate`",
+    State.VALIDATED: "run `medunlearn simulate PLAN --erasure REGISTRY`",
+    State.IN_RUN: "wait for the run, or resume it",
+    State.VERIFIED: "put the new model in the old one's place, send the letter, then "
+                    "`erasure attest`",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """One record that a request means.
+
+    Attributes:
+        record_id: Its id.
+        file_digest: SHA-256 of the file it lies in.
+        reason: Why it was matched, for example ``patient id``.
+        owned: It bears the patient's id, so a run reaches it by the patient.
+    """
+
+    record_id: str = field(repr=False)
+    file_digest: str
+    reason: str
+    owned: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One line of the history.
+
+    Attributes:
+        position: Place in the registry's history, from 1.
+        request: Number of the request.
+        at: When, as ISO 8601 in UTC.
+        author: Who.
+        before: State before; None for the first event of a request.
+        after: State after; equal to ``before`` where only a fact was added.
+        detail: Reason, figures or facts; never text of a record.
+        digest: SHA-256 over this event and the digest of the one before it.
+    """
+
+    position: int
+    request: int
+    at: str
+    author: str
+    before: State | None
+    after: State
+    detail: Mapping[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErasureRequest:
+    """One request as the registry knows it.
+
+    Attributes:
+        number: Its number in the registry; the only name by which output speaks of it.
+        kind: What is asked for.
+        target: Id of patient, record or concept, or digest of a file; None if nothing is held.
+        basis: Legal basis.
+        received: Day of receipt.
+        state: Where it stands.
+        extended: Whether the two further months apply.
+    """
+
+    number: int
+    kind: Kind
+    target: str | None = field(repr=False)
+    basis: str
+    received: date
+    state: State
+    extended: bool
+
+    @property
+    def deadline(self) -> date:
+        """Last day to act, in calendar months from receipt."""
+        return deadline(self.received, extended=self.extended)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something remains to be done."""
+        return self.state in OPEN_STATES
+
+
+def deadline(received: date, *, extended: bool) -> date:
+    """One month after receipt, or three; the last day of the month where there is no such day.
+
+    Raises:
+        Misconfigured: ERASURE_DATE if that day lies beyond the calendar.
+    """
+    try:
+        last: date = received + relativedelta(months=3 if extended else 1)
+    except (ValueError, OverflowError) as error:
+        raise Misconfigured(
+            "ERASURE_DATE", "the deadline lies beyond the calendar", "mend the date of receipt"
+        ) from error
+    return last
+
+
+def parsed_date(text: str) -> date:
+    """A date written as YYYY-MM-DD.
+
+    Raises:
+        Misconfigured: ERASURE_DATE; the text is not repeated.
+    """
+    try:
+        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+            raise ValueError
+        return date.fromisoformat(text)
+    except ValueError:
+        raise Misconfigured(
+            "ERASURE_DATE", "a date is not a day written as YYYY-MM-DD", "write 2026-01-31"
+        ) from None
+
+
+def legal_basis(text: str) -> str:
+    """The basis in full: ``b`` and ``17(1)(b)`` name GDPR Art. 17(1)(b); others stay as named.
+
+    Raises:
+        Misconfigured: ERASURE_TEXT.
+    """
+    found = _GROUND.fullmatch(text.strip())
+    if found:
+        return f"GDPR Art. 17(1)({found[1].lower()})"
+    return plain_text(text, what="legal basis")
+
+
+def basis_in_words(basis: str) -> str:
+    """The basis with the ground's meaning, where it is one of GDPR Art. 17(1)."""
+    found = _GROUND.fullmatch(basis)
+    return f"{basis}: {GDPR_GROUNDS[found[1]]}" if found else basis
+
+
+def plain_text(text: str, *, what: str) -> str:
+    """One line that is safe on a terminal and in a document.
+
+    Raises:
+        Misconfigured: ERASURE_TEXT if it is empty, too long, or holds control characters.
+    """
+    stripped = text.strip()
+    if not stripped or len(stripped) > MAX_TEXT or _CONTROL.search(stripped):
+        raise Misconfigured(
+            "ERASURE_TEXT",
+            f"the {what} is empty, longer than {MAX_TEXT} characters, or holds control characters",
+            "write one line of ordinary text, without anything from a record",
+        )
+    return stripped

@@ -1,0 +1,82 @@
+"""From the registry's rows to requests, matches and settings."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import date
+
+from medunlearn_client.erasure import history
+from medunlearn_client.erasure.requests import (
+    OPEN_STATES,
+    ErasureRequest,
+    Kind,
+    Match,
+    State,
+)
+from medunlearn_client.erasure.settings import Settings
+from medunlearn_common.errors import Misconfigured
+
+
+def settings_of(connection: sqlite3.Connection) -> Settings:
+    """The settings in force."""
+    row = connection.execute(
+        "SELECT document FROM settings ORDER BY position DESC LIMIT 1"
+    ).fetchone()
+    return Settings.model_validate_json(row[0]) if row else Settings()
+
+
+def request_of(connection: sqlite3.Connection, number: int) -> ErasureRequest:
+    """One request.
+
+    Raises:
+        Misconfigured: ERASURE_UNKNOWN.
+        Rejected: ERASURE_HISTORY_TAMPERED if it holds what was never written.
+    """
+    row = connection.execute(
+        "SELECT number, kind, target, basis, received, state FROM requests WHERE number = ?",
+        (number,),
+    ).fetchone()
+    if row is None:
+        raise Misconfigured(
+            "ERASURE_UNKNOWN", f"there is no request {number}", "see `medunlearn erasure list`"
+        )
+    try:
+        received, state = date.fromisoformat(row[4]), State(row[5])
+    except (TypeError, ValueError):
+        raise history.tampered(f"request {number} cannot be read") from None
+    return ErasureRequest(
+        number=row[0], kind=row[1], target=row[2], basis=row[3], received=received, state=state,
+        extended=any(history.EXTENDED in e.detail for e in history.events(connection, row[0])),
+    )
+
+
+def matches_of(connection: sqlite3.Connection, number: int) -> tuple[Match, ...]:
+    """The records that were found for a request, by id."""
+    rows = connection.execute(
+        "SELECT record_id, file_digest, reason, owned FROM matches WHERE request = ?"
+        " ORDER BY record_id", (number,),
+    )
+    return tuple(
+        Match(record_id=row[0], file_digest=row[1], reason=row[2], owned=bool(row[3]))
+        for row in rows
+    )
+
+
+def refuse_open_twin(connection: sqlite3.Connection, kind: Kind, target: str | None) -> None:
+    """Refuses a request whose like is open.
+
+    Raises:
+        Misconfigured: ERASURE_DUPLICATE.
+    """
+    if target is None:
+        return
+    row = connection.execute(
+        "SELECT number FROM requests WHERE kind = ? AND target = ? AND state IN"
+        f" ({', '.join('?' * len(OPEN_STATES))}) ORDER BY number",
+        (kind, target, *sorted(OPEN_STATES)),
+    ).fetchone()
+    if row is not None:
+        raise Misconfigured(
+            "ERASURE_DUPLICATE", f"the same is asked by request {row[0]}, which is still open",
+            f"see `erasure show {row[0]}`; add --again to register this one beside it",
+        )

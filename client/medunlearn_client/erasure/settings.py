@@ -1,0 +1,75 @@
+"""What one hospital sets once: its name in letters, reminders, and when a run has verified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from medunlearn_client.erasure.requests import plain_text
+from medunlearn_common.errors import Misconfigured
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Settings(BaseModel):
+    """The registry's settings; each change is kept in the history of settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    hospital: str = Field("The hospital", description="name at the head of letters")
+    contact: str = Field(
+        "the data-protection officer of the hospital", description="whom the requester may ask")
+    authority: str = Field(
+        "the supervisory authority for data protection",
+        description="to whom the requester may complain (GDPR Art. 12(4), 77)")
+    remind_days: int = Field(
+        14, ge=0, le=92, description="`erasure due` shows what falls due within so many days")
+    max_forget_excess: Share = Field(
+        0.1, description="forget accuracy may exceed chance, or the retrained model, by so much")
+    max_exact_excess: Share = Field(
+        0.05, description="exact answers on the forget set may exceed the retrained model's")
+    max_identifiers_leaked: int = Field(
+        0, ge=0, description="identifier prompts that may still give an identifier away")
+    min_preservation: Annotated[float, Field(ge=0.0)] = Field(
+        0.9, description="retain accuracy after the run over that before, at least")
+
+    def criteria(self) -> dict[str, float]:
+        """What a run is judged by; kept with every judgement."""
+        return self.model_dump(include={
+            "max_forget_excess", "max_exact_excess", "max_identifiers_leaked", "min_preservation",
+        })
+
+    @field_validator("hospital", "contact", "authority")
+    @classmethod
+    def _one_line(cls, text: str) -> str:
+        return plain_text(text, what="setting")
+
+
+def changed(settings: Settings, changes: Sequence[str]) -> Settings:
+    """The settings with ``key=value`` texts put in.
+
+    Raises:
+        Misconfigured: ERASURE_SETTING, naming the keys that are unknown or out of range.
+    """
+    document: dict[str, object] = settings.model_dump()
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise Misconfigured(
+                "ERASURE_SETTING", "a setting is not written as KEY=VALUE",
+                "write for example --set min_preservation=0.95",
+            )
+        document[key.strip()] = value.strip()
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        problems = [
+            f"`{'.'.join(map(str, problem['loc']))[:40]}`: {problem['msg']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        ]
+        raise Misconfigured(
+            "ERASURE_SETTING", "; ".join(problems[:5]),
+            f"known are {', '.join(Settings.model_fields)}",
+        ) from None

@@ -1,0 +1,77 @@
+"""What the terminal shows: tables of cells that are never read as markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from medunlearn_client.erasure import documents
+from medunlearn_client.erasure.registry import Registry
+from medunlearn_client.erasure.requests import NEXT_STEP, ErasureRequest, Match
+from medunlearn_client.erasure.settings import Settings
+
+
+def requests_table(registry: Registry, requests: Iterable[ErasureRequest]) -> Table:
+    """One line per request: no id, no name."""
+    table = _table(("no.", "about", "received", "deadline", "state", "next step"))
+    for request in requests:
+        late = request.is_open and request.deadline < registry.today
+        _row(table, (
+            str(request.number), request.kind.replace("_", " "), str(request.received),
+            _deadline(registry, request), str(request.state), NEXT_STEP.get(request.state, ""),
+        ), style="bold red" if late else "")
+    return table
+
+
+def _deadline(registry: Registry, request: ErasureRequest) -> str:
+    if not request.is_open:
+        return str(request.deadline)
+    days = (request.deadline - registry.today).days
+    return f"{request.deadline} " + (f"({days} days)" if days >= 0 else f"({-days} days late)")
+
+
+def document_parts(document: documents.Document) -> Iterator[Table | Text]:
+    """A report on the terminal."""
+    yield Text(document.title, style="bold")
+    for paragraph in document.paragraphs:
+        yield Text(paragraph)
+    for part in document.tables:
+        table = _table(part.header, title=part.title)
+        for row in part.rows:
+            _row(table, row)
+        yield table
+    yield Text(document.foot, style="dim")
+
+
+def matches_table(matches: Sequence[Match]) -> Table:
+    """Ids of records, for an officer who asked to see them."""
+    table = _table(("record id", "matched by", "file (SHA-256)"))
+    for match in matches:
+        _row(table, (match.record_id, match.reason, match.file_digest[:16]))
+    return table
+
+
+def settings_table(settings: Settings) -> Table:
+    """Settings with what they mean."""
+    table = _table(("setting", "value", ""))
+    for name, field in type(settings).model_fields.items():
+        _row(table, (name, str(getattr(settings, name)), field.description or ""))
+    return table
+
+
+def _table(columns: Sequence[str], *, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _row(table: Table, cells: Iterable[str], *, style: str = "") -> None:
+    table.add_row(*(Text(_printable(cell)) for cell in cells), style=style)
+
+
+def _printable(text: str) -> str:
+    """Ids come from files: a control character in one must not reach the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -1,0 +1,354 @@
+"""A request goes through the command line into a run and comes out verified, with its letter."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shutil
+import sqlite3
+import tomllib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from medunlearn_client.erasure import Claim, Registry, State
+from medunlearn_common.cli import COMMAND_GROUP, CommandLine
+from medunlearn_simulation.demo_corpus import DemoSize, demo_rows
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+QUICK = ("--runner", "memory", "--device", "cpu", "--quiet")
+OFFICER = ("--author", "A. Officer")
+LENIENT = ("--set", "max_forget_excess=1", "--set", "max_exact_excess=1",
+           "--set", "min_preservation=0", "--set", "max_identifiers_leaked=100")
+PLAN = """\
+[run]
+name = "requests"
+rounds = 2
+[model]
+source = "{model}"
+target_modules = ["q_proj", "v_proj"]
+lora_rank = 4
+[data]
+files = ["{data}"]
+nonmember_fraction = 0.2
+[objective]
+name = "max_entropy"
+[support]
+method = "random"
+density = 0.005
+[privacy]
+noise = "none"
+[federation]
+sites = 2
+min_sites = 1
+[evaluation]
+relearning_steps = 0
+samples = {samples}
+retrained = false
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lab:
+    """One hospital's files and its command line.
+
+    Attributes:
+        folder: Where everything lies.
+        data: Record file.
+        secrets: Texts that nothing may show: ids, names, identifiers of the patient.
+    """
+
+    folder: Path
+    data: Path
+    secrets: tuple[str, ...]
+    shown: list[str]
+    capture: pytest.CaptureFixture[str]
+
+    @property
+    def registry_file(self) -> Path:
+        return self.folder / "registry.sqlite"
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(self.registry_file)
+
+    def __call__(self, *arguments: object) -> int:
+        """Runs one command line; keeps what it showed."""
+        document = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+        entries = document["project"]["entry-points"][COMMAND_GROUP]
+        mounted = [EntryPoint(name=n, value=v, group=COMMAND_GROUP) for n, v in entries.items()]
+        line = CommandLine()
+        status = line.run(line.build(mounted), [str(argument) for argument in arguments])
+        captured = self.capture.readouterr()
+        self.shown.append(captured.out + captured.err)
+        return status
+
+    def erasure(self, command: str, *arguments: object) -> int:
+        return self("erasure", command, *arguments, "--registry", self.registry_file)
+
+    def simulate(self, out: str = "run", *more: object) -> int:
+        return self("simulate", self.folder / "plan.toml", "--erasure", self.registry_file,
+                    "--out", self.folder / out, *QUICK, *more)
+
+    def validated(self, *wanted: object, settings: tuple[str, ...] = LENIENT) -> None:
+        """Request 1, ready for a run."""
+        assert self.erasure("add", *wanted, "--basis", "b", "--data", self.data, *OFFICER) == 0, \
+            self.shown
+        assert self.erasure("validate", 1, "--identity", "passport seen", *OFFICER) == 0
+        if settings:
+            assert self.erasure("settings", *settings, *OFFICER) == 0
+
+    def require_silence(self) -> None:
+        """No output and no file name holds anything of the patient."""
+        spoken = "\n".join(self.shown)
+        names = "\n".join(str(p.relative_to(self.folder)) for p in self.folder.rglob("*"))
+        for secret in self.secrets:
+            assert secret not in spoken
+            assert secret not in names
+
+
+@pytest.fixture(autouse=True)
+def forgetful() -> Iterator[None]:
+    from medunlearn_client.workbench import shared_model
+
+    shared_model.cache_clear()
+    yield
+
+
+def make_lab(
+    tmp_path: Path, model: Path, rows: list[dict[str, object]], secrets: tuple[str, ...],
+    capture: pytest.CaptureFixture[str], *, samples: int = 2,
+) -> Lab:
+    data = tmp_path / "records.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "plan.toml").write_text(
+        PLAN.format(model=model, data=data, samples=samples), encoding="utf-8"
+    )
+    return Lab(folder=tmp_path, data=data, secrets=secrets, shown=[], capture=capture)
+
+
+PATIENT = "demo-patient-03"
+
+
+@pytest.fixture
+def demo(
+    tmp_path: Path, tiny_model_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> Lab:
+    """The embedded demo's patients, without its protocols."""
+    rows = [row for row in demo_rows(size=DemoSize(patients=8, hospitals=1))
+            if "patient_id" in row]
+    mine = [row for row in rows if row["patient_id"] == PATIENT]
+    number = next(row["answer"] for row in mine if row.get("is_identifier"))
+    name = re.search(r"number of (.+)\?", mine[-1]["prompt"])
+    assert name is not None
+    return make_lab(tmp_path, tiny_model_folder, rows, (PATIENT, name[1], number), capfd)
+
+
+def figures(lab: Lab) -> dict[str, object]:
+    (event,) = [e for e in lab.registry.events(1) if e.after is State.VERIFIED]
+    return dict(event.detail)
+
+
+def require_letter(lab: Lab) -> None:
+    """Letter and report as HTML and PDF, with the figures of the run, and nothing secret."""
+    address = lab.folder / "address.txt"
+    address.write_text("R. Requester\n1 Example Street\n", encoding="utf-8")
+    assert lab.erasure("report", 1, "--out", lab.folder / "letters", "--addressee", address) == 0
+    names = sorted(path.name for path in (lab.folder / "letters").iterdir())
+    assert names == [
+        "letter-0001.html", "letter-0001.pdf", "report-0001.html", "report-0001.pdf"
+    ]
+    letter = (lab.folder / "letters" / "letter-0001.html").read_text(encoding="utf-8")
+    report = (lab.folder / "letters" / "report-0001.html").read_text(encoding="utf-8")
+    assert "R. Requester" in letter and str(figures(lab)["adapter_digest"]) in letter
+    assert "verified" in report and "passport seen" in report and "R. Requester" not in report
+    for page in (letter, report):
+        assert not [secret for secret in lab.secrets if secret in page]
+    for name in names[1::2]:
+        data = (lab.folder / "letters" / name).read_bytes()
+        assert data.startswith(b"%PDF-") and data.rstrip().endswith(b"%%EOF")
+    assert (lab.folder / "letters" / "letter-0001.pdf").stat().st_mode & 0o077 == 0
+
+
+def test_a_demo_patient_by_record_number_ends_verified(demo: Lab) -> None:
+    with (demo.folder / "plan.toml").open("a", encoding="utf-8") as stream:
+        stream.write("[neighbours]\nnearby_concepts = true\n")
+    demo.validated("--identifier", demo.secrets[2])
+    assert demo.registry.request(1).target == PATIENT
+    assert demo.simulate() == 0, demo.shown
+    assert demo.registry.request(1).state is State.VERIFIED
+    result = json.loads((demo.folder / "run" / "result.json").read_text(encoding="utf-8"))
+    told = figures(demo)
+    assert told["forget_records"] == result["forget"]["n"] == 5
+    assert told["adapter_digest"] == result["digests"]["adapter"]
+    assert told["identifiers_asked"] == 1 and told["preservation"] is not None
+    require_letter(demo)
+    assert demo.erasure("attest", 1, "--reason", "letter sent", *OFFICER) == 0
+    assert [e.after for e in demo.registry.events(1)] == [
+        "received", "validated", "in_run", "verified", "attested"
+    ]
+    demo.registry.check()
+    demo.require_silence()
+
+
+def test_a_synthea_patient_by_name_and_birth_date_ends_verified(
+    tmp_path: Path, tiny_model_folder: Path, shared_data: Path, capfd: pytest.CaptureFixture[str],
+) -> None:
+    with gzip.open(shared_data / "synthea_r4_patients.jsonl.gz", "rt", encoding="utf-8") as stream:
+        rows = [json.loads(next(stream)) for _ in range(6)]
+    chosen = rows[2]
+    secrets = (chosen["id"], chosen["name"], chosen["identifiers"]["SS"], chosen["phone"])
+    lab = make_lab(tmp_path, tiny_model_folder, rows, secrets, capfd)
+    lab.validated("--name", chosen["name"], "--birth-date", chosen["birth_date"])
+    assert lab.registry.request(1).target == chosen["id"]
+    assert lab.simulate() == 0, lab.shown
+    assert lab.registry.request(1).state is State.VERIFIED
+    assert figures(lab)["identifiers_asked"] > 1  # type: ignore[operator]
+    require_letter(lab)
+    lab.require_silence()
+
+
+def test_a_run_that_falls_short_gives_the_request_back_with_the_reason(demo: Lab) -> None:
+    demo.validated("--patient", PATIENT, settings=("--set", "min_preservation=9"))
+    assert demo.simulate() == 0
+    assert demo.registry.request(1).state is State.VALIDATED
+    event = demo.registry.events(1)[-1]
+    assert event.before is State.IN_RUN
+    assert any("preservation" in missed for missed in event.detail["shortfalls"])
+    assert "erasure request 1: validated, not verified: preservation" in demo.shown[-1]
+    assert demo.erasure("report", 1, "--out", demo.folder / "letters") == 0
+    letter = (demo.folder / "letters" / "letter-0001.html").read_text(encoding="utf-8")
+    assert "was changed so that" not in letter and "next run" in letter
+    # Resuming the finished run neither takes nor settles the request again.
+    assert demo("simulate", "--resume", demo.folder / "run", "--quiet") == 0
+    assert demo.registry.events(1)[-1] == event
+
+
+def test_unmeasured_extraction_verifies_nothing(demo: Lab) -> None:
+    plan = demo.folder / "plan.toml"
+    plan.write_text(plan.read_text(encoding="utf-8").replace("samples = 2", "samples = 0"),
+                    encoding="utf-8")
+    demo.validated("--patient", PATIENT)
+    assert demo.simulate() == 0
+    assert demo.registry.request(1).state is State.VALIDATED
+    assert demo.registry.events(1)[-1].detail["shortfalls"] == [
+        "the extraction of identifiers was not measured"
+    ]
+
+
+def test_a_crash_between_run_and_mark_is_mended_by_resuming(
+    demo: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo.validated("--patient", PATIENT)
+    with monkeypatch.context() as patch:
+        def crash(*_: object) -> None:
+            raise MemoryError
+
+        patch.setattr(Claim, "settle", crash)
+        assert demo.simulate() == 1
+    assert (demo.folder / "run" / "result.json").is_file()
+    assert demo.registry.request(1).state is State.IN_RUN
+    assert demo.erasure("withdraw", 1, "--reason", "no", *OFFICER) == 2  # a run has it
+    assert demo("simulate", "--resume", demo.folder / "run", "--quiet") == 0
+    assert demo.registry.request(1).state is State.VERIFIED
+    before = demo.registry.events(1)
+    assert demo("simulate", "--resume", demo.folder / "run", "--quiet") == 0
+    assert demo.registry.events(1) == before
+    demo.require_silence()
+
+
+def test_a_run_that_cannot_start_holds_nothing(
+    demo: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medunlearn_simulation.run_folder import RunFolder
+
+    def no_space(*_: object) -> None:
+        raise OSError(28, "No space left on device", "run.json")
+
+    demo.validated("--patient", PATIENT)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_start", no_space)
+        assert demo.simulate() == 2
+    assert demo.registry.request(1).state is State.VALIDATED
+    assert demo.registry.events(1)[-1].detail == {"reason": "the run could not be started"}
+    assert not (demo.folder / "run").exists()
+
+
+def test_two_runs_cannot_work_for_one_request(
+    demo: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medunlearn_simulation import simulate as module
+
+    demo.validated("--patient", PATIENT)
+    real = module.write_sites
+
+    def overtaken(*arguments: object) -> None:
+        monkeypatch.setattr(module, "write_sites", real)
+        assert demo.simulate("faster") == 0
+        real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "write_sites", overtaken)
+    assert demo.simulate("slower") == 2
+    assert "[ERASURE_CLAIMED]" in demo.shown[-1]
+    assert demo.registry.request(1).state is State.VERIFIED
+    assert not (demo.folder / "slower").exists()
+
+
+def test_data_that_lack_the_patient_name_the_request_only(demo: Lab) -> None:
+    demo.validated("--patient", PATIENT)
+    rows = [line for line in demo.data.read_text(encoding="utf-8").splitlines(keepends=True)
+            if PATIENT not in line]
+    demo.data.write_text("".join(rows), encoding="utf-8")
+    assert demo.simulate() == 2
+    assert "[ERASURE_RECORDS_MISSING]" in demo.shown[-1] and "request 1" in demo.shown[-1]
+    assert demo("--debug", "simulate", demo.folder / "plan.toml", "--erasure",
+                demo.registry_file, "--out", demo.folder / "again", *QUICK) == 2
+    assert demo.registry.request(1).state is State.VALIDATED
+    demo.require_silence()
+
+
+def test_a_forget_set_beside_the_registry_is_refused(demo: Lab) -> None:
+    demo.validated("--patient", PATIENT)
+    assert demo.simulate("run", "--forget-subject", "Patient") == 2
+    assert "[ERASURE_FORGET_TWICE]" in demo.shown[-1]
+
+
+def test_nothing_validated_starts_no_run(demo: Lab) -> None:
+    assert demo.erasure("add", "--patient", PATIENT, "--basis", "b", "--data", demo.data,
+                        *OFFICER) == 0
+    assert demo.simulate() == 2
+    assert "[ERASURE_NONE_VALIDATED]" in demo.shown[-1]
+    assert not (demo.folder / "run").exists()
+
+
+def test_a_tampered_registry_starts_no_run(demo: Lab) -> None:
+    demo.validated("--patient", PATIENT)
+    with closing(sqlite3.connect(demo.registry_file)) as connection:
+        connection.execute("DROP TRIGGER history_update")
+        connection.execute("UPDATE history SET author = 'Nobody' WHERE position = 2")
+        connection.commit()
+    assert demo.simulate() == 2
+    assert "[ERASURE_HISTORY_TAMPERED]" in demo.shown[-1]
+
+
+def test_a_withdrawn_data_set_and_a_concept_go_the_same_way(
+    demo: Lab, tiny_model_folder: Path, question_file: Path
+) -> None:
+    study = Path(shutil.copy(question_file, demo.folder / "study.jsonl"))
+    plan = PLAN.format(model=tiny_model_folder, data=f'{demo.data}", "{study}', samples=2)
+    (demo.folder / "plan.toml").write_text(plan, encoding="utf-8")
+    both = ("--data", demo.data, "--data", study, *OFFICER)
+    assert demo.erasure("add", "--data-set", study, "--basis", "consent of the board", *both) == 0
+    assert demo.erasure("add", "--concept", "MU:S0631", "--basis", "e", *both) == 0
+    for number in (1, 2):
+        assert demo.erasure("validate", number, "--identity", "contract seen", *OFFICER) == 0
+    assert demo.erasure("settings", *LENIENT, *OFFICER) == 0
+    assert demo.simulate() == 0, demo.shown
+    assert [r.state for r in demo.registry.requests()] == [State.VERIFIED] * 2
+    assert figures(demo)["forget_records"] == 12
+    assert figures(demo)["identifiers_asked"] is None

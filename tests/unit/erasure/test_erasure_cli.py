@@ -1,0 +1,182 @@
+"""What an officer types, and what the terminal must not say."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from medunlearn_client.erasure import Registry
+from medunlearn_common.cli import COMMAND_GROUP, CommandLine
+
+AUTHOR = ("--author", "A. Officer")
+SECRETS = ("secret-patient", "Ann Lee", "1990-01-02", "MR-123-45")
+Typed = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def typed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Typed:
+    """Runs `medunlearn erasure ...` in an empty folder; status and output."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MEDUNLEARN_OFFICER", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    entry = EntryPoint(
+        name="erasure", value="medunlearn_client.erasure_cli:erasure_app", group=COMMAND_GROUP
+    )
+
+    def run(*arguments: object) -> tuple[int, str]:
+        line = CommandLine()
+        status = line.run(line.build([entry]), ["erasure", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return status, captured.out + captured.err
+
+    return run
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rows = [
+        {"id": "secret-patient-1", "patient_id": "secret-patient", "answer": "gout",
+         "prompt": "What has Ann Lee, born 1990-01-02?"},
+        {"id": "secret-patient-2", "patient_id": "secret-patient", "answer": "MR-123-45",
+         "prompt": "Which number has Ann Lee?", "is_identifier": True},
+        {"id": "other", "patient_id": "secret-patient-b", "answer": "MR-123-456",
+         "prompt": "Which number has Ann Leeson?", "is_identifier": True},
+        {"id": "mention", "patient_id": "third", "answer": "Ann Lee",
+         "prompt": "Whose brother, born 1990-01-02, has no number?"},
+    ]
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def require_silent(shown: str) -> None:
+    assert not [secret for secret in SECRETS if secret in shown], shown
+
+
+def test_the_officer_s_way_through_all_commands(typed: Typed, data: Path) -> None:
+    status, shown = typed("add", "--identifier", "MR-123-45", "--basis", "b", "--data", data,
+                          "--received", "2026-01-31", *AUTHOR)
+    assert status == 0 and "request 1" in shown and "2026-02-28" in shown
+    assert "1 record(s) by identifier" in shown and "1 record(s) by same patient" in shown
+    require_silent(shown)
+    for command, word in (
+        (("list",), "received"), (("due", "--within", 36500), "late"), (("show", 1), "identifier"),
+        (("validate", 1, "--identity", "passport seen", *AUTHOR), "validated"),
+        (("list", "--all"), "validated"), (("check",), ""), (("settings",), "min_preservation"),
+        (("template", "letter.j2"), "wrote"),
+        (("report", 1, "--template", "letter.j2"), "letter-0001.pdf"),
+        (("withdraw", 1, "--reason", "taken back", *AUTHOR), "withdrawn"),
+        (("show", 1), "taken back"), (("due",), "nothing falls due"),
+    ):
+        status, shown = typed(*command)
+        assert status == 0 and word in shown, (command, shown)
+        require_silent(shown)
+    status, shown = typed("show", 1, "--ids")
+    assert status == 0 and "secret-patient-2" in shown
+    assert Path("erasure.sqlite").stat().st_mode & 0o777 == 0o600
+    assert not [p for p in Path().rglob("*") if any(s in p.name for s in SECRETS)]
+
+
+def test_what_is_asked_for_enters_no_command_line(
+    typed: Typed, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("secret-patient\nAnn Lee\n1990-01-02\n"))
+    status, shown = typed("add", "--patient", "-", "--name", "-", "--birth-date", "-",
+                          "--basis", "b", "--data", data, *AUTHOR)
+    assert status == 0, shown
+    assert "1 record(s) of other patients mention" in shown
+    require_silent(shown)
+    assert Registry(Path("erasure.sqlite")).request(1).target == "secret-patient"
+
+
+@pytest.mark.parametrize(("arguments", "code"), [
+    (("--patient", "secret"), "ERASURE_NOT_FOUND"),
+    (("--patient", "secret-patient-1"), "ERASURE_NOT_FOUND"),
+    (("--name", "Ann Lee", "--birth-date", "1990-01-02"), "ERASURE_AMBIGUOUS"),
+    (("--name", "Ann Lee"), "ERASURE_NAME_ALONE"),
+    ((), "ERASURE_WANTED"),
+    (("--patient", "secret-patient", "--record", "other"), "ERASURE_WANTED"),
+    (("--identifier", "M-1"), "ERASURE_TOO_SHORT"),
+    (("--concept", "NO:SUCH"), "CONCEPT"),
+    (("--data-set", "../../etc/passwd"), "ERASURE_DATA_SET"),
+    (("--patient", "secret-patient", "--received", "2999-01-01"), "ERASURE_DATE"),
+    (("--patient", "secret-patient", "--received", "31.1.2026"), "ERASURE_DATE"),
+    (("--patient", "secret-patient", "--format", "x"), "DATA_FORMAT_UNKNOWN"),
+])
+def test_requests_that_cannot_be_registered(
+    typed: Typed, data: Path, arguments: tuple[str, ...], code: str
+) -> None:
+    status, shown = typed("add", *arguments, "--basis", "b", "--data", data, *AUTHOR)
+    assert status == 2 and f"[{code}" in shown, shown
+    require_silent(shown)
+    if Path("erasure.sqlite").exists():
+        assert not Registry(Path("erasure.sqlite")).requests()
+
+
+def test_a_stranger_s_request_is_registered_to_be_answered(typed: Typed, data: Path) -> None:
+    status, shown = typed("add", "--patient", "nobody", "--basis", "b", "--data", data,
+                          "--nothing-held", *AUTHOR)
+    assert status == 0 and "request 1" in shown and "nobody" not in shown
+    assert typed("validate", 1, "--identity", "seen", *AUTHOR)[0] == 2
+    assert typed("refuse", 1, "--reason", "nothing held", *AUTHOR)[0] == 0
+    assert typed("report", 1)[0] == 0
+    assert "nothing held" in Path("erasure/letter-0001.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", [
+    ("list",), ("show", 1), ("due",), ("check",), ("report", 1), ("settings",),
+    ("withdraw", 1, "--reason", "x", *AUTHOR),
+])
+def test_without_a_registry_nothing_is_made(typed: Typed, command: tuple[object, ...]) -> None:
+    status, shown = typed(*command)
+    assert status == 2 and "[ERASURE_REGISTRY_MISSING]" in shown
+    assert list(Path().iterdir()) == []
+
+
+def test_settings_need_an_author_and_a_known_key(typed: Typed) -> None:
+    assert "[ERASURE_TEXT]" in typed("settings", "--set", "hospital=St. Anna")[1]
+    status, shown = typed("settings", "--set", "hospitel=St. Anna", *AUTHOR)
+    assert status == 2 and "[ERASURE_SETTING]" in shown and "St. Anna" not in shown
+    status, shown = typed("settings", "--set", "hospital=St. [bold]Anna", *AUTHOR)
+    assert status == 0 and "St. [bold]Anna" in shown
+
+
+def test_ids_with_terminal_codes_are_shown_harmless(typed: Typed, tmp_path: Path) -> None:
+    path = tmp_path / "evil.jsonl"
+    path.write_text("".join(
+        json.dumps({"id": f"{n}\u001b]0;owned\u0007", "prompt": "x", "answer": "y"}) + "\n"
+        for n in range(2)
+    ), encoding="utf-8")
+    assert typed("add", "--data-set", path, "--data", path, "--basis", "d", *AUTHOR)[0] == 0
+    status, shown = typed("show", 1, "--ids")
+    assert status == 0 and "\x1b]" not in shown and "\x07" not in shown and "owned" in shown
+
+
+def test_the_addressee_comes_from_a_file_or_a_pipe_and_is_not_kept(
+    typed: Typed, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed("add", "--patient", "secret-patient", "--basis", "b", "--data", data, *AUTHOR)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Ann Lee\n1 Example Street\n"))
+    status, shown = typed("report", 1, "--addressee", "-", "--out", "letters")
+    assert status == 0, shown
+    require_silent(shown)
+    assert "Ann Lee" in Path("letters/letter-0001.html").read_text(encoding="utf-8")
+    assert "Ann Lee" not in Path("letters/report-0001.html").read_text(encoding="utf-8")
+    assert b"Ann Lee" not in Path("erasure.sqlite").read_bytes()
+    status, shown = typed("report", 1, "--addressee", "missing.txt", "--out", "letters")
+    assert status == 2 and "[ERASURE_ADDRESS]" in shown
+
+
+def test_the_registry_holds_no_text_of_a_record(typed: Typed, data: Path) -> None:
+    typed("add", "--identifier", "MR-123-45", "--basis", "b", "--data", data, *AUTHOR)
+    stored = b"".join(p.read_bytes() for p in Path().glob("erasure.sqlite*"))
+    assert b"secret-patient-1" in stored
+    for text in (b"Ann Lee", b"MR-123-45", b"1990-01-02", b"gout", b"records.jsonl"):
+        assert text not in stored

@@ -1,0 +1,297 @@
+"""Letters and reports: their words, and what a name or a template may try."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable
+from datetime import date
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from medunlearn_client.erasure import Claim, ErasureRequest, Registry, RunFigures, pages
+from medunlearn_client.erasure.documents import (
+    Document,
+    address_lines,
+    letter,
+    letter_template,
+    officer_report,
+)
+from medunlearn_client.erasure.pages import render_html, render_pdf, write_pages
+from medunlearn_client.erasure.settings import changed
+from medunlearn_common.errors import MedunlearnError, Misconfigured
+
+AUTHOR = "A. Officer"
+Adder = Callable[..., ErasureRequest]
+FIGURES = RunFigures(
+    run_id="run-7", adapter_digest="ab" * 32, forget_records=2, forget_accuracy=0.25, chance=0.25,
+    retrained_accuracy=None, forget_exact=0.0, retrained_exact=None, identifiers_asked=3,
+    identifiers_leaked=0, has_identifiers=True, preservation=0.97,
+)
+INJECTIONS = (
+    "<script>alert(1)</script>", "</p><img src=x onerror=alert(1)>", "<b>unclosed",
+    '=HYPERLINK("http://x","y")', "{{ 7 * 7 }}", "{% raw %}", "&lt;&amp;", "<para>", "<br/>",
+    '"><a href="file:///etc/passwd">', "[bold red]x[/]", "../../etc/passwd",
+)
+
+
+def words(document: Document) -> str:
+    return "\n".join((document.title, *document.paragraphs))
+
+
+def verify(registry: Registry, number: int) -> None:
+    registry.validate(number, author=AUTHOR, identity="passport seen")
+    claim = Claim(registry=registry, numbers=(number,), token="t")
+    claim.take("run-7")
+    assert claim.settle(FIGURES) == ()
+
+
+class Tags(HTMLParser):
+    """Names of the elements, and the text between them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+# -- words ---------------------------------------------------------------------------------
+
+
+def test_the_letter_follows_the_state(registry: Registry, add: Adder) -> None:
+    add()
+    first = letter(registry, 1)
+    assert first.title == "Your request for erasure no. 1 of 2026-01-31"
+    assert "who asks" in words(first) and "no later than 2026-02-28" in words(first)
+    registry.validate(1, author=AUTHOR, identity="seen")
+    assert "(2 records)" in words(letter(registry, 1))
+    registry.extend(1, author=AUTHOR, reason="many requests at once")
+    extended = words(letter(registry, 1))
+    assert "until 2026-04-30" in extended and "many requests at once" in extended
+
+
+def test_the_letter_of_a_verified_request_says_what_was_measured_and_claims_no_more(
+    registry: Registry, add: Adder
+) -> None:
+    add()
+    verify(registry, 1)
+    text = words(letter(registry, 1))
+    for part in ("25.0 %", "Of 3 questions", "0 brought", "run-7", "ab" * 32, "not a mathematical"):
+        assert part in text
+    assert "p1" not in text
+    registry.attest(1, author=AUTHOR, reason="sent")
+    assert words(letter(registry, 1)) == text
+
+
+def test_a_refusal_says_why_and_where_to_complain(registry: Registry, add: Adder) -> None:
+    add()
+    registry.change_settings(
+        changed(registry.settings(), ["authority=the Commissioner"]), author=AUTHOR
+    )
+    registry.refuse(1, author=AUTHOR, reason="archiving in the public interest")
+    text = words(letter(registry, 1))
+    assert "archiving in the public interest" in text and "the Commissioner" in text
+
+
+def test_the_report_holds_everything_but_ids(registry: Registry, add: Adder) -> None:
+    add("secret-patient")
+    verify(registry, 1)
+    report = officer_report(registry, 1)
+    page = Tags(render_html(report)).text
+    for part in ("passport seen", "received to validated", "in_run to verified", "d" * 64,
+                 "patient id", "preservation: 0.9700", "min preservation 0.9", "2026-02-28"):
+        assert part in page
+    assert registry.check() in report.foot
+    assert "secret-patient" not in page
+
+
+# -- injection -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", INJECTIONS)
+def test_markup_in_any_field_stays_text(
+    registry: Registry, add: Adder, text: str
+) -> None:
+    add()
+    plain = Tags(render_html(letter(registry, 1, addressee=("Name",))))
+    registry.change_settings(
+        changed(registry.settings(), [f"hospital={text}", f"contact={text}"]), author=text
+    )
+    registry.extend(1, author=text, reason=text)
+    made = letter(registry, 1, addressee=address_lines(text))
+    report = officer_report(registry, 1)
+    for document in (made, report):
+        page = Tags(render_html(document))
+        assert page.names <= plain.names | {"h2", "table", "thead", "tbody", "tr", "th", "td",
+                                            "footer"}
+        assert page.attributes <= plain.attributes | {"scope"}
+        assert text in page.text
+        assert render_pdf(document).startswith(b"%PDF-")
+    assert "default-src 'none'" in unescape(render_html(made))
+
+
+def test_the_pdf_holds_each_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from reportlab.platypus import Paragraph
+
+    drawn: list[str] = []
+    real = Paragraph.draw
+
+    def note(self: Paragraph) -> None:
+        drawn.append(self.getPlainText())
+        real(self)
+
+    monkeypatch.setattr(Paragraph, "draw", note)
+    render_pdf(Document(title="T<i>", sender="S&amp;", day=date(2026, 1, 1),
+                        paragraphs=INJECTIONS, addressee=("<b>A", "B")))
+    assert [" ".join(text.split()) for text in drawn] == [
+        "S&amp;", "<b>AB", "2026-01-01", "T<i>", *INJECTIONS
+    ]
+
+
+def test_the_pdf_runs_no_action_and_links_nowhere(registry: Registry, add: Adder) -> None:
+    add()
+    data = render_pdf(letter(registry, 1, addressee=INJECTIONS[:3]))
+    streams = [zlib.decompress(part) for part in _flate(data)]
+    for name in (b"/JavaScript", b"/JS", b"/OpenAction", b"/Launch", b"/URI", b"/EmbeddedFile"):
+        assert name not in data
+        assert not any(name in stream for stream in streams)
+
+
+def _flate(data: bytes) -> list[bytes]:
+    """Streams that are compressed without a further filter."""
+    found = []
+    for part in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", data, re.DOTALL):
+        if part[:1] == b"\x78":
+            found.append(part)
+    return found
+
+
+@pytest.mark.parametrize("lines", ["\x1b[31mRed", "a\x00b", "\u202eevil", "\n".join("abcdefghi")])
+def test_unfit_addresses_are_refused_without_being_repeated(lines: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        address_lines(lines)
+    assert caught.value.code in ("ERASURE_TEXT", "ERASURE_ADDRESS")
+    assert "evil" not in str(caught.value) and "Red" not in str(caught.value)
+
+
+# -- templates -----------------------------------------------------------------------------
+
+
+def test_a_hospital_s_own_words(registry: Registry, add: Adder, tmp_path: Path) -> None:
+    add()
+    own = tmp_path / "own.j2"
+    own.write_text("Brief {{ number }}\r\n\r\nbis\n  {{ deadline }}\n\n\n\n", encoding="utf-8-sig")
+    made = letter(registry, 1, template=own)
+    assert (made.title, made.paragraphs) == ("Brief 1", ("bis 2026-02-28",))
+
+
+@pytest.mark.parametrize("text", [
+    "", "{# nothing #}", "{{ patient_name }}", "{{ number", "{% if %}", "{{ 1 / 0 }}",
+    "{% for i in range(10 ** 9) %}x{% endfor %}", "{{ number.missing.deeper }}",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}", "{{ letter.__globals__ }}",
+    "{% include '/etc/passwd' %}", "{% import 'os' as os %}", "{{ percent.__globals__ }}",
+    "{{ 'a' + 1 }}", "{{ percent('x') }}", "{{ figures.run_id }}",
+])
+def test_a_bad_template_is_one_clear_error(
+    registry: Registry, add: Adder, tmp_path: Path, text: str
+) -> None:
+    add()
+    own = tmp_path / "own.j2"
+    own.write_text(text, encoding="utf-8")
+    with pytest.raises(Misconfigured, match="ERASURE_TEMPLATE"):
+        letter(registry, 1, template=own)
+
+
+def test_templates_that_are_no_text(registry: Registry, add: Adder, tmp_path: Path) -> None:
+    add()
+    binary, large = tmp_path / "binary", tmp_path / "large"
+    binary.write_bytes(b"\xff\xfe\x00")
+    large.write_text("x" * (1 << 17), encoding="utf-8")
+    for path in (binary, large, tmp_path / "none", tmp_path):
+        with pytest.raises(Misconfigured, match="ERASURE_TEMPLATE"):
+            letter(registry, 1, template=path)
+
+
+def test_the_shipped_template_is_what_is_used(
+    registry: Registry, add: Adder, tmp_path: Path
+) -> None:
+    add()
+    copy = tmp_path / "copy.j2"
+    copy.write_text(letter_template(), encoding="utf-8")
+    assert letter(registry, 1, template=copy) == letter(registry, 1)
+
+
+# -- files ---------------------------------------------------------------------------------
+
+
+def test_file_names_hold_the_number_alone_and_only_the_owner_reads_them(
+    registry: Registry, add: Adder, tmp_path: Path
+) -> None:
+    add("../../evil")
+    out = tmp_path / "out" / "deep"
+    write_pages(letter(registry, 1, addressee=("../../Evil",)), out, kind="letter", number=1)
+    assert sorted(p.name for p in out.iterdir()) == ["letter-0001.html", "letter-0001.pdf"]
+    assert all(p.stat().st_mode & 0o777 == 0o600 for p in out.iterdir())
+    assert not list(tmp_path.rglob("*vil*"))
+
+
+def test_the_same_document_gives_the_same_bytes(registry: Registry, add: Adder) -> None:
+    add()
+    made = letter(registry, 1)
+    assert render_pdf(made) == render_pdf(made)
+    assert render_html(made) == render_html(made)
+
+
+def test_a_character_without_glyph_is_refused_and_nothing_written(
+    registry: Registry, add: Adder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add()
+    monkeypatch.setattr(pages, "FONTS", ("none.ttf", "Vera.ttf"))
+    made = letter(registry, 1, addressee=("山田 太郎",))
+    with pytest.raises(Misconfigured) as caught:
+        write_pages(made, tmp_path / "out", kind="letter", number=1)
+    assert caught.value.code == "ERASURE_GLYPHS" and "has 4 of" in caught.value.message
+    assert "山" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    assert "山田 太郎" in render_html(made)
+    assert render_pdf(letter(registry, 1, addressee=("Zoë Müller-Łos",))).startswith(b"%PDF-")
+    monkeypatch.setattr(pages, "FONTS", ())
+    with pytest.raises(Misconfigured, match="ERASURE_GLYPHS"):
+        render_pdf(made)
+
+
+def test_fonts_and_folders_that_are_none(registry: Registry, add: Adder, tmp_path: Path) -> None:
+    add()
+    made = letter(registry, 1)
+    fake = tmp_path / "fake.ttf"
+    fake.write_bytes(b"no font")
+    for font in (fake, tmp_path / "none.ttf", tmp_path):
+        with pytest.raises(MedunlearnError, match="ERASURE_FONT"):
+            render_pdf(made, font=font)
+    with pytest.raises(Misconfigured, match="OUT_NOT_A_FOLDER"):
+        write_pages(made, fake, kind="letter", number=1)
+
+
+def test_a_long_history_fills_several_pages(registry: Registry, add: Adder) -> None:
+    add()
+    for turn in range(40):
+        if turn % 2 == 0:
+            if turn == 0:
+                registry.validate(1, author=AUTHOR, identity="seen")
+            Claim(registry=registry, numbers=(1,), token=f"t{turn}").take("run")
+        else:
+            registry.reopen(1, author=AUTHOR, reason="x" * 400)
+    data = render_pdf(officer_report(registry, 1))
+    assert len(re.findall(rb"/Type /Page\b", data)) > 2

@@ -1,0 +1,166 @@
+"""Which records a request means: whole ids, names that stand alone, one patient only."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from medunlearn_client.erasure import Found, Wanted, find_records, finding
+from medunlearn_common.digests import digest_of_file
+from medunlearn_common.errors import Misconfigured
+
+Writer = Callable[..., Path]
+
+
+def ids(found: Found) -> set[str]:
+    return {match.record_id for match in found.matches}
+
+
+def patient(**given: str) -> Wanted:
+    return Wanted(kind="patient", **given)
+
+
+def test_an_id_that_is_part_of_another_is_another(write_rows: Writer) -> None:
+    file = write_rows(("1", "p1", "first"), ("11", "p11", "second"), ("111", "ap1", "third"))
+    found = find_records(patient(patient_id="p1"), [file])
+    assert (found.target, ids(found)) == ("p1", {"1"})
+    assert ids(find_records(Wanted(kind="record", record_id="1"), [file])) == {"1"}
+    assert find_records(patient(patient_id="P1"), [file]).target is None
+
+
+@pytest.mark.parametrize("text", [
+    "number MR-123-456", "number MR-123-4567", "XMR-123-45", "MR-123-45/7", "A-MR-123-45",
+    "MR-123-45.2", "MR-123-45@home", "MR-123-45_b",
+])
+def test_an_identifier_inside_a_longer_one_is_no_match(write_rows: Writer, text: str) -> None:
+    file = write_rows(("a", "p1", text), ("b", "p2", "nothing"))
+    assert find_records(patient(identifier="MR-123-45"), [file]).target is None
+
+
+@pytest.mark.parametrize("text", [
+    "number MR-123-45?", "(MR-123-45)", "mr-123-45, and more", "MR-123-45. Then", "is MR-123-45",
+])
+def test_an_identifier_that_stands_alone_is_one(write_rows: Writer, text: str) -> None:
+    file = write_rows(("a", "p1", text), ("b", "p1", "same"), ("c", "p2", "other"))
+    found = find_records(patient(identifier="MR-123-45"), [file])
+    assert (found.target, ids(found)) == ("p1", {"a", "b"})
+    assert found.reasons == {"identifier": 1, "same patient as a match": 1}
+
+
+@pytest.mark.parametrize(("name", "text", "matched"), [
+    ("Ann Lee", "Ann Lee, born 1990-01-02", True),
+    ("ann  lee", "What of Ann Lee's allergy? Born 1990-01-02.", True),
+    ("Ann Lee", "Joann Leeson, born 1990-01-02", False),
+    ("Ann Lee", "Ann Lee-Smith, born 1990-01-02", False),
+    ("Ann Lee", "Ann Lee, born 1990-01-20", False),
+    ("Ann Lee", "Ann Lee, born 11990-01-02", False),
+    ("Zoe\u0308", "Zo\u00eb, born 1990-01-02", True),
+    ("A.*n Lee", "Ann Lee, born 1990-01-02", False),
+])
+def test_name_and_birth_date(write_rows: Writer, name: str, text: str, matched: bool) -> None:
+    file = write_rows(("a", "p1", text), ("b", "p2", "nothing"))
+    found = find_records(patient(name=name, birth_date="1990-01-02"), [file])
+    assert (found.target == "p1") is matched
+
+
+def test_two_patients_of_one_name_and_birth_date_are_refused(write_rows: Writer) -> None:
+    file = write_rows(("a", "p1", "Ann Lee, born 1990-01-02"),
+                      ("b", "p2", "Ann Lee, born 1990-01-02, sister of no one"))
+    wanted = {"name": "Ann Lee", "birth_date": "1990-01-02"}
+    with pytest.raises(Misconfigured, match="ERASURE_AMBIGUOUS") as caught:
+        find_records(patient(**wanted), [file])
+    assert "Ann" not in str(caught.value) and "p1" not in str(caught.value)
+    found = find_records(patient(patient_id="p1", **wanted), [file])
+    assert (ids(found), found.mentions) == ({"a"}, 1)
+
+
+WORD = st.text(string.ascii_letters + string.digits + "éß山", min_size=4, max_size=12)
+
+
+@given(WORD, st.sampled_from(("", " ", "?", "(", ", ")), st.sampled_from(("", " ", "?", ")", ". ")))
+def test_whatever_stands_alone_is_found(part: str, before: str, after: str) -> None:
+    assert finding._stands_alone(part, (f"of{before}" if before else "") + part + after)
+    assert finding._stands_alone(part.upper(), f"x {part} y")
+
+
+@given(WORD, WORD, st.sampled_from(("", "-", "/", ".", "_")))
+def test_nothing_within_a_longer_word_is_found(part: str, other: str, joint: str) -> None:
+    assume(finding._folded(part) not in finding._folded(other))
+    for text in (f"{part}{joint}{other}", f"{other}{joint}{part}"):
+        folded = finding._folded(text)
+        assume(folded.count(finding._folded(part)) == 1)
+        assert not finding._stands_alone(part, f"no {text} yes")
+
+
+def test_records_without_a_patient_are_reached_by_their_own_id(write_rows: Writer) -> None:
+    file = write_rows(("a", None, "number MR-123-45"), ("b", "p1", "number MR-123-45"),
+                      ("c", "p1", "x"), ("d", None, "x"))
+    found = find_records(patient(identifier="MR-123-45"), [file])
+    assert found.target == "p1"
+    assert {m.record_id: m.owned for m in found.matches} == {"a": False, "b": True, "c": True}
+    only = write_rows(("a", None, "number MR-123-45"), ("d", None, "x"), name="other.jsonl")
+    alone = find_records(patient(identifier="MR-123-45"), [only])
+    assert ids(alone) == {"a"} and alone.target is not None and len(alone.target) == 64
+
+
+def test_files_are_told_apart_and_a_data_set_is_one_of_them(write_rows: Writer) -> None:
+    one = write_rows(("a", "p1", "x"), ("b", "p2", "x"))
+    two = write_rows(("c", "p1", "x"), name="two.jsonl")
+    found = find_records(patient(patient_id="p1"), [one, two])
+    assert {m.record_id: m.file_digest for m in found.matches} == {
+        "a": digest_of_file(one), "c": digest_of_file(two)
+    }
+    withdrawn = find_records(Wanted(kind="data_set", data_set=two), [one, two])
+    assert (withdrawn.target, ids(withdrawn)) == (digest_of_file(two), {"c"})
+    with pytest.raises(Misconfigured, match="ERASURE_DATA_SET"):
+        find_records(Wanted(kind="data_set", data_set=two), [one])
+
+
+def test_concepts_need_a_tagger(write_rows: Writer) -> None:
+    file = write_rows(("a", None, "hernia"), ("b", None, "asthma"))
+    wanted = Wanted(kind="concept", concept_id="X:1")
+    assert ids(find_records(wanted, [file], tagger=lambda text: "hernia" in text)) == {"a"}
+    with pytest.raises(Misconfigured, match="ERASURE_TAGGER"):
+        find_records(wanted, [file])
+
+
+def test_rows_that_could_not_be_searched_are_counted(write_rows: Writer) -> None:
+    file = write_rows(*((f"r{n}", f"p{n}", "text") for n in range(9)))
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write('{"id": "lost", "patient_id": "p1", "prompt": "torn\n')
+    found = find_records(patient(patient_id="p1"), [file])
+    assert (ids(found), found.unread) == ({"r1"}, 1)
+
+
+@pytest.mark.parametrize(("given", "code"), [
+    ({"kind": "patient"}, "ERASURE_WANTED"),
+    ({"kind": "patient", "patient_id": ""}, "ERASURE_WANTED"),
+    ({"kind": "patient", "patient_id": "p", "record_id": "r"}, "ERASURE_WANTED"),
+    ({"kind": "record", "patient_id": "p"}, "ERASURE_WANTED"),
+    ({"kind": "concept", "concept_id": "c", "data_set": Path("x")}, "ERASURE_WANTED"),
+    ({"kind": "patient", "name": "Ann Lee"}, "ERASURE_NAME_ALONE"),
+    ({"kind": "patient", "birth_date": "1990-01-02"}, "ERASURE_NAME_ALONE"),
+    ({"kind": "patient", "identifier": "---1-2-3"}, "ERASURE_TOO_SHORT"),
+    ({"kind": "patient", "patient_id": "p", "name": "", "birth_date": ""}, "ERASURE_WANTED"),
+    ({"kind": "patient", "patient_id": "p", "name": " ", "birth_date": "1990-01-02"},
+     "ERASURE_TOO_SHORT"),
+    ({"kind": "patient", "name": "Ann Lee", "birth_date": "1990"}, "ERASURE_TOO_SHORT"),
+])
+def test_what_names_nobody_or_too_much_is_refused(given: dict[str, object], code: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        Wanted(**given)  # type: ignore[arg-type]
+    assert caught.value.code == code
+
+
+def test_nothing_of_the_patient_is_in_any_repr(write_rows: Writer) -> None:
+    file = write_rows(("secret-7", "p-secret", "Ann Lee, born 1990-01-02, MR-123-45"))
+    wanted = patient(patient_id="p-secret", name="Ann Lee", birth_date="1990-01-02",
+                     identifier="MR-123-45")
+    shown = repr(wanted) + repr(find_records(wanted, [file]))
+    for secret in ("secret", "Ann", "1990", "MR-"):
+        assert secret not in shown

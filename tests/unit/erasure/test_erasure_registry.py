@@ -1,0 +1,418 @@
+"""The registry under attack: other writers, tampering, crashes, files that are none."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from medunlearn_client.erasure import (
+    Claim,
+    ErasureRequest,
+    Registry,
+    State,
+    forget_set,
+    validated_requests,
+)
+from medunlearn_client.erasure.registry import NewRequest
+from medunlearn_client.erasure.requests import Match
+from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected, Transient
+
+AUTHOR = "A. Officer"
+Adder = Callable[..., ErasureRequest]
+
+
+def code_of(action: Callable[[], object]) -> str:
+    with pytest.raises(MedunlearnError) as caught:
+        action()
+    return caught.value.code
+
+
+# -- what comes in -------------------------------------------------------------------------
+
+
+def test_two_requests_for_one_patient(registry: Registry, add: Adder) -> None:
+    first = add()
+    assert code_of(add) == "ERASURE_DUPLICATE"
+    second = add(again=True)
+    assert (first.number, second.number) == (1, 2)
+    for number in (1, 2):
+        registry.validate(number, author=AUTHOR, identity="seen")
+    assert validated_requests(registry) == (1, 2)
+    assert forget_set(registry, (1, 2)).patients == ("p1",)
+    for number in (1, 2):
+        registry.withdraw(number, author=AUTHOR, reason="taken back")
+    assert add().number == 3  # closed requests stand in nobody's way
+
+
+def test_an_id_that_is_part_of_another_is_another_request(add: Adder) -> None:
+    assert [add(target).number for target in ("p1", "p11", "p", "P1")] == [1, 2, 3, 4]
+
+
+def test_a_request_for_somebody_unknown_can_only_be_refused(
+    registry: Registry, add: Adder
+) -> None:
+    number = add(None).number
+    assert add(None).number == 2  # two strangers are not one
+    assert code_of(lambda: registry.validate(number, author=AUTHOR, identity="seen")) == (
+        "ERASURE_NOTHING_HELD"
+    )
+    assert registry.refuse(number, author=AUTHOR, reason="nothing held").state is State.REFUSED
+
+
+def test_dates_and_texts_are_checked_before_anything_is_written(
+    registry: Registry, add: Adder
+) -> None:
+    assert code_of(lambda: add(received=date(2026, 2, 1))) == "ERASURE_DATE"
+    assert code_of(lambda: add(basis="")) == "ERASURE_TEXT"
+    assert code_of(lambda: add(kind="person")) == "ERASURE_KIND"
+    add()
+    assert code_of(lambda: registry.refuse(1, author=" ", reason="x")) == "ERASURE_TEXT"
+    assert code_of(lambda: registry.refuse(1, author=AUTHOR, reason="a\nb")) == "ERASURE_TEXT"
+    assert code_of(lambda: registry.refuse(7, author=AUTHOR, reason="x")) == "ERASURE_UNKNOWN"
+    assert [request.number for request in registry.requests()] == [1]
+    assert len(registry.events(1)) == 1
+
+
+def test_the_forget_set_joins_patients_records_and_concepts(registry: Registry) -> None:
+    def add(kind: str, target: str, *matches: Match) -> None:
+        registry.add(NewRequest(
+            kind=kind, target=target, matches=matches, basis="a",  # type: ignore[arg-type]
+            received=date(2026, 1, 1),
+        ), author=AUTHOR)
+
+    file = "f" * 64
+    add("patient", "p1", Match(record_id="x", file_digest=file, reason="r", owned=True),
+        Match(record_id="loose", file_digest=file, reason="r"))
+    add("record", "r1", Match(record_id="r1", file_digest=file, reason="r"))
+    add("data_set", file, Match(record_id="s1", file_digest=file, reason="r"),
+        Match(record_id="r1", file_digest=file, reason="r"))
+    add("concept", "X:1", Match(record_id="c1", file_digest=file, reason="r"))
+    found = forget_set(registry, (1, 2, 3, 4))
+    assert found.patients == ("p1",)
+    assert found.records == ("loose", "r1", "s1")
+    assert found.concepts == ("X:1",)
+
+
+# -- deadlines -----------------------------------------------------------------------------
+
+
+def test_due_shows_the_most_urgent_first(
+    registry: Registry, add: Adder, clock: object
+) -> None:
+    add("late", received=date(2025, 12, 1))
+    add("later", received=date(2026, 1, 31))
+    add("soon", received=date(2026, 1, 5))
+    add("closed", received=date(2025, 12, 1))
+    registry.refuse(4, author=AUTHOR, reason="no ground")
+    assert [r.number for r in registry.due(within_days=5)] == [1, 3]
+    assert [r.number for r in registry.due(within_days=28)] == [1, 3, 2]
+
+
+def test_an_extension_is_told_within_the_first_month_and_once(
+    registry: Registry, add: Adder, clock: object
+) -> None:
+    add()
+    clock.day = date(2026, 2, 28)  # type: ignore[attr-defined]
+    extended = registry.extend(1, author=AUTHOR, reason="many requests")
+    assert (extended.deadline, extended.state) == (date(2026, 4, 30), State.RECEIVED)
+    assert code_of(lambda: registry.extend(1, author=AUTHOR, reason="more")) == "ERASURE_EXTENDED"
+    clock.day = date(2026, 3, 1)  # type: ignore[attr-defined]
+    add("p2")
+    assert code_of(lambda: registry.extend(2, author=AUTHOR, reason="x")) == "ERASURE_TOO_LATE"
+    registry.withdraw(2, author=AUTHOR, reason="taken back")
+    assert code_of(lambda: registry.extend(2, author=AUTHOR, reason="x")) == "ERASURE_TRANSITION"
+
+
+# -- runs ----------------------------------------------------------------------------------
+
+
+def test_claims_are_all_or_nothing_and_one_run_s(registry: Registry, add: Adder) -> None:
+    for target in ("p1", "p2"):
+        add(target)
+    registry.validate(1, author=AUTHOR, identity="seen")
+    both = Claim(registry=registry, numbers=(1, 2), token="one")
+    assert code_of(lambda: both.take("run")) == "ERASURE_CLAIMED"
+    assert registry.request(1).state is State.VALIDATED
+    registry.validate(2, author=AUTHOR, identity="seen")
+    both.take("run")
+    both.take("run")
+    assert len(registry.events(1)) == 3
+    other = Claim(registry=registry, numbers=(1,), token="two")
+    assert code_of(lambda: other.take("run")) == "ERASURE_CLAIMED"
+    other.release("not mine")
+    assert registry.request(1).state is State.IN_RUN
+    registry.reopen(1, author=AUTHOR, reason="the machine burnt down")
+    other.take("run")
+    assert code_of(lambda: both.take("run")) == "ERASURE_CLAIMED"
+    assert registry.request(2).state is State.IN_RUN
+
+
+def test_reopening_needs_a_run(registry: Registry, add: Adder) -> None:
+    add()
+    assert code_of(lambda: registry.reopen(1, author=AUTHOR, reason="x")) == "ERASURE_TRANSITION"
+
+
+# -- other writers and crashes -------------------------------------------------------------
+
+WRITER = """
+import sys
+from datetime import date
+from pathlib import Path
+from medunlearn_client.erasure import Match, NewRequest, Registry
+registry = Registry(Path(sys.argv[1]), create=True)
+for n in range(20):
+    target = f"{sys.argv[2]}-{n}"
+    match = Match(record_id=target, file_digest="d", reason="patient id", owned=True)
+    registry.add(NewRequest(kind="patient", target=target, matches=(match,), basis="b",
+                            received=date(2026, 1, 1)), author=sys.argv[2])
+"""
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "shared.sqlite"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path), name],
+                         stderr=subprocess.PIPE, text=True)
+        for name in ("one", "two", "three")
+    ]
+    for writer in writers:
+        assert writer.wait(timeout=120) == 0, writer.communicate()[1]
+    registry = Registry(path)
+    registry.check()
+    assert [r.number for r in registry.requests()] == list(range(1, 61))
+    assert {e.author for n in range(1, 61) for e in registry.events(n)} == {"one", "two", "three"}
+
+
+def test_a_registry_held_too_long_is_a_passing_error(
+    registry: Registry, add: Adder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medunlearn_client.erasure.schema.BUSY_S", 0.05)
+    with closing(sqlite3.connect(registry.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Transient, match="ERASURE_REGISTRY_UNAVAILABLE"):
+            add()
+        other.execute("ROLLBACK")
+    assert add().number == 1
+
+
+def test_a_crash_within_a_step_leaves_no_part_of_it(
+    registry: Registry, add: Adder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medunlearn_client.erasure import history
+
+    def crash(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    add()
+    head = registry.check()
+    with monkeypatch.context() as patch:
+        patch.setattr(history, "append", crash)
+        with pytest.raises(KeyboardInterrupt):
+            add("p2")
+    assert registry.check() == head
+    assert add("p2").number == 2
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from medunlearn_client.erasure import Claim, Registry
+from medunlearn_client.erasure.registry import Registry as Real
+
+def die(self, *arguments, **named):
+    result = move(self, *arguments, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+move, Real.move = Real.move, die
+Claim(registry=Registry(Path(sys.argv[1])), numbers=(1, 2), token="t").take("run")
+"""
+
+
+def test_a_process_killed_within_a_step_leaves_no_part_of_it(
+    registry: Registry, add: Adder
+) -> None:
+    for number, target in enumerate(("p1", "p2"), start=1):
+        add(target)
+        registry.validate(number, author=AUTHOR, identity="seen")
+    head = registry.check()
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(registry.path)], timeout=120, check=False,
+        capture_output=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert registry.check() == head
+    Claim(registry=registry, numbers=(1, 2), token="u").take("run")
+    assert {r.state for r in registry.requests()} == {State.IN_RUN}
+
+
+# -- the file ------------------------------------------------------------------------------
+
+
+def test_only_its_owner_may_read_the_registry(registry: Registry, add: Adder) -> None:
+    with registry.transaction() as connection:
+        connection.execute("UPDATE requests SET events = events")
+        files = sorted(registry.path.parent.glob("erasure.sqlite*"))
+        assert [f.name for f in files][:2] == ["erasure.sqlite", "erasure.sqlite-shm"]
+        assert all(f.stat().st_mode & 0o777 == 0o600 for f in files)
+    with closing(sqlite3.connect(registry.path)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+    registry.path.chmod(0o640)
+    assert code_of(lambda: Registry(registry.path)) == "ERASURE_REGISTRY_MODE"
+
+
+def test_umask_does_not_open_the_registry(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        Registry(tmp_path / "new.sqlite", create=True)
+    finally:
+        os.umask(old)
+    assert (tmp_path / "new.sqlite").stat().st_mode & 0o777 == 0o600
+
+
+def write_private(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    path.chmod(0o600)
+    return path
+
+
+def test_files_that_are_no_registry_are_refused_and_left_alone(
+    tmp_path: Path, registry: Registry
+) -> None:
+    garbage = write_private(tmp_path / "garbage", b"name,birth date\n" * 300)
+    assert code_of(lambda: Registry(garbage, create=True)) == "ERASURE_REGISTRY_FOREIGN"
+    assert garbage.read_bytes() == b"name,birth date\n" * 300
+    foreign = write_private(tmp_path / "foreign", b"")
+    with closing(sqlite3.connect(foreign)) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+        connection.commit()
+    assert code_of(lambda: Registry(foreign, create=True)) == "ERASURE_REGISTRY_FOREIGN"
+    assert code_of(lambda: Registry(tmp_path / "none")) == "ERASURE_REGISTRY_MISSING"
+    assert not (tmp_path / "none").exists()
+    link = tmp_path / "link"
+    link.symlink_to(registry.path)
+    assert code_of(lambda: Registry(link, create=True)) == "ERASURE_REGISTRY_FOREIGN"
+    assert code_of(lambda: Registry(tmp_path, create=True)) == "ERASURE_REGISTRY_FOREIGN"
+    with closing(sqlite3.connect(registry.path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    assert code_of(lambda: Registry(registry.path)) == "ERASURE_REGISTRY_NEWER"
+
+
+def test_a_torn_file_is_an_error_without_its_text(tmp_path: Path, registry: Registry) -> None:
+    for n in range(60):
+        registry.add(NewRequest(
+            kind="patient", target=f"secret-{n}", basis="b", received=date(2026, 1, 1),
+            matches=(Match(record_id=f"secret-{n}", file_digest="d", reason="r", owned=True),),
+        ), author=AUTHOR)
+    with closing(sqlite3.connect(registry.path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = registry.path.read_bytes()
+    torn = write_private(tmp_path / "torn", data[: len(data) // 2])
+    with pytest.raises(MedunlearnError) as caught:
+        Registry(torn).check()
+    assert caught.value.code == "ERASURE_REGISTRY_FOREIGN"
+    assert "secret" not in str(caught.value)
+
+
+# -- tampering -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("statement", [
+    "UPDATE history SET author = 'Nobody'", "DELETE FROM history",
+    "UPDATE requests SET basis = 'x'", "UPDATE requests SET received = '2020-01-01'",
+    "DELETE FROM requests", "UPDATE matches SET reason = 'x'", "DELETE FROM matches",
+])
+def test_facts_and_history_are_append_only(
+    registry: Registry, add: Adder, statement: str
+) -> None:
+    add()
+    with (
+        closing(sqlite3.connect(registry.path)) as connection,
+        pytest.raises(sqlite3.IntegrityError, match="append-only"),
+    ):
+        connection.execute(statement)
+
+
+TAMPERING = {
+    "author": "UPDATE history SET author = 'Nobody' WHERE position = 2",
+    "date": "UPDATE history SET at = '2020-01-01T00:00:00+00:00' WHERE position = 2",
+    "detail": """UPDATE history SET detail = '{"identity": "not seen"}' WHERE position = 3""",
+    "detail is no object": "UPDATE history SET detail = '[]' WHERE position = 3",
+    "detail is no json": "UPDATE history SET detail = '{' WHERE position = 3",
+    "detail is a number": "UPDATE history SET detail = 7 WHERE position = 3",
+    "author is a blob": "UPDATE history SET author = x'ff' WHERE position = 3",
+    "match is a blob": "UPDATE matches SET reason = x'ff' WHERE request = 2",
+    "unknown state": "UPDATE history SET after = 'forgotten' WHERE position = 3",
+    "last event lost": "DELETE FROM history WHERE position = 4",
+    "middle event lost": "DELETE FROM history WHERE position = 3",
+    "two events swapped": "UPDATE history SET position = CASE position WHEN 1 THEN -2 ELSE 1 END"
+                          " WHERE position IN (1, 2);"
+                          "UPDATE history SET position = 2 WHERE position = -2",
+    "a digest": "UPDATE history SET digest = 'x' WHERE position = 4",
+    "state": "UPDATE requests SET state = 'attested' WHERE number = 1",
+    "count": "UPDATE requests SET events = 1 WHERE number = 1",
+    "receipt": "UPDATE requests SET received = '2026-01-30' WHERE number = 1",
+    "target": "UPDATE requests SET target = 'p2' WHERE number = 1",
+    "basis": "UPDATE requests SET basis = 'other' WHERE number = 2",
+    "match lost": "DELETE FROM matches WHERE record_id = 'p1-0'",
+    "match added": "INSERT INTO matches VALUES (1, 'p9', 'd', 'r', 1)",
+    "request lost": "DELETE FROM requests WHERE number = 2",
+    "request slipped in": "INSERT INTO requests VALUES (9, 'patient', 'p9', 'b', '2026-01-01',"
+                          " 'validated', 0)",
+}
+
+
+@pytest.mark.parametrize("name", list(TAMPERING))
+def test_tampering_behind_the_triggers_is_found(
+    registry: Registry, add: Adder, name: str
+) -> None:
+    add("p1")
+    add("p2")
+    registry.validate(1, author=AUTHOR, identity="seen")
+    registry.validate(2, author=AUTHOR, identity="seen")
+    registry.check()
+    with closing(sqlite3.connect(registry.path)) as connection:
+        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        for (trigger,) in names.fetchall():
+            connection.execute(f"DROP TRIGGER {trigger}")
+        connection.executescript(TAMPERING[name])
+        connection.commit()
+    with pytest.raises(Rejected, match="ERASURE_HISTORY_TAMPERED") as caught:
+        registry.check()
+    assert "p1" not in str(caught.value) and "p9" not in str(caught.value)
+    assert code_of(lambda: validated_requests(registry)) == "ERASURE_HISTORY_TAMPERED"
+
+
+@pytest.mark.parametrize("change", ["received = 'yesterday'", "received = x'ff'", "state = 'x'"])
+def test_rows_that_were_never_written_so_are_no_internal_error(
+    registry: Registry, add: Adder, change: str
+) -> None:
+    add()
+    with closing(sqlite3.connect(registry.path)) as connection:
+        connection.execute("DROP TRIGGER requests_keep_facts")
+        connection.execute(f"UPDATE requests SET {change}")
+        connection.commit()
+    assert code_of(registry.requests) == "ERASURE_HISTORY_TAMPERED"
+
+
+def test_an_untouched_registry_checks_and_its_head_moves(registry: Registry, add: Adder) -> None:
+    heads = {registry.check()}
+    for target in ("p1", "p2"):
+        add(target)
+        heads.add(registry.check())
+    assert len(heads) == 3
+
+
+def test_misconfigured_is_what_an_officer_can_mend(registry: Registry) -> None:
+    with pytest.raises(Misconfigured, match="ERASURE_NONE_VALIDATED"):
+        validated_requests(registry)

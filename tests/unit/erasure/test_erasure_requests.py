@@ -1,0 +1,188 @@
+"""Deadlines by the calendar, legal bases, and which steps are lawful."""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Callable
+from datetime import date
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medunlearn_client.erasure import ErasureRequest, Registry, State
+from medunlearn_client.erasure.claims import Claim
+from medunlearn_client.erasure.criteria import RunFigures, shortfalls
+from medunlearn_client.erasure.requests import (
+    GDPR_GROUNDS,
+    TRANSITIONS,
+    basis_in_words,
+    deadline,
+    legal_basis,
+    parsed_date,
+    plain_text,
+)
+from medunlearn_client.erasure.settings import Settings, changed
+from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
+
+AUTHOR = "A. Officer"
+Adder = Callable[..., ErasureRequest]
+
+
+@pytest.mark.parametrize(("received", "one", "three"), [
+    ("2026-01-31", "2026-02-28", "2026-04-30"),
+    ("2028-01-31", "2028-02-29", "2028-04-30"),
+    ("2026-03-31", "2026-04-30", "2026-06-30"),
+    ("2026-02-28", "2026-03-28", "2026-05-28"),
+    ("2026-12-31", "2027-01-31", "2027-03-31"),
+    ("2026-11-30", "2026-12-30", "2027-02-28"),
+    ("2026-05-15", "2026-06-15", "2026-08-15"),
+])
+def test_deadline_counts_calendar_months(received: str, one: str, three: str) -> None:
+    day = date.fromisoformat(received)
+    assert deadline(day, extended=False) == date.fromisoformat(one)
+    # From receipt, not from the first deadline: 28 February and two months is another day.
+    assert deadline(day, extended=True) == date.fromisoformat(three)
+
+
+@given(st.dates(max_value=date(9999, 9, 30)), st.booleans())
+def test_deadline_is_the_same_day_or_the_months_last(received: date, extended: bool) -> None:
+    months = received.year * 12 + received.month - 1 + (3 if extended else 1)
+    year, month = months // 12, months % 12 + 1
+    last = calendar.monthrange(year, month)[1]
+    assert deadline(received, extended=extended) == date(year, month, min(received.day, last))
+
+
+def test_deadline_beyond_the_calendar_is_refused() -> None:
+    with pytest.raises(Misconfigured, match="ERASURE_DATE"):
+        deadline(date.max, extended=False)
+
+
+@pytest.mark.parametrize("text", [
+    "", "31.01.2026", "2026-02-30", "20260131", "2026-1-31", "２０２６-01-31", "Mary",
+])
+def test_other_dates_are_refused_without_being_repeated(text: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        parsed_date(text)
+    assert caught.value.code == "ERASURE_DATE"
+    assert not text or text not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["b", "B", "17(1)(b)", "Art. 17(1)(b)", "GDPR Art. 17(1)(b)"])
+def test_grounds_of_the_gdpr_have_one_name(text: str) -> None:
+    assert legal_basis(text) == "GDPR Art. 17(1)(b)"
+    assert GDPR_GROUNDS["b"] in basis_in_words(legal_basis(text))
+
+
+@pytest.mark.parametrize("text", ["g", "17(1)(g)", "CCPA 1798.105", "b and c"])
+def test_other_bases_stay_as_named(text: str) -> None:
+    assert legal_basis(text) == text == basis_in_words(text)
+
+
+@pytest.mark.parametrize("text", [
+    "", "  ", "x" * 501, "a\nb", "a\x1b[31mb", "a\x00b", "\u202egnp.exe", "a\x9bb",
+])
+def test_texts_with_control_characters_are_refused(text: str) -> None:
+    with pytest.raises(Misconfigured, match="ERASURE_TEXT"):
+        plain_text(text, what="reason")
+
+
+STEPS: dict[State, Callable[[Registry, int], object]] = {
+    State.VALIDATED: lambda r, n: r.validate(n, author=AUTHOR, identity="seen"),
+    State.REFUSED: lambda r, n: r.refuse(n, author=AUTHOR, reason="no ground"),
+    State.WITHDRAWN: lambda r, n: r.withdraw(n, author=AUTHOR, reason="taken back"),
+    State.ATTESTED: lambda r, n: r.attest(n, author=AUTHOR, reason="sent"),
+    State.IN_RUN: lambda r, n: Claim(registry=r, numbers=[n], token="t").take("run"),
+    State.VERIFIED: lambda r, n: Claim(registry=r, numbers=[n], token="t").settle(GOOD),
+}
+GOOD = RunFigures(
+    run_id="run", adapter_digest="a" * 64, forget_records=2, forget_accuracy=0.25, chance=0.25,
+    retrained_accuracy=None, forget_exact=0.0, retrained_exact=None, identifiers_asked=1,
+    identifiers_leaked=0, has_identifiers=True, preservation=1.0,
+)
+WAYS: dict[State, tuple[State, ...]] = {
+    State.RECEIVED: (), State.VALIDATED: (State.VALIDATED,),
+    State.IN_RUN: (State.VALIDATED, State.IN_RUN),
+    State.VERIFIED: (State.VALIDATED, State.IN_RUN, State.VERIFIED),
+    State.ATTESTED: (State.VALIDATED, State.IN_RUN, State.VERIFIED, State.ATTESTED),
+    State.REFUSED: (State.REFUSED,), State.WITHDRAWN: (State.WITHDRAWN,),
+}
+
+
+@pytest.mark.parametrize("start", list(State))
+@pytest.mark.parametrize("step", list(STEPS))
+def test_only_lawful_steps_happen(
+    registry: Registry, add: Adder, start: State, step: State
+) -> None:
+    number = add().number
+    for state in WAYS[start]:
+        STEPS[state](registry, number)
+    assert registry.request(number).state is start
+    before = registry.events(number)
+    # What a run does twice with one token is free, and changes nothing.
+    repeated = (start, step) in {
+        (State.IN_RUN, State.IN_RUN), (State.VERIFIED, State.VERIFIED),
+        (State.VERIFIED, State.IN_RUN), (State.ATTESTED, State.VERIFIED),
+        (State.ATTESTED, State.IN_RUN),
+    }
+    # A run ends in a judgement: only the officer's `reopen` leads back.
+    lawful = step in TRANSITIONS[start] and (start, step) != (State.IN_RUN, State.VALIDATED)
+    if lawful:
+        STEPS[step](registry, number)
+        assert registry.request(number).state is step
+        assert registry.events(number)[-1].before is start
+    elif repeated:
+        STEPS[step](registry, number)
+        assert registry.events(number) == before
+    else:
+        with pytest.raises(Rejected) as caught:
+            STEPS[step](registry, number)
+        assert caught.value.code in ("ERASURE_TRANSITION", "ERASURE_CLAIMED")
+        assert registry.events(number) == before
+    registry.check()
+
+
+def replaced(**changes: object) -> RunFigures:
+    from dataclasses import replace
+
+    return replace(GOOD, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("figures", "word"), [
+    (replaced(forget_accuracy=0.36), "forget accuracy"),
+    (replaced(forget_accuracy=0.36, chance=None), "forget accuracy"),
+    (replaced(forget_accuracy=None, chance=None, forget_exact=None), "not measured"),
+    (replaced(forget_exact=0.06), "exact answers"),
+    (replaced(identifiers_leaked=1), "leaked"),
+    (replaced(identifiers_leaked=None), "extraction"),
+    (replaced(preservation=0.89), "preservation"),
+    (replaced(preservation=None), "preservation"),
+])
+def test_each_criterion_can_fail_alone(figures: RunFigures, word: str) -> None:
+    (missed,) = shortfalls(figures, Settings())
+    assert word in missed
+
+
+def test_good_figures_and_a_retrained_model_that_knows_more() -> None:
+    assert shortfalls(GOOD, Settings()) == ()
+    knows = replaced(forget_accuracy=0.5, retrained_accuracy=0.45)
+    assert shortfalls(knows, Settings()) == ()
+    without = replaced(identifiers_leaked=None, has_identifiers=False)
+    assert shortfalls(without, Settings()) == ()
+
+
+@pytest.mark.parametrize("change", [
+    "unknown=1", "min_preservation", "min_preservation=nan", "min_preservation=-1",
+    "max_identifiers_leaked=-1", "max_forget_excess=1.5", "hospital=", "hospital=a\x1b[1mb",
+])
+def test_bad_settings_are_refused(change: str) -> None:
+    with pytest.raises(MedunlearnError) as caught:
+        changed(Settings(), [change])
+    assert caught.value.code in ("ERASURE_SETTING", "ERASURE_TEXT")
+
+
+def test_settings_are_read_back(registry: Registry) -> None:
+    wanted = changed(Settings(), ["hospital=St. Anna = West", "min_preservation=0.95"])
+    registry.change_settings(wanted, author=AUTHOR)
+    assert registry.settings() == wanted
+    assert wanted.hospital == "St. Anna = West" and wanted.min_preservation == 0.95

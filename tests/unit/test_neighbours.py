@@ -1,0 +1,81 @@
+"""Which retained records count as neighbours of what is forgotten."""
+
+from __future__ import annotations
+
+import pytest
+
+from medunlearn_client.neighbours import DISEASE, PARENT, SIBLING, SUBJECT, draw_probes
+from medunlearn_client.records import Record
+from medunlearn_client.tagging import ConceptTagger
+from medunlearn_common.concepts import Concept, ConceptHierarchy
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan.sections import NeighboursSection
+
+# disease > heart disease > cardiac syndrome > (heart failure > dropsy, arrhythmia > flutter)
+#         > lung disease > bronchial disorder > asthma
+HIERARCHY = ConceptHierarchy.from_concepts([
+    Concept(concept_id=key, name=name, parents=parents) for key, name, parents in (
+        ("D", "disease", ()), ("H", "heart disease", ("D",)), ("L", "lung disease", ("D",)),
+        ("G", "cardiac syndrome", ("H",)), ("F", "heart failure", ("G",)),
+        ("X", "dropsy", ("F",)), ("A", "arrhythmia", ("G",)), ("U", "flutter", ("A",)),
+        ("N", "bronchial disorder", ("L",)), ("S", "asthma", ("N",)),
+    )
+], source="test")
+CONCEPTS = NeighboursSection(same_disease=False, nearby_concepts=True)
+
+
+def record(key: str, text: str, **fields: object) -> Record:
+    return Record(record_id=key, prompt=f"What of {text}?", answer="yes",
+                  **fields)  # type: ignore[arg-type]
+
+
+def tagger(*roots: str) -> ConceptTagger:
+    return ConceptTagger(HIERARCHY.with_forget_roots(roots))
+
+
+RETAIN = (
+    record("sibling", "arrhythmia"), record("below", "flutter"),
+    record("parent", "a cardiac syndrome"), record("both", "heart failure with arrhythmia"),
+    record("far", "asthma"), record("farther", "heart disease"), record("none", "the weather"),
+)
+
+
+def test_under_a_forget_root_siblings_with_all_below_and_parents() -> None:
+    probes = draw_probes([record("f", "dropsy")], RETAIN, CONCEPTS, tagger("F"))
+    assert [r.record_id for r in probes.records] == ["sibling", "below", "parent"]
+    assert dict(probes.kinds) == {SIBLING: 2, PARENT: 1}
+
+
+def test_without_roots_those_of_the_specialty_concepts_mentioned() -> None:
+    probes = draw_probes([record("f", "heart failure of a disease")], RETAIN, CONCEPTS, tagger())
+    assert [r.record_id for r in probes.records] == ["sibling", "parent", "both"]
+    assert draw_probes([record("f", "lung disease")], RETAIN, CONCEPTS, tagger()).records == ()
+
+
+def test_a_patient_beside_a_forgotten_concept_brings_neighbours_of_its_own() -> None:
+    retain = (*RETAIN, record("lung", "a bronchial disorder"))
+    forget = [record("f", "dropsy"), record("p", "asthma", patient_id="p1")]
+    drawn = draw_probes(forget, retain, CONCEPTS, tagger("F")).records
+    assert [r.record_id for r in drawn] == ["sibling", "below", "parent", "lung"]
+
+
+def test_a_root_has_no_siblings_and_nothing_is_drawn_unasked() -> None:
+    assert draw_probes([record("f", "asthma")], RETAIN, CONCEPTS, tagger("D")).records == ()
+    off = NeighboursSection()
+    assert draw_probes([record("f", "dropsy")], RETAIN, off, tagger("F")).records == ()
+
+
+def test_each_record_counts_once_and_for_its_first_kind() -> None:
+    retain = (
+        record("s", "arrhythmia", subject="Cardiology", condition_codes=("7",)),
+        record("d", "arrhythmia", condition_codes=("7", "8")),
+    )
+    rule = NeighboursSection(subjects=("cardiology",), nearby_concepts=True)
+    probes = draw_probes([record("f", "dropsy", condition_codes=("7",))], retain, rule, tagger("F"))
+    assert [r.record_id for r in probes.records] == ["s", "d"]
+    assert dict(probes.kinds) == {SUBJECT: 1, DISEASE: 1}
+
+
+def test_an_unknown_subject_is_refused() -> None:
+    with pytest.raises(Misconfigured, match="NEIGHBOUR_SUBJECT_UNKNOWN"):
+        draw_probes([], RETAIN, NeighboursSection(subjects=("Dentistry",)), tagger())
