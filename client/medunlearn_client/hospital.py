@@ -20,7 +20,7 @@ from medunlearn_client.step_message import StepRequest
 from medunlearn_client.workbench import Workbench
 from medunlearn_common import __version__
 from medunlearn_common.accounting import Mechanism
-from medunlearn_common.digests import digest_of, digest_of_file
+from medunlearn_common.digests import digest_of, digest_of_files
 from medunlearn_common.entropy import Entropy, OsEntropy, SeededEntropy
 from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.files import expanded, write_atomically
@@ -224,8 +224,8 @@ class Hospital:
         """Open the plan on the record files as they lie there now."""
         files = [expanded(file) for file in self._config.data.files]
         records_digest = ""
-        if all(file.is_file() for file in files):  # else the reader says which is missing
-            records_digest = digest_of([digest_of_file(file) for file in files])
+        if all(file.exists() for file in files):  # else the reader says which is missing
+            records_digest = digest_of([digest_of_files([file]) for file in files])
             self._require_same_records(records_digest, run_id=run_id)
         opened = (plan.digest, records_digest)
         if self._bench is None or self._opened != opened:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK_BYTES = 1 << 20
+# How a plan names a data set of the Hugging Face hub.
+HUB_PREFIX = "hf:"
 
 
 def canonical_json(value: Any) -> bytes:
@@ -39,8 +41,10 @@ def digest_of_file(path: Path) -> str:
 def digest_of_files(paths: Iterable[Path]) -> str:
     """One digest for several sources: their names and contents, order-free.
 
-    Of a folder all files count, by their path in it; of what is no file here (a data set on
-    the hub) only the name can.
+    Of a folder all files count, by their path in it; of a data set on the hub only the name can.
+
+    Raises:
+        OSError: If a file is missing or cannot be read.
     """
     return digest_of({path.name: _digest_of_source(path) for path in paths})
 
@@ -51,4 +55,4 @@ def _digest_of_source(path: Path) -> str:
         return digest_of(
             {inner.relative_to(path).as_posix(): digest_of_file(inner) for inner in inside}
         )
-    return digest_of_file(path) if path.exists() else digest_of(str(path))
+    return digest_of(str(path)) if path.parts[0].startswith(HUB_PREFIX) else digest_of_file(path)

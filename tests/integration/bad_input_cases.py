@@ -154,7 +154,8 @@ def _flipped_gzip(good: Path) -> Path:
 
 
 def _folder(good: Path) -> Path:
-    return good.parent
+    (good.parent / "empty").mkdir()
+    return good.parent / "empty"
 
 
 def _cut(good: Path) -> Path:
@@ -169,7 +170,7 @@ def _same(good: Path) -> Path:
 _MANY = (("federation__sites", "2"),)
 RECORDS = [
     BadData(name="missing", code="DATA_FILE_MISSING", spoil=lambda good: good.with_name("no")),
-    BadData(name="folder", code="DATA_FILE_UNREADABLE", spoil=_folder),
+    BadData(name="folder", code="DATA_FOLDER_EMPTY", spoil=_folder),
     BadData(name="empty", code="DATA_FILE_EMPTY", spoil=_written("e.jsonl", b"")),
     BadData(name="blank", code="DATA_FILE_EMPTY", spoil=_written("e.jsonl", b"\n \n")),
     BadData(name="cut-gzip", code="DATA_GZIP_DAMAGED", spoil=_cut_gzip),
@@ -239,8 +240,7 @@ HIERARCHIES = [
                  data=gzip.compress(OBO)[:-20]),
     BadHierarchy(name="no-gzip", code="CONCEPT_FILE_INVALID", file="h.obo.gz", data=OBO),
     BadHierarchy(name="binary", code="CONCEPT_FILE_INVALID", data=b"\x80\x04\x95"),
-    BadHierarchy(name="csv", code="CONCEPT_FORMAT_UNKNOWN", file="h.csv"),
-    BadHierarchy(name="obo-as-outline", code="CONCEPT_FILE_INVALID", file="h.outline"),
+    BadHierarchy(name="csv", code="CONCEPT_FORMAT_UNKNOWN", file="h.csv", data=b"a,b\n1,2\n"),
     BadHierarchy(name="cycle", code="CONCEPT_CYCLE",
                  data=OBO.replace(b"name: disease", b"name: disease\nis_a: X:2")),
     BadHierarchy(name="dangling", code="CONCEPT_PARENT_UNKNOWN",

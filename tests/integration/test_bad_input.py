@@ -323,7 +323,7 @@ def fill_up(disk: Path, *, leave_kib: int) -> Path:
 
 FULL_DISK_CODES = {
     "WRITE_FAILED", "STORAGE_FULL", "STORAGE_FAILED", "LEDGER_UNAVAILABLE", "OUT_UNWRITABLE",
-    "DISK_FULL",
+    "DISK_FULL", "ROUND_TOO_FEW_SITES",  # the last where sites failed in different places
 }
 
 

@@ -92,7 +92,7 @@ def test_a_run_moves_towards_forgetting_and_stores_its_adapter(tmp_path: Path) -
 
 def test_values_equal_plain_gradient_descent(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
-    lab.run(small_plan(server={"optimizer": "sgd", "schedule": "constant"},
+    lab.run(small_plan(server={"optimizer": "sgd", "schedule": "constant", "retain_weight": 1.0},
                        privacy={"noise": "none", "clip_l2": 100.0}))
     phi, units = np.zeros(10), 10 / 4
     kept = np.arange(10) >= 5

@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 from medunlearn_client.records.fields import bad_row
 from medunlearn_client.records.lines import ParsedRow, check_tree
 from medunlearn_client.records.record import InvalidRecord
+from medunlearn_common.digests import HUB_PREFIX
 from medunlearn_common.errors import Misconfigured, Transient
 
 BATCH_ROWS = 256
 MAX_ROW_GROUP_BYTES = 2 << 30
-HUB_PREFIX = "hf:"
 
 _STATE, _DATASET_DICT = "state.json", "dataset_dict.json"
 
