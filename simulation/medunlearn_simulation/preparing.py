@@ -24,6 +24,7 @@ from medunlearn_client.site_data import (
 )
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.workbench import shared_model
+from medunlearn_common.digests import HUB_PREFIX
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded
 from medunlearn_common.plan import Plan, read_plan
@@ -146,7 +147,7 @@ def _make_absolute(document: dict[str, Any]) -> None:
 
 
 def _absolute(path: str) -> str:
-    return str(expanded(path).absolute())
+    return path if path.startswith(HUB_PREFIX) else str(expanded(path).absolute())
 
 
 def _fill_in_demo(document: dict[str, Any], is_default: bool) -> None:

@@ -30,6 +30,7 @@ from medunlearn_client.records.streams import (
     open_stream,
     unpacked,
 )
+from medunlearn_common.digests import HUB_PREFIX
 from medunlearn_common.errors import Misconfigured
 
 MAX_XML_BYTES = 8 << 20
@@ -73,7 +74,7 @@ def row_files(path: Path, options: ContainerOptions) -> Generator[RowFile, None,
             DATA_FOLDER_EMPTY, DATA_PATH_LEAVES_FOLDER or DATA_FORMAT_UNSUPPORTED.
         Transient: DATA_HUB_UNREACHABLE.
     """
-    if str(path).startswith(columnar.HUB_PREFIX):
+    if str(path).startswith(HUB_PREFIX):
         yield RowFile(name=str(path), rows=columnar.hub_rows(str(path)))
     elif path.is_dir():
         yield from _folder(path, options)
