@@ -32,7 +32,7 @@ def check(
         list[str] | None, typer.Argument(help="Files, folders or archives; default: the plan's.")
     ] = None,
     plan: Annotated[
-        Path | None, typer.Option("--plan", help="Plan whose [data] section says how to read.")
+        Path | None, typer.Option("--plan", help="Plan whose data section says how to read.")
     ] = None,
     record_format: Annotated[
         str | None, typer.Option("--format", help="What the rows mean, if not recognised.")

@@ -23,7 +23,7 @@ from medunlearn_common.plan.sections import Plan
 MAX_EXPLAINED = 8
 
 PlanFile = Annotated[
-    Path | None, typer.Option("--plan", help="Plan with the [concepts] section; else the defaults.")
+    Path | None, typer.Option("--plan", help="Plan with a concepts section; else the defaults.")
 ]
 Hierarchies = Annotated[
     list[str] | None,
