@@ -25,7 +25,8 @@ from typing import Any
 
 from medunlearn_client.records import fields
 from medunlearn_client.records.fields import Row, bad_row
-from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
+from medunlearn_client.records.record import Record, prompt_from_question
+from medunlearn_client.records.row_by_row import RowResult, row_by_row
 
 FIELDS = frozenset(
     {
@@ -53,13 +54,9 @@ def recognises(row: Row) -> bool:
     )
 
 
-def read(rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, list[Record] | InvalidRecord]]:
+def read(rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, RowResult]]:
     """Reads each row by itself: ``(row number, its record or what is wrong)``."""
-    for number, row in rows:
-        try:
-            yield number, [record_from_row(row)]
-        except InvalidRecord as error:
-            yield number, error
+    return row_by_row(rows, lambda row: [record_from_row(row)])
 
 
 def record_from_row(row: Row) -> Record:

@@ -13,6 +13,7 @@ from itertools import chain, islice
 from medunlearn_client.records import fields
 from medunlearn_client.records.fields import Row, bad_row, content_id
 from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
+from medunlearn_client.records.row_by_row import row_by_row
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ColumnsSection
 
@@ -40,11 +41,7 @@ class MappedReader:
         waiting = iter(rows)
         first = list(islice(waiting, _LOOKED_AT))
         self._require_columns([row for _, row in first])
-        for number, row in chain(first, waiting):
-            try:
-                yield number, [self._record(row)]
-            except InvalidRecord as error:
-                yield number, error
+        yield from row_by_row(chain(first, waiting), lambda row: [self._record(row)])
 
     def _require_columns(self, rows: list[Row]) -> None:
         """A column that no row has is a mistake in the plan, not in a thousand rows."""

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from medunlearn_client.records import fields
 from medunlearn_client.records.fields import Row, bad_row
 from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
+from medunlearn_client.records.row_by_row import RowResult, row_by_row
 from medunlearn_common.errors import Misconfigured
 
 PUBLISHED_OPTIONS = ("opa", "opb", "opc", "opd")
@@ -32,7 +33,7 @@ def recognises(row: Row) -> bool:
     return distilled or all(name in row for name in PUBLISHED_OPTIONS)
 
 
-def read(rows: Iterable[tuple[int, Row]]) -> list[tuple[int, list[Record] | InvalidRecord]]:
+def read(rows: Iterable[tuple[int, Row]]) -> list[tuple[int, RowResult]]:
     """Reads all rows of one file: ``(row number, its record or what is wrong)``.
 
     Raises:
@@ -40,7 +41,7 @@ def read(rows: Iterable[tuple[int, Row]]) -> list[tuple[int, list[Record] | Inva
     """
     numbered = list(rows)
     first_answer = _first_answer(row for _, row in numbered)
-    return [(number, _record_or_error(row, first_answer)) for number, row in numbered]
+    return list(row_by_row(numbered, lambda row: [_record(row, first_answer)]))
 
 
 def _first_answer(rows: Iterable[Row]) -> int:
@@ -63,13 +64,6 @@ def _number_or_none(row: Row) -> int | None:
         return fields.optional_index(row, "cop")
     except InvalidRecord:
         return None
-
-
-def _record_or_error(row: Row, first_answer: int) -> list[Record] | InvalidRecord:
-    try:
-        return [_record(row, first_answer)]
-    except InvalidRecord as error:
-        return error
 
 
 def _record(row: Row, first_answer: int) -> Record:

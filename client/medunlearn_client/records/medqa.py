@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 
 from medunlearn_client.records import fields
 from medunlearn_client.records.fields import Row, bad_row, content_id
-from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
+from medunlearn_client.records.record import Record, prompt_from_question
+from medunlearn_client.records.row_by_row import RowResult, row_by_row
 
 
 def recognises(row: Row) -> bool:
@@ -27,13 +28,9 @@ def recognises(row: Row) -> bool:
     return published or (numbered and "id" not in row)
 
 
-def read(rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, list[Record] | InvalidRecord]]:
+def read(rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, RowResult]]:
     """Each row by itself: ``(row number, its record or what is wrong)``."""
-    for number, row in rows:
-        try:
-            yield number, [_record(row)]
-        except InvalidRecord as error:
-            yield number, error
+    return row_by_row(rows, lambda row: [_record(row)])
 
 
 def _record(row: Row) -> Record:

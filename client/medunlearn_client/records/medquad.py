@@ -26,7 +26,8 @@ from defusedxml.common import DefusedXmlException
 from medunlearn_client.records import fields
 from medunlearn_client.records.fields import Row, bad_row
 from medunlearn_client.records.lines import ParsedRow
-from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
+from medunlearn_client.records.record import Record, prompt_from_question
+from medunlearn_client.records.row_by_row import RowResult, row_by_row
 
 _SPACE = re.compile(r"\s+")
 
@@ -36,13 +37,9 @@ def recognises(row: Row) -> bool:
     return all(name in row for name in ("qtype", "question", "answer", "focus"))
 
 
-def read(rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, list[Record] | InvalidRecord]]:
+def read(rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, RowResult]]:
     """Each row by itself: ``(row number, its record, none without an answer, or the error)``."""
-    for number, row in rows:
-        try:
-            yield number, _records(row)
-        except InvalidRecord as error:
-            yield number, error
+    return row_by_row(rows, _records)
 
 
 def _records(row: Row) -> list[Record]:

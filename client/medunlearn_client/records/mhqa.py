@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 
 from medunlearn_client.records import fields
 from medunlearn_client.records.fields import Row, bad_row, content_id
-from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
+from medunlearn_client.records.record import Record, prompt_from_question
+from medunlearn_client.records.row_by_row import RowResult, row_by_row
 
 OPTIONS = ("option1", "option2", "option3", "option4")
 NUMBERS = ("correct_option_num", "correct_option_number")
@@ -25,13 +26,9 @@ def recognises(row: Row) -> bool:
     return has_number and all(name in row for name in ("question", "topic", *OPTIONS))
 
 
-def read(rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, list[Record] | InvalidRecord]]:
+def read(rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, RowResult]]:
     """Each row by itself: ``(row number, its record, none if invalid, or what is wrong)``."""
-    for number, row in rows:
-        try:
-            yield number, _records(row)
-        except InvalidRecord as error:
-            yield number, error
+    return row_by_row(rows, _records)
 
 
 def _records(row: Row) -> list[Record]:

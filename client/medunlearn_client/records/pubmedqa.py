@@ -18,7 +18,8 @@ from collections.abc import Iterable, Iterator
 
 from medunlearn_client.records import fields
 from medunlearn_client.records.fields import Row, bad_row
-from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
+from medunlearn_client.records.record import Record, prompt_from_question
+from medunlearn_client.records.row_by_row import RowResult, row_by_row
 
 DECISIONS = ("yes", "no", "maybe")
 _CONCLUSION_QUESTION = "{question} Conclude in a sentence."
@@ -31,13 +32,9 @@ def recognises(row: Row) -> bool:
     return published or hub or ("pmid" in row and "long_answer" in row)
 
 
-def read(rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, list[Record] | InvalidRecord]]:
+def read(rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, RowResult]]:
     """Each row by itself: ``(row number, its records or what is wrong)``."""
-    for number, row in rows:
-        try:
-            yield number, _records(row)
-        except InvalidRecord as error:
-            yield number, error
+    return row_by_row(rows, _records)
 
 
 def _records(row: Row) -> list[Record]:

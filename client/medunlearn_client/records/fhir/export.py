@@ -8,8 +8,9 @@ bulk export, and unmoved by resources that are added later.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from medunlearn_client.records import synthea_options
 from medunlearn_client.records.fhir.notes import note_records
@@ -40,6 +41,7 @@ from medunlearn_client.records.fhir.templates import (
 )
 from medunlearn_client.records.fields import Row, bad_row, content_id
 from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
+from medunlearn_client.records.row_by_row import attempt
 
 POOL_PATIENTS = 500
 MAX_BUNDLE_DEPTH = 2
@@ -167,14 +169,11 @@ class FhirCollection:
                 continue
             used[item.template.subject] += 1
             place = item.fact.place
-            yield place.file, place.row, _record_or_error(
-                lambda item=item: _record(  # type: ignore[misc]
-                    group.patient, item, own[item.pool_key], pools
-                )
-            )
+            make = partial(_record, group.patient, item, own[item.pool_key], pools)
+            yield place.file, place.row, attempt(make)
         if self._templates.note is not None:
-            for place, make in note_records(self._templates.note, group, who):
-                yield place.file, place.row, _record_or_error(make)
+            for place, make_note in note_records(self._templates.note, group, who):
+                yield place.file, place.row, attempt(make_note)
 
     def _asked(self, group: PatientFacts, who: str) -> Iterator[Asked]:
         """Filled questions with one answer each, the latest facts first."""
@@ -248,13 +247,6 @@ def reference_to(patient: StoredPatient) -> str:
         return f"the patient with record number {number}"
     who = f"{name}, born {born}" if born else name
     return f"{who}, record number {number}" if patient.has_namesake or not born else who
-
-
-def _record_or_error(make: Callable[[], Record]) -> list[Record] | InvalidRecord:
-    try:
-        return [make()]
-    except InvalidRecord as error:
-        return error
 
 
 def _record(
