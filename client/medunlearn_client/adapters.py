@@ -94,6 +94,10 @@ class LoraAdapter:
         """The linear modules that hold B, in layout order."""
         return [layer.lora_B[ADAPTER_NAME] for _, layer in self._layers]
 
+    def a_linears(self) -> list[nn.Linear]:
+        """The linear modules that hold the frozen A, in layout order."""
+        return [layer.lora_A[ADAPTER_NAME] for _, layer in self._layers]
+
     def b_matrices(self) -> list[nn.Parameter]:
         """The B parameters, each ``(d_out, rank)``, in layout order."""
         return [cast(nn.Parameter, linear.weight) for linear in self.b_linears()]
