@@ -2,7 +2,8 @@
 
 ``python ledger_kills.py DATABASE KILLS SEED``: one child after the other charges and answers
 releases on one database, and reports each success through a pipe; the parent kills it with
-SIGKILL a random moment after a random one of them, and then reads the database. No torch is imported. Prints JSON.
+SIGKILL a random moment after a random one of them, and then reads the database. No torch is
+imported. Prints JSON.
 """
 
 from __future__ import annotations

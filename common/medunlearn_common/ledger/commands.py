@@ -77,7 +77,8 @@ def ledger_figures(ledger: PrivacyLedger, *, delta: float) -> dict[str, Any]:
 
 
 def _run_figures(run: RunSpending) -> dict[str, Any]:
-    budget, spent, releases = run.budget, None, []
+    budget, releases = run.budget, []
+    spent: float | None = None
     for place, charge in enumerate(run.charges, start=1):
         before = spent
         if budget is not None:

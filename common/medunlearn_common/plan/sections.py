@@ -318,8 +318,9 @@ class GatesSection(Section):
     confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = Field(
         0.95, description="the preservation that is this sure, noise considered, must reach it")
     max_canary_kl: float = Field(
-        1.0, ge=0.0, description="most that answers on public text outside the topic may move, "
-        "mean nats per token against the old model; 0 = no canary gate")
+        5.0, ge=0.0, description="most that predictions on public text outside the topic may "
+        "move, mean nats per token; made for tiny planted models that never saw such text, "
+        "set it far lower for a real one; 0 = no canary gate")
 
 
 class EvaluationSection(Section):
