@@ -3,6 +3,7 @@
 #   make demo      five simulated hospitals unlearn a topic; report in runs/
 #   make test      the test suite
 #   make lint      ruff, mypy --strict and the import rules
+#   make kills     1,000 kills at random moments of a charging ledger
 #   make results   the long experiments behind docs/results.md
 #   make clean     remove what was built (not runs/ and not the model cache)
 
@@ -17,10 +18,10 @@ SEEDS ?= 0 1 2
 PLANS ?= $(wildcard benchmarks/plans/*.toml)
 ARGS ?=
 
-.PHONY: demo test lint results clean install help
+.PHONY: demo test lint kills results clean install help
 
 help:
-	@sed -n '3,8p' Makefile | sed 's/^#//'
+	@sed -n '3,9p' Makefile | sed 's/^#//'
 
 install: $(STAMP)
 
@@ -39,6 +40,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+kills: $(STAMP)
+	@rm -f .kills.db; $(BIN)/python tests/faults/ledger_kills.py .kills.db 1000 $(firstword $(SEEDS)); \
+	status=$$?; rm -f .kills.db .kills.db-journal; exit $$status
 
 # Each plan with each seed; a run that is already complete is not repeated.
 results: $(STAMP)

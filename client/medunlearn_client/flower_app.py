@@ -26,7 +26,7 @@ from flwr.app import Message as FlowerMessage
 from flwr.clientapp import ClientApp
 
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
-from medunlearn_common.messages import ERROR, FINISH, READY, STEP, VOTE, Message, Scalar
+from medunlearn_common.messages import ERROR, EVALUATE, FINISH, READY, STEP, VOTE, Message, Scalar
 from medunlearn_common.plan import RuntimeOptions
 
 _LOG = logging.getLogger("medunlearn.flower")
@@ -154,7 +154,7 @@ def build_app(
 
     for kind in (READY, FINISH):
         client_app.query(kind)(handle)
-    for kind in (VOTE, STEP):
+    for kind in (VOTE, STEP, EVALUATE):
         client_app.train(kind)(handle)
     return client_app
 

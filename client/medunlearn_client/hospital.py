@@ -16,7 +16,7 @@ import numpy as np
 
 from medunlearn_client.releases import KeyFor
 from medunlearn_client.site_config import SiteConfig, read_site_config
-from medunlearn_client.step_message import StepRequest
+from medunlearn_client.step_message import EvaluationRequest, StepRequest
 from medunlearn_client.workbench import Workbench
 from medunlearn_common import __version__
 from medunlearn_common.accounting import Mechanism
@@ -25,7 +25,7 @@ from medunlearn_common.entropy import Entropy, OsEntropy, SeededEntropy
 from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.files import expanded, write_atomically
 from medunlearn_common.ledger import Budget, PrivacyLedger
-from medunlearn_common.messages import ERROR, FINISH, READY, STEP, VOTE, Message
+from medunlearn_common.messages import ERROR, EVALUATE, FINISH, READY, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 
 _LOG = logging.getLogger("medunlearn.hospital")
@@ -52,7 +52,7 @@ class Hospital:
         self._config = config
         self._runtime = runtime
         self._entropy = entropy
-        self._ledger = PrivacyLedger(folder / "ledger.db")
+        self._ledger = PrivacyLedger(folder / "ledger.db", site_budget=config.site_budget)
         self._bench: Workbench | None = None
         self._opened = ("", "")
 
@@ -64,7 +64,8 @@ class Hospital:
     def handle(self, message: Message) -> Message:
         """Answer one request; never raises, and never lets an error's text out."""
         handlers = {
-            READY: self._ready, VOTE: self._vote, STEP: self._step, FINISH: self._finish,
+            READY: self._ready, VOTE: self._vote, STEP: self._step,
+            EVALUATE: self._evaluate, FINISH: self._finish,
         }
         try:
             handler = handlers.get(message.kind)
@@ -112,7 +113,7 @@ class Hospital:
         request = digest_of({"release": "vote", "plan": bench.plan.digest, "sigma": sigma})
         payload = self._release(
             message, bench, name="vote", request_digest=request,
-            mechanism=self._mechanism(bench.plan, sigma, count=1),
+            mechanism=_mechanism(bench.plan, sigma, count=1),
             compute=lambda key: bench.vote(sigma=sigma, key=key),
         )
         return self._answer(message, payload)
@@ -134,10 +135,36 @@ class Hospital:
         payload = self._release(
             message, bench, name=f"round-{request.round_index}",
             request_digest=request.release_digest,
-            mechanism=self._mechanism(
+            mechanism=_mechanism(
                 bench.plan, request.sigma, count=bench.plan.privacy.local_steps
             ),
             compute=lambda key: bench.step(request, support=support, key=key),
+        )
+        return self._answer(message, payload)
+
+    def _evaluate(self, message: Message) -> Message:
+        bench = self._bench_for(message)
+        request = EvaluationRequest.from_message(message)
+        step = request.step
+        support = bench.support(step.support_digest, step.support_indices)
+        step.check_lengths(support)
+        if request.public:
+            return self._answer(message, bench.canaries(step.values, support=support))
+        privacy = bench.plan.privacy
+        if privacy.evaluation_share == 0.0:
+            raise Rejected(
+                "EVALUATION_UNPLANNED", "the plan sets nothing aside for counts of records",
+                "set privacy.evaluation_share in a new plan",
+            )
+        payload = self._release(
+            message, bench, name="evaluate", request_digest=request.release_digest,
+            mechanism=Mechanism(
+                sigma=step.sigma, forget_rate=privacy.evaluation_rate,
+                retain_rate=privacy.evaluation_rate, count=1,
+            ),
+            compute=lambda key: bench.counts(
+                step.values, support=support, sigma=step.sigma, key=key
+            ),
         )
         return self._answer(message, payload)
 
@@ -167,19 +194,12 @@ class Hospital:
             budget = None
         self._ledger.charge(
             run_id=run_id, release=name, request_digest=request_digest,
-            mechanism=mechanism, budget=budget,
+            mechanism=mechanism, budget=budget, unit=privacy.unit,
         )
         payload = compute(
             lambda purpose: self._entropy.key(self.site_id, run_id, name, purpose)
         )
         return self._ledger.remember_answer(run_id=run_id, release=name, answer=payload)
-
-    @staticmethod
-    def _mechanism(plan: RunPlan, sigma: float, *, count: int) -> Mechanism:
-        return Mechanism(
-            sigma=sigma, forget_rate=plan.privacy.forget_rate,
-            retain_rate=plan.privacy.retain_rate, count=count,
-        )
 
     def _answer(self, message: Message, payload: bytes) -> Message:
         """An answer that echoes what it belongs to, so that it fits no other request."""
@@ -246,6 +266,13 @@ class Hospital:
                 "DATA_CHANGED", "the record files are not those with which this run began",
                 "put the files back to resume it, or start a new run",
             )
+
+
+def _mechanism(plan: RunPlan, sigma: float, *, count: int) -> Mechanism:
+    return Mechanism(
+        sigma=sigma, forget_rate=plan.privacy.forget_rate,
+        retain_rate=plan.privacy.retain_rate, count=count,
+    )
 
 
 def open_hospital(folder: Path, runtime: RuntimeOptions) -> Hospital:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.ledger import SiteBudget, Unit
 from medunlearn_common.plan.sections import DataSection, ForgetSection
 
 SITE_FILE = "site.json"
@@ -27,6 +28,11 @@ class SiteConfig(BaseModel):
         model_folder: Folder or hub id of the base model.
         public_files: Files without patient data that plans may rely on; a plan names them
             by digest.
+        budget_epsilon: Most epsilon that all runs together may spend here, per
+            ``budget_unit`` at ``budget_delta``; None leaves it to each run's own budget.
+        budget_delta: Delta of that.
+        budget_unit: Whom it protects. A run that protects records cannot be charged to a
+            budget per patient, and is refused.
         entropy_seed: Seed of noise and sampling in simulations; None draws from the
             operating system, as every hospital must.
     """
@@ -42,7 +48,19 @@ class SiteConfig(BaseModel):
     concentration: float = 1.0
     model_folder: str
     public_files: tuple[str, ...] = ()
+    budget_epsilon: float | None = Field(None, gt=0.0, allow_inf_nan=False)
+    budget_delta: float = Field(1e-5, gt=0.0, lt=1.0)
+    budget_unit: Unit = "record"
     entropy_seed: int | None = None
+
+    @property
+    def site_budget(self) -> SiteBudget | None:
+        """The site's own budget over all runs."""
+        if self.budget_epsilon is None:
+            return None
+        return SiteBudget(
+            epsilon=self.budget_epsilon, delta=self.budget_delta, unit=self.budget_unit
+        )
 
 
 def read_site_config(folder: Path) -> SiteConfig:

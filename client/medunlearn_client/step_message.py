@@ -101,6 +101,31 @@ class StepRequest:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """The request to count with a candidate adapter.
+
+    Attributes:
+        step: Adapter values, support and noise, as in a round; without a geometry.
+        public: Only canaries on public text are asked for.
+    """
+
+    step: StepRequest
+    public: bool
+
+    @classmethod
+    def from_message(cls, message: Message) -> EvaluationRequest:
+        """Parse as :meth:`StepRequest.from_message`; raises the same."""
+        return cls(
+            step=StepRequest.from_message(message), public=message.fields.get("public") is True
+        )
+
+    @property
+    def release_digest(self) -> str:
+        """What makes two requests for the counts the same."""
+        return digest_of({"release": "evaluate", "step": self.step.release_digest})
+
+
 def _geometry(data: bytes, *, size: int, rank: int) -> Geometry | None:
     if rank == 0:
         return None

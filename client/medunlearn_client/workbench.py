@@ -16,7 +16,15 @@ import torch
 
 from medunlearn_client.adapters import LoraAdapter
 from medunlearn_client.alternatives import AlternativeAnswers
+from medunlearn_client.counting import (
+    CountMechanism,
+    Population,
+    SwitchTo,
+    canary_release,
+    counts_release,
+)
 from medunlearn_client.encoding import RecordEncoder
+from medunlearn_client.evaluation.scored_model import WholeModel
 from medunlearn_client.models import DTYPES, LoadedModel, load_causal_lm, resolve_device
 from medunlearn_client.objectives import OBJECTIVES, ModelView
 from medunlearn_client.public_text import public_gradients, public_units, public_vote
@@ -27,6 +35,7 @@ from medunlearn_client.site_config import SiteConfig
 from medunlearn_client.site_data import SiteRecords, load_federation_records, record_tagger
 from medunlearn_client.step_message import StepRequest
 from medunlearn_client.training import UnitSet
+from medunlearn_common.canaries import CANARY_TEXTS
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import write_atomically
 from medunlearn_common.layout import AdapterLayout
@@ -84,6 +93,7 @@ class Workbench:
         )
         records = _own_records(config, plan, concepts)
         alternatives = AlternativeAnswers(hierarchy.hierarchy, tagger)
+        self._records = records
         self._forget = self._units(records.forget, alternatives)
         self._retain = self._units(records.retain, None)
         self._objective = OBJECTIVES[plan.objective.name](plan.objective)
@@ -192,6 +202,38 @@ class Workbench:
             self._settings(), self._adapter, self._forget, self._retain, request,
             support=support, key=key,
         )
+
+    def counts(
+        self, values: npt.NDArray[np.float32], *, support: Support, sigma: float, key: KeyFor
+    ) -> bytes:
+        """Noised counts of units answered without and with the adapter ``values`` on S."""
+        plan, settings = self.plan, self._settings()
+        mechanism = CountMechanism(
+            sigma=sigma, noise_share=settings.noise_share, rate=plan.privacy.evaluation_rate,
+            max_sites=plan.federation.sites,
+        )
+        populations = (
+            ("forget", Population(records=self._records.forget, units=self._forget.units)),
+            ("retain", Population(records=self._records.retain, units=self._retain.units)),
+        )
+        return counts_release(
+            self._scored(), self._switch(values, support), populations, mechanism, key=key,
+            seed=plan.run.seed, max_batch_tokens=self._runtime.microbatch_tokens,
+        )
+
+    def canaries(self, values: npt.NDArray[np.float32], *, support: Support) -> bytes:
+        """How far the adapter ``values`` on S moves the model on public text."""
+        return canary_release(self._scored(), self._switch(values, support), CANARY_TEXTS)
+
+    def _scored(self) -> WholeModel:
+        return WholeModel(model=self._adapter.model, tokenizer=self._loaded.tokenizer)
+
+    def _switch(self, values: npt.NDArray[np.float32], support: Support) -> SwitchTo:
+        # B = 0 is the base model bit for bit; PEFT's own switch would thaw the frozen A.
+        def switch(after: bool) -> None:
+            self._adapter.set_on_support(support, values if after else np.zeros_like(values))
+
+        return switch
 
     def public_vote(self) -> bytes:
         """Noiseless row norms of the plan's public text, tagged by concept."""

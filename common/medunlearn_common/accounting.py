@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import log, sqrt
 
-from medunlearn_common.errors import Misconfigured
+from medunlearn_common.errors import Misconfigured, Transient
 
 EPSILON_ERROR = 0.01
 _RELATIVE_TOLERANCE = 1e-3
@@ -50,14 +50,48 @@ class NoiseSchedule:
     Attributes:
         vote_sigma: Of the support vote; 0 if the run has no vote or no noise.
         round_sigma: Of each update round; 0 without noise.
-        mechanisms: What the run will release, for the accountant.
+        mechanisms: What the run will release, for the accountant: the vote and the evaluation
+            where there are any, the update rounds last.
         epsilon: What that costs at the plan's delta; 0 stands for "no guarantee".
+        evaluation_sigma: Of the evaluation counts; 0 if the run has none or no noise.
     """
 
     vote_sigma: float
     round_sigma: float
     mechanisms: tuple[Mechanism, ...]
     epsilon: float
+    evaluation_sigma: float = 0.0
+
+    def spent(self, *, steps: int, evaluated: bool) -> tuple[Mechanism, ...]:
+        """What was released after so many noised steps, the vote counted, in accounting order."""
+        *once, update = self.mechanisms
+        if self.evaluation_sigma > 0.0 and not evaluated:
+            once.pop()
+        return (*once, replace(update, count=steps))
+
+
+def summed_sigma(sigma: float, *, survivors: int, guaranteed: int) -> float:
+    """Noise multiplier that a sum over ``survivors`` really carries under distributed noise.
+
+    Each site adds sigma / sqrt(h), h = ``guaranteed``, and is charged sigma. What drops out
+    takes its share along; so n survivors carry sigma sqrt(n / h).
+
+    Raises:
+        Transient: ROUND_TOO_FEW_SITES below h: such a sum would have less noise than was
+            charged, so it is never formed. The charge stands.
+
+    Guarantees:
+        Never less than ``sigma``: epsilon after dropouts is at most what was charged. This
+        counts every survivor as honest; h must be the number of those who are (see
+        docs/threat-model.md, colluding sites know their own share of the noise).
+    """
+    if survivors < guaranteed:
+        raise Transient(
+            "ROUND_TOO_FEW_SITES",
+            f"{survivors} of at least {guaranteed} sites would carry the noise; nothing was used",
+            "bring the missing sites back and resume the run",
+        )
+    return sigma * sqrt(survivors / guaranteed)
 
 
 def epsilon_of(mechanisms: tuple[Mechanism, ...], *, delta: float) -> float:
@@ -108,8 +142,10 @@ def calibrate(
     forget_rate: float,
     retain_rate: float,
     vote_share: float,
+    evaluation_share: float = 0.0,
+    evaluation_rate: float = 1.0,
 ) -> NoiseSchedule:
-    """Smallest noise whose vote and ``rounds`` updates together cost at most ``epsilon``.
+    """Smallest noise at which vote, ``rounds`` updates and evaluation cost at most ``epsilon``.
 
     Args:
         epsilon: Budget of the whole run.
@@ -119,24 +155,29 @@ def calibrate(
         retain_rate: Poisson rate of retain units per release.
         vote_share: Share of the budget, in units of (rate / sigma)^2, that the support
             vote may spend; 0 for a run without a vote.
+        evaluation_share: The same for the evaluation counts; 0 for a run without any.
+        evaluation_rate: Poisson rate of the units asked there, of both sets.
 
     Raises:
         Misconfigured: PRIVACY_UNREACHABLE if no noise up to a multiplier of 10^6 will do.
     """
     rate = max(forget_rate, retain_rate)
+    left = 1.0 - vote_share - evaluation_share
 
     def schedule(scale: float) -> tuple[Mechanism, ...]:
         update = Mechanism(
-            sigma=scale * rate * sqrt(rounds / (1.0 - vote_share)),
+            sigma=scale * rate * sqrt(rounds / left),
             forget_rate=forget_rate, retain_rate=retain_rate, count=rounds,
         )
-        if vote_share == 0.0:
-            return (update,)
         vote = Mechanism(
             sigma=scale * rate / sqrt(vote_share),
             forget_rate=forget_rate, retain_rate=retain_rate, count=1,
-        )
-        return (vote, update)
+        ) if vote_share > 0.0 else None
+        evaluation = Mechanism(
+            sigma=scale * evaluation_rate / sqrt(evaluation_share),
+            forget_rate=evaluation_rate, retain_rate=evaluation_rate, count=1,
+        ) if evaluation_share > 0.0 else None
+        return tuple(m for m in (vote, evaluation, update) if m is not None)
 
     scale = _smallest_scale(lambda s: epsilon_of(schedule(s), delta=delta), epsilon)
     mechanisms = schedule(scale)
@@ -145,6 +186,7 @@ def calibrate(
         round_sigma=mechanisms[-1].sigma,
         mechanisms=mechanisms,
         epsilon=epsilon_of(mechanisms, delta=delta),
+        evaluation_sigma=mechanisms[-2].sigma if evaluation_share > 0.0 else 0.0,
     )
 
 

@@ -24,6 +24,7 @@ from rich.console import Console
 from medunlearn_common import __version__
 from medunlearn_common.concepts.commands import concepts_group
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
+from medunlearn_common.ledger.commands import ledger_app
 from medunlearn_common.plan.commands import plan_app
 
 COMMAND_GROUP = "medunlearn.commands"
@@ -75,7 +76,7 @@ class CommandLine:
     debug: bool = False
 
     def build(self, commands: Iterable[EntryPoint]) -> typer.Typer:
-        """The application with ``plan``, ``concepts`` and every command of an entry point."""
+        """The application: ``plan``, ``ledger``, ``concepts`` and all entry points' commands."""
         app = typer.Typer(
             name="medunlearn", help=_HELP, epilog=_EPILOG, no_args_is_help=True,
             rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -83,6 +84,7 @@ class CommandLine:
         )
         app.callback()(self._global_options)
         app.add_typer(plan_app, name="plan")
+        app.add_typer(ledger_app, name="ledger")
         groups = {"concepts": concepts_group()}
         for name, group in groups.items():
             app.add_typer(group, name=name)

@@ -18,6 +18,7 @@ Scalar = int | float | str | bool
 READY = "ready"
 VOTE = "vote"
 STEP = "step"
+EVALUATE = "evaluate"
 FINISH = "finish"
 ERROR = "error"
 

@@ -9,6 +9,7 @@ from math import sqrt
 import numpy as np
 import numpy.typing as npt
 
+from medunlearn_common.accounting import summed_sigma
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.ring import RingCodec, sum_exactly
 from medunlearn_common.updates import SparseUpdate
@@ -69,9 +70,15 @@ def summed_noise(plan: RunPlan, *, sigma: float, sites: int) -> float:
 
     Distributed: every site adds sigma C / sqrt(h), so n >= h sites sum to
     sigma C sqrt(n / h). Local: every site adds sigma C.
+
+    Raises:
+        Transient: ROUND_TOO_FEW_SITES below h under distributed noise.
     """
-    shares = sites / plan.federation.min_sites if plan.privacy.noise == "distributed" else sites
-    return sigma * plan.privacy.clip_l2 * sqrt(shares)
+    if plan.privacy.noise == "distributed":
+        carried = summed_sigma(sigma, survivors=sites, guaranteed=plan.federation.min_sites)
+    else:
+        carried = sigma * sqrt(sites)
+    return carried * plan.privacy.clip_l2
 
 
 def combine_vote(updates: Sequence[SparseUpdate], codec: RingCodec) -> VoteSums:

@@ -27,12 +27,21 @@ from medunlearn_server.aggregation import (
     summed_noise,
 )
 from medunlearn_server.checkpoints import RunStore
+from medunlearn_server.federated_evaluation import evaluate
+from medunlearn_server.gatekeeper import Gatekeeper
+from medunlearn_server.gates import canary_verdict, norm_verdict, utility_verdict, worst_norm
 from medunlearn_server.geometry import Geometry
 from medunlearn_server.intake import verify_step
 from medunlearn_server.low_rank import Reals, truncated, whole_rows
 from medunlearn_server.observer import NoObserver, Observer
 from medunlearn_server.progress import Learning, RunProgress, epsilon_after, noise_schedule
-from medunlearn_server.reports import ReadyReport, RoundReport, RunOutcome
+from medunlearn_server.reports import (
+    EvaluationReport,
+    GateVerdict,
+    ReadyReport,
+    RoundReport,
+    RunOutcome,
+)
 from medunlearn_server.requests import finish_request, step_request
 from medunlearn_server.round_state import FinishReason, Phase, RoundState
 from medunlearn_server.server_step import StepState, direction_of, gap_closed, take_step
@@ -68,6 +77,7 @@ class Coordinator:
         self._run_id = run_id
         self._observer: Observer = observer or NoObserver()
         self._clock = clock
+        self._gatekeeper = Gatekeeper(store)
         self._sites = Sites(
             plan=plan, run_id=run_id, transport=transport, clock=clock, sleep=sleep
         )
@@ -81,7 +91,8 @@ class Coordinator:
         Raises:
             Misconfigured: RUN_EXISTS, RUN_LOCKED, CHECKPOINT_CORRUPT, CHECKPOINT_FOREIGN, or
                 the code with which all sites refused.
-            Rejected: A MISMATCH code if the sites differ.
+            Rejected: A MISMATCH code if the sites differ; GATE_NORM, GATE_CANARY or
+                GATE_UTILITY if a gate fails that nobody overrode: nothing is published.
             BudgetExceeded: PRIVACY_BUDGET if not even the support could be voted.
             Transient: ROUND_TOO_FEW_SITES, STORAGE_FULL, STORAGE_FAILED; resume later.
         """
@@ -184,6 +195,9 @@ class Coordinator:
         geometry = learning.history.geometry(self._plan.geometry)
         answers = self._ask_step(progress, geometry)
         sums = self._combine(progress, answers)
+        verdict = norm_verdict(self._plan, sums, round_index=round_index)
+        if not verdict.passed:
+            self._gatekeeper.apply([verdict])
         step = take_step(
             learning.step,
             direction_of(sums, geometry, retain_weight=self._plan.server.retain_weight),
@@ -199,7 +213,7 @@ class Coordinator:
         )
         moved = float(np.linalg.norm(step.values - learning.step.values))
         report = self._round_report(
-            progress, answers, sums, step_norm=moved, seconds=self._clock() - started
+            progress, answers, sums, verdict, step_norm=moved, seconds=self._clock() - started
         )
         progress = replace(progress, state=state, curve=(*progress.curve, report))
         return progress.with_learning(step=step, history=history)
@@ -237,7 +251,7 @@ class Coordinator:
         )
 
     def _round_report(
-        self, progress: RunProgress, answers: Answers, sums: RoundSums, *,
+        self, progress: RunProgress, answers: Answers, sums: RoundSums, verdict: GateVerdict, *,
         step_norm: float, seconds: float,
     ) -> RoundReport:
         done = progress.state.next_round + 1
@@ -249,26 +263,46 @@ class Coordinator:
             retain_loss=sums.retain_progress, progress_noise=sums.progress_noise,
             step_norm=step_norm, attempts=answers.attempts,
             epsilon=epsilon_after(self._plan, progress.schedule, rounds=done),
+            norm_gate=verdict.to_json(),
         )
 
     # -- phase FINISHED ------------------------------------------------------------------
 
     def _finish(self, progress: RunProgress, reason: FinishReason) -> RunOutcome:
+        progress, evaluation = self._evaluated(progress)
         learning = progress.need_learning()
+        verdicts = (
+            worst_norm(progress.curve), canary_verdict(self._plan, evaluation),
+            utility_verdict(self._plan, evaluation),
+        )
+        gates = self._gatekeeper.apply([found for found in verdicts if found is not None])
         adapter_digest = adapter_store.commit(
             self._store.adapter_folder, layout=progress.agreement.layout,
             support=learning.support, values=learning.step.published,
             base_model=self._plan.model.source, target_modules=self._plan.model.target_modules,
         )
-        outcome = self._outcome(progress, reason, adapter_digest)
+        outcome = self._outcome(progress, reason, adapter_digest, evaluation, gates)
         # Told before it is recorded: a crash in between tells them twice, which is harmless.
         self._sites.tell(finish_request(run_id=self._run_id, adapter_digest=adapter_digest))
         state = progress.state.finished(reason)
         self._save(replace(progress, state=state, outcome=outcome))
         return self._announce(outcome)
 
+    def _evaluated(self, progress: RunProgress) -> tuple[RunProgress, EvaluationReport]:
+        """What the sites say of the candidate; asked once, then part of the run's state."""
+        if progress.evaluation is not None:
+            return progress, progress.evaluation
+        learning = progress.need_learning()
+        evaluation = evaluate(
+            self._plan, self._sites, progress.agreement, learning.support,
+            learning.step.published, run_id=self._run_id,
+            sigma=progress.schedule.evaluation_sigma, clock=self._clock,
+        )
+        return self._save(replace(progress, evaluation=evaluation)), evaluation
+
     def _outcome(
-        self, progress: RunProgress, reason: FinishReason, adapter_digest: str
+        self, progress: RunProgress, reason: FinishReason, adapter_digest: str,
+        evaluation: EvaluationReport, gates: tuple[GateVerdict, ...],
     ) -> RunOutcome:
         learning, curve = progress.need_learning(), progress.curve
         return RunOutcome(
@@ -279,10 +313,12 @@ class Coordinator:
             model_digest=progress.agreement.model_digest,
             sites=tuple(sorted({site for report in curve for site in report.sites})),
             sigma=progress.schedule.round_sigma, vote_sigma=progress.schedule.vote_sigma,
-            epsilon=epsilon_after(self._plan, progress.schedule, rounds=len(curve)),
+            epsilon=epsilon_after(
+                self._plan, progress.schedule, rounds=len(curve), evaluated=bool(evaluation.sites)
+            ),
             delta=self._plan.privacy.delta,
             seconds=learning.vote.seconds + sum(report.seconds for report in curve),
-            vote=learning.vote, curve=curve,
+            vote=learning.vote, curve=curve, gates=gates, evaluation=evaluation,
         )
 
     def _announce(self, outcome: RunOutcome) -> RunOutcome:

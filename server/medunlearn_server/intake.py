@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from medunlearn_common.errors import Rejected
 from medunlearn_common.layout import AdapterLayout
-from medunlearn_common.messages import ERROR, READY, STEP, VOTE, Message
+from medunlearn_common.messages import ERROR, EVALUATE, READY, STEP, VOTE, Message
 from medunlearn_common.support import Support
 from medunlearn_common.updates import SparseUpdate
 from medunlearn_server.transport import Reply, SiteFailure
@@ -95,6 +95,24 @@ def verify_step(
     _same(message, "support_digest", support.digest, "SUPPORT_MISMATCH")
     return SparseUpdate.from_bytes(
         message.payload, length=2 * (support.size + 1), layout_digest=layout.digest,
+        subject_digest=support.digest,
+    )
+
+
+def verify_evaluation(
+    reply: Reply, *, length: int, layout: AdapterLayout, support: Support
+) -> SparseUpdate:
+    """Check counts or canary figures: ``length`` words for this layout and support.
+
+    Raises:
+        Rejected: With the site's own code, or MESSAGE_KIND, LAYOUT_MISMATCH,
+            SUPPORT_MISMATCH, UPDATE_LENGTH.
+    """
+    message = _answer(reply, EVALUATE)
+    _same(message, "layout_digest", layout.digest, "LAYOUT_MISMATCH")
+    _same(message, "support_digest", support.digest, "SUPPORT_MISMATCH")
+    return SparseUpdate.from_bytes(
+        message.payload, length=length, layout_digest=layout.digest,
         subject_digest=support.digest,
     )
 

@@ -11,7 +11,13 @@ from medunlearn_common.plan import RunPlan
 from medunlearn_common.support import Support
 from medunlearn_server.checkpoints import Checkpoint
 from medunlearn_server.geometry import RetainHistory
-from medunlearn_server.reports import RoundReport, RunOutcome, VoteReport, from_plain
+from medunlearn_server.reports import (
+    EvaluationReport,
+    RoundReport,
+    RunOutcome,
+    VoteReport,
+    from_plain,
+)
 from medunlearn_server.roster import Agreement
 from medunlearn_server.round_state import RoundState
 from medunlearn_server.server_step import StepState
@@ -39,6 +45,7 @@ class RunProgress:
         schedule: Noise of vote and rounds.
         learning: None before the support is known.
         curve: Every accepted round.
+        evaluation: What the sites said of the candidate adapter; None before they were asked.
         outcome: None before the end.
     """
 
@@ -49,6 +56,7 @@ class RunProgress:
     schedule: NoiseSchedule
     learning: Learning | None = None
     curve: tuple[RoundReport, ...] = ()
+    evaluation: EvaluationReport | None = None
     outcome: RunOutcome | None = None
 
     def need_learning(self) -> Learning:
@@ -69,6 +77,7 @@ class RunProgress:
             "agreement": self.agreement.to_json(),
             "schedule": asdict(self.schedule),
             "curve": [asdict(report) for report in self.curve],
+            "evaluation": None if self.evaluation is None else asdict(self.evaluation),
             "outcome": None if self.outcome is None else self.outcome.to_json(),
             "learning": None,
         }
@@ -106,6 +115,7 @@ class RunProgress:
     def _parse(cls, checkpoint: Checkpoint) -> Self:
         values = checkpoint.values
         outcome, learning = values["outcome"], values["learning"]
+        evaluation = values["evaluation"]
         return cls(
             run_id=values["run_id"],
             plan_digest=values["plan_digest"],
@@ -114,6 +124,7 @@ class RunProgress:
             schedule=_schedule(values["schedule"]),
             learning=None if learning is None else _learning(learning, checkpoint),
             curve=tuple(from_plain(RoundReport, entry) for entry in values["curve"]),
+            evaluation=None if evaluation is None else from_plain(EvaluationReport, evaluation),
             outcome=None if outcome is None else RunOutcome.from_json(outcome),
         )
 
@@ -169,14 +180,15 @@ def noise_schedule(plan: RunPlan) -> NoiseSchedule:
         rounds=plan.run.rounds * privacy.local_steps,
         forget_rate=privacy.forget_rate, retain_rate=privacy.retain_rate,
         vote_share=plan.support.vote_share if plan.support.method == "vote" else 0.0,
+        evaluation_share=privacy.evaluation_share, evaluation_rate=privacy.evaluation_rate,
     )
 
 
-def epsilon_after(plan: RunPlan, schedule: NoiseSchedule, *, rounds: int) -> float | None:
-    """Epsilon of the vote and ``rounds`` rounds; None without noise."""
+def epsilon_after(
+    plan: RunPlan, schedule: NoiseSchedule, *, rounds: int, evaluated: bool = False
+) -> float | None:
+    """Epsilon of vote, ``rounds`` rounds and, if it was, evaluation; None without noise."""
     if not schedule.mechanisms:
         return None
-    *vote, update = schedule.mechanisms
-    count = rounds * plan.privacy.local_steps
-    spent = (*vote, replace(update, count=count))
+    spent = schedule.spent(steps=rounds * plan.privacy.local_steps, evaluated=evaluated)
     return epsilon_of(spent, delta=plan.privacy.delta)

@@ -83,6 +83,7 @@ class RoundReport:
         step_norm: L2 norm of the step.
         epsilon: Spent so far at the plan's delta; None without noise.
         attempts: How often the round was asked.
+        norm_gate: Verdict of the norm gate on the released sum, as plain values.
     """
 
     round_index: int
@@ -98,6 +99,65 @@ class RoundReport:
     step_norm: float
     epsilon: float | None
     attempts: int
+    norm_gate: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateVerdict:
+    """What one gate found.
+
+    Attributes:
+        gate: norm, canary or utility.
+        passed: Whether it holds.
+        value: What was measured; None if it could not be.
+        limit: What it is held against.
+        detail: Both in words.
+        overridden_by: Full name of who let a failed gate pass; empty otherwise.
+        overridden_because: Why.
+        overridden_at: When, ISO 8601.
+    """
+
+    gate: str
+    passed: bool
+    value: float | None
+    limit: float
+    detail: str
+    overridden_by: str = ""
+    overridden_because: str = ""
+    overridden_at: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """What the sites' records and public canaries say of the candidate adapter.
+
+    Attributes:
+        forget: Noised units per cell (kept, lost, gained, never); empty if not measured.
+        retain: The same of the retain sets.
+        rate: Poisson rate of units asked.
+        noise: Standard deviation of the noise of each count.
+        sites: Ids of the sites in the sums, sorted.
+        failure: Code for which counts are missing; empty otherwise.
+        canary_kl: Median over the sites, nats per token, of each canary; empty if not asked.
+        seconds: How long it took.
+        bytes_down: Bytes to each site.
+        bytes_up: Bytes from each site.
+    """
+
+    forget: tuple[float, ...]
+    retain: tuple[float, ...]
+    rate: float
+    noise: float
+    sites: tuple[str, ...]
+    failure: str
+    canary_kl: tuple[float, ...]
+    seconds: float
+    bytes_down: Mapping[str, int]
+    bytes_up: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +182,8 @@ class RunOutcome:
         seconds: Total over vote and rounds.
         vote: How the support was found.
         curve: Every round.
+        gates: Every gate of the plan, passed or overridden.
+        evaluation: Noised counts and canaries behind the gates.
     """
 
     run_id: str
@@ -141,6 +203,8 @@ class RunOutcome:
     seconds: float
     vote: VoteReport
     curve: tuple[RoundReport, ...]
+    gates: tuple[GateVerdict, ...]
+    evaluation: EvaluationReport
 
     @property
     def adapter_layout(self) -> AdapterLayout:
@@ -158,10 +222,14 @@ class RunOutcome:
         plain["vote"] = from_plain(VoteReport, plain["vote"])
         plain["curve"] = tuple(from_plain(RoundReport, entry) for entry in plain["curve"])
         plain["sites"] = tuple(plain["sites"])
+        plain["gates"] = tuple(GateVerdict(**entry) for entry in plain["gates"])
+        plain["evaluation"] = from_plain(EvaluationReport, plain["evaluation"])
         return cls(**plain)
 
 
-_Report = TypeVar("_Report", bound=ReadyReport | VoteReport | RoundReport)
+_Report = TypeVar(
+    "_Report", bound=ReadyReport | VoteReport | RoundReport | EvaluationReport
+)
 
 
 def from_plain(kind: type[_Report], value: Mapping[str, Any]) -> _Report:

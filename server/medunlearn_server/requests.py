@@ -10,7 +10,7 @@ import numpy as np
 
 from medunlearn_common.digests import canonical_json
 from medunlearn_common.layout import AdapterLayout
-from medunlearn_common.messages import FINISH, READY, STEP, VOTE, Message
+from medunlearn_common.messages import EVALUATE, FINISH, READY, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.support import Support
 from medunlearn_server.geometry import Geometry
@@ -93,6 +93,31 @@ def step_request(
             "geometry_rank": geometry.rank if geometry is not None else 0,
         },
         payload=numbers + indices + transform,
+    )
+
+
+def evaluation_request(
+    plan: RunPlan, layout: AdapterLayout, support: Support, *, run_id: str, sigma: float,
+    values: np.ndarray, public: bool, with_support: bool,
+) -> Message:
+    """Ask what records (or, with ``public``, canaries) say of the adapter ``values`` on S."""
+    indices = support.indices.astype("<i8").tobytes() if with_support else b""
+    numbers = values.astype("<f4").tobytes()
+    return Message(
+        kind=EVALUATE,
+        fields={
+            "run_id": run_id,
+            "round": plan.run.rounds,
+            "plan_digest": plan.digest,
+            "layout_digest": layout.digest,
+            "support_digest": support.digest,
+            "sigma": sigma,
+            "public": public,
+            "values_bytes": len(numbers),
+            "support_bytes": len(indices),
+            "geometry_rank": 0,
+        },
+        payload=numbers + indices,
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +15,7 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan import RuntimeOptions
 
 if TYPE_CHECKING:
+    from medunlearn_server.gates import GateOverride
     from medunlearn_simulation.progress import PhaseBoard
 
 EXIT_INTERRUPTED = 130
@@ -45,6 +48,15 @@ def simulate(
         Path | None,
         typer.Option("--erasure", help="Registry; its validated requests are the forget set."),
     ] = None,
+    override_gate: Annotated[
+        str | None,
+        typer.Option("--override-gate", help="Publish although this gate fails: norm, canary, "
+                     "utility. Needs --by and --because; goes on record."),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", help="Full name of who overrides the gate.")
+    ] = None,
+    because: Annotated[str | None, typer.Option("--because", help="Why.")] = None,
     sites: Annotated[int | None, typer.Option("--sites", help="Hospitals.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of all that is public.")] = None,
     out: OutOption = None,
@@ -80,6 +92,10 @@ def simulate(
 
       medunlearn simulate --resume runs/one
       [dim]  go on after Ctrl-C or a crash; at most the current round is repeated[/dim]
+
+      medunlearn simulate --resume runs/one --override-gate utility --by "Ann Lee" \
+        --because "retain set is known to be mislabelled, see ticket 12"
+      [dim]  publish although a gate failed: a named person's decision, on record[/dim]
     """
     from medunlearn_simulation.preparing import Overrides
     from medunlearn_simulation.progress import PhaseBoard
@@ -95,6 +111,7 @@ def simulate(
     )
     if resume is not None:
         _refuse_changes_on_resume(fresh, runner)
+    fresh = replace(fresh, override=_override(override_gate, by, because))
     with PhaseBoard(quiet=quiet) as board:
         _simulate(fresh, resume, runner, (device, threads), board)
 
@@ -104,12 +121,14 @@ def _simulate(
     speed: tuple[str, int], board: PhaseBoard,
 ) -> None:
     from medunlearn_simulation.erasure import outcome_lines
-    from medunlearn_simulation.simulate import NewRun, carry_out, restart, start
+    from medunlearn_simulation.simulate import NewRun, carry_out, override_gate, restart, start
     from medunlearn_simulation.summary import print_summary
 
     _limit_threads(speed[1])
     if resume is not None or not isinstance(fresh, NewRun):
         started = restart(resume or Path(), board, device=speed[0])
+        if isinstance(fresh, NewRun):
+            override_gate(started.folder, fresh.override)
     else:
         started = start(fresh, runner or "flower", board, device=speed[0])
     runtime = RuntimeOptions(
@@ -144,6 +163,25 @@ def _refuse_changes_on_resume(fresh: object, runner: str | None) -> None:
             "leave the other options out (--device, --threads and --quiet may stay), or start "
             "a new run",
         )
+
+
+def _override(gate: str | None, by: str | None, because: str | None) -> GateOverride | None:
+    """The three options as one decision, or None.
+
+    Raises:
+        Misconfigured: OVERRIDE_INVALID.
+    """
+    if gate is None and by is None and because is None:
+        return None
+    if gate is None or by is None or because is None:
+        raise Misconfigured(
+            "OVERRIDE_INVALID", "--override-gate, --by and --because belong together",
+            'for example --override-gate utility --by "Ann Lee" --because "see ticket 12"',
+        )
+    from medunlearn_server.gatekeeper import new_override
+
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return new_override(gate, by=by, because=because, at=at)
 
 
 def _limit_threads(threads: int) -> None:

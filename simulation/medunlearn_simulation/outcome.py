@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from medunlearn_common import __version__
+from medunlearn_common.counting import CELLS
 from medunlearn_common.digests import digest_of_files
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import Plan, plan_template
+from medunlearn_server.gates import preservation_bound
 from medunlearn_server.reports import RunOutcome
 from medunlearn_simulation.measuring import Measured
 from medunlearn_simulation.preparing import PreparedRecords
@@ -31,6 +33,8 @@ def run_sections(
         "run": _run(plan, outcome, records, runner),
         "model": _model(plan, outcome),
         "privacy": _privacy(plan, outcome),
+        "gates": [verdict.to_json() for verdict in outcome.gates],
+        "federated_evaluation": _federated_evaluation(plan, outcome),
         "communication": _communication(outcome),
         "seconds": {"total": sum(seconds.values()), "by_phase": dict(seconds)},
         "rounds": _rounds(outcome, measured.curves),
@@ -117,10 +121,34 @@ def _privacy(plan: Plan, outcome: RunOutcome) -> dict[str, Any]:
         "sigma": outcome.sigma if noised else None,
         "clip": privacy.clip_l2,
         "accountant": "prv" if noised else "none",
-        "releases": outcome.rounds * privacy.local_steps + int(voted),
+        "releases": outcome.rounds * privacy.local_steps + int(voted)
+        + int(bool(outcome.evaluation.sites)),
         "forget_rate": privacy.forget_rate,
         "retain_rate": privacy.retain_rate,
     }
+
+
+def _federated_evaluation(plan: Plan, outcome: RunOutcome) -> dict[str, Any]:
+    found = outcome.evaluation
+    kept, lost, gained, _ = found.retain or (0.0, 0.0, 0.0, 0.0)
+    canaries = found.canary_kl
+    return {
+        "unit": plan.privacy.unit,
+        "rate": found.rate,
+        "noise": found.noise,
+        "n_sites": len(found.sites),
+        "forget": _cells(found.forget),
+        "retain": _cells(found.retain),
+        "preservation": max(0.0, kept + gained) / (kept + lost) if kept + lost > 0.0 else None,
+        "preservation_at_least": (
+            preservation_bound(found, plan.gates.confidence) if found.retain else None
+        ),
+        "canary_kl": sum(canaries) / len(canaries) if canaries else None,
+    }
+
+
+def _cells(counts: Sequence[float]) -> dict[str, float] | None:
+    return dict(zip(CELLS, counts, strict=True)) if counts else None
 
 
 def _communication(outcome: RunOutcome) -> dict[str, Any]:
@@ -130,6 +158,8 @@ def _communication(outcome: RunOutcome) -> dict[str, Any]:
         "vote": sum(outcome.vote.bytes_up.values()) + sum(outcome.vote.bytes_down.values()),
         "rounds up": sum(up),
         "rounds down": sum(down),
+        "evaluation": sum(outcome.evaluation.bytes_up.values())
+        + sum(outcome.evaluation.bytes_down.values()),
     }
     return {
         "bytes_per_site_per_round": sum(up) / len(up) if up else 0.0,

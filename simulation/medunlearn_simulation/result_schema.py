@@ -213,6 +213,48 @@ class PrivacySection(Section):
         return self
 
 
+class GateSection(Section):
+    """One release gate: what had to hold before the adapter was published."""
+
+    gate: Literal["norm", "canary", "utility"] = Field(description="which")
+    passed: bool = Field(description="whether it held")
+    value: float | None = Field(description="what was measured; null if it could not be")
+    limit: float = Field(description="what it was held against")
+    detail: str = Field(description="both in words")
+    overridden_by: str = Field(description="full name of who let it pass; empty otherwise")
+    overridden_because: str = Field(description="why; empty otherwise")
+    overridden_at: str = Field(description="when, ISO 8601; empty otherwise")
+
+    @model_validator(mode="after")
+    def _passed_or_named(self) -> Self:
+        if self.passed == bool(self.overridden_by):
+            raise ValueError("a gate of a published adapter passed, or somebody let it pass")
+        return self
+
+
+class CellsSection(Section):
+    """Noised numbers of units by how they were answered; noise may make them negative."""
+
+    kept: float = Field(description="answered before and after")
+    lost: float = Field(description="answered before only")
+    gained: float = Field(description="answered after only")
+    never: float = Field(description="answered neither time")
+
+
+class FederatedEvaluationSection(Section):
+    """What the sites counted on their own records: released, noised and covered by epsilon."""
+
+    unit: Literal["record", "patient"] = Field(description="what is counted")
+    rate: Share = Field(description="Poisson rate of units asked")
+    noise: Ratio = Field(description="standard deviation of the noise of each count")
+    n_sites: Count = Field(description="sites in the sums")
+    forget: CellsSection | None = Field(description="forget sets; null if not counted")
+    retain: CellsSection | None = Field(description="retain sets; null if not counted")
+    preservation: Ratio | None = Field(description="retain: answered after ÷ before, as released")
+    preservation_at_least: Ratio | None = Field(description="lower bound at the plan's confidence")
+    canary_kl: Ratio | None = Field(description="public text: mean nats per token moved")
+
+
 class CommunicationSection(Section):
     """Bytes on the wire."""
 
@@ -272,6 +314,10 @@ class RunResult(Section):
     extraction: ExtractionSection | None = Field(description="identifier extraction")
     calibration: CalibrationSection | None = Field(description="calibration on the retain set")
     privacy: PrivacySection = Field(description="the guarantee")
+    gates: tuple[GateSection, ...] = Field(default=(), description="release gates of the plan")
+    federated_evaluation: FederatedEvaluationSection | None = Field(
+        default=None, description="what the sites counted"
+    )
     communication: CommunicationSection = Field(description="bytes")
     seconds: SecondsSection = Field(description="time")
     rounds: tuple[RoundSection, ...] = Field(description="round by round")

@@ -23,6 +23,8 @@ from medunlearn_common.files import expanded, require_writable, write_atomically
 from medunlearn_common.plan import Plan, RuntimeOptions
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import new_run_id
+from medunlearn_server.gatekeeper import add_override
+from medunlearn_server.gates import GateOverride
 from medunlearn_server.reports import RunOutcome
 from medunlearn_simulation.adapter_facts import AdapterFacts, write_adapter_facts
 from medunlearn_simulation.erasure import (
@@ -65,6 +67,7 @@ class NewRun:
         out: Where the run goes; None chooses a folder under ``runs/``.
         retrained_model: Folder or hub id of a model trained without the forget set.
         erasure: Registry whose validated requests are the forget set.
+        override: A named person's decision on a gate.
     """
 
     plan_file: Path | None
@@ -72,6 +75,7 @@ class NewRun:
     out: Path | None
     retrained_model: str | None = None
     erasure: Path | None = None
+    override: GateOverride | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +123,24 @@ def start(
         write_sites(plan, folder, model)
         with begin(claim, folder, facts.run_id):
             folder.write_start(plan, facts)
+        override_gate(folder, run.override)
     return Started(folder=folder, plan=plan, facts=facts, records=records, claim=claim)
+
+
+def override_gate(folder: RunFolder, override: GateOverride | None) -> None:
+    """Write a named person's decision where the coordinator reads it.
+
+    Raises:
+        Misconfigured: GATE_OVERRIDES_INVALID, or OVERRIDE_TOO_LATE in a finished run.
+    """
+    if override is None:
+        return
+    if folder.result_file.is_file():
+        raise Misconfigured(
+            "OVERRIDE_TOO_LATE", "the run is complete; its gates were judged",
+            "start a new run if its adapter must not be used",
+        )
+    add_override(RunStore(folder.root), override)
 
 
 @contextmanager

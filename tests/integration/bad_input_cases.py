@@ -35,6 +35,9 @@ method = "random"
 density = 0.005
 [privacy]
 noise = "none"
+[gates]
+min_preservation = 0.0
+max_canary_kl = 0.0
 [federation]
 sites = 2
 min_sites = 1

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from medunlearn_common.canaries import CANARY_TEXTS, MICRO_NATS
+from medunlearn_common.counting import COUNT_STEPS, cells_of, count_codec
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.layout import AdapterLayout
-from medunlearn_common.messages import ERROR, READY, STEP, VOTE, Message
+from medunlearn_common.messages import ERROR, EVALUATE, READY, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.ring import RingCodec
 
@@ -40,7 +42,8 @@ class QuadraticHospital:
         self.computed = 0
 
     def handle(self, message: Message) -> Message:
-        handlers = {READY: self._ready, VOTE: self._vote, STEP: self._step}
+        handlers = {READY: self._ready, VOTE: self._vote, STEP: self._step,
+                    EVALUATE: self._evaluate}
         try:
             if message.kind not in handlers:
                 return Message(kind=message.kind, fields={"site_id": self.config["site_id"]})
@@ -108,6 +111,30 @@ class QuadraticHospital:
             "support_digest": support,
         })
 
+    def _evaluate(self, message: Message) -> Message:
+        """Fifty retain units, of which each stands a little more movement than the one before."""
+        plan, support = self._plan(), self._support(message)
+        values = np.frombuffer(message.payload[: message.integer("values_bytes")], dtype="<f4")
+        if message.fields["public"]:
+            nats = self.config.get("canary_lie", 0.05 * float(np.mean(values.astype(float) ** 2)))
+            words = np.full(len(CANARY_TEXTS), round(nats * MICRO_NATS))
+        else:
+            if self.config.get("broke"):
+                raise Refusal("PRIVACY_BUDGET")
+            moved = float(np.abs(values[values.size // 2 :]).max())
+            before = np.ones(50, dtype=bool)
+            cells = [cells_of(before, values[0] < 0.5 + 0 * before),
+                     cells_of(before, np.linspace(0.9, 3.0, 50) > moved)]
+            share = message.number("sigma") * COUNT_STEPS
+            if plan.privacy.noise == "distributed":
+                share /= np.sqrt(plan.federation.min_sites)
+            noise = self._noise(8, "evaluate") * share
+            steps = np.concatenate(cells) * COUNT_STEPS + np.rint(noise).astype(np.int64)
+            words = count_codec(max_sites=plan.federation.sites).to_ring(steps)
+        return Message(kind=EVALUATE, payload=words.astype("<u4").tobytes(), fields={
+            **self._owner(message), "layout_digest": LAYOUT.digest, "support_digest": support,
+        })
+
     def _support(self, message: Message) -> str:
         digest, size = message.text("support_digest"), message.integer("support_bytes")
         kept = self.folder / f"support-{digest}"
@@ -130,6 +157,10 @@ class QuadraticHospital:
             clipped = gradient * min(1.0, 0.9 * clip / norm)
             gap = PROGRESS_SHARE * clip * min(1.0, norm / values.size)
             vector = units * np.append(clipped, gap)
+            if self.config.get("poison") == "huge":
+                vector = np.full(vector.size, 1e12)
+            elif self.config.get("poison") == "drift":
+                vector = np.append(np.full(values.size, -1e3 * clip), gap)
             parts.append(self._words(vector, clip, sigma, plan, name, round_index))
         return np.concatenate(parts)
 
@@ -139,13 +170,18 @@ class QuadraticHospital:
         codec = RingCodec.for_mechanism(
             clip_l2=clip, sigma=sigma, max_sites=plan.federation.sites
         )
-        key = SeededEntropy(7).key(self.config["site_id"], *purpose)
-        noise = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big")))
         share = sigma * clip
         if plan.privacy.noise == "distributed":
             share /= np.sqrt(plan.federation.min_sites)
-        steps = vector / codec.step + noise.normal(0.0, 1.0, vector.size) * share / codec.step
+        steps = vector / codec.step + self._noise(vector.size, *purpose) * share / codec.step
+        if self.config.get("poison"):  # an attacker clamps in silence
+            steps = np.clip(steps, -codec.clamp_steps, codec.clamp_steps)
         return codec.to_ring(np.rint(steps).astype(np.int64))
+
+    def _noise(self, size: int, *purpose: str | int) -> np.ndarray:
+        key = SeededEntropy(7).key(self.config["site_id"], *purpose)
+        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big")))
+        return generator.normal(0.0, 1.0, size)
 
 
 def open_hospital(folder: Path, runtime: RuntimeOptions) -> QuadraticHospital:

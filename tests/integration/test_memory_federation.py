@@ -67,7 +67,10 @@ def code_of(action: Callable[[], object]) -> str:
 def essence(outcome: RunOutcome) -> RunOutcome:
     """Without durations, which no two runs share."""
     curve = tuple(replace(r, seconds=0.0) for r in outcome.curve)
-    return replace(outcome, seconds=0.0, vote=replace(outcome.vote, seconds=0.0), curve=curve)
+    return replace(
+        outcome, seconds=0.0, vote=replace(outcome.vote, seconds=0.0), curve=curve,
+        evaluation=replace(outcome.evaluation, seconds=0.0),
+    )
 
 
 NOISY = {"privacy": {"noise": "distributed"}, "geometry": {"projection": "history", "rank": 3},
@@ -126,7 +129,7 @@ def test_a_run_killed_anywhere_resumes_bit_for_bit(
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("write", range(3, 9))
+@pytest.mark.parametrize("write", range(3, 12))
 def test_a_kill_at_any_checkpoint_write_resumes_bit_for_bit(
     tmp_path: Path, write: int, moment: str
 ) -> None:
@@ -286,7 +289,7 @@ def test_epsilon_grows_to_the_budget_and_is_reported(tmp_path: Path) -> None:
     outcome = Lab(tmp_path).run(small_plan(privacy={"noise": "distributed", "epsilon": 3.0}))
     spent = [report.epsilon for report in outcome.curve]
     assert spent == sorted(spent) and spent[0] < spent[-1] <= 3.0
-    assert outcome.epsilon == spent[-1] > 2.9
+    assert 2.9 < spent[-1] < outcome.epsilon <= 3.0  # the counts come last
     assert outcome.sigma > 0.0 and outcome.vote_sigma > 0.0
 
 

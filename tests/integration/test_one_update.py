@@ -55,7 +55,10 @@ method = "random"
 density = 0.005
 [privacy]
 clip_l2 = 0.003
+evaluation_share = 0.0
 retain_rate = 1.0
+[gates]
+max_canary_kl = 0.0
 [server]
 optimizer = "sgd"
 schedule = "constant"

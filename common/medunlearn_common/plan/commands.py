@@ -112,6 +112,7 @@ def privacy_facts(plan: Plan) -> list[tuple[str, str]]:
         rounds=plan.run.rounds * privacy.local_steps,
         forget_rate=privacy.forget_rate, retain_rate=privacy.retain_rate,
         vote_share=plan.support.vote_share if plan.support.method == "vote" else 0.0,
+        evaluation_share=privacy.evaluation_share, evaluation_rate=privacy.evaluation_rate,
     )
     share = 1.0 / sqrt(plan.federation.min_sites) if privacy.noise == "distributed" else 1.0
     facts = [
@@ -123,4 +124,7 @@ def privacy_facts(plan: Plan) -> list[tuple[str, str]]:
     if schedule.vote_sigma:
         facts.append(("vote noise", f"sigma {schedule.vote_sigma:.3f} x clip "
                       f"{privacy.vote_clip_l2:g}"))
+    if schedule.evaluation_sigma:
+        facts.append(("count noise", f"standard deviation {schedule.evaluation_sigma:.2f} on each "
+                      "count of the sites' own records"))
     return facts

@@ -249,6 +249,11 @@ class PrivacySection(Section):
     forget_rate: Rate = Field(1.0, description="Poisson rate of forget units per round")
     retain_rate: Rate = Field(1.0, description="Poisson rate of retain units per round")
     local_steps: int = Field(1, ge=1, le=64, description="steps per round; 1 if distributed")
+    evaluation_share: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.02, description="share of the privacy budget (of 1/sigma^2) for counting, at the end, "
+        "what sites' own records are still answered; 0 = no counts and so no utility gate")
+    evaluation_rate: Rate = Field(1.0, description="Poisson rate of the units counted; less is "
+                                  "faster and coarser")
 
     @model_validator(mode="after")
     def _one_step_under_distributed_noise(self) -> Self:
@@ -300,6 +305,24 @@ class FederationSection(Section):
         return self
 
 
+class GatesSection(Section):
+    """What must hold before an adapter is published; a failed gate publishes nothing."""
+
+    max_units: int = Field(
+        10_000, ge=1, le=10**9, description="most forget, or retain, units that all sites hold "
+        "together, rather above than below: no honest sum is longer than so many clips and "
+        "the noise")
+    min_preservation: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        0.8, description="kept answers after / before, on the sites' own retain records; "
+        "0 = no utility gate")
+    confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = Field(
+        0.95, description="the preservation that is this sure, noise considered, must reach it")
+    max_canary_kl: float = Field(
+        5.0, ge=0.0, description="most that predictions on public text outside the topic may "
+        "move, mean nats per token; made for tiny planted models that never saw such text, "
+        "set it far lower for a real one; 0 = no canary gate")
+
+
 class EvaluationSection(Section):
     """What is measured after the run, on each hospital's own data."""
 
@@ -326,6 +349,7 @@ class RunPlan(Section):
     privacy: PrivacySection = PrivacySection()
     server: ServerSection = ServerSection()
     federation: FederationSection = FederationSection()
+    gates: GatesSection = GatesSection()
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:
@@ -333,6 +357,10 @@ class RunPlan(Section):
             raise ValueError(
                 'noise = "distributed" needs federation.min_sites of at least 2: '
                 "one site alone would carry all the noise, which is noise = \"local\"")
+        vote_share = self.support.vote_share if self.support.method == "vote" else 0.0
+        if vote_share + self.privacy.evaluation_share >= 1.0:
+            raise ValueError(
+                "support.vote_share and privacy.evaluation_share leave nothing for the rounds")
         if self.server.warmup_rounds >= self.run.rounds:
             raise ValueError("server.warmup_rounds must be below run.rounds")
         return self

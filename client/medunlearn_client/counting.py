@@ -1,0 +1,137 @@
+"""What a site counts on its own records at the end of a run, and on public canaries.
+
+A unit is asked before (adapter off: B = 0) and after (the candidate). A record counts as
+answered if its right option alone ranks first, or, without options, if greedy decoding writes
+its answer; a patient, if at least half of the patient's records are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medunlearn_client.evaluation.accuracy import accuracy_table
+from medunlearn_client.evaluation.answer_encoding import prompt_tokens
+from medunlearn_client.evaluation.record_scores import score_records
+from medunlearn_client.evaluation.scored_model import ScoredModel, device_of
+from medunlearn_client.evaluation.scoring import ScoringLimits
+from medunlearn_client.noise import MAX_SIGMA_STEPS, discrete_gaussian, poisson_sample
+from medunlearn_client.records import Record
+from medunlearn_common.canaries import MAX_NATS, MICRO_NATS
+from medunlearn_common.counting import CELLS, COUNT_STEPS, cells_of, count_codec
+from medunlearn_common.entropy import KeyStream
+from medunlearn_common.errors import Rejected
+from medunlearn_common.ring import StepVector
+from medunlearn_common.updates import WIRE_DTYPE
+
+Bools = npt.NDArray[np.bool_]
+# Puts the model into the state before or after; True means after.
+SwitchTo = Callable[[bool], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Population:
+    """One set of a site: its records and which of them make up each unit; may be empty."""
+
+    records: Sequence[Record]
+    units: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountMechanism:
+    """How counts are noised.
+
+    Attributes:
+        sigma: Noise multiplier of the federation's whole sum, against a sensitivity of 1.
+        noise_share: Share of its standard deviation that this site adds.
+        rate: Poisson rate of units asked.
+        max_sites: Most sites in the sum.
+    """
+
+    sigma: float
+    noise_share: float
+    rate: float
+    max_sites: int
+
+
+def counts_release(
+    scored: ScoredModel, switch: SwitchTo, populations: Sequence[tuple[str, Population]],
+    mechanism: CountMechanism, *, key: Callable[[str], bytes], seed: int, max_batch_tokens: int,
+) -> bytes:
+    """Noised cells of each population in turn, as ring words.
+
+    Raises:
+        Rejected: NOISE_TOO_WIDE before any record is looked at; RING_CLAMPED.
+
+    Guarantees:
+        (epsilon, delta)-DP as accounted for a Poisson-subsampled Gaussian sum of sensitivity 1
+        with ``mechanism.sigma`` once the sites' shares are summed, also for an empty site.
+    """
+    width = mechanism.sigma * mechanism.noise_share * COUNT_STEPS
+    if width > MAX_SIGMA_STEPS:
+        raise Rejected(
+            "NOISE_TOO_WIDE", "the counts would be nothing but noise",
+            "raise privacy.evaluation_share, or set it to 0",
+        )
+    limits = ScoringLimits(max_batch_tokens=max_batch_tokens)
+    totals: list[StepVector] = []
+    for name, population in populations:
+        drawn = poisson_sample(
+            KeyStream(key(f"{name}/sample")), population=len(population.units),
+            rate=mechanism.rate,
+        )
+        asked = [population.units[unit] for unit in drawn]
+        answered = []
+        for after in (False, True):
+            switch(after)
+            answered.append(_answered(scored, population.records, asked, seed, limits))
+        noise = discrete_gaussian(
+            KeyStream(key(f"{name}/noise")), sigma_steps=width, count=len(CELLS)
+        )
+        totals.append(cells_of(*answered) * COUNT_STEPS + noise)
+    codec = count_codec(max_sites=mechanism.max_sites)
+    return codec.to_ring(np.concatenate(totals)).astype(WIRE_DTYPE).tobytes()
+
+
+def _answered(
+    scored: ScoredModel, records: Sequence[Record], units: Sequence[Sequence[int]], seed: int,
+    limits: ScoringLimits,
+) -> Bools:
+    """Whether each unit is answered now, shape ``(len(units),)``."""
+    if not units:
+        return np.zeros(0, dtype=bool)
+    wanted = [records[position] for unit in units for position in unit]
+    outcomes = accuracy_table(score_records(scored, wanted, seed=seed, limits=limits)).outcomes
+    hits = iter([o.exact if o.ranked is None else o.ranked >= 1.0 for o in outcomes])
+    return np.array([2 * sum(next(hits) for _ in unit) >= len(unit) for unit in units])
+
+
+def canary_release(scored: ScoredModel, switch: SwitchTo, texts: Sequence[str]) -> bytes:
+    """KL(before || after) per token of each public text, mean, in millionths of a nat.
+
+    Noiseless and the same at every honest site: nothing but public text is read.
+    """
+    switch(False)
+    before = [_log_probs(scored, text) for text in texts]
+    switch(True)
+    words = []
+    for old, text in zip(before, texts, strict=True):
+        new = _log_probs(scored, text)
+        moved = float((old.exp() * (old - new)).sum(dim=-1).mean()) if len(old) else 0.0
+        # NaN from a destroyed model must not pass for zero.
+        nats = min(max(moved, 0.0), MAX_NATS) if np.isfinite(moved) else MAX_NATS
+        words.append(round(nats * MICRO_NATS))
+    return np.array(words, dtype=WIRE_DTYPE).tobytes()
+
+
+def _log_probs(scored: ScoredModel, text: str) -> torch.Tensor:
+    """Log-probabilities over the vocabulary at every place, ``(T, V)`` float64 on the CPU."""
+    tokens = prompt_tokens(scored.tokenizer, text, room=None)
+    with scored.activated() as model, torch.inference_mode():
+        ids = torch.tensor([tokens], dtype=torch.long, device=device_of(model))
+        logits = model(input_ids=ids, use_cache=False).logits[0]
+        return logits.double().log_softmax(dim=-1).cpu()

@@ -1,0 +1,160 @@
+"""Release gates: what must hold before an adapter is published. Pure; decides, does nothing.
+
+* **norm**, each round: under masking a single site's vector is not visible, its sum is. No
+  honest sum is longer than the population that the plan states, each unit at its clip, plus
+  the noise. What is longer was not computed by the protocol.
+* **canary**, at the end: the model's predictions on public text outside the topic.
+* **utility**, at the end: kept answers on the sites' own retain records, from noised counts.
+
+What no gate sees: poison within the bound that leaves canaries and utility alone. See
+docs/threat-model.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import log, sqrt
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from medunlearn_common.plan import RunPlan
+from medunlearn_server.aggregation import RoundSums
+from medunlearn_server.reports import EvaluationReport, GateVerdict, RoundReport
+
+NORM, CANARY, UTILITY = "norm", "canary", "utility"
+GATES = (NORM, CANARY, UTILITY)
+# A false alarm of the norm gate is rarer than this, per half and round.
+_FALSE_ALARM = 1e-9
+_SEARCH_STEPS = 60
+_MOST_PRESERVATION = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOverride:
+    """A named human's decision to publish in spite of a failed gate.
+
+    Attributes:
+        gate: norm, canary or utility.
+        by: Full name.
+        because: Why, in a sentence.
+        at: When, ISO 8601 with time zone.
+    """
+
+    gate: str
+    by: str
+    because: str
+    at: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def norm_bound(plan: RunPlan, *, dimension: int, noise_l2: float) -> float:
+    """Longest honest sum of one half of a round, in gradient units.
+
+    ``units * C`` where every drawn unit pulls in one direction, plus the norm of the noise:
+    ``s (sqrt(d) + z)`` is exceeded with probability ``exp(-z^2 / 2)`` (concentration of a
+    1-Lipschitz function of Gaussians).
+
+    Args:
+        plan: States clip, rates and ``gates.max_units``.
+        dimension: d, coordinates of one half.
+        noise_l2: s, standard deviation of the sum's noise in each coordinate, one local step.
+    """
+    privacy, most = plan.privacy, plan.gates.max_units
+    rate = max(privacy.forget_rate, privacy.retain_rate)
+    tail = sqrt(-2.0 * log(_FALSE_ALARM))
+    drawn = min(float(most), rate * most + tail * sqrt(rate * (1.0 - rate) * most) + tail)
+    steps = privacy.local_steps
+    noise = noise_l2 * sqrt(steps) * (sqrt(dimension) + tail)
+    return steps * drawn * privacy.clip_l2 + noise
+
+
+def norm_verdict(plan: RunPlan, sums: RoundSums, *, round_index: int) -> GateVerdict:
+    """Judge one round's released sum by its longer half."""
+    length = max(float(np.linalg.norm(half)) for half in (sums.forget, sums.retain))
+    bound = norm_bound(plan, dimension=sums.forget.size, noise_l2=sums.noise_l2)
+    passed = length <= bound  # NaN does not pass
+    return GateVerdict(
+        gate=NORM, passed=passed, value=length, limit=bound,
+        detail=f"the sum of round {round_index + 1} is {length:.4g} long; at most "
+        f"{plan.gates.max_units} honest units and the noise reach {bound:.4g}",
+    )
+
+
+def worst_norm(curve: tuple[RoundReport, ...]) -> GateVerdict | None:
+    """The verdict of the round that came nearest to its bound, or went farthest beyond."""
+    verdicts = [GateVerdict(**report.norm_gate) for report in curve if report.norm_gate]
+    return max(verdicts, key=lambda v: (v.value or 0.0) / v.limit, default=None)
+
+
+def canary_verdict(plan: RunPlan, evaluation: EvaluationReport) -> GateVerdict | None:
+    """Judge the movement on public text; None where the plan has no such gate."""
+    limit = plan.gates.max_canary_kl
+    if limit == 0.0:
+        return None
+    if not evaluation.canary_kl:
+        return _unmeasured(CANARY, limit, evaluation)
+    mean = sum(evaluation.canary_kl) / len(evaluation.canary_kl)
+    return GateVerdict(
+        gate=CANARY, passed=mean <= limit, value=mean, limit=limit,
+        detail=f"predictions on public text outside the topic move by {mean:.3g} nats per "
+        f"token, at most {limit:g} are allowed",
+    )
+
+
+def utility_verdict(plan: RunPlan, evaluation: EvaluationReport) -> GateVerdict | None:
+    """Judge preservation from the noised retain counts; None where the plan has no such gate."""
+    limit = plan.gates.min_preservation
+    if limit == 0.0 or plan.privacy.evaluation_share == 0.0:
+        return None
+    if not evaluation.retain:
+        return _unmeasured(UTILITY, limit, evaluation)
+    sure = preservation_bound(evaluation, plan.gates.confidence)
+    kept, lost, gained, _ = evaluation.retain
+    shown = (kept + gained) / (kept + lost) if kept + lost > 0.0 else 0.0
+    return GateVerdict(
+        gate=UTILITY, passed=sure >= limit, value=sure, limit=limit,
+        detail=f"sites' own retain records keep {shown:.3f} of their answers, at least "
+        f"{sure:.3f} with {plan.gates.confidence:.0%} confidence (noise {evaluation.noise:.2f} "
+        f"per count); {limit:g} is asked for",
+    )
+
+
+def preservation_bound(evaluation: EvaluationReport, confidence: float) -> float:
+    """Largest p such that preservation is at least p with ``confidence``; 0 if none is.
+
+    Preservation is (kept + gained) / (kept + lost), so it is at least p if and only if
+    (1 - p) kept + gained - p lost >= 0: a linear form of three noised counts, whose deviation
+    is known (Fieller 1954). With a Poisson sample its own deviation is added, estimated from
+    the counts.
+    """
+    kept, lost, gained, _ = evaluation.retain
+    z = NormalDist().inv_cdf(confidence)
+
+    def sure(p: float) -> bool:
+        form = (1.0 - p) * kept + gained - p * lost
+        noise = evaluation.noise**2 * ((1.0 - p) ** 2 + 1.0 + p**2)
+        drawn = (1.0 - evaluation.rate) * (
+            (1.0 - p) ** 2 * max(kept, 0.0) + max(gained, 0.0) + p**2 * max(lost, 0.0)
+        )
+        return form > 0.0 and form >= z * sqrt(noise + drawn)
+
+    if not sure(0.0):
+        return 0.0
+    low, high = 0.0, _MOST_PRESERVATION
+    for _ in range(_SEARCH_STEPS):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if sure(middle) else (low, middle)
+    return low
+
+
+def _unmeasured(gate: str, limit: float, evaluation: EvaluationReport) -> GateVerdict:
+    why = evaluation.failure or "nobody answered"
+    return GateVerdict(
+        gate=gate, passed=False, value=None, limit=limit,
+        detail=f"could not be measured ({why}), so nothing speaks for publishing",
+    )

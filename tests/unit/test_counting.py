@@ -1,0 +1,200 @@
+"""What a hospital counts for the gates: what one unit can move, what is charged, what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medunlearn_client.hospital import Hospital, open_hospital
+from medunlearn_common.canaries import CANARY_TEXTS, MICRO_NATS
+from medunlearn_common.counting import CELLS, COUNT_STEPS, EVALUATION_WORDS, cells_of, count_codec
+from medunlearn_common.layout import AdapterLayout
+from medunlearn_common.ledger import PrivacyLedger
+from medunlearn_common.messages import ERROR, EVALUATE, READY, Message
+from medunlearn_common.plan import RunPlan, RuntimeOptions, plan_from_text
+from medunlearn_common.support import random_support
+
+PLAN = """
+[run]
+rounds = 4
+[model]
+lora_rank = 2
+target_modules = ["q_proj", "down_proj"]
+[objective]
+name = "simnpo"
+[concepts]
+forget_roots = ["MU:S0001"]
+[support]
+density = 0.005
+[privacy]
+noise = "{noise}"
+evaluation_share = {share}
+evaluation_rate = {rate}
+unit = "record"
+[federation]
+sites = 3
+min_sites = 2
+"""
+
+
+def plan_of(*, noise: str = "distributed", share: float = 0.05, rate: float = 1.0) -> RunPlan:
+    return plan_from_text(PLAN.format(noise=noise, share=share, rate=rate)).shared()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_model_folder: Path, question_file: Path) -> Path:
+    config = {
+        "site_id": "site-0", "site_index": 0, "sites": 1,
+        "data": {"files": [str(question_file)], "nonmember_fraction": 0.0},
+        "forget": {"subjects": ["Surgery"]},
+        "seed": 3, "model_folder": str(tiny_model_folder), "entropy_seed": 11,
+    }
+    (tmp_path / "site.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def opened(folder: Path, plan: RunPlan) -> tuple[Hospital, AdapterLayout]:
+    hospital = open_hospital(folder, RuntimeOptions(runner="memory"))
+    answer = hospital.handle(Message(kind=READY, fields={
+        "run_id": "run", "plan": plan.model_dump_json(), "plan_digest": plan.digest}))
+    assert answer.kind == READY, answer.fields
+    return hospital, AdapterLayout.from_json(answer.text("layout"))
+
+
+def request(plan: RunPlan, layout: AdapterLayout, *, sigma: float = 3.0, value: float = 0.0,
+            public: bool = False) -> Message:
+    support = random_support(layout, size=60, seed=0)
+    values = np.full(60, value, dtype="<f4").tobytes()
+    indices = support.indices.astype("<i8").tobytes()
+    return Message(kind=EVALUATE, payload=values + indices, fields={
+        "run_id": "run", "round": 4, "plan_digest": plan.digest, "layout_digest": layout.digest,
+        "support_digest": support.digest, "sigma": sigma, "public": public,
+        "values_bytes": len(values), "support_bytes": len(indices), "geometry_rank": 0,
+    })
+
+
+def counts(answer: Message) -> np.ndarray:
+    assert answer.kind == EVALUATE, answer.fields
+    words = np.frombuffer(answer.payload, dtype="<u4").astype(np.uint32)
+    return count_codec(max_sites=3).from_ring(words)
+
+
+def code(answer: Message) -> str:
+    assert answer.kind == ERROR, answer.kind
+    return answer.text("code")
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40), st.data())
+def test_one_unit_moves_the_counts_by_exactly_one(
+    units: list[tuple[bool, bool]], data: st.DataObject
+) -> None:
+    table = np.array(units, dtype=bool)
+    whole = cells_of(table[:, 0], table[:, 1])
+    gone = data.draw(st.integers(0, len(units) - 1))
+    rest = np.delete(table, gone, axis=0)
+    assert np.linalg.norm(whole - cells_of(rest[:, 0], rest[:, 1])) == 1.0
+    assert whole.sum() == len(units)
+
+
+def test_counts_without_noise_are_the_sites_own_records(folder: Path) -> None:
+    plan = plan_of(noise="none")
+    hospital, layout = opened(folder, plan)
+    found = counts(hospital.handle(request(plan, layout, sigma=0.0)))
+    assert found.size == EVALUATION_WORDS and found.min() >= 0.0
+    lines = [json.loads(line) for line in (
+        Path(json.loads((folder / "site.json").read_text())["data"]["files"][0])
+    ).read_text().splitlines()]
+    surgery = sum(line["subject"] == "Surgery" for line in lines)
+    assert (found[:4].sum(), found[4:].sum()) == (surgery, len(lines) - surgery)
+    # B = 0 is the old model: nothing is lost and nothing gained.
+    assert found[[1, 2, 5, 6]].tolist() == [0.0] * 4
+
+
+def test_a_destroyed_model_shows_in_counts_and_canaries(folder: Path) -> None:
+    plan = plan_of(noise="none")
+    hospital, layout = opened(folder, plan)
+    untouched = hospital.handle(request(plan, layout, public=True))
+    assert set(np.frombuffer(untouched.payload, dtype="<u4").tolist()) == {0}
+    broken = hospital.handle(request(plan, layout, value=50.0, public=True))
+    nats = np.frombuffer(broken.payload, dtype="<u4") / MICRO_NATS
+    assert nats.size == len(CANARY_TEXTS) and nats.mean() > 0.5
+    again = hospital.handle(request(plan, layout, public=True))
+    assert again.payload == untouched.payload  # the adapter is set anew, nothing sticks
+
+
+def test_counts_are_noised_charged_and_given_once(folder: Path) -> None:
+    plan = plan_of()
+    hospital, layout = opened(folder, plan)
+    ledger = PrivacyLedger(folder / "ledger.db")
+    first = hospital.handle(request(plan, layout))
+    assert ledger.releases(run_id="run") == 1
+    assert 0.0 < ledger.epsilon(run_id="run", delta=1e-5) < plan.privacy.epsilon
+    second = open_hospital(folder, RuntimeOptions(runner="memory")).handle(request(plan, layout))
+    assert second.payload == first.payload
+    assert code(hospital.handle(request(plan, layout, value=0.1))) == "REQUEST_CHANGED"
+    assert np.any(counts(first) * COUNT_STEPS % COUNT_STEPS)  # no bare count
+    assert ledger.releases(run_id="run") == 1
+
+
+def test_noise_of_the_counts_has_the_width_that_is_reported(folder: Path) -> None:
+    """Share 1 / sqrt(2) of sigma at each of at least two sites, by chance over many runs."""
+    from medunlearn_client.counting import CountMechanism, Population, counts_release
+    from medunlearn_common.entropy import SeededEntropy
+
+    empty = (("forget", Population(records=(), units=())),
+             ("retain", Population(records=(), units=())))
+    mechanism = CountMechanism(sigma=3.0, noise_share=2**-0.5, rate=1.0, max_sites=3)
+    draws = []
+    for run in range(500):
+        payload = counts_release(
+            None, lambda after: None, empty, mechanism,  # type: ignore[arg-type]
+            key=lambda name, run=run: SeededEntropy(run).key(name),  # type: ignore[misc]
+            seed=0, max_batch_tokens=1,
+        )
+        words = np.frombuffer(payload, dtype="<u4").astype(np.uint32)
+        draws.append(count_codec(max_sites=3).from_ring(words))
+    spread = float(np.std(draws))
+    assert spread == pytest.approx(3.0 / 2**0.5, rel=0.05)
+    assert abs(float(np.mean(draws))) < 0.15 and np.asarray(draws).shape == (500, 2 * len(CELLS))
+
+
+@pytest.mark.parametrize(("change", "expected"), [
+    ({"sigma": 0.0}, "NOISE_MISSING"), ({"sigma": 0.05}, "PRIVACY_BUDGET"),
+    ({"sigma": 1e9}, "NOISE_TOO_WIDE"), ({"sigma": "none"}, "MESSAGE_FIELD"),
+    ({"values_bytes": 4}, "STEP_PAYLOAD"), ({"support_digest": "0" * 64}, "SUPPORT_MISMATCH"),
+])
+def test_a_coordinator_that_asks_for_barer_counts_gets_none(
+    folder: Path, change: dict[str, object], expected: str
+) -> None:
+    plan = plan_of()
+    hospital, layout = opened(folder, plan)
+    good = request(plan, layout)
+    fields = {**good.fields, **change}
+    bad = Message(kind=EVALUATE, fields=fields, payload=good.payload)  # type: ignore[arg-type]
+    assert code(hospital.handle(bad)) == expected
+
+
+def test_a_plan_without_a_share_gets_no_counts(folder: Path) -> None:
+    plan = plan_of(share=0.0)
+    hospital, layout = opened(folder, plan)
+    assert code(hospital.handle(request(plan, layout))) == "EVALUATION_UNPLANNED"
+    assert PrivacyLedger(folder / "ledger.db").releases(run_id="run") == 0
+
+
+def test_a_site_stops_at_its_own_budget_over_runs(folder: Path) -> None:
+    config = json.loads((folder / "site.json").read_text()) | {"budget_epsilon": 2.0}
+    (folder / "site.json").write_text(json.dumps(config))
+    plan = plan_of()
+    hospital, layout = opened(folder, plan)
+    good, answers = request(plan, layout), []
+    for number in range(8):
+        fields = {**good.fields, "run_id": f"run-{number}"}
+        answers.append(hospital.handle(
+            Message(kind=EVALUATE, fields=fields, payload=good.payload)))
+    assert answers[0].kind == EVALUATE
+    assert code(answers[-1]) == "PRIVACY_SITE_BUDGET"
