@@ -133,5 +133,5 @@ def _log_probs(scored: ScoredModel, text: str) -> torch.Tensor:
     tokens = prompt_tokens(scored.tokenizer, text, room=None)
     with scored.activated() as model, torch.inference_mode():
         ids = torch.tensor([tokens], dtype=torch.long, device=device_of(model))
-        logits = model(input_ids=ids, use_cache=False).logits[0]
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0]
         return logits.double().log_softmax(dim=-1).cpu()
