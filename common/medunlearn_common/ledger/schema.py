@@ -61,7 +61,10 @@ def prepare(connection: sqlite3.Connection) -> None:
             "what was spent stays spent",
         )
     if version != SCHEMA_VERSION:
-        connection.executescript(f"{_CREATE} PRAGMA user_version = {SCHEMA_VERSION};")
+        # All or nothing: tables without a version would be taken for another version's.
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {_CREATE} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
 
 
 def read_charges(connection: sqlite3.Connection) -> list[Charge]:
