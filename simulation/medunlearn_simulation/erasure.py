@@ -22,14 +22,14 @@ from medunlearn_client.erasure import (
     new_token,
     validated_requests,
 )
-from medunlearn_client.records import Record, read_records
+from medunlearn_client.records import ReadOptions, Record, read_records
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded, write_atomically
 from medunlearn_common.plan import Plan
 from medunlearn_simulation.result_schema import RunResult
 from medunlearn_simulation.run_folder import RunFolder
 
-_CODES_WITH_IDS = {"FORGET_ID_UNKNOWN", "RECORD_IN_BOTH_SETS"}
+_ABOUT_IDS = {"FORGET_ID_UNKNOWN", "RECORD_IN_BOTH_SETS"}
 
 
 class ClaimFile(BaseModel):
@@ -103,7 +103,7 @@ def begin(claim: Claim | None, folder: RunFolder, run_id: str) -> Iterator[None]
 
 @contextmanager
 def unnamed(claim: Claim | None, plan: Plan) -> Iterator[None]:
-    """Turns errors that would name a requested id into ones that name the request.
+    """Turns errors about requested ids, which no plan lists, into ones that name the request.
 
     Raises:
         Misconfigured: ERASURE_RECORDS_MISSING.
@@ -111,7 +111,7 @@ def unnamed(claim: Claim | None, plan: Plan) -> Iterator[None]:
     try:
         yield
     except Misconfigured as error:
-        if claim is None or error.code not in _CODES_WITH_IDS:
+        if claim is None or error.code not in _ABOUT_IDS:
             raise
         lacking = ", ".join(map(str, _lacking(claim, plan))) or "unknown"
         raise Misconfigured(
@@ -124,7 +124,7 @@ def unnamed(claim: Claim | None, plan: Plan) -> Iterator[None]:
 def _lacking(claim: Claim, plan: Plan) -> list[int]:
     """Requests whose patient or records the plan's files do not hold."""
     records = read_records(
-        [Path(name) for name in plan.data.files], record_format=plan.data.record_format
+        [Path(name) for name in plan.data.files], options=ReadOptions.of_plan(plan.data)
     )
     ids, patients = {r.record_id for r in records}, {r.patient_id for r in records}
     asked = {number: forget_set(claim.registry, [number]) for number in claim.numbers}

@@ -15,6 +15,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from small_plan import plan_text
 
 from medunlearn_client.erasure import Claim, Registry, State
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine
@@ -25,32 +26,7 @@ QUICK = ("--runner", "memory", "--device", "cpu", "--quiet")
 OFFICER = ("--author", "A. Officer")
 LENIENT = ("--set", "max_forget_excess=1", "--set", "max_exact_excess=1",
            "--set", "min_preservation=0", "--set", "max_identifiers_leaked=100")
-PLAN = """\
-[run]
-name = "requests"
-rounds = 2
-[model]
-source = "{model}"
-target_modules = ["q_proj", "v_proj"]
-lora_rank = 4
-[data]
-files = ["{data}"]
-nonmember_fraction = 0.2
-[objective]
-name = "max_entropy"
-[support]
-method = "random"
-density = 0.005
-[privacy]
-noise = "none"
-[federation]
-sites = 2
-min_sites = 1
-[evaluation]
-relearning_steps = 0
-samples = {samples}
-retrained = false
-"""
+REQUESTED = {"run__name": '"requests"', "forget__subjects": "[]"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +103,7 @@ def make_lab(
     data = tmp_path / "records.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (tmp_path / "plan.toml").write_text(
-        PLAN.format(model=model, data=data, samples=samples), encoding="utf-8"
+        plan_text(model, data, evaluation__samples=str(samples), **REQUESTED), encoding="utf-8"
     )
     return Lab(folder=tmp_path, data=data, secrets=secrets, shown=[], capture=capture)
 
@@ -340,7 +316,9 @@ def test_a_withdrawn_data_set_and_a_concept_go_the_same_way(
     demo: Lab, tiny_model_folder: Path, question_file: Path
 ) -> None:
     study = Path(shutil.copy(question_file, demo.folder / "study.jsonl"))
-    plan = PLAN.format(model=tiny_model_folder, data=f'{demo.data}", "{study}', samples=2)
+    plan = plan_text(
+        tiny_model_folder, [demo.data, study], evaluation__samples="2", **REQUESTED
+    )
     (demo.folder / "plan.toml").write_text(plan, encoding="utf-8")
     both = ("--data", demo.data, "--data", study, *OFFICER)
     assert demo.erasure("add", "--data-set", study, "--basis", "consent of the board", *both) == 0
