@@ -3,6 +3,7 @@
 #   make demo      five simulated hospitals unlearn a topic; report in runs/
 #   make test      the test suite
 #   make lint      ruff, mypy --strict and the import rules
+#   make fuzz      damage every loader's input, FUZZ_SECONDS of processor each
 #   make results   the long experiments behind docs/results.md
 #   make clean     remove what was built (not runs/ and not the model cache)
 
@@ -16,11 +17,12 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3.13 python3; do 
 SEEDS ?= 0 1 2
 PLANS ?= $(wildcard benchmarks/plans/*.toml)
 ARGS ?=
+FUZZ_SECONDS ?= 60
 
-.PHONY: demo test lint results clean install help
+.PHONY: demo test lint fuzz results clean install help
 
 help:
-	@sed -n '3,8p' Makefile | sed 's/^#//'
+	@sed -n '3,9p' Makefile | sed 's/^#//'
 
 install: $(STAMP)
 
@@ -39,6 +41,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: $(STAMP)
+	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)
 
 # Each plan with each seed; a run that is already complete is not repeated.
 results: $(STAMP)

@@ -116,3 +116,22 @@ def test_an_archive_named_as_a_workbook_is_still_refused(tmp_path: Path) -> None
     inner = zip_of(tmp_path / "inner.zip", {"a.jsonl": json.dumps(ROWS[0]).encode()}).read_bytes()
     path = zip_of(tmp_path / "a.zip", {"rows.xlsx": inner})
     assert code_of(path) == "DATA_FORMAT_UNSUPPORTED"
+
+
+@pytest.mark.parametrize("part", ["docProps/core.xml", "xl/worksheets/sheet1.xml"])
+@pytest.mark.parametrize("archive", [None, *ARCHIVES])
+def test_damage_inside_a_workbook_that_is_whole_outside(
+    tmp_path: Path, archive: str | None, part: str
+) -> None:
+    """Found by fuzzing: a part that does not decompress ended in an error below ours."""
+    data = bytearray(workbook())
+    with zipfile.ZipFile(io.BytesIO(data)) as book:
+        info = book.getinfo(part)
+    start = info.header_offset + 30 + len(part)
+    data[start : start + 4] = b"\xff" * 4  # a kind of deflate block that does not exist
+    if archive is None:
+        path = tmp_path / "rows.xlsx"
+        path.write_bytes(data)
+    else:
+        path = ARCHIVES[archive](tmp_path / archive, {"rows.xlsx": bytes(data)})
+    assert code_of(path) == "DATA_SPREADSHEET_DAMAGED"

@@ -8,8 +8,10 @@ formula; text that looks like one makes the row bad. Macros and links are not to
 from __future__ import annotations
 
 import datetime as dt
+import lzma
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -69,6 +71,7 @@ def workbook_rows(
 _DAMAGE = (
     KeyError, ValueError, TypeError, IndexError, AttributeError, EOFError, OSError, ParseError,
     zipfile.BadZipFile, DefusedXmlException, NotImplementedError, RuntimeError, OverflowError,
+    zlib.error, lzma.LZMAError,
 )
 
 
