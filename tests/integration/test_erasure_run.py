@@ -189,6 +189,29 @@ def test_a_synthea_patient_by_name_and_birth_date_ends_verified(
     lab.require_silence()
 
 
+def test_requests_of_one_run_have_figures_of_their_own(demo: Lab) -> None:
+    other = "demo-patient-05"
+    demo.validated("--patient", PATIENT)
+    assert demo.erasure("add", "--patient", other, "--basis", "b", "--data", demo.data,
+                        *OFFICER) == 0
+    assert demo.erasure("validate", 2, "--identity", "passport seen", *OFFICER) == 0
+    assert demo.simulate() == 0, demo.shown
+    result = json.loads((demo.folder / "run" / "result.json").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in demo.data.read_text(encoding="utf-8").splitlines()]
+    told = {n: dict(demo.registry.events(n)[-1].detail) for n in (1, 2)}
+    for number, patient in ((1, PATIENT), (2, other)):
+        assert demo.registry.request(number).state is State.VERIFIED
+        mine = sum(row["patient_id"] == patient for row in rows)
+        assert told[number]["forget_records"] == mine
+        assert told[number]["identifiers_asked"] == 1
+    assert result["forget"]["n"] == sum(told[n]["forget_records"] for n in (1, 2))
+    whole = sum(told[n]["forget_exact"] * told[n]["forget_records"] for n in (1, 2))
+    assert whole == pytest.approx(result["forget"]["exact_after"] * result["forget"]["n"])
+    kept = demo.folder / "run" / "erasure-figures.json"
+    assert kept.stat().st_mode & 0o077 == 0
+    demo.require_silence()
+
+
 def test_a_run_that_falls_short_gives_the_request_back_with_the_reason(demo: Lab) -> None:
     demo.validated("--patient", PATIENT, settings=("--set", "min_preservation=9"))
     assert demo.simulate() == 0
