@@ -11,7 +11,7 @@ from targets import ONTOLOGIES, TARGETS
 
 from medunlearn_common.concepts import LOADERS
 
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "0.4"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "0.2"))
 
 
 def test_every_ontology_loader_is_a_target() -> None:

@@ -152,8 +152,6 @@ def require_letter(lab: Lab) -> None:
 
 
 def test_a_demo_patient_by_record_number_ends_verified(demo: Lab) -> None:
-    with (demo.folder / "plan.toml").open("a", encoding="utf-8") as stream:
-        stream.write("[neighbours]\nnearby_concepts = true\n")
     demo.validated("--identifier", demo.secrets[2])
     assert demo.registry.request(1).target == PATIENT
     assert demo.simulate() == 0, demo.shown
