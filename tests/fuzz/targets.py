@@ -217,7 +217,7 @@ _ONTOLOGY_FILES: dict[str, str] = {
     "outline": "!outline 1\nA a | b {type=disease; level=2}\n  B c\n",
     "mesh-xml": terms.mesh_xml(),
     "mesh-jsonl": '{"id": "D000001", "name": "Hernia", "tree_numbers": ["C04"], "parents": []}\n'
-    '{"id": "D000002", "name": "H", "tree_numbers": ["C04.1"], "parents": ["D000001"]}\n',
+    '{"id": "D000002", "name": "H", "tree_numbers": ["C04.100"], "parents": ["D000001"]}\n',
     "icd10cm-order": terms.icd10cm_order(),
     "icd10cm-xml": terms.ICD10CM_XML,
     "icd10cm-jsonl": '{"code": "CH01", "name": "x (A00-A09)", "parent": null, "synonyms": []}\n'
