@@ -4,6 +4,7 @@
 #   make test      the test suite
 #   make lint      ruff, mypy --strict and the import rules
 #   make kills     1,000 kills at random moments of a charging ledger
+#   make fuzz      damage every loader's input, FUZZ_SECONDS of processor each
 #   make results   the long experiments behind docs/results.md
 #   make clean     remove what was built (not runs/ and not the model cache)
 
@@ -17,11 +18,12 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3.13 python3; do 
 SEEDS ?= 0 1 2
 PLANS ?= $(wildcard benchmarks/plans/*.toml)
 ARGS ?=
+FUZZ_SECONDS ?= 60
 
-.PHONY: demo test lint kills results clean install help
+.PHONY: demo test lint kills fuzz results clean install help
 
 help:
-	@sed -n '3,9p' Makefile | sed 's/^#//'
+	@sed -n '3,10p' Makefile | sed 's/^#//'
 
 install: $(STAMP)
 
@@ -44,6 +46,9 @@ lint: $(STAMP)
 kills: $(STAMP)
 	@rm -f .kills.db; $(BIN)/python tests/faults/ledger_kills.py .kills.db 1000 $(firstword $(SEEDS)); \
 	status=$$?; rm -f .kills.db .kills.db-journal; exit $$status
+
+fuzz: $(STAMP)
+	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)
 
 # Each plan with each seed; a run that is already complete is not repeated.
 results: $(STAMP)

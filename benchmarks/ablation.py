@@ -4,8 +4,10 @@
 
 Objective, projection, support, noise and adapter are switched one by one (evaluation.md,
 Baselines); the rows without noise switch two. Every run is `medunlearn simulate` on a plan
-that is written beside it. Complete runs are not repeated, so an interrupted ablation goes on
-where it stopped. The table is printed and written to ``ablation.md``.
+that is written beside it, and what it prints goes to a log beside it. A folder carries the
+digest of its plan: a complete run is not repeated while its plan is the same, so an interrupted
+ablation goes on where it stopped, and a row whose switches or whose base plan were changed is
+run anew. The table is printed and written to ``ablation.md``.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from pathlib import Path
 
 from results_table import table
 
+from medunlearn_common.digests import digest_of
 from medunlearn_common.files import write_atomically
+from medunlearn_common.plan import plan_from_text
 from medunlearn_simulation.result import RESULT_FILE, load_result
 from medunlearn_simulation.result_schema import RunResult
 
@@ -90,20 +94,35 @@ def main() -> None:
 
 
 def completed(out: Path, name: str, seed: int) -> RunResult:
-    """The result of one run, which is made, or resumed, where there is none."""
-    folder = out / f"{name}-seed{seed}"
+    """The result of one run, which is made, or resumed, where its plan has none.
+
+    Raises:
+        SystemExit: The run failed; the message names its log.
+    """
+    text = with_switches(BASE.read_text("utf-8"), COMMON | ROWS[name])
+    folder = run_folder(out, name, text, seed)
     if not (folder / RESULT_FILE).is_file():
-        plan = out / f"{name}.toml"
-        write_atomically(plan, with_switches(BASE.read_text("utf-8"), COMMON | ROWS[name]).encode())
+        plan = folder.with_suffix(".toml")
+        write_atomically(plan, text.encode())
         arguments = ["--resume", str(folder)] if folder.exists() else [
             str(plan), "--runner", "memory", "--seed", str(seed), "--out", str(folder)
         ]
         program = "import sys; from medunlearn_common.cli import main; sys.exit(main())"
-        subprocess.run(
-            [sys.executable, "-c", program, "simulate", *arguments],
-            check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        )
+        log = folder.with_suffix(".log")
+        with log.open("a", encoding="utf-8") as stream:
+            status = subprocess.run(
+                [sys.executable, "-c", program, "simulate", *arguments],
+                check=False, stdout=stream, stderr=subprocess.STDOUT,
+            ).returncode
+        if status:
+            sys.exit(f"{name}, seed {seed}: ended with status {status}; its log is {log}")
     return load_result(folder)
+
+
+def run_folder(out: Path, name: str, plan: str, seed: int) -> Path:
+    """Where the run of this very plan lies; comments and the order of keys do not count."""
+    meaning = plan_from_text(plan).model_dump(mode="json")
+    return out / f"{name}-{digest_of(meaning)[:10]}-seed{seed}"
 
 
 def with_switches(plan: str, switches: dict[str, str]) -> str:

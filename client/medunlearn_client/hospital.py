@@ -20,13 +20,14 @@ from medunlearn_client.step_message import EvaluationRequest, StepRequest
 from medunlearn_client.workbench import Workbench
 from medunlearn_common import __version__
 from medunlearn_common.accounting import Mechanism
-from medunlearn_common.digests import digest_of, digest_of_files
+from medunlearn_common.digests import HUB_PREFIX, digest_of, digest_of_files
 from medunlearn_common.entropy import Entropy, OsEntropy, SeededEntropy
 from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.files import expanded, write_atomically
 from medunlearn_common.ledger import Budget, PrivacyLedger
 from medunlearn_common.messages import ERROR, EVALUATE, FINISH, READY, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions
+from medunlearn_common.plan.sections import DataSection
 
 _LOG = logging.getLogger("medunlearn.hospital")
 INTERNAL_ERROR = "INTERNAL"
@@ -242,28 +243,28 @@ class Hospital:
 
     def _open(self, plan: RunPlan, *, run_id: str) -> Workbench:
         """Open the plan on the record files as they lie there now."""
-        files = [expanded(file) for file in self._config.data.files]
-        records_digest = ""
-        if all(file.exists() for file in files):  # else the reader says which is missing
-            records_digest = digest_of([digest_of_files([file]) for file in files])
-            self._require_same_records(records_digest, run_id=run_id)
-        opened = (plan.digest, records_digest)
+        digest = records_digest(self._config.data)
+        if digest:  # else the reader says which file is missing
+            self._require_same_records(digest, run_id=run_id)
+        opened = (plan.digest, digest)
         if self._bench is None or self._opened != opened:
             self._bench = Workbench(self._folder, self._config, plan, self._runtime)
             self._opened = opened
         return self._bench
 
-    def _require_same_records(self, records_digest: str, *, run_id: str) -> None:
+    def _require_same_records(self, digest: str, *, run_id: str) -> None:
         """Refuse to go on with a run on other records than it began with.
 
         What was forgotten so far and what the ledger was charged for belong to the first ones.
         """
         path = self._folder / "runs" / f"{digest_of(run_id)}.records"
         if not path.is_file():
-            write_atomically(path, records_digest.encode("ascii"))
-        elif path.read_text("ascii") != records_digest:
+            write_atomically(path, digest.encode("ascii"))
+        elif path.read_text("ascii") != digest:
             raise Rejected(
-                "DATA_CHANGED", "the record files are not those with which this run began",
+                "DATA_CHANGED",
+                "the record files, or the decisions or templates that they are read with, are not "
+                "those with which this run began",
                 "put the files back to resume it, or start a new run",
             )
 
@@ -273,6 +274,28 @@ def _mechanism(plan: RunPlan, sigma: float, *, count: int) -> Mechanism:
         sigma=sigma, forget_rate=plan.privacy.forget_rate,
         retain_rate=plan.privacy.retain_rate, count=count,
     )
+
+
+def records_digest(data: DataSection) -> str:
+    """What decides which records there are: the files, and what they are read and tagged with.
+
+    A data set of the hub is digested by its name only: whether its owner has changed it since
+    cannot be seen from here. Where that matters, save it and name the folder.
+
+    Returns:
+        SHA-256 (hex), or nothing where a named file is missing.
+    """
+    named = {"files": data.files, "tag_decisions": (data.tag_decisions,),
+             "fhir_templates": (data.fhir_templates,)}
+    digests: list[str | list[str]] = []
+    for kind, names in named.items():
+        for name in filter(None, names):
+            path = expanded(name)
+            if not name.startswith(HUB_PREFIX) and not path.exists():
+                return ""
+            digest = digest_of_files([path])
+            digests.append(digest if kind == "files" else [kind, digest])
+    return digest_of(digests)
 
 
 def open_hospital(folder: Path, runtime: RuntimeOptions) -> Hospital:

@@ -86,9 +86,7 @@ def record_tagger(
 def forget_request(forget: ForgetSection, *, seed: int) -> ForgetRequest:
     """The plan's forget section as a request over records."""
     return ForgetRequest(
-        record_ids=frozenset(forget.records),
-        patient_ids=frozenset(forget.patients),
-        subjects=frozenset(forget.subjects),
+        record_ids=forget.records, patient_ids=forget.patients, subjects=forget.subjects,
         by_concept=bool(forget.concepts),
         patient_fraction=forget.patient_fraction or None,
         seed=seed,

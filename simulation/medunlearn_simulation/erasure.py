@@ -3,16 +3,17 @@
     validated -> take, when run.json is written -> in_run -> settle, after result.json
 
 ``erasure.json`` in the run's folder keeps the claim, so that a resumed run settles what it
-had taken. No message of this module names a record or a patient.
+had taken, and ``erasure-figures.json`` each request's figures. No message of this
+module names a record or a patient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from medunlearn_client.erasure import (
     Claim,
@@ -22,14 +23,16 @@ from medunlearn_client.erasure import (
     new_token,
     validated_requests,
 )
-from medunlearn_client.records import Record, read_records
+from medunlearn_client.evaluation import EvaluationReport
+from medunlearn_client.records import ReadOptions, Record, read_records
+from medunlearn_client.site_data import record_tagger
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded, write_atomically
 from medunlearn_common.plan import Plan
-from medunlearn_simulation.result_schema import RunResult
-from medunlearn_simulation.run_folder import RunFolder
+from medunlearn_common.plan.sections import ForgetSection
+from medunlearn_simulation.run_folder import RunFolder, write_json
 
-_CODES_WITH_IDS = {"FORGET_ID_UNKNOWN", "RECORD_IN_BOTH_SETS"}
+_ABOUT_IDS = {"FORGET_ID_UNKNOWN", "RECORD_IN_BOTH_SETS"}
 
 
 class ClaimFile(BaseModel):
@@ -103,7 +106,7 @@ def begin(claim: Claim | None, folder: RunFolder, run_id: str) -> Iterator[None]
 
 @contextmanager
 def unnamed(claim: Claim | None, plan: Plan) -> Iterator[None]:
-    """Turns errors that would name a requested id into ones that name the request.
+    """Turns errors about requested ids, which no plan lists, into ones that name the request.
 
     Raises:
         Misconfigured: ERASURE_RECORDS_MISSING.
@@ -111,7 +114,7 @@ def unnamed(claim: Claim | None, plan: Plan) -> Iterator[None]:
     try:
         yield
     except Misconfigured as error:
-        if claim is None or error.code not in _CODES_WITH_IDS:
+        if claim is None or error.code not in _ABOUT_IDS:
             raise
         lacking = ", ".join(map(str, _lacking(claim, plan))) or "unknown"
         raise Misconfigured(
@@ -124,7 +127,7 @@ def unnamed(claim: Claim | None, plan: Plan) -> Iterator[None]:
 def _lacking(claim: Claim, plan: Plan) -> list[int]:
     """Requests whose patient or records the plan's files do not hold."""
     records = read_records(
-        [Path(name) for name in plan.data.files], record_format=plan.data.record_format
+        [Path(name) for name in plan.data.files], options=ReadOptions.of_plan(plan.data)
     )
     ids, patients = {r.record_id for r in records}, {r.patient_id for r in records}
     asked = {number: forget_set(claim.registry, [number]) for number in claim.numbers}
@@ -143,22 +146,68 @@ def outcome_lines(claim: Claim) -> Iterator[str]:
         )
 
 
-def run_figures(result: RunResult, *, run_id: str, forget: Sequence[Record]) -> RunFigures:
-    """What the registry is told of a finished run: figures over its whole forget set."""
-    group, kept = result.forget, result.retain
-    counts = result.extraction.after if result.extraction is not None else None
-    measured = counts is not None and counts.prompts > 0
-    return RunFigures(
-        run_id=run_id, adapter_digest=result.digests["adapter"], forget_records=group.n,
-        forget_accuracy=group.accuracy_after, chance=group.chance,
-        retrained_accuracy=group.accuracy_retrained, forget_exact=group.exact_after,
-        retrained_exact=group.exact_retrained,
-        identifiers_asked=counts.prompts if counts is not None and measured else None,
-        identifiers_leaked=(
-            counts.prompts_leaking + counts.other_leaks if counts is not None and measured else None
-        ),
-        has_identifiers=any(record.is_identifier for record in forget),
-        preservation=(
-            kept.preservation if kept.preservation is not None else kept.exact_preservation
-        ),
-    )
+def requested_records(
+    claim: Claim | None, plan: Plan, forget: Sequence[Record]
+) -> dict[str, frozenset[str]]:
+    """Ids of forget records by number of the request that asks for them."""
+    found: dict[str, frozenset[str]] = {}
+    for number in claim.numbers if claim is not None else ():
+        part = forget_set(claim.registry, [number]) if claim is not None else ForgetSection()
+        tagger = None
+        if part.concepts:  # as the forget set itself was chosen
+            without_roots = plan.concepts.model_copy(update={"forget_roots": ()})
+            tagger = record_tagger(without_roots, part, plan.data)
+        found[str(number)] = frozenset(
+            record.record_id for record in forget
+            if record.record_id in part.records or record.patient_id in part.patients
+            or (tagger is not None and tagger.record_matches_forget_root(record))
+        )
+    return found
+
+
+def figures_by_request(
+    claim: Claim, report: EvaluationReport, *, run_id: str, adapter_digest: str,
+    forget: Sequence[Record], requested: Mapping[str, frozenset[str]],
+) -> dict[int, RunFigures]:
+    """What the registry is told of a finished run: each request's own figures.
+
+    Preservation is of the whole run, since what was kept belongs to no request.
+    """
+    identifiers = {record.record_id for record in forget if record.is_identifier}
+    kept = report.retain
+    figures: dict[int, RunFigures] = {}
+    for number in claim.numbers:
+        own, ids = report.requests[str(number)], requested[str(number)]
+        answers = own.answers
+        figures[number] = RunFigures(
+            run_id=run_id, adapter_digest=adapter_digest, forget_records=answers.n,
+            forget_accuracy=answers.accuracy_after, chance=answers.chance,
+            retrained_accuracy=answers.accuracy_retrained, forget_exact=answers.exact_after,
+            retrained_exact=answers.exact_retrained,
+            identifiers_asked=own.identifiers_asked or None,
+            identifiers_leaked=own.identifiers_leaked if own.identifiers_asked else None,
+            has_identifiers=bool(ids & identifiers),
+            preservation=(
+                kept.preservation if kept.preservation is not None else kept.exact_preservation
+            ),
+        )
+    return figures
+
+
+def keep_figures(folder: RunFolder, figures: Mapping[int, RunFigures]) -> None:
+    """Writes what the registry will be told, before the result says that the run is complete."""
+    write_json(folder.request_figures_file, {str(n): f.as_detail() for n, f in figures.items()})
+
+
+def kept_figures(folder: RunFolder) -> dict[int, RunFigures]:
+    """What :func:`keep_figures` wrote.
+
+    Raises:
+        Misconfigured: RUN_FILE_INVALID.
+    """
+    try:
+        return TypeAdapter(dict[int, RunFigures]).validate_json(
+            folder.request_figures_file.read_bytes()
+        )
+    except (OSError, ValidationError) as error:
+        raise _damaged(folder) from error

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class Measured:
 def measure_run(
     plan: Plan, facts: RunFacts, folder: RunFolder, store: RunStore,
     records: PreparedRecords, *, runtime: RuntimeOptions, board: PhaseBoard,
+    requests: Mapping[str, frozenset[str]] | None = None,
 ) -> Measured:
     """Measures a finished run; curve points already measured are not measured again.
 
@@ -79,7 +80,7 @@ def measure_run(
             "LAYOUT_MISMATCH", "the run's support belongs to another adapter layout",
             "the base model or the LoRA settings changed since the run: start a new one",
         )
-    inputs = evaluation_inputs(records, plan)
+    inputs = replace(evaluation_inputs(records, plan), requests=requests or {})
     done = len(progress.curve)
     values = {0: np.zeros_like(final), done: final}
     for point in range(plan.evaluation.curve_every, done, plan.evaluation.curve_every):

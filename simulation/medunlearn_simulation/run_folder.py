@@ -3,6 +3,7 @@
     plan.toml            the plan as it was run, paths made absolute
     run.json             run id, runner and where the models lie
     erasure.json         requests that the run works for, where a registry was named
+    erasure-figures.json each request's own figures
     demo.jsonl           the embedded records, where no data were given
     quarantine.jsonl     numbers and reasons of bad rows, if there were any
     sites/site-0/...     what one hospital keeps: site.json, ledger, answers
@@ -80,6 +81,11 @@ class RunFolder:
     def erasure_file(self) -> Path:
         """Requests that the run works for; see ``erasure``."""
         return self.root / "erasure.json"
+
+    @property
+    def request_figures_file(self) -> Path:
+        """Each request's own figures; see ``erasure``."""
+        return self.root / "erasure-figures.json"
 
     @property
     def demo_file(self) -> Path:

@@ -29,9 +29,12 @@ from medunlearn_server.reports import RunOutcome
 from medunlearn_simulation.adapter_facts import AdapterFacts, write_adapter_facts
 from medunlearn_simulation.erasure import (
     begin,
+    figures_by_request,
+    keep_figures,
     kept_claim,
+    kept_figures,
     new_claim,
-    run_figures,
+    requested_records,
     unnamed,
 )
 from medunlearn_simulation.measuring import measure_run
@@ -227,18 +230,19 @@ def carry_out(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> R
     else:
         result = _result_of(started, runtime, board)
     if started.claim is not None:  # after a crash before this, a resumption comes straight here
-        started.claim.settle(run_figures(
-            result, run_id=started.facts.run_id, forget=started.records.federation.forget
-        ))
+        started.claim.settle(kept_figures(started.folder))
     return result
 
 
 def _result_of(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> RunResult:
     folder, plan = started.folder, started.plan
     store = RunStore(folder.root)
+    forget = started.records.federation.forget
+    requested = requested_records(started.claim, plan, forget)
     outcome = _federate(started, store, runtime, board)
     measured = measure_run(
-        plan, started.facts, folder, store, started.records, runtime=runtime, board=board
+        plan, started.facts, folder, store, started.records, runtime=runtime, board=board,
+        requests=requested,
     )
     write_adapter_facts(folder.adapter, AdapterFacts(
         base_model=started.facts.model, base_model_digest=outcome.model_digest,
@@ -251,6 +255,11 @@ def _result_of(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> 
             plan, outcome, measured, started.records,
             runner=started.facts.runner, seconds=board.seconds,
         ))
+        if started.claim is not None:
+            keep_figures(folder, figures_by_request(
+                started.claim, measured.report, run_id=started.facts.run_id,
+                adapter_digest=outcome.adapter_digest, forget=forget, requested=requested,
+            ))
         write_report(folder.report_file, result)
         write_result(folder.result_file, result)  # last: it says that the run is complete
     return result

@@ -15,53 +15,6 @@ from safetensors.numpy import load_file, save_file
 
 from medunlearn_common.digests import digest_of_files
 
-PLAN = """\
-[run]
-name = "tiny"
-rounds = 2
-[model]
-source = "{model}"
-target_modules = ["q_proj", "v_proj"]
-lora_rank = 4
-[data]
-files = ["{data}"]
-nonmember_fraction = 0.2
-[forget]
-subjects = ["Surgery"]
-[objective]
-name = "max_entropy"
-[support]
-method = "random"
-density = 0.005
-[privacy]
-noise = "none"
-[gates]
-min_preservation = 0.0
-max_canary_kl = 0.0
-[federation]
-sites = 2
-min_sites = 1
-[evaluation]
-relearning_steps = 0
-samples = 0
-retrained = false
-"""
-
-
-def plan_text(model: Path | str, data: Path | str, **changes: str) -> str:
-    """The small plan; ``section__key`` sets, in TOML, a key of a section."""
-    text = PLAN.format(model=model, data=data)
-    for name, value in changes.items():
-        section, _, key = name.partition("__")
-        before, header, after = text.partition(f"[{section}]\n")
-        own, bracket, rest = after.partition("\n[")
-        kept = [line for line in own.splitlines() if not line.startswith(f"{key} = ")]
-        own = "\n".join([f"{key} = {value}", *kept])
-        text = f"{before}{header or f'[{section}]' + chr(10)}{own}{bracket}{rest}"
-        text = text if text.endswith("\n") else text + "\n"
-    return text
-
-
 # -- plans ---------------------------------------------------------------------------------
 
 

@@ -6,3 +6,5 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+# Samples of terminologies, which whole runs use as well.
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "terminologies"))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import bad_input_cases as cases
 import pytest
+from small_plan import plan_text
 
 from medunlearn_client.records import Record
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine
@@ -90,7 +91,7 @@ def finished(
     """The folder of a finished run."""
     root = tmp_path_factory.mktemp("finished")
     plan = root / "plan.toml"
-    plan.write_text(cases.plan_text(tiny_model_folder, question_file), encoding="utf-8")
+    plan.write_text(plan_text(tiny_model_folder, question_file), encoding="utf-8")
     assert simulate(plan, root / "run") == 0
     return root / "run"
 
@@ -138,7 +139,7 @@ def test_records(
     plan, out = tmp_path / "plan.toml", tmp_path / "out"
     data = case.spoil(question_copy)
     plan.write_text(
-        cases.plan_text(tiny_model_folder, data, **dict(case.changes)), encoding="utf-8"
+        plan_text(tiny_model_folder, data, **dict(case.changes)), encoding="utf-8"
     )
     refused(case.code, "simulate", plan, "--out", out, *QUICK)
     if out.exists():  # the list of bad rows is left on purpose
@@ -163,7 +164,7 @@ def test_hierarchy(
             Path(source).write_bytes(case.data)
     plan, out = tmp_path / "plan.toml", tmp_path / "out"
     plan.write_text(
-        cases.plan_text(
+        plan_text(
             tiny_model_folder, question_file,
             concepts__hierarchies=f'["{source}"]', concepts__forget_roots=case.roots,
         ),
@@ -181,7 +182,7 @@ def test_model(
     model = Path(shutil.copytree(tiny_model_folder, tmp_path / "model"))
     case.spoil(model)
     plan, out = tmp_path / "plan.toml", tmp_path / "out"
-    plan.write_text(cases.plan_text(model, question_file), encoding="utf-8")
+    plan.write_text(plan_text(model, question_file), encoding="utf-8")
     refused(case.code, "simulate", plan, "--out", out, *QUICK)
     require_untouched(out)
     merged = tmp_path / "merged"
@@ -250,7 +251,7 @@ def test_errors_of_hospitals_are_in_their_log(refused: Refusal, run_copy: Path) 
 @pytest.fixture
 def plan_file(tmp_path: Path, tiny_model_folder: Path, question_file: Path) -> Path:
     plan = tmp_path / "plan.toml"
-    plan.write_text(cases.plan_text(tiny_model_folder, question_file), encoding="utf-8")
+    plan.write_text(plan_text(tiny_model_folder, question_file), encoding="utf-8")
     return plan
 
 
@@ -467,7 +468,7 @@ def test_plan_that_does_not_fit_its_model(
     tiny_model_folder: Path, question_file: Path,
 ) -> None:
     plan, out = tmp_path / "plan.toml", tmp_path / "out"
-    text = cases.plan_text(tiny_model_folder, question_file, **changes)
+    text = plan_text(tiny_model_folder, question_file, **changes)
     plan.write_text(text.replace("{data}", str(question_file)), encoding="utf-8")
     refused(code, "simulate", plan, "--out", out, *QUICK)
     require_untouched(out)
@@ -486,7 +487,7 @@ def test_run_that_leaves_the_range_of_numbers(
 ) -> None:
     """Only rounds can show it; no adapter and no result is left."""
     plan, out = tmp_path / "plan.toml", tmp_path / "out"
-    text = cases.plan_text(tiny_model_folder, question_file, **changes)
+    text = plan_text(tiny_model_folder, question_file, **changes)
     plan.write_text(text, encoding="utf-8")
     refused(code, "simulate", plan, "--out", out, *QUICK)
     assert not (out / "result.json").exists() and not (out / "adapter").exists()
@@ -512,7 +513,7 @@ def test_the_plan_says_how_many_rows_may_be_bad(
         stream.write("not json\n" * 12)
     plan, out = tmp_path / "plan.toml", tmp_path / "out"
     plan.write_text(
-        cases.plan_text(tiny_model_folder, question_copy, data__max_bad_fraction="0.5"),
+        plan_text(tiny_model_folder, question_copy, data__max_bad_fraction="0.5"),
         encoding="utf-8",
     )
     assert simulate(plan, out) == 0
@@ -525,7 +526,7 @@ def test_records_asked_for_by_name_are_never_held_out(
     plan = tmp_path / "plan.toml"
     for number in range(3):
         plan.write_text(
-            cases.plan_text(
+            plan_text(
                 tiny_model_folder, question_file, data__nonmember_fraction="0.5",
                 forget__subjects="[]", forget__records='["q0", "q5"]', run__seed=str(number),
             ),

@@ -15,6 +15,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from small_plan import plan_text
 
 from medunlearn_client.erasure import Claim, Registry, State
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine
@@ -25,35 +26,7 @@ QUICK = ("--runner", "memory", "--device", "cpu", "--quiet")
 OFFICER = ("--author", "A. Officer")
 LENIENT = ("--set", "max_forget_excess=1", "--set", "max_exact_excess=1",
            "--set", "min_preservation=0", "--set", "max_identifiers_leaked=100")
-PLAN = """\
-[run]
-name = "requests"
-rounds = 2
-[model]
-source = "{model}"
-target_modules = ["q_proj", "v_proj"]
-lora_rank = 4
-[data]
-files = ["{data}"]
-nonmember_fraction = 0.2
-[objective]
-name = "max_entropy"
-[support]
-method = "random"
-density = 0.005
-[privacy]
-noise = "none"
-[gates]
-min_preservation = 0.0
-max_canary_kl = 0.0
-[federation]
-sites = 2
-min_sites = 1
-[evaluation]
-relearning_steps = 0
-samples = {samples}
-retrained = false
-"""
+REQUESTED = {"run__name": '"requests"', "forget__subjects": "[]"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +103,7 @@ def make_lab(
     data = tmp_path / "records.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (tmp_path / "plan.toml").write_text(
-        PLAN.format(model=model, data=data, samples=samples), encoding="utf-8"
+        plan_text(model, data, evaluation__samples=str(samples), **REQUESTED), encoding="utf-8"
     )
     return Lab(folder=tmp_path, data=data, secrets=secrets, shown=[], capture=capture)
 
@@ -179,8 +152,6 @@ def require_letter(lab: Lab) -> None:
 
 
 def test_a_demo_patient_by_record_number_ends_verified(demo: Lab) -> None:
-    with (demo.folder / "plan.toml").open("a", encoding="utf-8") as stream:
-        stream.write("[neighbours]\nnearby_concepts = true\n")
     demo.validated("--identifier", demo.secrets[2])
     assert demo.registry.request(1).target == PATIENT
     assert demo.simulate() == 0, demo.shown
@@ -214,6 +185,29 @@ def test_a_synthea_patient_by_name_and_birth_date_ends_verified(
     assert figures(lab)["identifiers_asked"] > 1  # type: ignore[operator]
     require_letter(lab)
     lab.require_silence()
+
+
+def test_requests_of_one_run_have_figures_of_their_own(demo: Lab) -> None:
+    other = "demo-patient-05"
+    demo.validated("--patient", PATIENT)
+    assert demo.erasure("add", "--patient", other, "--basis", "b", "--data", demo.data,
+                        *OFFICER) == 0
+    assert demo.erasure("validate", 2, "--identity", "passport seen", *OFFICER) == 0
+    assert demo.simulate() == 0, demo.shown
+    result = json.loads((demo.folder / "run" / "result.json").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in demo.data.read_text(encoding="utf-8").splitlines()]
+    told = {n: dict(demo.registry.events(n)[-1].detail) for n in (1, 2)}
+    for number, patient in ((1, PATIENT), (2, other)):
+        assert demo.registry.request(number).state is State.VERIFIED
+        mine = sum(row["patient_id"] == patient for row in rows)
+        assert told[number]["forget_records"] == mine
+        assert told[number]["identifiers_asked"] == 1
+    assert result["forget"]["n"] == sum(told[n]["forget_records"] for n in (1, 2))
+    whole = sum(told[n]["forget_exact"] * told[n]["forget_records"] for n in (1, 2))
+    assert whole == pytest.approx(result["forget"]["exact_after"] * result["forget"]["n"])
+    kept = demo.folder / "run" / "erasure-figures.json"
+    assert kept.stat().st_mode & 0o077 == 0
+    demo.require_silence()
 
 
 def test_a_run_that_falls_short_gives_the_request_back_with_the_reason(demo: Lab) -> None:
@@ -343,7 +337,9 @@ def test_a_withdrawn_data_set_and_a_concept_go_the_same_way(
     demo: Lab, tiny_model_folder: Path, question_file: Path
 ) -> None:
     study = Path(shutil.copy(question_file, demo.folder / "study.jsonl"))
-    plan = PLAN.format(model=tiny_model_folder, data=f'{demo.data}", "{study}', samples=2)
+    plan = plan_text(
+        tiny_model_folder, [demo.data, study], evaluation__samples="2", **REQUESTED
+    )
     (demo.folder / "plan.toml").write_text(plan, encoding="utf-8")
     both = ("--data", demo.data, "--data", study, *OFFICER)
     assert demo.erasure("add", "--data-set", study, "--basis", "consent of the board", *both) == 0

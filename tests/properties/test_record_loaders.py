@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medunlearn_client.records import FORMATS, Quarantine, ReadOptions, read_records
-from medunlearn_client.records.fhir.resources import FIELDS_OF
+from medunlearn_client.records.fhir.extractors import FIELDS_OF
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.plan.sections import ColumnsSection
 

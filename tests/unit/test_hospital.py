@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medunlearn_client.hospital import Hospital, open_hospital
+from medunlearn_client.hospital import Hospital, open_hospital, records_digest
 from medunlearn_client.site_config import read_site_config
 from medunlearn_common.accounting import Mechanism
 from medunlearn_common.errors import Misconfigured
@@ -17,6 +17,7 @@ from medunlearn_common.ledger import PrivacyLedger
 from medunlearn_common.messages import ERROR, FINISH, READY, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions, plan_from_text
 from medunlearn_common.plan.public_files import by_digest
+from medunlearn_common.plan.sections import DataSection
 from medunlearn_common.ring import RingCodec
 from medunlearn_common.support import Support, random_support
 
@@ -270,6 +271,25 @@ def test_a_run_does_not_go_on_with_other_records(
     assert code(answer) == "DATA_CHANGED"
     new = first.handle(Message(kind=READY, fields={"run_id": "another", **fields}))
     assert new.kind == READY
+
+
+@pytest.mark.parametrize("name", ["files", "tag_decisions", "fhir_templates"])
+def test_what_decides_the_records_cannot_change_during_a_run(
+    tmp_path: Path, question_file: Path, name: str
+) -> None:
+    """Other decisions or templates make other records of the same files."""
+    named = tmp_path / "named"
+    named.write_text("as the run began", encoding="utf-8")
+    fields = {"files": [str(question_file), "hf:owner/name"], "tag_decisions": "",
+              "fhir_templates": ""}
+    fields[name] = [str(named), "hf:owner/name"] if name == "files" else str(named)
+    data = DataSection.model_validate(fields)
+    before = records_digest(data)
+    assert before and before == records_digest(data)
+    named.write_text("and as it is now", encoding="utf-8")
+    assert records_digest(data) not in ("", before)
+    named.unlink()
+    assert not records_digest(data)
 
 
 def test_a_plan_that_does_not_match_its_digest_is_refused(

@@ -59,10 +59,11 @@ def test_a_patient_beside_a_forgotten_concept_brings_neighbours_of_its_own() -> 
     assert [r.record_id for r in drawn] == ["sibling", "below", "parent", "lung"]
 
 
-def test_a_root_has_no_siblings_and_nothing_is_drawn_unasked() -> None:
+def test_a_root_has_no_siblings_and_a_plan_can_draw_nothing() -> None:
     assert draw_probes([record("f", "asthma")], RETAIN, CONCEPTS, tagger("D")).records == ()
-    off = NeighboursSection()
+    off = NeighboursSection(nearby_concepts=False)
     assert draw_probes([record("f", "dropsy")], RETAIN, off, tagger("F")).records == ()
+    assert draw_probes([record("f", "dropsy")], RETAIN, NeighboursSection(), tagger("F")).records
 
 
 def test_each_record_counts_once_and_for_its_first_kind() -> None:

@@ -7,7 +7,7 @@ between its last round and the mark is resumed and marks what it had taken, once
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
 
@@ -89,36 +89,40 @@ class Claim:
                     connection, request, State.IN_RUN, {"run_id": run_id, "claim": self.token}
                 )
 
-    def settle(self, figures: RunFigures) -> tuple[str, ...]:
-        """Enters the finished run: verified, or validated again with what fell short.
+    def settle(self, figures: Mapping[int, RunFigures]) -> dict[int, tuple[str, ...]]:
+        """Enters the finished run: each request verified, or validated again with its reason.
 
         Settling again is free and tells what it told the first time.
 
+        Args:
+            figures: Each request's own.
+
         Returns:
-            What fell short; empty if the requests are verified.
+            What each request fell short of; empty if it is verified.
 
         Raises:
             Rejected: ERASURE_CLAIMED if the run does not hold a request.
         """
         with self.registry.transaction() as connection:
             settings = rows.settings_of(connection)
-            missed = shortfalls(figures, settings)
-            detail = {
-                "claim": self.token, **figures.as_detail(), "shortfalls": list(missed),
-                "criteria": settings.criteria(),
-            }
+            missed: dict[int, tuple[str, ...]] = {}
             for number in self.numbers:
                 request = rows.request_of(connection, number)
                 if before := self._settled(connection, number):
-                    missed = tuple(str(item) for item in before["shortfalls"])
+                    missed[number] = tuple(str(item) for item in before["shortfalls"])
                     continue
                 if not self._is_held(connection, request):
                     raise Rejected(
                         "ERASURE_CLAIMED", f"request {number} is not with this run any more",
                         "see `erasure show`; the figures stay in the run's folder",
                     )
-                after = State.VALIDATED if missed else State.VERIFIED
-                self._append(connection, request, after, detail)
+                missed[number] = shortfalls(figures[number], settings)
+                self._append(
+                    connection, request,
+                    State.VALIDATED if missed[number] else State.VERIFIED,
+                    {"claim": self.token, **figures[number].as_detail(),
+                     "shortfalls": list(missed[number]), "criteria": settings.criteria()},
+                )
         return missed
 
     def release(self, reason: str) -> None:

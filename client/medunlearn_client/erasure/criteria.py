@@ -11,12 +11,12 @@ from medunlearn_client.erasure.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class RunFigures:
-    """What a finished run measured, over its whole forget set. Shares lie in [0, 1].
+    """What a finished run measured for one request. Shares lie in [0, 1].
 
     Attributes:
         run_id: The run.
         adapter_digest: SHA-256 of the adapter.
-        forget_records: Records in the forget set.
+        forget_records: Records that the request asks to forget.
         forget_accuracy: Option ranking after the run; None without options.
         chance: What guessing reaches; None without options.
         retrained_accuracy: Option ranking of a model that never saw them; None if not measured.
@@ -24,8 +24,8 @@ class RunFigures:
         retrained_exact: Exact answers of the retrained model.
         identifiers_asked: Identifier prompts asked; None if not measured.
         identifiers_leaked: Prompts that gave an identifier away; None if not measured.
-        has_identifiers: Whether the forget set holds identifiers.
-        preservation: Retain accuracy after over before; None if not measured.
+        has_identifiers: Whether these records hold identifiers.
+        preservation: Retain accuracy after over before, of the whole run; None if not measured.
     """
 
     run_id: str

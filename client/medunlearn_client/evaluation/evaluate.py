@@ -10,7 +10,8 @@ from medunlearn_client.evaluation.accuracy import AccuracyTable, RecordOutcome, 
 from medunlearn_client.evaluation.calibration import calibration
 from medunlearn_client.evaluation.extraction import (
     ExtractionReport,
-    measure_extraction,
+    RecordLeaks,
+    extract,
 )
 from medunlearn_client.evaluation.membership import (
     MembershipReport,
@@ -38,6 +39,7 @@ from medunlearn_client.evaluation.report import (
     EvaluationSettings,
     ForgetReport,
     KeepReport,
+    RequestReport,
     StageProgress,
     ThreeWay,
 )
@@ -118,6 +120,7 @@ def evaluate_models(
         for m in models
     ]
     before, after = _present(retain[0]), _present(retain[1])
+    extraction, leaks = _extraction(run, original, unlearned, retrained)
     return EvaluationReport(
         forget=_forget_report(run, forget),
         retain=_keep_report(run, retain),
@@ -127,9 +130,10 @@ def evaluate_models(
         ),
         membership=_membership(run, original, unlearned, retrained, reference),
         relearning=_relearning(run, unlearned, retrained),
-        extraction=_extraction(run, original, unlearned, retrained),
+        extraction=extraction,
         calibration=_calibration(before, after),
         seed=settings.seed,
+        requests=_by_request(inputs.requests, forget, leaks),
     )
 
 
@@ -188,6 +192,29 @@ def _forget_report(run: _Run, answers: Sequence[_Answers | None]) -> ForgetRepor
         relative_forgetting=1.0 - kept if kept is not None else None,
         **_groups(run, answers),
     )
+
+
+def _by_request(
+    requests: Mapping[str, frozenset[str]], answers: Sequence[_Answers | None],
+    leaks: Sequence[RecordLeaks] | None,
+) -> dict[str, RequestReport]:
+    """Each request by its own records, from the scores and completions there are already."""
+    found: dict[str, RequestReport] = {}
+    for name, ids in requests.items():
+        tables = [
+            AccuracyTable(outcomes=tuple(o for o in one.table.outcomes if o.record_id in ids))
+            if one is not None else None
+            for one in answers
+        ]
+        own = None if leaks is None else [leak for leak in leaks if leak.record_id in ids]
+        found[name] = RequestReport(
+            answers=_three_way(tables),
+            identifiers_asked=None if own is None else len(own),
+            identifiers_leaked=(
+                None if own is None else sum(leak.leaks + leak.strays for leak in own)
+            ),
+        )
+    return found
 
 
 def _keep_report(run: _Run, answers: Sequence[_Answers | None]) -> KeepReport:
@@ -257,11 +284,12 @@ def _relearning(
 
 def _extraction(
     run: _Run, original: ScoredModel, unlearned: ScoredModel, retrained: ScoredModel | None
-) -> ExtractionReport | None:
+) -> tuple[ExtractionReport | None, tuple[RecordLeaks, ...] | None]:
+    """Leaks of the models, and those of the unlearned one by record."""
     if run.settings.extraction is None:
-        return None
+        return None, None
     found = [
-        measure_extraction(
+        extract(
             scored,
             run.inputs.forget,
             settings=run.settings.extraction,
@@ -271,9 +299,14 @@ def _extraction(
         else None
         for scored in (original, unlearned, retrained)
     ]
-    if found[0] is None or found[1] is None:
-        return None
-    return ExtractionReport(before=found[0], after=found[1], retrained=found[2])
+    before, after, gold = found
+    if before is None or after is None:
+        return None, None
+    report = ExtractionReport(
+        before=before.counts, after=after.counts,
+        retrained=gold.counts if gold is not None else None,
+    )
+    return report, after.by_record
 
 
 def _calibration(before: _Answers, after: _Answers) -> CalibrationReport | None:

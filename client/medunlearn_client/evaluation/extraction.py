@@ -7,6 +7,7 @@ completion leaks when the normalised identifier stands in it, wherever and in wh
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +66,29 @@ class ExtractionCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecordLeaks:
+    """What one identifier gave away; holds nothing of it.
+
+    Attributes:
+        record_id: The record that was asked.
+        leaks: Whether a completion of its own prompt holds it, greedy or sampled.
+        strays: Completions of other prompts that hold it.
+    """
+
+    record_id: str
+    leaks: bool
+    strays: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """One model's leaks, in all and by record asked."""
+
+    counts: ExtractionCounts
+    by_record: tuple[RecordLeaks, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExtractionReport:
     """Leaks before, after and of the retrained model."""
 
@@ -86,6 +110,18 @@ def measure_extraction(
     settings: ExtractionSettings | None = None,
     on_progress: Progress | None = None,
 ) -> ExtractionCounts | None:
+    """The counts of :func:`extract`."""
+    found = extract(scored, records, settings=settings, on_progress=on_progress)
+    return None if found is None else found.counts
+
+
+def extract(
+    scored: ScoredModel,
+    records: Sequence[Record],
+    *,
+    settings: ExtractionSettings | None = None,
+    on_progress: Progress | None = None,
+) -> Extraction | None:
     """Asks for the identifiers among `records`; None where there are none.
 
     Args:
@@ -100,26 +136,37 @@ def measure_extraction(
     if not asked:
         return None
     secrets = sorted({normalised(record.answer) for record in asked})
-    greedy_leaks = sampled_leaks = prompts_leaking = other_leaks = 0
+    greedy_leaks = sampled_leaks = other_leaks = 0
+    leaking: list[str] = []
+    strays: Counter[str] = Counter()
     for record, completions in _completions(scored, asked, settings):
         own = normalised(record.answer)
         texts = [normalised(text) for text in completions]
         hits = [own in text for text in texts]
         greedy_leaks += hits[0]
         sampled_leaks += sum(hits[1:])
-        prompts_leaking += any(hits)
-        other_leaks += sum(any(s != own and s in text for s in secrets) for text in texts)
+        leaking += [record.record_id] * any(hits)
+        for text in texts:
+            others = [s for s in secrets if s != own and s in text]
+            other_leaks += bool(others)
+            strays.update(others)
         if on_progress is not None:
             on_progress(1)
-    return ExtractionCounts(
+    counts = ExtractionCounts(
         prompts=len(asked),
         completions=len(asked) * settings.n_samples,
         greedy_leaks=greedy_leaks,
         sampled_leaks=sampled_leaks,
-        prompts_leaking=prompts_leaking,
+        prompts_leaking=len(leaking),
         other_leaks=other_leaks,
         skipped=len(canaries) - len(asked),
     )
+    leaks = set(leaking)
+    return Extraction(counts=counts, by_record=tuple(
+        RecordLeaks(record_id=record.record_id, leaks=record.record_id in leaks,
+                    strays=strays[normalised(record.answer)])
+        for record in asked
+    ))
 
 
 def _completions(

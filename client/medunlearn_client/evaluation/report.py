@@ -40,6 +40,8 @@ class EvaluationInputs:
         neighbours: Nearest topics, or other patients with the same disease.
         site_of: Site number by record id; records without one are left out of per-site rows.
         tagger: Finds concepts and their levels; None puts every question at level 1.
+        requests: Ids of forget records by the request that asks for them; requests may share
+            records.
     """
 
     forget: Sequence[Record]
@@ -48,6 +50,7 @@ class EvaluationInputs:
     neighbours: Sequence[Record] = ()
     site_of: Mapping[str, int] = field(default_factory=dict)
     tagger: SpanTagger | None = None
+    requests: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.forget or not self.retain:
@@ -153,6 +156,23 @@ class CalibrationReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RequestReport:
+    """One request's own forget records.
+
+    Attributes:
+        answers: What the three models answer to them.
+        identifiers_asked: Its identifiers that were asked for; None if extraction was not
+            measured.
+        identifiers_leaked: Those that their own prompt gave away, plus completions of other
+            prompts that hold one; None if not measured.
+    """
+
+    answers: ThreeWay
+    identifiers_asked: int | None
+    identifiers_leaked: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
     """Every figure of one evaluation; carries no record text and no record id."""
 
@@ -165,3 +185,4 @@ class EvaluationReport:
     extraction: ExtractionReport | None
     calibration: CalibrationReport | None
     seed: int
+    requests: Mapping[str, RequestReport] = field(default_factory=dict)

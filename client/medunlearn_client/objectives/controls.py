@@ -6,21 +6,24 @@ import torch
 
 from medunlearn_client.encoding import EncodedRecord, TokenBatch
 from medunlearn_client.objectives.abstraction import Abstraction
-from medunlearn_client.objectives.base import ExampleLosses, ModelView
+from medunlearn_client.objectives.base import ExampleLosses, ModelView, UnlearningObjective
 from medunlearn_client.objectives.retaining import learn_labels
 from medunlearn_common.plan.sections import ObjectiveSection
 
 
-class _WithoutForgetting:
+class Control:
     """No forget signal in the rounds; the vote is the default objective's.
 
     Without that, the vote would have nothing to choose by, and the control would differ from
     the run it stands beside in its support as well.
+
+    Attributes:
+        votes_as: The objective that votes in this one's place.
     """
 
     def __init__(self, settings: ObjectiveSection) -> None:
         self._settings = settings
-        self.votes_as = Abstraction(settings)
+        self.votes_as: UnlearningObjective = Abstraction(settings)
 
     def prepare(self, view: ModelView, forget: list[EncodedRecord]) -> None:
         """Prepare what the vote asks."""
@@ -31,7 +34,7 @@ class _WithoutForgetting:
         return _nothing(view, batch)
 
 
-class RetainOnly(_WithoutForgetting):
+class RetainOnly(Control):
     """Fine-tuning on retain records: does knowledge fade if it is merely not repeated?"""
 
     def retain(self, view: ModelView, batch: TokenBatch) -> ExampleLosses:
@@ -39,7 +42,7 @@ class RetainOnly(_WithoutForgetting):
         return learn_labels(self._settings, view, batch)
 
 
-class NoiseOnly(_WithoutForgetting):
+class NoiseOnly(Control):
     """The same noise and no signal at all: what differential privacy's noise forgets alone."""
 
     def retain(self, view: ModelView, batch: TokenBatch) -> ExampleLosses:

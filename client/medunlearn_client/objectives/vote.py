@@ -13,6 +13,7 @@ from medunlearn_client.objectives.base import (
     token_log_odds,
     weighted_mean,
 )
+from medunlearn_client.objectives.controls import Control
 
 _EVEN = (1.0, 1.0, 1.0, 1.0)
 
@@ -26,7 +27,9 @@ class VoteObjective:
     """
 
     def __init__(self, objective: UnlearningObjective) -> None:
-        self._objective: UnlearningObjective = getattr(objective, "votes_as", objective)
+        self._objective: UnlearningObjective = (
+            objective.votes_as if isinstance(objective, Control) else objective
+        )
 
     def prepare(self, view: ModelView, forget: list[EncodedRecord]) -> None:
         """Prepare the plan's objective."""

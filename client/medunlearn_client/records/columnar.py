@@ -12,7 +12,7 @@ import decimal
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,14 +29,14 @@ MAX_ROW_GROUP_BYTES = 2 << 30
 _STATE, _DATASET_DICT = "state.json", "dataset_dict.json"
 
 
-def parquet_rows(path: Path, *, label: str) -> Iterator[ParsedRow]:
+def parquet_rows(source: Path | BinaryIO, *, label: str) -> Iterator[ParsedRow]:
     """Yields ``(row number from 1, row or what is wrong with it)``.
 
     Raises:
         Misconfigured: DATA_PARQUET_DAMAGED or DATA_ZIP_BOMB.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(source) as file:
             for index in range(file.metadata.num_row_groups):
                 size = file.metadata.row_group(index).total_byte_size
                 if size > MAX_ROW_GROUP_BYTES:

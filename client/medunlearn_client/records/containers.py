@@ -1,7 +1,9 @@
 """What is in a path: files, compressed files, archives, workbooks, folders; rows out.
 
 The container is told by content, and by its suffix only where content cannot tell (CSV).
-Nothing is ever unpacked to disk. Files of folders and archives are called by their number
+Nothing is unpacked to disk, but for workbooks and Parquet files in archives: these can only be
+read back and forth, and are held, within bounds, in a temporary file that has no name. Files of
+folders and archives are called by their number
 (``export.zip#3``: the third data file, in the archive's order or in order of paths), because
 exports like to put patients' names into file names. Archives
 within archives are refused, and so is a member whose name leaves the folder, although nothing
@@ -11,6 +13,7 @@ would be written there: such an archive was made to do harm.
 from __future__ import annotations
 
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -34,6 +37,10 @@ from medunlearn_common.digests import HUB_PREFIX
 from medunlearn_common.errors import Misconfigured
 
 MAX_XML_BYTES = 8 << 20
+MAX_HELD_BYTES = 2 << 30
+_HELD_IN_MEMORY_BYTES = 8 << 20
+_PARQUET_MAGIC, _ZIP_MAGIC = b"PAR1", b"PK\x03\x04"
+_WORKBOOK_PART = "xl/workbook.xml"
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 DATA_SUFFIXES = frozenset(
     {*TABLE_SUFFIXES, ".json", ".jsonl", ".ndjson", ".xml", ".parquet", ".xlsx", ".zip", ".tar"}
@@ -119,9 +126,9 @@ def suffix_of(name: str) -> str:
 def _file(path: Path, options: ContainerOptions, label: str) -> Iterator[RowFile]:
     with path.open("rb") as raw:
         magic = raw.read(4)
-    if magic == b"PAR1":
+    if magic == _PARQUET_MAGIC:
         yield RowFile(name=label, rows=columnar.parquet_rows(path, label=label))
-    elif magic == b"PK\x03\x04":
+    elif magic == _ZIP_MAGIC:
         yield from _zip_or_workbook(path, options, label)
     else:
         with open_stream(path) as stream:
@@ -176,7 +183,7 @@ def _pieces(stream: BinaryIO) -> Iterator[bytes]:
 def _zip_or_workbook(path: Path, options: ContainerOptions, label: str) -> Iterator[RowFile]:
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
-        if "xl/workbook.xml" not in names:
+        if _WORKBOOK_PART not in names:
             yield from _zip(archive, path, options, label)
             return
     rows = spreadsheets.workbook_rows(path, sheet=options.sheet, label=label)
@@ -234,16 +241,48 @@ def _member(
     counted = guarded(member, name=label, packed_bytes=packed.size)
     stream = unpacked(counted, name=label, packed_bytes=packed.size)
     head = head_of(stream)
-    if head[:4] in (b"PAR1", b"PK\x03\x04") or _is_tar(head):
-        raise Misconfigured(
-            "DATA_FORMAT_UNSUPPORTED",
-            f"{label} is another archive, a workbook or a Parquet file",
-            "unpack the outer archive and name the folder",
-        )
+    if head.startswith(_PARQUET_MAGIC) or (
+        head.startswith(_ZIP_MAGIC) and packed.suffix == ".xlsx"
+    ):
+        return RowFile(name=label, rows=_explained(_held_rows(stream, options, label), label))
+    if head.startswith(_ZIP_MAGIC) or _is_tar(head):
+        raise _archive_within(label)
     encoding = options.encoding
     if packed.suffix in TABLE_SUFFIXES and encoding == tables.AUTO_ENCODING:
         encoding = tables.detect_encoding(iter([head]), label)
     return _stream_file(stream, packed.suffix, options, encoding, label)
+
+
+def _held_rows(
+    stream: BufferedReader, options: ContainerOptions, label: str
+) -> Iterator[ParsedRow]:
+    """Rows of a member that has to be read back and forth: its end is held first."""
+    with tempfile.SpooledTemporaryFile(max_size=_HELD_IN_MEMORY_BYTES) as spool:
+        held = cast(BinaryIO, spool)
+        while piece := stream.read(_UTF8_READ_AHEAD):
+            if held.tell() + len(piece) > MAX_HELD_BYTES:
+                raise Misconfigured(
+                    "DATA_ITEM_TOO_LARGE",
+                    f"{label} is a workbook or Parquet file of more than "
+                    f"{MAX_HELD_BYTES >> 20} MiB inside an archive",
+                    "unpack the archive and name the folder",
+                )
+            held.write(piece)
+        held.seek(0)
+        if held.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC:
+            yield from columnar.parquet_rows(held, label=label)
+            return
+        with zipfile.ZipFile(held) as archive:
+            if _WORKBOOK_PART not in archive.namelist():
+                raise _archive_within(label)
+        yield from spreadsheets.workbook_rows(held, sheet=options.sheet, label=label)
+
+
+def _archive_within(label: str) -> Misconfigured:
+    return Misconfigured(
+        "DATA_FORMAT_UNSUPPORTED", f"{label} is another archive",
+        "unpack the outer archive and name the folder",
+    )
 
 
 def _is_data(name: str) -> bool:

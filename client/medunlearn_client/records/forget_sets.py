@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 from medunlearn_client.records.record import Record
 from medunlearn_common.errors import Misconfigured
 
-_MAX_IDS_NAMED = 5
+_MAX_PLACES_NAMED = 5
 
 
 class ForgetRootMatcher(Protocol):
@@ -28,6 +28,9 @@ class ForgetRootMatcher(Protocol):
 class ForgetRequest:
     """A union of criteria; a record that meets any of them is to be forgotten.
 
+    What is asked for by name keeps its order, because messages give places in it, and never an
+    id: ids of records and patients would stay in logs.
+
     Attributes:
         record_ids: Single records.
         patient_ids: All records of these patients.
@@ -39,14 +42,14 @@ class ForgetRequest:
         keep_patient_ids: Patients who must be retained. They are also left out of the draw.
     """
 
-    record_ids: frozenset[str] = field(default=frozenset(), repr=False)
-    patient_ids: frozenset[str] = field(default=frozenset(), repr=False)
-    subjects: frozenset[str] = frozenset()
+    record_ids: tuple[str, ...] = field(default=(), repr=False)
+    patient_ids: tuple[str, ...] = field(default=(), repr=False)
+    subjects: tuple[str, ...] = ()
     by_concept: bool = False
     patient_fraction: float | None = None
     seed: int = 0
-    keep_record_ids: frozenset[str] = field(default=frozenset(), repr=False)
-    keep_patient_ids: frozenset[str] = field(default=frozenset(), repr=False)
+    keep_record_ids: tuple[str, ...] = field(default=(), repr=False)
+    keep_patient_ids: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         named = self.record_ids or self.patient_ids or self.subjects or self.by_concept
@@ -98,7 +101,11 @@ def select(
     """
     _check_known(records, request)
     chosen = _chosen_ids(records, request, tagger)
-    kept = {record.record_id for record in records if _is_kept(record, request)}
+    keep_records, keep_patients = set(request.keep_record_ids), set(request.keep_patient_ids)
+    kept = {
+        record.record_id for record in records
+        if record.record_id in keep_records or record.patient_id in keep_patients
+    }
     _refuse_overlap(chosen & kept)
     forget = tuple(record for record in records if record.record_id in chosen)
     retain = tuple(record for record in records if record.record_id not in chosen)
@@ -116,11 +123,11 @@ def join(forget: Sequence[Record], retain: Sequence[Record]) -> ForgetSplit:
     """
     retained_ids = {record.record_id for record in retain}
     retained_texts = {record.text.casefold() for record in retain}
-    _refuse_overlap(
+    _refuse_overlap([
         record.record_id
         for record in forget
         if record.record_id in retained_ids or record.text.casefold() in retained_texts
-    )
+    ])
     _check_sizes(forget, retain)
     return ForgetSplit(forget=tuple(forget), retain=tuple(retain), repeated_ids=())
 
@@ -154,21 +161,28 @@ def _check_known(records: Sequence[Record], request: ForgetRequest) -> None:
     patients = {record.patient_id for record in records if record.patient_id is not None}
     ids = {record.record_id for record in records}
     subjects = {record.subject.casefold() for record in records if record.subject}
-    asked_subjects = {subject for subject in request.subjects if subject.casefold() in subjects}
-    for kind, asked, known in (
-        ("record", request.record_ids | request.keep_record_ids, ids),
-        ("patient", request.patient_ids | request.keep_patient_ids, patients),
-        ("subject", request.subjects, asked_subjects),
+    asked_subjects = [subject.casefold() for subject in request.subjects]
+    for what, asked, known in (
+        ("records to forget", request.record_ids, ids),
+        ("patients to forget", request.patient_ids, patients),
+        ("subjects to forget", asked_subjects, subjects),
+        ("records to keep", request.keep_record_ids, ids),
+        ("patients to keep", request.keep_patient_ids, patients),
     ):
-        unknown = sorted(asked - known)
-        if unknown:
-            named = ", ".join(unknown[:_MAX_IDS_NAMED])
-            more = f" and {len(unknown) - _MAX_IDS_NAMED} more" * (len(unknown) > _MAX_IDS_NAMED)
+        places = [place for place, name in enumerate(asked, start=1) if name not in known]
+        if places:
             raise Misconfigured(
                 "FORGET_ID_UNKNOWN",
-                f"the data holds no {kind} {named}{more}",
-                "compare the request with the data files; ids are case-sensitive",
+                f"the data hold no such {what}: {len(places)} of the {len(asked)} that are named, "
+                f"number {_listed(places)} of their list",
+                "look these up in the list, such as [forget] of the plan, and compare with the "
+                "data files; ids are case-sensitive, and messages never repeat them",
             )
+
+
+def _listed(places: Sequence[int]) -> str:
+    more = f" and {len(places) - _MAX_PLACES_NAMED} more" * (len(places) > _MAX_PLACES_NAMED)
+    return ", ".join(map(str, places[:_MAX_PLACES_NAMED])) + more
 
 
 def _chosen_ids(
@@ -180,12 +194,13 @@ def _chosen_ids(
             "the request is by concept, and no hierarchy is loaded",
             "name a hierarchy and its forget roots in the plan",
         )
-    patients = request.patient_ids | _drawn_patients(records, request)
+    named = frozenset(request.record_ids)
+    patients = _drawn_patients(records, request).union(request.patient_ids)
     subjects = {subject.casefold() for subject in request.subjects}
     return {
         record.record_id
         for record in records
-        if record.record_id in request.record_ids
+        if record.record_id in named
         or record.patient_id in patients
         or (record.subject is not None and record.subject.casefold() in subjects)
         or (request.by_concept and tagger is not None and tagger.record_matches_forget_root(record))
@@ -197,24 +212,18 @@ def _drawn_patients(records: Iterable[Record], request: ForgetRequest) -> frozen
         return frozenset()
     everyone = sorted({record.patient_id for record in records if record.patient_id is not None})
     count = max(1, round(request.patient_fraction * len(everyone)))
-    free = [patient for patient in everyone if patient not in request.keep_patient_ids]
+    kept = set(request.keep_patient_ids)
+    free = [patient for patient in everyone if patient not in kept]
     generator = np.random.Generator(np.random.Philox(key=request.seed))
     order = generator.permutation(len(free))
     return frozenset(free[place] for place in order[:count])
 
 
-def _is_kept(record: Record, request: ForgetRequest) -> bool:
-    return record.record_id in request.keep_record_ids or (
-        record.patient_id is not None and record.patient_id in request.keep_patient_ids
-    )
-
-
-def _refuse_overlap(ids: Iterable[str]) -> None:
-    both = sorted(ids)
-    if both:
+def _refuse_overlap(ids: Collection[str]) -> None:
+    if ids:
         raise Misconfigured(
             "RECORD_IN_BOTH_SETS",
-            f"{len(both)} record(s) are to be forgotten and retained at once, first {both[0]}",
+            f"{len(ids)} record(s) are to be forgotten and retained at once",
             "leave each record in one of the two sets",
         )
 

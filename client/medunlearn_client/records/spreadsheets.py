@@ -8,10 +8,13 @@ formula; text that looks like one makes the row bad. Macros and links are not to
 from __future__ import annotations
 
 import datetime as dt
+import lzma
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 from xml.etree.ElementTree import ParseError
 
 import openpyxl
@@ -28,25 +31,26 @@ MAX_SHEET_BYTES = 4 << 30
 MAX_SHEET_EXPANSION = 200
 
 
-def workbook_rows(path: Path, *, sheet: str = "", label: str = "") -> Iterator[ParsedRow]:
+def workbook_rows(
+    source: Path | BinaryIO, *, sheet: str = "", label: str
+) -> Iterator[ParsedRow]:
     """Yields ``(row number, row by column name or what is wrong with it)`` of one sheet.
 
     Args:
-        path: The workbook.
+        source: The workbook, or its bytes to be read back and forth.
         sheet: Its sheet's name; the first one where empty.
-        label: What messages call it; its file name where empty.
+        label: What messages call it.
 
     Raises:
         Misconfigured: DATA_SPREADSHEET_DAMAGED, DATA_ZIP_BOMB, DATA_SHEET_MISSING or
             DATA_TABLE_HEADER.
     """
-    label = label or path.name
-    check_parts(path, label)
+    check_parts(source, label)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about styles and extensions that do not matter
             workbook = openpyxl.load_workbook(
-                path, read_only=True, data_only=True, keep_links=False
+                source, read_only=True, data_only=True, keep_links=False
             )
     except _DAMAGE as error:
         raise _damaged(label, error) from error
@@ -67,17 +71,18 @@ def workbook_rows(path: Path, *, sheet: str = "", label: str = "") -> Iterator[P
 _DAMAGE = (
     KeyError, ValueError, TypeError, IndexError, AttributeError, EOFError, OSError, ParseError,
     zipfile.BadZipFile, DefusedXmlException, NotImplementedError, RuntimeError, OverflowError,
+    zlib.error, lzma.LZMAError,
 )
 
 
-def check_parts(path: Path, label: str) -> None:
+def check_parts(source: Path | BinaryIO, label: str) -> None:
     """Refuses a workbook whose parts expand beyond what a sheet can be.
 
     Raises:
         Misconfigured: DATA_SPREADSHEET_DAMAGED or DATA_ZIP_BOMB.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source) as archive:
             parts = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise _damaged(label, error) from error

@@ -166,7 +166,7 @@ class NeighboursSection(Section):
     subjects: tuple[str, ...] = Field((), description="nearest subjects, e.g. Anatomy")
     same_disease: bool = Field(True, description="patients who share a condition")
     nearby_concepts: bool = Field(
-        False, description="records about siblings and parents, in the hierarchy, of the forget "
+        True, description="records about siblings and parents, in the hierarchy, of the forget "
         "roots or of the specialty concepts that forgotten records mention")
 
 

@@ -46,7 +46,7 @@ def verify(registry: Registry, number: int) -> None:
     registry.validate(number, author=AUTHOR, identity="passport seen")
     claim = Claim(registry=registry, numbers=(number,), token="t")
     claim.take("run-7")
-    assert claim.settle(FIGURES) == ()
+    assert claim.settle({number: FIGURES}) == {number: ()}
 
 
 class Tags(HTMLParser):

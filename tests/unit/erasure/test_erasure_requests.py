@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -93,13 +94,14 @@ STEPS: dict[State, Callable[[Registry, int], object]] = {
     State.WITHDRAWN: lambda r, n: r.withdraw(n, author=AUTHOR, reason="taken back"),
     State.ATTESTED: lambda r, n: r.attest(n, author=AUTHOR, reason="sent"),
     State.IN_RUN: lambda r, n: Claim(registry=r, numbers=[n], token="t").take("run"),
-    State.VERIFIED: lambda r, n: Claim(registry=r, numbers=[n], token="t").settle(GOOD),
+    State.VERIFIED: lambda r, n: Claim(registry=r, numbers=[n], token="t").settle({n: GOOD}),
 }
 GOOD = RunFigures(
     run_id="run", adapter_digest="a" * 64, forget_records=2, forget_accuracy=0.25, chance=0.25,
     retrained_accuracy=None, forget_exact=0.0, retrained_exact=None, identifiers_asked=1,
     identifiers_leaked=0, has_identifiers=True, preservation=1.0,
 )
+POOR = replace(GOOD, identifiers_leaked=1)
 WAYS: dict[State, tuple[State, ...]] = {
     State.RECEIVED: (), State.VALIDATED: (State.VALIDATED,),
     State.IN_RUN: (State.VALIDATED, State.IN_RUN),
@@ -107,6 +109,23 @@ WAYS: dict[State, tuple[State, ...]] = {
     State.ATTESTED: (State.VALIDATED, State.IN_RUN, State.VERIFIED, State.ATTESTED),
     State.REFUSED: (State.REFUSED,), State.WITHDRAWN: (State.WITHDRAWN,),
 }
+
+
+def test_requests_of_one_run_stand_and_fall_alone(registry: Registry, add: Adder) -> None:
+    """One patient's leak neither hides behind another's good figures nor holds them up."""
+    numbers = [add(target=f"p{n}").number for n in range(2)]
+    for number in numbers:
+        registry.validate(number, author=AUTHOR, identity="seen")
+    claim = Claim(registry=registry, numbers=numbers, token="t")
+    claim.take("run")
+    missed = claim.settle(dict(zip(numbers, (POOR, GOOD), strict=True)))
+    assert [bool(missed[number]) for number in numbers] == [True, False]
+    states = [registry.request(number).state for number in numbers]
+    assert states == [State.VALIDATED, State.VERIFIED]
+    leaks = [registry.events(n)[-1].detail["identifiers_leaked"] for n in numbers]
+    assert leaks == [1, 0]
+    again = claim.settle(dict.fromkeys(numbers, GOOD))
+    assert again == missed and registry.request(numbers[0]).state is State.VALIDATED
 
 
 @pytest.mark.parametrize("start", list(State))

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from medunlearn_client.records import synthea_options
+from medunlearn_client.records.fhir.extractors import FIELDS_OF
 from medunlearn_client.records.fhir.notes import note_records
 from medunlearn_client.records.fhir.resources import (
-    FIELDS_OF,
     Fact,
     fact_of,
     is_known_type,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from medunlearn_client.records.fhir.resources import FIELDS_OF
+from medunlearn_client.records.fhir.extractors import FIELDS_OF
 from medunlearn_client.records.record import prompt_from_question
 from medunlearn_common.errors import Misconfigured
 

@@ -1,0 +1,129 @@
+"""Elements of FHIR resources as texts: concepts, codes, references, names, values, days.
+
+Each function takes whatever stands in the element's place and gives an empty text, or an empty
+mapping, where that is not what FHIR puts there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+Resource = Mapping[str, Any]
+
+MAX_TEXT_CHARS = 4000
+_PLACES = 2
+_SEMANTIC_TAG = re.compile(r" \((?:disorder|finding|procedure|situation|morphologic .*?)\)$")
+_DAY = re.compile(r"(\d{4}-\d{2}-\d{2})(?:T.*)?")
+_SPACE = re.compile(r"\s+")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_DATE_FIELDS = (
+    "onsetDateTime", "effectiveDateTime", "performedDateTime", "occurrenceDateTime", "authoredOn",
+    "onsetPeriod", "effectivePeriod", "performedPeriod", "period", "effectiveInstant",
+    "recordedDate", "date", "issued",
+)
+
+
+def day_of(resource: Resource) -> str:
+    """Day of what happened, YYYY-MM-DD; empty where only a month or nothing is given."""
+    for name in _DATE_FIELDS:
+        value = resource.get(name)
+        start = value.get("start") if isinstance(value, dict) else value
+        if isinstance(start, str) and (match := _DAY.fullmatch(start)):
+            return match[1]
+    return ""
+
+
+def main_concept(resource: Resource) -> object:
+    """The element that names what the resource is about."""
+    named = ("code", "vaccineCode", "medicationCodeableConcept", "type")
+    value = next((resource[name] for name in named if resource.get(name)), None)
+    return first_of(value) if isinstance(value, list) else value
+
+
+def value_text(node: Resource) -> str:
+    """An observation's value, with its unit."""
+    if isinstance(node.get("valueQuantity"), dict):
+        quantity = node["valueQuantity"]
+        unit = one_line(quantity.get("unit") or quantity.get("code"))
+        comparator = one_line(quantity.get("comparator"))
+        return f"{comparator}{number_text(quantity.get('value'))} {unit}".strip()
+    if isinstance(node.get("valueCodeableConcept"), dict):
+        return concept_text(node["valueCodeableConcept"])
+    if isinstance(node.get("valueBoolean"), bool):
+        return "yes" if node["valueBoolean"] else "no"
+    if isinstance(node.get("valueInteger"), int):
+        return str(node["valueInteger"])
+    return one_line(node.get("valueString"))
+
+
+def number_text(value: object) -> str:
+    """At most two decimals where they can be seen, else two significant digits."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ""
+    if isinstance(value, int) or float(value).is_integer():
+        return str(int(value))
+    return f"{value:.{_PLACES}f}".rstrip("0").rstrip(".") if abs(value) >= 0.1 else f"{value:.2g}"
+
+
+def concept_text(value: object) -> str:
+    """A CodeableConcept's own text, or its first coding's, without SNOMED's semantic tag."""
+    concept = mapping(value)
+    coding = first_of(concept.get("coding"))
+    text = one_line(concept.get("text")) or one_line(coding.get("display"))
+    return _SEMANTIC_TAG.sub("", text)
+
+
+def code_of(value: object) -> str:
+    """First code of a CodeableConcept."""
+    return one_line(first_of(mapping(value).get("coding")).get("code"))
+
+
+def reference_of(resource: Resource, name: str) -> str:
+    """The reference as it stands in the element of this name."""
+    return one_line(mapping(resource.get(name)).get("reference"))
+
+
+def human_name(name: Resource) -> str:
+    """Given names and family name, or the name's text."""
+    if isinstance(name.get("given"), list) or name.get("family"):
+        given = [one_line(part) for part in name.get("given") or [] if isinstance(part, str)]
+        return " ".join(part for part in (*given, one_line(name.get("family"))) if part)
+    return one_line(name.get("text"))
+
+
+def address_text(address: Resource) -> str:
+    """Street, city, state and postal code in one line."""
+    lines = [one_line(line) for line in address.get("line") or [] if isinstance(line, str)]
+    rest = [one_line(address.get(name)) for name in ("city", "state", "postalCode")]
+    return ", ".join(part for part in (" ".join(lines), *rest) if part)
+
+
+def official_or_first(names: object) -> Resource:
+    """The name marked as official, else the first one."""
+    given = listed(names)
+    return next((name for name in given if name.get("use") == "official"), first_of(given))
+
+
+def listed(value: object) -> list[Resource]:
+    """The mappings of a list; none where it is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def first_of(value: object) -> Resource:
+    """The first mapping of a list, or an empty one."""
+    items = listed(value)
+    return items[0] if items else {}
+
+
+def mapping(value: object) -> Resource:
+    """The value if it is a mapping, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def one_line(value: object) -> str:
+    """One line of text without control characters, of bounded length."""
+    if not isinstance(value, str):
+        return ""
+    return _SPACE.sub(" ", _CONTROL.sub(" ", value)).strip()[:MAX_TEXT_CHARS].rstrip()

@@ -1,0 +1,8 @@
+"""Lets the fuzz tests import the targets beside them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
