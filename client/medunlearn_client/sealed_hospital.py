@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -249,7 +250,7 @@ def _bare(code: str) -> Message:
 
 def seal_hospital(
     folder: Path, inside: Answering, *, entropy: Entropy | None = None,
-    clock: Callable[[], float] | None = None,
+    clock: Callable[[], float] = time.time, survives_power_cut: bool = True,
 ) -> SealedHospital:
     """Put a hospital behind the envelopes of the trust folder in ``folder``.
 
@@ -259,8 +260,9 @@ def seal_hospital(
         Rejected: ROSTER_ codes.
     """
     policy = read_policy(folder / TRUST_FOLDER / POLICY_FILE)
-    given = {} if clock is None else {"clock": clock}
-    trust = open_trust(folder, entropy=entropy, **given)
+    trust = open_trust(
+        folder, entropy=entropy, clock=clock, survives_power_cut=survives_power_cut
+    )
     return SealedHospital(
         inside=inside, trust=trust, policy=policy, code_digest=installed_code_digest(),
     )

@@ -69,9 +69,16 @@ class Trust:
 
 
 def open_trust(
-    folder: Path, *, entropy: Entropy | None = None, clock: Callable[[], float] = time.time
+    folder: Path, *, entropy: Entropy | None = None, clock: Callable[[], float] = time.time,
+    survives_power_cut: bool = True,
 ) -> Trust:
     """Open the trust folder inside a party's folder.
+
+    Args:
+        folder: The party's.
+        entropy: For nonces; None takes the operating system's.
+        clock: Seconds since 1970.
+        survives_power_cut: See :class:`DurableDatabase`.
 
     Raises:
         Misconfigured: TRUST_MISSING, KEY_ codes, ROSTER_MISSING.
@@ -95,7 +102,7 @@ def open_trust(
         )
     identity = read_identity(place / KEY_FILE, party_id=party_id, passphrase=passphrase)
     roster = TrustedRoster(place, now=clock())
-    store = EnvelopeStore(place / STORE_FILE)
+    store = EnvelopeStore(place / STORE_FILE, survives_power_cut=survives_power_cut)
     store.see_roster(roster.current.version, roster.current.digest)
     return Trust(identity=identity, roster=roster, store=store,
                  entropy=entropy or OsEntropy(), clock=clock)

@@ -11,7 +11,8 @@ first signed answer proves it or fails.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,17 +232,20 @@ def _bare_code(reply: Message) -> str:
 
 def seal_transport(
     inside: Transport, folder: Path, *, plan: RunPlan, run_id: str,
-    entropy: Entropy | None = None,
+    entropy: Entropy | None = None, clock: Callable[[], float] = time.time,
+    survives_power_cut: bool = True,
 ) -> SealedTransport:
     """Wrap a transport with the trust folder in the coordinator's ``folder``.
 
     The signed offer is kept there, so that a resumed run offers the very same.
 
     Raises:
-        Misconfigured: TRUST_MISSING, KEY_ codes, ROSTER_MISSING, OFFER_FOREIGN.
+        Misconfigured: TRUST_MISSING, KEY_ codes, ROSTER_MISSING, CHECKPOINT_FOREIGN.
         Rejected: ROSTER_ codes, and those of :func:`open_offer` for a damaged offer.
     """
-    trust = open_trust(folder, entropy=entropy)
+    trust = open_trust(
+        folder, entropy=entropy, clock=clock, survives_power_cut=survives_power_cut
+    )
     return SealedTransport(
         inside, trust, run_id=run_id, plan=plan,
         offer=_kept_offer(folder / TRUST_FOLDER / OFFER_FILE, trust, plan=plan, run_id=run_id),
@@ -253,7 +257,7 @@ def _kept_offer(path: Path, trust: Trust, *, plan: RunPlan, run_id: str) -> byte
         data = path.read_bytes()
         kept = open_offer(data, trust.roster.current, now=trust.clock())
         if (kept.run, kept.plan.digest) != (run_id, plan.digest):
-            raise Misconfigured("OFFER_FOREIGN", "the folder holds the offer of another run",
+            raise Misconfigured("CHECKPOINT_FOREIGN", "the folder holds the offer of another run",
                                 "resume that run, or choose another folder")
         return data
     data = RunOffer(

@@ -133,7 +133,7 @@ def run_in_memory(
         plan=plan, store=RunStore(run_folder), run_id=run_id, observer=observer,
         transport=seal_transport(
             transport, run_folder, plan=plan, run_id=run_id,
-            entropy=SeededEntropy(plan.run.seed),
+            entropy=SeededEntropy(plan.run.seed), survives_power_cut=False,
         ),
         sleep=lambda seconds: None,  # nobody comes back while one process waits
     )
@@ -151,6 +151,9 @@ def sealed_hospitals(
     enrol(plan, run_folder=run_folder,
           sites={folders[name]: hospital.site_id for name, hospital in hospitals.items()})
     return {
-        name: seal_hospital(folders[name], hospital, entropy=SeededEntropy(plan.run.seed))
+        name: seal_hospital(
+            folders[name], hospital, entropy=SeededEntropy(plan.run.seed),
+            survives_power_cut=False,
+        )
         for name, hospital in hospitals.items()
     }

@@ -27,6 +27,7 @@ from medunlearn_common.plan import Plan, RunPlan, RuntimeOptions, plan_template
 from medunlearn_server import flower_app as server_side
 from medunlearn_server.observer import NoObserver
 from medunlearn_server.transport import SITE_SILENT, SiteFailure
+from medunlearn_simulation.enrolment import enrol
 from medunlearn_simulation.flower_runner import FlowerJob, read_outcome, run_with_flower
 from medunlearn_simulation.memory_runner import run_in_memory
 from medunlearn_simulation.sessions import end_session, processes_of
@@ -77,7 +78,9 @@ class OwnGrid:
 
 @pytest.fixture
 def grid(tmp_path: Path) -> OwnGrid:
-    write_sites(tmp_path / "sites", 4)
+    folders = write_sites(tmp_path / "sites", 4)
+    enrol(small_plan(), run_folder=tmp_path / "run",
+          sites={folder: f"hospital-{i}" for i, folder in enumerate(folders)})
     return OwnGrid(tmp_path / "sites", 4)
 
 

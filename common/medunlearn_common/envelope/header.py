@@ -53,7 +53,8 @@ class Header:
         payload_type: How to read the content.
         digest: SHA-256 of the content.
         length: Of the content, in bytes.
-        sequence: Grows with every new envelope of this sender to this recipient in this run.
+        sequence: Grows with every new envelope of this sender to this recipient in this run,
+            counted apart for releases, for what may be restated, and for refusals.
         nonce: 128 bits.
         issued: Seconds since 1970 by the sender's clock.
         expires: Advice: sequence decides, clocks do not.

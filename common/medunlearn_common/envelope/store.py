@@ -11,7 +11,6 @@ and computes the same content again sends the same bytes again, and cannot sign 
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from pathlib import Path
 from medunlearn_common.envelope.header import Header
 from medunlearn_common.envelope.sealing import header_digest
 from medunlearn_common.errors import Rejected
-from medunlearn_common.sqlite_files import durable_transaction
+from medunlearn_common.sqlite_files import DurableDatabase
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS received (
@@ -91,12 +90,11 @@ class EnvelopeStore:
           where the sequence must grow).
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-        with durable_transaction(path, code=_CODE) as connection:
+    def __init__(self, path: Path, *, survives_power_cut: bool = True) -> None:
+        self._database = DurableDatabase(
+            path, code=_CODE, survives_power_cut=survives_power_cut
+        )
+        with self._database.transaction() as connection:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
 
@@ -112,12 +110,12 @@ class EnvelopeStore:
         Raises:
             Transient: ENVELOPE_STORE; then none may be used.
         """
-        with durable_transaction(self._path, code=_CODE) as connection:
+        with self._database.transaction() as connection:
             return [_receive(connection, header, proof) for header, proof in envelopes]
 
     def equivocations(self) -> list[Equivocation]:
         """All evidence, oldest first."""
-        with durable_transaction(self._path, code=_CODE) as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT run, round, phase, peer, kept, other FROM equivocations ORDER BY position"
             ).fetchall()
@@ -128,7 +126,7 @@ class EnvelopeStore:
         self, run: str, *, round_index: int, phase: str, direction: str, peer: str
     ) -> bytes | None:
         """The signed header that was accepted for a slot, as DSSE; None if none was."""
-        with durable_transaction(self._path, code=_CODE) as connection:
+        with self._database.reading() as connection:
             row = connection.execute(
                 "SELECT proof FROM received WHERE run = ? AND round = ? AND phase = ?"
                 " AND direction = ? AND peer = ?", (run, round_index, phase, direction, peer),
@@ -146,7 +144,7 @@ class EnvelopeStore:
             Rejected: ANSWER_CHANGED if it is not; nothing was assigned.
             Transient: ENVELOPE_STORE.
         """
-        with durable_transaction(self._path, code=_CODE) as connection:
+        with self._database.transaction() as connection:
             return [_assign(connection, draft, nonce) for draft in drafts]
 
     # -- locks ---------------------------------------------------------------------------
@@ -157,7 +155,7 @@ class EnvelopeStore:
         Raises:
             Rejected: RUN_COORDINATOR or RUN_PLAN if it is another's.
         """
-        with durable_transaction(self._path, code=_CODE) as connection:
+        with self._database.transaction() as connection:
             held = _lock_of(connection, lock.run)
             if held is None:
                 connection.execute(
@@ -171,18 +169,18 @@ class EnvelopeStore:
 
     def lock_of(self, run: str) -> RunLock | None:
         """The run's lock, or None if its plan was never accepted here."""
-        with durable_transaction(self._path, code=_CODE) as connection:
+        with self._database.reading() as connection:
             return _lock_of(connection, run)
 
     def locks(self) -> list[RunLock]:
         """Every run that was ever accepted."""
-        with durable_transaction(self._path, code=_CODE) as connection:
+        with self._database.reading() as connection:
             rows = connection.execute("SELECT * FROM locks ORDER BY accepted, run").fetchall()
         return [_to_lock(row) for row in rows]
 
     def note(self, run: str, *, model: bytes | None = None, support: bytes | None = None) -> None:
         """Fill in what a lock learns later; a known support is never replaced."""
-        with durable_transaction(self._path, code=_CODE) as connection:
+        with self._database.transaction() as connection:
             if model is not None:
                 connection.execute("UPDATE locks SET model = ? WHERE run = ?", (model, run))
             if support is not None:
@@ -199,7 +197,7 @@ class EnvelopeStore:
         Raises:
             Rejected: ROSTER_ROLLBACK if an older file was put back, ROSTER_FORK.
         """
-        with durable_transaction(self._path, code=_CODE) as connection:
+        with self._database.transaction() as connection:
             row = connection.execute("SELECT version, digest FROM roster_seen").fetchone()
             if row is None or row[0] < version:
                 connection.execute(
@@ -232,6 +230,14 @@ def _slot(header: Header, peer: str) -> tuple[str, int, str, str, str]:
     return header.run, header.round, header.phase, header.direction, peer
 
 
+def _group(header: Header) -> str:
+    """What is counted together: a coordinator that resumes says READY again before it repeats
+    the older request that was under way."""
+    if header.direction == "refusal":
+        return "refusal"
+    return "restated" if header.phase in RESTATED else "release"
+
+
 def _receive(connection: sqlite3.Connection, header: Header, proof: bytes) -> Rejected | None:
     if header.direction == "refusal":  # says no number; it may be given again, or taken back
         return None
@@ -255,7 +261,7 @@ def _receive(connection: sqlite3.Connection, header: Header, proof: bytes) -> Re
         return Rejected("EQUIVOCATION", f"{header.sender} signed two different envelopes for "
                         f"{header.phase} of round {header.round}",
                         "both are kept as evidence; the round is aborted")
-    counter = (header.run, header.sender, "in")
+    counter = (header.run, header.sender, f"in {_group(header)}")
     last = _last(connection, counter)
     if header.sequence <= last:
         return Rejected("SEQUENCE_STALE", f"envelope {header.sequence} of {header.sender} comes "
@@ -285,7 +291,7 @@ def _assign(
             raise Rejected("ANSWER_CHANGED", f"{draft.phase} of round {draft.round} was sealed "
                            "with another content before", "resume from the last checkpoint, or "
                            "start a new run; nothing was sent")
-    counter = (draft.run, draft.recipient, "out")
+    counter = (draft.run, draft.recipient, f"out {_group(draft)}")
     sequence = _last(connection, counter) + 1
     _count(connection, counter, sequence)
     header = replace(draft, sequence=sequence)
