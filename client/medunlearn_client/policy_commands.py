@@ -46,8 +46,8 @@ def check(
     typer.echo(f"{file}: valid")
     typer.echo(f"  at most epsilon {privacy.max_epsilon:g} a run and {privacy.max_total_epsilon:g} "
                f"in all, delta {privacy.max_delta:g}")
-    typer.echo(f"  sums over at least {federation.min_sites} sites, {federation.max_rounds} rounds, "
-               f"{federation.max_density:.3%} of the parameters")
+    typer.echo(f"  sums over at least {federation.min_sites} sites, {federation.max_rounds} "
+               f"rounds, {federation.max_density:.3%} of the parameters")
     if privacy.allow_no_noise:
         typer.echo("  WARNING: plans without noise are accepted; they protect nobody")
     if not policy.known.models:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trust_lab import CODE, NOW, PLAN, SITES, Lab, key, same, small_plan
 
 from medunlearn_client.policy import FederationLimits, KnownDigests, PrivacyLimits, SitePolicy
 from medunlearn_common.envelope import SEALED, EnvelopeStore, open_envelope, seal
@@ -17,7 +18,6 @@ from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.messages import ERROR, READY, STEP, Message
 from medunlearn_common.plan.sections import Section
-from trust_lab import CODE, NOW, PLAN, SITES, Lab, key, same, small_plan
 
 
 def sealed(lab: Lab, kind: str = "request") -> list[tuple[str, Message]]:
@@ -366,7 +366,7 @@ def test_policy_has_no_key_that_turns_protection_off() -> None:
                 name}
         return found
 
-    assert not {k for k in keys(SitePolicy) if "sign" in k and k != "min_sigma"
+    assert not {k for k in keys(SitePolicy) if ("sign" in k and k != "min_sigma")
                 or "mask" in k or "roster" in k}
     with pytest.raises(ValueError, match="greater than or equal to 3"):
         FederationLimits(min_sites=2)
