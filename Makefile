@@ -3,6 +3,7 @@
 #   make demo      five simulated hospitals unlearn a topic; report in runs/
 #   make test      the test suite
 #   make lint      ruff, mypy --strict and the import rules
+#   make fuzz      parsers of the protocol, each for FUZZ_SECONDS
 #   make results   the long experiments behind docs/results.md
 #   make clean     remove what was built (not runs/ and not the model cache)
 
@@ -16,11 +17,12 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3.13 python3; do 
 SEEDS ?= 0 1 2
 PLANS ?= $(wildcard benchmarks/plans/*.toml)
 ARGS ?=
+FUZZ_SECONDS ?= 3600
 
-.PHONY: demo test lint results clean install help
+.PHONY: demo test lint fuzz results clean install help
 
 help:
-	@sed -n '3,8p' Makefile | sed 's/^#//'
+	@sed -n '3,9p' Makefile | sed 's/^#//'
 
 install: $(STAMP)
 
@@ -39,6 +41,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Each parser in turn; a failure prints the bytes that did it.
+fuzz: $(STAMP)
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q tests/trust/test_fuzzed_parsers.py $(ARGS)
 
 # Each plan with each seed; a run that is already complete is not repeated.
 results: $(STAMP)
