@@ -89,14 +89,14 @@ def test_a_mutated_document_is_a_value_or_a_typed_error(name: str) -> None:
 
 
 VALUES = st.recursive(
-    st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=20)
+    st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text("aé€\x00", max_size=9)
     | st.binary(max_size=20) | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(max_size=5), inner, max_size=4), max_leaves=12,
+    | st.dictionaries(st.text("abé", max_size=5), inner, max_size=4), max_leaves=12,
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(VALUES)
 def test_cbor_round_trips(value: Any) -> None:
     data = encode(value)
