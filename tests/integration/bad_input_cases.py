@@ -36,8 +36,8 @@ density = 0.005
 [privacy]
 noise = "none"
 [federation]
-sites = 2
-min_sites = 1
+sites = 3
+min_sites = 3
 [evaluation]
 relearning_steps = 0
 samples = 0

@@ -22,7 +22,7 @@ from quadratic_hospital import QuadraticHospital, open_hospital, small_plan, wri
 
 from medunlearn_client import flower_app as client_side
 from medunlearn_common.envelope import HELLO
-from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
+from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.messages import ERROR, Message
 from medunlearn_common.plan import Plan, RunPlan, RuntimeOptions, plan_template
 from medunlearn_server import flower_app as server_side
@@ -150,7 +150,7 @@ def test_no_exception_text_leaves_a_client_app(
         return found
 
     monkeypatch.setattr(grid, "push_messages", watch)
-    with pytest.raises(Transient):
+    with pytest.raises(MedunlearnError):
         server_side.lead(  # type: ignore[arg-type]
             grid, settings(tmp_path, small_plan()), sleep=lambda s: None)
     assert {m.kind for m in seen} == {HELLO, ERROR}
