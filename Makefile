@@ -4,7 +4,7 @@
 #   make test      the test suite
 #   make lint      ruff, mypy --strict and the import rules
 #   make kills     1,000 kills at random moments of a charging ledger
-#   make fuzz      damage every loader's input, FUZZ_SECONDS of processor each
+#   make fuzz      damaged input for every loader and parser, FUZZ_SECONDS each
 #   make results   the long experiments behind docs/results.md
 #   make clean     remove what was built (not runs/ and not the model cache)
 
@@ -49,6 +49,7 @@ kills: $(STAMP)
 
 fuzz: $(STAMP)
 	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q tests/trust/test_fuzzed_parsers.py
 
 # Each plan with each seed; a run that is already complete is not repeated.
 results: $(STAMP)

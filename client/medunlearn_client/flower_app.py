@@ -25,8 +25,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 from flwr.app import Message as FlowerMessage
 from flwr.clientapp import ClientApp
 
+from medunlearn_client.bundle_check import require_installed_code
+from medunlearn_common.envelope import HELLO, SEALED
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
-from medunlearn_common.messages import ERROR, EVALUATE, FINISH, READY, STEP, VOTE, Message, Scalar
+from medunlearn_common.messages import ERROR, Message, Scalar
 from medunlearn_common.plan import RuntimeOptions
 
 _LOG = logging.getLogger("medunlearn.flower")
@@ -38,7 +40,7 @@ Mod = Callable[[FlowerMessage, Context, Handler], FlowerMessage]
 
 
 class Answering(Protocol):
-    """What answers requests: :class:`medunlearn_client.hospital.Hospital`."""
+    """What answers requests: :class:`medunlearn_client.sealed_hospital.SealedHospital`."""
 
     def handle(self, message: Message) -> Message:
         """Answer one request; never raises."""
@@ -79,8 +81,16 @@ def _hospital(settings: Mapping[str, Scalar], opener: Opener | None) -> Answerin
         threads=int(settings.get("threads", 1)),
     )
     if (folder, runtime) not in _HOSPITALS:
-        _HOSPITALS[folder, runtime] = (opener or _open_hospital)(folder, runtime)
+        require_installed_code()
+        _HOSPITALS[folder, runtime] = _sealed((opener or _open_hospital), folder, runtime)
     return _HOSPITALS[folder, runtime]
+
+
+def _sealed(opener: Opener, folder: Path, runtime: RuntimeOptions) -> Answering:
+    """Behind its envelopes, always: there is no setting for another way."""
+    from medunlearn_client.sealed_hospital import seal_hospital
+
+    return seal_hospital(folder, opener(folder, runtime))
 
 
 def _open_hospital(folder: Path, runtime: RuntimeOptions) -> Answering:
@@ -152,10 +162,8 @@ def build_app(
     def handle(message: FlowerMessage, context: Context) -> FlowerMessage:
         return respond(message, context, settings, opener)
 
-    for kind in (READY, FINISH):
-        client_app.query(kind)(handle)
-    for kind in (VOTE, STEP, EVALUATE):
-        client_app.train(kind)(handle)
+    client_app.query(HELLO)(handle)
+    client_app.train(SEALED)(handle)  # whatever is inside: Flower's types say nothing of it
     return client_app
 
 

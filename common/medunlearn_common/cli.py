@@ -24,8 +24,10 @@ from rich.console import Console
 from medunlearn_common import __version__
 from medunlearn_common.concepts.commands import concepts_group
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
+from medunlearn_common.identity.commands import keys_app
 from medunlearn_common.ledger.commands import ledger_app
 from medunlearn_common.plan.commands import plan_app
+from medunlearn_common.roster.commands import roster_app
 
 COMMAND_GROUP = "medunlearn.commands"
 EXIT_INTERNAL, EXIT_MENDABLE, EXIT_INTERRUPTED = 1, 2, 130
@@ -85,6 +87,8 @@ class CommandLine:
         app.callback()(self._global_options)
         app.add_typer(plan_app, name="plan")
         app.add_typer(ledger_app, name="ledger")
+        app.add_typer(keys_app, name="keys")
+        app.add_typer(roster_app, name="roster")
         groups = {"concepts": concepts_group()}
         for name, group in groups.items():
             app.add_typer(group, name=name)

@@ -25,12 +25,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 from flwr.app import Message as FlowerMessage
 from flwr.serverapp import Grid, ServerApp
 
+from medunlearn_common.envelope import HELLO
 from medunlearn_common.errors import MedunlearnError, Misconfigured
-from medunlearn_common.messages import ERROR, FINISH, READY, Message, Scalar
+from medunlearn_common.messages import ERROR, Message, Scalar
 from medunlearn_common.plan import read_plan
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import Coordinator
 from medunlearn_server.observer import EventFile
+from medunlearn_server.sealed_transport import seal_transport
 from medunlearn_server.transport import SITE_GONE, SITE_SILENT, Reply, SiteFailure
 
 EVENTS_FILE = "events.jsonl"
@@ -101,7 +103,7 @@ class FlowerTransport:
 
 
 def _message_type(request: Message) -> str:
-    category = "query" if request.kind in (READY, FINISH) else "train"
+    category = "query" if request.kind == HELLO else "train"
     return f"{category}.{request.kind}"
 
 
@@ -160,9 +162,12 @@ def lead(grid: Grid, settings: Mapping[str, Scalar], *, sleep: Callable[[float],
         (folder / FAILURE_FILE).unlink(missing_ok=True)
         plan = read_plan(Path(_text(settings, "plan"))).shared()
         poll_s = float(settings.get("poll-s", _DEFAULT_POLL_S))
+        run_id = _text(settings, "run-id")
         coordinator = Coordinator(
-            plan=plan, transport=FlowerTransport(grid, poll_s=poll_s),
-            store=RunStore(folder), run_id=_text(settings, "run-id"),
+            plan=plan, store=RunStore(folder), run_id=run_id,
+            transport=seal_transport(
+                FlowerTransport(grid, poll_s=poll_s), folder, plan=plan, run_id=run_id
+            ),
             observer=EventFile(folder / EVENTS_FILE), sleep=sleep,
         )
         coordinator.run(resume=bool(settings.get("resume", False)))

@@ -9,6 +9,7 @@ from flwr.app import Context
 from flwr.app import Message as FlowerMessage
 
 from medunlearn_client.flower_app import Handler, from_records, to_records
+from medunlearn_common.envelope.sealing import unverified
 from medunlearn_common.messages import ERROR, Message
 from medunlearn_server.transport import SITE_GONE
 from medunlearn_simulation.absences import Absences
@@ -25,7 +26,7 @@ class AbsenceMod:
     ) -> FlowerMessage:
         """Answer for an absent site, or pass the request on."""
         site_index = int(context.node_config["partition-id"])
-        if self.absences.away(site_index, from_records(message.content)):
+        if self.absences.away(site_index, unverified(from_records(message.content))):
             gone = Message(kind=ERROR, fields={"code": SITE_GONE})
             return FlowerMessage(to_records(gone), reply_to=message)
         return call_next(message, context)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medunlearn_client.site_config import SITE_FILE
 from medunlearn_common import errors
 from medunlearn_common.errors import MedunlearnError, Transient
 from medunlearn_common.plan import Plan, RunPlan, RuntimeOptions, plan_template
@@ -26,6 +27,7 @@ from medunlearn_server.flower_app import EVENTS_FILE, FAILURE_FILE
 from medunlearn_server.observer import EventReader, NoObserver, Observer
 from medunlearn_server.reports import RunOutcome
 from medunlearn_simulation.absences import Absences
+from medunlearn_simulation.enrolment import enrol
 from medunlearn_simulation.sessions import end_session
 
 LOG_FILE = "flower.log"
@@ -76,6 +78,7 @@ def run_with_flower(job: FlowerJob, *, observer: Observer | None = None) -> RunO
     run_folder = job.run_folder.resolve()
     run_folder.mkdir(parents=True, exist_ok=True)
     (run_folder / FAILURE_FILE).unlink(missing_ok=True)
+    enrol(job.plan, run_folder=run_folder, sites=_site_ids(job))
     # Unix socket paths must be short, so Ray gets a folder of its own near the root.
     scratch = Path(tempfile.mkdtemp(prefix="mu-"))
     try:
@@ -103,6 +106,15 @@ def read_outcome(run_folder: Path) -> RunOutcome:
             "OUTCOME_MISSING", "the run folder holds no readable outcome",
             "resume the run; it has not finished",
         ) from error
+
+
+def _site_ids(job: FlowerJob) -> dict[Path, str]:
+    """Site folder to the id in its ``site.json``."""
+    folders = [job.sites_dir.resolve() / f"site-{i}" for i in range(job.plan.federation.sites)]
+    return {
+        folder: json.loads((folder / SITE_FILE).read_text(encoding="utf-8"))["site_id"]
+        for folder in folders
+    }
 
 
 def _write_job(job: FlowerJob, run_folder: Path, scratch: Path) -> Path:

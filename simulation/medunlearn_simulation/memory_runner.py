@@ -12,21 +12,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from medunlearn_client.sealed_hospital import SealedHospital, seal_hospital
 from medunlearn_common.digests import canonical_json
+from medunlearn_common.entropy import SeededEntropy
+from medunlearn_common.envelope.sealing import unverified
 from medunlearn_common.messages import Message
 from medunlearn_common.plan import RunPlan
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import Coordinator
 from medunlearn_server.observer import Observer
 from medunlearn_server.reports import RunOutcome
+from medunlearn_server.sealed_transport import seal_transport
 from medunlearn_server.transport import SITE_GONE, SITE_SILENT, Reply, SiteFailure
 from medunlearn_simulation.absences import Absences
+from medunlearn_simulation.enrolment import enrol
 
 _LENGTH_BYTES = 4
 
 
 class Answering(Protocol):
     """What the runner needs of :class:`medunlearn_client.hospital.Hospital`."""
+
+    @property
+    def site_id(self) -> str:
+        """Name of the site in the run."""
+        ...
 
     def handle(self, message: Message) -> Message:
         """Answer one request; never raises."""
@@ -74,11 +84,12 @@ class MemoryTransport:
         }
 
     def _ask(self, name: str, request: Message) -> Reply:
-        if self._absences.away(self._index[name], request):
+        seen = unverified(request)  # faults are named after what is inside an envelope
+        if self._absences.away(self._index[name], seen):
             return SiteFailure(code=SITE_GONE)
-        self._faults.before_answer(name, request)
+        self._faults.before_answer(name, seen)
         answer = self._hospitals[name].handle(from_wire(to_wire(request)))
-        if (name, request.fields.get("round")) in self._faults.lost_answers:
+        if (name, seen.fields.get("round")) in self._faults.lost_answers:
             return SiteFailure(code=SITE_SILENT)
         return from_wire(to_wire(answer))
 
@@ -114,12 +125,35 @@ def run_in_memory(
     Raises:
         MedunlearnError: As :meth:`medunlearn_server.coordinator.Coordinator.run`.
     """
+    sealed = sealed_hospitals(plan, hospitals, run_folder=run_folder)
     transport = MemoryTransport(
-        hospitals, absences=Absences.of_plan(plan), faults=faults or Faults()
+        sealed, absences=Absences.of_plan(plan), faults=faults or Faults()
     )
     coordinator = Coordinator(
-        plan=plan, transport=transport, store=RunStore(run_folder), run_id=run_id,
-        observer=observer,
+        plan=plan, store=RunStore(run_folder), run_id=run_id, observer=observer,
+        transport=seal_transport(
+            transport, run_folder, plan=plan, run_id=run_id,
+            entropy=SeededEntropy(plan.run.seed), survives_power_cut=False,
+        ),
         sleep=lambda seconds: None,  # nobody comes back while one process waits
     )
     return coordinator.run(resume=resume)
+
+
+def sealed_hospitals(
+    plan: RunPlan, hospitals: Mapping[str, Answering], *, run_folder: Path
+) -> dict[str, SealedHospital]:
+    """The hospitals behind their envelopes; makes keys, roster and policies where there are none.
+
+    Each one's trust folder lies in ``run_folder/sites/NAME``.
+    """
+    folders = {name: run_folder / "sites" / name for name in hospitals}
+    enrol(plan, run_folder=run_folder,
+          sites={folders[name]: hospital.site_id for name, hospital in hospitals.items()})
+    return {
+        name: seal_hospital(
+            folders[name], hospital, entropy=SeededEntropy(plan.run.seed),
+            survives_power_cut=False,
+        )
+        for name, hospital in hospitals.items()
+    }

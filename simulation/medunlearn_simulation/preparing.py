@@ -15,6 +15,7 @@ from medunlearn_client.models import (
     resolve_folder,
 )
 from medunlearn_client.neighbours import draw_probes
+from medunlearn_client.policy import FLOOR_SITES
 from medunlearn_client.public_text import public_units
 from medunlearn_client.records import Quarantine, Record, read_records
 from medunlearn_client.site_data import (
@@ -114,7 +115,7 @@ def plan_for_run(plan_file: Path | None, overrides: Overrides) -> Plan:
         federation = document["federation"]
         share = federation["min_sites"] / federation["sites"]
         federation["sites"] = overrides.sites
-        federation["min_sites"] = max(1, round(share * overrides.sites))
+        federation["min_sites"] = max(FLOOR_SITES, round(share * overrides.sites))
     if not document["data"]["files"]:
         _fill_in_demo(document, plan_file is None)
     _make_absolute(document)
@@ -265,9 +266,15 @@ def check_plan(plan: Plan, *, device: str) -> None:
     """What hospitals and coordinator would refuse only after the long preparations.
 
     Raises:
-        Misconfigured: ABSENCE_INVALID, PRIVACY_UNREACHABLE, DEVICE_UNAVAILABLE, or a code of
-            the public text's reader.
+        Misconfigured: PLAN_MIN_SITES, ABSENCE_INVALID, PRIVACY_UNREACHABLE, DEVICE_UNAVAILABLE,
+            or a code of the public text's reader.
     """
+    if plan.federation.min_sites < FLOOR_SITES:
+        raise Misconfigured(
+            "PLAN_MIN_SITES", f"sums over {plan.federation.min_sites} sites, no site's policy "
+            f"allows fewer than {FLOOR_SITES}",
+            f"set [federation] min_sites (and sites) to {FLOOR_SITES} or more",
+        )
     resolve_device(device)
     Absences.of_plan(plan)
     noise_schedule(plan)

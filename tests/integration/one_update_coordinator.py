@@ -72,8 +72,8 @@ def step_combine(j: Journey) -> None:
     assert sums.forget_progress == pytest.approx(
         forget[-1] / (PROGRESS_SHARE * plan.privacy.clip_l2)
     )
-    # Three sites, two of whom would carry the whole noise.
-    assert sums.noise_l2 == pytest.approx(SIGMA * plan.privacy.clip_l2 * 1.5**0.5)
+    # Three sites, each of whom carries a third of the whole noise.
+    assert sums.noise_l2 == pytest.approx(SIGMA * plan.privacy.clip_l2)
     j.found["sums"] = sums
 
 

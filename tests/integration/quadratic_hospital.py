@@ -41,6 +41,10 @@ class QuadraticHospital:
         self.config = json.loads((folder / "site.json").read_text())
         self.computed = 0
 
+    @property
+    def site_id(self) -> str:
+        return str(self.config["site_id"])
+
     def handle(self, message: Message) -> Message:
         handlers = {READY: self._ready, VOTE: self._vote, STEP: self._step,
                     EVALUATE: self._evaluate}

@@ -1,4 +1,4 @@
-"""The small plan of whole runs: a tiny model, two sites, two rounds, nothing costly measured."""
+"""The small plan of whole runs: a tiny model, three sites, two rounds, nothing costly measured."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ noise = "none"
 min_preservation = 0.0
 max_canary_kl = 0.0
 [federation]
-sites = 2
-min_sites = 1
+sites = 3
+min_sites = 3
 [evaluation]
 relearning_steps = 0
 samples = 0

@@ -21,12 +21,14 @@ from flwr.supercore.task_identity import TaskIdentity
 from quadratic_hospital import QuadraticHospital, open_hospital, small_plan, write_sites
 
 from medunlearn_client import flower_app as client_side
+from medunlearn_common.envelope import HELLO
 from medunlearn_common.errors import MedunlearnError, Misconfigured
-from medunlearn_common.messages import ERROR, FINISH, READY, Message
+from medunlearn_common.messages import ERROR, Message
 from medunlearn_common.plan import Plan, RunPlan, RuntimeOptions, plan_template
 from medunlearn_server import flower_app as server_side
 from medunlearn_server.observer import NoObserver
 from medunlearn_server.transport import SITE_SILENT, SiteFailure
+from medunlearn_simulation.enrolment import enrol
 from medunlearn_simulation.flower_runner import FlowerJob, read_outcome, run_with_flower
 from medunlearn_simulation.memory_runner import run_in_memory
 from medunlearn_simulation.sessions import end_session, processes_of
@@ -77,7 +79,9 @@ class OwnGrid:
 
 @pytest.fixture
 def grid(tmp_path: Path) -> OwnGrid:
-    write_sites(tmp_path / "sites", 4)
+    folders = write_sites(tmp_path / "sites", 4)
+    enrol(small_plan(), run_folder=tmp_path / "run",
+          sites={folder: f"hospital-{i}" for i, folder in enumerate(folders)})
     return OwnGrid(tmp_path / "sites", 4)
 
 
@@ -104,21 +108,27 @@ def test_server_app_over_a_grid_equals_the_memory_runner(tmp_path: Path, grid: O
     assert all(60.0 < ttl < 600.0 for ttl in grid.ttl)
 
 
-def test_lost_failed_and_unreachable_nodes_become_failures(grid: OwnGrid) -> None:
+def roster_of(tmp_path: Path) -> bytes:
+    return (tmp_path / "run" / "trust" / "roster.dsse").read_bytes()
+
+
+def test_lost_failed_and_unreachable_nodes_become_failures(
+    tmp_path: Path, grid: OwnGrid
+) -> None:
+    hello = Message(kind=HELLO, payload=roster_of(tmp_path))
     transport = server_side.FlowerTransport(grid, poll_s=0.001)  # type: ignore[arg-type]
     grid.lost, grid.failing, grid.unknown = {1001}, {1002}, {1003}
-    request = Message(kind=FINISH, fields={"run_id": "lab", "adapter_digest": "d"})
-    replies = transport.exchange(dict.fromkeys(transport.sites(), request), deadline_s=0.05)
-    assert isinstance(replies["1000"], Message) and replies["1000"].kind == FINISH
+    replies = transport.exchange(dict.fromkeys(transport.sites(), hello), deadline_s=0.05)
+    assert isinstance(replies["1000"], Message) and replies["1000"].kind == HELLO
     assert replies["1001"] == SiteFailure(code=SITE_SILENT)
     assert replies["1002"] == SiteFailure(code="SITE_FLOWER_2")  # and none of its text
     assert replies["1003"] == SiteFailure(code="SITE_GONE")
 
 
-def test_answers_are_matched_to_their_own_request(grid: OwnGrid) -> None:
+def test_answers_are_matched_to_their_own_request(tmp_path: Path, grid: OwnGrid) -> None:
     transport = server_side.FlowerTransport(grid, poll_s=0.001)  # type: ignore[arg-type]
-    request = Message(kind=READY, fields={"plan": "{}"})
-    backwards = dict.fromkeys(reversed(transport.sites()), request)
+    hello = Message(kind=HELLO, payload=roster_of(tmp_path))
+    backwards = dict.fromkeys(reversed(transport.sites()), hello)
     replies = transport.exchange(backwards, deadline_s=1.0)
     found = {a: r.fields["site_id"] for a, r in replies.items() if isinstance(r, Message)}
     assert found == {str(1000 + i): f"hospital-{i}" for i in range(4)}
@@ -131,9 +141,30 @@ def test_no_exception_text_leaves_a_client_app(
         raise KeyError("John Doe, born 1950")
 
     monkeypatch.setattr(QuadraticHospital, "handle", leak)
-    transport = server_side.FlowerTransport(grid, poll_s=0.001)  # type: ignore[arg-type]
-    replies = transport.exchange({"1000": Message(kind=READY)}, deadline_s=1.0)
-    assert replies["1000"] == Message(kind=ERROR, fields={"code": "INTERNAL"})
+    seen: list[Message] = []
+    push = grid.push_messages
+
+    def watch(messages: Iterable[FlowerMessage]) -> Iterable[str]:
+        found = list(push(messages))
+        seen.extend(client_side.from_records(a.content) for a in grid.answers.values())
+        return found
+
+    monkeypatch.setattr(grid, "push_messages", watch)
+    with pytest.raises(MedunlearnError):
+        server_side.lead(  # type: ignore[arg-type]
+            grid, settings(tmp_path, small_plan()), sleep=lambda s: None)
+    assert {m.kind for m in seen} == {HELLO, ERROR}
+    assert Message(kind=ERROR, fields={"code": "INTERNAL"}) in seen
+    assert "John Doe" not in repr(seen)
+
+
+def test_an_unsealed_request_reaches_no_hospital(tmp_path: Path, grid: OwnGrid) -> None:
+    for kind in ("ready", "vote", "step", "finish"):
+        with pytest.raises(ValueError, match="No"):
+            grid.app(
+                FlowerMessage(client_side.to_records(Message(kind=kind)), dst_node_id=1000,
+                              message_type=f"train.{kind}"),
+                context({"partition-id": 0}, {}))
 
 
 def test_a_failed_run_leaves_its_code(tmp_path: Path, grid: OwnGrid) -> None:

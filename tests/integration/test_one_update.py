@@ -66,7 +66,7 @@ learning_rate = 0.5
 retain_weight = 2.0
 [federation]
 sites = 3
-min_sites = 2
+min_sites = 3
 [data]
 nonmember_fraction = 0.0
 [forget]
@@ -195,6 +195,10 @@ class OverFlowerRecords:
 
     def __init__(self, hospital: Hospital) -> None:
         self._hospital = hospital
+
+    @property
+    def site_id(self) -> str:
+        return self._hospital.site_id
 
     def handle(self, message: Message) -> Message:
         answer = self._hospital.handle(from_records(to_records(message)))

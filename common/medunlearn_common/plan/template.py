@@ -26,18 +26,19 @@ def plan_template(plan: Plan | None = None) -> str:
     for name in type(plan).model_fields:
         section = getattr(plan, name)
         if isinstance(section, Section):
-            parts.append(_section_text(name, section))
+            parts.append(section_text(name, section))
     return "\n".join(parts) + "\n"
 
 
-def _section_text(name: str, section: Section) -> str:
+def section_text(name: str, section: Section) -> str:
+    """One table with its comments; tables inside it follow."""
     title = (type(section).__doc__ or "").splitlines()[0]
     lines = ["", f"# {title}", f"[{name}]"]
     inner = []
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)
         if isinstance(value, Section):  # after the plain keys, or TOML would take those in
-            inner.append(_section_text(f"{name}.{key}", value))
+            inner.append(section_text(f"{name}.{key}", value))
             continue
         lines.append(f"# {_comment(field)}")
         lines.append(f"{key} = {_toml_value(value)}")

@@ -1,0 +1,60 @@
+"""``medunlearn policy init|check|digest``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medunlearn_client.policy import policy_template, read_policy
+from medunlearn_common.code_digest import installed_code_digest
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import write_atomically
+
+policy_app = typer.Typer(
+    help="What this hospital accepts from a coordinator.",
+    no_args_is_help=True, rich_markup_mode="rich",
+)
+
+
+@policy_app.command("init")
+def init(
+    file: Annotated[Path, typer.Argument(help="Where to write; - prints it.")] = Path(
+        "policy.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write a policy with every key, its default and what it means."""
+    text = policy_template()
+    if str(file) == "-":
+        typer.echo(text, nl=False)
+        return
+    if file.exists() and not force:
+        raise Misconfigured("POLICY_EXISTS", f"{file} exists already",
+                            "choose another name, or add --force")
+    write_atomically(file, text.encode("utf-8"), private=False)
+    typer.echo(f"wrote {file}; then: medunlearn policy check {file}")
+
+
+@policy_app.command("check")
+def check(
+    file: Annotated[Path, typer.Argument(help="The policy.")] = Path("policy.toml"),
+) -> None:
+    """Check a policy and say in one line each what it allows."""
+    policy = read_policy(file)
+    privacy, federation = policy.privacy, policy.federation
+    typer.echo(f"{file}: valid")
+    typer.echo(f"  at most epsilon {privacy.max_epsilon:g} a run and {privacy.max_total_epsilon:g} "
+               f"in all, delta {privacy.max_delta:g}")
+    typer.echo(f"  sums over at least {federation.min_sites} sites, {federation.max_rounds} "
+               f"rounds, {federation.max_density:.3%} of the parameters")
+    if privacy.allow_no_noise:
+        typer.echo("  WARNING: plans without noise are accepted; they protect nobody")
+    if not policy.known.models:
+        typer.echo("  any base model that is installed here is accepted")
+
+
+@policy_app.command("digest")
+def digest() -> None:
+    """Print the digest of the medunlearn code that is installed here, for [known] code."""
+    typer.echo(installed_code_digest())

@@ -1,0 +1,322 @@
+"""What a party has sent and received, durably: replays, equivocation, locks.
+
+A slot is (run, round, phase, direction, peer). In each slot a party says one thing: the first
+header it accepted or signed. The same header again is a replay and gets the same answer;
+another one is equivocation: both headers are kept with their signatures, which prove it to
+anybody, and the slot's round is closed.
+
+Sealing draws its nonce and its time once per slot and keeps them, so that a party which crashed
+and computes the same content again sends the same bytes again, and cannot sign other ones.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medunlearn_common.envelope.header import Header
+from medunlearn_common.envelope.sealing import header_digest
+from medunlearn_common.errors import Rejected
+from medunlearn_common.sqlite_files import DurableDatabase
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS received (
+    run TEXT, round INTEGER, phase TEXT, direction TEXT, peer TEXT, sequence INTEGER NOT NULL,
+    digest BLOB NOT NULL, proof BLOB NOT NULL,
+    PRIMARY KEY (run, round, phase, direction, peer)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sent (
+    run TEXT, round INTEGER, phase TEXT, direction TEXT, peer TEXT, header BLOB NOT NULL,
+    PRIMARY KEY (run, round, phase, direction, peer)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS counters (
+    run TEXT, peer TEXT, way TEXT, last INTEGER NOT NULL, PRIMARY KEY (run, peer, way));
+CREATE TABLE IF NOT EXISTS equivocations (
+    position INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT, round INTEGER, phase TEXT,
+    direction TEXT, peer TEXT, kept BLOB NOT NULL, other BLOB NOT NULL,
+    UNIQUE (run, round, phase, direction, peer, other));
+CREATE TABLE IF NOT EXISTS locks (
+    run TEXT PRIMARY KEY, plan BLOB NOT NULL, coordinator TEXT NOT NULL, model BLOB NOT NULL,
+    support BLOB NOT NULL, epsilon REAL NOT NULL, accepted INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS roster_seen (
+    one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, digest BLOB NOT NULL);
+"""
+_CODE = "ENVELOPE_STORE"
+# Phases that release nothing: what a site says of itself may change, and the later word counts.
+RESTATED = frozenset(("ready", "finish"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLock:
+    """What a site holds on to for the whole of a run.
+
+    Attributes:
+        run: Name of the run.
+        plan: Digest of the accepted plan.
+        coordinator: Party id of the coordinator that came first.
+        model: Digest of the base model that the site named; zero before.
+        support: Digest of the run's support; zero before.
+        epsilon: What the plan may spend in all; 0 where it claims no guarantee.
+        accepted: Seconds since 1970.
+    """
+
+    run: str
+    plan: bytes
+    coordinator: str
+    model: bytes
+    support: bytes
+    epsilon: float
+    accepted: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equivocation:
+    """Two signed headers of one party for one slot."""
+
+    run: str
+    round: int
+    phase: str
+    peer: str
+    kept: bytes
+    other: bytes
+
+
+class EnvelopeStore:
+    """One party's record in SQLite, readable by its owner alone.
+
+    Guarantees:
+        * A slot is on disk before its first envelope is handed on or sent.
+        * No two headers are ever accepted, or signed, for one slot (but for restated facts,
+          where the sequence must grow).
+    """
+
+    def __init__(self, path: Path, *, survives_power_cut: bool = True) -> None:
+        self._database = DurableDatabase(
+            path, code=_CODE, survives_power_cut=survives_power_cut
+        )
+        with self._database.transaction() as connection:
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+
+    # -- receiving -----------------------------------------------------------------------
+
+    def receive(self, *envelopes: tuple[Header, bytes]) -> list[Rejected | None]:
+        """Take received headers with their proofs into the record, in one transaction.
+
+        Returns:
+            None for each that may be used (new, or the very same as before), else why not:
+            EQUIVOCATION, ROUND_ABORTED, SEQUENCE_STALE.
+
+        Raises:
+            Transient: ENVELOPE_STORE; then none may be used.
+        """
+        with self._database.transaction() as connection:
+            return [_receive(connection, header, proof) for header, proof in envelopes]
+
+    def equivocations(self) -> list[Equivocation]:
+        """All evidence, oldest first."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT run, round, phase, peer, kept, other FROM equivocations ORDER BY position"
+            ).fetchall()
+        return [Equivocation(run=r[0], round=r[1], phase=r[2], peer=r[3], kept=r[4], other=r[5])
+                for r in rows]
+
+    def proof_of(
+        self, run: str, *, round_index: int, phase: str, direction: str, peer: str
+    ) -> bytes | None:
+        """The signed header that was accepted for a slot, as DSSE; None if none was."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT proof FROM received WHERE run = ? AND round = ? AND phase = ?"
+                " AND direction = ? AND peer = ?", (run, round_index, phase, direction, peer),
+            ).fetchone()
+        return bytes(row[0]) if row else None
+
+    # -- sending -------------------------------------------------------------------------
+
+    def assign(self, *drafts: Header, nonce: Callable[[Header], bytes]) -> list[Header]:
+        """Final headers of drafts whose sequence and nonce are still open.
+
+        A slot that was sealed before gives the header of then, if the content is the same.
+
+        Raises:
+            Rejected: ANSWER_CHANGED if it is not; nothing was assigned.
+            Transient: ENVELOPE_STORE.
+        """
+        with self._database.transaction() as connection:
+            return [_assign(connection, draft, nonce) for draft in drafts]
+
+    # -- locks ---------------------------------------------------------------------------
+
+    def lock(self, lock: RunLock) -> RunLock:
+        """Lock a run, or get the lock that is there.
+
+        Raises:
+            Rejected: RUN_COORDINATOR or RUN_PLAN if it is another's.
+        """
+        with self._database.transaction() as connection:
+            held = _lock_of(connection, lock.run)
+            if held is None:
+                connection.execute(
+                    "INSERT INTO locks VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (lock.run, lock.plan, lock.coordinator, lock.model, lock.support,
+                     lock.epsilon, lock.accepted),
+                )
+                return lock
+        require_lock(held, plan=lock.plan, coordinator=lock.coordinator)
+        return held
+
+    def lock_of(self, run: str) -> RunLock | None:
+        """The run's lock, or None if its plan was never accepted here."""
+        with self._database.reading() as connection:
+            return _lock_of(connection, run)
+
+    def locks(self) -> list[RunLock]:
+        """Every run that was ever accepted."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT * FROM locks ORDER BY accepted, run").fetchall()
+        return [_to_lock(row) for row in rows]
+
+    def note(self, run: str, *, model: bytes | None = None, support: bytes | None = None) -> None:
+        """Fill in what a lock learns later; a known support is never replaced."""
+        with self._database.transaction() as connection:
+            if model is not None:
+                connection.execute("UPDATE locks SET model = ? WHERE run = ?", (model, run))
+            if support is not None:
+                connection.execute(
+                    "UPDATE locks SET support = ? WHERE run = ? AND support = zeroblob(32)",
+                    (support, run),
+                )
+
+    # -- roster --------------------------------------------------------------------------
+
+    def see_roster(self, version: int, digest: bytes) -> None:
+        """Remember the newest roster apart from its file.
+
+        Raises:
+            Rejected: ROSTER_ROLLBACK if an older file was put back, ROSTER_FORK.
+        """
+        with self._database.transaction() as connection:
+            row = connection.execute("SELECT version, digest FROM roster_seen").fetchone()
+            if row is None or row[0] < version:
+                connection.execute(
+                    "INSERT OR REPLACE INTO roster_seen VALUES (1, ?, ?)", (version, digest))
+                return
+        if row[0] > version:
+            raise Rejected(
+                "ROSTER_ROLLBACK",
+                f"roster {version} ({digest.hex()[:12]}) lies where {row[0]} "
+                f"({row[1].hex()[:12]}) was in force",
+                "put the newer roster back",
+            )
+        if bytes(row[1]) != digest:
+            raise Rejected("ROSTER_FORK", f"two rosters of version {version}: "
+                           f"{digest.hex()[:12]} and {row[1].hex()[:12]}",
+                           "ask the consortium which one it signed")
+
+
+def require_lock(lock: RunLock, *, plan: bytes, coordinator: str) -> None:
+    """Raises RUN_COORDINATOR or RUN_PLAN unless the lock is of this coordinator and plan."""
+    if lock.coordinator != coordinator:
+        raise Rejected("RUN_COORDINATOR", f"run {lock.run} is led by {lock.coordinator}, not by "
+                       f"{coordinator}", "one run has one coordinator; start a new run")
+    if lock.plan != plan:
+        raise Rejected("RUN_PLAN", f"run {lock.run} has plan {lock.plan.hex()[:12]}, not "
+                       f"{plan.hex()[:12]}", "one run has one plan; start a new run")
+
+
+def _slot(header: Header, peer: str) -> tuple[str, int, str, str, str]:
+    return header.run, header.round, header.phase, header.direction, peer
+
+
+def _group(header: Header) -> str:
+    """What is counted together: a coordinator that resumes says READY again before it repeats
+    the older request that was under way."""
+    if header.direction == "refusal":
+        return "refusal"
+    return "restated" if header.phase in RESTATED else "release"
+
+
+def _receive(connection: sqlite3.Connection, header: Header, proof: bytes) -> Rejected | None:
+    if header.direction == "refusal":  # says no number; it may be given again, or taken back
+        return None
+    slot, digest = _slot(header, header.sender), header_digest(header)
+    if connection.execute(
+        "SELECT 1 FROM equivocations WHERE run = ? AND round = ? AND peer = ?",
+        (header.run, header.round, header.sender),
+    ).fetchone():
+        return Rejected("ROUND_ABORTED", f"{header.sender} said two things in round "
+                        f"{header.round}; the round is closed to it", "start a new run")
+    row = connection.execute(
+        "SELECT digest, proof FROM received WHERE run = ? AND round = ? AND phase = ?"
+        " AND direction = ? AND peer = ?", slot).fetchone()
+    if row is not None and bytes(row[0]) == digest:
+        return None
+    may_change = header.phase in RESTATED and header.direction == "answer"
+    if row is not None and not may_change:
+        connection.execute(
+            "INSERT OR IGNORE INTO equivocations (run, round, phase, direction, peer, kept, other)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)", (*slot, row[1], proof))
+        return Rejected("EQUIVOCATION", f"{header.sender} signed two different envelopes for "
+                        f"{header.phase} of round {header.round}",
+                        "both are kept as evidence; the round is aborted")
+    counter = (header.run, header.sender, f"in {_group(header)}")
+    last = _last(connection, counter)
+    if header.sequence <= last:
+        return Rejected("SEQUENCE_STALE", f"envelope {header.sequence} of {header.sender} comes "
+                        f"after {last}", "a delayed or replayed message; nothing is lost")
+    _count(connection, counter, header.sequence)
+    connection.execute("INSERT OR REPLACE INTO received VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                       (*slot, header.sequence, digest, proof))
+    return None
+
+
+def _assign(
+    connection: sqlite3.Connection, draft: Header, nonce: Callable[[Header], bytes]
+) -> Header:
+    slot = _slot(draft, draft.recipient)
+    row = None
+    if draft.direction != "refusal":
+        row = connection.execute(
+            "SELECT header FROM sent WHERE run = ? AND round = ? AND phase = ?"
+            " AND direction = ? AND peer = ?", slot).fetchone()
+    if row is not None:
+        kept = Header.from_bytes(bytes(row[0]))
+        same = replace(draft, sequence=kept.sequence, nonce=kept.nonce, issued=kept.issued,
+                       expires=kept.expires)
+        if same == kept:
+            return kept
+        if not (draft.phase in RESTATED and draft.direction == "answer"):
+            raise Rejected("ANSWER_CHANGED", f"{draft.phase} of round {draft.round} was sealed "
+                           "with another content before", "resume from the last checkpoint, or "
+                           "start a new run; nothing was sent")
+    counter = (draft.run, draft.recipient, f"out {_group(draft)}")
+    sequence = _last(connection, counter) + 1
+    _count(connection, counter, sequence)
+    header = replace(draft, sequence=sequence)
+    header = replace(header, nonce=nonce(header))
+    if draft.direction != "refusal":
+        connection.execute("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?, ?)",
+                           (*slot, header.to_bytes()))
+    return header
+
+
+def _last(connection: sqlite3.Connection, counter: tuple[str, str, str]) -> int:
+    row = connection.execute(
+        "SELECT last FROM counters WHERE run = ? AND peer = ? AND way = ?", counter).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _count(connection: sqlite3.Connection, counter: tuple[str, str, str], last: int) -> None:
+    connection.execute("INSERT OR REPLACE INTO counters VALUES (?, ?, ?, ?)", (*counter, last))
+
+
+def _lock_of(connection: sqlite3.Connection, run: str) -> RunLock | None:
+    row = connection.execute("SELECT * FROM locks WHERE run = ?", (run,)).fetchone()
+    return _to_lock(row) if row else None
+
+
+def _to_lock(row: tuple[str, bytes, str, bytes, bytes, float, int]) -> RunLock:
+    return RunLock(run=row[0], plan=bytes(row[1]), coordinator=row[2], model=bytes(row[3]),
+                   support=bytes(row[4]), epsilon=row[5], accepted=row[6])

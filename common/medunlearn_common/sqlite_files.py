@@ -1,0 +1,80 @@
+"""Small durable databases: one transaction at a time, on disk before it is acknowledged."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medunlearn_common.errors import Transient
+
+
+class DurableDatabase:
+    """One SQLite file, readable by its owner alone, one connection for as long as it is open.
+
+    Guarantees:
+        What a transaction wrote is on disk when it ends: the write-ahead log is flushed with
+        every commit (``synchronous=FULL``). With ``survives_power_cut=False``, as in
+        simulations, it survives the death of the process, and not of the machine.
+    """
+
+    def __init__(self, path: Path, *, code: str, survives_power_cut: bool = True) -> None:
+        """Open or create.
+
+        Raises:
+            Transient: ``code`` if the file cannot be read or written.
+        """
+        self._name = path.name
+        self._code = code
+        self._lock = threading.RLock()
+        with self._errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+            self._connection = sqlite3.connect(
+                path, timeout=30.0, isolation_level=None, check_same_thread=False
+            )
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            level = "FULL" if survives_power_cut else "OFF"
+            self._connection.execute(f"PRAGMA synchronous={level}")
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Read and write as one; what raises inside leaves everything as it was.
+
+        Raises:
+            Transient: The code given at opening; nothing was changed.
+        """
+        with self._lock, self._errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Read only, without waiting for writers; raises like :meth:`transaction`."""
+        with self._lock, self._errors():
+            yield self._connection
+
+    def close(self) -> None:
+        """Give the file back."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise Transient(
+                self._code, f"{self._name} cannot be read or written: {error}",
+                "free disk space or restore the file from its backup, then resume; "
+                "nothing was sent",
+            ) from error

@@ -1,0 +1,111 @@
+"""One party's trust folder: its key, the root it pins, the roster in force, its record.
+
+    identity.key    Ed25519, encrypted, 0600
+    party.txt       the party's id
+    passphrase      0600; only where nobody is there to type it (see also MEDUNLEARN_PASSPHRASE)
+    root.cbor       the consortium's root, pinned by hand
+    roster.dsse     the roster in force
+    envelopes.db    what was sent and received
+    policy.toml     at a site: what it accepts
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from medunlearn_common.entropy import Entropy, OsEntropy
+from medunlearn_common.envelope.header import Header
+from medunlearn_common.envelope.sealing import content_bytes, seal
+from medunlearn_common.envelope.store import EnvelopeStore
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.identity import SigningIdentity, passphrase_from, read_identity
+from medunlearn_common.messages import Message
+from medunlearn_common.roster import TrustedRoster
+
+TRUST_FOLDER = "trust"
+KEY_FILE, PARTY_FILE, PASSPHRASE_FILE = "identity.key", "party.txt", "passphrase"
+STORE_FILE, POLICY_FILE = "envelopes.db", "policy.toml"
+ENVELOPE_LIFE_S = 86_400
+_NONCE_BYTES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """What a party needs to speak and to believe.
+
+    Attributes:
+        identity: Its signing key.
+        roster: Whom it believes.
+        store: What it said and heard.
+        entropy: For nonces.
+        clock: Seconds since 1970; only validity and advice depend on it.
+    """
+
+    identity: SigningIdentity
+    roster: TrustedRoster
+    store: EnvelopeStore
+    entropy: Entropy
+    clock: Callable[[], float] = time.time
+
+    def seal_all(self, drafts: list[tuple[Header, Message]]) -> list[tuple[Header, bytes]]:
+        """Final headers and envelopes of drafts, recorded before they are returned.
+
+        Raises:
+            Rejected: ANSWER_CHANGED.
+            Transient: ENVELOPE_STORE.
+        """
+        headers = self.store.assign(*(draft for draft, _ in drafts), nonce=self._nonce)
+        return [
+            (header, seal(self.identity, header, content_bytes(message)))
+            for header, (_, message) in zip(headers, drafts, strict=True)
+        ]
+
+    def _nonce(self, header: Header) -> bytes:
+        purpose = ("nonce", header.run, header.sender, header.recipient, header.sequence)
+        return self.entropy.key(*purpose)[:_NONCE_BYTES]
+
+
+def open_trust(
+    folder: Path, *, entropy: Entropy | None = None, clock: Callable[[], float] = time.time,
+    survives_power_cut: bool = True,
+) -> Trust:
+    """Open the trust folder inside a party's folder.
+
+    Args:
+        folder: The party's.
+        entropy: For nonces; None takes the operating system's.
+        clock: Seconds since 1970.
+        survives_power_cut: See :class:`DurableDatabase`.
+
+    Raises:
+        Misconfigured: TRUST_MISSING, KEY_ codes, ROSTER_MISSING.
+        Rejected: ROSTER_ codes, KEY_UNKNOWN if the roster does not name this very key.
+        Transient: ENVELOPE_STORE.
+    """
+    place = folder / TRUST_FOLDER
+    try:
+        party_id = (place / PARTY_FILE).read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise Misconfigured(
+            "TRUST_MISSING", f"{folder.name} has no trust folder with a party's id",
+            "make a key with `medunlearn keys new`; a roster comes from the consortium",
+        ) from error
+    file = place / PASSPHRASE_FILE
+    passphrase = passphrase_from(file if file.exists() else None)
+    if passphrase is None:
+        raise Misconfigured(
+            "KEY_PASSPHRASE", "no passphrase for the key file",
+            f"set MEDUNLEARN_PASSPHRASE, or write it to {PASSPHRASE_FILE} with mode 0600",
+        )
+    identity = read_identity(place / KEY_FILE, party_id=party_id, passphrase=passphrase)
+    roster = TrustedRoster(place, now=clock())
+    store = EnvelopeStore(place / STORE_FILE, survives_power_cut=survives_power_cut)
+    store.see_roster(roster.current.version, roster.current.digest)
+    return Trust(identity=identity, roster=roster, store=store,
+                 entropy=entropy or OsEntropy(), clock=clock)
+
+
+__all__ = ["ENVELOPE_LIFE_S", "TRUST_FOLDER", "Trust", "open_trust"]
