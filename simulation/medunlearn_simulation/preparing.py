@@ -135,8 +135,9 @@ def _make_absolute(document: dict[str, Any]) -> None:
     """Hospitals may work in another folder, and a run may be resumed from one."""
     data, concepts = document["data"], document["concepts"]
     data["files"] = tuple(map(_absolute, data["files"]))
-    if data["tag_decisions"]:
-        data["tag_decisions"] = _absolute(data["tag_decisions"])
+    for name in ("tag_decisions", "repairs"):
+        if data[name]:
+            data[name] = _absolute(data[name])
     concepts["hierarchies"] = tuple(
         source if source.partition(":")[0] == "builtin" else _absolute(source)
         for source in concepts["hierarchies"]
