@@ -265,7 +265,7 @@ def flagged(*questions: tuple[str, str, str]) -> list[tuple[str, str]]:
     return [(one.record_id, one.suggested) for one in found]
 
 
-def test_only_clear_speech_of_one_other_subject_is_flagged() -> None:
+def test_only_speech_of_one_other_subject_and_not_of_the_own_is_flagged() -> None:
     assert flagged(
         ("Surgery", "Which drug treats schizophrenia with depression?", "clozapine"),
         ("Surgery", "Which drug treats schizophrenia?", "this one"),
@@ -273,7 +273,7 @@ def test_only_clear_speech_of_one_other_subject_is_flagged() -> None:
         ("Medicine", "Which drug treats schizophrenia with depression?", "clozapine"),
         ("psychiatry", "Appendectomy or cholecystectomy first?", "neither"),
         ("Surgery", "What is the capital of anatomy?", "none"),
-    ) == [("0", "psychiatry"), ("4", "surgery")]
+    ) == [("0", "psychiatry"), ("1", "psychiatry"), ("4", "surgery")]
 
 
 def test_homes_are_read_or_refused() -> None:
