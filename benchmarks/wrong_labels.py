@@ -15,6 +15,11 @@ ones. At rate p, nested in the rates above it:
 Arms: retain by KL to the reference alone (the default), or with cross-entropy on the answers as
 well; each without and with the plan's `[labels]` (trust estimated, and by mention of a target).
 Complete runs are not repeated. The table is printed and written to ``wrong_labels.md``.
+
+    python benchmarks/wrong_labels.py --detect
+
+prints instead how many wrong answers each rule finds: the record's own likelihood ratio below
+one half, and a two-component mixture fitted to all losses, which differential privacy forbids.
 """
 
 from __future__ import annotations
@@ -29,12 +34,19 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
 from ablation import with_switches
+from numpy.typing import NDArray
 
+from medunlearn_client.alternatives import AlternativeAnswers
+from medunlearn_client.encoding import EncodedRecord, RecordEncoder, collate
 from medunlearn_client.evaluation import WholeModel
 from medunlearn_client.evaluation.accuracy import accuracy_table
 from medunlearn_client.evaluation.record_scores import score_records
+from medunlearn_client.objectives.base import ModelView, token_log_probabilities
 from medunlearn_client.records import Record
+from medunlearn_client.records.jsonl import record_from_row
+from medunlearn_client.trust import has_own_options, held_by_model
 from medunlearn_client.workbench import shared_model
 from medunlearn_common.entropy import public_generator
 from medunlearn_common.files import write_atomically
@@ -56,6 +68,8 @@ from medunlearn_simulation.runners import FederationJob, run_federation
 from medunlearn_simulation.simulate import write_sites
 from medunlearn_simulation.snapshots import SnapshotKeeper, keep_last, learned
 
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 BASE = Path(__file__).parent / "plans" / "demo.toml"
 TRUST = {
     "labels.confidence": '"estimated"', "labels.forget_without_target": "0.0",
@@ -78,7 +92,11 @@ def main() -> None:
     parser.add_argument("--rates", nargs="+", type=float, default=[0.0, 0.1, 0.2, 0.4])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--out", type=Path, default=Path("runs/wrong"))
+    parser.add_argument("--detect", action="store_true", help="compare rules, run nothing")
     given = parser.parse_args()
+    if given.detect:
+        print(detection(given.out, given.seeds, [rate for rate in given.rates if rate > 0]))
+        return
     found: dict[tuple[float, str], list[dict[str, float]]] = defaultdict(list)
     for seed in given.seeds:
         for rate in given.rates:
@@ -207,6 +225,68 @@ def measured(
     for name, part in by_set.items():
         figures |= {f"{name} (all)": part.accuracy, f"{name} (all), exact": part.exact}
     return {name: value for name, value in figures.items() if value is not None}
+
+
+def detection(out: Path, seeds: list[int], rates: list[float]) -> str:
+    """A Markdown table: share of wrong answers found, and of right ones taken for wrong."""
+    lines = ["| wrong | records | seed | ratio: found, % | right ones lost, % | "
+             "mixture: found, % | right ones lost, % |", "|" + "---|" * 7]
+    for seed in seeds:
+        rows = list(demo_rows(seed=seed))
+        folder = (out / f"detect-seed{seed}").absolute()
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        write_atomically(folder / "true.jsonl", text.encode())
+        plan = plan_for_run(BASE, Overrides(data=(folder / "true.jsonl",), seed=seed,
+                                            forget_subjects=(FORGET_SUBJECT,)))
+        plan = plan.model_copy(update={"evaluation": plan.evaluation.model_copy(
+            update={"retrained": False})})
+        with PhaseBoard(quiet=True) as board:
+            records = prepare_records(plan, RunFolder(root=folder), board)
+            model, _ = prepare_models(plan, records, board, retrained=None)
+        base, adapter = shared_model(model, plan.model, seed, "cpu")
+        view, encoder = ModelView(adapter), RecordEncoder(base.tokenizer, max_tokens=256)
+        source = AlternativeAnswers(records.tagger.hierarchy.hierarchy, records.tagger)
+        members = {record.record_id for record in records.federation.retain}
+        for rate in rates:
+            _, wrong = chosen(rows, seed, rate)
+            held = [record_from_row(row) for row in spoiled(rows, {}, wrong)
+                    if row["id"] in members and "options" in row]
+            for kind in ("question", "patient"):
+                own = [r for r in held if (r.patient_id is not None) == (kind == "patient")]
+                encoded = [encoder.encode(r, alternatives=source.of(r)) for r in own]
+                is_wrong = np.array([r.record_id in wrong for r in own])
+                ratio = np.array([
+                    held_by_model(view, e, by_options=has_own_options(r))
+                    for e, r in zip(encoded, own, strict=True)
+                ]) < 0.5
+                losses = np.array([_loss(view, e) for e in encoded])
+                cells = [f"{100 * share:.1f}" for flagged in (ratio, upper_component(losses))
+                         for share in (flagged[is_wrong].mean(), flagged[~is_wrong].mean())]
+                lines.append(f"| {rate:.0%} | {len(own)} {kind}s | {seed} | "
+                             + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _loss(view: ModelView, record: EncodedRecord) -> float:
+    with torch.no_grad():
+        batch = collate([record], pad_id=0, device=view.device)
+        return -float(token_log_probabilities(view.reference_logits(batch), batch).mean())
+
+
+def upper_component(losses: FloatArray, *, rounds: int = 50) -> BoolArray:
+    """Who belongs to the upper of two normal components more probably than not (EM)."""
+    means = np.quantile(losses, [0.1, 0.9])
+    deviations, shares = np.full(2, losses.std() + 1e-6), np.full(2, 0.5)
+    for _ in range(rounds):
+        log_p = (np.log(shares) - np.log(deviations)
+                 - 0.5 * ((losses[:, None] - means) / deviations) ** 2)
+        weights = np.exp(log_p - np.logaddexp(log_p[:, :1], log_p[:, 1:]))
+        total = weights.sum(axis=0) + 1e-9
+        means = (weights * losses[:, None]).sum(axis=0) / total
+        deviations = np.sqrt((weights * (losses[:, None] - means) ** 2).sum(axis=0) / total) + 1e-3
+        shares = total / total.sum()
+    flagged: BoolArray = weights[:, int(means.argmax())] > 0.5
+    return flagged
 
 
 def table(found: dict[tuple[float, str], list[dict[str, float]]]) -> str:

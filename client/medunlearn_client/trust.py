@@ -7,10 +7,11 @@ differential privacy a mixture will not do: its parameters come from all records
 record's coming or going would move the weight of every other, and the noise covers one clip
 only. Here each weight is a public function of the privacy unit alone:
 
-* **Likelihood ratio.** min(1, p(label) / p(best other answer)) under the base model, with p the
-  geometric mean over the answer's tokens and the other answers those of
-  :class:`AlternativeAnswers`. A label loses weight as far as the model prefers another one; a
-  model that knows nothing of the question takes little away.
+* **Likelihood ratio.** min(1, p(label) / p(what the model prefers)) under the base model, with p
+  the geometric mean over the answer's tokens. An exam question is compared with its own wrong
+  options: a model that knows nothing of it then takes little away. Any other record is compared,
+  token by token, with the model's favourite token: names drawn from elsewhere would all be less
+  likely than a wrong answer of the right kind.
 * **Agreement.** Among near-duplicates of the same privacy unit, the share that gives the same
   answer. Duplicates that belong to different units are reported, never weighed.
 * **Mentions.** Whether the record itself mentions a target concept (plan, ``[labels]``).
@@ -41,16 +42,35 @@ LEAST: Final = 1e-3
 
 
 @torch.no_grad()
-def held_by_model(view: ModelView, record: EncodedRecord) -> float:
-    """min(1, p(answer) / p(best alternative)) under the base model, in [LEAST, 1].
+def held_by_model(view: ModelView, record: EncodedRecord, *, by_options: bool) -> float:
+    """min(1, p(answer) / p(what the model prefers)) under the base model, in [LEAST, 1].
 
     The record and its alternatives are one batch of their own: padding and kernels, too, are
     the same whichever other records there are.
+
+    Args:
+        view: The model.
+        record: The record; with ``by_options`` its alternatives are the wrong options.
+        by_options: Compare with the alternatives, and else with the favourite tokens.
     """
-    batch = collate([record, *record.alternatives], pad_id=0, device=view.device)
-    log_p = token_log_probabilities(view.reference_logits(batch), batch)
+    others = record.alternatives if by_options else ()
+    # Without serials: what is asked once is not worth a place in the reference's cache.
+    alone = [replace(one, serial=None) for one in (record, *others)]
+    batch = collate(alone, pad_id=0, device=view.device)
+    logits = view.reference_logits(batch)
+    log_p = token_log_probabilities(logits, batch)
     levels = weighted_mean(log_p, batch.is_scored.to(log_p)).tolist()
-    return max(LEAST, exp(min(0.0, levels[0] - max(levels[1:], default=levels[0]))))
+    if by_options:
+        preferred = max(levels[1:], default=levels[0])
+    else:
+        favourites = logits.log_softmax(dim=-1).amax(dim=-1)
+        preferred = float(weighted_mean(favourites, batch.is_scored.to(log_p))[0])
+    return max(LEAST, exp(min(0.0, levels[0] - preferred)))
+
+
+def has_own_options(record: Record) -> bool:
+    """Whether its alternatives are its own: a patient's options derive from other patients."""
+    return bool(record.options) and record.patient_id is None
 
 
 def agreement(records: Sequence[Record]) -> list[float]:
@@ -102,7 +122,9 @@ def with_estimates(
         for unit in units.units:
             for place, share in zip(unit, agreement([records[p] for p in unit]), strict=True):
                 if place not in exempt:
-                    estimates[place] = share * held_by_model(view, units.records[place])
+                    estimates[place] = share * held_by_model(
+                        view, units.records[place], by_options=has_own_options(records[place])
+                    )
     weighted = (
         _weighted(record, estimate, labels)
         for record, estimate in zip(units.records, estimates, strict=True)

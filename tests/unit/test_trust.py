@@ -122,7 +122,7 @@ def test_agreement_counts_within_one_unit(
     assert agreement([own, *again]) == [2 / 3, 2 / 3, 1 / 3]
     assert agreement([own]) == [1.0]
     units = in_units(loaded, [own, *again], units=((0, 1, 2),))
-    alone = [held_by_model(ModelView(adapter), record) for record in units.records]
+    alone = [held_by_model(ModelView(adapter), r, by_options=False) for r in units.records]
     found = with_estimates(ModelView(adapter), units, [own, *again], ESTIMATED)
     shares = [r.confidence / a for r, a in zip(found.records, alone, strict=True)]
     assert shares == pytest.approx([2 / 3, 2 / 3, 1 / 3])
@@ -141,6 +141,25 @@ def test_a_label_loses_weight_as_far_as_the_model_prefers_another(
         assert all(0.0 < weight <= 1.0 for weight in found)
         adapter.set_flat(np.zeros(adapter.layout.dimension, dtype=np.float32))
         assert estimates(loaded, adapter, relabelled) == found, "only the base model is asked"
+
+
+def test_a_patients_answer_is_held_against_the_models_own_and_not_against_strangers(
+    loaded: LoadedModel, adapter: LoraAdapter, records: list[Record]
+) -> None:
+    """A patient's options come from other patients: they must not move the weight."""
+    own = replace(records[0], patient_id="p")
+    others = replace(own, options=(own.answer, "zzz", "qqq"))
+    assert estimates(loaded, adapter, [own]) == estimates(loaded, adapter, [others])
+    view = ModelView(adapter)
+    asked = in_units(loaded, [own]).records[0]
+    with torch.no_grad():
+        logits = view.reference_logits(collate([asked], pad_id=0, device=CPU))
+    said = asked.input_ids.copy()
+    said[asked.is_answer.nonzero()[0][0]] = int(logits[0, 0].argmax())
+    preferred = replace(asked, input_ids=said, serial=None)
+    assert held_by_model(view, preferred, by_options=False) > held_by_model(
+        view, replace(asked, serial=None), by_options=False
+    )
 
 
 def test_what_is_given_and_what_is_asked_by_name_stands(
