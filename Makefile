@@ -4,6 +4,7 @@
 #   make test      the test suite
 #   make lint      ruff, mypy --strict and the import rules
 #   make results   the long experiments behind docs/results.md
+#   make wrong-labels   the experiment with wrong labels
 #   make clean     remove what was built (not runs/ and not the model cache)
 
 VENV ?= .venv
@@ -17,10 +18,10 @@ SEEDS ?= 0 1 2
 PLANS ?= $(wildcard benchmarks/plans/*.toml)
 ARGS ?=
 
-.PHONY: demo test lint results clean install help
+.PHONY: demo test lint results wrong-labels clean install help
 
 help:
-	@sed -n '3,8p' Makefile | sed 's/^#//'
+	@sed -n '3,9p' Makefile | sed 's/^#//'
 
 install: $(STAMP)
 
@@ -50,6 +51,9 @@ results: $(STAMP)
 		else $(BIN)/medunlearn simulate $$plan --seed $$seed --out $$out $(ARGS); fi; \
 	done; done
 	@$(BIN)/medunlearn compare runs/results/*
+
+wrong-labels: $(STAMP)
+	@$(BIN)/python benchmarks/wrong_labels.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
