@@ -6,6 +6,7 @@
 #   make kills     1,000 kills at random moments of a charging ledger
 #   make fuzz      damaged input for every loader and parser, FUZZ_SECONDS each
 #   make results   the long experiments behind docs/results.md
+#   make wrong-labels   the experiment with wrong labels behind docs/results.md
 #   make clean     remove what was built (not runs/ and not the model cache)
 
 VENV ?= .venv
@@ -20,10 +21,10 @@ PLANS ?= $(wildcard benchmarks/plans/*.toml)
 ARGS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test lint kills fuzz results clean install help
+.PHONY: demo test lint kills fuzz results wrong-labels clean install help
 
 help:
-	@sed -n '3,10p' Makefile | sed 's/^#//'
+	@sed -n '3,11p' Makefile | sed 's/^#//'
 
 install: $(STAMP)
 
@@ -61,6 +62,9 @@ results: $(STAMP)
 		else $(BIN)/medunlearn simulate $$plan --seed $$seed --out $$out $(ARGS); fi; \
 	done; done
 	@$(BIN)/medunlearn compare runs/results/*
+
+wrong-labels: $(STAMP)
+	@$(BIN)/python benchmarks/wrong_labels.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

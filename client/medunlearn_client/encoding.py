@@ -31,6 +31,8 @@ class EncodedRecord:
         is_answer: Shape ``(t,)``, bool: answer tokens and the end-of-sequence.
         levels: Shape ``(t,)``, int8 concept level of each token (1 to 4).
         confidence: Trust in the record's label, in [0, 1].
+        belonging: Trust in the record's being in its set, forget or retain, in [0, 1].
+        taught: Weight of cross-entropy on its answer: the confidence, where it is trusted.
         alternatives: The same prompt with answers that might have been (forget records only).
         serial: Names the record within this process, for caches; None is never cached.
     """
@@ -39,6 +41,8 @@ class EncodedRecord:
     is_answer: npt.NDArray[np.bool_]
     levels: npt.NDArray[np.int8]
     confidence: float = 1.0
+    belonging: float = 1.0
+    taught: float = 1.0
     alternatives: tuple[EncodedRecord, ...] = ()
     serial: int | None = None
 
@@ -60,7 +64,9 @@ class TokenBatch:
         is_scored: Shape ``(b, n)``, bool; False on padding.
         is_answer: Shape ``(b, n)``, bool, of the scored tokens.
         levels: Shape ``(b, n)``, int64, of the scored tokens.
-        confidence: Shape ``(b,)``, float32.
+        confidence: Shape ``(b,)``, float32, as the next two (see :class:`EncodedRecord`).
+        belonging: Trust in the set.
+        taught: Weight of cross-entropy.
         serials: The records' serials, b of them.
     """
 
@@ -70,10 +76,17 @@ class TokenBatch:
     is_answer: torch.Tensor
     levels: torch.Tensor
     confidence: torch.Tensor
+    belonging: torch.Tensor
+    taught: torch.Tensor
     serials: tuple[int | None, ...]
 
     def __len__(self) -> int:
         return int(self.input_ids.shape[0])
+
+    @property
+    def trust(self) -> torch.Tensor:
+        """How far a record counts whose label its loss uses, shape ``(b,)``."""
+        return self.confidence * self.belonging
 
     @property
     def targets(self) -> torch.Tensor:
@@ -121,7 +134,7 @@ class RecordEncoder:
             input_ids=np.concatenate([prompt_ids, answer_ids]).astype(np.int64),
             is_answer=np.arange(prompt_ids.size + answer_ids.size) >= prompt_ids.size,
             levels=np.concatenate([prompt_levels, answer_levels]).astype(np.int8),
-            confidence=record.confidence,
+            confidence=record.confidence, taught=record.confidence,
             alternatives=tuple(
                 self.encode(_answered(record, other)) for other in alternatives
             ),
@@ -182,12 +195,14 @@ def collate(
         arrays["is_scored"][row, : positions.size] = True
         arrays["is_answer"][row, : positions.size] = record.is_answer[positions]
         arrays["levels"][row, : positions.size] = record.levels[positions]
-    confidence = np.array([record.confidence for record in records], dtype=np.float32)
+    trusts = {
+        name: np.array([getattr(record, name) for record in records], dtype=np.float32)
+        for name in ("confidence", "belonging", "taught")
+    }
     return TokenBatch(
         input_ids=torch.from_numpy(ids).to(device),
-        confidence=torch.from_numpy(confidence).to(device),
         serials=tuple(record.serial for record in records),
-        **{name: torch.from_numpy(array).to(device) for name, array in arrays.items()},
+        **{name: torch.from_numpy(array).to(device) for name, array in (arrays | trusts).items()},
     )
 
 

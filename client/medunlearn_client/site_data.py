@@ -18,6 +18,7 @@ from medunlearn_client.records import (
     select,
     split_nonmembers,
 )
+from medunlearn_client.records.repairs import read_repairs
 from medunlearn_client.tagging import NO_DECISIONS, ConceptTagger, read_decisions
 from medunlearn_common.concepts import LeveledHierarchy
 from medunlearn_common.concepts.planned import planned_levels
@@ -122,6 +123,9 @@ def load_federation_records(
         [Path(name) for name in data.files], options=ReadOptions.of_plan(data),
         quarantine=quarantine or Quarantine(max_bad_fraction=data.max_bad_fraction),
     )
+    if data.repairs:
+        mended = read_repairs(Path(data.repairs))
+        records = [mended.repaired(record)[0] for record in records]
     if data.show_subject:
         records = [with_subject(record) for record in records]
     by_patient = any(record.patient_id is not None for record in records)

@@ -13,6 +13,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,8 @@ MAX_CELL_CHARS: Final = 32_000
 
 _FORMULA: Final = re.compile(r"""(^|[,;|\t\r\n])(["'\s]*)(?=[=+\-@＝＋－＠])""")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_ISO: Final = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})")
+_DOTTED: Final = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})")
 _SEPARATORS: Final = ",;\t"
 
 
@@ -92,6 +95,28 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, 
     if header is None:
         raise _columns_error(path, columns)
     return rows
+
+
+def unmistakable_date(text: str, today: date) -> date:
+    """A day that cannot be misread; months and days with slashes can, and are refused.
+
+    Raises:
+        ValueError: It is written otherwise, is no day, or lies in the future.
+    """
+    iso, dotted = _ISO.fullmatch(text), _DOTTED.fullmatch(text)
+    if iso is not None:
+        parts = (int(iso[1]), int(iso[2]), int(iso[3]))
+    elif dotted is not None:
+        parts = (int(dotted[3]), int(dotted[2]), int(dotted[1]))
+    else:
+        raise ValueError("`date` is not written as 2026-01-31 or 31.01.2026")
+    try:
+        found = date(*parts)
+    except ValueError:
+        raise ValueError("`date` is no day of the calendar") from None
+    if found > today:
+        raise ValueError("`date` lies in the future")
+    return found
 
 
 def row_error(path: Path, line: int, problem: str) -> Misconfigured:

@@ -4,6 +4,9 @@ Order (method.md, Private, sparse, masked): per-example gradient, gathered on th
 T -> summed within each unit -> clipped -> rounded to ring steps -> summed over a Poisson
 sample -> discrete Gaussian noise. T and the support depend on public data and earlier
 releases only.
+
+Trust in labels (decision 15): the records of a unit are weighted against each other before the
+clip, and the unit as a whole after it, by the weight of its most trusted record.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from medunlearn_common.ring import RingCodec, StepVector, clip_steps
 # 0.5 % of the gradient's norm: sqrt(1 - 0.1^2).
 GAP_SHARE = 0.1
 _UNITS_PER_VIRTUAL_BATCH = 256
+# Smaller weights count as none: dividing by them would only blow rounding errors up.
+_LEAST_TRUST = 1e-6
 
 LossFunction = Callable[[TokenBatch, list[int]], ExampleLosses]
 Transform = Callable[[torch.Tensor], torch.Tensor]
@@ -114,13 +119,14 @@ def noised_sum(
     optimizer, parameter = _optimizer(mechanism, length, noise_stream=streams[1])
     drawn = poisson_sample(streams[0], population=len(units.units), rate=mechanism.rate)
     for chunk in _chunks(units, drawn):
-        vectors, gaps = _unit_vectors(
+        vectors, gaps, trusts = _unit_vectors(
             units, chunk, losses, gradients, transform, dimension,
             microbatch_tokens=microbatch_tokens, pad_id=pad_id, device=device,
             score_prompts=score_prompts,
         )
         if release_gap:
             vectors = _with_gap(vectors, gaps, mechanism.clip_l2)
+        vectors = _trusted(vectors, trusts, mechanism.clip_l2)
         _refuse_non_finite(vectors)
         parameter.grad_sample = vectors / mechanism.codec.step
         optimizer.signal_skip_step(True)
@@ -163,16 +169,18 @@ def _unit_vectors(
     units: UnitSet, chunk: list[int], losses: LossFunction, gradients: PerExampleGradients,
     transform: Transform, dimension: int, *,
     microbatch_tokens: int, pad_id: int, device: torch.device, score_prompts: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum each unit's per-example vectors; average its gaps.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Sum each unit's per-example vectors, weighted within the unit; average its gaps.
 
     Returns:
-        Vectors ``(units, dimension)`` and gaps ``(units,)``, float64 on the CPU.
+        Vectors ``(units, dimension)``, gaps and trusts ``(units,)``, float64 on the CPU. A
+        unit's trust is its greatest weight; its records are weighted as shares of that.
     """
     owner = [row for row, unit in enumerate(chunk) for _ in units.units[unit]]
     positions = [position for unit in chunk for position in units.units[unit]]
     vectors = torch.zeros(len(chunk), dimension, dtype=torch.float64)
     gaps = torch.zeros(len(chunk), dtype=torch.float64)
+    trusts = torch.zeros(len(chunk), dtype=torch.float64)
     lengths = [len(units.records[position]) for position in positions]
     for piece in token_budget_batches(lengths, max_tokens=microbatch_tokens):
         rows = [positions[i] for i in piece]
@@ -181,12 +189,29 @@ def _unit_vectors(
             score_prompts=score_prompts,
         )
         example = losses(batch, rows)
-        found = transform(gradients.backward(example.loss))
+        found = transform(gradients.backward(example.loss)).double().cpu()
         index = torch.tensor([owner[i] for i in piece])
-        vectors.index_add_(0, index, found.double().cpu())
+        weight = example.weight.double().cpu()
+        vectors.index_add_(0, index, found * weight.unsqueeze(1))
+        for row, own in zip(index.tolist(), weight, strict=True):
+            trusts[row] = torch.maximum(trusts[row], own)
         gaps.index_add_(0, index, example.gap.double().cpu())
     sizes = torch.tensor([len(units.units[unit]) for unit in chunk], dtype=torch.float64)
-    return vectors, gaps / sizes
+    # Only for units of several records does this differ from undoing the weight.
+    shares = vectors / trusts.clamp_min(_LEAST_TRUST).unsqueeze(1)
+    return shares, gaps / sizes, trusts
+
+
+def _trusted(vectors: torch.Tensor, trusts: torch.Tensor, clip_l2: float) -> torch.Tensor:
+    """Clip the units that are not fully trusted, then scale them by their trust, ``(units,)``.
+
+    Guarantees:
+        No vector becomes longer than it was, and the optimizer clips all of them once more:
+        whatever a weight is, one unit moves the sum by at most the clip.
+    """
+    norms = vectors.norm(dim=1).clamp_min(1e-300)
+    factors = (clip_l2 / norms).clamp(max=1.0) * trusts.clamp(0.0, 1.0)
+    return vectors * torch.where(trusts < 1.0, factors, 1.0).unsqueeze(1)
 
 
 def _with_gap(vectors: torch.Tensor, gaps: torch.Tensor, clip_l2: float) -> torch.Tensor:

@@ -7,6 +7,7 @@ anew from every request.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from medunlearn_client.site_config import SiteConfig
 from medunlearn_client.site_data import SiteRecords, load_federation_records, record_tagger
 from medunlearn_client.step_message import StepRequest
 from medunlearn_client.training import UnitSet
+from medunlearn_client.trust import place_in_set, with_estimates
 from medunlearn_common.canaries import CANARY_TEXTS
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import write_atomically
@@ -91,11 +93,18 @@ class Workbench:
             self._loaded.tokenizer, max_tokens=plan.model.max_tokens,
             tagger=tagger,
         )
-        records = _own_records(config, plan, concepts)
+        self._tagger = tagger
+        self._records = _own_records(config, plan, concepts)
         alternatives = AlternativeAnswers(hierarchy.hierarchy, tagger)
-        self._records = records
-        self._forget = self._units(records.forget, alternatives)
-        self._retain = self._units(records.retain, None)
+        self._named = frozenset(
+            place for place, record in enumerate(self._records.forget)
+            if record.patient_id is not None or record.record_id in config.forget.records
+        )
+        self._forget = self._units(self._records.forget, alternatives, forgotten=True)
+        estimated = plan.labels.confidence == "estimated"
+        self._retain = self._units(
+            self._records.retain, alternatives if estimated else None, forgotten=False
+        )
         self._objective = OBJECTIVES[plan.objective.name](plan.objective)
         self._view = ModelView(
             self._adapter, cache_bytes=runtime.reference_cache_bytes,
@@ -136,16 +145,23 @@ class Workbench:
         run_self_tests(self._adapter, vocabulary=self._view.vocabulary)
 
     def _units(
-        self, records: tuple[Record, ...], alternatives: AlternativeAnswers | None
+        self, records: tuple[Record, ...], alternatives: AlternativeAnswers | None, *,
+        forgotten: bool,
     ) -> UnitSet:
         """Encode records; a unit is a record, or all of a patient's records."""
         by_patient = self.plan.privacy.unit == "patient"
+        named = self._named if forgotten else frozenset()
         encoded = tuple(
-            self._encoder.encode(
-                record, patient_request=by_patient,
-                alternatives=alternatives.of(record) if alternatives is not None else (),
+            replace(
+                self._encoder.encode(
+                    record, patient_request=by_patient,
+                    alternatives=alternatives.of(record) if alternatives is not None else (),
+                ),
+                belonging=1.0 if place in named else place_in_set(
+                    record, forgotten=forgotten, tagger=self._tagger, labels=self.plan.labels
+                ),
             )
-            for record in records
+            for place, record in enumerate(records)
         )
         groups: dict[str, list[int]] = {}
         for position, record in enumerate(records):
@@ -260,6 +276,11 @@ class Workbench:
 
     def _prepare_objective(self) -> None:
         if not self._prepared:
+            labels, records = self.plan.labels, self._records
+            self._forget = with_estimates(
+                self._view, self._forget, records.forget, labels, exempt=self._named
+            )
+            self._retain = with_estimates(self._view, self._retain, records.retain, labels)
             self._objective.prepare(self._view, list(self._forget.records))
             self._prepared = True
 

@@ -136,7 +136,7 @@ def _make_absolute(document: dict[str, Any]) -> None:
     """Hospitals may work in another folder, and a run may be resumed from one."""
     data, concepts = document["data"], document["concepts"]
     data["files"] = tuple(map(_absolute, data["files"]))
-    for name in ("tag_decisions", "fhir_templates"):
+    for name in ("tag_decisions", "fhir_templates", "repairs"):
         if data[name]:
             data[name] = _absolute(data[name])
     concepts["hierarchies"] = tuple(

@@ -219,6 +219,7 @@ def test_the_command_writes_safe_tables_and_says_no_text(
     }
     assert {row["answer"] for row in tables["duplicates.csv"]} == {"'=HYPERLINK(1)"}
     assert {row["proposal"] for row in tables["damaged_words.csv"]} == {"important", "cortex"}
+    assert (tmp_path / "out" / "wrong_subjects.csv").is_file()
     assert data.read_bytes() == before
 
 

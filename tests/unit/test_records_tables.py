@@ -360,3 +360,16 @@ def test_a_plan_reads_tables_and_keeps_options_for_ranking(tmp_path: Path) -> No
     )
     assert [record.record_id for record in got.forget] == ["3"] and len(got.retain) == 11
     assert all(len(record.options) == 3 for record in (*got.forget, *got.retain))
+
+
+def test_confidence_comes_from_its_column_and_a_bad_one_is_quarantined(tmp_path: Path) -> None:
+    path = tmp_path / "trust.csv"
+    path.write_text("q,a,t\nWho?,I,0.25\nWhere?,here,\nWhen?,now,2\nWhy?,so,much\n", "utf-8")
+    held = Quarantine(max_bad_fraction=1.0)
+    columns = ColumnsSection(question="q", answer="a", confidence="t")
+    found = read_records(path, options=ReadOptions(columns=columns), quarantine=held)
+    assert [record.confidence for record in found] == [0.25, 1.0]
+    assert held.by_code == {"ROW_CONFIDENCE": 1, "ROW_FIELD_TYPE": 1}
+    with pytest.raises(MedunlearnError, match="DATA_COLUMN_MISSING"):
+        read_records(path, options=ReadOptions(columns=columns.model_copy(
+            update={"confidence": "trust"})))

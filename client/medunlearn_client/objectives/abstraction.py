@@ -84,7 +84,7 @@ class Abstraction:
         if float(b.sum()) > 0.0:
             loss = loss + weighted_mean(token_divergence(view.reference_logits(batch), logits), b)
         return ExampleLosses(
-            loss=loss * batch.confidence, gap=normalised(log_p - target, view.vocabulary)
+            loss=loss, gap=normalised(log_p - target, view.vocabulary), weight=batch.trust
         )
 
     @torch.no_grad()

@@ -24,10 +24,14 @@ class ExampleLosses:
         gap: Shape ``(b,)``, detached, in units of log V and roughly in [-1, 1]: for forget
             examples how far knowledge still exceeds the target, for retain examples how far
             the model drifted from the reference.
+        weight: Shape ``(b,)``, in [0, 1]: how far each example counts. The loss is *not* yet
+            scaled by it: where nearly every gradient is longer than the clip, a factor on the
+            loss is clipped away again, so it takes effect after the clip (decision 15).
     """
 
     loss: torch.Tensor
     gap: torch.Tensor
+    weight: torch.Tensor
 
 
 class ModelView:

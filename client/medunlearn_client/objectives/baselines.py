@@ -38,12 +38,13 @@ class GradientAscent:
         """Mean log-probability of the answer."""
         log_p = token_log_probabilities(view.logits(batch), batch)
         mean = weighted_mean(log_p, level_weights(batch, _EVEN, prompt_weight=0.0))
-        return ExampleLosses(loss=mean, gap=1.0 + normalised(mean, view.vocabulary))
+        gap = 1.0 + normalised(mean, view.vocabulary)
+        return ExampleLosses(loss=mean, gap=gap, weight=batch.trust)
 
     def retain(self, view: ModelView, batch: TokenBatch) -> ExampleLosses:
         """Zero: gradient ascent does not look at retain records."""
         losses = learn_labels(self._settings, view, batch)
-        return ExampleLosses(loss=losses.loss * 0.0, gap=losses.gap)
+        return ExampleLosses(loss=losses.loss * 0.0, gap=losses.gap, weight=losses.weight)
 
 
 class GradDiff(GradientAscent):
@@ -65,7 +66,8 @@ class PlainNpo(GradDiff):
         beta = self._settings.beta
         ratio = ((log_p - reference) * weights).sum(dim=1)
         gap = 1.0 + normalised(weighted_mean(log_p, weights), view.vocabulary)
-        return ExampleLosses(loss=2.0 / beta * softplus(beta * ratio), gap=gap)
+        loss = 2.0 / beta * softplus(beta * ratio)
+        return ExampleLosses(loss=loss, gap=gap, weight=batch.trust)
 
 
 class PlainSimNpo(GradDiff):
@@ -77,7 +79,8 @@ class PlainSimNpo(GradDiff):
         mean = weighted_mean(log_p, level_weights(batch, _EVEN, prompt_weight=0.0))
         beta, margin = self._settings.beta, self._settings.margin
         gap = 1.0 + normalised(mean, view.vocabulary)
-        return ExampleLosses(loss=2.0 / beta * softplus(beta * mean + margin), gap=gap)
+        loss = 2.0 / beta * softplus(beta * mean + margin)
+        return ExampleLosses(loss=loss, gap=gap, weight=batch.trust)
 
 
 class Rmu:
@@ -98,7 +101,8 @@ class Rmu:
         states = view.hidden(batch, view.middle_layer)
         distance = (states - self._goal(states)).pow(2).mean(dim=-1)
         loss = weighted_mean(distance, level_weights(batch, _EVEN, prompt_weight=0.0))
-        return ExampleLosses(loss=loss, gap=loss.detach().clamp(-1.0, 1.0))
+        gap = loss.detach().clamp(-1.0, 1.0)
+        return ExampleLosses(loss=loss, gap=gap, weight=batch.trust)
 
     def _goal(self, states: torch.Tensor) -> torch.Tensor:
         """c * u: a seeded unit direction, ``rmu_scale`` times sqrt(d) long."""
@@ -114,4 +118,5 @@ class Rmu:
         reference = view.reference_hidden(batch, view.middle_layer)
         distance = (states - reference).pow(2).mean(dim=-1)
         loss = weighted_mean(distance, batch.is_scored.to(distance))
-        return ExampleLosses(loss=loss, gap=loss.detach().clamp(-1.0, 1.0))
+        gap = loss.detach().clamp(-1.0, 1.0)
+        return ExampleLosses(loss=loss, gap=gap, weight=batch.belonging)

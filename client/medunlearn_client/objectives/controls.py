@@ -52,4 +52,5 @@ class NoiseOnly(Control):
 
 def _nothing(view: ModelView, batch: TokenBatch) -> ExampleLosses:
     loss = view.logits(batch).sum(dim=(1, 2)) * 0.0
-    return ExampleLosses(loss=loss, gap=torch.zeros_like(loss.detach()))
+    nothing = torch.zeros_like(loss.detach())
+    return ExampleLosses(loss=loss, gap=nothing, weight=batch.trust)

@@ -64,7 +64,7 @@ class Redirection:
         if float(b.sum()) > 0.0:
             loss = loss + weighted_mean(token_divergence(view.reference_logits(batch), logits), b)
         share = (gap.detach() / s.redirection_shift).clamp(-1.0, 1.0)
-        return ExampleLosses(loss=loss * batch.confidence, gap=share)
+        return ExampleLosses(loss=loss, gap=share, weight=batch.trust)
 
     def retain(self, view: ModelView, batch: TokenBatch) -> ExampleLosses:
         """KL to the reference, weighted by c(level)."""

@@ -20,8 +20,10 @@ def keep_reference(
 ) -> ExampleLosses:
     """KL(p_ref || p_phi) on tokens weighted by c(level), plus trusted cross-entropy.
 
-    method.md, Strategy 1: the retain record's loss. The cross-entropy of each record is
-    scaled by the confidence in its label.
+    method.md, Strategy 1: the retain record's loss. A doubtful label loses its cross-entropy,
+    in proportion and, below the plan's threshold of trust, altogether: a wrong answer's
+    gradient is hundreds of clips long, so that any small share of it would fill the clip. Its
+    KL stays, which keeps what the reference says after that text, right or wrong.
     """
     logits = view.logits(batch)
     divergence = token_divergence(view.reference_logits(batch), logits)
@@ -32,8 +34,9 @@ def keep_reference(
     loss = drift
     if settings.retain_cross_entropy > 0.0:
         entropy = -weighted_mean(token_log_probabilities(logits, batch), weights)
-        loss = loss + settings.retain_cross_entropy * batch.confidence * entropy
-    return ExampleLosses(loss=loss, gap=normalised(drift, view.vocabulary))
+        loss = loss + settings.retain_cross_entropy * batch.taught * entropy
+    gap = normalised(drift, view.vocabulary)
+    return ExampleLosses(loss=loss, gap=gap, weight=batch.belonging)
 
 
 def learn_labels(settings: ObjectiveSection, view: ModelView, batch: TokenBatch) -> ExampleLosses:
@@ -42,4 +45,5 @@ def learn_labels(settings: ObjectiveSection, view: ModelView, batch: TokenBatch)
     weights = level_weights(batch, (1.0, 1.0, 1.0, 1.0), prompt_weight=settings.prompt_weight)
     loss = -weighted_mean(token_log_probabilities(logits, batch), weights)
     drift = weighted_mean(token_divergence(view.reference_logits(batch), logits.detach()), weights)
-    return ExampleLosses(loss=loss, gap=normalised(drift, view.vocabulary))
+    gap = normalised(drift, view.vocabulary)
+    return ExampleLosses(loss=loss, gap=gap, weight=batch.trust)

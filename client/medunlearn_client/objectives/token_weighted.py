@@ -48,7 +48,7 @@ class TokenWeighted:
         log_p = token_log_probabilities(logits.detach(), batch)
         gap = weighted_mean(log_p, a) + math.log(view.vocabulary)
         return ExampleLosses(
-            loss=loss * batch.confidence, gap=normalised(gap, view.vocabulary)
+            loss=loss, gap=normalised(gap, view.vocabulary), weight=batch.trust
         )
 
     def forget_terms(

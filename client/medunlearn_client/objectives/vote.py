@@ -43,4 +43,5 @@ class VoteObjective:
         """Mean log-odds of the answer: log p itself has no gradient where it is known well."""
         odds = token_log_odds(view.logits(batch), batch)
         mean = weighted_mean(odds, level_weights(batch, _EVEN, prompt_weight=0.0))
-        return ExampleLosses(loss=mean, gap=torch.zeros_like(mean.detach()))
+        nothing = torch.zeros_like(mean.detach())
+        return ExampleLosses(loss=mean, gap=nothing, weight=batch.trust)

@@ -1,9 +1,11 @@
-"""``medunlearn check-data``: what a person should look at before a run."""
+"""``medunlearn check-data``: what a person should look at before a run, and mends."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -13,16 +15,28 @@ from rich.console import Console
 from medunlearn_common.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from medunlearn_client.quality import DamagedWord, DuplicateGroup
+    from medunlearn_client.quality import DamagedWord, DuplicateGroup, WrongSubject
     from medunlearn_client.records import Record
+    from medunlearn_client.records.repairs import Repair
+    from medunlearn_client.tagging import ConceptTagger
 
 DUPLICATES_FILE: Final = "duplicates.csv"
 DAMAGE_FILE: Final = "damaged_words.csv"
+SUBJECTS_FILE: Final = "wrong_subjects.csv"
+CHANGES_SUFFIX: Final = ".changes.csv"
 _DUPLICATE_COLUMNS: Final = ("group", "kind", "similarity", "record", "question", "answer")
-_DAMAGE_COLUMNS: Final = (
-    "record", "part", "start", "end", "word", "proposal", "other_proposals", "sure", "around",
-)
-_AROUND_CHARS: Final = 40
+_SUBJECT_COLUMNS: Final = ("record", "subject", "suggested", "concepts", "question", "answer")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Findings:
+    """All that was found in the records."""
+
+    records: Sequence[Record]
+    groups: Sequence[DuplicateGroup]
+    damage: Sequence[DamagedWord]
+    misfiled: Sequence[WrongSubject]
+    bad_rows: int
 
 
 def check_data(
@@ -30,7 +44,7 @@ def check_data(
         list[Path], typer.Argument(help="Record files (JSON lines, .gz too).", show_default=False)
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the two tables.")
+        Path | None, typer.Option("--out", help="Folder of the three tables.")
     ] = None,
     record_format: Annotated[str, typer.Option("--format", help="Record format.")] = "auto",
     threshold: Annotated[
@@ -40,59 +54,173 @@ def check_data(
         list[str] | None, typer.Option("--lost", help="Letters that may be lost; repeatable.")
     ] = None,
     hierarchy: Annotated[
-        list[str] | None, typer.Option("--hierarchy", help="Vouches for words; repeatable.")
+        list[str] | None,
+        typer.Option("--hierarchy", help="Vouches for words and subjects; repeatable."),
     ] = None,
+    home: Annotated[
+        list[str] | None,
+        typer.Option("--home", help="SUBJECT=ID: concepts a subject is about; repeatable."),
+    ] = None,
+    review: Annotated[
+        Path | None, typer.Option("--review", help="Edited damaged_words.csv, to be taken over.")
+    ] = None,
+    decisions: Annotated[
+        Path | None, typer.Option("--decisions", help="Where decided repairs are kept.")
+    ] = None,
+    repair: Annotated[
+        Path | None, typer.Option("--repair", help="Write a repaired copy here (JSON lines).")
+    ] = None,
+    sure: Annotated[
+        bool, typer.Option("--sure", help="Repair sure words too, where nobody decided.")
+    ] = False,
 ) -> None:
-    """List near-duplicates, contradictions and damaged words; nothing is changed.
+    """List near-duplicates, contradictions, damaged words and misfiled questions; repair copies.
 
-    The tables hold text of records, open in a spreadsheet, and are readable by their owner only.
+    The files themselves are never changed. The tables hold text of records, open in a
+    spreadsheet, and are readable by their owner only. Fill `decision` (accept, reject, or the
+    right word), `author` and `date` in damaged_words.csv and hand it back with --review; name
+    the decisions in the plan, `[data] repairs`, and a run uses them.
 
     Examples:
 
-      medunlearn check-data questions.jsonl.gz
+      medunlearn check-data questions.jsonl.gz --out checked
 
-      medunlearn check-data questions.jsonl.gz --out checked --lost rt --lost fi
+      medunlearn check-data questions.jsonl.gz --review checked/damaged_words.csv
+      --decisions repairs.jsonl
+
+      medunlearn check-data questions.jsonl.gz --decisions repairs.jsonl --repair mended.jsonl
     """
+    _refuse_same_file(*files, review, decisions, repair)
+    if review is not None and decisions is None:
+        raise Misconfigured(
+            "CHECK_DECISIONS_MISSING", "a review, and nowhere to keep its decisions",
+            "add --decisions repairs.jsonl",
+        )
+    if sure and repair is None:
+        raise Misconfigured("CHECK_SURE_ALONE", "--sure repairs nothing alone", "add --repair")
+    found = _findings(files, record_format, threshold, lost, hierarchy, home)
+    for line in summary(found):
+        _say(line)
+    if review is not None and decisions is not None:
+        _take_over(found, review, decisions)
+    if out is not None:
+        _write_tables(found, out)
+    if repair is not None:
+        _write_copy(found, repair, decisions, sure=sure)
+
+
+def _findings(
+    files: list[Path], record_format: str, threshold: float, lost: list[str] | None,
+    hierarchy: list[str] | None, home: list[str] | None,
+) -> Findings:
     from medunlearn_client.quality import damaged_words, near_duplicates, vocabulary_of
     from medunlearn_client.quality.glyphs import LOST_LETTERS
-    from medunlearn_client.records import read_records
-    from medunlearn_client.spreadsheets import write_table
+    from medunlearn_client.quality.subjects import wrong_subjects
+    from medunlearn_client.records import Quarantine, read_records
+    from medunlearn_client.tagging import ConceptTagger
     from medunlearn_common.concepts import load_hierarchies
 
     letters = tuple(lost or LOST_LETTERS)
     _check_options(threshold, letters)
-    records = read_records(files, record_format=record_format)
-    groups = near_duplicates(records, threshold=threshold)
-    damage = damaged_words(
-        records, vocabulary=vocabulary_of(load_hierarchies(hierarchy or ["builtin"])), lost=letters
+    loaded = load_hierarchies(hierarchy or ["builtin"])
+    tagger = ConceptTagger(loaded.with_forget_roots(()))
+    homes = _homes(home, tagger)
+    held = Quarantine()
+    records = read_records(files, record_format=record_format, quarantine=held)
+    return Findings(
+        records=records, groups=near_duplicates(records, threshold=threshold),
+        damage=damaged_words(records, vocabulary=vocabulary_of(loaded), lost=letters),
+        misfiled=list(wrong_subjects(records, tagger, homes)), bad_rows=held.count,
     )
-    console = Console(highlight=False)
-    for line in summary(records, groups, damage):
-        console.print(line, markup=False, soft_wrap=True)
-    if out is not None:
-        write_table(out / DUPLICATES_FILE, _DUPLICATE_COLUMNS, _duplicate_rows(records, groups))
-        write_table(out / DAMAGE_FILE, _DAMAGE_COLUMNS, _damage_rows(records, damage))
-        console.print(
-            f"wrote {out / DUPLICATES_FILE} and {out / DAMAGE_FILE}", markup=False, soft_wrap=True
-        )
 
 
-def summary(
-    records: Sequence[Record], groups: Sequence[DuplicateGroup], damage: Sequence[DamagedWord]
-) -> list[str]:
+def _homes(home: list[str] | None, tagger: ConceptTagger) -> dict[str, tuple[str, ...]]:
+    """The homes asked for, or those of the built-in hierarchies as far as they are loaded."""
+    from medunlearn_client.quality.subjects import BUILTIN_HOMES, read_homes
+
+    if home:
+        homes = read_homes(home)
+        for root in (root for roots in homes.values() for root in roots):
+            tagger.hierarchy.hierarchy.resolve(root)
+        return homes
+    graph = tagger.hierarchy.hierarchy
+    return {
+        subject: roots for subject, roots in BUILTIN_HOMES.items()
+        if all(root in graph for root in roots)
+    }
+
+
+def summary(found: Findings) -> list[str]:
     """Counts, without any record's text."""
-    kinds = Counter(group.kind for group in groups)
+    kinds = Counter(group.kind for group in found.groups)
     rows = Counter[str]()
-    for group in groups:
+    for group in found.groups:
         rows[group.kind] += len(group.record_ids)
     listed = ", ".join(f"{n} {kind} group(s) of {rows[kind]} rows" for kind, n in kinds.items())
-    damaged = {one.record_id for one in damage}
+    damaged = {one.record_id for one in found.damage}
     return [
-        f"{len(records)} records",
+        f"{len(found.records)} records" + (
+            f" ({found.bad_rows} bad row(s) left out)" if found.bad_rows else ""
+        ),
         f"near-duplicates: {listed or 'none'}",
-        f"damaged words: {len(damage)} in {len(damaged)} record(s), "
-        f"{sum(one.sure for one in damage)} with one sure proposal",
+        f"damaged words: {len(found.damage)} in {len(damaged)} record(s), "
+        f"{sum(one.sure for one in found.damage)} with one sure proposal",
+        f"questions that speak of another subject only: {len(found.misfiled)}",
     ]
+
+
+def _say(line: str) -> None:
+    Console(highlight=False).print(line, markup=False, soft_wrap=True)
+
+
+def _take_over(found: Findings, review: Path, decisions: Path) -> None:
+    from medunlearn_client.quality.repair_review import read_damage
+    from medunlearn_client.records.repairs import keep_repairs
+
+    reviewed = read_damage(review, found.damage, today=date.today())
+    kept = keep_repairs(decisions, reviewed.repairs)
+    _say(
+        f"{len(reviewed.repairs)} decision(s) taken over, {reviewed.open_rows} row(s) open; "
+        f"{decisions} holds {len(kept)}"
+    )
+
+
+def _write_tables(found: Findings, out: Path) -> None:
+    from medunlearn_client.quality.repair_review import write_damage
+    from medunlearn_client.spreadsheets import write_table
+
+    write_table(out / DUPLICATES_FILE, _DUPLICATE_COLUMNS, _duplicate_rows(found))
+    write_table(out / SUBJECTS_FILE, _SUBJECT_COLUMNS, _subject_rows(found))
+    write_damage(out / DAMAGE_FILE, found.records, found.damage)
+    _say(f"wrote {DUPLICATES_FILE}, {DAMAGE_FILE} and {SUBJECTS_FILE} to {out}")
+
+
+def _write_copy(found: Findings, target: Path, decisions: Path | None, *, sure: bool) -> None:
+    """The repaired copy, and beside it the list of what changed, which is written first.
+
+    So an interruption leaves a list without a copy, never a changed copy without its list.
+    """
+    import json
+
+    from medunlearn_client.quality.repair_review import sure_repairs, write_changes
+    from medunlearn_client.records.jsonl import row_from_record
+    from medunlearn_client.records.repairs import NO_REPAIRS, Repairs, read_repairs
+    from medunlearn_common.files import write_atomically
+
+    decided = read_repairs(decisions) if decisions is not None else NO_REPAIRS
+    by_rule = sure_repairs(found.damage, today=date.today()) if sure else ()
+    repairs = Repairs((*by_rule, *decided.history()))  # what a person decided comes last
+    changes: list[Repair] = []
+    lines = []
+    for record in found.records:
+        mended, made = repairs.repaired(record)
+        changes += made
+        lines.append(json.dumps(row_from_record(mended), ensure_ascii=False) + "\n")
+    listed = target.with_name(target.name + CHANGES_SUFFIX)
+    write_changes(listed, changes)
+    write_atomically(target, "".join(lines).encode("utf-8"))
+    rows = len({one.record_id for one in changes})
+    _say(f"wrote {target}: {len(changes)} word(s) repaired in {rows} record(s), see {listed}")
 
 
 def _check_options(threshold: float, letters: Sequence[str]) -> None:
@@ -106,11 +234,17 @@ def _check_options(threshold: float, letters: Sequence[str]) -> None:
         )
 
 
-def _duplicate_rows(
-    records: Sequence[Record], groups: Sequence[DuplicateGroup]
-) -> Iterator[dict[str, str]]:
-    by_id = {record.record_id: record for record in records}
-    for number, group in enumerate(groups, start=1):
+def _refuse_same_file(*files: Path | None) -> None:
+    named = [file.resolve() for file in files if file is not None]
+    if len(set(named)) != len(named):
+        raise Misconfigured(
+            "FILE_TWICE", "one file is named in two places", "give each output its own name"
+        )
+
+
+def _duplicate_rows(found: Findings) -> Iterator[dict[str, str]]:
+    by_id = {record.record_id: record for record in found.records}
+    for number, group in enumerate(found.groups, start=1):
         for record_id in group.record_ids:
             yield {
                 "group": str(number), "kind": group.kind.value,
@@ -119,24 +253,11 @@ def _duplicate_rows(
             }
 
 
-def _damage_rows(
-    records: Sequence[Record], damage: Sequence[DamagedWord]
-) -> Iterator[dict[str, str]]:
-    by_id = {record.record_id: record for record in records}
-    for one in damage:
-        text = _part(by_id[one.record_id], one.part)
+def _subject_rows(found: Findings) -> Iterator[dict[str, str]]:
+    by_id = {record.record_id: record for record in found.records}
+    for one in found.misfiled:
         yield {
-            "record": one.record_id, "part": one.part, "start": str(one.start),
-            "end": str(one.end), "word": one.word, "proposal": one.proposals[0],
-            "other_proposals": " | ".join(one.proposals[1:]),
-            "sure": "yes" if one.sure else "check",
-            "around": text[max(0, one.start - _AROUND_CHARS) : one.end + _AROUND_CHARS],
+            "record": one.record_id, "subject": one.subject, "suggested": one.suggested,
+            "concepts": " | ".join(one.concepts), "question": by_id[one.record_id].prompt,
+            "answer": by_id[one.record_id].answer,
         }
-
-
-def _part(record: Record, part: str) -> str:
-    if part == "prompt":
-        return record.prompt
-    if part == "answer":
-        return record.answer
-    return record.options[int(part.removeprefix("option ")) - 1]

@@ -49,6 +49,7 @@ class MappedReader:
         named = [
             *(("id", columns.id), ("question", columns.question), ("answer", columns.answer)),
             *(("subject", columns.subject), ("patient_id", columns.patient_id)),
+            ("confidence", columns.confidence),
             *(("options", name) for name in columns.options),
             *(("identifiers", name) for name in columns.identifiers),
         ]
@@ -79,6 +80,9 @@ class MappedReader:
             subject=fields.identifier_text(row, columns.subject) if columns.subject else None,
             target_spans=_spans(prompt, answer, identifiers) if patient else (),
             is_identifier=answer in identifiers,
+            confidence=(
+                fields.optional_number(row, columns.confidence, 1.0) if columns.confidence else 1.0
+            ),
         )
 
     def _options(self, row: Row) -> tuple[str, ...]:

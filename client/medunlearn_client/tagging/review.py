@@ -11,7 +11,6 @@ words in every record: what they mean, not whether a patient has it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -19,7 +18,13 @@ from pathlib import Path
 from typing import Final
 
 from medunlearn_client.records.record import InvalidRecord
-from medunlearn_client.spreadsheets import read_table, row_error, safe_cell, write_table
+from medunlearn_client.spreadsheets import (
+    read_table,
+    row_error,
+    safe_cell,
+    unmistakable_date,
+    write_table,
+)
 from medunlearn_client.tagging.decisions import Outcome, TagDecision
 from medunlearn_client.tagging.readings import UncertainTag
 from medunlearn_common.concepts.hierarchy import ConceptHierarchy
@@ -32,8 +37,6 @@ COLUMNS: Final = (
 EVERYWHERE: Final = "everywhere"
 CONTEXT_CHARS: Final = 80
 
-_ISO: Final = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})")
-_DOTTED: Final = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})")
 _BY_CLINICIAN: Final = ("decision", "scope", "author", "date", "note")
 
 
@@ -138,7 +141,7 @@ def _decision(
     return TagDecision(
         key=tag.key, mention=tag.mention, outcome=outcome, concept_id=concept_id,
         everywhere=bool(row["scope"]), author=row["author"],
-        decided_on=_date(row["date"], today), note=row["note"],
+        decided_on=unmistakable_date(row["date"], today), note=row["note"],
     )
 
 
@@ -150,21 +153,3 @@ def _outcome(text: str, hierarchy: ConceptHierarchy) -> tuple[Outcome, str | Non
     if concept_id not in hierarchy:
         raise ValueError("`decision` is no accept, reject, negated, family or known concept id")
     return Outcome.CONCEPT, hierarchy.resolve(concept_id)
-
-
-def _date(text: str, today: date) -> date:
-    """A day that cannot be misread; months and days with slashes can, and are refused."""
-    iso, dotted = _ISO.fullmatch(text), _DOTTED.fullmatch(text)
-    if iso is not None:
-        parts = (int(iso[1]), int(iso[2]), int(iso[3]))
-    elif dotted is not None:
-        parts = (int(dotted[3]), int(dotted[2]), int(dotted[1]))
-    else:
-        raise ValueError("`date` is not written as 2026-01-31 or 31.01.2026")
-    try:
-        found = date(*parts)
-    except ValueError:
-        raise ValueError("`date` is no day of the calendar") from None
-    if found > today:
-        raise ValueError("`date` lies in the future")
-    return found

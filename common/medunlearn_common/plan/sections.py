@@ -87,6 +87,7 @@ class ColumnsSection(Section):
         (), description='one column per option, or one column with a list ("a|b|c" or JSON)')
     subject: str = Field("", description="topic, e.g. the department")
     patient_id: str = Field("", description="whom the record is about")
+    confidence: str = Field("", description="trust in the answer, above 0 up to 1; empty cell: 1")
     identifiers: tuple[str, ...] = Field(
         (), description="columns that name the patient; marked wherever they stand in the text")
 
@@ -116,6 +117,10 @@ class DataSection(Section):
     tag_decisions: str = Field(
         "", description="clinicians' decisions on uncertain concept tags (medunlearn concepts "
         "decide); empty: none")
+
+    repairs: str = Field(
+        "", description="decided repairs of damaged words (medunlearn check-data --decisions), "
+        "applied as records are read; empty: none")
 
 
 class ForgetSection(Section):
@@ -195,6 +200,21 @@ class ObjectiveSection(Section):
     redirection_shift: Positive = Field(
         10.0, description="how far redirection moves the logits, in standard deviations")
     rmu_scale: Positive = Field(6.0, description="norm factor of RMU's random direction")
+
+
+class LabelsSection(Section):
+    """How far labels are trusted: each weight depends on the unit's own records (decision 15)."""
+
+    confidence: Literal["given", "estimated"] = Field(
+        "given", description="trust in a record's answer: as given with it, or that times an "
+        "estimate by the base model and by agreement within the privacy unit")
+    trusted: Fraction = Field(
+        0.5, description="confidence from which a retain answer is taught by cross-entropy")
+    forget_without_target: Fraction = Field(
+        1.0, description="weight of a record forgotten for its topic that mentions no target "
+        "concept; what was asked for by record or patient has 1")
+    retain_with_target: Fraction = Field(
+        1.0, description="weight of a retained record that mentions a target concept")
 
 
 class GeometrySection(Section):
@@ -344,6 +364,7 @@ class RunPlan(Section):
     model: ModelSection = ModelSection()
     concepts: ConceptsSection = ConceptsSection()
     objective: ObjectiveSection = ObjectiveSection()
+    labels: LabelsSection = LabelsSection()
     geometry: GeometrySection = GeometrySection()
     support: SupportSection = SupportSection()
     privacy: PrivacySection = PrivacySection()

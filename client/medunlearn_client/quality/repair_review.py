@@ -1,0 +1,158 @@
+"""The table of damaged words that a person decides on in a spreadsheet, and its way back.
+
+``write_damage`` makes one row per damaged word. The person fills ``decision``, ``author`` and
+``date`` (and ``note``) and saves; ``read_damage`` takes the decided rows over. Rows without a
+decision stay open. A file is taken over whole or not at all.
+
+What may stand in ``decision``: ``accept`` (the proposal), ``reject`` (the word is right as it
+stands), or the word that shall stand there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Final
+
+from medunlearn_client.quality.glyphs import DamagedWord
+from medunlearn_client.records import InvalidRecord, Record
+from medunlearn_client.records.repairs import Repair, part_of
+from medunlearn_client.spreadsheets import (
+    read_table,
+    row_error,
+    safe_cell,
+    unmistakable_date,
+    write_table,
+)
+
+COLUMNS: Final = (
+    "decision", "author", "date", "note", "word", "proposal", "other_proposals", "sure", "around",
+    "record", "part", "start", "end",
+)
+CHANGE_COLUMNS: Final = ("record", "part", "start", "word", "repaired", "author", "date")
+BY_RULE: Final = "(rule)"
+"""Stands for the author of repairs that nobody looked at: those with one sure proposal."""
+MAX_WORD_CHARS: Final = 60
+_AROUND_CHARS: Final = 40
+_BY_PERSON: Final = ("decision", "author", "date", "note")
+_WORD: Final = re.compile(r"[^\W\d_]+(?:[ '’-][^\W\d_]+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewedWords:
+    """What a table brought.
+
+    Attributes:
+        repairs: One per decided row, in file order.
+        open_rows: Rows that wait for a decision.
+    """
+
+    repairs: tuple[Repair, ...]
+    open_rows: int
+
+
+def write_damage(path: Path, records: Sequence[Record], damage: Sequence[DamagedWord]) -> int:
+    """Write the table, readable by its owner only: it holds text of records.
+
+    Raises:
+        Transient: WRITE_FAILED.
+    """
+    by_id = {record.record_id: record for record in records}
+    return write_table(path, COLUMNS, (_row(by_id[one.record_id], one) for one in damage))
+
+
+def read_damage(path: Path, damage: Iterable[DamagedWord], *, today: date) -> ReviewedWords:
+    """Read decisions back.
+
+    Args:
+        path: The edited table.
+        damage: The damaged words of the same records: a row is only taken for one of them, with
+            its word unchanged, so that rows whose cells were sorted apart are refused.
+        today: Decisions from later days are refused.
+
+    Raises:
+        Misconfigured: As :func:`read_table`; TABLE_ROW with the line of the first row that is
+            unknown, damaged or decided incompletely.
+    """
+    known = {(safe_cell(one.record_id), one.part, str(one.start)): one for one in damage}
+    repairs: dict[tuple[str, str, int], Repair] = {}
+    open_rows = 0
+    for line, row in read_table(path, COLUMNS):
+        found = known.get((row["record"], row["part"], row["start"]))
+        if found is None or safe_cell(found.word) != row["word"]:
+            raise row_error(path, line, "it names no damaged word of these records")
+        if not row["decision"]:
+            if any(row[name] for name in _BY_PERSON):
+                raise row_error(path, line, "filled in, but without a `decision`")
+            open_rows += 1
+            continue
+        try:
+            repair = _repair(row, found, today)
+        except ValueError as error:
+            raise row_error(path, line, str(error)) from None
+        except InvalidRecord as error:
+            raise row_error(path, line, error.message) from None
+        if repair.place in repairs:
+            raise row_error(path, line, "decides on a word that an earlier row decides on")
+        repairs[repair.place] = repair
+    return ReviewedWords(repairs=tuple(repairs.values()), open_rows=open_rows)
+
+
+def sure_repairs(damage: Iterable[DamagedWord], *, today: date) -> list[Repair]:
+    """The only proposal of every word that is long enough not to be mistaken."""
+    return [_of(one, one.proposals[0], BY_RULE, today) for one in damage if one.sure]
+
+
+def write_changes(path: Path, changes: Iterable[Repair]) -> int:
+    """Write what was changed, row by row.
+
+    Raises:
+        Transient: WRITE_FAILED.
+    """
+    return write_table(path, CHANGE_COLUMNS, _change_rows(changes))
+
+
+def _change_rows(changes: Iterable[Repair]) -> Iterator[dict[str, str]]:
+    for one in changes:
+        yield {
+            "record": one.record_id, "part": one.part, "start": str(one.start), "word": one.word,
+            "repaired": one.repaired, "author": one.author, "date": one.decided_on.isoformat(),
+        }
+
+
+def _row(record: Record, one: DamagedWord) -> dict[str, str]:
+    text = part_of(record, one.part) or ""
+    return dict.fromkeys(_BY_PERSON, "") | {
+        "record": one.record_id, "part": one.part, "start": str(one.start), "end": str(one.end),
+        "word": one.word, "proposal": one.proposals[0],
+        "other_proposals": " | ".join(one.proposals[1:]), "sure": "yes" if one.sure else "check",
+        "around": text[max(0, one.start - _AROUND_CHARS) : one.end + _AROUND_CHARS],
+    }
+
+
+def _repair(row: Mapping[str, str], found: DamagedWord, today: date) -> Repair:
+    """One decided row.
+
+    Raises:
+        ValueError: With what is wrong, quoting nothing of the row.
+    """
+    if not row["author"] or row["author"] == BY_RULE:
+        raise ValueError("a decision without `author`")
+    decision = row["decision"]
+    fixed = {"accept": found.proposals[0], "reject": found.word}.get(decision.casefold())
+    if fixed is None and (len(decision) > MAX_WORD_CHARS or not _WORD.fullmatch(decision)):
+        raise ValueError("`decision` is neither accept, reject nor a word")
+    decided_on = unmistakable_date(row["date"], today)
+    return _of(found, fixed or decision, row["author"], decided_on, note=row["note"])
+
+
+def _of(
+    found: DamagedWord, repaired: str, author: str, decided_on: date, *, note: str = ""
+) -> Repair:
+    return Repair(
+        record_id=found.record_id, part=found.part, start=found.start, word=found.word,
+        repaired=repaired, author=author, decided_on=decided_on, note=note,
+    )

@@ -1,0 +1,214 @@
+"""Damaged words mended as a person decided: kept with author and date, applied to copies.
+
+A decision names a place (record, part, characters) and the word that stood there. It is applied
+where exactly that word still stands at that place and nowhere else, so that a new export cannot
+be mended wrongly. Decisions are JSON lines in the order in which they were made; nothing is ever
+deleted, and the last one on a place holds.
+
+Guarantees:
+    Records are never changed: repaired ones are new. Options, answer and target spans of a
+    repaired record fit its new text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+
+from medunlearn_client.records.record import InvalidRecord, Record
+from medunlearn_client.records.streams import json_lines
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import write_atomically
+
+PROMPT: Final = "prompt"
+ANSWER: Final = "answer"
+OPTION: Final = "option "
+
+Place = tuple[str, str, int]
+"""Record id, part, first character."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repair:
+    """One decision on one damaged word.
+
+    Attributes:
+        record_id: Where the word stands.
+        part: ``prompt``, ``answer``, or ``option 1`` to ``option n``.
+        start: Its first character in that part.
+        word: As it stands.
+        repaired: What shall stand there; the word itself where it is right as it is.
+        author: Who decided.
+        decided_on: When.
+        note: Why; may be empty.
+    """
+
+    record_id: str = field(repr=False)
+    part: str
+    start: int
+    word: str = field(repr=False)
+    repaired: str = field(repr=False)
+    author: str
+    decided_on: date
+    note: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        texts = (self.record_id, self.part, self.word, self.repaired, self.author)
+        if self.start < 0 or not all(text.strip() for text in texts):
+            raise _invalid("a repair names its place, its word and its author")
+        if self.repaired != self.repaired.strip() or "\n" in self.repaired:
+            raise _invalid("a repaired word has no outer white space and no line break")
+
+    @property
+    def place(self) -> Place:
+        """What the decision is about."""
+        return self.record_id, self.part, self.start
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes the text."""
+        return self.repaired != self.word
+
+
+class Repairs:
+    """The repairs that hold: the last one on each place."""
+
+    def __init__(self, decisions: Iterable[Repair] = ()) -> None:
+        """Let later decisions replace earlier ones."""
+        self._history: Final = tuple(decisions)
+        held = {decision.place: decision for decision in self._history}
+        self._of_record: Final[dict[str, list[Repair]]] = defaultdict(list)
+        for decision in held.values():
+            self._of_record[decision.record_id].append(decision)
+
+    def __len__(self) -> int:
+        return len(self._history)
+
+    def history(self) -> Sequence[Repair]:
+        """All decisions, in the order they were made."""
+        return self._history
+
+    def repaired(self, record: Record) -> tuple[Record, tuple[Repair, ...]]:
+        """The record with its repairs, and those that changed it, in reading order."""
+        own = self._of_record.get(record.record_id, ())
+        fitting = [one for one in own if one.changes and _still_stands(record, one)]
+        if not fitting:
+            return record, ()
+        by_part: dict[str, list[Repair]] = defaultdict(list)
+        for one in sorted(fitting, key=lambda one: one.place):
+            by_part[one.part].append(one)
+        return _mended(record, by_part), tuple(one for part in by_part.values() for one in part)
+
+
+NO_REPAIRS: Final = Repairs()
+
+
+def part_of(record: Record, part: str) -> str | None:
+    """The text of a part, None where the record has no such part."""
+    if part in (PROMPT, ANSWER):
+        return record.prompt if part == PROMPT else record.answer
+    number = part.removeprefix(OPTION)
+    if not part.startswith(OPTION) or not (number.isascii() and number.isdigit()):
+        return None
+    place = int(number) - 1
+    return record.options[place] if 0 <= place < len(record.options) else None
+
+
+def read_repairs(path: Path) -> Repairs:
+    """Read a file of repairs.
+
+    Raises:
+        Misconfigured: REPAIRS_DAMAGED with the line, or a code of ``json_lines``.
+    """
+    return Repairs(_from_row(path, number, row) for number, row in json_lines(path))
+
+
+def keep_repairs(path: Path, new: Iterable[Repair]) -> Repairs:
+    """Add repairs to a file, which is made where there is none; it is written whole or not.
+
+    A decision that is already kept in the same words is not repeated.
+
+    Raises:
+        Misconfigured: As :func:`read_repairs`.
+        Transient: WRITE_FAILED; the file is untouched.
+    """
+    held = read_repairs(path) if path.exists() else NO_REPAIRS
+    known = set(held.history())
+    every = (*held.history(), *(one for one in dict.fromkeys(new) if one not in known))
+    lines = (json.dumps(asdict(one) | {"decided_on": one.decided_on.isoformat()}) for one in every)
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode("utf-8"))
+    return Repairs(every)
+
+
+def _still_stands(record: Record, repair: Repair) -> bool:
+    text = part_of(record, repair.part)
+    end = repair.start + len(repair.word)
+    return text is not None and text[repair.start : end] == repair.word
+
+
+def _mended(record: Record, by_part: Mapping[str, Sequence[Repair]]) -> Record:
+    options = tuple(
+        _with(option, by_part.get(f"{OPTION}{number}", ()))
+        for number, option in enumerate(record.options, start=1)
+    )
+    answer = _with(record.answer, by_part.get(ANSWER, ()))
+    if record.answer_index is not None:  # the answer is one of the options, and mended as such
+        options = tuple(
+            answer if place == record.answer_index else option
+            for place, option in enumerate(options)
+        )
+    shift = len(record.prompt) + 1
+    edits = [(one.start, one) for one in by_part.get(PROMPT, ())]
+    edits += [(one.start + shift, one) for one in by_part.get(ANSWER, ())]
+    return replace(
+        record, prompt=_with(record.prompt, by_part.get(PROMPT, ())), answer=answer,
+        options=options,
+        target_spans=tuple(
+            (_moved(start, edits, is_end=False), _moved(end, edits, is_end=True))
+            for start, end in record.target_spans
+        ),
+    )
+
+
+def _with(text: str, repairs: Sequence[Repair]) -> str:
+    """The text with its repairs, from the last to the first so that places stay true."""
+    for one in sorted(repairs, key=lambda one: -one.start):
+        text = text[: one.start] + one.repaired + text[one.start + len(one.word) :]
+    return text
+
+
+def _moved(place: int, edits: Sequence[tuple[int, Repair]], *, is_end: bool) -> int:
+    """Where a span's border lies after the edits; a span that cuts a word takes all of it."""
+    moved = place
+    for start, one in edits:
+        end = start + len(one.word)
+        if end <= place:
+            moved += len(one.repaired) - len(one.word)
+        elif start < place:
+            moved += (len(one.repaired) - (place - start)) if is_end else start - place
+    return moved
+
+
+def _from_row(path: Path, number: int, row: dict[str, Any] | InvalidRecord) -> Repair:
+    problem = row.message if isinstance(row, InvalidRecord) else "a field is missing or damaged"
+    try:
+        if isinstance(row, InvalidRecord):
+            raise ValueError
+        texts = ("record_id", "part", "word", "repaired", "author", "note")
+        if not all(isinstance(row[name], str) for name in texts) or type(row["start"]) is not int:
+            raise TypeError
+        return Repair(**row | {"decided_on": date.fromisoformat(row["decided_on"])})
+    except (KeyError, TypeError, ValueError, InvalidRecord) as error:
+        raise Misconfigured(
+            "REPAIRS_DAMAGED", f"{path.name}, line {number}: {problem}",
+            "restore the file from its backup; repairs are made by reading a review file",
+        ) from error
+
+
+def _invalid(problem: str) -> InvalidRecord:
+    return InvalidRecord("REPAIR_INVALID", problem, "review the word again")
