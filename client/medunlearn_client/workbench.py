@@ -16,9 +16,10 @@ import torch
 
 from medunlearn_client.adapters import LoraAdapter
 from medunlearn_client.alternatives import AlternativeAnswers
-from medunlearn_client.encoding import RecordEncoder
+from medunlearn_client.encoding import EncodedRecord, RecordEncoder
 from medunlearn_client.models import DTYPES, LoadedModel, load_causal_lm, resolve_device
 from medunlearn_client.objectives import OBJECTIVES, ModelView
+from medunlearn_client.paraphrases import Paraphraser
 from medunlearn_client.public_text import public_gradients, public_units, public_vote
 from medunlearn_client.records import Record
 from medunlearn_client.releases import KeyFor, ReleaseSettings, step_release, vote_release
@@ -32,7 +33,7 @@ from medunlearn_common.files import write_atomically
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.plan.public_files import own_copy
-from medunlearn_common.plan.sections import ConceptsSection, ModelSection
+from medunlearn_common.plan.sections import ConceptsSection, ModelSection, ParaphrasesSection
 from medunlearn_common.support import Support, support_size
 
 
@@ -84,8 +85,12 @@ class Workbench:
         )
         records = _own_records(config, plan, concepts)
         alternatives = AlternativeAnswers(hierarchy.hierarchy, tagger)
-        self._forget = self._units(records.forget, alternatives)
-        self._retain = self._units(records.retain, None)
+        self._forget = self._units(
+            records.forget, alternatives, Paraphraser.of_plan(
+                self._own_paraphrases(), tagger, device=resolve_device(runtime.device)
+            ),
+        )
+        self._retain = self._units(records.retain)
         self._objective = OBJECTIVES[plan.objective.name](plan.objective)
         self._view = ModelView(
             self._adapter, cache_bytes=runtime.reference_cache_bytes,
@@ -110,12 +115,21 @@ class Workbench:
         return self._loaded.tokenizer_digest
 
     def _own(self, name: str) -> str:
-        return own_copy(name, self._public_files)
+        return own_copy(name, self._public_files, may_be_builtin=False)
 
     def _own_concepts(self) -> ConceptsSection:
         """The plan's concepts with this site's copies of the hierarchies."""
-        hierarchies = tuple(self._own(source) for source in self.plan.concepts.hierarchies)
+        hierarchies = tuple(
+            own_copy(name, self._public_files) for name in self.plan.concepts.hierarchies
+        )
         return self.plan.concepts.model_copy(update={"hierarchies": hierarchies})
+
+    def _own_paraphrases(self) -> ParaphrasesSection:
+        """The plan's paraphrases with this site's copies of wordings and model."""
+        section = self.plan.paraphrases
+        return section.model_copy(update={
+            "wordings": self._own(section.wordings), "model": self._own(section.model),
+        })
 
     def check(self) -> None:
         """Run the start-up self-tests.
@@ -126,22 +140,36 @@ class Workbench:
         run_self_tests(self._adapter, vocabulary=self._view.vocabulary)
 
     def _units(
-        self, records: tuple[Record, ...], alternatives: AlternativeAnswers | None
+        self, records: tuple[Record, ...], alternatives: AlternativeAnswers | None = None,
+        paraphraser: Paraphraser | None = None,
     ) -> UnitSet:
-        """Encode records; a unit is a record, or all of a patient's records."""
+        """Encode records; a unit is a record in all its wordings, or all of a patient's.
+
+        Guarantees:
+            Another wording of a record belongs to the privacy unit of that record.
+        """
         by_patient = self.plan.privacy.unit == "patient"
-        encoded = tuple(
-            self._encoder.encode(
-                record, patient_request=by_patient,
-                alternatives=alternatives.of(record) if alternatives is not None else (),
-            )
-            for record in records
-        )
+        encoded: list[EncodedRecord] = []
         groups: dict[str, list[int]] = {}
-        for position, record in enumerate(records):
-            owner = record.patient_id if by_patient and record.patient_id else str(position)
-            groups.setdefault(owner, []).append(position)
-        return UnitSet(records=encoded, units=tuple(tuple(g) for g in groups.values()))
+        wordings: list[tuple[int, ...]] = []
+        for number, record in enumerate(records):
+            owner = record.patient_id if by_patient and record.patient_id else str(number)
+            others = paraphraser.of(record).records if paraphraser is not None else ()
+            first = len(encoded)
+            for said in (record, *others):
+                encoded.append(self._encoder.encode(
+                    said, patient_request=by_patient,
+                    alternatives=alternatives.of(record) if alternatives is not None else (),
+                    drawn_as=encoded[first] if len(encoded) > first else None,
+                ))
+            positions = tuple(range(first, len(encoded)))
+            groups.setdefault(owner, []).extend(positions)
+            if others:
+                wordings.append(positions)
+        return UnitSet(
+            records=tuple(encoded), units=tuple(tuple(g) for g in groups.values()),
+            wordings=tuple(wordings),
+        )
 
     def support(self, digest: str, indices: npt.NDArray[np.int64] | None) -> Support:
         """The run's support, from the request or from this site's store.
@@ -188,8 +216,11 @@ class Workbench:
     def step(self, request: StepRequest, *, support: Support, key: KeyFor) -> bytes:
         """Noised forget and retain sums with their gaps, as ring words."""
         self._prepare_objective()
+        forget = self._forget
+        if self.plan.paraphrases.use == "one":
+            forget = forget.one_wording_each(request.round_index)
         return step_release(
-            self._settings(), self._adapter, self._forget, self._retain, request,
+            self._settings(), self._adapter, forget, self._retain, request,
             support=support, key=key,
         )
 
