@@ -12,6 +12,7 @@ from rich.table import Table
 from medunlearn_client.evaluation import (
     AdapterOffModel,
     EvaluationReport,
+    ThreeWay,
     WholeModel,
     evaluate_models,
 )
@@ -98,7 +99,10 @@ def _table(report: EvaluationReport) -> Table:
     table = Table(title="accuracy (exact answers)", title_justify="left")
     for column in ("", "records", "before", "after", "retrained"):
         table.add_column(column, justify="left" if not column else "right")
-    groups = {"forget": report.forget, "retain": report.retain, "neighbours": report.neighbours}
+    groups: dict[str, ThreeWay | None] = {
+        "forget": report.forget, "forget, in other words": report.forget.paraphrased,
+        "retain": report.retain, "neighbours": report.neighbours,
+    }
     for name, group in groups.items():
         if group is not None:
             table.add_row(

@@ -25,6 +25,8 @@ from medunlearn_client.evaluation import (
     evaluate_models,
 )
 from medunlearn_client.models import LoadedModel, load_causal_lm, resolve_device
+from medunlearn_client.paraphrases import Paraphraser
+from medunlearn_client.records import Record
 from medunlearn_client.workbench import shared_model
 from medunlearn_common.digests import digest_of
 from medunlearn_common.entropy import public_generator
@@ -110,7 +112,18 @@ def evaluation_inputs(records: PreparedRecords, plan: Plan) -> EvaluationInputs:
     return EvaluationInputs(
         forget=records.federation.forget, retain=retain,
         non_members=records.nonmembers, neighbours=records.neighbours,
+        paraphrased=_other_wordings(plan, records),
         site_of=records.site_of, tagger=records.tagger,
+    )
+
+
+def _other_wordings(plan: Plan, records: PreparedRecords) -> tuple[Record, ...]:
+    """The forget records in the words in which the hospitals forgot them too."""
+    paraphraser = Paraphraser.of_plan(plan.paraphrases, records.tagger)
+    if paraphraser is None:
+        return ()
+    return tuple(
+        other for record in records.federation.forget for other in paraphraser.of(record).records
     )
 
 
