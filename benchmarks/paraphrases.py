@@ -55,8 +55,8 @@ TASK = {
 }
 ARMS: dict[str, dict[str, str]] = {
     "own wording only": {},
-    "all wordings": {"paraphrases.use": '"all"'},
     "one per round": {"paraphrases.use": '"one"'},
+    "all wordings": {"paraphrases.use": '"all"'},
 }
 NEVER = "never taught"
 VOCABULARY = 1024
