@@ -80,7 +80,7 @@ def evaluate_adapter(
     with TemporaryDirectory(prefix="medunlearn-") as scratch:
         # Only for the list of bad rows, which the run itself kept already.
         records = prepare_records(plan, RunFolder(root=Path(scratch)), board)
-    inputs = evaluation_inputs(records, plan)
+    inputs = evaluation_inputs(records, plan, device=request.device)
     with board.phase("evaluating") as bar:
         report = evaluate_models(
             original=AdapterOffModel(model=peft_model, tokenizer=base.tokenizer),

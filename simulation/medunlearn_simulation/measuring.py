@@ -81,7 +81,7 @@ def measure_run(
             "LAYOUT_MISMATCH", "the run's support belongs to another adapter layout",
             "the base model or the LoRA settings changed since the run: start a new one",
         )
-    inputs = evaluation_inputs(records, plan)
+    inputs = evaluation_inputs(records, plan, device=runtime.device)
     done = len(progress.curve)
     values = {0: np.zeros_like(final), done: final}
     for point in range(plan.evaluation.curve_every, done, plan.evaluation.curve_every):
@@ -99,7 +99,9 @@ def measure_run(
     return Measured(report=report, curves=curves, base=base, adapter=adapter)
 
 
-def evaluation_inputs(records: PreparedRecords, plan: Plan) -> EvaluationInputs:
+def evaluation_inputs(
+    records: PreparedRecords, plan: Plan, *, device: str = "auto"
+) -> EvaluationInputs:
     """The record sets of the evaluation: all that was forgotten, a sample of what was kept.
 
     The sample is drawn by the run's seed, so that compared runs are asked the same questions.
@@ -112,14 +114,16 @@ def evaluation_inputs(records: PreparedRecords, plan: Plan) -> EvaluationInputs:
     return EvaluationInputs(
         forget=records.federation.forget, retain=retain,
         non_members=records.nonmembers, neighbours=records.neighbours,
-        paraphrased=_other_wordings(plan, records),
+        paraphrased=_other_wordings(plan, records, device),
         site_of=records.site_of, tagger=records.tagger,
     )
 
 
-def _other_wordings(plan: Plan, records: PreparedRecords) -> tuple[Record, ...]:
+def _other_wordings(plan: Plan, records: PreparedRecords, device: str) -> tuple[Record, ...]:
     """The forget records in the words in which the hospitals forgot them too."""
-    paraphraser = Paraphraser.of_plan(plan.paraphrases, records.tagger)
+    paraphraser = Paraphraser.of_plan(
+        plan.paraphrases, records.tagger, device=resolve_device(device)
+    )
     if paraphraser is None:
         return ()
     return tuple(
