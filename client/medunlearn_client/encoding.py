@@ -35,6 +35,8 @@ class EncodedRecord:
         taught: Weight of cross-entropy on its answer: the confidence, where it is trusted.
         alternatives: The same prompt with answers that might have been (forget records only).
         serial: Names the record within this process, for caches; None is never cached.
+        drawn_as: Ids that seed what is drawn per record: those of its own wording, so that all
+            wordings of one fact have one target. None takes ``input_ids``.
     """
 
     input_ids: npt.NDArray[np.int64]
@@ -45,6 +47,7 @@ class EncodedRecord:
     taught: float = 1.0
     alternatives: tuple[EncodedRecord, ...] = ()
     serial: int | None = None
+    drawn_as: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return int(self.input_ids.size)
@@ -106,7 +109,7 @@ class RecordEncoder:
 
     def encode(
         self, record: Record, *, patient_request: bool = False,
-        alternatives: Sequence[str] = (),
+        alternatives: Sequence[str] = (), drawn_as: EncodedRecord | None = None,
     ) -> EncodedRecord:
         """Encode prompt, answer and end-of-sequence.
 
@@ -119,6 +122,7 @@ class RecordEncoder:
             patient_request: The record's ``target_spans`` (identifiers, dates, the link of
                 patient and condition) are level 4 as well.
             alternatives: Other answers, each encoded with the same prompt.
+            drawn_as: The record in its own wording, where this is another one.
         """
         spans = self._spans(record, patient_request)
         prompt_ids, prompt_levels = self._piece(record.prompt, spans, 0)
@@ -139,6 +143,7 @@ class RecordEncoder:
                 self.encode(_answered(record, other)) for other in alternatives
             ),
             serial=next(_SERIALS),
+            drawn_as=drawn_as.input_ids if drawn_as is not None else None,
         )
 
     def _spans(self, record: Record, patient_request: bool) -> tuple[ConceptSpan, ...]:

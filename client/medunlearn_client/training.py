@@ -11,8 +11,9 @@ clip, and the unit as a whole after it, by the weight of its most trusted record
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,11 +47,32 @@ class UnitSet:
     Attributes:
         records: Encoded records.
         units: Positions of each unit's records: one each for records, all of a patient's
-            for patients.
+            for patients. All wordings of a record are positions of that record's unit.
+        wordings: Positions that say one record in different words, its own first; a record
+            without other wordings need not be listed.
+
+    Guarantees:
+        What a unit adds to a release is summed over all its positions and clipped once, however
+        many wordings its records have, so wordings change no sensitivity and no epsilon.
     """
 
     records: tuple[EncodedRecord, ...]
     units: tuple[tuple[int, ...], ...]
+    wordings: tuple[tuple[int, ...], ...] = ()
+
+    def one_wording_each(self, round_index: int) -> UnitSet:
+        """The same units with one wording per record, drawn by the record's text and the round.
+
+        The draw is public randomness of the record alone: it moves with no other record.
+        """
+        left_out: set[int] = set()
+        for group in self.wordings:
+            own = self.records[group[0]].input_ids.astype("<i8").tobytes()
+            seed = hashlib.sha256(b"wording" + round_index.to_bytes(8, "big") + own).digest()
+            chosen = group[int.from_bytes(seed[:8], "big") % len(group)]
+            left_out.update(position for position in group if position != chosen)
+        units = tuple(tuple(p for p in unit if p not in left_out) for unit in self.units)
+        return replace(self, units=units, wordings=())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,10 +24,11 @@ from medunlearn_client.counting import (
     canary_release,
     counts_release,
 )
-from medunlearn_client.encoding import RecordEncoder
+from medunlearn_client.encoding import EncodedRecord, RecordEncoder
 from medunlearn_client.evaluation.scored_model import WholeModel
 from medunlearn_client.models import DTYPES, LoadedModel, load_causal_lm, resolve_device
 from medunlearn_client.objectives import OBJECTIVES, ModelView
+from medunlearn_client.paraphrases import Paraphraser
 from medunlearn_client.public_text import public_gradients, public_units, public_vote
 from medunlearn_client.records import Record
 from medunlearn_client.releases import KeyFor, ReleaseSettings, step_release, vote_release
@@ -43,7 +44,7 @@ from medunlearn_common.files import write_atomically
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.plan.public_files import own_copy
-from medunlearn_common.plan.sections import ConceptsSection, ModelSection
+from medunlearn_common.plan.sections import ConceptsSection, ModelSection, ParaphrasesSection
 from medunlearn_common.support import Support, support_size
 
 
@@ -100,7 +101,11 @@ class Workbench:
             place for place, record in enumerate(self._records.forget)
             if record.patient_id is not None or record.record_id in config.forget.records
         )
-        self._forget = self._units(self._records.forget, alternatives, forgotten=True)
+        self._forget = self._units(
+            self._records.forget, alternatives, forgotten=True, paraphraser=Paraphraser.of_plan(
+                self._own_paraphrases(), tagger, device=resolve_device(runtime.device)
+            ),
+        )
         estimated = plan.labels.confidence == "estimated"
         self._retain = self._units(
             self._records.retain, alternatives if estimated else None, forgotten=False
@@ -129,12 +134,21 @@ class Workbench:
         return self._loaded.tokenizer_digest
 
     def _own(self, name: str) -> str:
-        return own_copy(name, self._public_files)
+        return own_copy(name, self._public_files, may_be_builtin=False)
 
     def _own_concepts(self) -> ConceptsSection:
         """The plan's concepts with this site's copies of the hierarchies."""
-        hierarchies = tuple(self._own(source) for source in self.plan.concepts.hierarchies)
+        hierarchies = tuple(
+            own_copy(name, self._public_files) for name in self.plan.concepts.hierarchies
+        )
         return self.plan.concepts.model_copy(update={"hierarchies": hierarchies})
+
+    def _own_paraphrases(self) -> ParaphrasesSection:
+        """The plan's paraphrases with this site's copies of wordings and model."""
+        section = self.plan.paraphrases
+        return section.model_copy(update={
+            "wordings": self._own(section.wordings), "model": self._own(section.model),
+        })
 
     def check(self) -> None:
         """Run the start-up self-tests.
@@ -146,28 +160,42 @@ class Workbench:
 
     def _units(
         self, records: tuple[Record, ...], alternatives: AlternativeAnswers | None, *,
-        forgotten: bool,
+        forgotten: bool, paraphraser: Paraphraser | None = None,
     ) -> UnitSet:
-        """Encode records; a unit is a record, or all of a patient's records."""
+        """Encode records; a unit is a record in all its wordings, or all of a patient's.
+
+        Guarantees:
+            Another wording of a record belongs to the privacy unit of that record.
+        """
         by_patient = self.plan.privacy.unit == "patient"
         named = self._named if forgotten else frozenset()
-        encoded = tuple(
-            replace(
-                self._encoder.encode(
-                    record, patient_request=by_patient,
-                    alternatives=alternatives.of(record) if alternatives is not None else (),
-                ),
-                belonging=1.0 if place in named else place_in_set(
-                    record, forgotten=forgotten, tagger=self._tagger, labels=self.plan.labels
-                ),
-            )
-            for place, record in enumerate(records)
-        )
+        encoded: list[EncodedRecord] = []
         groups: dict[str, list[int]] = {}
-        for position, record in enumerate(records):
-            owner = record.patient_id if by_patient and record.patient_id else str(position)
-            groups.setdefault(owner, []).append(position)
-        return UnitSet(records=encoded, units=tuple(tuple(g) for g in groups.values()))
+        wordings: list[tuple[int, ...]] = []
+        for number, record in enumerate(records):
+            owner = record.patient_id if by_patient and record.patient_id else str(number)
+            others = paraphraser.of(record).records if paraphraser is not None else ()
+            first = len(encoded)
+            belonging = 1.0 if number in named else place_in_set(
+                record, forgotten=forgotten, tagger=self._tagger, labels=self.plan.labels
+            )
+            for said in (record, *others):
+                encoded.append(replace(
+                    self._encoder.encode(
+                        said, patient_request=by_patient,
+                        alternatives=alternatives.of(record) if alternatives is not None else (),
+                        drawn_as=encoded[first] if len(encoded) > first else None,
+                    ),
+                    belonging=belonging,
+                ))
+            positions = tuple(range(first, len(encoded)))
+            groups.setdefault(owner, []).extend(positions)
+            if others:
+                wordings.append(positions)
+        return UnitSet(
+            records=tuple(encoded), units=tuple(tuple(g) for g in groups.values()),
+            wordings=tuple(wordings),
+        )
 
     def support(self, digest: str, indices: npt.NDArray[np.int64] | None) -> Support:
         """The run's support, from the request or from this site's store.
@@ -214,8 +242,11 @@ class Workbench:
     def step(self, request: StepRequest, *, support: Support, key: KeyFor) -> bytes:
         """Noised forget and retain sums with their gaps, as ring words."""
         self._prepare_objective()
+        forget = self._forget
+        if self.plan.paraphrases.use == "one":
+            forget = forget.one_wording_each(request.round_index)
         return step_release(
-            self._settings(), self._adapter, self._forget, self._retain, request,
+            self._settings(), self._adapter, forget, self._retain, request,
             support=support, key=key,
         )
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from medunlearn_client.evaluation import (
     AdapterOffModel,
     EvaluationReport,
+    ThreeWay,
     WholeModel,
     evaluate_models,
 )
@@ -79,7 +80,7 @@ def evaluate_adapter(
     with TemporaryDirectory(prefix="medunlearn-") as scratch:
         # Only for the list of bad rows, which the run itself kept already.
         records = prepare_records(plan, RunFolder(root=Path(scratch)), board)
-    inputs = evaluation_inputs(records, plan)
+    inputs = evaluation_inputs(records, plan, device=request.device)
     with board.phase("evaluating") as bar:
         report = evaluate_models(
             original=AdapterOffModel(model=peft_model, tokenizer=base.tokenizer),
@@ -98,7 +99,10 @@ def _table(report: EvaluationReport) -> Table:
     table = Table(title="accuracy (exact answers)", title_justify="left")
     for column in ("", "records", "before", "after", "retrained"):
         table.add_column(column, justify="left" if not column else "right")
-    groups = {"forget": report.forget, "retain": report.retain, "neighbours": report.neighbours}
+    groups: dict[str, ThreeWay | None] = {
+        "forget": report.forget, "forget, in other words": report.forget.paraphrased,
+        "retain": report.retain, "neighbours": report.neighbours,
+    }
     for name, group in groups.items():
         if group is not None:
             table.add_row(

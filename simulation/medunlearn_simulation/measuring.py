@@ -25,6 +25,8 @@ from medunlearn_client.evaluation import (
     evaluate_models,
 )
 from medunlearn_client.models import LoadedModel, load_causal_lm, resolve_device
+from medunlearn_client.paraphrases import Paraphraser
+from medunlearn_client.records import Record
 from medunlearn_client.workbench import shared_model
 from medunlearn_common.digests import digest_of
 from medunlearn_common.entropy import public_generator
@@ -80,7 +82,9 @@ def measure_run(
             "LAYOUT_MISMATCH", "the run's support belongs to another adapter layout",
             "the base model or the LoRA settings changed since the run: start a new one",
         )
-    inputs = replace(evaluation_inputs(records, plan), requests=requests or {})
+    inputs = replace(
+        evaluation_inputs(records, plan, device=runtime.device), requests=requests or {}
+    )
     done = len(progress.curve)
     values = {0: np.zeros_like(final), done: final}
     for point in range(plan.evaluation.curve_every, done, plan.evaluation.curve_every):
@@ -98,7 +102,9 @@ def measure_run(
     return Measured(report=report, curves=curves, base=base, adapter=adapter)
 
 
-def evaluation_inputs(records: PreparedRecords, plan: Plan) -> EvaluationInputs:
+def evaluation_inputs(
+    records: PreparedRecords, plan: Plan, *, device: str = "auto"
+) -> EvaluationInputs:
     """The record sets of the evaluation: all that was forgotten, a sample of what was kept.
 
     The sample is drawn by the run's seed, so that compared runs are asked the same questions.
@@ -111,7 +117,20 @@ def evaluation_inputs(records: PreparedRecords, plan: Plan) -> EvaluationInputs:
     return EvaluationInputs(
         forget=records.federation.forget, retain=retain,
         non_members=records.nonmembers, neighbours=records.neighbours,
+        paraphrased=_other_wordings(plan, records, device),
         site_of=records.site_of, tagger=records.tagger,
+    )
+
+
+def _other_wordings(plan: Plan, records: PreparedRecords, device: str) -> tuple[Record, ...]:
+    """The forget records in the words in which the hospitals forgot them too."""
+    paraphraser = Paraphraser.of_plan(
+        plan.paraphrases, records.tagger, device=resolve_device(device)
+    )
+    if paraphraser is None:
+        return ()
+    return tuple(
+        other for record in records.federation.forget for other in paraphraser.of(record).records
     )
 
 

@@ -59,7 +59,13 @@ def public_plan_text(plan: Plan) -> str:
         "fhir_templates": Path(plan.data.fhir_templates).name,
     })
     forget = plan.forget.model_copy(update={"records": (), "patients": ()})
-    return plan_template(plan.model_copy(update={"data": data, "forget": forget}))
+    paraphrases = plan.paraphrases.model_copy(update={
+        "wordings": Path(plan.paraphrases.wordings).name,
+        "model": Path(plan.paraphrases.model).name,
+    })
+    return plan_template(plan.model_copy(
+        update={"data": data, "forget": forget, "paraphrases": paraphrases}
+    ))
 
 
 def task_name(plan: Plan, records: PreparedRecords) -> str:

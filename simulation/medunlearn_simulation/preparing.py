@@ -15,6 +15,7 @@ from medunlearn_client.models import (
     resolve_folder,
 )
 from medunlearn_client.neighbours import draw_probes
+from medunlearn_client.paraphrases import load_wordings, local_folder
 from medunlearn_client.policy import FLOOR_SITES
 from medunlearn_client.public_text import public_units
 from medunlearn_client.records import Quarantine, Record, read_records
@@ -146,6 +147,9 @@ def _make_absolute(document: dict[str, Any]) -> None:
     for section in (document["geometry"], document["support"]):
         if section["public_file"]:
             section["public_file"] = _absolute(section["public_file"])
+    for key in ("wordings", "model"):
+        if document["paraphrases"][key]:
+            document["paraphrases"][key] = _absolute(document["paraphrases"][key])
 
 
 def _absolute(path: str) -> str:
@@ -267,7 +271,7 @@ def check_plan(plan: Plan, *, device: str) -> None:
 
     Raises:
         Misconfigured: PLAN_MIN_SITES, ABSENCE_INVALID, PRIVACY_UNREACHABLE, DEVICE_UNAVAILABLE,
-            or a code of the public text's reader.
+            or a code of the public text's reader, of the wordings or of their model's folder.
     """
     if plan.federation.min_sites < FLOOR_SITES:
         raise Misconfigured(
@@ -276,6 +280,10 @@ def check_plan(plan: Plan, *, device: str) -> None:
             f"set [federation] min_sites (and sites) to {FLOOR_SITES} or more",
         )
     resolve_device(device)
+    if plan.paraphrases.use != "none":
+        load_wordings(Path(plan.paraphrases.wordings) if plan.paraphrases.wordings else None)
+        if plan.paraphrases.model:
+            check_weight_files(local_folder(plan.paraphrases.model))
     Absences.of_plan(plan)
     noise_schedule(plan)
     for file in public_texts(plan):

@@ -80,6 +80,9 @@ class ForgetSection(GroupedSection):
     exact_gap: Share | None = Field(description="the same for exact answers")
     forgetting_rate: Share | None = Field(description="1 - accuracy after (arXiv 2511.19498)")
     relative_forgetting: float | None = Field(description="1 - after ÷ before")
+    paraphrased: ThreeWaySection | None = Field(
+        default=None, description="the same facts in the other wordings that the run used"
+    )
 
 
 class KeepSection(GroupedSection):

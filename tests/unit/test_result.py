@@ -177,7 +177,8 @@ def small_report() -> EvaluationReport:
     keep = KeepReport(**shares, preservation=0.5, exact_preservation=0.0)
     return EvaluationReport(
         forget=ForgetReport(
-            **shares, gap=None, exact_gap=None, forgetting_rate=0.5, relative_forgetting=0.5
+            **shares, gap=None, exact_gap=None, forgetting_rate=0.5, relative_forgetting=0.5,
+            paraphrased=None,
         ),
         retain=keep,
         neighbours=None,

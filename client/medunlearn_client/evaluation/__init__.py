@@ -8,6 +8,7 @@ from medunlearn_client.evaluation.report import (
     EvaluationInputs,
     EvaluationReport,
     EvaluationSettings,
+    ThreeWay,
 )
 from medunlearn_client.evaluation.scored_model import AdapterOffModel, ScoredModel, WholeModel
 from medunlearn_client.evaluation.scoring import ScoringLimits
@@ -23,6 +24,7 @@ __all__ = [
     "RelearningSettings",
     "ScoredModel",
     "ScoringLimits",
+    "ThreeWay",
     "WholeModel",
     "evaluate_models",
 ]

@@ -119,10 +119,14 @@ def evaluate_models(
         run.answers(m, inputs.neighbours, "neighbours") if m and inputs.neighbours else None
         for m in models
     ]
+    reworded = [
+        run.answers(m, inputs.paraphrased, "paraphrases") if m and inputs.paraphrased else None
+        for m in models
+    ]
     before, after = _present(retain[0]), _present(retain[1])
     extraction, leaks = _extraction(run, original, unlearned, retrained)
     return EvaluationReport(
-        forget=_forget_report(run, forget),
+        forget=_forget_report(run, forget, reworded),
         retain=_keep_report(run, retain),
         neighbours=_keep_report(run, near) if inputs.neighbours else None,
         preservation_by_level=preservation_by_level(
@@ -157,6 +161,10 @@ def _three_way(tables: Sequence[AccuracyTable | None]) -> ThreeWay:
     )
 
 
+def _tables(answers: Sequence[_Answers | None]) -> list[AccuracyTable | None]:
+    return [one.table if one is not None else None for one in answers]
+
+
 def _grouped(
     answers: Sequence[_Answers | None], key: Callable[[RecordOutcome], str | None]
 ) -> dict[str, ThreeWay]:
@@ -181,8 +189,10 @@ def _distance(a: float | None, b: float | None) -> float | None:
     return abs(a - b) if a is not None and b is not None else None
 
 
-def _forget_report(run: _Run, answers: Sequence[_Answers | None]) -> ForgetReport:
-    whole = _three_way([one.table if one is not None else None for one in answers])
+def _forget_report(
+    run: _Run, answers: Sequence[_Answers | None], reworded: Sequence[_Answers | None]
+) -> ForgetReport:
+    whole = _three_way(_tables(answers))
     kept = ratio(whole.accuracy_after, whole.accuracy_before)
     return ForgetReport(
         **vars(whole),
@@ -190,6 +200,7 @@ def _forget_report(run: _Run, answers: Sequence[_Answers | None]) -> ForgetRepor
         exact_gap=_distance(whole.exact_after, whole.exact_retrained),
         forgetting_rate=1.0 - whole.accuracy_after if whole.accuracy_after is not None else None,
         relative_forgetting=1.0 - kept if kept is not None else None,
+        paraphrased=_three_way(_tables(reworded)) if run.inputs.paraphrased else None,
         **_groups(run, answers),
     )
 
@@ -220,7 +231,7 @@ def _by_request(
 def _keep_report(run: _Run, answers: Sequence[_Answers | None]) -> KeepReport:
     before, after = _present(answers[0]).table, _present(answers[1]).table
     return KeepReport(
-        **vars(_three_way([one.table if one is not None else None for one in answers])),
+        **vars(_three_way(_tables(answers))),
         preservation=kept_share(after, before),
         exact_preservation=ratio(after.exact, before.exact),
         **_groups(run, answers),

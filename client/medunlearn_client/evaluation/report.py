@@ -38,6 +38,7 @@ class EvaluationInputs:
         retain: What was to be kept.
         non_members: Records of the forget set's kind that no model was trained on.
         neighbours: Nearest topics, or other patients with the same disease.
+        paraphrased: What was to be forgotten in other words; empty where the run used none.
         site_of: Site number by record id; records without one are left out of per-site rows.
         tagger: Finds concepts and their levels; None puts every question at level 1.
         requests: Ids of forget records by the request that asks for them; requests may share
@@ -48,6 +49,7 @@ class EvaluationInputs:
     retain: Sequence[Record]
     non_members: Sequence[Record] = ()
     neighbours: Sequence[Record] = ()
+    paraphrased: Sequence[Record] = ()
     site_of: Mapping[str, int] = field(default_factory=dict)
     tagger: SpanTagger | None = None
     requests: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -114,6 +116,7 @@ class ForgetReport(ThreeWay):
         exact_gap: The same for exact answers.
         forgetting_rate: 1 - accuracy after, as arXiv 2511.19498 reports it.
         relative_forgetting: 1 - accuracy after ÷ accuracy before.
+        paraphrased: The forget set in the other wordings that the run used.
         by_site: Rows by site number.
         by_subject: Rows by subject.
         by_level: Rows by question level.
@@ -123,6 +126,7 @@ class ForgetReport(ThreeWay):
     exact_gap: float | None
     forgetting_rate: float | None
     relative_forgetting: float | None
+    paraphrased: ThreeWay | None
     by_site: Mapping[str, ThreeWay]
     by_subject: Mapping[str, ThreeWay]
     by_level: Mapping[str, ThreeWay]

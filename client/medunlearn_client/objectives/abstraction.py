@@ -108,7 +108,8 @@ class Abstraction:
 
 def drawn_rank(record: EncodedRecord) -> int:
     """A rank from 0 (first) to the number of alternatives (last), by the record's own text."""
-    digest = hashlib.sha256(record.input_ids.astype("<i8").tobytes()).digest()
+    own = record.input_ids if record.drawn_as is None else record.drawn_as
+    digest = hashlib.sha256(own.astype("<i8").tobytes()).digest()
     return int.from_bytes(digest[:8], "big") % (len(record.alternatives) + 1)
 
 

@@ -1,4 +1,4 @@
-"""``medunlearn records check`` and ``medunlearn records templates``."""
+"""``medunlearn records``: check, templates, and the wordings of :mod:`paraphrase_commands`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from medunlearn_client.paraphrase_commands import paraphrase, write_wordings
 from medunlearn_client.records.fhir.templates import packaged_text
 from medunlearn_client.records.quarantine import Quarantine
 from medunlearn_client.records.reading import ReadOptions, stream_records
@@ -23,6 +24,8 @@ records_app = typer.Typer(
     help="Look at record files as a run will see them; nothing is kept or sent.",
     no_args_is_help=True, rich_markup_mode="rich",
 )
+records_app.command("paraphrase")(paraphrase)
+records_app.command("wordings")(write_wordings)
 _NO_SUBJECT = "(none)"
 
 

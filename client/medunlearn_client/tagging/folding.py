@@ -154,3 +154,16 @@ def _other_number(term: str) -> Iterator[str]:
         yield term[:-1] + "ies"
     else:
         yield term + "s"
+
+
+def is_inflected(mention: str, term: str) -> bool:
+    """Whether a folded mention is the term in the other number, and not the term itself."""
+    surface = lower(normalise(term)[0].strip())
+    return mention not in {lower(base) for base in _bases(surface)}
+
+
+def plural_of(term: str) -> str:
+    """The term with its last word in the other number; as it is where there is none."""
+    if len(term) <= MAX_ACRONYM_CHARS and term.isupper():
+        return term + "s"
+    return next(_other_number(term), term)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from medunlearn_common.concepts.levels import ConceptLevel
 from medunlearn_common.errors import Misconfigured
@@ -22,6 +22,9 @@ class Concept:
         semantic_type: Kind of thing (disease, procedure, …) where the source tells.
         level: Explicit level where the source gives one, at most SPECIALTY.
         xrefs: Ids of the same concept in other terminologies, such as ``MESH:D006394``.
+        exact: Those synonyms that mean the very same and may take the name's place in a text,
+            where the source tells. The others find mentions, and may be narrower or merely
+            related.
     """
 
     concept_id: str
@@ -31,13 +34,14 @@ class Concept:
     semantic_type: str | None = None
     level: ConceptLevel | None = None
     xrefs: tuple[str, ...] = ()
+    exact: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Check the fields.
 
         Raises:
-            Misconfigured: ``CONCEPT_INVALID`` for a blank id or name, ``CONCEPT_LEVEL_INVALID``
-                for an explicit TARGET level.
+            Misconfigured: ``CONCEPT_INVALID`` for a blank id or name or a stray exact synonym,
+                ``CONCEPT_LEVEL_INVALID`` for an explicit TARGET level.
         """
         for identifier in (self.concept_id, *self.xrefs):
             # Splitting is the fast way to find any white space.
@@ -55,6 +59,12 @@ class Concept:
                     f"than {MAX_NAME_CHARS} characters",
                     "give every concept a name; leave synonyms out rather than empty",
                 )
+        if self.exact and not set(self.exact) <= set(self.synonyms):
+            raise Misconfigured(
+                "CONCEPT_INVALID",
+                f"concept {self.concept_id} has an exact synonym that is none of its synonyms",
+                "list it among the synonyms too",
+            )
         if self.level is not None and self.level >= ConceptLevel.TARGET:
             raise Misconfigured(
                 "CONCEPT_LEVEL_INVALID",

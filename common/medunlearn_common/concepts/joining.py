@@ -149,6 +149,7 @@ class _Joining:
             concept_id=group,
             name=first.name,
             synonyms=tuple(term for term in terms if term != first.name),
+            exact=first.exact,  # of the others it is not known how well the reference fits
             parents=tuple(sorted(parents)),
             semantic_type=next((m.semantic_type for m in members if m.semantic_type), None),
             level=next((m.level for m in members if m.level is not None), None),

@@ -52,6 +52,7 @@ class _Term:
     term_id: str
     names: list[str] = field(default_factory=list)
     synonyms: list[str] = field(default_factory=list)
+    exact: set[str] = field(default_factory=set)
     parents: list[str] = field(default_factory=list)
     xrefs: list[str] = field(default_factory=list)
     alternative_ids: list[str] = field(default_factory=list)
@@ -146,6 +147,8 @@ def _add_clause(term: _Term, tag: str, value: str) -> None:
         quoted, scope = _quoted(value)
         if tag in _SYNONYM_TAGS or (tag == "synonym" and scope != "BROAD"):
             term.synonyms.append(quoted)
+            if "EXACT" in (scope, tag.removesuffix("_synonym").upper()):
+                term.exact.add(quoted)
 
 
 def _unescape(text: str) -> str:
@@ -188,11 +191,13 @@ def _concept(term: _Term, path: Path) -> Concept:
     if len(term.names) != 1:
         raise invalid_file(path, f"term {term.term_id} has {len(term.names)} names, not one")
     name = term.names[0]
-    synonyms = (s for s in term.synonyms if s.strip() and s != name and len(s) <= MAX_NAME_CHARS)
+    fit = (s for s in term.synonyms if s.strip() and s != name and len(s) <= MAX_NAME_CHARS)
+    synonyms = tuple(dict.fromkeys(fit))
     return Concept(
         concept_id=term.term_id,
         name=name,
-        synonyms=tuple(dict.fromkeys(synonyms)),
+        synonyms=synonyms,
+        exact=tuple(s for s in synonyms if s in term.exact),
         parents=tuple(term.parents),
         xrefs=_xrefs(term),
     )

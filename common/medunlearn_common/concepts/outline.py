@@ -3,13 +3,14 @@
     !outline 1
     # a comment
     MU:S0001 surgery | operative surgery {type=procedure; level=3}
-      MU:S0100 hernia {type=disease}
+      MU:S0100 hernia | =herniation {type=disease}
         MU:S0101 inguinal hernia | groin hernia {also=MU:F0042}
 
-One concept per line: id, name, then synonyms after ``|``. Two spaces of indentation make it a
-child of the nearest line above with less. In braces, separated by ``;``: ``level`` (1–3) and
-``type``, both inherited by everything indented below until said otherwise, and ``also``, further
-parents separated by commas.
+One concept per line: id, name, then synonyms after ``|``; one that begins with ``=`` means the
+very same as the name, the others may be narrower. Two spaces of indentation make it a child of the
+nearest line above with less. In braces, separated by ``;``: ``level`` (1–3) and ``type``, both
+inherited by everything indented below until said otherwise, and ``also``, further parents separated
+by commas.
 """
 
 from __future__ import annotations
@@ -90,12 +91,14 @@ def _parse_line(line: str, ancestors: list[_Open]) -> Concept:
     del ancestors[depth:]
     above = ancestors[-1] if ancestors else None
     attributes = _parse_attributes(matched["attributes"] or "")
-    names = [term.strip() for term in matched["terms"].split("|")]
+    written = [term.strip() for term in matched["terms"].split("|")]
+    names = [written[0], *(term.removeprefix("=").strip() for term in written[1:])]
     level, kind = attributes.get("level"), attributes.get("type")
     concept = Concept(
         concept_id=matched["id"],
         name=names[0],
         synonyms=tuple(names[1:]),
+        exact=tuple(n for n, w in zip(names[1:], written[1:], strict=True) if w[:1] == "="),
         parents=((above.concept_id,) if above else ()) + _further_parents(attributes),
         level=ConceptLevel(int(level)) if level else (above.level if above else None),
         semantic_type=kind or (above.semantic_type if above else None),

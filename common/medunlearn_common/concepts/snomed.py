@@ -150,11 +150,13 @@ def _concept(concept_id: str, names: _Names, parents: set[str], folder: Path) ->
         raise invalid_file(folder, f"{concept_id} has no active fully specified English name")
     tagged = _TAGGED.fullmatch(names.full)
     name, tag = (tagged[1], tagged[2]) if tagged else (names.full, "")
+    synonyms = tuple(sorted(names.synonyms - {name}))
     try:
         return Concept(
             concept_id=PREFIX + concept_id,
             name=name,
-            synonyms=tuple(sorted(names.synonyms - {name})),
+            synonyms=synonyms,
+            exact=synonyms,
             parents=tuple(sorted(PREFIX + parent for parent in parents)),
             semantic_type=snomed_kind(tag),
         )

@@ -261,10 +261,12 @@ def _read_types(folder: Path, names: dict[str, _Names]) -> dict[str, str]:
 
 def _concept(cui: str, names: _Names, parents: tuple[str, ...], tui: str | None) -> Concept:
     name = names.best[-1]
+    synonyms = tuple(sorted(names.terms - {name}))
     return Concept(
         concept_id=PREFIX + cui,
         name=name,
-        synonyms=tuple(sorted(names.terms - {name})),
+        synonyms=synonyms,
+        exact=synonyms,  # one CUI is one meaning
         parents=tuple(PREFIX + parent for parent in parents),
         semantic_type=None if tui is None else umls_kind(tui),
         xrefs=tuple(sorted(names.xrefs)),

@@ -9,6 +9,7 @@ has itself declared public.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from errno import ENOENT
 from pathlib import Path
 
 from medunlearn_common.concepts.formats import source_files
@@ -42,13 +43,48 @@ def by_digest(name: str) -> str:
         ) from error
 
 
-def own_copy(name: str, declared: Iterable[str]) -> str:
+def model_by_digest(name: str) -> str:
+    """``sha256:…`` of the files of a model's folder that decide what it says.
+
+    Raises:
+        Misconfigured: PUBLIC_FILE_MISSING if there is no such folder, or nothing in it.
+    """
+    if not name or name.startswith(PREFIX):
+        return name
+    try:
+        return PREFIX + digest_of_files(_model_files(Path(name).expanduser()))
+    except OSError as error:
+        raise Misconfigured(
+            "PUBLIC_FILE_MISSING",
+            f"the plan's model folder {name} cannot be read ({error.strerror})",
+            "name a local folder with config.json, tokenizer.json and *.safetensors",
+        ) from error
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """Configuration, tokenizer and weights, sorted by name.
+
+    Raises:
+        OSError: There is no such folder, or no weights in it.
+    """
+    weights = list(folder.glob("*.safetensors"))
+    if not folder.is_dir() or not weights:
+        raise FileNotFoundError(ENOENT, "no *.safetensors there")
+    return sorted([*folder.glob("*.json"), *weights])
+
+
+def own_copy(name: str, declared: Iterable[str], *, may_be_builtin: bool = True) -> str:
     """Path of this site's copy of what a shared plan names.
+
+    Args:
+        name: Digest, or the name of something built in.
+        declared: Paths that this site has declared public.
+        may_be_builtin: Built-in names stay; only hierarchies have such names.
 
     Raises:
         Rejected: PUBLIC_FILE_UNKNOWN if the name is a path, or no declared file has the digest.
     """
-    if not name or name.startswith(BUILTIN):
+    if not name or (may_be_builtin and name.partition(":")[0] == BUILTIN):
         return name
     if name.startswith(PREFIX):
         for path in declared:
@@ -64,6 +100,8 @@ def own_copy(name: str, declared: Iterable[str]) -> str:
 def _has_digest(path: Path, name: str) -> bool:
     """Whether a declared file, or the folder of a release, is what a digest names."""
     try:
+        if (path / "config.json").is_file():
+            return model_by_digest(str(path)) == name
         return path.exists() and by_digest(str(path)) == name
     except Misconfigured as error:
         if error.code == "CONCEPT_FORMAT_UNKNOWN":  # a folder with something else in it

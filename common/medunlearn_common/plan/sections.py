@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from medunlearn_common.concepts.levels import parse_type_levels
 from medunlearn_common.digests import digest_of
-from medunlearn_common.plan.public_files import BUILTIN, by_digest
+from medunlearn_common.plan.public_files import BUILTIN, by_digest, model_by_digest
 
 LEVELS = 4
 
@@ -215,6 +215,21 @@ class LabelsSection(Section):
         "concept; what was asked for by record or patient has 1")
     retain_with_target: Fraction = Field(
         1.0, description="weight of a retained record that mentions a target concept")
+class ParaphrasesSection(Section):
+    """Forget records in other words: a fact is forgotten however it is asked for."""
+
+    use: Literal["none", "all", "one"] = Field(
+        "none", description="none; all wordings in every round; or one of them, the record's own "
+        "included, drawn anew per round, which costs no further computation")
+    max_per_record: int = Field(4, ge=1, le=16, description="other wordings of one record")
+    wordings: str = Field(
+        "", description="TOML file of wordings in place of the packaged ones "
+        "(`medunlearn records wordings` writes them)")
+    synonyms: bool = Field(
+        True, description="call concepts by other names that a hierarchy says mean the very same")
+    model: str = Field(
+        "", description="folder of a causal language model (safetensors) that writes wordings; "
+        "never one that was trained on records of the run")
 
 
 class GeometrySection(Section):
@@ -365,6 +380,7 @@ class RunPlan(Section):
     concepts: ConceptsSection = ConceptsSection()
     objective: ObjectiveSection = ObjectiveSection()
     labels: LabelsSection = LabelsSection()
+    paraphrases: ParaphrasesSection = ParaphrasesSection()
     geometry: GeometrySection = GeometrySection()
     support: SupportSection = SupportSection()
     privacy: PrivacySection = PrivacySection()
@@ -410,13 +426,18 @@ class Plan(RunPlan):
         for name in ("support", "geometry"):
             file = by_digest(parts[name].public_file)
             parts[name] = parts[name].model_copy(update={"public_file": file})
+        own = self.paraphrases
+        parts["paraphrases"] = own.model_copy(update={
+            "wordings": by_digest(own.wordings), "model": model_by_digest(own.model),
+        })
         hierarchies = tuple(by_digest(source) for source in self.concepts.hierarchies)
         parts["concepts"] = self.concepts.model_copy(update={"hierarchies": hierarchies})
         return RunPlan.model_validate(parts)
 
     def public_files(self) -> tuple[str, ...]:
-        """Paths of the plan's public text and hierarchies."""
+        """Paths of the plan's public text, hierarchies, wordings and wording model."""
         named = (
-            self.support.public_file, self.geometry.public_file, *self.concepts.hierarchies
+            self.support.public_file, self.geometry.public_file, *self.concepts.hierarchies,
+            self.paraphrases.wordings, self.paraphrases.model,
         )
         return tuple(name for name in named if name and not name.startswith(BUILTIN))

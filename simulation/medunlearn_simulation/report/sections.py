@@ -19,7 +19,6 @@ from medunlearn_simulation.report.charts import (
 from medunlearn_simulation.report.formatting import byte_size, decimal, duration, percent
 from medunlearn_simulation.report.scales import Frame
 from medunlearn_simulation.result_schema import (
-    GroupedSection,
     MembershipSection,
     RocSection,
     RoundSection,
@@ -51,8 +50,9 @@ class AttackChart:
 
 def accuracy_bars(result: RunResult) -> list[BarChart]:
     """Before, after and retrained: option ranking, and exact answers."""
-    sets: dict[str, GroupedSection | None] = {
+    sets: dict[str, ThreeWaySection | None] = {
         "forget": result.forget,
+        "forget, in other words": result.forget.paraphrased,
         "retain": result.retain,
         "neighbours": result.neighbours,
     }

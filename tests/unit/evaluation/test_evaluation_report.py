@@ -20,6 +20,9 @@ from medunlearn_client.evaluation import (
 )
 from medunlearn_client.evaluation.accuracy import accuracy_table
 from medunlearn_client.evaluation.record_scores import score_records
+from medunlearn_client.paraphrases import Paraphraser, load_wordings
+from medunlearn_client.tagging import ConceptTagger
+from medunlearn_common.concepts import load_hierarchies
 from medunlearn_common.errors import Misconfigured
 
 SETTINGS = EvaluationSettings(
@@ -109,6 +112,28 @@ def test_nothing_unlearned_shows(
     assert (idle.membership.gap or 0.0) > 0.2
     assert idle.relearning is None
     assert idle.extraction is None
+
+
+def test_the_forget_set_in_other_words_stands_beside_it(
+    planted_model: WholeModel, random_model: WholeModel, corpus: Any, report: EvaluationReport
+) -> None:
+    assert report.forget.paraphrased is None
+    maker = Paraphraser(load_wordings(), ConceptTagger(
+        load_hierarchies(["builtin"]).with_forget_roots([])
+    ), max_per_record=2)
+    others = [other for record in corpus.forget for other in maker.of(record).records]
+    found = evaluate_models(
+        original=planted_model, unlearned=random_model, retrained=None,
+        inputs=EvaluationInputs(
+            forget=corpus.forget, retain=corpus.retain, paraphrased=others
+        ),
+        settings=EvaluationSettings(relearning=None, extraction=None),
+    ).forget.paraphrased
+    assert found is not None
+    assert found.n == len(others) == 2 * len(corpus.forget)
+    table = accuracy_table(score_records(planted_model, others, seed=0))
+    assert (found.accuracy_before, found.exact_before) == (table.accuracy, table.exact)
+    assert found.exact_after == 0.0 and found.accuracy_retrained is None
 
 
 def test_report_holds_no_text_and_no_ids(

@@ -1,0 +1,130 @@
+"""``medunlearn records paraphrase`` and ``medunlearn records wordings``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import write_atomically
+from medunlearn_common.plan.reading import read_plan
+from medunlearn_common.plan.sections import Plan
+
+if TYPE_CHECKING:
+    from medunlearn_client.paraphrases import Paraphraser, Paraphrases
+    from medunlearn_client.records import Record
+
+
+def paraphrase(
+    file: Annotated[Path, typer.Argument(help="Record file.", show_default=False)],
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="Plan whose paraphrases, concepts and data count.")
+    ] = None,
+    wordings: Annotated[
+        Path | None, typer.Option("--wordings", help="TOML file of wordings to try.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Folder of a model that writes wordings.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Records to show.")] = 10,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="Show what was dropped, and why.")
+    ] = False,
+) -> None:
+    """Show each question beside its other wordings, as a run would use them.
+
+    Nothing is kept or sent. Read them as a clinician: does each ask for the same fact?
+
+    Examples:
+
+      medunlearn records paraphrase questions.jsonl --limit 50
+
+      medunlearn records paraphrase notes.jsonl --plan plan.toml --dropped
+    """
+    from medunlearn_client.paraphrases.paraphraser import counts
+    from medunlearn_client.records import ReadOptions, read_records
+
+    chosen = read_plan(plan) if plan is not None else Plan()
+    maker = _paraphraser(chosen, wordings, model)
+    records = read_records(file, options=ReadOptions.of_plan(chosen.data))
+    made = []
+    console = Console(highlight=False)
+    for number, record in enumerate(records):
+        made.append(maker.of(record))
+        if number < limit:
+            console.print(_beside(record, made[-1], dropped=dropped))
+    sources, faults = counts(made)
+    several = sum(bool(one.made) for one in made)
+    console.print(f"{len(made)} records, {several} with other wordings", markup=False)
+    for name, count in sources.most_common():
+        console.print(f"made: {count} x {name}", markup=False)
+    for name, count in faults.most_common():
+        console.print(f"dropped: {count} x {name}", markup=False)
+
+
+def _paraphraser(plan: Plan, wordings: Path | None, model: Path | None) -> Paraphraser:
+    from medunlearn_client.paraphrases import Paraphraser
+    from medunlearn_client.site_data import record_tagger
+
+    section = plan.paraphrases
+    section = section.model_copy(update={
+        "use": "all" if section.use == "none" else section.use,
+        "wordings": str(wordings) if wordings is not None else section.wordings,
+        "model": str(model) if model is not None else section.model,
+    })
+    tagger = record_tagger(plan.concepts, plan.forget, plan.data)
+    maker = Paraphraser.of_plan(section, tagger)
+    if maker is None:
+        raise RuntimeError("a paraphraser was asked for and none was made")
+    return maker
+
+
+def _beside(record: Record, made: Paraphrases, *, dropped: bool) -> Table:
+    """The question on the left, its other wordings on the right."""
+    from medunlearn_client.paraphrases.rewording import taken_apart
+    from medunlearn_client.tagging.views import visible
+
+    table = Table(
+        title=Text(f"{visible(record.record_id)} ({made.kind})"), title_justify="left",
+        show_header=False, expand=True,
+    )
+    table.add_column(ratio=2)
+    table.add_column(width=9)
+    table.add_column(ratio=3)
+    left = visible(taken_apart(record.prompt).question)
+    rows: list[tuple[str, str]] = [
+        (p.source, taken_apart(p.record.prompt).question) for p in made.made
+    ]
+    if dropped:
+        rows += [("dropped", f"{d.wording} [{d.fault.value}]") for d in made.dropped]
+    for number, (source, wording) in enumerate(rows or [("none", "")]):
+        table.add_row(Text(left if number == 0 else ""), source, Text(visible(wording)))
+    return table
+
+
+def write_wordings(
+    file: Annotated[Path, typer.Argument(help="Where to write; - prints them.")] = Path("-"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write the packaged wordings, to edit and to name as [paraphrases] wordings.
+
+    Example:
+
+      medunlearn records wordings our-wordings.toml
+    """
+    from medunlearn_client.paraphrases.templates import packaged_text
+
+    if str(file) == "-":
+        typer.echo(packaged_text(), nl=False)
+        return
+    if file.exists() and not force:
+        raise Misconfigured(
+            "WORDINGS_EXIST", f"{file} exists already", "choose another name, or add --force"
+        )
+    write_atomically(file, packaged_text().encode("utf-8"), private=False)
+    typer.echo(f'wrote {file}; name it in the plan: [paraphrases] wordings = "{file}"')

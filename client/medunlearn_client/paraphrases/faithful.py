@@ -1,0 +1,107 @@
+"""Whether another wording still asks for the same fact: what is checked before it is used.
+
+A wording that fails is dropped; nothing is repaired. The checks look for what a fact about a
+patient or an exam question hangs on, not for style.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from enum import StrEnum
+from typing import Final
+
+from medunlearn_client.records import Record
+from medunlearn_client.tagging import ConceptSpan, ConceptTagger
+from medunlearn_client.tagging.folding import fold
+from medunlearn_common.concepts.levels import ConceptLevel
+
+_WORD: Final = re.compile(r"\w+(?:['-]\w+)*")
+_NEGATING: Final = (
+    "no not none never neither nor without except excluding cannot false incorrect wrong least "
+    "unlikely non"
+)
+_NEGATIONS: Final = frozenset(_NEGATING.split())
+_PLAIN_END: Final = " \t\r\n?.:!;,-–—"
+_LONGER_BY: Final = 200
+"""Characters that a wording may have beyond twice the question's."""
+
+
+class Fault(StrEnum):
+    """Why a wording was dropped."""
+
+    SAME = "same as the question"
+    EMPTY = "empty or too long"
+    IDENTIFIER = "an identifier or a number changed"
+    NAME = "a name was lost"
+    NEGATION = "a negation came or went"
+    CONCEPT = "a concept changed"
+    ANSWER = "gives the answer away"
+
+
+def fault_of(
+    record: Record, question: str, wording: str, tagger: ConceptTagger
+) -> Fault | None:
+    """The first reason against a wording of ``record``'s question, or None.
+
+    Args:
+        record: Gives the answer, which must not come out.
+        question: The question as it is.
+        wording: The question in other words.
+        tagger: Finds concepts; those of level 3 and 4 must be the same.
+    """
+    if not wording.strip() or len(wording) > 2 * len(question) + _LONGER_BY:
+        return Fault.EMPTY
+    if _plain(wording) == _plain(question):
+        return Fault.SAME
+    if _numbers(wording) != _numbers(question):
+        return Fault.IDENTIFIER
+    spans = tagger.tag(question)
+    if _names(question, spans) - Counter(_WORD.findall(wording)):
+        return Fault.NAME
+    if _negations(wording) != _negations(question):
+        return Fault.NEGATION
+    if _concepts(spans) != _concepts(tagger.tag(wording)):
+        return Fault.CONCEPT
+    if _says(wording, record.answer) and not _says(question, record.answer):
+        return Fault.ANSWER
+    return None
+
+
+def _plain(text: str) -> str:
+    return fold(text).lowered.strip(_PLAIN_END)
+
+
+def _numbers(text: str) -> Counter[str]:
+    """Words with a digit, each as often as it stands there: dates, doses, codes, identifiers."""
+    return Counter(w for w in re.findall(r"[^\s,;()?]+", text) for w in [w.strip(_PLAIN_END)]
+                   if any(c.isdigit() for c in w))
+
+
+def _names(text: str, spans: tuple[ConceptSpan, ...]) -> Counter[str]:
+    """Words with a capital that no sentence begins with and no concept is called by."""
+    found: Counter[str] = Counter()
+    for word in _WORD.finditer(text):
+        before = text[: word.start()].rstrip()
+        begins = not before or before[-1] in ".?!:"
+        inside = any(span.start <= word.start() < span.end for span in spans)
+        if not begins and not inside and any(c.isupper() for c in word[0]):
+            found[word[0]] += 1
+    return found
+
+
+def _negations(text: str) -> Counter[str]:
+    words = (word.lower() for word in _WORD.findall(text))
+    return Counter(
+        "n't" if word.endswith("n't") else word
+        for word in words if word in _NEGATIONS or word.endswith("n't")
+    )
+
+
+def _concepts(spans: tuple[ConceptSpan, ...]) -> set[str]:
+    return {span.concept_id for span in spans if span.level >= ConceptLevel.SPECIALTY}
+
+
+def _says(text: str, answer: str) -> bool:
+    words = re.escape(fold(answer).lowered.strip(_PLAIN_END))
+    return bool(words) and re.search(rf"(?<!\w){words}(?!\w)", fold(text).lowered) is not None

@@ -1,0 +1,236 @@
+"""Other wordings: what they carry over, what is dropped, and on what they depend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paraphrase_samples import HIERARCHY, ask, marked
+
+from medunlearn_client.paraphrases import Fault, Paraphraser, WordingSet, load_wordings
+from medunlearn_client.paraphrases.faithful import fault_of
+from medunlearn_client.paraphrases.rewording import reworded, taken_apart
+from medunlearn_client.paraphrases.synonyms import synonym_wordings
+from medunlearn_client.paraphrases.templates import MAX_QUESTION_CHARS, packaged_text
+from medunlearn_client.records import Record
+from medunlearn_client.tagging import ConceptTagger
+from medunlearn_common.concepts import load_hierarchies
+from medunlearn_common.errors import Misconfigured
+
+KINDS = {
+    "Which of the following is true about ulcers?": "which_of_the_following",
+    "What is the passport number of Ann Lee?": "patient",
+    "When was the cast removed?": "date",
+    "Which antibiotic is given?": "drug",
+    "Which incision opens the abdomen?": "procedure",
+    "A child is pale. Most likely diagnosis is": "diagnosis",
+    "Respiratory centre is located at:": "other",
+}
+
+
+@pytest.fixture(scope="session")
+def wordings() -> WordingSet:
+    return load_wordings()
+
+
+@pytest.fixture
+def maker(wordings: WordingSet, tagger: ConceptTagger) -> Paraphraser:
+    return Paraphraser(wordings, tagger, max_per_record=6)
+
+
+@pytest.mark.parametrize(("question", "kind"), KINDS.items())
+def test_the_kind_is_found_from_the_words(
+    maker: Paraphraser, question: str, kind: str
+) -> None:
+    made = maker.of(ask(question))
+    assert made.kind == kind
+    assert made.made
+
+
+def test_a_patients_question_in_other_words_still_singles_him_out(maker: Paraphraser) -> None:
+    question = "Which condition was recorded for Ann Lee, born 1970-01-02, on 2011-03-04?"
+    record = marked(question, "Ann Lee, born 1970-01-02", "2011-03-04", answer="asthma")
+    made = maker.of(record)
+    assert len(made.made) >= 4
+    for other in made.records:
+        said = {other.text[start:end] for start, end in other.target_spans}
+        assert said == {"Ann Lee, born 1970-01-02", "2011-03-04", "asthma"}
+        assert (other.answer, other.patient_id) == (record.answer, "p")
+        assert other.prompt != record.prompt and other.record_id.startswith("r~")
+
+
+def test_a_wording_that_loses_a_marked_span_is_no_record() -> None:
+    record = marked("Who treats Ann Lee?", "Ann Lee")
+    assert reworded(record, "Who treats her?", number=1) is None
+    assert reworded(record, "Ann Lee is treated by whom?", number=1) is not None
+
+
+def test_a_subject_line_stays_in_front(maker: Paraphraser) -> None:
+    record = Record(record_id="r", answer="forty",
+                    prompt="Subject: Surgery\nQuestion: Which drain is left?\nAnswer:")
+    others = maker.of(record).records
+    assert others
+    assert all(o.prompt.startswith("Subject: Surgery\nQuestion: ") for o in others)
+    assert all(o.prompt.endswith("\nAnswer:") for o in others)
+    assert taken_apart("Say a number").question == "Say a number"
+
+
+@pytest.mark.parametrize(
+    ("question", "wording", "fault"),
+    [
+        ("Which dose is 40 mg?", "Which dose is 4 mg?", Fault.IDENTIFIER),
+        ("Which drug for MR-17?", "Which drug for MR-18?", Fault.IDENTIFIER),
+        ("What does Ann take?", "What does Eve take?", Fault.NAME),
+        ("Which is not true here?", "Which is true here?", Fault.NEGATION),
+        ("Which is true here?", "Which isn't true here?", Fault.NEGATION),
+        ("All are seen except", "All are seen", Fault.NEGATION),
+        ("What eases a kidney stone?", "What eases a gallstone?", Fault.CONCEPT),
+        ("What eases it?", "What eases a kidney stone?", Fault.CONCEPT),
+        ("How many days?", "Is it forty days?", Fault.ANSWER),
+        ("How many days?", "how many  DAYS", Fault.SAME),
+        ("How many days?", "  ", Fault.EMPTY),
+        ("How many days?", "days " * 100, Fault.EMPTY),
+    ],
+)
+def test_an_unfaithful_wording_is_dropped(
+    tagger: ConceptTagger, question: str, wording: str, fault: Fault
+) -> None:
+    assert fault_of(ask(question), question, wording, tagger) is fault
+
+
+def test_synonyms_are_exact_and_in_the_same_number(tagger: ConceptTagger) -> None:
+    def said(text: str) -> tuple[str, ...]:
+        return synonym_wordings(text, tagger, untouched=())
+
+    assert said("Which suture closes after appendectomy?") == (
+        "Which suture closes after appendicectomy?",
+    )
+    assert said("What is the cause of kidney stones?") == (
+        "What is the cause of renal calculi?",
+    )
+    # A narrower name finds the concept and takes nobody's place, nor is it replaced.
+    assert said("What is the dose of lignocaine?") == ()
+    assert said("Who described the McBurney approach?") == ()
+    # One spelling of one name is no other name.
+    assert said("What is a non absorbable suture?") == ()
+
+
+def test_a_name_inside_a_longer_one_is_left_alone(tagger: ConceptTagger) -> None:
+    for text in (
+        "What does ST depression mean?", "Who founded the Depression House?",
+        "What is behind file MR-depression-7?", "Who reads depression@ward.example?",
+    ):
+        assert synonym_wordings(text, tagger, untouched=()) == ()
+    assert synonym_wordings("What causes depression?", tagger, untouched=())
+
+
+def test_synonyms_never_touch_an_identifier(maker: Paraphraser) -> None:
+    record = marked("Which ward is Mr. Depression in?", "Depression")
+    assert maker.of(record).made
+    assert all("Depression" in other.prompt for other in maker.of(record).records)
+
+
+def test_built_in_synonyms_keep_the_concept() -> None:
+    """The list is edited by hand: each exact name must be found as its own concept again."""
+    hierarchy = load_hierarchies(["builtin"])
+    tagger = ConceptTagger(hierarchy.with_forget_roots([]))
+    exact = [(concept, name) for concept in hierarchy.concepts() for name in concept.exact]
+    assert len(exact) > 120
+    lost = [name for concept, name in exact
+            if [span.concept_id for span in tagger.tag(name)] != [concept.concept_id]]
+    assert lost == []
+
+
+def test_wordings_depend_on_the_record_alone(
+    wordings: WordingSet, tagger: ConceptTagger
+) -> None:
+    """Were a record's wordings to move with its neighbours, its unit's vector would too."""
+    questions = [f"Which drain is left after case {number}?" for number in range(6)]
+    together = Paraphraser(wordings, tagger, max_per_record=3)
+    made = {q: [r.prompt for r in together.of(ask(q)).records] for q in questions}
+    for question in reversed(questions):
+        alone = Paraphraser(wordings, tagger, max_per_record=3)
+        assert [r.prompt for r in alone.of(ask(question)).records] == made[question]
+    # Different records use different wordings, so that all of them are used.
+    assert len({prompt.replace(str(n), "") for n, q in enumerate(questions)
+                for prompt in made[q]}) > 3
+
+
+@pytest.mark.parametrize("most", [1, 2, 16])
+def test_the_number_of_wordings_is_bounded(
+    wordings: WordingSet, tagger: ConceptTagger, most: int
+) -> None:
+    maker = Paraphraser(wordings, tagger, max_per_record=most)
+    made = maker.of(ask("Which medicine is given after appendectomy in the ward?"))
+    assert 1 <= len(made.made) <= most
+    assert len({other.prompt for other in made.records}) == len(made.made)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(min_size=1, max_size=80).filter(str.strip))
+def test_any_text_is_worded_faithfully_or_not_at_all(text: str) -> None:
+    tagger = ConceptTagger(HIERARCHY.with_forget_roots([]))
+    record = ask(text)
+    made = Paraphraser(load_wordings(), tagger, max_per_record=4).of(record)
+    for other in made.records:
+        assert other.answer == record.answer
+        question, wording = taken_apart(record.prompt).question, taken_apart(other.prompt).question
+        assert fault_of(record, question, wording, tagger) is None
+
+
+def test_a_hostile_question_is_matched_in_bounded_time(maker: Paraphraser) -> None:
+    import time
+
+    started = time.monotonic()
+    maker.of(ask("Which " + "in the " * (MAX_QUESTION_CHARS // 7 - 2) + "x"))
+    maker.of(ask("Which " + "is the in the " * 4000))
+    assert time.monotonic() - started < 5.0
+
+
+PACKAGED = packaged_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("[[kind]\nname = 1", "WORDINGS_SYNTAX"),
+        ("x = 1", "WORDINGS_INVALID"),
+        ('[[kind]]\nname = "Upper"', "WORDINGS_INVALID"),
+        ('[[kind]]\nname = "a"\nwords = ["x"]', "WORDINGS_INVALID"),
+        ('[[kind]]\nname = "a"\n[[kind]]\nname = "a"', "WORDINGS_INVALID"),
+        ('[[kind]]\nname = "a"\n[[kind.rewrite]]\nquestion = "Which {x}"\n'
+         'wordings = ["What {y}?"]', "WORDINGS_FIELD_UNKNOWN"),
+        ('[[kind]]\nname = "a"\n[[kind.rewrite]]\nquestion = "Which {x} in {y}"\n'
+         'wordings = ["What {x}?"]', "WORDINGS_FIELD_UNKNOWN"),
+        ('[[kind]]\nname = "a"\n[[kind.rewrite]]\nquestion = "{w} a {x} b {y} c {z}"\n'
+         'wordings = ["{w} {x} {y} {z}"]', "WORDINGS_FIELD_UNKNOWN"),
+        ('[[kind]]\nname = "a"\n[[kind.rewrite]]\nquestion = "{x}{y}"\nwordings = ["{y} {x}"]',
+         "WORDINGS_FIELD_UNKNOWN"),
+        (PACKAGED.replace("{question}\nIn other", "{query}\nIn other"), "WORDINGS_FIELD_UNKNOWN"),
+    ],
+)
+def test_bad_wordings_are_refused(tmp_path: Path, text: str, code: str) -> None:
+    path = tmp_path / "w.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(Misconfigured) as caught:
+        load_wordings(path)
+    assert caught.value.code == code
+
+
+def test_the_packaged_wordings_can_be_edited(tmp_path: Path, wordings: WordingSet) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_text(PACKAGED.replace("A colleague asks", "Sister asks"), encoding="utf-8-sig")
+    assert load_wordings(path) != wordings
+    path.write_text(PACKAGED, encoding="utf-8")
+    assert load_wordings(path) == wordings
+    with pytest.raises(Misconfigured, match="WORDINGS_MISSING"):
+        load_wordings(tmp_path / "none.toml")
+
+
+def test_a_value_is_never_looked_into_for_fields(maker: Paraphraser) -> None:
+    question = "Which {where} is kept in the {what}?"
+    made = maker.of(ask(question))
+    assert made.made
+    assert all("{where}" in o.prompt and "{what}" in o.prompt for o in made.records)
