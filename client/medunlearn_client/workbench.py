@@ -170,10 +170,8 @@ class Workbench:
         by_patient = self.plan.privacy.unit == "patient"
         named = self._named if forgotten else frozenset()
         encoded: list[EncodedRecord] = []
-        groups: dict[str, list[int]] = {}
-        wordings: list[tuple[int, ...]] = []
+        said_at: list[tuple[int, ...]] = []
         for number, record in enumerate(records):
-            owner = record.patient_id if by_patient and record.patient_id else str(number)
             others = paraphraser.of(record).records if paraphraser is not None else ()
             first = len(encoded)
             belonging = 1.0 if number in named else place_in_set(
@@ -188,14 +186,24 @@ class Workbench:
                     ),
                     belonging=belonging,
                 ))
-            positions = tuple(range(first, len(encoded)))
-            groups.setdefault(owner, []).extend(positions)
-            if others:
-                wordings.append(positions)
+            said_at.append(tuple(range(first, len(encoded))))
         return UnitSet(
-            records=tuple(encoded), units=tuple(tuple(g) for g in groups.values()),
-            wordings=tuple(wordings),
+            records=tuple(encoded),
+            units=tuple(
+                tuple(position for number in unit for position in said_at[number])
+                for unit in self._privacy_units(records)
+            ),
+            wordings=tuple(positions for positions in said_at if len(positions) > 1),
         )
+
+    def _privacy_units(self, records: tuple[Record, ...]) -> tuple[tuple[int, ...], ...]:
+        """Numbers of the records of each unit: one each, or all of a patient's."""
+        by_patient = self.plan.privacy.unit == "patient"
+        groups: dict[str, list[int]] = {}
+        for number, record in enumerate(records):
+            owner = record.patient_id if by_patient and record.patient_id else str(number)
+            groups.setdefault(owner, []).append(number)
+        return tuple(tuple(group) for group in groups.values())
 
     def support(self, digest: str, indices: npt.NDArray[np.int64] | None) -> Support:
         """The run's support, from the request or from this site's store.
@@ -259,9 +267,11 @@ class Workbench:
             sigma=sigma, noise_share=settings.noise_share, rate=plan.privacy.evaluation_rate,
             max_sites=plan.federation.sites,
         )
-        populations = (
-            ("forget", Population(records=self._records.forget, units=self._forget.units)),
-            ("retain", Population(records=self._records.retain, units=self._retain.units)),
+        populations = tuple(
+            (name, Population(records=records, units=self._privacy_units(records)))
+            for name, records in (
+                ("forget", self._records.forget), ("retain", self._records.retain),
+            )
         )
         return counts_release(
             self._scored(), self._switch(values, support), populations, mechanism, key=key,
