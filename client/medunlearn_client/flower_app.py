@@ -26,7 +26,19 @@ from flwr.app import Message as FlowerMessage
 from flwr.clientapp import ClientApp
 
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
-from medunlearn_common.messages import ERROR, FINISH, READY, STEP, VOTE, Message, Scalar
+from medunlearn_common.messages import (
+    ERROR,
+    FINISH,
+    MASK_AGREE,
+    MASK_KEYS,
+    MASK_OPEN,
+    MASK_SHARES,
+    READY,
+    STEP,
+    VOTE,
+    Message,
+    Scalar,
+)
 from medunlearn_common.plan import RuntimeOptions
 
 _LOG = logging.getLogger("medunlearn.flower")
@@ -85,9 +97,9 @@ def _hospital(settings: Mapping[str, Scalar], opener: Opener | None) -> Answerin
 
 def _open_hospital(folder: Path, runtime: RuntimeOptions) -> Answering:
     # Late: this brings torch and transformers, several seconds.
-    from medunlearn_client.hospital import open_hospital
+    from medunlearn_client.site import open_site
 
-    return open_hospital(folder, runtime)
+    return open_site(folder, runtime)
 
 
 def _site_folder(settings: Mapping[str, Scalar]) -> Path:
@@ -144,7 +156,7 @@ def build_app(
         settings: Defaults of the keys above.
         mods: Flower's interceptors.
         opener: Opens a site folder; None stands for
-            :func:`medunlearn_client.hospital.open_hospital`. Never taken from a
+            :func:`medunlearn_client.site.open_site`. Never taken from a
             configuration, which may come from the coordinator.
     """
     client_app = ClientApp(mods=list(mods))
@@ -154,7 +166,7 @@ def build_app(
 
     for kind in (READY, FINISH):
         client_app.query(kind)(handle)
-    for kind in (VOTE, STEP):
+    for kind in (VOTE, STEP, MASK_KEYS, MASK_SHARES, MASK_AGREE, MASK_OPEN):
         client_app.train(kind)(handle)
     return client_app
 

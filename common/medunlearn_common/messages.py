@@ -19,6 +19,11 @@ READY = "ready"
 VOTE = "vote"
 STEP = "step"
 FINISH = "finish"
+# Masking's own exchanges (common/masking/parts.py).
+MASK_KEYS = "mask_keys"
+MASK_SHARES = "mask_shares"
+MASK_AGREE = "mask_agree"
+MASK_OPEN = "mask_open"
 ERROR = "error"
 
 

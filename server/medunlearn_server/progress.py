@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
+
+import numpy as np
 
 from medunlearn_common.accounting import Mechanism, NoiseSchedule, calibrate, epsilon_of
 from medunlearn_common.errors import Misconfigured
@@ -11,6 +13,7 @@ from medunlearn_common.plan import RunPlan
 from medunlearn_common.support import Support
 from medunlearn_server.checkpoints import Checkpoint
 from medunlearn_server.geometry import RetainHistory
+from medunlearn_server.masking.leader import MaskingState
 from medunlearn_server.reports import RoundReport, RunOutcome, VoteReport, from_plain
 from medunlearn_server.roster import Agreement
 from medunlearn_server.round_state import RoundState
@@ -38,6 +41,7 @@ class RunProgress:
         agreement: What all sites have.
         schedule: Noise of vote and rounds.
         learning: None before the support is known.
+        masking: How many sums were opened, and the session that waits for the next one.
         curve: Every accepted round.
         outcome: None before the end.
     """
@@ -48,6 +52,7 @@ class RunProgress:
     agreement: Agreement
     schedule: NoiseSchedule
     learning: Learning | None = None
+    masking: MaskingState = field(default_factory=MaskingState)
     curve: tuple[RoundReport, ...] = ()
     outcome: RunOutcome | None = None
 
@@ -70,10 +75,12 @@ class RunProgress:
             "schedule": asdict(self.schedule),
             "curve": [asdict(report) for report in self.curve],
             "outcome": None if self.outcome is None else self.outcome.to_json(),
+            "masking": self.masking.ordinal,
             "learning": None,
         }
+        waiting = np.frombuffer(self.masking.session, dtype=np.uint8)
         if self.learning is None:
-            return Checkpoint(values=values)
+            return Checkpoint(values=values, arrays={"masking": waiting})
         step, history = self.learning.step, self.learning.history
         values["learning"] = {
             "layout_digest": self.learning.support.layout_digest,
@@ -84,7 +91,7 @@ class RunProgress:
             "support": self.learning.support.indices,
             "values": step.values, "first": step.first, "second": step.second,
             "average": step.average, "directions": history.directions,
-            "squares": history.squares, "noise": history.noise,
+            "squares": history.squares, "noise": history.noise, "masking": waiting,
         })
 
     @classmethod
@@ -113,6 +120,9 @@ class RunProgress:
             agreement=Agreement.from_json(values["agreement"]),
             schedule=_schedule(values["schedule"]),
             learning=None if learning is None else _learning(learning, checkpoint),
+            masking=MaskingState(
+                ordinal=values["masking"], session=checkpoint.arrays["masking"].tobytes()
+            ),
             curve=tuple(from_plain(RoundReport, entry) for entry in values["curve"]),
             outcome=None if outcome is None else RunOutcome.from_json(outcome),
         )

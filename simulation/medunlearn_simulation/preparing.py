@@ -27,6 +27,7 @@ from medunlearn_client.workbench import shared_model
 from medunlearn_common.digests import HUB_PREFIX
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded
+from medunlearn_common.masking.parameters import require_plan
 from medunlearn_common.plan import Plan, read_plan
 from medunlearn_common.plan.reading import plan_from_mapping
 from medunlearn_common.plan.sections import ForgetSection
@@ -264,10 +265,11 @@ def check_plan(plan: Plan, *, device: str) -> None:
     """What hospitals and coordinator would refuse only after the long preparations.
 
     Raises:
-        Misconfigured: ABSENCE_INVALID, PRIVACY_UNREACHABLE, DEVICE_UNAVAILABLE, or a code of
-            the public text's reader.
+        Misconfigured: MASKING_TOO_FEW_SITES, ABSENCE_INVALID, PRIVACY_UNREACHABLE,
+            DEVICE_UNAVAILABLE, or a code of the public text's reader.
     """
     resolve_device(device)
+    require_plan(plan.federation.sites)
     Absences.of_plan(plan)
     noise_schedule(plan)
     for file in public_texts(plan):

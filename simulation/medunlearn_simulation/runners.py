@@ -44,10 +44,10 @@ def run_federation(job: FederationJob) -> RunOutcome:
 
 def _memory(job: FederationJob) -> RunOutcome:
     # Late: a run through Flower needs no model in this process.
-    from medunlearn_client.hospital import open_hospital
+    from medunlearn_client.site import open_site
 
     folders = [job.folder.site(index) for index in range(job.plan.federation.sites)]
-    hospitals = {folder.name: open_hospital(folder, job.runtime) for folder in folders}
+    hospitals = {folder.name: open_site(folder, job.runtime) for folder in folders}
     with hospitals_log_to(job.folder.root / "hospitals.log"):
         return run_in_memory(
             job.plan, hospitals, run_folder=job.folder.root, run_id=job.run_id,

@@ -36,7 +36,7 @@ density = 0.005
 [privacy]
 noise = "none"
 [federation]
-sites = 2
+sites = 3
 min_sites = 1
 [evaluation]
 relearning_steps = 0
@@ -94,6 +94,8 @@ PLANS = [
             data=b"[objective]\nforget_weights = [1.0, 1.0, 1.0, inf]"),
     BadPlan(name="contradiction", code="PLAN_INVALID",
             data=b"[federation]\nsites = 2\nmin_sites = 3"),
+    BadPlan(name="too-few-to-mask", code="MASKING_TOO_FEW_SITES",
+            data=b"[federation]\nsites = 2\nmin_sites = 2"),
     BadPlan(name="future-version", code="PLAN_INVALID", data=b"schema_version = 2"),
     BadPlan(name="lone-surrogate", code="PLAN_SYNTAX", data=b'[run]\nname = "\\ud800"'),
     BadPlan(name="unreachable-privacy", code="PRIVACY_UNREACHABLE",

@@ -13,8 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from medunlearn_client.masking.hospital import MaskedHospital
+from medunlearn_client.masking.journal import ShareJournal
+from medunlearn_client.masking.site import MaskingIdentity
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.layout import AdapterLayout
+from medunlearn_common.masking.signing import SeededIdentities
 from medunlearn_common.messages import ERROR, READY, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.ring import RingCodec
@@ -148,8 +152,15 @@ class QuadraticHospital:
         return codec.to_ring(np.rint(steps).astype(np.int64))
 
 
-def open_hospital(folder: Path, runtime: RuntimeOptions) -> QuadraticHospital:
-    return QuadraticHospital(folder, runtime)
+def open_hospital(folder: Path, runtime: RuntimeOptions) -> MaskedHospital:
+    """As the network reaches it: masked."""
+    inner, entropy = QuadraticHospital(folder, runtime), SeededEntropy(7)
+    site_id, identities = inner.config["site_id"], SeededIdentities(entropy)
+    journal = ShareJournal(folder / "masking.db", synchronous="OFF")
+    return MaskedHospital(inner, journal, MaskingIdentity(
+        site_id=site_id, signer=identities.signer(site_id), verifier=identities,
+        entropy=entropy,
+    ))
 
 
 def write_sites(folder: Path, count: int, **changes: dict[str, object]) -> list[Path]:

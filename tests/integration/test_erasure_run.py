@@ -44,7 +44,7 @@ density = 0.005
 [privacy]
 noise = "none"
 [federation]
-sites = 2
+sites = 3
 min_sites = 1
 [evaluation]
 relearning_steps = 0
