@@ -3,6 +3,7 @@
 #   make demo      five simulated hospitals unlearn a topic; report in runs/
 #   make test      the test suite
 #   make lint      ruff, mypy --strict and the import rules
+#   make masking-long   10,000 masked rounds, 10,000 sequences, 1,000 kills
 #   make results   the long experiments behind docs/results.md
 #   make clean     remove what was built (not runs/ and not the model cache)
 
@@ -17,10 +18,10 @@ SEEDS ?= 0 1 2
 PLANS ?= $(wildcard benchmarks/plans/*.toml)
 ARGS ?=
 
-.PHONY: demo test lint results clean install help
+.PHONY: demo test lint masking-long results clean install help
 
 help:
-	@sed -n '3,8p' Makefile | sed 's/^#//'
+	@sed -n '3,9p' Makefile | sed 's/^#//'
 
 install: $(STAMP)
 
@@ -39,6 +40,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+masking-long: $(STAMP)
+	MASKING_ROUNDS=10000 MASKING_SEQUENCES=10000 MASKING_KILLS=1000 \
+		$(BIN)/python -m pytest -q tests/masking/test_masking_rounds.py $(ARGS)
 
 # Each plan with each seed; a run that is already complete is not repeated.
 results: $(STAMP)

@@ -28,6 +28,7 @@ from medunlearn_server.aggregation import (
     round_codec,
     summed_noise,
 )
+from medunlearn_server.answers import Answers
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.geometry import Geometry
 from medunlearn_server.intake import verify_step
@@ -38,7 +39,7 @@ from medunlearn_server.reports import ReadyReport, RoundReport, RunOutcome
 from medunlearn_server.requests import finish_request, step_request
 from medunlearn_server.round_state import FinishReason, Phase, RoundState
 from medunlearn_server.server_step import StepState, direction_of, gap_closed, take_step
-from medunlearn_server.sites import Answers, Sites
+from medunlearn_server.sites import Sites
 from medunlearn_server.support_choice import choose_support
 from medunlearn_server.transport import Transport
 

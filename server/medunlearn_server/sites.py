@@ -9,6 +9,7 @@ durably, and only that attempt is ever finished.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -186,7 +187,8 @@ class Sites:
                 without=spent, more=more,
             )
             if attempt is not None:
-                return self._finish(attempt, found, agreement.layout.digest, build)
+                self._keep(attempt.to_checkpoint(answers=found.tally()))
+                return self._open(attempt, found)
             spent |= {site for site, code in found.failures.items() if code == PRIVACY_BUDGET}
             if spent and not self._enough_besides(spent):
                 raise BudgetExceeded(
@@ -227,7 +229,10 @@ class Sites:
         found.sites = tuple(sorted(masked))
         if not collecting.enough:
             return None
-        return self._leader.agreed(ask, collecting.cut(), fields, more=more)
+        attempt = self._leader.agreed(ask, collecting.cut(), fields, more=more)
+        layout = agreement.layout.digest
+        subject = str(request.fields.get("support_digest", layout))
+        return attempt and replace(attempt, layout_digest=layout, subject_digest=subject)
 
     def _mask_fields(self, request: Message) -> dict[str, Scalar]:
         """Scalars of masking's own requests: the run, the plan, and the round if it has one."""
@@ -278,20 +283,9 @@ class Sites:
                 "CHECKPOINT_CORRUPT", "what was about to be opened is not what comes next",
                 "restore the run's folder from its backup, or start a new run",
             )
-        return self._open(attempt, found, kept.values["layout"], kept.values["subject"])
+        return self._open(attempt, found)
 
-    def _finish(
-        self, attempt: Attempt, found: Answers, layout_digest: str, build: Build
-    ) -> Answers:
-        """Write the attempt durably, then open it."""
-        request = build(attempt.cut.sites[0], False)
-        subject = str(request.fields.get("support_digest", layout_digest))
-        self._keep(attempt.to_checkpoint(
-            answers=found.tally(), layout=layout_digest, subject=subject
-        ))
-        return self._open(attempt, found, layout_digest, subject)
-
-    def _open(self, attempt: Attempt, found: Answers, layout: str, subject: str) -> Answers:
+    def _open(self, attempt: Attempt, found: Answers) -> Answers:
         """Exchange 3, repeated until enough shares are there."""
         for number in range(1, MAX_ATTEMPTS + 1):
             if number > 1:
@@ -300,7 +294,8 @@ class Sites:
             if total is not None:
                 self._unfinished = None
                 found.total = SparseUpdate(
-                    values=total, layout_digest=layout, subject_digest=subject
+                    values=total, layout_digest=attempt.layout_digest,
+                    subject_digest=attempt.subject_digest,
                 )
                 return found
         raise _too_few(self._plan, 0, found.failures)

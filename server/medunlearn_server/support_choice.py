@@ -15,12 +15,13 @@ from medunlearn_common.support import (
     support_size,
 )
 from medunlearn_server.aggregation import VoteSums, combine_vote, vote_codec
+from medunlearn_server.answers import Answers
 from medunlearn_server.geometry import RetainHistory
 from medunlearn_server.intake import verify_vote
 from medunlearn_server.reports import VoteReport
 from medunlearn_server.requests import public_gradients_request, vote_request
 from medunlearn_server.roster import Agreement
-from medunlearn_server.sites import Answers, Sites
+from medunlearn_server.sites import Sites
 
 Choice = tuple[Support, Answers]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from medunlearn_common.errors import Rejected
 from medunlearn_common.masking.codec import Reader, Writer, bad_bytes
@@ -79,8 +80,9 @@ def offer_to_bytes(offer: KeyOffer) -> bytes:
     return writer.done()
 
 
+@lru_cache(maxsize=8)
 def read_members(data: bytes, *, run_id: str, session: str) -> Members:
-    """All offers and nothing else."""
+    """All offers and nothing else; kept, as every step of a session needs them."""
     reader = Reader(data)
     members = Members.read(reader, run_id=run_id, session=session)
     reader.end()

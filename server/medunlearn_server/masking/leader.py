@@ -102,12 +102,16 @@ class Attempt:
         cut: Survivors and masked sum.
         opening: What exchange 3 sends.
         fields: Scalars of its requests.
+        layout_digest: What the sum is over.
+        subject_digest: As :class:`SparseUpdate`.
     """
 
     ordinal: int
     cut: Cut
     opening: bytes
     fields: Mapping[str, Scalar]
+    layout_digest: str = ""
+    subject_digest: str = ""
 
     def to_checkpoint(self, **values: object) -> Checkpoint:
         """As a file, with more plain values beside it."""
@@ -118,7 +122,8 @@ class Attempt:
             "session": binding.members.session, "release": binding.release,
             "participants": list(binding.participants), "request": binding.request,
             "model": binding.model_digest, "survivors": self.cut.survivors.to_bytes().hex(),
-            "opening": self.opening.hex(),
+            "opening": self.opening.hex(), "layout": self.layout_digest,
+            "subject": self.subject_digest,
         }
         return Checkpoint(
             values={**texts, **values},
@@ -143,7 +148,8 @@ class Attempt:
         )
         return cls(
             ordinal=values["ordinal"], cut=cut, opening=bytes.fromhex(values["opening"]),
-            fields=dict(values["fields"]),
+            fields=dict(values["fields"]), layout_digest=values["layout"],
+            subject_digest=values["subject"],
         )
 
 
