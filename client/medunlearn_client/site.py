@@ -7,7 +7,7 @@ from pathlib import Path
 from medunlearn_client.hospital import open_hospital
 from medunlearn_client.masking.hospital import JOURNAL_FILE, MaskedHospital
 from medunlearn_client.masking.journal import ShareJournal
-from medunlearn_client.masking.site import MaskingIdentity
+from medunlearn_client.masking.rules import MaskingIdentity
 from medunlearn_client.site_config import read_site_config
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import Misconfigured

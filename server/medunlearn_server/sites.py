@@ -24,7 +24,8 @@ from medunlearn_common.updates import SparseUpdate
 from medunlearn_server.answers import Answers
 from medunlearn_server.checkpoints import Checkpoint
 from medunlearn_server.intake import ReadyAnswer, require_own, verify_masking, verify_ready
-from medunlearn_server.masking.leader import Attempt, MaskingLeader, MaskingState
+from medunlearn_server.masking.attempt import Attempt
+from medunlearn_server.masking.leader import MaskingLeader, MaskingState
 from medunlearn_server.masking.session import Session
 from medunlearn_server.requests import ready_request
 from medunlearn_server.roster import Agreement, Roster, agree

@@ -15,7 +15,7 @@ from peft import PeftModel
 from medunlearn_client.flower_app import from_records, to_records
 from medunlearn_client.masking.hospital import MaskedHospital
 from medunlearn_client.masking.journal import ShareJournal
-from medunlearn_client.masking.site import MaskingIdentity
+from medunlearn_client.masking.rules import MaskingIdentity
 from medunlearn_client.models import load_causal_lm
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import Misconfigured, Rejected, Transient

@@ -15,7 +15,7 @@ import numpy as np
 
 from medunlearn_client.masking.hospital import MaskedHospital
 from medunlearn_client.masking.journal import ShareJournal
-from medunlearn_client.masking.site import MaskingIdentity
+from medunlearn_client.masking.rules import MaskingIdentity
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.masking.signing import SeededIdentities

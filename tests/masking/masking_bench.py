@@ -17,13 +17,14 @@ import numpy as np
 
 from medunlearn_client.masking.hospital import JOURNAL_FILE, MaskedHospital
 from medunlearn_client.masking.journal import ShareJournal
-from medunlearn_client.masking.site import MaskingIdentity
+from medunlearn_client.masking.rules import MaskingIdentity
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.masking.signing import SeededIdentities
 from medunlearn_common.messages import ERROR, READY, STEP, Message, Scalar
 from medunlearn_common.plan import RunPlan
-from medunlearn_server.masking.leader import Attempt, MaskingLeader
+from medunlearn_server.masking.attempt import Attempt
+from medunlearn_server.masking.leader import MaskingLeader
 from medunlearn_server.masking.session import Collecting, Cut, Session
 
 RUN_ID, MODEL = "run", "m" * 64

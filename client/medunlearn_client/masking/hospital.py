@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from medunlearn_client.masking.journal import KnownPlan, ShareJournal
-from medunlearn_client.masking.site import MaskingIdentity, MaskingSite
+from medunlearn_client.masking.rules import MaskingIdentity
+from medunlearn_client.masking.site import MaskingSite
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.masking.parts import NEXT_SESSION, SESSION, detach
 from medunlearn_common.messages import (

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,10 +27,10 @@ from medunlearn_client.masking.journal import (
     KnownPlan,
     SessionRecord,
     SessionState,
-    ShareJournal,
     Transaction,
 )
-from medunlearn_common.entropy import Entropy
+from medunlearn_client.masking.rules import held, require_open, unknown
+from medunlearn_client.masking.setup import SessionSetup
 from medunlearn_common.errors import Rejected
 from medunlearn_common.masking.binding import (
     Binding,
@@ -38,22 +38,17 @@ from medunlearn_common.masking.binding import (
     request_digest,
     survivors_digest,
 )
-from medunlearn_common.masking.expansion import add_mask
+from medunlearn_common.masking.expansion import add_masks
 from medunlearn_common.masking.keys import SessionSecrets
-from medunlearn_common.masking.members import Members
-from medunlearn_common.masking.parameters import MIN_SITES, required_sites
 from medunlearn_common.masking.parts import (
     AGREE_CONTEXT,
     Delivery,
     Opening,
     Shares,
     Survivors,
-    offer_to_bytes,
     read_members,
-    sealed_to_bytes,
 )
-from medunlearn_common.masking.sharing import open_share, seal_shares, share_out
-from medunlearn_common.masking.signing import Signer, Verifier
+from medunlearn_common.masking.sharing import open_share, share_out
 from medunlearn_common.messages import Message
 from medunlearn_common.ring import RingVector
 from medunlearn_common.updates import WIRE_DTYPE
@@ -61,126 +56,8 @@ from medunlearn_common.updates import WIRE_DTYPE
 _LOG = logging.getLogger("medunlearn.hospital")
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaskingIdentity:
-    """Who this site is, how it signs, whom it believes, where its randomness comes from."""
-
-    site_id: str
-    signer: Signer
-    verifier: Verifier
-    entropy: Entropy
-    min_sites: int = MIN_SITES  # the site's own policy; a plan may ask for more, never for less
-
-
-class MaskingSite:
-    """The steps of all sessions at one site."""
-
-    def __init__(self, journal: ShareJournal, identity: MaskingIdentity) -> None:
-        self._journal = journal
-        self._me = identity
-
-    # -- set-up --------------------------------------------------------------------------
-
-    def note_plan(self, plan_digest: str, plan: KnownPlan) -> None:
-        """Keep what masking needs of a plan that the hospital accepted."""
-        with self._journal.transaction() as step:
-            step.note_plan(plan_digest, plan)
-
-    def keys(self, run_id: str, session: str, *, plan_digest: str) -> bytes:
-        """Fresh keys for a session; the same ones until the session goes on.
-
-        A session that was set up but never opened begins anew: its secrets are gone then.
-
-        Raises:
-            Rejected: PLAN_UNKNOWN, MASKING_JOURNAL_LOST, MASKING_SESSION_CLOSED.
-        """
-        self._journal.require_run(run_id)
-        with self._journal.transaction() as step:
-            self._plan(step, plan_digest)
-            return self._keys(step, run_id, session)
-
-    def _keys(self, step: Transaction, run_id: str, session: str) -> bytes:
-        record = step.session(run_id, session)
-        if record is not None and record.state is SessionState.OPENED:
-            raise _closed()
-        if record is None or record.state is not SessionState.KEYS:
-            generation = 0 if record is None else record.generation + 1
-            root = self._me.entropy.key(
-                "masking", self._me.site_id, run_id, session, generation
-            )
-            record = SessionRecord(
-                run_id=run_id, session=session, generation=generation,
-                state=SessionState.KEYS, root=root,
-            )
-            step.put(record)
-        offer = SessionSecrets(root=record.root).offer(
-            self._me.signer, run_id=run_id, session=session, site_id=self._me.site_id
-        )
-        return offer_to_bytes(offer)
-
-    def shares(self, run_id: str, session: str, offers: bytes, *, plan_digest: str) -> bytes:
-        """Check everybody's keys and seal this site's shares to its neighbours.
-
-        Raises:
-            Rejected: PLAN_UNKNOWN, MASKING_SESSION_UNKNOWN, _CLOSED or _CHANGED,
-                MASKING_KEY_LOW_ORDER, _TWICE or _SELF, MASKING_TOO_FEW_SITES, _TOO_MANY,
-                or the verifier's code.
-        """
-        self._journal.require_run(run_id)
-        with self._journal.transaction() as step:
-            plan = self._plan(step, plan_digest)
-            return self._shares(step, run_id, session, offers, plan)
-
-    def _shares(
-        self, step: Transaction, run_id: str, session: str, offers: bytes, plan: KnownPlan
-    ) -> bytes:
-        record = _held(step, run_id, session)
-        if record.members not in (b"", offers):
-            raise Rejected(
-                "MASKING_SESSION_CHANGED", "other keys were shown for this session before",
-                "begin another session",
-            )
-        members = read_members(offers, run_id=run_id, session=session)
-        secrets, position = SessionSecrets(root=record.root), self._position(members)
-        if record.members == b"":
-            self._check_members(members, secrets, position, plan)
-            step.put(replace(record, members=offers, state=SessionState.SHARES))
-        return sealed_to_bytes(seal_shares(secrets, members, position))
-
-    def _check_members(
-        self, members: Members, secrets: SessionSecrets, position: int, plan: KnownPlan
-    ) -> None:
-        own = secrets.offer(
-            self._me.signer, run_id=members.run_id, session=members.session,
-            site_id=self._me.site_id,
-        )
-        shown = members.offers[position]
-        if replace(shown, signature=b"") != replace(own, signature=b""):
-            raise Rejected(
-                "MASKING_KEY_SELF", "this site's own keys were replaced on the way",
-                "somebody between the sites changes keys; tell the consortium",
-            )
-        if len(members.names) > plan.sites:
-            raise Rejected(
-                "MASKING_TOO_MANY", "more sites than the plan's ring has room for",
-                "plan with as many sites as take part",
-            )
-        self._require_enough(len(members.names), members, plan)
-        for other in members.neighbours(position):
-            members.offers[other].check(
-                self._me.verifier, run_id=members.run_id, session=members.session
-            )
-
-    def _require_enough(self, count: int, members: Members, plan: KnownPlan) -> None:
-        least = required_sites(max(plan.min_sites, self._me.min_sites), len(members.names))
-        if count < least:
-            raise Rejected(
-                "MASKING_TOO_FEW_SITES",
-                f"a sum over {count} sites where this site needs {least}",
-                "wait until more sites take part",
-            )
-
-    # -- a release -----------------------------------------------------------------------
+class MaskingSite(SessionSetup):
+    """The steps of all sessions at one site; the set-up steps are inherited."""
 
     def before_release(self, request: Message, delivery: bytes, session: str) -> None:
         """What can be refused before the hospital computes anything; raises as :meth:`mask`."""
@@ -188,7 +65,7 @@ class MaskingSite:
         self._journal.require_run(run_id)
         with self._journal.transaction() as step:
             plan = self._plan(step, request.text("plan_digest"))
-            record = _held(step, run_id, session)
+            record = held(step, run_id, session)
             self._binding(step, record, request, Delivery.from_bytes(delivery), plan)
 
     def mask(
@@ -210,7 +87,7 @@ class MaskingSite:
         found = Delivery.from_bytes(delivery)
         with self._journal.transaction() as step:
             plan = self._plan(step, request.text("plan_digest"))
-            record = _held(step, request.text("run_id"), session)
+            record = held(step, request.text("run_id"), session)
             binding = self._binding(step, record, request, found, plan)
             masked = self._masked(record, binding, found, payload)
             digest = hashlib.sha256(masked).digest()
@@ -233,9 +110,9 @@ class MaskingSite:
     ) -> Binding:
         """This site's view of the attempt, checked against what it did before."""
         release, digest = release_name(request), request_digest(request)
-        _require_open(step, record.run_id, release)
+        require_open(step, record.run_id, release)
         if record.state is SessionState.KEYS:
-            raise _unknown()
+            raise unknown()
         if record.state is not SessionState.SHARES and (
             (record.release, record.request, record.delivery)
             != (release, digest, delivery.to_bytes())
@@ -291,8 +168,8 @@ class MaskingSite:
         """
         self._journal.require_run(run_id)
         with self._journal.transaction() as step:
-            record = _held(step, run_id, session, least=SessionState.MASKED)
-            _require_open(step, run_id, record.release)
+            record = held(step, run_id, session, least=SessionState.MASKED)
+            require_open(step, run_id, record.release)
             if record.survivors not in (b"", survivors):
                 raise Rejected(
                     "MASKING_SURVIVORS_CHANGED",
@@ -346,10 +223,10 @@ class MaskingSite:
         with self._journal.transaction() as step:
             record = step.session(run_id, session)
             if record is None or record.state < SessionState.AGREED:
-                raise _unknown()
+                raise unknown()
             plan = self._plan(step, record.plan_digest)
             if record.state is SessionState.AGREED:
-                _require_open(step, run_id, record.release)
+                require_open(step, run_id, record.release)
                 record = self._opened(step, record, found.signatures)
                 step.put(record)
                 step.close_release(record, keep=next_session)
@@ -423,26 +300,6 @@ class MaskingSite:
             step.erase_run(run_id)
         self._journal.empty_log()
 
-    # -- small things --------------------------------------------------------------------
-
-    @staticmethod
-    def _plan(step: Transaction, plan_digest: str) -> KnownPlan:
-        plan = step.plan(plan_digest)
-        if plan is None:
-            raise Rejected(
-                "PLAN_UNKNOWN", "a request belongs to a plan this site never accepted",
-                "start the run with READY",
-            )
-        return plan
-
-    def _position(self, members: Members) -> int:
-        if self._me.site_id not in members.positions:
-            raise Rejected(
-                "MASKING_KEY_SELF", "this site's own keys are missing from the session",
-                "begin another session",
-            )
-        return members.positions[self._me.site_id]
-
 
 def add_own_masks(
     vector: RingVector, binding: Binding, secrets: SessionSecrets, position: int
@@ -452,10 +309,12 @@ def add_own_masks(
     Of two neighbours the one at the lower position adds their common mask and the other
     subtracts it, so that it cancels in their sum.
     """
-    add_mask(vector, binding.self_mask_seed(secrets.self_seed, position), sign=1)
-    for other in binding.masking_neighbours(position):
-        seed = binding.pair_mask_seed(secrets.mask_private, position, other)
-        add_mask(vector, seed, sign=1 if position < other else -1)
+    pairs = [
+        (binding.pair_mask_seed(secrets.mask_private, position, other),
+         1 if position < other else -1)
+        for other in binding.masking_neighbours(position)
+    ]
+    add_masks(vector, [(binding.self_mask_seed(secrets.self_seed, position), 1), *pairs])
 
 
 def _ring_vector(payload: bytes) -> RingVector:
@@ -465,40 +324,3 @@ def _ring_vector(payload: bytes) -> RingVector:
             "report this: it is a defect",
         )
     return np.frombuffer(payload, dtype=WIRE_DTYPE).astype(np.uint32)
-
-
-def _held(
-    step: Transaction, run_id: str, session: str, *, least: SessionState = SessionState.KEYS
-) -> SessionRecord:
-    """A session that is under way and not opened."""
-    record = step.session(run_id, session)
-    if record is not None and record.state is SessionState.OPENED:
-        raise _closed()
-    if record is None or record.state < least:
-        raise _unknown()
-    return record
-
-
-def _require_open(step: Transaction, run_id: str, release: str) -> None:
-    opened_in = step.opened_in(run_id, release)
-    if opened_in is not None:
-        raise Rejected(
-            "MASKING_RELEASE_CLOSED",
-            f"{release} was opened in session {opened_in}; a second sum of it could be "
-            "subtracted from the first",
-            "resume the run from its own checkpoint",
-        )
-
-
-def _closed() -> Rejected:
-    return Rejected(
-        "MASKING_SESSION_CLOSED", "this session was opened; its secrets are gone",
-        "begin another session",
-    )
-
-
-def _unknown() -> Rejected:
-    return Rejected(
-        "MASKING_SESSION_UNKNOWN", "this site has not come so far in this session",
-        "begin another session",
-    )

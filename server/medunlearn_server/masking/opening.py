@@ -14,7 +14,7 @@ from itertools import combinations, islice
 
 from medunlearn_common.errors import Rejected, Transient
 from medunlearn_common.masking.binding import Binding
-from medunlearn_common.masking.expansion import add_mask
+from medunlearn_common.masking.expansion import add_masks
 from medunlearn_common.masking.keys import commitment, public_of
 from medunlearn_common.masking.shamir import Weights
 from medunlearn_common.ring import RingVector
@@ -135,8 +135,9 @@ def open_sum(
         for owner in _needed(cut)
     }
     total = cut.masked_sum.copy()
-    for owner, secret in secrets.items():
-        _unmask(total, cut, owner, secret)
+    add_masks(total, [
+        mask for owner, secret in secrets.items() for mask in _left_over(cut, owner, secret)
+    ])
     return total, tuple(members.names[position] for position in sorted(work.suspects))
 
 
@@ -170,14 +171,13 @@ def _by_owner(
     return found
 
 
-def _unmask(total: RingVector, cut: Cut, owner: int, secret: bytes) -> None:
-    """Take one site's remaining masks out of the sum, in place."""
+def _left_over(cut: Cut, owner: int, secret: bytes) -> list[tuple[bytes, int]]:
+    """Seeds and signs that take one site's remaining masks out of the sum."""
     binding = cut.binding
     if owner in cut.survivors.payloads:
-        add_mask(total, binding.self_mask_seed(secret, owner), sign=-1)
-        return
+        return [(binding.self_mask_seed(secret, owner), -1)]
     # A dropped site's half of each mask is missing: what its neighbours added stands alone.
-    for other in binding.masking_neighbours(owner):
-        if other in cut.survivors.payloads:
-            seed = binding.pair_mask_seed(secret, owner, other)
-            add_mask(total, seed, sign=1 if owner < other else -1)
+    return [
+        (binding.pair_mask_seed(secret, owner, other), 1 if owner < other else -1)
+        for other in binding.masking_neighbours(owner) if other in cut.survivors.payloads
+    ]
