@@ -7,6 +7,7 @@ killed at any write and opened again from its journal.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -115,8 +116,11 @@ class Bench:
         }))
 
     def close(self) -> None:
+        """Let go of the journals; a folder that the bench made goes too."""
         for journal in self.journals.values():
             journal.close()
+        if self.folder is None:
+            shutil.rmtree(self.home)
 
     # -- the coordinator's side ----------------------------------------------------------
 
