@@ -5,6 +5,7 @@
 #   make lint      ruff, mypy --strict and the import rules
 #   make kills     1,000 kills at random moments of a charging ledger
 #   make fuzz      damaged input for every loader and parser, FUZZ_SECONDS each
+#   make masking-long   10,000 masked rounds, 10,000 sequences, 1,000 kills
 #   make results   the long experiments behind docs/results.md
 #   make wrong-labels   the experiment with wrong labels behind docs/results.md
 #   make clean     remove what was built (not runs/ and not the model cache)
@@ -21,10 +22,10 @@ PLANS ?= $(wildcard benchmarks/plans/*.toml)
 ARGS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test lint kills fuzz results wrong-labels clean install help
+.PHONY: demo test lint kills masking-long fuzz results wrong-labels clean install help
 
 help:
-	@sed -n '3,11p' Makefile | sed 's/^#//'
+	@sed -n '3,12p' Makefile | sed 's/^#//'
 
 install: $(STAMP)
 
@@ -51,6 +52,10 @@ kills: $(STAMP)
 fuzz: $(STAMP)
 	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q tests/trust/test_fuzzed_parsers.py
+
+masking-long: $(STAMP)
+	MASKING_ROUNDS=10000 MASKING_SEQUENCES=10000 MASKING_KILLS=1000 \
+		$(BIN)/python -m pytest -q tests/masking/test_masking_rounds.py $(ARGS)
 
 # Each plan with each seed; a run that is already complete is not repeated.
 results: $(STAMP)

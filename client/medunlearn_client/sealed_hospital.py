@@ -22,6 +22,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from medunlearn_client.masking.hospital import JOURNAL_FILE, MaskedHospital
+from medunlearn_client.masking.journal import ShareJournal
+from medunlearn_client.masking.rules import MaskingIdentity
 from medunlearn_client.policy import (
     AcceptedRun,
     SitePolicy,
@@ -252,7 +255,9 @@ def seal_hospital(
     folder: Path, inside: Answering, *, entropy: Entropy | None = None,
     clock: Callable[[], float] = time.time, survives_power_cut: bool = True,
 ) -> SealedHospital:
-    """Put a hospital behind the envelopes of the trust folder in ``folder``.
+    """Put a hospital behind masks, and both behind the envelopes of ``folder``'s trust folder.
+
+    There is no way to have one without the other.
 
     Raises:
         Misconfigured: TRUST_MISSING, KEY_FILE_MODE and other KEY_ codes, ROSTER_MISSING,
@@ -263,6 +268,13 @@ def seal_hospital(
     trust = open_trust(
         folder, entropy=entropy, clock=clock, survives_power_cut=survives_power_cut
     )
+    journal = ShareJournal(
+        folder / JOURNAL_FILE, synchronous="FULL" if survives_power_cut else "OFF"
+    )
+    masked = MaskedHospital(inside, journal, MaskingIdentity(
+        site_id=trust.identity.party_id, signer=trust.identity, verifier=trust,
+        entropy=trust.entropy, min_sites=policy.federation.min_sites,
+    ))
     return SealedHospital(
-        inside=inside, trust=trust, policy=policy, code_digest=installed_code_digest(),
+        inside=masked, trust=trust, policy=policy, code_digest=installed_code_digest(),
     )

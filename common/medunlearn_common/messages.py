@@ -20,6 +20,11 @@ VOTE = "vote"
 STEP = "step"
 EVALUATE = "evaluate"
 FINISH = "finish"
+# Masking's own exchanges (common/masking/parts.py).
+MASK_KEYS = "mask_keys"
+MASK_SHARES = "mask_shares"
+MASK_AGREE = "mask_agree"
+MASK_OPEN = "mask_open"
 ERROR = "error"
 
 

@@ -63,6 +63,14 @@ class Trust:
             for header, (_, message) in zip(headers, drafts, strict=True)
         ]
 
+    def verify(self, party_id: str, context: str, message: bytes, signature: bytes) -> None:
+        """Check a party's signature by the roster in force.
+
+        Raises:
+            Rejected: PARTY_UNKNOWN, KEY_REVOKED, KEY_EXPIRED, SIGNATURE_INVALID.
+        """
+        self.roster.current.verify(party_id, context, message, signature, now=self.clock())
+
     def _nonce(self, header: Header) -> bytes:
         purpose = ("nonce", header.run, header.sender, header.recipient, header.sequence)
         return self.entropy.key(*purpose)[:_NONCE_BYTES]

@@ -1,8 +1,7 @@
-"""Sum ring vectors exactly and split the sum into its parts."""
+"""Read a summed ring vector and split it into its parts; nobody here sees a summand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from medunlearn_common.accounting import summed_sigma
 from medunlearn_common.plan import RunPlan
-from medunlearn_common.ring import RingCodec, sum_exactly
+from medunlearn_common.ring import RingCodec
 from medunlearn_common.updates import SparseUpdate
 
 Reals = npt.NDArray[np.float64]
@@ -81,26 +80,24 @@ def summed_noise(plan: RunPlan, *, sigma: float, sites: int) -> float:
     return carried * plan.privacy.clip_l2
 
 
-def combine_vote(updates: Sequence[SparseUpdate], codec: RingCodec) -> VoteSums:
-    """Sum votes of 2 b words each: forget rows, then retain rows."""
-    total = codec.from_ring(sum_exactly([update.values for update in updates]))
-    forget, retain = np.split(total, 2)
+def combine_vote(total: SparseUpdate, codec: RingCodec) -> VoteSums:
+    """Split the sum of votes, 2 b words: forget rows, then retain rows."""
+    forget, retain = np.split(codec.from_ring(total.values), 2)
     return VoteSums(forget=forget, retain=retain)
 
 
 def combine_round(
-    updates: Sequence[SparseUpdate], codec: RingCodec, *, clip_l2: float, noise_l2: float
+    total: SparseUpdate, codec: RingCodec, *, sites: int, clip_l2: float, noise_l2: float
 ) -> RoundSums:
-    """Sum updates of 2 (k + 1) words each: forget part, gap, retain part, loss."""
-    total = codec.from_ring(sum_exactly([update.values for update in updates]))
-    forget, retain = np.split(total, 2)
+    """Split the sum of updates, 2 (k + 1) words: forget part, gap, retain part, loss."""
+    forget, retain = np.split(codec.from_ring(total.values), 2)
     unit = PROGRESS_SHARE * clip_l2
     return RoundSums(
         forget=forget[:-1],
         retain=retain[:-1],
         forget_progress=float(forget[-1]) / unit,
         retain_progress=float(retain[-1]) / unit,
-        sites=len(updates),
+        sites=sites,
         noise_l2=noise_l2,
         progress_noise=noise_l2 / unit,
     )

@@ -24,10 +24,13 @@ from medunlearn_common.digests import canonical_json
 from medunlearn_common.errors import Misconfigured
 from medunlearn_server.storage import DiskStorage, Storage, storage_errors
 
+OPENING_FILE = "opening.bin"
+# How often a coordinator has begun to work on the run.
+STARTS_FILE = "starts.txt"
 _MAGIC = b"medunlearn-checkpoint-1\n"
 _LENGTH_BYTES = 8
 _DIGEST_BYTES = 32
-_DTYPES = ("<f8", "<f4", "<i8")
+_DTYPES = ("<f8", "<f4", "<i8", "|u1")
 Array = npt.NDArray[Any]
 
 
@@ -37,7 +40,7 @@ class Checkpoint:
 
     Attributes:
         values: Plain JSON values.
-        arrays: Named arrays of float64, float32 or int64.
+        arrays: Named arrays of float64, float32, int64 or bytes.
     """
 
     values: Mapping[str, Any]
@@ -146,6 +149,23 @@ class RunStore:
                 ) from error
             yield
 
+    def next_start(self) -> int:
+        """Count a start of the coordinator, durably: 1 for the first.
+
+        Raises:
+            Misconfigured: CHECKPOINT_CORRUPT if the count is no number.
+            Transient: As :meth:`save`.
+        """
+        path = self.folder / STARTS_FILE
+        with storage_errors("count this start of the run"):
+            try:
+                text = path.read_text(encoding="ascii") if path.exists() else "0"
+                start = int(text) + 1
+            except ValueError as error:
+                raise _corrupt(f"{STARTS_FILE} holds no number") from error
+            self._storage.replace(path, f"{start}\n".encode("ascii"))
+        return start
+
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint durably; the one before becomes checkpoint.previous.bin.
 
@@ -158,6 +178,11 @@ class RunStore:
                 keep=self.folder / "checkpoint.previous.bin",
             )
 
+    def save_opening(self, opening: Checkpoint) -> None:
+        """Write durably what is about to be opened; raises like :meth:`save`."""
+        with storage_errors("save what is about to be opened"):
+            self._storage.replace(self.folder / OPENING_FILE, opening.to_bytes())
+
     def load(self) -> Checkpoint | None:
         """The last checkpoint, or None where none was saved.
 
@@ -165,10 +190,18 @@ class RunStore:
             Misconfigured: CHECKPOINT_CORRUPT.
             Transient: STORAGE_FAILED if it cannot be read.
         """
+        return self._load(self._path)
+
+    def load_opening(self) -> Checkpoint | None:
+        """The last masked sum that was about to be opened; raises like :meth:`load`."""
+        return self._load(self.folder / OPENING_FILE)
+
+    @staticmethod
+    def _load(path: Path) -> Checkpoint | None:
         with storage_errors("read the run's checkpoint"):
-            if not self._path.exists():
+            if not path.exists():
                 return None
-            data = self._path.read_bytes()
+            data = path.read_bytes()
         return Checkpoint.from_bytes(data)
 
     def write_text(self, name: str, text: str) -> None:

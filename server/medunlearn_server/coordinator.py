@@ -18,6 +18,8 @@ import numpy as np
 
 from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import BudgetExceeded, Misconfigured
+from medunlearn_common.masking.parameters import require_plan
+from medunlearn_common.masking.signing import Verifier
 from medunlearn_common.plan import RunPlan
 from medunlearn_server import adapter_store
 from medunlearn_server.aggregation import (
@@ -26,6 +28,7 @@ from medunlearn_server.aggregation import (
     round_codec,
     summed_noise,
 )
+from medunlearn_server.answers import Answers
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.federated_evaluation import evaluate
 from medunlearn_server.gatekeeper import Gatekeeper
@@ -45,7 +48,7 @@ from medunlearn_server.reports import (
 from medunlearn_server.requests import finish_request, step_request
 from medunlearn_server.round_state import FinishReason, Phase, RoundState
 from medunlearn_server.server_step import StepState, direction_of, gap_closed, take_step
-from medunlearn_server.sites import Answers, Sites
+from medunlearn_server.sites import Sites
 from medunlearn_server.support_choice import choose_support
 from medunlearn_server.transport import Transport
 
@@ -58,6 +61,7 @@ class Coordinator:
     def __init__(
         self, *, plan: RunPlan, transport: Transport, store: RunStore, run_id: str,
         observer: Observer | None = None,
+        verifier: Verifier | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -69,6 +73,8 @@ class Coordinator:
             store: The run's folder.
             run_id: Name of the run at every party; kept when a run is resumed.
             observer: Told about progress.
+            verifier: Knows the sites' public keys; without one, only the sites check each
+                other's signatures.
             clock: Seconds that only grow; for durations and patience.
             sleep: Waits so many seconds.
         """
@@ -79,7 +85,8 @@ class Coordinator:
         self._clock = clock
         self._gatekeeper = Gatekeeper(store)
         self._sites = Sites(
-            plan=plan, run_id=run_id, transport=transport, clock=clock, sleep=sleep
+            plan=plan, run_id=run_id, transport=transport, clock=clock, sleep=sleep,
+            keep=store.save_opening, verifier=verifier,
         )
 
     def run(self, *, resume: bool = False) -> RunOutcome:
@@ -98,6 +105,7 @@ class Coordinator:
         """
         with self._store.exclusive():
             progress = self._load(resume)
+            self._sites.started(self._store.next_start())
             if progress is None:
                 progress = self._begin()
             elif progress.outcome is not None:
@@ -123,15 +131,18 @@ class Coordinator:
                 "RUN_EXISTS", "the run's folder already holds a checkpoint of this run",
                 "resume it, or choose another folder",
             )
+        self._sites.take_up(progress.sums, self._store.load_opening())
         return progress
 
     def _save(self, progress: RunProgress) -> RunProgress:
+        progress = replace(progress, sums=self._sites.sums)
         self._store.save(progress.to_checkpoint())
         return progress
 
     # -- phase READY ---------------------------------------------------------------------
 
     def _begin(self) -> RunProgress:
+        require_plan(self._plan.federation.sites)
         agreement = self._sites.gather(None, round_index=0)
         state = RoundState(
             min_sites=self._plan.federation.min_sites, rounds=self._plan.run.rounds
@@ -209,7 +220,7 @@ class Coordinator:
         if self._plan.geometry.projection == "history":
             history = history.add(sums, geometry, rank=self._plan.geometry.rank)
         state = progress.state.accepted(
-            round_index, tuple(answers.updates), support_digest=learning.support.digest
+            round_index, answers.sites, support_digest=learning.support.digest
         )
         moved = float(np.linalg.norm(step.values - learning.step.values))
         report = self._round_report(
@@ -239,13 +250,16 @@ class Coordinator:
                 reply, round_index=round_index, layout=layout, support=learning.support
             ),
             agreement=progress.agreement, round_index=round_index,
+            more=(
+                round_index + 1 < self._plan.run.rounds
+                or self._plan.privacy.evaluation_share > 0.0
+            ),
         )
 
     def _combine(self, progress: RunProgress, answers: Answers) -> RoundSums:
-        sigma, sites = progress.schedule.round_sigma, len(answers.updates)
+        sigma, sites = progress.schedule.round_sigma, len(answers.sites)
         return combine_round(
-            [answers.updates[site] for site in sorted(answers.updates)],
-            round_codec(self._plan, sigma=sigma),
+            answers.need_total(), round_codec(self._plan, sigma=sigma), sites=sites,
             clip_l2=self._plan.privacy.clip_l2,
             noise_l2=summed_noise(self._plan, sigma=sigma, sites=sites),
         )
@@ -257,7 +271,7 @@ class Coordinator:
         done = progress.state.next_round + 1
         return RoundReport(
             round_index=progress.state.next_round, rounds=self._plan.run.rounds,
-            seconds=seconds, sites=tuple(sorted(answers.updates)),
+            seconds=seconds, sites=answers.sites,
             failures=dict(answers.failures), bytes_down=dict(answers.bytes_down),
             bytes_up=dict(answers.bytes_up), forget_gap=sums.forget_progress,
             retain_loss=sums.retain_progress, progress_noise=sums.progress_noise,

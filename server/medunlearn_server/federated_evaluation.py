@@ -1,14 +1,15 @@
 """Ask the sites, at the end, what their own records and public canaries say of the adapter.
 
-Counts travel and are summed like votes: noised ring vectors of one length. Canary figures are
-public, equal at every honest site and asked of all: the median over the sites is used, so that
-fewer than half of them cannot lie about it.
+Counts travel and are summed like votes: noised ring vectors of one length, masked. Canary
+figures are public, equal at every honest site and asked of all: the median over the sites is
+used, so that fewer than half of them cannot lie about it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import sqrt
 
 import numpy as np
@@ -20,14 +21,15 @@ from medunlearn_common.counting import EVALUATION_WORDS, count_codec
 from medunlearn_common.errors import BudgetExceeded
 from medunlearn_common.messages import Message
 from medunlearn_common.plan import RunPlan
-from medunlearn_common.ring import sum_exactly
 from medunlearn_common.support import Support
 from medunlearn_common.updates import SparseUpdate
+from medunlearn_server.answers import Answers
 from medunlearn_server.intake import verify_evaluation
 from medunlearn_server.reports import EvaluationReport
 from medunlearn_server.requests import evaluation_request
 from medunlearn_server.roster import Agreement
-from medunlearn_server.sites import Answers, Sites
+from medunlearn_server.sites import Sites
+from medunlearn_server.transport import Reply
 
 Floats = npt.NDArray[np.float32]
 
@@ -46,34 +48,36 @@ def evaluate(
     """
     started = clock()
 
-    def ask(public: bool, length: int) -> Answers:
-        def build(site: str, with_support: bool) -> Message:
-            return evaluation_request(
-                plan, agreement.layout, support, run_id=run_id, sigma=0.0 if public else sigma,
-                values=values, public=public, with_support=with_support,
-            )
-
-        return sites.ask(
-            build, lambda reply: verify_evaluation(
-                reply, length=length, layout=agreement.layout, support=support
-            ),
-            agreement=agreement, round_index=plan.run.rounds,
+    def build(site: str, with_support: bool, *, public: bool) -> Message:
+        return evaluation_request(
+            plan, agreement.layout, support, run_id=run_id, sigma=0.0 if public else sigma,
+            values=values, public=public, with_support=with_support,
         )
+
+    def verify(reply: Reply, *, length: int) -> SparseUpdate:
+        return verify_evaluation(reply, length=length, layout=agreement.layout, support=support)
 
     failure, counted, canaries = "", Answers(), Answers()
     if plan.privacy.evaluation_share > 0.0:
         try:
-            counted = ask(False, EVALUATION_WORDS)
+            counted = sites.ask(
+                partial(build, public=False), partial(verify, length=EVALUATION_WORDS),
+                agreement=agreement, round_index=plan.run.rounds, more=False,
+            )
         except BudgetExceeded as error:
             failure = error.code
+    said: dict[str, SparseUpdate] = {}
     if plan.gates.max_canary_kl > 0.0:
-        canaries = ask(True, len(CANARY_TEXTS))
-    forget, retain = combine_counts(list(counted.updates.values()), plan)
+        said, canaries = sites.ask_each(
+            partial(build, public=True), partial(verify, length=len(CANARY_TEXTS)),
+            agreement=agreement, round_index=plan.run.rounds,
+        )
+    forget, retain = combine_counts(counted.total, plan)
     return EvaluationReport(
         forget=forget, retain=retain, rate=plan.privacy.evaluation_rate,
-        noise=count_noise(plan, sigma=sigma, sites=len(counted.updates)),
-        sites=tuple(sorted(counted.updates)), failure=failure,
-        canary_kl=median_canaries(list(canaries.updates.values())),
+        noise=count_noise(plan, sigma=sigma, sites=len(counted.sites)),
+        sites=counted.sites, failure=failure,
+        canary_kl=median_canaries(list(said.values())),
         seconds=clock() - started,
         bytes_down=dict(Counter(counted.bytes_down) + Counter(canaries.bytes_down)),
         bytes_up=dict(Counter(counted.bytes_up) + Counter(canaries.bytes_up)),
@@ -81,14 +85,13 @@ def evaluate(
 
 
 def combine_counts(
-    updates: Sequence[SparseUpdate], plan: RunPlan
+    total: SparseUpdate | None, plan: RunPlan
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Sum the sites' cells: forget counts and retain counts, or nothing where nobody answered."""
-    if not updates:
+    """Read the sum's cells: forget counts and retain counts, or nothing where nobody answered."""
+    if total is None:
         return (), ()
     codec = count_codec(max_sites=plan.federation.sites)
-    total = codec.from_ring(sum_exactly([update.values for update in updates]))
-    forget, retain = np.split(total, 2)
+    forget, retain = np.split(codec.from_ring(total.values), 2)
     return tuple(map(float, forget)), tuple(map(float, retain))
 
 

@@ -163,11 +163,12 @@ def lead(grid: Grid, settings: Mapping[str, Scalar], *, sleep: Callable[[float],
         plan = read_plan(Path(_text(settings, "plan"))).shared()
         poll_s = float(settings.get("poll-s", _DEFAULT_POLL_S))
         run_id = _text(settings, "run-id")
+        transport = seal_transport(
+            FlowerTransport(grid, poll_s=poll_s), folder, plan=plan, run_id=run_id
+        )
         coordinator = Coordinator(
             plan=plan, store=RunStore(folder), run_id=run_id,
-            transport=seal_transport(
-                FlowerTransport(grid, poll_s=poll_s), folder, plan=plan, run_id=run_id
-            ),
+            transport=transport, verifier=transport.verifier,
             observer=EventFile(folder / EVENTS_FILE), sleep=sleep,
         )
         coordinator.run(resume=bool(settings.get("resume", False)))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from medunlearn_common.errors import Rejected
 from medunlearn_common.layout import AdapterLayout
+from medunlearn_common.masking.parts import SESSION
 from medunlearn_common.messages import ERROR, EVALUATE, READY, STEP, VOTE, Message
 from medunlearn_common.support import Support
 from medunlearn_common.updates import SparseUpdate
@@ -115,6 +116,18 @@ def verify_evaluation(
         message.payload, length=length, layout_digest=layout.digest,
         subject_digest=support.digest,
     )
+
+
+def verify_masking(reply: Reply, *, kind: str, session: str) -> Message:
+    """Check an answer to one of masking's own exchanges; its bytes are read elsewhere.
+
+    Raises:
+        Rejected: With the site's own code, or MESSAGE_KIND, MASKING_SESSION_UNKNOWN.
+    """
+    message = _answer(reply, kind)
+    if message.text(SESSION) != session:
+        raise Rejected("MASKING_SESSION_UNKNOWN", "an answer is of another session", _HINT)
+    return message
 
 
 def require_own(reply: Reply, *, run_id: str, site_id: str) -> None:

@@ -44,6 +44,7 @@ class RunProgress:
         agreement: What all sites have.
         schedule: Noise of vote and rounds.
         learning: None before the support is known.
+        sums: How many masked sums were opened.
         curve: Every accepted round.
         evaluation: What the sites said of the candidate adapter; None before they were asked.
         outcome: None before the end.
@@ -55,6 +56,7 @@ class RunProgress:
     agreement: Agreement
     schedule: NoiseSchedule
     learning: Learning | None = None
+    sums: int = 0
     curve: tuple[RoundReport, ...] = ()
     evaluation: EvaluationReport | None = None
     outcome: RunOutcome | None = None
@@ -79,6 +81,7 @@ class RunProgress:
             "curve": [asdict(report) for report in self.curve],
             "evaluation": None if self.evaluation is None else asdict(self.evaluation),
             "outcome": None if self.outcome is None else self.outcome.to_json(),
+            "sums": self.sums,
             "learning": None,
         }
         if self.learning is None:
@@ -123,6 +126,7 @@ class RunProgress:
             agreement=Agreement.from_json(values["agreement"]),
             schedule=_schedule(values["schedule"]),
             learning=None if learning is None else _learning(learning, checkpoint),
+            sums=values["sums"],
             curve=tuple(from_plain(RoundReport, entry) for entry in values["curve"]),
             evaluation=None if evaluation is None else from_plain(EvaluationReport, evaluation),
             outcome=None if outcome is None else RunOutcome.from_json(outcome),

@@ -64,6 +64,11 @@ class SealedTransport:
         self._party: dict[str, str] = {}
         self._model: dict[str, bytes] = {}
 
+    @property
+    def verifier(self) -> Trust:
+        """Knows the keys of the roster in force."""
+        return self._trust
+
     def sites(self) -> tuple[str, ...]:
         """Addresses of the transport inside."""
         return self._inside.sites()

@@ -15,12 +15,13 @@ from medunlearn_common.support import (
     support_size,
 )
 from medunlearn_server.aggregation import VoteSums, combine_vote, vote_codec
+from medunlearn_server.answers import Answers
 from medunlearn_server.geometry import RetainHistory
 from medunlearn_server.intake import verify_vote
 from medunlearn_server.reports import VoteReport
 from medunlearn_server.requests import public_gradients_request, vote_request
 from medunlearn_server.roster import Agreement
-from medunlearn_server.sites import Answers, Sites
+from medunlearn_server.sites import Sites
 
 Choice = tuple[Support, Answers]
 
@@ -43,7 +44,7 @@ def choose_support(
         history = _public_history(plan, sites, agreement, support, run_id, history)
     report = VoteReport(
         method=plan.support.method, size=support.size, support_digest=support.digest,
-        sites=tuple(sorted(answers.updates)), seconds=clock() - started,
+        sites=answers.sites, seconds=clock() - started,
         bytes_down=dict(answers.bytes_down), bytes_up=dict(answers.bytes_up),
     )
     return support, report, history
@@ -60,8 +61,7 @@ def _voted(
         lambda reply: verify_vote(reply, length=2 * rows, layout=layout),
         agreement=agreement, round_index=0,
     )
-    votes = [answers.updates[site] for site in sorted(answers.updates)]
-    sums = combine_vote(votes, vote_codec(plan, sigma=sigma))
+    sums = combine_vote(answers.need_total(), vote_codec(plan, sigma=sigma))
     return _from_energies(plan, agreement, sums), answers
 
 
@@ -74,7 +74,7 @@ def _public(
     _, update, answers = sites.ask_one(
         request, lambda reply: verify_vote(reply, length=2 * rows, layout=layout)
     )
-    sums = combine_vote([update], vote_codec(plan, sigma=0.0))
+    sums = combine_vote(update, vote_codec(plan, sigma=0.0))
     return _from_energies(plan, agreement, sums), answers
 
 

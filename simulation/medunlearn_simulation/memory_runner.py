@@ -129,12 +129,13 @@ def run_in_memory(
     transport = MemoryTransport(
         sealed, absences=Absences.of_plan(plan), faults=faults or Faults()
     )
+    outside = seal_transport(
+        transport, run_folder, plan=plan, run_id=run_id,
+        entropy=SeededEntropy(plan.run.seed), survives_power_cut=False,
+    )
     coordinator = Coordinator(
         plan=plan, store=RunStore(run_folder), run_id=run_id, observer=observer,
-        transport=seal_transport(
-            transport, run_folder, plan=plan, run_id=run_id,
-            entropy=SeededEntropy(plan.run.seed), survives_power_cut=False,
-        ),
+        transport=outside, verifier=outside.verifier,
         sleep=lambda seconds: None,  # nobody comes back while one process waits
     )
     return coordinator.run(resume=resume)

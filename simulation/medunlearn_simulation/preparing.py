@@ -29,6 +29,7 @@ from medunlearn_client.workbench import shared_model
 from medunlearn_common.digests import HUB_PREFIX
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded
+from medunlearn_common.masking.parameters import require_plan
 from medunlearn_common.plan import Plan, read_plan
 from medunlearn_common.plan.reading import plan_from_mapping
 from medunlearn_common.plan.sections import ForgetSection
@@ -270,8 +271,9 @@ def check_plan(plan: Plan, *, device: str) -> None:
     """What hospitals and coordinator would refuse only after the long preparations.
 
     Raises:
-        Misconfigured: PLAN_MIN_SITES, ABSENCE_INVALID, PRIVACY_UNREACHABLE, DEVICE_UNAVAILABLE,
-            or a code of the public text's reader, of the wordings or of their model's folder.
+        Misconfigured: MASKING_TOO_FEW_SITES, PLAN_MIN_SITES, ABSENCE_INVALID,
+            PRIVACY_UNREACHABLE, DEVICE_UNAVAILABLE, or a code of the public text's reader, of
+            the wordings or of their model's folder.
     """
     if plan.federation.min_sites < FLOOR_SITES:
         raise Misconfigured(
@@ -284,6 +286,7 @@ def check_plan(plan: Plan, *, device: str) -> None:
         load_wordings(Path(plan.paraphrases.wordings) if plan.paraphrases.wordings else None)
         if plan.paraphrases.model:
             check_weight_files(local_folder(plan.paraphrases.model))
+    require_plan(plan.federation.sites)
     Absences.of_plan(plan)
     noise_schedule(plan)
     for file in public_texts(plan):

@@ -50,6 +50,8 @@ PLANS = [
             data=b"[objective]\nforget_weights = [1.0, 1.0, 1.0, inf]"),
     BadPlan(name="contradiction", code="PLAN_INVALID",
             data=b"[federation]\nsites = 2\nmin_sites = 3"),
+    BadPlan(name="too-few-to-mask", code="MASKING_TOO_FEW_SITES",
+            data=b"[federation]\nsites = 2\nmin_sites = 2"),
     BadPlan(name="future-version", code="PLAN_INVALID", data=b"schema_version = 2"),
     BadPlan(name="lone-surrogate", code="PLAN_SYNTAX", data=b'[run]\nname = "\\ud800"'),
     BadPlan(name="unreachable-privacy", code="PRIVACY_UNREACHABLE",

@@ -1,20 +1,26 @@
-"""One update at the coordinator: steps 14 to 21 of docs/one_update.md, each with its checks."""
+"""One update at the coordinator: steps 14 to 23 of docs/one_update.md, each with its checks."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from one_update_hospital import RUN_ID, SIGMA, Journey
+from one_update_hospital import RUN_ID, SEED, SIGMA, Journey
 from peft import PeftModel
 
 from medunlearn_client.flower_app import from_records, to_records
+from medunlearn_client.masking.hospital import MaskedHospital
+from medunlearn_client.masking.journal import ShareJournal
+from medunlearn_client.masking.rules import MaskingIdentity
 from medunlearn_client.models import load_causal_lm
+from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import Misconfigured, Rejected, Transient
-from medunlearn_common.messages import Message
+from medunlearn_common.masking.signing import SeededIdentities
+from medunlearn_common.messages import READY, Message
 from medunlearn_server import adapter_store
 from medunlearn_server.aggregation import (
     PROGRESS_SHARE,
@@ -26,17 +32,60 @@ from medunlearn_server.aggregation import (
 from medunlearn_server.checkpoints import Checkpoint, RunStore
 from medunlearn_server.intake import verify_step
 from medunlearn_server.low_rank import truncated, whole_rows
+from medunlearn_server.masking.leader import MaskingLeader
 from medunlearn_server.round_state import RoundState
 from medunlearn_server.server_step import StepState, direction_of, take_step
 from medunlearn_simulation.adapter_facts import AdapterFacts, write_adapter_facts
 from medunlearn_simulation.exporting import open_adapter
 
 
+def step_mask(j: Journey) -> None:
+    """Three real masking sites around the journey's hospitals, set up by the real leader."""
+    entropy = SeededEntropy(SEED)
+    identities = SeededIdentities(entropy)
+    sites = {
+        name: MaskedHospital(
+            hospital, ShareJournal(j.folder / "masked" / name / "masking.db"),
+            MaskingIdentity(
+                site_id=name, signer=identities.signer(name), verifier=identities,
+                entropy=entropy,
+            ),
+        )
+        for name, hospital in j.hospitals.items()
+    }
+    shared = j.plan.shared()
+    for site in sites.values():
+        ready = site.handle(Message(kind=READY, fields={
+            "run_id": RUN_ID, "plan": shared.model_dump_json(), "plan_digest": shared.digest,
+        }))
+
+    def ask(requests: Any, parse: Any) -> Any:
+        return {name: parse(name, sites[name].handle(r)) for name, r in requests.items()}
+
+    leader = MaskingLeader(run_id=RUN_ID, min_sites=2, verifier=identities)
+    fields = {"run_id": RUN_ID, "plan_digest": shared.digest, "round": 0}
+    session = leader.session(ask, tuple(sites), fields, fresh=False)
+    assert session is not None
+    masked = {
+        name: site.handle(leader.delivered(session, name, j.found["request"]))
+        for name, site in sites.items()
+    }
+    assert j.home in masked and masked[j.home].payload != j.found["answer"].payload
+    assert len(masked[j.home].payload) == len(j.found["answer"].payload)
+    again = sites[j.home].handle(leader.delivered(session, j.home, j.found["request"]))
+    assert again == masked[j.home]
+    assert "MASKING_MISSING" in str(sites[j.home].handle(j.found["request"]).fields)
+    j.found.update(
+        answer=masked[j.home], masked=masked, leader=leader, session=session, ask=ask,
+        fields=fields, model_digest=ready.text("model_digest"),
+    )
+
+
 def step_carry(j: Journey) -> None:
     answer: Message = j.found["answer"]
     assert from_records(to_records(answer)) == answer
     assert set(answer.fields) == {
-        "site_id", "run_id", "layout_digest", "support_digest", "round",
+        "site_id", "run_id", "layout_digest", "support_digest", "round", "mask_session",
     }
 
 
@@ -51,21 +100,37 @@ def step_verify(j: Journey) -> None:
     ):
         with pytest.raises(Rejected, match=code):
             check(replace(answer, **change))
-    j.found["updates"] = {
-        name: check(hospital.handle(j.found["request"]))
-        for name, hospital in j.hospitals.items()
-    }
+    j.found["updates"] = {name: check(masked) for name, masked in j.found["masked"].items()}
+
+
+def step_open_sum(j: Journey) -> None:
+    leader: MaskingLeader = j.found["leader"]
+    collecting = leader.collecting(
+        j.found["session"], j.found["request"], model_digest=j.found["model_digest"]
+    )
+    for name, update in j.found["updates"].items():
+        collecting.add(name, update.values)
+    attempt = leader.agreed(j.found["ask"], collecting.cut(), j.found["fields"], more=True)
+    assert attempt is not None
+    total = leader.opened(j.found["ask"], attempt)
+    plain = [
+        np.frombuffer(hospital.handle(j.found["request"]).payload, "<u4")
+        for hospital in j.hospitals.values()
+    ]
+    assert total is not None
+    assert total.tolist() == (sum(p.astype(np.int64) for p in plain) % 2**32).tolist()
+    j.found["total"] = replace(j.found["updates"][j.home], values=total)
+    j.found["plain"] = plain
 
 
 def step_combine(j: Journey) -> None:
     plan = j.plan.shared()
     codec = round_codec(plan, sigma=SIGMA)
-    updates = list(j.found["updates"].values())
     sums = combine_round(
-        updates, codec, clip_l2=plan.privacy.clip_l2,
+        j.found["total"], codec, sites=3, clip_l2=plan.privacy.clip_l2,
         noise_l2=summed_noise(plan, sigma=SIGMA, sites=3),
     )
-    signed = sum(u.values.view(np.int32).astype(np.int64) for u in updates) * codec.step
+    signed = sum(p.view(np.int32).astype(np.int64) for p in j.found["plain"]) * codec.step
     forget, retain = np.split(signed, 2)
     np.testing.assert_allclose(sums.forget, forget[:-1])
     np.testing.assert_allclose(sums.retain, retain[:-1])

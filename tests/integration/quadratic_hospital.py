@@ -13,10 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from medunlearn_client.masking.hospital import MaskedHospital
+from medunlearn_client.masking.journal import ShareJournal
+from medunlearn_client.masking.rules import MaskingIdentity
 from medunlearn_common.canaries import CANARY_TEXTS, MICRO_NATS
 from medunlearn_common.counting import COUNT_STEPS, cells_of, count_codec
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.layout import AdapterLayout
+from medunlearn_common.masking.signing import SeededIdentities
 from medunlearn_common.messages import ERROR, EVALUATE, READY, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.ring import RingCodec
@@ -190,6 +194,17 @@ class QuadraticHospital:
 
 def open_hospital(folder: Path, runtime: RuntimeOptions) -> QuadraticHospital:
     return QuadraticHospital(folder, runtime)
+
+
+def open_masked(folder: Path, runtime: RuntimeOptions) -> MaskedHospital:
+    """Masked without envelopes, for tests of the coordinator over a bare transport."""
+    inner, entropy = QuadraticHospital(folder, runtime), SeededEntropy(7)
+    site_id, identities = inner.config["site_id"], SeededIdentities(entropy)
+    journal = ShareJournal(folder / "masking.db", synchronous="OFF")
+    return MaskedHospital(inner, journal, MaskingIdentity(
+        site_id=site_id, signer=identities.signer(site_id), verifier=identities,
+        entropy=entropy,
+    ))
 
 
 def write_sites(folder: Path, count: int, **changes: dict[str, object]) -> list[Path]:

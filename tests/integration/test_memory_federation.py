@@ -233,7 +233,7 @@ def test_a_round_is_asked_again_until_enough_answer(tmp_path: Path) -> None:
     ).run()
     assert [report.attempts for report in outcome.curve] == [1, 3, 1, 1, 1, 1]
     # Each hospital computed round 1 once, although it was asked three times.
-    assert [hospital.computed for hospital in hospitals.values()] == [6] * 4
+    assert [hospital.inner.computed for hospital in hospitals.values()] == [6] * 4
 
 
 @pytest.mark.parametrize(("changes", "code"), [

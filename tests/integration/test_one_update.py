@@ -22,7 +22,8 @@ import pytest
 from one_update_hospital import RUN_ID, RUNTIME, SEED, Journey
 
 from medunlearn_client.flower_app import from_records, to_records
-from medunlearn_client.hospital import Hospital, open_hospital
+from medunlearn_client.hospital import open_hospital
+from medunlearn_client.masking.hospital import MaskedHospital
 from medunlearn_client.site_config import SiteConfig
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.messages import READY, Message
@@ -87,8 +88,10 @@ STEPS: tuple[tuple[str, Callable[[Journey], None]], ...] = (
     ("medunlearn_client.dp_optimizer.RingDPOptimizer.add_noise", hospital.step_noise),
     ("medunlearn_common.ring.RingCodec.to_ring", hospital.step_encode),
     ("medunlearn_common.ledger.PrivacyLedger.remember_answer", hospital.step_remember),
+    ("medunlearn_client.masking.site.MaskingSite.mask", coordinator.step_mask),
     ("medunlearn_client.flower_app.to_records", coordinator.step_carry),
     ("medunlearn_server.intake.verify_step", coordinator.step_verify),
+    ("medunlearn_server.masking.opening.open_sum", coordinator.step_open_sum),
     ("medunlearn_server.aggregation.combine_round", coordinator.step_combine),
     ("medunlearn_server.server_step.take_step", coordinator.step_move),
     ("medunlearn_server.round_state.RoundState.accepted", coordinator.step_accept),
@@ -193,7 +196,7 @@ def test_the_document_has_these_steps_in_this_order() -> None:
 class OverFlowerRecords:
     """A hospital whose messages take the form in which Flower carries them."""
 
-    def __init__(self, hospital: Hospital) -> None:
+    def __init__(self, hospital: MaskedHospital) -> None:
         self._hospital = hospital
 
     @property

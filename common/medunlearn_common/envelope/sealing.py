@@ -27,6 +27,7 @@ from typing import Any, Protocol
 from medunlearn_common.envelope.dsse import Signer, open_signed, parse_signed, sign_bytes
 from medunlearn_common.envelope.header import HEADER_TYPE, NO_DIGEST, Header
 from medunlearn_common.errors import Rejected
+from medunlearn_common.masking.parts import SESSION
 from medunlearn_common.messages import Message, Scalar
 from medunlearn_common.strict_cbor import decode_map, encode
 
@@ -105,14 +106,16 @@ def slot_facts(message: Message) -> dict[str, Any]:
     """What a message says about its own place; the header must say the same.
 
     One exchange may have parts that differ by right: a step with the support for a site that
-    lost it, and gradients of public text beside the vote. Each part is a slot of its own.
-    Layers inside name further ones by the field ``slot``.
+    lost it, and gradients of public text beside the vote. Each part is a slot of its own, and
+    so is every attempt at a masked sum, by the name of its session.
     """
-    part = message.fields.get("slot")
-    if not isinstance(part, str):
-        part = "support" if message.fields.get("support_bytes") else ""
-        if message.kind == "vote" and "support_digest" in message.fields:
-            part = "gradients"
+    session = message.fields.get(SESSION, "")
+    part = "support" if message.fields.get("support_bytes") else ""
+    if message.kind == "vote" and "support_digest" in message.fields:
+        part = "gradients"
+    if message.kind == "evaluate" and message.fields.get("public") is True:
+        part = f"canaries{part}"
+    part = "/".join(filter(None, (str(session), part)))
     support = message.fields.get("support_digest", "")
     return {
         "phase": f"{message.kind}/{part}" if part else message.kind,

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
+from medunlearn_common.masking.parameters import require_plan
 from medunlearn_common.plan.absences import absence_spans
 from medunlearn_common.plan.reading import read_plan
 from medunlearn_common.plan.sections import Plan
@@ -61,6 +62,7 @@ def check(
       medunlearn plan check surgery.toml
     """
     plan = read_plan(file)
+    require_plan(plan.federation.sites)
     absence_spans(plan.federation.absences, sites=plan.federation.sites)
     table = Table(title=f"plan {plan.run.name}: valid", show_header=False, title_justify="left")
     table.add_column(style="bold")

@@ -1,0 +1,1 @@
+"""A hospital's side of masked sums: see ``hospital`` (messages) and ``journal`` (durability)."""

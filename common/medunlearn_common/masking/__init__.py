@@ -1,0 +1,1 @@
+"""Masked sums: what both sides share (docs/protocol-masking.md)."""

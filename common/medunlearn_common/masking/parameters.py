@@ -1,0 +1,114 @@
+"""Thresholds and neighbourhoods: who masks with whom, and how many shares open a secret.
+
+Up to :data:`COMPLETE_GRAPH_SITES` sites everybody masks with everybody and t = floor(2n/3) + 1.
+Above, every site has k neighbours (Bell et al. 2020), and k and t are the smallest values for
+which four failures are improbable when sites are placed on the graph at random. Holders of a
+site's shares are its k neighbours and itself. With a share ``gamma`` of all sites in league
+with the coordinator and a share ``delta`` dropping out:
+
+1. *Both shares:* the honest holders of one site each give one of its two secrets, so both are
+   opened only with 2t <= holders + corrupt holders. Bounded over all sites by 2^-40.
+2. *A share too many:* t corrupt holders; implied by 1, as 2t > k + 1 + x > 2x.
+3. *Isolation:* an honest site's masks cancel against a small group only if the graph without
+   corrupt and dropped sites falls apart: on a Harary graph a run of k/2 such neighbours.
+   Bounded by n (gamma + delta)^(k/2) <= 2^-40.
+4. *No recovery:* fewer than t of a site's holders survive. This costs the round, not
+   privacy, and is bounded over all sites by 2^-20.
+
+Counts of corrupt or surviving neighbours are hypergeometric; their tails are summed term by term.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from medunlearn_common.errors import Misconfigured
+
+PROTOCOL = "medunlearn/masking/1"
+MIN_SITES = 3
+MAX_SITES = 1000
+COMPLETE_GRAPH_SITES = 200
+CORRUPT_SHARE = 0.05
+DROPOUT_SHARE = 0.10
+SECURITY_BITS = 40
+CORRECTNESS_BITS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbourhood:
+    """k neighbours of every site, and t shares that open one of its secrets."""
+
+    neighbours: int
+    threshold: int
+
+
+def quorum(sites: int) -> int:
+    """More than two thirds of ``sites``: any two quorums share more than a third of all."""
+    return 2 * sites // 3 + 1
+
+
+def required_sites(min_sites: int, members: int) -> int:
+    """m = max(policy, t), never below 3: fewest sites that a released sum may cover."""
+    return max(min_sites, quorum(members), MIN_SITES)
+
+
+def require_plan(sites: int) -> None:
+    """Refuse plans of fewer sites than a masked sum can protect.
+
+    Raises:
+        Misconfigured: MASKING_TOO_FEW_SITES.
+    """
+    if sites < MIN_SITES:
+        raise Misconfigured(
+            "MASKING_TOO_FEW_SITES",
+            f"a plan of {sites} site(s): a sum over fewer than {MIN_SITES} sites shows each of "
+            "them what the others sent",
+            f"plan with federation.sites of at least {MIN_SITES}",
+        )
+
+
+@lru_cache(maxsize=64)
+def neighbourhood(sites: int) -> Neighbourhood:
+    """k and t for so many sites.
+
+    Raises:
+        ValueError: Below 3 or above 1,000 sites.
+    """
+    if not MIN_SITES <= sites <= MAX_SITES:
+        raise ValueError(f"{MIN_SITES} to {MAX_SITES} sites, not {sites}")
+    if sites <= COMPLETE_GRAPH_SITES:
+        return Neighbourhood(neighbours=sites - 1, threshold=quorum(sites))
+    corrupt = math.ceil(CORRUPT_SHARE * (sites - 1))
+    gone = math.ceil(DROPOUT_SHARE * (sites - 1))
+    secret, whole = 2.0**-SECURITY_BITS, 2.0**-CORRECTNESS_BITS
+    for k in range(8, sites - 1, 2):
+        if sites * (CORRUPT_SHARE + DROPOUT_SHARE) ** (k // 2) > secret:
+            continue
+        t = _smallest_threshold(sites, k, corrupt, secret)
+        if t is not None and sites * _tail(sites - 1, gone, k, k + 1 - t) <= whole:
+            return Neighbourhood(neighbours=k, threshold=t)
+    return Neighbourhood(neighbours=sites - 1, threshold=quorum(sites))
+
+
+def _smallest_threshold(sites: int, k: int, corrupt: int, bound: float) -> int | None:
+    """Smallest t with sites * P[corrupt holders >= 2t - (k + 1)] <= bound."""
+    for t in range(k // 2 + 1, k + 1):
+        if sites * _tail(sites - 1, corrupt, k, 2 * t - (k + 1)) <= bound:
+            return t
+    return None
+
+
+def _tail(population: int, marked: int, draws: int, least: int) -> float:
+    """P[at least ``least`` of ``draws`` are marked], drawing without replacement."""
+    total = _log_choose(population, draws)
+    logs = (
+        _log_choose(marked, x) + _log_choose(population - marked, draws - x) - total
+        for x in range(max(0, least, draws - population + marked), min(marked, draws) + 1)
+    )
+    return math.fsum(math.exp(log) for log in logs)
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
