@@ -6,11 +6,20 @@ import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from quadratic_hospital import FORGET_TARGET, LAYOUT, open_hospital, small_plan, write_sites
+from quadratic_hospital import (
+    FORGET_TARGET,
+    LAYOUT,
+    open_hospital,
+    open_masked,
+    small_plan,
+    write_sites,
+)
 
+from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Misconfigured, Transient
 from medunlearn_common.messages import STEP, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions
@@ -19,9 +28,15 @@ from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import Coordinator
 from medunlearn_server.observer import NoObserver
 from medunlearn_server.reports import ReadyReport, RoundReport, RunOutcome
+from medunlearn_server.sealed_transport import seal_transport
 from medunlearn_server.storage import DiskStorage
 from medunlearn_simulation.absences import Absences
-from medunlearn_simulation.memory_runner import Faults, MemoryTransport, run_in_memory
+from medunlearn_simulation.memory_runner import (
+    Faults,
+    MemoryTransport,
+    run_in_memory,
+    sealed_hospitals,
+)
 
 RUNTIME = RuntimeOptions(runner="memory", device="cpu")
 
@@ -65,11 +80,12 @@ def code_of(action: Callable[[], object]) -> str:
 
 
 def essence(outcome: RunOutcome) -> RunOutcome:
-    """Without durations, which no two runs share."""
-    curve = tuple(replace(r, seconds=0.0) for r in outcome.curve)
+    """Without durations and bytes: a resumed run sets up masks anew, and says what that cost."""
+    spent: dict[str, Any] = {"seconds": 0.0, "bytes_down": {}, "bytes_up": {}}
     return replace(
-        outcome, seconds=0.0, vote=replace(outcome.vote, seconds=0.0), curve=curve,
-        evaluation=replace(outcome.evaluation, seconds=0.0),
+        outcome, seconds=0.0, vote=replace(outcome.vote, **spent),
+        curve=tuple(replace(report, **spent) for report in outcome.curve),
+        evaluation=replace(outcome.evaluation, **spent),
     )
 
 
@@ -156,9 +172,14 @@ def test_a_kill_at_any_checkpoint_write_resumes_bit_for_bit(
 
 def coordinator(lab: Lab, plan: RunPlan, store: RunStore) -> Coordinator:
     hospitals = {site.name: open_hospital(site, RUNTIME) for site in lab.sites}
-    transport = MemoryTransport(hospitals, absences=Absences.of_plan(plan), faults=Faults())
-    return Coordinator(plan=plan, transport=transport, store=store, run_id="lab",
-                       sleep=lambda seconds: None)
+    sealed = sealed_hospitals(plan, hospitals, run_folder=lab.run_folder)
+    inside = MemoryTransport(sealed, absences=Absences.of_plan(plan), faults=Faults())
+    transport = seal_transport(
+        inside, lab.run_folder, plan=plan, run_id="lab", entropy=SeededEntropy(plan.run.seed),
+        survives_power_cut=False,
+    )
+    return Coordinator(plan=plan, transport=transport, verifier=transport.verifier,
+                       store=store, run_id="lab", sleep=lambda seconds: None)
 
 
 def test_late_joiner_and_leaver(tmp_path: Path) -> None:
@@ -216,7 +237,7 @@ def test_too_few_answers_abort_the_round_and_asking_again_is_free(tmp_path: Path
 
 def test_a_round_is_asked_again_until_enough_answer(tmp_path: Path) -> None:
     lab, asked = Lab(tmp_path), [0]
-    hospitals = {site.name: open_hospital(site, RUNTIME) for site in lab.sites}
+    hospitals = {site.name: open_masked(site, RUNTIME) for site in lab.sites}
 
     class Flaky(MemoryTransport):
         def exchange(self, requests, *, deadline_s):  # type: ignore[no-untyped-def]
@@ -360,7 +381,7 @@ def test_absences_that_make_no_sense_are_refused(tmp_path: Path, entry: str) -> 
 
 def test_a_vote_nobody_can_afford_is_a_budget_error(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
-    hospitals = {site.name: open_hospital(site, RUNTIME) for site in lab.sites}
+    hospitals = {site.name: open_masked(site, RUNTIME) for site in lab.sites}
 
     class Poor(MemoryTransport):
         def exchange(self, requests, *, deadline_s):  # type: ignore[no-untyped-def]

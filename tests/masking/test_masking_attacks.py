@@ -31,6 +31,7 @@ from medunlearn_common.masking.parts import (
 from medunlearn_common.masking.shamir import Weights
 from medunlearn_common.messages import (
     ERROR,
+    EVALUATE,
     MASK_AGREE,
     MASK_KEYS,
     MASK_OPEN,
@@ -431,7 +432,7 @@ def test_a_plan_with_a_smaller_m_does_not_open_a_release_of_another(bench: Bench
 # -- without masking -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [STEP, VOTE, "evaluate", "dump_records"])
+@pytest.mark.parametrize("kind", [STEP, VOTE, EVALUATE, "dump_records"])
 def test_nothing_leaves_unmasked_whatever_is_asked(bench: Bench, kind: str) -> None:
     bench.draw(0)
     request = replace(bench.request(0), kind=kind)
@@ -439,7 +440,7 @@ def test_nothing_leaves_unmasked_whatever_is_asked(bench: Bench, kind: str) -> N
     session = bench.session()
     assert session is not None
     delivered = bench.leader.delivered(session, "site-000", request)
-    if kind not in (STEP, VOTE):
+    if kind == "dump_records":
         assert code(bench.sites["site-000"].handle(delivered)) == "MASKING_KIND"
 
 

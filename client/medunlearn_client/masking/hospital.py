@@ -2,8 +2,9 @@
 
 Stands between the signed envelope and :class:`medunlearn_client.hospital.Hospital`. A
 release's request is checked, handed on without its masking part, and the hospital's answer,
-which its ledger computed once and keeps, is masked under the session's keys. READY, FINISH and the noiseless statistics of public text
-pass through; every other kind needs masking. There is no setting for it.
+which its ledger computed once and keeps, is masked under the session's keys. READY, FINISH and
+the noiseless figures of public text pass through; every other kind needs masking. There is no
+setting for it.
 """
 
 from __future__ import annotations
