@@ -76,7 +76,8 @@ def connected(path: Path) -> Iterator[sqlite3.Connection]:
             connection.execute("PRAGMA synchronous=EXTRA")
             connection.execute("PRAGMA trusted_schema=OFF")
             yield connection
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        # sqlite3 decodes its own message, which may quote what lies in a damaged file.
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(_PASSING):
             raise _unavailable(path, name) from None

@@ -14,7 +14,8 @@ from medunlearn_common.entropy import SeededEntropy
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from audit_samples import ORIGIN, PARTIES, add_round  # noqa: E402
+from audit_samples import ORIGIN, PARTIES, add_round
+
 
 @pytest.fixture
 def signers(tmp_path: Path) -> dict[str, LocalSigner]:

@@ -1,0 +1,42 @@
+"""``medunlearn verify``: the steps of a verification in words, and its exit status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def verify(
+    path: Annotated[
+        Path, typer.Argument(help="Folder of a finished run, or of an adapter.",
+                             show_default=False)
+    ],
+    keys: Annotated[
+        Path | None,
+        typer.Option("--keys", help="The consortium's roster, from a source you trust."),
+    ] = None,
+) -> None:
+    """Check a finished run offline, from public keys alone, and say what that proves.
+
+    Looks at signatures, digests and the audit log, needs neither network nor patient data, and
+    ends with status 0 only if every step that could be taken was passed.
+
+    Examples:
+
+      medunlearn verify runs/one --keys roster.json
+
+      medunlearn verify adapter --keys roster.json
+    """
+    from medunlearn_common.attestation.files import Evidence
+    from medunlearn_common.attestation.verification import Verification
+    from medunlearn_common.attestation.words import conclusion
+
+    verification = Verification(evidence=Evidence.at(path), keys=keys)
+    for step in verification.steps():
+        typer.echo(f"{step.number:2d}. {step.title:<12} ok   {step.said}")
+    for step in verification.skipped:
+        typer.echo(f"{step.number:2d}. {step.title:<12} not checked: {step.file} is not here")
+    for line in conclusion(verification):
+        typer.echo(line)
