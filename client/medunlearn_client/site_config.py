@@ -27,6 +27,8 @@ class SiteConfig(BaseModel):
         model_folder: Folder or hub id of the base model.
         public_files: Files without patient data that plans may rely on; a plan names them
             by digest.
+        request_root: Merkle root over commitments to the erasure requests behind ``forget``;
+            None where there are none, and then a random one is given in its place.
         entropy_seed: Seed of noise and sampling in simulations; None draws from the
             operating system, as every hospital must.
     """
@@ -42,6 +44,7 @@ class SiteConfig(BaseModel):
     concentration: float = 1.0
     model_folder: str
     public_files: tuple[str, ...] = ()
+    request_root: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     entropy_seed: int | None = None
 
 

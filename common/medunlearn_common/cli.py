@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 
 from medunlearn_common import __version__
+from medunlearn_common.attestation.commands import verify
 from medunlearn_common.concepts.commands import concepts_group
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
 from medunlearn_common.plan.commands import plan_app
@@ -83,6 +84,7 @@ class CommandLine:
         )
         app.callback()(self._global_options)
         app.add_typer(plan_app, name="plan")
+        app.command(name="verify")(verify)
         groups = {"concepts": concepts_group()}
         for name, group in groups.items():
             app.add_typer(group, name=name)

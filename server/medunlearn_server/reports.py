@@ -83,6 +83,7 @@ class RoundReport:
         step_norm: L2 norm of the step.
         epsilon: Spent so far at the plan's delta; None without noise.
         attempts: How often the round was asked.
+        sum_digest: SHA-256 (hex) of the summed ring vector; empty in runs before the audit log.
     """
 
     round_index: int
@@ -98,6 +99,7 @@ class RoundReport:
     step_norm: float
     epsilon: float | None
     attempts: int
+    sum_digest: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

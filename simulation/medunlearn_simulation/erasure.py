@@ -143,13 +143,16 @@ def outcome_lines(claim: Claim) -> Iterator[str]:
         )
 
 
-def run_figures(result: RunResult, *, run_id: str, forget: Sequence[Record]) -> RunFigures:
+def run_figures(
+    result: RunResult, *, run_id: str, forget: Sequence[Record], attestation: str | None
+) -> RunFigures:
     """What the registry is told of a finished run: figures over its whole forget set."""
     group, kept = result.forget, result.retain
     counts = result.extraction.after if result.extraction is not None else None
     measured = counts is not None and counts.prompts > 0
     return RunFigures(
-        run_id=run_id, adapter_digest=result.digests["adapter"], forget_records=group.n,
+        run_id=run_id, adapter_digest=result.digests["adapter"],
+        attestation_digest=attestation, forget_records=group.n,
         forget_accuracy=group.accuracy_after, chance=group.chance,
         retrained_accuracy=group.accuracy_retrained, forget_exact=group.exact_after,
         retrained_exact=group.exact_retrained,

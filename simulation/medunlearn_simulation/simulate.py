@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from medunlearn_client.erasure import Claim, forget_set
+from medunlearn_client.erasure.commitments import commit
 from medunlearn_client.site_config import SITE_FILE, SiteConfig
 from medunlearn_common import __version__
 from medunlearn_common.errors import Misconfigured
@@ -25,6 +26,7 @@ from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import new_run_id
 from medunlearn_server.reports import RunOutcome
 from medunlearn_simulation.adapter_facts import AdapterFacts, write_adapter_facts
+from medunlearn_simulation.attesting import attestation_digest, publish
 from medunlearn_simulation.erasure import (
     begin,
     kept_claim,
@@ -34,6 +36,7 @@ from medunlearn_simulation.erasure import (
 )
 from medunlearn_simulation.measuring import measure_run
 from medunlearn_simulation.outcome import run_sections
+from medunlearn_simulation.parties import prepare_parties
 from medunlearn_simulation.planted import entry_is_sound
 from medunlearn_simulation.preparing import (
     EMBEDDED,
@@ -47,7 +50,6 @@ from medunlearn_simulation.preparing import (
     with_demo_file,
 )
 from medunlearn_simulation.progress import PhaseBoard
-from medunlearn_simulation.report import write_report
 from medunlearn_simulation.result import build_result, load_result, write_result
 from medunlearn_simulation.result_schema import RunResult
 from medunlearn_simulation.run_folder import RunFacts, RunFolder, new_run_folder
@@ -116,10 +118,18 @@ def start(
             run_id=new_run_id(plan.shared(), nonce=f"seed-{plan.run.seed}"), runner=runner,
             model=model, retrained=retrained, package_version=__version__,
         )
-        write_sites(plan, folder, model)
+        write_sites(plan, folder, model, request_root=_request_root(claim, facts.run_id))
+        prepare_parties(plan, folder)
         with begin(claim, folder, facts.run_id):
             folder.write_start(plan, facts)
     return Started(folder=folder, plan=plan, facts=facts, records=records, claim=claim)
+
+
+def _request_root(claim: Claim | None, run_id: str) -> str | None:
+    """What stands for the run's erasure requests outside; None without a registry."""
+    if claim is None:
+        return None
+    return commit(claim.registry, claim.numbers, run_id=run_id).root
 
 
 @contextmanager
@@ -181,14 +191,20 @@ def _require_models(
         )
 
 
-def write_sites(plan: Plan, folder: RunFolder, model: str) -> None:
-    """One folder per hospital; each opens the data files itself and keeps only its part."""
+def write_sites(
+    plan: Plan, folder: RunFolder, model: str, *, request_root: str | None = None
+) -> None:
+    """One folder per hospital; each opens the data files itself and keeps only its part.
+
+    The first one is the hospital of the registry, if there is one.
+    """
     for index in range(plan.federation.sites):
         config = SiteConfig(
             site_id=f"site-{index}", site_index=index, sites=plan.federation.sites,
             data=plan.data, forget=plan.forget, seed=plan.run.seed,
             concentration=plan.federation.concentration, model_folder=model,
             entropy_seed=plan.run.seed, public_files=plan.public_files(),
+            request_root=request_root if index == 0 else None,
         )
         text = config.model_dump_json(indent=2)
         write_atomically(folder.site(index) / SITE_FILE, text.encode("utf-8"))
@@ -207,7 +223,8 @@ def carry_out(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> R
         result = _result_of(started, runtime, board)
     if started.claim is not None:  # after a crash before this, a resumption comes straight here
         started.claim.settle(run_figures(
-            result, run_id=started.facts.run_id, forget=started.records.federation.forget
+            result, run_id=started.facts.run_id, forget=started.records.federation.forget,
+            attestation=attestation_digest(started.folder),
         ))
     return result
 
@@ -230,7 +247,7 @@ def _result_of(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> 
             plan, outcome, measured, started.records,
             runner=started.facts.runner, seconds=board.seconds,
         ))
-        write_report(folder.report_file, result)
+        publish(plan, folder, outcome, result)
         write_result(folder.result_file, result)  # last: it says that the run is complete
     return result
 

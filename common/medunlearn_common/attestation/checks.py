@@ -260,10 +260,9 @@ def require_witnessed(
     joined = {site for site, part in statement.predicate.sites.items() if part.rounds_joined}
     for site in joined:
         note = statement.predicate.sites[site].cosignature
-        if note is not None and SignedCheckpoint.from_text(note).checkpoint.size > seen.get(site, 0):
-            raise Rejected(
-                "COSIGNATURE_CHANGED", f"the log lacks what {site} signed", _HINT
-            )
+        signed = SignedCheckpoint.from_text(note).checkpoint.size if note is not None else 0
+        if signed > seen.get(site, 0):
+            raise Rejected("COSIGNATURE_CHANGED", f"the log lacks what {site} signed", _HINT)
     missing = sorted(joined - set(after))
     return f"{len(after)} sites signed the log after its last round" + (
         f"; not {', '.join(missing)}" if missing else ""

@@ -64,8 +64,8 @@ KINDS: Mapping[str, Mapping[str, Check]] = {
     "run_begun": {"run_id": run_id, "plan_digest": digest, "version": version},
     "run_resumed": {"run_id": run_id, "next_round": count},
     "sites_agreed": {
-        "sites": _list_of(name), "refused": _mapping_of(name, code), "model_digest": digest,
-        "tokenizer_digest": digest, "hierarchy_digest": digest, "layout_digest": digest,
+        "sites": _list_of(name), "refused": _mapping_of(name, code), "model_digest": name,
+        "tokenizer_digest": name, "hierarchy_digest": name, "layout_digest": digest,
         "request_roots": _mapping_of(name, digest),
     },
     "support_chosen": {

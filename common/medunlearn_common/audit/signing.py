@@ -38,3 +38,13 @@ class Verifier(Protocol):
             Rejected: If the party is unknown or revoked, or the signature is not its own.
         """
         ...
+
+
+def coordinator_log(run_id: str) -> str:
+    """Name of the coordinator's log of one run."""
+    return f"{COORDINATOR}/{run_id}"
+
+
+def site_log(site_id: str) -> str:
+    """Name of a site's own log, over all its runs."""
+    return f"site/{site_id}"
