@@ -2,6 +2,7 @@
 #
 #   make demo      five simulated hospitals unlearn a topic; report in runs/
 #   make test      the test suite
+#   make kills     kills the audit log a thousand times and looks for what is lost
 #   make lint      ruff, mypy --strict and the import rules
 #   make results   the long experiments behind docs/results.md
 #   make clean     remove what was built (not runs/ and not the model cache)
@@ -17,10 +18,10 @@ SEEDS ?= 0 1 2
 PLANS ?= $(wildcard benchmarks/plans/*.toml)
 ARGS ?=
 
-.PHONY: demo test lint results clean install help
+.PHONY: demo test kills lint results clean install help
 
 help:
-	@sed -n '3,8p' Makefile | sed 's/^#//'
+	@sed -n '3,9p' Makefile | sed 's/^#//'
 
 install: $(STAMP)
 
@@ -34,6 +35,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+KILLS ?= 1000
+kills: $(STAMP)
+	@folder=$$(mktemp -d) && $(BIN)/python tests/faults/audit_log_kills.py $$folder $(KILLS) 1; \
+		status=$$?; rm -rf $$folder; exit $$status
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -83,7 +83,7 @@ class SiteAudit:
         head, leaves = carried
         cosigned = self.witness.witness(
             head, keeper=COORDINATOR, origin=coordinator_log(message.text("run_id")),
-            leaves=leaves,
+            leaves=leaves, repeated=True,
         )
         return plain, cosigned
 

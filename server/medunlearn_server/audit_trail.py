@@ -4,25 +4,27 @@ Every record is on disk before the state it tells of: a crash in between repeats
 an equal record is not written twice. Each request carries the log's signed head with all leaf
 hashes, so that a site can check that nothing it saw before was changed; each answer brings the
 site's signature on that head. The hashes travel whole, 32 bytes a record, because a request is a
-pure function of the coordinator's own state, which does not know what each site saw last.
+pure function of the coordinator's own state, which does not know what each site saw last; for
+the same reason a request carries the head that the log had when its step began, so that it is
+repeated with the same bytes after a crash.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from medunlearn_common import __version__
-from medunlearn_common.audit import COORDINATOR, AuditLog, SignedCheckpoint
+from medunlearn_common.audit import COORDINATOR, AuditLog, AuditRecord, SignedCheckpoint
 from medunlearn_common.audit.carrying import COSIGNATURE_FIELD, with_head
 from medunlearn_common.audit.local_keys import BOOK_FILE, KeyBook, local_signer
 from medunlearn_common.audit.signing import COSIGNATURE_CONTEXT, coordinator_log
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.errors import Rejected
-from medunlearn_common.messages import Message
+from medunlearn_common.messages import FINISH, READY, Message
 from medunlearn_common.ring import sum_exactly
 from medunlearn_common.updates import SparseUpdate
 from medunlearn_server.reports import RoundReport, RunOutcome, VoteReport
@@ -57,6 +59,32 @@ class AuditTrail:
         """Public keys of the sites; None without a roster, and then nobody can be a witness."""
         path = self._folder / BOOK_FILE
         return KeyBook.from_bytes(path.read_bytes()) if path.is_file() else None
+
+    def carried_by(self, request: Message) -> Message:
+        """The request with the log's head as it was when the request's step began."""
+        size = 1 + self._milestone(request)
+        return with_head(request, self.log.head_at(size), self.log.leaves[:size])
+
+    def _milestone(self, request: Message) -> int:
+        """The record after which the request belongs; the first one if there is no such record."""
+        if request.kind == FINISH:
+            return self._last(lambda record: record.kind == "run_ended")
+        round_index = request.fields.get("round", -1)
+        if round_index == 0 and request.kind != READY:
+            return self._last(lambda record: record.kind == "support_chosen")
+        if isinstance(round_index, int) and round_index > 0:
+            return self._last(
+                lambda record: record.kind == "round_accepted"
+                and record.fields["round"] == round_index - 1
+            )
+        if request.kind == READY:
+            return 0
+        supported = self._last(lambda record: record.kind == "support_chosen") or None
+        return self._last(lambda record: record.kind == "sites_agreed", before=supported)
+
+    def _last(self, fits: Callable[[AuditRecord], bool], *, before: int | None = None) -> int:
+        records = self.log.records[:before]
+        return max((record.index for record in records if fits(record)), default=0)
 
     def begun(self, *, plan_digest: str) -> None:
         """The run begins; before anybody is asked."""
@@ -124,10 +152,8 @@ class WitnessedTransport:
         self, requests: Mapping[str, Message], *, deadline_s: float
     ) -> Mapping[str, Reply]:
         """As the inner transport, with the head on the way out."""
-        log = self._trail.log
-        head, leaves = log.head, log.leaves
         carrying = {
-            address: with_head(request, head, leaves) for address, request in requests.items()
+            address: self._trail.carried_by(request) for address, request in requests.items()
         }
         replies = self._inner.exchange(carrying, deadline_s=deadline_s)
         return {address: self._received(reply) for address, reply in replies.items()}

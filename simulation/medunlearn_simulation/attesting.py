@@ -102,7 +102,7 @@ def _predicate(
     agreed = next((r.fields for r in reversed(log.records) if r.kind == "sites_agreed"), None)
     if agreed is None:
         raise Misconfigured(
-            "RUN_NOT_LOGGED", "the run began before there was an audit log: nothing can be attested",
+            "RUN_NOT_LOGGED", "the run began before there was an audit log; nothing can be said",
             "start a new run",
         )
     return Predicate(

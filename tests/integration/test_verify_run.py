@@ -275,14 +275,17 @@ def test_a_site_stops_answering_after_a_split_view(
                     signer=local_signer(copy, COORDINATOR, SeededEntropy(0)))
     asked: list[tuple[Callable[[], Message], str | None]] = [
         (lambda: request, "CHECKPOINT_MISSING"),
-        (lambda: with_head(request, twin.head, twin.leaves), "AUDIT_ROLLBACK"),
     ]
     for build, code in asked:
         assert hospital.handle(build()).fields.get("code") == code
-    for record in whole.records:
+    for record in whole.records[:6]:
         twin.append(record.kind, **{**record.fields, **(
             {"attempts": 2} if record.kind == "round_accepted" else {}
         )})
+    answer = hospital.handle(with_head(request, twin.head, twin.leaves))
+    assert answer.fields["code"] == "AUDIT_ROLLBACK"
+    for number in range(4):
+        twin.append("run_resumed", run_id="x", next_round=number)
     answer = hospital.handle(with_head(request, twin.head, twin.leaves))
     assert answer.fields["code"] == "AUDIT_SPLIT_VIEW"
     answer = hospital.handle(with_head(request, whole.head, whole.leaves))

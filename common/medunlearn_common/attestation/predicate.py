@@ -167,3 +167,8 @@ class Predicate(Part):
     incidents: Incidents
     log: Inclusion
     limits: tuple[str, ...]
+
+
+PARTS: tuple[type[Part], ...] = (
+    Predicate, Process, Materials, Round, Site, Privacy, Figure, Incidents, Override, Inclusion,
+)

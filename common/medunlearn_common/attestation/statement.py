@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from medunlearn_common.attestation.predicate import Digest, Part, Predicate
+from medunlearn_common.attestation.predicate import PARTS, Digest, Part, Predicate
 from medunlearn_common.digests import canonical_json
 from medunlearn_common.errors import Rejected
 from medunlearn_common.strict_json import parse_canonical
@@ -78,14 +78,27 @@ class Statement(Part):
         try:
             statement = cls.model_validate(value)
         except ValidationError as error:
-            keys = ", ".join(".".join(map(str, e["loc"]))[:80] for e in error.errors(
-                include_input=False, include_url=False, include_context=False
-            )[:5])
-            raise _malformed(f"check {keys}") from None
+            raise _malformed(f"check {_places(error)}") from None
         # Values that another reader would take differently ("1" for 1) end here.
         if statement.to_bytes() != data or len(statement.files) != len(statement.subject):
             raise _malformed("it has another spelling, or a subject twice")
         return statement
+
+
+def _places(error: ValidationError) -> str:
+    """Where it is wrong, by the names of this module: what the document calls its keys is not
+    repeated."""
+    problems = error.errors(include_input=False, include_url=False, include_context=False)
+    return ", ".join(
+        ".".join(str(part) if part in _NAMES else "?" for part in problem["loc"][:6])
+        for problem in problems[:5]
+    )
+
+
+_NAMES = frozenset(
+    name for part in (Statement, *PARTS)
+    for key, field in part.model_fields.items() for name in (key, field.alias)
+)
 
 
 def _malformed(why: str) -> Rejected:

@@ -93,7 +93,7 @@ KINDS: Mapping[str, Mapping[str, Check]] = {
     },
     "release_answered": {"run_id": run_id, "release": name, "bytes": count},
     "request_refused": {"request": name, "code": code},
-    "run_finished": {"run_id": run_id, "adapter_digest": digest},
+    "run_finished": {"run_id": run_id, "adapter_digest": name},
     "adapter_adopted": {"adapter_digest": digest, "attestation_digest": digest},
 }
 """Kind to its fields; all of them are required, and no others are taken."""

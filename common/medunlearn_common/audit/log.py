@@ -16,7 +16,7 @@ from medunlearn_common.audit.checkpoints import (
 )
 from medunlearn_common.audit.export import LogExport
 from medunlearn_common.audit.kinds import require_fields
-from medunlearn_common.audit.merkle import Peaks, inclusion_proof, leaf_hash
+from medunlearn_common.audit.merkle import inclusion_proof, leaf_hash, root_of
 from medunlearn_common.audit.records import NO_RECORD, AuditRecord, Damage, followed
 from medunlearn_common.audit.signing import Signer
 from medunlearn_common.digests import canonical_json
@@ -56,7 +56,6 @@ class AuditLog:
         self._clock = clock
         self._records: list[AuditRecord] = []
         self._leaves: list[bytes] = []
-        self._peaks = Peaks()
         self._said: set[tuple[str, bytes]] = set()
         self.damage: Damage | None = None
         """Set where the log is not what was written; it is read-only then."""
@@ -95,8 +94,19 @@ class AuditLog:
         Raises:
             Rejected: AUDIT_LOG_DAMAGED.
         """
+        return self.head_at(len(self._records))
+
+    def head_at(self, size: int) -> SignedCheckpoint:
+        """The signed state that the log had after ``size`` records, the same at every asking.
+
+        Raises:
+            Rejected: AUDIT_LOG_DAMAGED.
+        """
         self._require_sound()
-        return signed_checkpoint(self._state(), self._signer)
+        state = Checkpoint(
+            origin=self._origin, size=size, root=root_of(self._leaves[:size])
+        )
+        return signed_checkpoint(state, self._signer)
 
     def append(self, kind: str, **fields: Any) -> AuditRecord:
         """Add a record; an equal one that is there already is not repeated.
@@ -126,10 +136,8 @@ class AuditLog:
         return record
 
     def _write(self, connection: sqlite3.Connection, record: AuditRecord) -> None:
-        peaks = Peaks()
-        for leaf in (*self._leaves, record.leaf):
-            peaks.push(leaf)
-        state = Checkpoint(origin=self._origin, size=peaks.size, root=peaks.root)
+        leaves = [*self._leaves, record.leaf]
+        state = Checkpoint(origin=self._origin, size=len(leaves), root=root_of(leaves))
         connection.execute(
             "INSERT INTO entries (position, record) VALUES (?, ?)",
             (record.index, record.to_bytes()),
@@ -142,7 +150,6 @@ class AuditLog:
     def _take(self, record: AuditRecord) -> None:
         self._records.append(record)
         self._leaves.append(record.leaf)
-        self._peaks.push(record.leaf)
         self._said.add(_said(record.kind, record.fields))
 
     def _catch_up(self, connection: sqlite3.Connection) -> None:
@@ -178,7 +185,9 @@ class AuditLog:
         return None
 
     def _state(self) -> Checkpoint:
-        return Checkpoint(origin=self._origin, size=self._peaks.size, root=self._peaks.root)
+        return Checkpoint(
+            origin=self._origin, size=len(self._leaves), root=root_of(self._leaves)
+        )
 
     def _require_sound(self) -> None:
         if self.damage is not None:
@@ -203,10 +212,8 @@ class AuditLog:
             Rejected: COSIGNATURE_FOREIGN if no such state ever was.
         """
         signed = cosigned.checkpoint
-        peaks = Peaks()
-        for leaf in self._leaves[: signed.size]:
-            peaks.push(leaf)
-        if signed != Checkpoint(origin=self._origin, size=peaks.size, root=peaks.root):
+        past = self._leaves[: signed.size]
+        if signed != Checkpoint(origin=self._origin, size=len(past), root=root_of(past)):
             raise Rejected(
                 "COSIGNATURE_FOREIGN", f"{cosigned.signer} signed a state this log never had",
                 "find out which log that party was shown",

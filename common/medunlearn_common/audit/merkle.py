@@ -42,31 +42,6 @@ def root_of(leaves: Sequence[Hash]) -> Hash:
     return level[0]
 
 
-class Peaks:
-    """The root of a growing tree at O(log n) per leaf: roots of its perfect subtrees."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._peaks: list[Hash] = []
-
-    def push(self, leaf: Hash) -> None:
-        """Add a leaf hash."""
-        size, self.size = self.size, self.size + 1
-        while size & 1:
-            leaf, size = node_hash(self._peaks.pop(), leaf), size >> 1
-        self._peaks.append(leaf)
-
-    @property
-    def root(self) -> Hash:
-        """As :func:`root_of` over all leaves pushed."""
-        if not self._peaks:
-            return root_of(())
-        found = self._peaks[-1]
-        for peak in reversed(self._peaks[:-1]):
-            found = node_hash(peak, found)
-        return found
-
-
 def inclusion_proof(leaves: Sequence[Hash], index: int) -> tuple[Hash, ...]:
     """The hashes from leaf ``index`` up to the root: PATH of RFC 6962, section 2.1.1.
 

@@ -51,6 +51,7 @@ class WitnessStore:
     def witness(
         self, offered: SignedCheckpoint, *, keeper: str, origin: str,
         proof: Sequence[bytes] | None = None, leaves: Sequence[bytes] | None = None,
+        repeated: bool = False,
     ) -> SignedCheckpoint:
         """Take a state of another party's log, and countersign it.
 
@@ -61,6 +62,8 @@ class WitnessStore:
             proof: Consistency proof from the last state taken, or
             leaves: all leaf hashes of the log, for a keeper that does not know what this site
                 saw last.
+            repeated: Take a state again that was taken before, though later ones were: it came
+                with a request that is repeated byte for byte, and says nothing new.
 
         Raises:
             Rejected: CHECKPOINT_ORIGIN, CHECKPOINT_SIGNER, the verifier's code,
@@ -77,6 +80,8 @@ class WitnessStore:
         with table.transaction(self._path) as connection:
             kept = _latest(connection, origin)
             refused = _refusal(kept, offered, proof=proof, leaves=leaves)
+            if repeated and _was_taken(connection, offered):
+                refused = None
             if refused is None:
                 connection.execute(
                     "INSERT OR IGNORE INTO seen (origin, size, note) VALUES (?, ?, ?)",
@@ -116,6 +121,14 @@ def _latest(connection: sqlite3.Connection, origin: str) -> SignedCheckpoint | N
         "SELECT note FROM seen WHERE origin = ? ORDER BY size DESC LIMIT 1", (origin,)
     ).fetchone()
     return None if row is None else SignedCheckpoint.from_text(str(row[0]))
+
+
+def _was_taken(connection: sqlite3.Connection, offered: SignedCheckpoint) -> bool:
+    state = offered.checkpoint
+    row = connection.execute(
+        "SELECT note FROM seen WHERE origin = ? AND size = ?", (state.origin, state.size)
+    ).fetchone()
+    return row is not None and SignedCheckpoint.from_text(str(row[0])).checkpoint == state
 
 
 def _refusal(

@@ -305,6 +305,27 @@ def test_same_checkpoint_again_is_taken(log: AuditLog, witness: WitnessStore) ->
     assert offer(witness, log) == offer(witness, log)
 
 
+def test_repeated_request_brings_a_state_again_but_never_one_that_was_not_seen(
+    log: AuditLog, witness: WitnessStore
+) -> None:
+    first, leaves = log.head, log.leaves
+    offer(witness, log)
+    for number in (7, 8, 9):
+        add_round(log, number)
+    offer(witness, log)
+
+    def again(size: int, *, repeated: bool) -> SignedCheckpoint:
+        return witness.witness(
+            log.head_at(size), keeper=COORDINATOR, origin=ORIGIN, leaves=log.leaves[:size],
+            repeated=repeated,
+        )
+
+    assert log.head_at(len(leaves)) == first
+    assert again(len(leaves), repeated=True).checkpoint == first.checkpoint
+    refused("AUDIT_ROLLBACK", lambda: again(len(leaves), repeated=False))
+    refused("AUDIT_ROLLBACK", lambda: again(len(leaves) + 1, repeated=True))
+
+
 def test_witness_signature_forged_doubled_or_from_outside(
     log: AuditLog, book: KeyBook, signers: Signers
 ) -> None:

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medunlearn_common.audit.merkle import (
-    Peaks,
     consistency_proof,
     inclusion_proof,
     is_consistent,
@@ -40,10 +39,6 @@ RANDOM = [leaf_hash(str(number).encode()) for number in range(70)]
 @pytest.mark.parametrize("size", range(9))
 def test_roots_are_those_of_rfc_6962(size: int) -> None:
     assert root_of(LEAVES[:size]).hex() == ROOTS[size]
-    peaks = Peaks()
-    for leaf in LEAVES[:size]:
-        peaks.push(leaf)
-    assert peaks.root.hex() == ROOTS[size]
 
 
 def test_proofs_of_the_reference_tree() -> None:
