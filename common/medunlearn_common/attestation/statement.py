@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError
 
@@ -12,8 +12,8 @@ from medunlearn_common.digests import canonical_json
 from medunlearn_common.errors import Rejected
 from medunlearn_common.strict_json import parse_canonical
 
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:medunlearn:attestation-of-unlearning-process:v1"
+STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE: Final = "urn:medunlearn:attestation-of-unlearning-process:v1"
 MAX_STATEMENT_BYTES = 16 << 20
 
 # A subject is a file below the run's folder or the merged model's, never a path of a machine.
@@ -95,8 +95,9 @@ def _places(error: ValidationError) -> str:
     )
 
 
+_MODELS: tuple[type[Part], ...] = (Statement, Subject, DigestSet, *PARTS)
 _NAMES = frozenset(
-    name for part in (Statement, *PARTS)
+    name for part in _MODELS
     for key, field in part.model_fields.items() for name in (key, field.alias)
 )
 
