@@ -18,9 +18,9 @@ def conclusion(verification: Verification) -> Iterator[str]:
     yield "Shown:"
     yield "  - These adapter files are the ones that the coordinator attested."
     if whole:
-        yield "  - Plan, result and report are the ones that belong to them, unchanged."
-        yield ("  - The coordinator's log is complete and in order; the sites listed saw the same "
-               "log and signed it.")
+        yield "  - The shared plan, result and report are the ones that belong to them, unchanged."
+        yield ("  - No record of the coordinator's log was changed, dropped or moved since it was "
+               "signed; the sites of step 12 saw the same log up to the end of the run.")
     if predicate.privacy.epsilon is not None:
         yield (
             f"  - The coordinator states epsilon {predicate.privacy.epsilon:.3g} at delta "
