@@ -21,6 +21,7 @@ from medunlearn_server.observer import NoObserver
 from medunlearn_server.reports import ReadyReport, RoundReport, RunOutcome
 from medunlearn_server.storage import DiskStorage
 from medunlearn_simulation.absences import Absences
+from medunlearn_simulation.enrolment import enrol
 from medunlearn_simulation.memory_runner import Faults, MemoryTransport, run_in_memory
 
 RUNTIME = RuntimeOptions(runner="memory", device="cpu")
@@ -157,6 +158,7 @@ def test_a_kill_at_any_checkpoint_write_resumes_bit_for_bit(
 def coordinator(lab: Lab, plan: RunPlan, store: RunStore) -> Coordinator:
     hospitals = {site.name: open_hospital(site, RUNTIME) for site in lab.sites}
     transport = MemoryTransport(hospitals, absences=Absences.of_plan(plan), faults=Faults())
+    enrol(plan, run_folder=lab.run_folder, sites={})
     return Coordinator(plan=plan, transport=transport, store=store, run_id="lab",
                        sleep=lambda seconds: None)
 
@@ -227,6 +229,7 @@ def test_a_round_is_asked_again_until_enough_answer(tmp_path: Path) -> None:
                     return {name: replies[name] for name in list(replies)[:2]}
             return replies
 
+    enrol(small_plan(), run_folder=lab.run_folder, sites={})
     outcome = Coordinator(
         plan=small_plan(), store=RunStore(lab.run_folder), run_id="lab", sleep=lambda s: None,
         transport=Flaky(hospitals, absences=Absences(spans=()), faults=Faults()),
@@ -368,6 +371,7 @@ def test_a_vote_nobody_can_afford_is_a_budget_error(tmp_path: Path) -> None:
             spent = Message(kind="error", fields={"code": "PRIVACY_BUDGET"})
             return {n: spent if requests[n].kind == "vote" else r for n, r in replies.items()}
 
+    enrol(small_plan(), run_folder=lab.run_folder, sites={})
     with pytest.raises(BudgetExceeded):
         Coordinator(
             plan=small_plan(), store=RunStore(lab.run_folder), run_id="lab",

@@ -105,14 +105,16 @@ def slot_facts(message: Message) -> dict[str, Any]:
     """What a message says about its own place; the header must say the same.
 
     One exchange may have parts that differ by right: a step with the support for a site that
-    lost it, and gradients of public text beside the vote. Each part is a slot of its own.
-    Layers inside name further ones by the field ``slot``.
+    lost it, gradients of public text beside the vote, and canaries beside the counts. Each part
+    is a slot of its own. Layers inside name further ones by the field ``slot``.
     """
     part = message.fields.get("slot")
     if not isinstance(part, str):
         part = "support" if message.fields.get("support_bytes") else ""
         if message.kind == "vote" and "support_digest" in message.fields:
             part = "gradients"
+        if message.kind == "evaluate" and message.fields.get("public") is True:
+            part = f"canaries{part}"
     support = message.fields.get("support_digest", "")
     return {
         "phase": f"{message.kind}/{part}" if part else message.kind,
