@@ -3,7 +3,7 @@
 #   make demo      five simulated hospitals unlearn a topic; report in runs/
 #   make test      the test suite
 #   make lint      ruff, mypy --strict and the import rules
-#   make kills     1,000 kills at random moments of a charging ledger
+#   make kills     1,000 kills at random moments: of a charging ledger, and of an audit log
 #   make fuzz      damaged input for every loader and parser, FUZZ_SECONDS each
 #   make masking-long   10,000 masked rounds, 10,000 sequences, 1,000 kills
 #   make results   the long experiments behind docs/results.md
@@ -48,6 +48,8 @@ lint: $(STAMP)
 kills: $(STAMP)
 	@rm -f .kills.db; $(BIN)/python tests/faults/ledger_kills.py .kills.db 1000 $(firstword $(SEEDS)); \
 	status=$$?; rm -f .kills.db .kills.db-journal; exit $$status
+	@folder=$$(mktemp -d) && $(BIN)/python tests/faults/audit_log_kills.py $$folder 1000 \
+	$(firstword $(SEEDS)); status=$$?; rm -rf $$folder; exit $$status
 
 fuzz: $(STAMP)
 	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)

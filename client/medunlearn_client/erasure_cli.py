@@ -374,6 +374,32 @@ def settings(
     _print(settings_table(opened.settings()))
 
 
+@erasure_app.command("destroy-key")
+def destroy_key(
+    yes: Annotated[
+        bool, typer.Option("--yes", help="I know that this cannot be undone.")
+    ] = False,
+    registry: RegistryOption = DEFAULT_REGISTRY,
+) -> None:
+    """Destroy the key that ties published commitments to requests; nothing brings it back.
+
+    Runs publish one value per hospital that stands for its requests. With the key the hospital
+    can show that a request was among them; without it nobody can, the hospital included. The
+    registry itself stays as it is. Copies of the key in backups and snapshots, and blocks that
+    a drive has set aside, are not reached: destroy those by their own means.
+    """
+    from medunlearn_client.erasure import commitments
+
+    opened = _registry(registry)
+    if not yes:
+        raise Misconfigured(
+            "ERASURE_CONFIRM", "destroying the key cannot be undone", "add --yes if you mean it"
+        )
+    commitments.destroy_key(opened.path)
+    typer.echo("the key is destroyed: no published commitment can be tied to a request any more, "
+               "but by copies of the key elsewhere and by what was shown to an auditor before")
+
+
 @erasure_app.command("check")
 def check(registry: RegistryOption = DEFAULT_REGISTRY) -> None:
     """Follow the whole history, and print the digest it ends with."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from medunlearn_client.releases import KeyFor
+from medunlearn_client.site_audit import SiteAudit
 from medunlearn_client.site_config import SiteConfig, read_site_config
 from medunlearn_client.step_message import EvaluationRequest, StepRequest
 from medunlearn_client.workbench import Workbench
@@ -54,6 +55,7 @@ class Hospital:
         self._runtime = runtime
         self._entropy = entropy
         self._ledger = PrivacyLedger(folder / "ledger.db", site_budget=config.site_budget)
+        self._audit = SiteAudit(folder, site_id=config.site_id, entropy=entropy)
         self._bench: Workbench | None = None
         self._opened = ("", "")
 
@@ -75,6 +77,7 @@ class Hospital:
             return handler(message)
         except MedunlearnError as error:
             _LOG.error("%s: %s", self.site_id, error)
+            self._audit.refused(request=message.kind, code=error.code)
             return Message(kind=ERROR, fields={"site_id": self.site_id, "code": error.code})
         except OSError:
             _LOG.exception("%s: cannot read or write in %s", self.site_id, message.kind)
@@ -93,10 +96,14 @@ class Hospital:
         bench = self._open(plan, run_id=message.text("run_id"))
         bench.check()
         write_atomically(self._plan_path(plan.digest), plan.model_dump_json().encode())
+        run_id = message.text("run_id")
+        root = self._audit.request_root(run_id, given=self._config.request_root)
+        self._audit.plan_accepted(run_id=run_id, plan_digest=plan.digest, request_root=root)
         return Message(
             kind=READY,
             fields={
                 "site_id": self.site_id,
+                "request_root": root,
                 "layout": bench.layout.to_json(),
                 "layout_digest": bench.layout.digest,
                 "model_digest": bench.model_digest,
@@ -170,6 +177,9 @@ class Hospital:
         return self._answer(message, payload)
 
     def _finish(self, message: Message) -> Message:
+        self._audit.finished(
+            run_id=message.text("run_id"), adapter_digest=message.text("adapter_digest")
+        )
         return self._answer(message, b"")
 
     def _release(
@@ -197,10 +207,15 @@ class Hospital:
             run_id=run_id, release=name, request_digest=request_digest,
             mechanism=mechanism, budget=budget, unit=privacy.unit,
         )
+        self._audit.charged(
+            run_id=run_id, release=name, request_digest=request_digest, mechanism=mechanism
+        )
         payload = compute(
             lambda purpose: self._entropy.key(self.site_id, run_id, name, purpose)
         )
-        return self._ledger.remember_answer(run_id=run_id, release=name, answer=payload)
+        kept = self._ledger.remember_answer(run_id=run_id, release=name, answer=payload)
+        self._audit.answered(run_id=run_id, release=name, size_bytes=len(kept))
+        return kept
 
     def _answer(self, message: Message, payload: bytes) -> Message:
         """An answer that echoes what it belongs to, so that it fits no other request."""

@@ -33,6 +33,8 @@ from medunlearn_client.policy import (
     require_acceptable,
     require_sigma,
 )
+from medunlearn_client.site_audit import SiteAudit
+from medunlearn_client.witnessing import WitnessingHospital
 from medunlearn_common.code_digest import installed_code_digest
 from medunlearn_common.entropy import Entropy
 from medunlearn_common.envelope import (
@@ -255,9 +257,8 @@ def seal_hospital(
     folder: Path, inside: Answering, *, entropy: Entropy | None = None,
     clock: Callable[[], float] = time.time, survives_power_cut: bool = True,
 ) -> SealedHospital:
-    """Put a hospital behind masks, and both behind the envelopes of ``folder``'s trust folder.
-
-    There is no way to have one without the other.
+    """Put a hospital behind masks, those behind the witness of the coordinator's log, and all
+    behind the envelopes of ``folder``'s trust folder. There is no way to leave one out.
 
     Raises:
         Misconfigured: TRUST_MISSING, KEY_FILE_MODE and other KEY_ codes, ROSTER_MISSING,
@@ -275,6 +276,8 @@ def seal_hospital(
         site_id=trust.identity.party_id, signer=trust.identity, verifier=trust,
         entropy=trust.entropy, min_sites=policy.federation.min_sites,
     ))
+    audit = SiteAudit(folder, site_id=trust.identity.party_id, entropy=trust.entropy)
     return SealedHospital(
-        inside=masked, trust=trust, policy=policy, code_digest=installed_code_digest(),
+        inside=WitnessingHospital(masked, audit), trust=trust, policy=policy,
+        code_digest=installed_code_digest(),
     )

@@ -33,6 +33,8 @@ class SiteConfig(BaseModel):
         budget_delta: Delta of that.
         budget_unit: Whom it protects. A run that protects records cannot be charged to a
             budget per patient, and is refused.
+        request_root: Merkle root over commitments to the erasure requests behind ``forget``;
+            None where there are none, and then a random one is given in its place.
         entropy_seed: Seed of noise and sampling in simulations; None draws from the
             operating system, as every hospital must.
     """
@@ -51,6 +53,7 @@ class SiteConfig(BaseModel):
     budget_epsilon: float | None = Field(None, gt=0.0, allow_inf_nan=False)
     budget_delta: float = Field(1e-5, gt=0.0, lt=1.0)
     budget_unit: Unit = "record"
+    request_root: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     entropy_seed: int | None = None
 
     @property

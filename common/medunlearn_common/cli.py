@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 
 from medunlearn_common import __version__
+from medunlearn_common.attestation.commands import verify
 from medunlearn_common.concepts.commands import concepts_group
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
 from medunlearn_common.identity.commands import keys_app
@@ -89,6 +90,7 @@ class CommandLine:
         app.add_typer(ledger_app, name="ledger")
         app.add_typer(keys_app, name="keys")
         app.add_typer(roster_app, name="roster")
+        app.command(name="verify")(verify)
         groups = {"concepts": concepts_group()}
         for name, group in groups.items():
             app.add_typer(group, name=name)

@@ -23,7 +23,7 @@ from medunlearn_common.envelope.store import EnvelopeStore
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.identity import SigningIdentity, passphrase_from, read_identity
 from medunlearn_common.messages import Message
-from medunlearn_common.roster import TrustedRoster
+from medunlearn_common.roster import Roster, TrustedRoster
 
 TRUST_FOLDER = "trust"
 KEY_FILE, PARTY_FILE, PASSPHRASE_FILE = "identity.key", "party.txt", "passphrase"
@@ -93,6 +93,20 @@ def open_trust(
         Rejected: ROSTER_ codes, KEY_UNKNOWN if the roster does not name this very key.
         Transient: ENVELOPE_STORE.
     """
+    identity, place = open_identity(folder), folder / TRUST_FOLDER
+    roster = TrustedRoster(place, now=clock())
+    store = EnvelopeStore(place / STORE_FILE, survives_power_cut=survives_power_cut)
+    store.see_roster(roster.current.version, roster.current.digest)
+    return Trust(identity=identity, roster=roster, store=store,
+                 entropy=entropy or OsEntropy(), clock=clock)
+
+
+def open_identity(folder: Path) -> SigningIdentity:
+    """The signing key in a party's trust folder.
+
+    Raises:
+        Misconfigured: TRUST_MISSING or a KEY_ code.
+    """
     place = folder / TRUST_FOLDER
     try:
         party_id = (place / PARTY_FILE).read_text(encoding="ascii").strip()
@@ -108,12 +122,35 @@ def open_trust(
             "KEY_PASSPHRASE", "no passphrase for the key file",
             f"set MEDUNLEARN_PASSPHRASE, or write it to {PASSPHRASE_FILE} with mode 0600",
         )
-    identity = read_identity(place / KEY_FILE, party_id=party_id, passphrase=passphrase)
-    roster = TrustedRoster(place, now=clock())
-    store = EnvelopeStore(place / STORE_FILE, survives_power_cut=survives_power_cut)
-    store.see_roster(roster.current.version, roster.current.digest)
-    return Trust(identity=identity, roster=roster, store=store,
-                 entropy=entropy or OsEntropy(), clock=clock)
+    return read_identity(place / KEY_FILE, party_id=party_id, passphrase=passphrase)
 
 
-__all__ = ["ENVELOPE_LIFE_S", "TRUST_FOLDER", "Trust", "open_trust"]
+class RosterInForce:
+    """Verifies with the roster that lies in a party's trust folder at that moment.
+
+    The envelope layer may take a newer one into force at any greeting; who was revoked by it is
+    refused here from then on.
+    """
+
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._place = folder / TRUST_FOLDER
+        self._clock = clock
+
+    @property
+    def current(self) -> Roster:
+        """The roster; raises as :class:`TrustedRoster`."""
+        return TrustedRoster(self._place, now=self._clock()).current
+
+    def verify(self, party_id: str, context: str, message: bytes, signature: bytes) -> None:
+        """Check a party's signature under a key that is good now.
+
+        Raises:
+            Misconfigured: ROSTER_MISSING.
+            Rejected: As :meth:`Roster.verify`, and ROSTER_ codes.
+        """
+        self.current.verify(party_id, context, message, signature, now=self._clock())
+
+
+__all__ = [
+    "ENVELOPE_LIFE_S", "TRUST_FOLDER", "RosterInForce", "Trust", "open_identity", "open_trust",
+]

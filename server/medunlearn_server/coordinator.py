@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from medunlearn_common.digests import digest_of
-from medunlearn_common.errors import BudgetExceeded, Misconfigured
+from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Misconfigured
 from medunlearn_common.masking.parameters import require_plan
 from medunlearn_common.masking.signing import Verifier
 from medunlearn_common.plan import RunPlan
@@ -29,6 +30,7 @@ from medunlearn_server.aggregation import (
     summed_noise,
 )
 from medunlearn_server.answers import Answers
+from medunlearn_server.audit_trail import AuditTrail, WitnessedTransport, sum_digest
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.federated_evaluation import evaluate
 from medunlearn_server.gatekeeper import Gatekeeper
@@ -83,10 +85,11 @@ class Coordinator:
         self._run_id = run_id
         self._observer: Observer = observer or NoObserver()
         self._clock = clock
-        self._gatekeeper = Gatekeeper(store)
+        self._trail = AuditTrail(store.folder, run_id=run_id)
+        self._gatekeeper = Gatekeeper(store, self._trail)
         self._sites = Sites(
-            plan=plan, run_id=run_id, transport=transport, clock=clock, sleep=sleep,
-            keep=store.save_opening, verifier=verifier,
+            plan=plan, run_id=run_id, transport=WitnessedTransport(transport, self._trail),
+            clock=clock, sleep=sleep, keep=store.save_opening, verifier=verifier,
         )
 
     def run(self, *, resume: bool = False) -> RunOutcome:
@@ -106,19 +109,28 @@ class Coordinator:
         with self._store.exclusive():
             progress = self._load(resume)
             self._sites.started(self._store.next_start())
-            if progress is None:
-                progress = self._begin()
-            elif progress.outcome is not None:
+            if progress is not None and progress.outcome is not None:
                 return self._announce(progress.outcome)
-            else:
-                round_index = progress.state.next_round
-                self._sites.gather(progress.agreement, round_index=round_index)
-            self._observer.on_ready(self._ready_report(progress), progress.agreement.layout)
-            if progress.state.phase is Phase.VOTE:
-                progress = self._find_support(progress)
-            learning = progress.need_learning()
-            self._observer.on_vote(learning.vote, learning.support)
-            return self._finish(*self._rounds(progress))
+            try:
+                return self._carry_on(progress)
+            except MedunlearnError as error:
+                with suppress(MedunlearnError):  # the cause matters more than the log of it
+                    self._trail.stopped(error.code)
+                raise
+
+    def _carry_on(self, progress: RunProgress | None) -> RunOutcome:
+        if progress is None:
+            progress = self._begin()
+        else:
+            round_index = progress.state.next_round
+            self._trail.resumed(next_round=round_index)
+            self._sites.gather(progress.agreement, round_index=round_index)
+        self._observer.on_ready(self._ready_report(progress), progress.agreement.layout)
+        if progress.state.phase is Phase.VOTE:
+            progress = self._find_support(progress)
+        learning = progress.need_learning()
+        self._observer.on_vote(learning.vote, learning.support)
+        return self._finish(*self._rounds(progress))
 
     def _load(self, resume: bool) -> RunProgress | None:
         checkpoint = self._store.load()
@@ -143,7 +155,9 @@ class Coordinator:
 
     def _begin(self) -> RunProgress:
         require_plan(self._plan.federation.sites)
+        self._trail.begun(plan_digest=self._plan.digest)
         agreement = self._sites.gather(None, round_index=0)
+        self._trail.agreed(agreement, self._sites.roster)
         state = RoundState(
             min_sites=self._plan.federation.min_sites, rounds=self._plan.run.rounds
         ).agreed(tuple(self._sites.roster.ready.values()), layout_digest=agreement.layout.digest)
@@ -177,6 +191,7 @@ class Coordinator:
             support=support, vote=vote, step=StepState.zero(support.size), history=history
         )
         state = progress.state.supported(support.digest)
+        self._trail.supported(vote)
         return self._save(replace(progress, state=state, learning=learning))
 
     # -- phase ROUNDS --------------------------------------------------------------------
@@ -186,9 +201,11 @@ class Coordinator:
             if self._gap_closed(progress):
                 return progress, FinishReason.GAP_CLOSED
             try:
-                progress = self._save(self._round(progress))
+                accepted = self._round(progress)
             except BudgetExceeded:
                 return progress, FinishReason.BUDGET_SPENT
+            self._trail.round_done(accepted.curve[-1])
+            progress = self._save(accepted)
             published = progress.need_learning().step.published
             self._observer.on_round(progress.curve[-1], published)
         return progress, FinishReason.ROUNDS_DONE
@@ -276,6 +293,7 @@ class Coordinator:
             bytes_up=dict(answers.bytes_up), forget_gap=sums.forget_progress,
             retain_loss=sums.retain_progress, progress_noise=sums.progress_noise,
             step_norm=step_norm, attempts=answers.attempts,
+            sum_digest=sum_digest(answers.need_total()),
             epsilon=epsilon_after(self._plan, progress.schedule, rounds=done),
             norm_gate=verdict.to_json(),
         )
@@ -296,6 +314,8 @@ class Coordinator:
             base_model=self._plan.model.source, target_modules=self._plan.model.target_modules,
         )
         outcome = self._outcome(progress, reason, adapter_digest, evaluation, gates)
+        self._trail.agreed(progress.agreement, self._sites.roster)
+        self._trail.ended(outcome)
         # Told before it is recorded: a crash in between tells them twice, which is harmless.
         self._sites.tell(finish_request(run_id=self._run_id, adapter_digest=adapter_digest))
         state = progress.state.finished(reason)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_server.audit_trail import AuditTrail
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.gates import GATES, GateOverride
 from medunlearn_server.reports import GateVerdict
@@ -22,13 +23,15 @@ OVERRIDES_FILE = "gate_overrides.json"
 _VERSION = 1
 _FULL_NAME = re.compile(r"[^\W\d_][^\W\d_.'’-]*(?:[ .'’-]+[^\W\d_.'’-]+)+\.?")
 _MIN_REASON = 10
+_MAX_NAME = 64  # what the audit log takes
 
 
 class Gatekeeper:
-    """The gates of one run."""
+    """The gates of one run; what fails, and who lets it pass, enters the audit log."""
 
-    def __init__(self, store: RunStore) -> None:
+    def __init__(self, store: RunStore, trail: AuditTrail) -> None:
         self._store = store
+        self._trail = trail
 
     def apply(self, verdicts: Sequence[GateVerdict]) -> tuple[GateVerdict, ...]:
         """Let the verdicts pass, failed ones only where somebody overrode them by name.
@@ -46,6 +49,9 @@ class Gatekeeper:
         self._store.write_text(
             GATES_FILE, json.dumps({"version": _VERSION, "gates": plain}, indent=1) + "\n"
         )
+        for verdict in judged:
+            if not verdict.passed:
+                self._trail.judged(verdict)
         for verdict in judged:
             if not verdict.passed and not verdict.overridden_by:
                 raise Rejected(
@@ -105,7 +111,7 @@ def new_override(gate: str, *, by: str, because: str, at: str) -> GateOverride:
     by, because = " ".join(by.split()), " ".join(because.split())
     if gate not in GATES:
         raise _invalid(f"there is no gate {gate[:20]!a}", f"one of {', '.join(GATES)}")
-    if not _FULL_NAME.fullmatch(by) or not because.isprintable():
+    if not _FULL_NAME.fullmatch(by) or len(by) > _MAX_NAME or not because.isprintable():
         raise _invalid("an override is signed by a person", "--by takes first and last name")
     if len(because) < _MIN_REASON:
         raise _invalid("an override needs a reason", "--because takes a sentence")

@@ -21,6 +21,7 @@ from medunlearn_server.transport import Reply, SiteFailure
 
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{2,63}")
 _SITE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _HINT = "use the same medunlearn version at every site"
 
 
@@ -34,6 +35,7 @@ class ReadyAnswer:
     tokenizer_digest: str
     hierarchy_digest: str
     package_version: str
+    request_root: str | None = None
 
 
 def failure_code(code: str) -> str:
@@ -63,7 +65,18 @@ def verify_ready(reply: Reply) -> ReadyAnswer:
         tokenizer_digest=message.text("tokenizer_digest"),
         hierarchy_digest=message.text("hierarchy_digest"),
         package_version=message.text("package_version"),
+        request_root=_request_root(message),
     )
+
+
+def _request_root(message: Message) -> str | None:
+    """Root over commitments to the site's erasure requests; None from an older version."""
+    if "request_root" not in message.fields:
+        return None
+    root = message.text("request_root")
+    if not _DIGEST.fullmatch(root):
+        raise Rejected("MESSAGE_FIELD", "a root over requests is no SHA-256", _HINT)
+    return root
 
 
 def verify_vote(reply: Reply, *, length: int, layout: AdapterLayout) -> SparseUpdate:

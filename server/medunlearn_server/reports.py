@@ -84,6 +84,7 @@ class RoundReport:
         epsilon: Spent so far at the plan's delta; None without noise.
         attempts: How often the round was asked.
         norm_gate: Verdict of the norm gate on the released sum, as plain values.
+        sum_digest: SHA-256 (hex) of the summed ring vector; empty in runs before the audit log.
     """
 
     round_index: int
@@ -100,6 +101,7 @@ class RoundReport:
     epsilon: float | None
     attempts: int
     norm_gate: Mapping[str, Any]
+    sum_digest: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,10 +120,12 @@ class Roster:
     Attributes:
         ready: Address to site id.
         refused: Address to code; not asked again by this process.
+        request_roots: Site id to the root over its erasure requests.
     """
 
     ready: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    request_roots: dict[str, str] = field(default_factory=dict)
 
     def newcomers(self, present: Sequence[str]) -> tuple[str, ...]:
         """Addresses that are there and have not been asked yet."""
@@ -141,6 +143,8 @@ class Roster:
                     raise _twice(site_id)
                 del self.ready[other]
         self.ready[address] = answer.site_id
+        if answer.request_root is not None:
+            self.request_roots[answer.site_id] = answer.request_root
 
     def present(self, addresses: Sequence[str]) -> dict[str, str]:
         """Ready sites among ``addresses``: address to site id, by site id."""

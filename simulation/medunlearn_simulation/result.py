@@ -80,9 +80,13 @@ def write_result(path: Path, result: RunResult) -> None:
     Raises:
         Transient: `WRITE_FAILED`; an older file at `path` is untouched.
     """
+    write_atomically(path, result_bytes(result), private=False)
+
+
+def result_bytes(result: RunResult) -> bytes:
+    """The file's bytes; an attestation names their digest before they are written."""
     data = result.model_dump(mode="json")
-    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, f"{text}\n".encode(), private=False)
+    return f"{json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)}\n".encode()
 
 
 def load_result(path: Path) -> RunResult:

@@ -12,6 +12,10 @@
     snapshots/           the released adapter after chosen rounds
     adapter/             the PEFT adapter, with medunlearn.json beside it
     result.json, report.html
+    identity.key, audit.db   the coordinator's key and audit log; sites have their own
+    roster.json          public keys of all parties
+    run-plan.json        the shared part of the plan, as its digest is taken
+    audit-log.jsonl, attestation.json   for `medunlearn verify`; a copy beside the adapter
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from medunlearn_client.erasure import Claim, forget_set
+from medunlearn_client.erasure.commitments import commit
 from medunlearn_client.site_config import SITE_FILE, SiteConfig
 from medunlearn_common import __version__
 from medunlearn_common.errors import Misconfigured
@@ -27,6 +28,7 @@ from medunlearn_server.gatekeeper import add_override
 from medunlearn_server.gates import GateOverride
 from medunlearn_server.reports import RunOutcome
 from medunlearn_simulation.adapter_facts import AdapterFacts, write_adapter_facts
+from medunlearn_simulation.attesting import attestation_digest, publish
 from medunlearn_simulation.erasure import (
     begin,
     figures_by_request,
@@ -52,7 +54,6 @@ from medunlearn_simulation.preparing import (
     with_demo_file,
 )
 from medunlearn_simulation.progress import PhaseBoard
-from medunlearn_simulation.report import write_report
 from medunlearn_simulation.result import build_result, load_result, write_result
 from medunlearn_simulation.result_schema import RunResult
 from medunlearn_simulation.run_folder import RunFacts, RunFolder, new_run_folder
@@ -123,7 +124,7 @@ def start(
             run_id=new_run_id(plan.shared(), nonce=f"seed-{plan.run.seed}"), runner=runner,
             model=model, retrained=retrained, package_version=__version__,
         )
-        write_sites(plan, folder, model)
+        write_sites(plan, folder, model, request_root=_request_root(claim, facts.run_id))
         with begin(claim, folder, facts.run_id):
             folder.write_start(plan, facts)
         override_gate(folder, run.override)
@@ -144,6 +145,13 @@ def override_gate(folder: RunFolder, override: GateOverride | None) -> None:
             "start a new run if its adapter must not be used",
         )
     add_override(RunStore(folder.root), override)
+
+
+def _request_root(claim: Claim | None, run_id: str) -> str | None:
+    """What stands for the run's erasure requests outside; None without a registry."""
+    if claim is None:
+        return None
+    return commit(claim.registry, claim.numbers, run_id=run_id).root
 
 
 @contextmanager
@@ -205,14 +213,20 @@ def _require_models(
         )
 
 
-def write_sites(plan: Plan, folder: RunFolder, model: str) -> None:
-    """One folder per hospital; each opens the data files itself and keeps only its part."""
+def write_sites(
+    plan: Plan, folder: RunFolder, model: str, *, request_root: str | None = None
+) -> None:
+    """One folder per hospital; each opens the data files itself and keeps only its part.
+
+    The first one is the hospital of the registry, if there is one.
+    """
     for index in range(plan.federation.sites):
         config = SiteConfig(
             site_id=f"site-{index}", site_index=index, sites=plan.federation.sites,
             data=plan.data, forget=plan.forget, seed=plan.run.seed,
             concentration=plan.federation.concentration, model_folder=model,
             entropy_seed=plan.run.seed, public_files=plan.public_files(),
+            request_root=request_root if index == 0 else None,
         )
         text = config.model_dump_json(indent=2)
         write_atomically(folder.site(index) / SITE_FILE, text.encode("utf-8"))
@@ -230,7 +244,11 @@ def carry_out(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> R
     else:
         result = _result_of(started, runtime, board)
     if started.claim is not None:  # after a crash before this, a resumption comes straight here
-        started.claim.settle(kept_figures(started.folder))
+        digest = attestation_digest(started.folder)
+        started.claim.settle({
+            number: replace(figures, attestation_digest=digest)
+            for number, figures in kept_figures(started.folder).items()
+        })
     return result
 
 
@@ -260,7 +278,7 @@ def _result_of(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> 
                 started.claim, measured.report, run_id=started.facts.run_id,
                 adapter_digest=outcome.adapter_digest, forget=forget, requested=requested,
             ))
-        write_report(folder.report_file, result)
+        publish(plan, folder, outcome, result)
         write_result(folder.result_file, result)  # last: it says that the run is complete
     return result
 

@@ -23,6 +23,9 @@ def print_summary(result: RunResult, folder: RunFolder, console: Console) -> Non
         console.print(line, highlight=False, soft_wrap=True)
     for path in (folder.report_file, folder.result_file, folder.adapter):
         console.print(f"  {_shown(path)}", highlight=False, soft_wrap=True)
+    console.print(
+        f"to verify it: medunlearn verify {_shown(folder.root)}", highlight=False, soft_wrap=True
+    )
 
 
 def _accuracies(result: RunResult) -> Table:

@@ -16,6 +16,8 @@ import numpy as np
 from medunlearn_client.masking.hospital import MaskedHospital
 from medunlearn_client.masking.journal import ShareJournal
 from medunlearn_client.masking.rules import MaskingIdentity
+from medunlearn_client.site_audit import SiteAudit
+from medunlearn_client.witnessing import WitnessingHospital
 from medunlearn_common.canaries import CANARY_TEXTS, MICRO_NATS
 from medunlearn_common.counting import COUNT_STEPS, cells_of, count_codec
 from medunlearn_common.entropy import SeededEntropy
@@ -196,15 +198,16 @@ def open_hospital(folder: Path, runtime: RuntimeOptions) -> QuadraticHospital:
     return QuadraticHospital(folder, runtime)
 
 
-def open_masked(folder: Path, runtime: RuntimeOptions) -> MaskedHospital:
+def open_masked(folder: Path, runtime: RuntimeOptions) -> WitnessingHospital:
     """Masked without envelopes, for tests of the coordinator over a bare transport."""
     inner, entropy = QuadraticHospital(folder, runtime), SeededEntropy(7)
     site_id, identities = inner.config["site_id"], SeededIdentities(entropy)
     journal = ShareJournal(folder / "masking.db", synchronous="OFF")
-    return MaskedHospital(inner, journal, MaskingIdentity(
+    masked = MaskedHospital(inner, journal, MaskingIdentity(
         site_id=site_id, signer=identities.signer(site_id), verifier=identities,
         entropy=entropy,
     ))
+    return WitnessingHospital(masked, SiteAudit(folder, site_id=site_id, entropy=entropy))
 
 
 def write_sites(folder: Path, count: int, **changes: dict[str, object]) -> list[Path]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import sqlite3
 import tomllib
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ import pytest
 from small_plan import plan_text
 
 from medunlearn_client.erasure import Claim, Registry, State
+from medunlearn_client.erasure.commitments import commit
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine
+from medunlearn_common.digests import digest_of_file
 from medunlearn_simulation.demo_corpus import DemoSize, demo_rows
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -151,6 +154,21 @@ def require_letter(lab: Lab) -> None:
     assert (lab.folder / "letters" / "letter-0001.pdf").stat().st_mode & 0o077 == 0
 
 
+def require_committed(lab: Lab) -> None:
+    """The request is in log and attestation as a root among others, which the hospital opens."""
+    run = lab.folder / "run"
+    envelope = json.loads((run / "attestation.json").read_bytes())
+    statement = json.loads(b64decode(envelope["payload"]))
+    roots = [site["request_root"] for site in statement["predicate"]["sites"].values()]
+    run_id = statement["predicate"]["process"]["run_id"]
+    opening = commit(lab.registry, [1], run_id=run_id).openings[1]
+    assert [opening.is_under(root) for root in roots] == [True, False]
+    texts = (run / "attestation.json", run / "audit-log.jsonl", run / "adapter" / "medunlearn.json")
+    shown = json.dumps(statement) + "".join(path.read_text("utf-8") for path in texts)
+    assert not [secret for secret in lab.secrets if secret in shown]
+    assert lab("verify", run) == 0
+
+
 def test_a_demo_patient_by_record_number_ends_verified(demo: Lab) -> None:
     demo.validated("--identifier", demo.secrets[2])
     assert demo.registry.request(1).target == PATIENT
@@ -160,12 +178,19 @@ def test_a_demo_patient_by_record_number_ends_verified(demo: Lab) -> None:
     told = figures(demo)
     assert told["forget_records"] == result["forget"]["n"] == 5
     assert told["adapter_digest"] == result["digests"]["adapter"]
+    attestation = digest_of_file(demo.folder / "run" / "attestation.json")
+    assert told["attestation_digest"] == attestation
+    require_committed(demo)
     assert told["identifiers_asked"] == 1 and told["preservation"] is not None
     require_letter(demo)
     assert demo.erasure("attest", 1, "--reason", "letter sent", *OFFICER) == 0
     assert [e.after for e in demo.registry.events(1)] == [
         "received", "validated", "in_run", "verified", "attested"
     ]
+    assert demo.registry.events(1)[-1].detail["attestation_digest"] == attestation
+    letters = demo.folder / "letters"
+    for name in ("letter-0001.html", "report-0001.html"):
+        assert attestation in (letters / name).read_text(encoding="utf-8")
     demo.registry.check()
     demo.require_silence()
 

@@ -31,6 +31,7 @@ from medunlearn_server.reports import ReadyReport, RoundReport, RunOutcome
 from medunlearn_server.sealed_transport import seal_transport
 from medunlearn_server.storage import DiskStorage
 from medunlearn_simulation.absences import Absences
+from medunlearn_simulation.enrolment import enrol
 from medunlearn_simulation.memory_runner import (
     Faults,
     MemoryTransport,
@@ -248,13 +249,14 @@ def test_a_round_is_asked_again_until_enough_answer(tmp_path: Path) -> None:
                     return {name: replies[name] for name in list(replies)[:2]}
             return replies
 
+    enrol(small_plan(), run_folder=lab.run_folder, sites={})
     outcome = Coordinator(
         plan=small_plan(), store=RunStore(lab.run_folder), run_id="lab", sleep=lambda s: None,
         transport=Flaky(hospitals, absences=Absences(spans=()), faults=Faults()),
     ).run()
     assert [report.attempts for report in outcome.curve] == [1, 3, 1, 1, 1, 1]
     # Each hospital computed round 1 once, although it was asked three times.
-    assert [hospital.inner.computed for hospital in hospitals.values()] == [6] * 4
+    assert [hospital.inner.inner.computed for hospital in hospitals.values()] == [6] * 4
 
 
 @pytest.mark.parametrize(("changes", "code"), [
@@ -389,6 +391,7 @@ def test_a_vote_nobody_can_afford_is_a_budget_error(tmp_path: Path) -> None:
             spent = Message(kind="error", fields={"code": "PRIVACY_BUDGET"})
             return {n: spent if requests[n].kind == "vote" else r for n, r in replies.items()}
 
+    enrol(small_plan(), run_folder=lab.run_folder, sites={})
     with pytest.raises(BudgetExceeded):
         Coordinator(
             plan=small_plan(), store=RunStore(lab.run_folder), run_id="lab",

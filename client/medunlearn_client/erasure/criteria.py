@@ -16,6 +16,7 @@ class RunFigures:
     Attributes:
         run_id: The run.
         adapter_digest: SHA-256 of the adapter.
+        attestation_digest: SHA-256 of the run's attestation; None if it made none.
         forget_records: Records that the request asks to forget.
         forget_accuracy: Option ranking after the run; None without options.
         chance: What guessing reaches; None without options.
@@ -40,6 +41,7 @@ class RunFigures:
     identifiers_leaked: int | None
     has_identifiers: bool
     preservation: float | None
+    attestation_digest: str | None = None
 
     def as_detail(self) -> dict[str, Any]:
         """For the history."""

@@ -170,8 +170,25 @@ class Registry:
         return self._step(number, State.WITHDRAWN, author, reason)
 
     def attest(self, number: int, *, author: str, reason: str) -> ErasureRequest:
-        """The requester was told; ``reason`` says how, for example ``letter of 3 May sent``."""
-        return self._step(number, State.ATTESTED, author, reason)
+        """The requester was told; ``reason`` says how, for example ``letter of 3 May sent``.
+
+        Raises:
+            Rejected: ERASURE_NOT_ATTESTED if the run that verified it made no attestation, or
+                ERASURE_TRANSITION.
+        """
+        detail = {"reason": plain_text(reason, what="reason")}
+        with self.transaction() as connection:
+            request = rows.request_of(connection, number)
+            digest = _attestation(history.events(connection, number))
+            if request.state is State.VERIFIED and digest is None:
+                raise Rejected(
+                    "ERASURE_NOT_ATTESTED", f"no attestation is known for request {number}",
+                    "run it again with this version of medunlearn",
+                )
+            return self.move(
+                connection, request, State.ATTESTED, author=author,
+                detail={**detail, "attestation_digest": digest},
+            )
 
     def reopen(self, number: int, *, author: str, reason: str) -> ErasureRequest:
         """Takes a request back from a run that will never end.
@@ -300,6 +317,15 @@ class Registry:
                 "INSERT INTO settings (at, author, document) VALUES (?, ?, ?)",
                 (self._at(), plain_text(author, what="author"), settings.model_dump_json()),
             )
+
+
+def _attestation(events: Sequence[Event]) -> str | None:
+    """Digest of the attestation of the run that verified the request."""
+    for event in reversed(events):
+        if event.after is State.VERIFIED:
+            digest = event.detail.get("attestation_digest")
+            return str(digest) if digest else None
+    return None
 
 
 def _illegal(request: ErasureRequest, after: State) -> Rejected:

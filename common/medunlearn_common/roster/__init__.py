@@ -1,7 +1,12 @@
 """Who takes part: a roster signed by an offline consortium root, as TUF does it."""
 
 from medunlearn_common.roster.document import Party, Role, Root, Roster, enrolment_request
-from medunlearn_common.roster.trusted import TrustedRoster, require_successor, verify_roster
+from medunlearn_common.roster.trusted import (
+    TrustedRoster,
+    require_successor,
+    self_signed_roster,
+    verify_roster,
+)
 
 __all__ = [
     "Party",
@@ -11,5 +16,6 @@ __all__ = [
     "TrustedRoster",
     "enrolment_request",
     "require_successor",
+    "self_signed_roster",
     "verify_roster",
 ]

@@ -35,20 +35,27 @@ FILTERS = {
 }
 
 
-def write_report(path: Path, result: RunResult) -> None:
+def write_report(path: Path, result: RunResult, *, attestation: str | None = None) -> None:
     """Writes `report.html` atomically.
+
+    Args:
+        path: The file.
+        result: What it shows.
+        attestation: SHA-256 (hex) of the run's attestation, which the result cannot name itself.
 
     Raises:
         Transient: `WRITE_FAILED`.
     """
-    write_atomically(path, render_report(result).encode(), private=False)
+    page = render_report(result, attestation=attestation)
+    write_atomically(path, page.encode(), private=False)
 
 
-def render_report(result: RunResult) -> str:
-    """The page as text; depends on the result alone."""
+def render_report(result: RunResult, *, attestation: str | None = None) -> str:
+    """The page as text; depends on the result and the attestation's digest alone."""
     return render_page(
         "report.html.j2",
         result=result,
+        attestation=attestation,
         sentence=headline_sentence(result),
         verdicts=headline_verdicts(result),
         statement=privacy_statement(result),

@@ -27,6 +27,7 @@ from medunlearn_common.errors import MedunlearnError, Misconfigured
 AUTHOR = "A. Officer"
 Adder = Callable[..., ErasureRequest]
 FIGURES = RunFigures(
+    attestation_digest="e" * 64,
     run_id="run-7", adapter_digest="ab" * 32, forget_records=2, forget_accuracy=0.25, chance=0.25,
     retrained_accuracy=None, forget_exact=0.0, retrained_exact=None, identifiers_asked=3,
     identifiers_leaked=0, has_identifiers=True, preservation=0.97,

@@ -97,6 +97,7 @@ STEPS: dict[State, Callable[[Registry, int], object]] = {
     State.VERIFIED: lambda r, n: Claim(registry=r, numbers=[n], token="t").settle({n: GOOD}),
 }
 GOOD = RunFigures(
+    attestation_digest="e" * 64,
     run_id="run", adapter_digest="a" * 64, forget_records=2, forget_accuracy=0.25, chance=0.25,
     retrained_accuracy=None, forget_exact=0.0, retrained_exact=None, identifiers_asked=1,
     identifiers_leaked=0, has_identifiers=True, preservation=1.0,

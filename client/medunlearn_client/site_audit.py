@@ -1,0 +1,155 @@
+"""A hospital's own audit log, and its memory of the coordinator's.
+
+The log says what the hospital accepted, charged, answered and refused; it stays at the hospital.
+Of an answer it keeps the size alone: a digest of a few noised counts could be guessed.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from medunlearn_common.accounting import Mechanism
+from medunlearn_common.audit import AuditLog, SignedCheckpoint, WitnessStore
+from medunlearn_common.audit.carrying import COSIGNATURE_FIELD, without_head
+from medunlearn_common.audit.signing import coordinator_log, site_log
+from medunlearn_common.digests import digest_of
+from medunlearn_common.entropy import Entropy
+from medunlearn_common.errors import MedunlearnError, Rejected
+from medunlearn_common.files import write_atomically
+from medunlearn_common.identity import SigningIdentity
+from medunlearn_common.messages import Message
+from medunlearn_common.trust_folder import TRUST_FOLDER, RosterInForce, open_identity
+
+AUDIT_FILE = "audit.db"
+
+
+class SiteAudit:
+    """Log and witness of one hospital.
+
+    Guarantees:
+        * With a trust folder, which every hospital behind an envelope has, the hospital answers
+          no request without a signed head of the coordinator's log that continues all that it
+          saw of it; no plan and no request can switch that off.
+        * What it charges and answers is in its own log before the answer leaves.
+
+    Args:
+        folder: The hospital's folder.
+        site_id: Its name.
+        entropy: Makes the root that stands for "no requests", at first use.
+    """
+
+    def __init__(self, folder: Path, *, site_id: str, entropy: Entropy) -> None:
+        self._folder = folder
+        self._site_id = site_id
+        self._entropy = entropy
+
+    @property
+    def _is_party(self) -> bool:
+        """Whether the hospital has a key: without one it is behind no envelope, and has no log."""
+        return (self._folder / TRUST_FOLDER).is_dir()
+
+    @cached_property
+    def _signer(self) -> SigningIdentity:
+        return open_identity(self._folder)
+
+    @cached_property
+    def _roster(self) -> RosterInForce:
+        return RosterInForce(self._folder)
+
+    @cached_property
+    def log(self) -> AuditLog:
+        """The hospital's own log."""
+        return AuditLog(
+            self._folder / AUDIT_FILE, origin=site_log(self._site_id), signer=self._signer
+        )
+
+    @cached_property
+    def witness(self) -> WitnessStore:
+        """The memory of the coordinator's log."""
+        return WitnessStore(
+            self._folder / AUDIT_FILE, verifier=self._roster, signer=self._signer
+        )
+
+    def _append(self, kind: str, **fields: Any) -> None:
+        if self._is_party:
+            self.log.append(kind, **fields)
+
+    def taken(self, message: Message) -> tuple[Message, SignedCheckpoint | None]:
+        """The request without the head it carried, and this hospital's signature on that head.
+
+        Raises:
+            Rejected: CHECKPOINT_MISSING, CHECKPOINT_SIGNER if no coordinator signed it, or as
+                :meth:`WitnessStore.witness`.
+            Transient: AUDIT_UNAVAILABLE.
+        """
+        plain, carried = without_head(message)
+        if not self._is_party:
+            return plain, None
+        if carried is None:
+            raise Rejected(
+                "CHECKPOINT_MISSING", "a request carries no state of the coordinator's log",
+                "update the coordinator",
+            )
+        head, leaves = carried
+        keeper = self._roster.current.party(head.signer)
+        if keeper.role != "coordinator":
+            raise Rejected(
+                "CHECKPOINT_SIGNER", f"{head.signer} keeps no coordinator's log",
+                "report this to the consortium",
+            )
+        cosigned = self.witness.witness(
+            head, keeper=keeper.party_id, leaves=leaves, repeated=True,
+            origin=coordinator_log(message.text("run_id"), key_id=keeper.key_id),
+        )
+        return plain, cosigned
+
+    @staticmethod
+    def signed(answer: Message, cosigned: SignedCheckpoint | None) -> Message:
+        """The answer with the signature."""
+        if cosigned is None:
+            return answer
+        fields = {**answer.fields, COSIGNATURE_FIELD: cosigned.to_text()}
+        return replace(answer, fields=fields)
+
+    def plan_accepted(self, *, run_id: str, plan_digest: str, request_root: str) -> None:
+        """A plan passed every check."""
+        self._append(
+            "plan_accepted", run_id=run_id, plan_digest=plan_digest, request_root=request_root
+        )
+
+    def charged(
+        self, *, run_id: str, release: str, request_digest: str, mechanism: Mechanism
+    ) -> None:
+        """The ledger has charged a release."""
+        self._append(
+            "release_charged", run_id=run_id, release=release, request_digest=request_digest,
+            sigma=mechanism.sigma, count=mechanism.count,
+        )
+
+    def answered(self, *, run_id: str, release: str, size_bytes: int) -> None:
+        """The answer is kept and may leave."""
+        self._append("release_answered", run_id=run_id, release=release, bytes=size_bytes)
+
+    def refused(self, *, request: str, code: str) -> None:
+        """A request was refused; that it was stands even where this cannot be written."""
+        with suppress(MedunlearnError):
+            self._append("request_refused", request=request, code=code)
+
+    def finished(self, *, run_id: str, adapter_digest: str) -> None:
+        """The coordinator says which adapter came out."""
+        self._append("run_finished", run_id=run_id, adapter_digest=adapter_digest)
+
+    def request_root(self, run_id: str, *, given: str | None) -> str:
+        """The root over this hospital's erasure requests in a run, the same at every asking.
+
+        A hospital without requests answers with random bytes, which look the same.
+        """
+        path = self._folder / "runs" / f"{digest_of(run_id)}.requests"
+        if not path.is_file():
+            drawn = self._entropy.key(self._site_id, run_id, "no-requests").hex()
+            write_atomically(path, (given or drawn).encode("ascii"))
+        return path.read_text("ascii")
