@@ -426,6 +426,18 @@ def test_a_site_stops_answering_after_a_split_view(
     ]
     for build, code in asked:
         assert hospital.handle(build()).fields.get("code") == code
+    by_site = AuditLog(copy / "site.db", origin=whole.origin,
+                       signer=open_identity(copy / "sites" / "site-2"))
+    rival = SigningIdentity.generate("coordinator", SeededEntropy(5))
+    by_rival = AuditLog(copy / "rival.db", signer=rival, origin=whole.origin)
+    unkeyed = AuditLog(copy / "unkeyed.db", signer=open_identity(copy),
+                       origin=coordinator_log(whole.origin.split("/")[1], key_id=rival.key_id))
+    for log, refusal in ((by_site, "CHECKPOINT_SIGNER"), (by_rival, "SIGNATURE_INVALID"),
+                         (unkeyed, "CHECKPOINT_ORIGIN")):
+        for record in whole.records:
+            log.append(record.kind, **record.fields)
+        answer = hospital.handle(with_head(request, log.head, log.leaves))
+        assert answer.fields["code"] == refusal
     for record in whole.records[:6]:
         twin.append(record.kind, **{**record.fields, **(
             {"attempts": 2} if record.kind == "round_accepted" else {}
