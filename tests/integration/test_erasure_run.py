@@ -162,7 +162,7 @@ def require_committed(lab: Lab) -> None:
     roots = [site["request_root"] for site in statement["predicate"]["sites"].values()]
     run_id = statement["predicate"]["process"]["run_id"]
     opening = commit(lab.registry, [1], run_id=run_id).openings[1]
-    assert [opening.is_under(root) for root in roots] == [True, False]
+    assert [opening.is_under(root) for root in roots] == [True, False, False]
     texts = (run / "attestation.json", run / "audit-log.jsonl", run / "adapter" / "medunlearn.json")
     shown = json.dumps(statement) + "".join(path.read_text("utf-8") for path in texts)
     assert not [secret for secret in lab.secrets if secret in shown]
@@ -309,10 +309,10 @@ def test_two_runs_cannot_work_for_one_request(
     demo.validated("--patient", PATIENT)
     real = module.write_sites
 
-    def overtaken(*arguments: object) -> None:
+    def overtaken(*arguments: object, **named: object) -> None:
         monkeypatch.setattr(module, "write_sites", real)
         assert demo.simulate("faster") == 0
-        real(*arguments)  # type: ignore[arg-type]
+        real(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "write_sites", overtaken)
     assert demo.simulate("slower") == 2

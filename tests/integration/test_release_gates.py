@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from quadratic_hospital import open_hospital, small_plan, write_sites
 
 from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.plan import RunPlan, RuntimeOptions
+from medunlearn_server.audit_trail import AuditTrail
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.gatekeeper import (
     GATES_FILE,
@@ -121,6 +123,11 @@ def test_a_named_human_publishes_what_a_gate_stopped_and_it_stays_on_record(
     assert (gate.gate, gate.overridden_by, gate.overridden_at) == ("utility", "Ann Lee", WHEN)
     assert lab.earlier.read_bytes() != b"the adapter of an earlier run"
     assert [o.gate for o in read_overrides(lab.folder)] == ["canary", "utility"]
+    told = [r for r in AuditTrail(lab.folder, run_id="lab").log.records if "gate" in r.kind]
+    assert [(r.kind, r.fields["gate"]) for r in told] == [
+        ("gate_failed", "utility"), ("gate_overridden", "utility")]  # once, however often asked
+    assert told[0].fields["figure"] == gate.value and told[1].fields["by"] == "Ann Lee"
+    assert told[1].fields["reason_digest"] == sha256(b"known and harmless, ticket 12").hexdigest()
 
 
 def test_a_norm_override_lets_the_run_go_on(tmp_path: Path) -> None:

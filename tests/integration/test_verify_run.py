@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -410,31 +410,49 @@ def test_a_site_stops_answering_after_a_split_view(
 ) -> None:
     """The site is asked again with a log that does not continue what it saw in its run."""
     from medunlearn_client.hospital import open_hospital
+    from medunlearn_client.site_audit import SiteAudit
+    from medunlearn_client.witnessing import WitnessingHospital
     from medunlearn_common.audit.carrying import with_head
+    from medunlearn_common.errors import Rejected
     from medunlearn_common.messages import FINISH, Message
     from medunlearn_common.plan import RuntimeOptions
 
     whole = own_log(copy)
-    hospital = open_hospital(copy / "sites" / "site-1", RuntimeOptions(device="cpu"))
+    folder = copy / "sites" / "site-1"
+    witness = WitnessingHospital(
+        open_hospital(folder, RuntimeOptions(device="cpu")),
+        SiteAudit(folder, site_id="site-1", entropy=SeededEntropy(1)),
+    )
+
+    def refusal_of(message: Message) -> str:
+        with pytest.raises(Rejected) as refused:
+            witness.handle(message)
+        return refused.value.code
+
     request = Message(kind=FINISH, fields={
         "run_id": whole.origin.split("/")[1], "adapter_digest": "0" * 64,
     })
     twin = AuditLog(copy / "twin.db", origin=whole.origin,
                     signer=open_identity(copy))
-    asked: list[tuple[Callable[[], Message], str | None]] = [
-        (lambda: request, "CHECKPOINT_MISSING"),
-    ]
-    for build, code in asked:
-        assert hospital.handle(build()).fields.get("code") == code
+    assert refusal_of(request) == "CHECKPOINT_MISSING"
+    by_site = AuditLog(copy / "site.db", origin=whole.origin,
+                       signer=open_identity(copy / "sites" / "site-2"))
+    rival = SigningIdentity.generate("coordinator", SeededEntropy(5))
+    by_rival = AuditLog(copy / "rival.db", signer=rival, origin=whole.origin)
+    unkeyed = AuditLog(copy / "unkeyed.db", signer=open_identity(copy),
+                       origin=coordinator_log(whole.origin.split("/")[1], key_id=rival.key_id))
+    for log, refusal in ((by_site, "CHECKPOINT_SIGNER"), (by_rival, "SIGNATURE_INVALID"),
+                         (unkeyed, "CHECKPOINT_ORIGIN")):
+        for record in whole.records:
+            log.append(record.kind, **record.fields)
+        assert refusal_of(with_head(request, log.head, log.leaves)) == refusal
     for record in whole.records[:6]:
         twin.append(record.kind, **{**record.fields, **(
             {"attempts": 2} if record.kind == "round_accepted" else {}
         )})
-    answer = hospital.handle(with_head(request, twin.head, twin.leaves))
-    assert answer.fields["code"] == "AUDIT_ROLLBACK"
+    assert refusal_of(with_head(request, twin.head, twin.leaves)) == "AUDIT_ROLLBACK"
     for number in range(4):
         twin.append("run_resumed", run_id="x", next_round=number)
-    answer = hospital.handle(with_head(request, twin.head, twin.leaves))
-    assert answer.fields["code"] == "AUDIT_SPLIT_VIEW"
-    answer = hospital.handle(with_head(request, whole.head, whole.leaves))
+    assert refusal_of(with_head(request, twin.head, twin.leaves)) == "AUDIT_SPLIT_VIEW"
+    answer = witness.handle(with_head(request, whole.head, whole.leaves))
     assert "audit_cosignature" in answer.fields
