@@ -24,6 +24,7 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.identity import SigningIdentity, passphrase_from, read_identity
 from medunlearn_common.messages import Message
 from medunlearn_common.roster import Roster, TrustedRoster
+from medunlearn_common.roster.trusted import ROSTER_FILE
 
 TRUST_FOLDER = "trust"
 KEY_FILE, PARTY_FILE, PASSPHRASE_FILE = "identity.key", "party.txt", "passphrase"
@@ -135,11 +136,16 @@ class RosterInForce:
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._place = folder / TRUST_FOLDER
         self._clock = clock
+        self._read: TrustedRoster | None = None
 
     @property
     def current(self) -> Roster:
-        """The roster; raises as :class:`TrustedRoster`."""
-        return TrustedRoster(self._place, now=self._clock()).current
+        """The roster; raises as :class:`TrustedRoster`. Its signatures are checked once a file."""
+        path = self._place / ROSTER_FILE
+        known = self._read
+        if known is None or not path.is_file() or path.read_bytes() != known.document:
+            known = self._read = TrustedRoster(self._place, now=self._clock())
+        return known.current
 
     def verify(self, party_id: str, context: str, message: bytes, signature: bytes) -> None:
         """Check a party's signature under a key that is good now.

@@ -275,6 +275,7 @@ def check_plan(plan: Plan, *, device: str) -> None:
             PRIVACY_UNREACHABLE, DEVICE_UNAVAILABLE, or a code of the public text's reader, of
             the wordings or of their model's folder.
     """
+    require_plan(plan.federation.sites)
     if plan.federation.min_sites < FLOOR_SITES:
         raise Misconfigured(
             "PLAN_MIN_SITES", f"sums over {plan.federation.min_sites} sites, no site's policy "
@@ -286,7 +287,6 @@ def check_plan(plan: Plan, *, device: str) -> None:
         load_wordings(Path(plan.paraphrases.wordings) if plan.paraphrases.wordings else None)
         if plan.paraphrases.model:
             check_weight_files(local_folder(plan.paraphrases.model))
-    require_plan(plan.federation.sites)
     Absences.of_plan(plan)
     noise_schedule(plan)
     for file in public_texts(plan):
