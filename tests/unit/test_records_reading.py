@@ -259,9 +259,9 @@ GOOD_BYTES = "".join(json.dumps(row(n)) + "\n" for n in range(50)).encode()
     [
         (b"", "DATA_FILE_EMPTY"),
         (b"\n \n", "DATA_FILE_EMPTY"),
-        (gzip.compress(b""), "DATA_FILE_EMPTY"),
-        (gzip.compress(GOOD_BYTES)[:-40], "DATA_GZIP_DAMAGED"),
-        (gzip.compress(GOOD_BYTES)[:-1], "DATA_GZIP_DAMAGED"),
+        (gzip.compress(b"", mtime=0), "DATA_FILE_EMPTY"),
+        (gzip.compress(GOOD_BYTES, mtime=0)[:-40], "DATA_GZIP_DAMAGED"),
+        (gzip.compress(GOOD_BYTES, mtime=0)[:-1], "DATA_GZIP_DAMAGED"),
         (b"\x1f\x8bnot gzip at all", "DATA_GZIP_DAMAGED"),
         (b"PAR1....", "DATA_PARQUET_DAMAGED"),
         (b"PK\x03\x04....", "DATA_ARCHIVE_DAMAGED"),
