@@ -26,7 +26,16 @@ from medunlearn_common.entropy import Entropy, OsEntropy, SeededEntropy
 from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.files import expanded, write_atomically
 from medunlearn_common.ledger import Budget, PrivacyLedger
-from medunlearn_common.messages import ERROR, EVALUATE, FINISH, READY, STEP, VOTE, Message
+from medunlearn_common.messages import (
+    ERROR,
+    EVALUATE,
+    FINISH,
+    READY,
+    STEP,
+    VOTE,
+    Message,
+    is_public,
+)
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.plan.sections import DataSection
 
@@ -115,8 +124,10 @@ class Hospital:
 
     def _vote(self, message: Message) -> Message:
         bench = self._bench_for(message)
-        if message.fields.get("public") is True:
+        if is_public(message):
             return self._answer(message, self._public_answer(bench, message))
+        if bench.plan.support.method != "vote":
+            raise _not_planned("a vote")
         sigma = message.number("sigma")
         request = digest_of({"release": "vote", "plan": bench.plan.digest, "sigma": sigma})
         payload = self._release(
@@ -130,7 +141,11 @@ class Hospital:
     def _public_answer(bench: Workbench, message: Message) -> bytes:
         """Saliency or gradients of the plan's public text: no record is touched."""
         if "support_digest" not in message.fields:
+            if bench.plan.support.method != "public":
+                raise _not_planned("saliency of public text")
             return bench.public_vote()
+        if bench.plan.geometry.projection != "public":
+            raise _not_planned("gradients of public text")
         indices = np.frombuffer(message.payload, dtype="<i8").astype(np.int64)
         support = bench.support(message.text("support_digest"), indices)
         return bench.public_gradients(support, count=message.integer("geometry_rank"))
@@ -138,6 +153,8 @@ class Hospital:
     def _step(self, message: Message) -> Message:
         bench = self._bench_for(message)
         request = StepRequest.from_message(message)
+        if not 0 <= request.round_index < bench.plan.run.rounds:
+            raise _not_planned(f"a round beyond its {bench.plan.run.rounds}")
         support = bench.support(request.support_digest, request.support_indices)
         request.check_lengths(support)
         payload = self._release(
@@ -282,6 +299,13 @@ class Hospital:
                 "those with which this run began",
                 "put the files back to resume it, or start a new run",
             )
+
+
+def _not_planned(what: str) -> Rejected:
+    return Rejected(
+        "NOT_PLANNED", f"the plan that was accepted has no place for {what}",
+        "the coordinator must follow the plan",
+    )
 
 
 def _mechanism(plan: RunPlan, sigma: float, *, count: int) -> Mechanism:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medunlearn_client.adapters import LoraAdapter
+from medunlearn_client.alternatives import AlternativeAnswers
 from medunlearn_client.encoding import EncodedRecord, RecordEncoder
 from medunlearn_client.objectives.vote import VoteObjective
 from medunlearn_client.per_example import support_gradients
@@ -23,13 +24,23 @@ from medunlearn_common.updates import WIRE_DTYPE
 _NOBODY = UnitSet(records=(), units=())
 
 
-def public_units(file: str, encoder: RecordEncoder) -> tuple[UnitSet, UnitSet]:
+def public_units(
+    file: str, encoder: RecordEncoder, alternatives: AlternativeAnswers | None = None
+) -> tuple[UnitSet, UnitSet]:
     """Public records that mention a forget concept, and the others.
+
+    Encoder and alternatives must come from the plan alone: what is made of the result leaves
+    the hospital without noise.
 
     Raises:
         Misconfigured: PUBLIC_TEXT if either part is empty, or as the reader does.
     """
-    encoded = [encoder.encode(record) for record in read_records(Path(file))]
+    encoded = [
+        encoder.encode(
+            record, alternatives=alternatives.of(record) if alternatives is not None else ()
+        )
+        for record in read_records(Path(file))
+    ]
     on_topic = [int(e.levels.max()) == ConceptLevel.TARGET for e in encoded]
     if all(on_topic) or not any(on_topic):
         raise Misconfigured(

@@ -51,7 +51,7 @@ from medunlearn_common.envelope.header import CONTENT_TYPE, NO_DIGEST
 from medunlearn_common.envelope.sealing import content_bytes
 from medunlearn_common.envelope.store import require_lock
 from medunlearn_common.errors import MedunlearnError, Rejected
-from medunlearn_common.messages import ERROR, READY, Message
+from medunlearn_common.messages import ERROR, READY, Message, is_public
 from medunlearn_common.offer import RunOffer, open_offer
 from medunlearn_common.trust_folder import (
     ENVELOPE_LIFE_S,
@@ -171,7 +171,7 @@ class SealedHospital:
         expected.require(header)
         if header.support != lock.support and header.support != NO_DIGEST:
             store.note(header.run, support=header.support)
-        if "sigma" in message.fields and message.fields.get("public") is not True:
+        if "sigma" in message.fields and not is_public(message):
             # epsilon is 0 in a lock exactly where the accepted plan has no noise
             require_sigma(self.policy, lock.epsilon > 0.0, message.number("sigma"))
 

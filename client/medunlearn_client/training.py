@@ -12,6 +12,7 @@ clip, and the unit as a whole after it, by the weight of its most trusted record
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +29,8 @@ from medunlearn_client.per_example import PerExampleGradients
 from medunlearn_common.entropy import KeyStream
 from medunlearn_common.errors import Rejected
 from medunlearn_common.ring import RingCodec, StepVector, clip_steps
+
+_LOG = logging.getLogger("medunlearn.hospital")
 
 # The released gap coordinate of a unit is at most this share of the clip, so that it costs
 # 0.5 % of the gradient's norm: sqrt(1 - 0.1^2).
@@ -130,7 +133,7 @@ def noised_sum(
         int64, shape ``(dimension,)`` or ``(dimension + 1,)`` with the gap last.
 
     Raises:
-        Rejected: GRADIENT_NOT_FINITE; nothing is released.
+        Rejected: GRADIENT_NOT_FINITE in a plan without noise; nothing is released.
 
     Guarantees:
         (epsilon, delta)-DP as accounted for a Poisson-subsampled Gaussian with
@@ -149,7 +152,7 @@ def noised_sum(
         if release_gap:
             vectors = _with_gap(vectors, gaps, mechanism.clip_l2)
         vectors = _trusted(vectors, trusts, mechanism.clip_l2)
-        _refuse_non_finite(vectors)
+        vectors = _finite(vectors, private=mechanism.sigma > 0.0)
         parameter.grad_sample = vectors / mechanism.codec.step
         optimizer.signal_skip_step(True)
         optimizer.step()
@@ -249,10 +252,25 @@ def _with_gap(vectors: torch.Tensor, gaps: torch.Tensor, clip_l2: float) -> torc
     return torch.cat([cut, scaled], dim=1)
 
 
-def _refuse_non_finite(vectors: torch.Tensor) -> None:
-    if not bool(torch.isfinite(vectors).all()):
+def _finite(vectors: torch.Tensor, *, private: bool) -> torch.Tensor:
+    """Vectors of units, with zeros for a unit whose own is NaN or infinite.
+
+    Guarantees:
+        Under noise, a unit whose gradient overflows adds nothing, which is within its clip. An
+        error instead would leave the site unnoised and tell of that one unit: a coordinator
+        that chooses the adapter's values could ask about any record, one bit a round.
+
+    Raises:
+        Rejected: GRADIENT_NOT_FINITE where the plan claims no privacy.
+    """
+    sound = torch.isfinite(vectors).all(dim=1, keepdim=True)
+    if bool(sound.all()):
+        return vectors
+    if not private:
         raise Rejected(
             "GRADIENT_NOT_FINITE",
             "a per-example gradient is NaN or infinite; nothing was released",
             "use float32, a smaller learning rate, or another base model",
         )
+    _LOG.warning("%d unit(s) have no finite gradient and add nothing", int((~sound).sum()))
+    return torch.where(sound, vectors, torch.zeros_like(vectors))

@@ -112,7 +112,7 @@ def with_estimates(
     Args:
         view: The model; only its reference is asked.
         units: Encoded records, with alternatives, in units.
-        records: The same records, in the same places.
+        records: The records they are encoded from, other wordings too, in the same places.
         labels: The plan's section.
         exempt: Places whose confidence is as given: what a person asked by name to have
             forgotten is forgotten, whatever a model makes of its label.
@@ -129,7 +129,7 @@ def with_estimates(
         _weighted(record, estimate, labels)
         for record, estimate in zip(units.records, estimates, strict=True)
     )
-    return UnitSet(records=tuple(weighted), units=units.units)
+    return replace(units, records=tuple(weighted))
 
 
 def _weighted(record: EncodedRecord, estimate: float, labels: LabelsSection) -> EncodedRecord:

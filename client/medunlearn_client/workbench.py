@@ -44,7 +44,12 @@ from medunlearn_common.files import write_atomically
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.plan.public_files import own_copy
-from medunlearn_common.plan.sections import ConceptsSection, ModelSection, ParaphrasesSection
+from medunlearn_common.plan.sections import (
+    ConceptsSection,
+    DataSection,
+    ModelSection,
+    ParaphrasesSection,
+)
 from medunlearn_common.support import Support, support_size
 
 
@@ -101,13 +106,13 @@ class Workbench:
             place for place, record in enumerate(self._records.forget)
             if record.patient_id is not None or record.record_id in config.forget.records
         )
-        self._forget = self._units(
+        self._forget, self._forget_said, self._named_places = self._units(
             self._records.forget, alternatives, forgotten=True, paraphraser=Paraphraser.of_plan(
                 self._own_paraphrases(), tagger, device=resolve_device(runtime.device)
             ),
         )
         estimated = plan.labels.confidence == "estimated"
-        self._retain = self._units(
+        self._retain, self._retain_said, _ = self._units(
             self._records.retain, alternatives if estimated else None, forgotten=False
         )
         self._objective = OBJECTIVES[plan.objective.name](plan.objective)
@@ -161,8 +166,11 @@ class Workbench:
     def _units(
         self, records: tuple[Record, ...], alternatives: AlternativeAnswers | None, *,
         forgotten: bool, paraphraser: Paraphraser | None = None,
-    ) -> UnitSet:
+    ) -> tuple[UnitSet, tuple[Record, ...], frozenset[int]]:
         """Encode records; a unit is a record in all its wordings, or all of a patient's.
+
+        Returns:
+            The units; the record or wording at each place; places that were asked for by name.
 
         Guarantees:
             Another wording of a record belongs to the privacy unit of that record.
@@ -170,6 +178,7 @@ class Workbench:
         by_patient = self.plan.privacy.unit == "patient"
         named = self._named if forgotten else frozenset()
         encoded: list[EncodedRecord] = []
+        wordings: list[Record] = []
         said_at: list[tuple[int, ...]] = []
         for number, record in enumerate(records):
             others = paraphraser.of(record).records if paraphraser is not None else ()
@@ -178,6 +187,7 @@ class Workbench:
                 record, forgotten=forgotten, tagger=self._tagger, labels=self.plan.labels
             )
             for said in (record, *others):
+                wordings.append(said)
                 encoded.append(replace(
                     self._encoder.encode(
                         said, patient_request=by_patient,
@@ -187,7 +197,7 @@ class Workbench:
                     belonging=belonging,
                 ))
             said_at.append(tuple(range(first, len(encoded))))
-        return UnitSet(
+        units = UnitSet(
             records=tuple(encoded),
             units=tuple(
                 tuple(position for number in unit for position in said_at[number])
@@ -195,6 +205,8 @@ class Workbench:
             ),
             wordings=tuple(positions for positions in said_at if len(positions) > 1),
         )
+        by_name = frozenset(position for number in named for position in said_at[number])
+        return units, tuple(wordings), by_name
 
     def _privacy_units(self, records: tuple[Record, ...]) -> tuple[tuple[int, ...], ...]:
         """Numbers of the records of each unit: one each, or all of a patient's."""
@@ -294,15 +306,31 @@ class Workbench:
 
     def public_vote(self) -> bytes:
         """Noiseless row norms of the plan's public text, tagged by concept."""
-        self._zero_adapter()
-        forget, retain = public_units(self._own(self.plan.support.public_file), self._encoder)
-        return public_vote(self._settings(), self._adapter, forget, retain)
+        forget, retain = self._public_units(self.plan.support.public_file)
+        return public_vote(self._public_settings(forget), self._adapter, forget, retain)
 
     def public_gradients(self, support: Support, *, count: int) -> bytes:
         """Noiseless retain gradients of the plan's public text at B = 0."""
-        self._zero_adapter()
-        _, retain = public_units(self._own(self.plan.geometry.public_file), self._encoder)
-        return public_gradients(self._settings(), self._adapter, retain, support, count=count)
+        forget, retain = self._public_units(self.plan.geometry.public_file)
+        return public_gradients(
+            self._public_settings(forget), self._adapter, retain, support, count=count
+        )
+
+    def _public_units(self, file: str) -> tuple[UnitSet, UnitSet]:
+        """Tagged by the plan alone: what a hospital forgets or decided must not show here."""
+        tagger = record_tagger(self._own_concepts(), None, DataSection())
+        encoder = RecordEncoder(
+            self._loaded.tokenizer, max_tokens=self.plan.model.max_tokens, tagger=tagger
+        )
+        alternatives = AlternativeAnswers(tagger.hierarchy.hierarchy, tagger)
+        return public_units(self._own(file), encoder, alternatives)
+
+    def _public_settings(self, forget: UnitSet) -> ReleaseSettings:
+        """With an objective of its own at B = 0, which never saw the hospital's records."""
+        self._adapter.set_flat(np.zeros(self.layout.dimension, dtype=np.float32))
+        objective = OBJECTIVES[self.plan.objective.name](self.plan.objective)
+        objective.prepare(self._view, list(forget.records))
+        return replace(self._settings(), objective=objective)
 
     def _settings(self) -> ReleaseSettings:
         return ReleaseSettings(
@@ -317,11 +345,11 @@ class Workbench:
 
     def _prepare_objective(self) -> None:
         if not self._prepared:
-            labels, records = self.plan.labels, self._records
+            labels = self.plan.labels
             self._forget = with_estimates(
-                self._view, self._forget, records.forget, labels, exempt=self._named
+                self._view, self._forget, self._forget_said, labels, exempt=self._named_places
             )
-            self._retain = with_estimates(self._view, self._retain, records.retain, labels)
+            self._retain = with_estimates(self._view, self._retain, self._retain_said, labels)
             self._objective.prepare(self._view, list(self._forget.records))
             self._prepared = True
 

@@ -81,6 +81,11 @@ class Message:
         return float(value)
 
 
+def is_public(message: Message) -> bool:
+    """Whether a request asks for figures of public text, which are not masked and cost nothing."""
+    return message.kind in (VOTE, EVALUATE) and message.fields.get("public") is True
+
+
 def _bad_field(kind: str, name: str, expected: str) -> Rejected:
     return Rejected(
         "MESSAGE_FIELD",

@@ -20,7 +20,7 @@ from medunlearn_common.entropy import Entropy, OsEntropy
 from medunlearn_common.envelope.header import Header
 from medunlearn_common.envelope.sealing import content_bytes, seal
 from medunlearn_common.envelope.store import EnvelopeStore
-from medunlearn_common.errors import Misconfigured
+from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.identity import SigningIdentity, passphrase_from, read_identity
 from medunlearn_common.messages import Message
 from medunlearn_common.roster import Roster, TrustedRoster
@@ -65,12 +65,20 @@ class Trust:
         ]
 
     def verify(self, party_id: str, context: str, message: bytes, signature: bytes) -> None:
-        """Check a party's signature by the roster in force.
+        """Check the signature of a *site*, by the roster in force: what masking believes.
+
+        Guarantees:
+            A coordinator's own key never passes for a member of a masked sum. Otherwise it
+            could sit in sessions itself, and a sum over three would show one hospital's vector.
 
         Raises:
-            Rejected: PARTY_UNKNOWN, KEY_REVOKED, KEY_EXPIRED, SIGNATURE_INVALID.
+            Rejected: PARTY_UNKNOWN, SENDER_ROLE, KEY_REVOKED, KEY_EXPIRED, SIGNATURE_INVALID.
         """
-        self.roster.current.verify(party_id, context, message, signature, now=self.clock())
+        roster = self.roster.current
+        if roster.party(party_id).role != "site":
+            raise Rejected("SENDER_ROLE", f"{party_id} is no site, and takes part in no sum",
+                           "report this to the consortium: a coordinator poses as a hospital")
+        roster.verify(party_id, context, message, signature, now=self.clock())
 
     def _nonce(self, header: Header) -> bytes:
         purpose = ("nonce", header.run, header.sender, header.recipient, header.sequence)

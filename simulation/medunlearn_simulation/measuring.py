@@ -24,6 +24,7 @@ from medunlearn_client.evaluation import (
     WholeModel,
     evaluate_models,
 )
+from medunlearn_client.evaluation.relearning import relearning_groups
 from medunlearn_client.models import LoadedModel, load_causal_lm, resolve_device
 from medunlearn_client.paraphrases import Paraphraser
 from medunlearn_client.records import Record
@@ -142,7 +143,7 @@ def evaluation_settings(plan: Plan, inputs: EvaluationInputs) -> EvaluationSetti
             steps=chosen.relearning_steps, learning_rate=chosen.relearning_rate,
             seed=plan.run.seed,
         )
-        if chosen.relearning_steps
+        if chosen.relearning_steps and len(relearning_groups(inputs.forget)) > 1
         else None
     )
     asks = chosen.samples > 0 and any(record.is_identifier for record in inputs.forget)

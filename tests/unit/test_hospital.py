@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +73,14 @@ def ready(hospital: Hospital, plan: RunPlan) -> AdapterLayout:
     ))
     assert answer.kind == READY, answer.fields
     return AdapterLayout.from_json(answer.text("layout"))
+
+
+def changed(plan: RunPlan, **sections: dict[str, Any]) -> RunPlan:
+    """Another plan, with a digest of its own."""
+    values = plan.model_dump()
+    for name, update in sections.items():
+        values[name] = {**values[name], **update}
+    return RunPlan.model_validate(values)
 
 
 def step_message(
@@ -177,7 +186,7 @@ def test_more_rounds_than_the_budget_allows_are_refused(
     support = small_support(layout)
     codes = [
         hospital.handle(step_message(plan, layout, support, round_index=r, sigma=2.0))
-        for r in range(6)
+        for r in range(4)
     ]
     kinds = [answer.kind for answer in codes]
     assert kinds[0] == STEP and kinds[-1] == ERROR
@@ -348,6 +357,47 @@ def test_noise_that_is_no_number_is_refused(
     request = step_message(plan, layout, small_support(layout), sigma=sigma)
     assert hospital.handle(request).kind == ERROR
     assert PrivacyLedger(folder / "ledger.db").releases(run_id="run") == 0
+
+
+@pytest.mark.parametrize("objective", ["abstraction", "simnpo", "redirection", "rmu"])
+def test_public_figures_say_nothing_of_a_hospitals_own_records(
+    folder: Path, plan: RunPlan, question_file: Path, objective: str
+) -> None:
+    """They leave without noise: hospitals that forget different things give the same bytes."""
+    evil = changed(plan, support={"method": "public", "public_file": by_digest(str(question_file))},
+                   objective={"name": objective})
+    said = []
+    for forget in ({"subjects": ["Surgery"]}, {"records": ["q9"], "concepts": ["MU:S0001"]}):
+        config = json.loads((folder / "site.json").read_text())
+        config |= {"forget": forget, "public_files": [str(question_file)]}
+        (folder / "site.json").write_text(json.dumps(config))
+        site = open_hospital(folder, RuntimeOptions(runner="memory"))
+        layout = ready(site, evil)
+        answer = site.handle(Message(kind=VOTE, fields={
+            "run_id": "run", "plan_digest": evil.digest, "layout_digest": layout.digest,
+            "sigma": 0.0, "public": True,
+        }))
+        assert answer.kind == VOTE, answer.fields
+        said.append(answer.payload)
+    assert said[0] == said[1]
+
+
+def test_a_coordinator_gets_nothing_that_the_plan_has_no_place_for(
+    hospital: Hospital, plan: RunPlan
+) -> None:
+    layout = ready(hospital, plan)
+    support = small_support(layout)
+    late = step_message(plan, layout, support, round_index=plan.run.rounds)
+    assert code(hospital.handle(late)) == "NOT_PLANNED"
+    fields = {"run_id": "run", "plan_digest": plan.digest, "layout_digest": layout.digest}
+    public = Message(kind=VOTE, fields={**fields, "sigma": 0.0, "public": True})
+    assert code(hospital.handle(public)) == "NOT_PLANNED"
+    random = changed(plan, support={"method": "random"})
+    ready(hospital, random)
+    vote = Message(kind=VOTE, fields={
+        **fields, "plan_digest": random.digest, "sigma": 8.0, "public": False,
+    })
+    assert code(hospital.handle(vote)) == "NOT_PLANNED"
 
 
 @pytest.mark.parametrize("section", ["support", "geometry"])

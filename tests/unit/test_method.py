@@ -484,6 +484,17 @@ def test_a_broken_gradient_is_refused_before_anything_is_released(
         release(adapter, encoded, ((0,), (1,)), clip=1.0)
 
 
+def test_overflow_is_no_oracle_on_one_record_under_noise(
+    adapter: LoraAdapter, encoded: list[EncodedRecord]
+) -> None:
+    """Values near overflow would ask about any record, if an error came instead of noise."""
+    with torch.no_grad():
+        adapter.b_matrices()[0][0, 0] = float("nan")
+    released = release(adapter, encoded, ((0,), (1,)), clip=1.0, sigma=2.0)
+    assert released.shape == (151,) and np.isfinite(released).all()
+    assert 1.6 < released.std() < 2.4  # both units overflow: what is left is noise alone
+
+
 def test_self_tests_pass_and_leave_b_at_zero(adapter: LoraAdapter) -> None:
     run_self_tests(adapter, vocabulary=ModelView(adapter).vocabulary)
     assert not adapter.flat().any()

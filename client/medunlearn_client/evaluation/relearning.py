@@ -35,6 +35,10 @@ from medunlearn_common.errors import Misconfigured
 IGNORED_LABEL = -100
 
 
+# One part of the forget set teaches, the other is asked.
+MIN_GROUPS = 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class RelearningSettings:
     """How hard the attacker tries.
@@ -157,16 +161,21 @@ def measure_relearning(
     )
 
 
+def relearning_groups(forget: Sequence[Record]) -> list[str]:
+    """Patients, or records of nobody in particular: what is dealt between lesson and question."""
+    return sorted({record.patient_id or record.record_id for record in forget})
+
+
 def split_forget_set(
     forget: Sequence[Record], settings: RelearningSettings
 ) -> tuple[list[Record], list[Record]]:
     """Draws the attacker's part; where there are patients, whole patients go to one side."""
-    groups = sorted({record.patient_id or record.record_id for record in forget})
-    if len(groups) < 2:
+    groups = relearning_groups(forget)
+    if len(groups) < MIN_GROUPS:
         raise Misconfigured(
             "FORGET_SET_TOO_SMALL",
             "relearning needs at least two records or patients in the forget set",
-            "leave relearning out, or forget more",
+            "set [evaluation] relearning_steps = 0, or forget more",
         )
     n_taught = min(max(1, round(settings.share * len(groups))), len(groups) - 1)
     rng = np.random.default_rng([settings.seed, 0])

@@ -21,15 +21,14 @@ from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.masking.parts import NEXT_SESSION, SESSION, detach
 from medunlearn_common.messages import (
     ERROR,
-    EVALUATE,
     FINISH,
     MASK_AGREE,
     MASK_KEYS,
     MASK_OPEN,
     MASK_SHARES,
     READY,
-    VOTE,
     Message,
+    is_public,
 )
 from medunlearn_common.plan import RunPlan
 
@@ -73,7 +72,7 @@ class MaskedHospital:
 
     def handle(self, message: Message) -> Message:
         """Answer one request; raises only what the hospital inside raises."""
-        if message.kind in (VOTE, EVALUATE) and message.fields.get("public") is True:
+        if is_public(message):
             return self.inner.handle(message)
         steps = {
             READY: self._ready, FINISH: self._finish, MASK_KEYS: self._keys,

@@ -106,7 +106,7 @@ class SessionSetup(SiteRules):
                 "plan with as many sites as take part",
             )
         self._require_enough(len(members.names), members, plan)
-        for other in members.neighbours(position):
-            members.offers[other].check(
-                self._me.verifier, run_id=members.run_id, session=members.session
-            )
+        # All of them, neighbours or not: who counts towards m and the threshold must be a site.
+        for other, offer in enumerate(members.offers):
+            if other != position:
+                offer.check(self._me.verifier, run_id=members.run_id, session=members.session)

@@ -107,6 +107,11 @@ def sign(
         before = parse_signed(_read(out), max_bytes=MAX_ROSTER_BYTES)
         if before.payload == document.payload:
             document = before
+        elif Roster.from_bytes(before.payload).version >= roster.version:
+            raise Misconfigured(
+                "ROSTER_FORK", f"{out} is another roster of version {roster.version} or later",
+                "sites refuse a second one: begin the draft again with `--after` that file",
+            )
     document = document.signed_also_by(identity)
     write_atomically(out, document.to_bytes(), private=False)
     valid = count_valid(document, roster.root.keys)
@@ -156,10 +161,10 @@ def _draft(draft: Path, after: Path | None, days: int) -> Roster:
     """The draft, or the next version of the roster in force."""
     if after is None:
         return Roster.from_bytes(_read(draft))
-    if draft.exists():
-        raise Misconfigured("DRAFT_EXISTS", f"{draft} exists already",
-                            "go on with it (leave --after out), or delete it")
     current = Roster.from_bytes(parse_signed(_read(after), max_bytes=MAX_ROSTER_BYTES).payload)
+    if draft.exists() and _read(draft) != current.to_bytes():  # else it has been signed since
+        raise Misconfigured("DRAFT_EXISTS", f"{draft} is another roster than {after}",
+                            "go on with it (leave --after out), or move it away")
     now = int(time.time())
     return replace(current, version=current.version + 1, issued=now, expires=now + days * _DAY_S)
 

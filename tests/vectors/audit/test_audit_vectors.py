@@ -79,9 +79,9 @@ def test_vector_ends_as_it_says(name: str) -> None:
 
 def test_vectors_are_made_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(HERE))
-    import make_vectors
+    import make_audit_vectors
 
-    made = make_vectors.vectors()
-    sys.modules.pop("make_vectors")
+    made = make_audit_vectors.vectors()
+    sys.modules.pop("make_audit_vectors")
     assert sorted(made) == FILES
     assert {name: (HERE / name).read_text("ascii") for name in FILES} == made

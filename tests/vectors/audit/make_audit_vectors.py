@@ -1,4 +1,4 @@
-"""Makes the frozen vectors of the audit log: ``python tests/vectors/audit/make_vectors.py``.
+"""Makes the frozen vectors of the audit log: ``python tests/vectors/audit/make_audit_vectors.py``.
 
 Each file says what is checked, with which bytes, and how it must end: ``"ok"``, or the step that
 must fail with its code. Keys and times are fixed, so that the files come out the same again.
