@@ -219,6 +219,21 @@ def test_fewer_survivors_than_m_or_t(bench: Bench) -> None:
         assert code(answer) == "MASKING_TOO_FEW_SITES"
 
 
+def test_a_coordinator_that_shows_a_victim_a_small_session() -> None:
+    """Two thirds of a session are no protection where the coordinator picks the session."""
+    bench = Bench(count=7, min_sites=3)
+    try:
+        shown = bench.names[:4]  # with a plan of seven, sums are of five or more
+        session = bench.leader.session(bench.ask, shown, bench.fields, fresh=False)
+        assert session is None
+        assert bench.errors == dict.fromkeys(shown, "MASKING_TOO_FEW_SITES")
+        bench.errors.clear()
+        assert bench.leader.session(bench.ask, bench.names[:5], bench.fields, fresh=True)
+        assert not bench.errors
+    finally:
+        bench.close()
+
+
 def test_two_attempts_of_one_release_whose_survivors_differ_by_one_site(bench: Bench) -> None:
     """The difference of the two sums would be that site's vector."""
     bench.draw(0)

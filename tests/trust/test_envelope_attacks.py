@@ -296,6 +296,13 @@ def test_a_request_with_less_noise_than_the_site_asks(tmp_path: Path, sigma: flo
     assert [m.kind for m in lab.inside["site-0"].asked] == [READY]
 
 
+def test_an_update_called_public_needs_the_sites_noise_all_the_same(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, policy=SitePolicy(privacy=PrivacyLimits(min_sigma=0.5)))
+    lab.ready()
+    assert same(lab.step(0, sigma=0.4, public=True), "POLICY_SIGMA")
+    assert [m.kind for m in lab.inside["site-0"].asked] == [READY]
+
+
 def test_an_offer_of_one_run_used_for_another(tmp_path: Path) -> None:
     lab = Lab(tmp_path, run_id="other", offer={"run": "run-1"})
     assert same(lab.ready(), "OFFER_RUN")

@@ -114,6 +114,21 @@ def test_a_record_with_many_wordings_moves_the_sum_by_no_more_than_the_clip(
     assert np.linalg.norm(moved) > 2.0 * CLIP
 
 
+def test_counts_are_of_records_whatever_wordings_they_have(
+    tmp_path: Path, tiny_model_folder: Path, question_file: Path
+) -> None:
+    """A position among wordings taken for a record's number would count another record."""
+    counted = []
+    for use in MODES:
+        opened = bench(tmp_path / use, tiny_model_folder, question_file, use)
+        support = random_support(opened.layout, size=60, seed=0)
+        counted.append(opened.counts(
+            np.full(60, 0.5, dtype=np.float32), support=support, sigma=0.0,
+            key=lambda purpose: SeededEntropy(0).key(purpose),
+        ))
+    assert counted[0] == counted[1] == counted[2]
+
+
 def test_all_wordings_of_a_patient_are_one_unit(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:
