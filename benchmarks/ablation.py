@@ -117,6 +117,9 @@ def completed(out: Path, name: str, seed: int) -> RunResult:
         arguments = ["--resume", str(folder)] if folder.exists() else [
             str(plan), "--runner", "memory", "--seed", str(seed), "--out", str(folder)
         ]
+        # Rows that ruin the model are what the table is for.
+        arguments += ["--override-gate", "utility", "--by", "Ablation Benchmark",
+                      "--because", "the table shows what the gate would stop"]
         program = "import sys; from medunlearn_common.cli import main; sys.exit(main())"
         log = folder.with_suffix(".log")
         with log.open("a", encoding="utf-8") as stream:
