@@ -19,6 +19,7 @@ from medunlearn_client.erasure import Claim, forget_set
 from medunlearn_client.erasure.commitments import commit
 from medunlearn_client.site_config import SITE_FILE, SiteConfig
 from medunlearn_common import __version__
+from medunlearn_common.adapter_facts import AdapterFacts, write_adapter_facts
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded, require_writable, write_atomically
 from medunlearn_common.plan import Plan, RuntimeOptions
@@ -27,7 +28,6 @@ from medunlearn_server.coordinator import new_run_id
 from medunlearn_server.gatekeeper import add_override
 from medunlearn_server.gates import GateOverride
 from medunlearn_server.reports import RunOutcome
-from medunlearn_simulation.adapter_facts import AdapterFacts, write_adapter_facts
 from medunlearn_simulation.attesting import attestation_digest, publish
 from medunlearn_simulation.erasure import (
     begin,
