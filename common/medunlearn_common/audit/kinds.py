@@ -98,7 +98,9 @@ KINDS: Mapping[str, Mapping[str, Check]] = {
     "measured": {"result_digest": digest, "adapter_digest": digest},
     "published": {"attestation_digest": digest, "report_digest": digest},
     "attested": {"attestation_digest": digest},
-    "delivered": {"site": name, "attestation_digest": digest, "verdict": code},
+    "delivered": {
+        "site": name, "attestation_digest": digest, "verdict": code, "number": count,
+    },
     "countersigned": _DECISION,
     "objected": _DECISION,
     # A hospital's.
