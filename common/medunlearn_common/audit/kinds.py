@@ -65,11 +65,6 @@ _DECISION: Mapping[str, Check] = {
     "site": name, "attestation_digest": digest, "by": person, "reason_digest": digest,
     "number": count,
 }
-# What goes into service at a hospital, by whose word.
-_CHANGE: Mapping[str, Check] = {
-    "number": count, "run_id": run_id, "adapter_digest": digest, "attestation_digest": digest,
-    "by": person, "model_digest": _text(r"([0-9a-f]{64})?"),
-}
 
 KINDS: Mapping[str, Mapping[str, Check]] = {
     # The coordinator's.
@@ -116,8 +111,15 @@ KINDS: Mapping[str, Mapping[str, Check]] = {
         "run_id": run_id, "attestation_digest": digest, "adapter_digest": digest,
     },
     "decision_released": {"run_id": run_id, "verdict": name, **_DECISION},
-    "adapter_adopted": {**_CHANGE, "despite": _list_of(name)},
-    "adapter_rolled_back": _CHANGE,
+    # Versions count adoptions and ways back together; version 0 is the base model alone.
+    "adapter_adopted": {
+        "number": count, "run_id": run_id, "adapter_digest": digest,
+        "attestation_digest": digest, "merged_digest": _text(r"([0-9a-f]{64})?"), "by": person,
+        "despite": _list_of(name),
+    },
+    "adapter_rolled_back": {
+        "number": count, "version": count, "left": digest, "by": person,
+    },
 }
 """Kind to its fields; all of them are required, and no others are taken."""
 
