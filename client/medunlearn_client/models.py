@@ -103,11 +103,27 @@ def load_causal_lm(source: str, *, dtype: str, device: torch.device) -> LoadedMo
     _check_vocabulary(model, tokenizer, folder)
     model = _placed(model, folder, device)
     _check_causal(model, folder)
+    model_digest, tokenizer_digest = digests_of_model(folder, weights)
     return LoadedModel(
-        model=model,
-        tokenizer=tokenizer,
-        model_digest=digest_of_files([folder / _CONFIG, *weights]),
-        tokenizer_digest=digest_of_files(
+        model=model, tokenizer=tokenizer, model_digest=model_digest,
+        tokenizer_digest=tokenizer_digest,
+    )
+
+
+def digests_of_model(folder: Path, weights: list[Path] | None = None) -> tuple[str, str]:
+    """Digests of a model and its tokenizer from their files alone; nothing is loaded.
+
+    Args:
+        folder: The model's.
+        weights: Its weight files; None looks for them.
+
+    Raises:
+        Misconfigured: As :func:`check_weight_files`.
+    """
+    weights = weights if weights is not None else check_weight_files(folder)
+    return (
+        digest_of_files([folder / _CONFIG, *weights]),
+        digest_of_files(
             [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
         ),
     )

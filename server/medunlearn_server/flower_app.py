@@ -27,6 +27,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from medunlearn_common.envelope import HELLO
 from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.files import private_folder
 from medunlearn_common.messages import ERROR, Message, Scalar
 from medunlearn_common.plan import read_plan
 from medunlearn_server.checkpoints import RunStore
@@ -158,7 +159,7 @@ def lead(grid: Grid, settings: Mapping[str, Scalar], *, sleep: Callable[[float],
     """
     folder = Path(_text(settings, "run-folder"))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         (folder / FAILURE_FILE).unlink(missing_ok=True)
         plan = read_plan(Path(_text(settings, "plan"))).shared()
         poll_s = float(settings.get("poll-s", _DEFAULT_POLL_S))
