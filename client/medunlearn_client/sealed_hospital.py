@@ -10,6 +10,8 @@ Guarantees:
     * A request slot is answered once: the same bytes get the same answer, others are recorded as
       equivocation and close the round.
     * A run stays with its first coordinator and plan.
+    * A hospital that was restored without its newest history answers in no run of which it may
+      have forgotten something, and a folder that moved away answers nothing.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ from medunlearn_common.envelope.header import CONTENT_TYPE, NO_DIGEST
 from medunlearn_common.envelope.sealing import content_bytes
 from medunlearn_common.envelope.store import require_lock
 from medunlearn_common.errors import MedunlearnError, Rejected
+from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.messages import ERROR, READY, Message, is_public
 from medunlearn_common.offer import RunOffer, open_offer
 from medunlearn_common.trust_folder import (
@@ -82,6 +85,7 @@ class SealedHospital:
     trust: Trust
     policy: SitePolicy
     code_digest: str
+    marks: PartyMarks | None = None
 
     @property
     def site_id(self) -> str:
@@ -151,6 +155,8 @@ class SealedHospital:
     def _admit(self, opened: OpenedEnvelope, *, now: float) -> None:
         """Everything between a genuine request and the hospital inside."""
         header, message = opened.header, opened.message
+        if self.marks is not None:
+            self.marks.require_run(header.run)
         store = self.trust.store
         refused = store.receive((header, opened.proof))[0]
         if refused is not None:
@@ -279,5 +285,5 @@ def seal_hospital(
     audit = SiteAudit(folder, site_id=trust.identity.party_id, entropy=trust.entropy)
     return SealedHospital(
         inside=WitnessingHospital(masked, audit), trust=trust, policy=policy,
-        code_digest=installed_code_digest(),
+        code_digest=installed_code_digest(), marks=PartyMarks(folder),
     )
