@@ -13,9 +13,8 @@ from string import Template
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.keeping.catalogue import Role
 
-# A unit file has its own quoting and `%` specifiers; names that need them are refused.
-_PLAIN_PATH = re.compile(r"/[A-Za-z0-9._/@+-]*")
-_PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+_HOMES = ("/home", "/root", "/run/user")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +41,27 @@ def service_unit(role: Role, settings: UnitSettings) -> str:
         Misconfigured: UNIT_NAME for a path or user that a unit file would read otherwise.
     """
     command = settings.command or installed_command()
-    for path in (settings.folder, command, *settings.readable):
-        _require(_PLAIN_PATH, str(path))
-    _require(_PLAIN_NAME, settings.user)
-    bound = "\n".join(f"BindReadOnlyPaths={path}" for path in settings.readable)
+    if not _PLAIN_NAME.fullmatch(settings.user):
+        raise _unfit(settings.user)
+    places = (settings.folder, command, *settings.readable)
+    at_home = any(place.is_relative_to(home) for place in places for home in _HOMES)
     template = Template(files(__package__).joinpath(f"{role}.service.in").read_text("utf-8"))
     return template.substitute(
-        folder=settings.folder, user=settings.user, command=command, readable=bound,
+        folder=_quoted(settings.folder), user=settings.user,
+        command=_quoted(command).replace("$", "$$"),
+        argument=_quoted(settings.folder).replace("$", "$$"),
+        home="read-only" if at_home else "yes",
+        readable="\n".join(f"BindReadOnlyPaths={_quoted(path)}" for path in settings.readable),
     )
+
+
+def _quoted(path: Path) -> str:
+    """As systemd reads it back: specifiers and quotes are its own, lines end a setting."""
+    text = str(path)
+    if not path.is_absolute() or not text.isprintable() or ":" in text:
+        raise _unfit(text)
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
 
 
 def installed_command() -> Path:
@@ -59,9 +71,8 @@ def installed_command() -> Path:
     return beside if beside.exists() or found is None else Path(found)
 
 
-def _require(pattern: re.Pattern[str], text: str) -> None:
-    if not pattern.fullmatch(text):
-        raise Misconfigured(
-            "UNIT_NAME", f"{text!a} cannot stand in a service file",
-            "use absolute paths of letters, digits and . _ / @ + -, and a plain user name",
-        )
+def _unfit(text: str) -> Misconfigured:
+    return Misconfigured(
+        "UNIT_NAME", f"{text!a} cannot stand in a service file",
+        "use absolute paths of printable characters without a colon, and a plain user name",
+    )

@@ -130,11 +130,22 @@ def test_units_wait_before_a_node_comes_back(tmp_path: Path) -> None:
         assert "\nRestartSec=20\n" in path.read_text()
 
 
-@pytest.mark.parametrize("folder", ["/srv/a b", "/srv/%h", "/srv/a\nExecStartPre=/bin/sh", "srv"])
+@pytest.mark.parametrize("folder", ["/srv/a\nExecStartPre=/bin/sh", "srv", "/srv/a:/etc"])
 def test_a_folder_name_brings_no_line_into_a_unit(folder: str) -> None:
     with pytest.raises(Misconfigured) as refused:
         service_unit("hospital", UnitSettings(folder=Path(folder), command=Path("/bin/true")))
     assert refused.value.code == "UNIT_NAME"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+@pytest.mark.parametrize("name", ["a b", "50% off", 'a"b', "a$HOME", "a\\b", "häuser"])
+def test_a_strange_folder_name_is_read_back_as_it_is(tmp_path: Path, name: str) -> None:
+    unit = tmp_path / "medunlearn-hospital.service"
+    unit.write_text(service_unit("hospital", UnitSettings(
+        folder=tmp_path / name, user="daemon", command=Path("/bin/true"))))
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True,
+                          text=True, timeout=60, check=True)
+    assert done.stderr == ""
 
 
 def test_a_probe_asks_this_machine_only() -> None:
