@@ -181,11 +181,23 @@ def build_app(
             :func:`medunlearn_client.hospital.open_hospital`. Never taken from a
             configuration, which may come from the coordinator.
     """
-    client_app = ClientApp(mods=list(mods))
-
     def handle(message: FlowerMessage, context: Context) -> FlowerMessage:
         return respond(message, context, settings, opener)
 
+    return _answering_with(handle, mods)
+
+
+def refusing_app(code: str) -> ClientApp:
+    """A ClientApp that answers everything with one code."""
+    def handle(message: FlowerMessage, context: Context) -> FlowerMessage:
+        return FlowerMessage(
+            to_records(Message(kind=ERROR, fields={"code": code})), reply_to=message)
+
+    return _answering_with(handle, ())
+
+
+def _answering_with(handle: Handler, mods: Sequence[Mod]) -> ClientApp:
+    client_app = ClientApp(mods=list(mods))
     client_app.query(HELLO)(handle)
     client_app.train(SEALED)(handle)  # whatever is inside: Flower's types say nothing of it
     return client_app
