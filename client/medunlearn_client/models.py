@@ -78,6 +78,13 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was what was missing; torch says so in three ways."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def load_causal_lm(source: str, *, dtype: str, device: torch.device) -> LoadedModel:
     """Load a model by folder or hub id.
 

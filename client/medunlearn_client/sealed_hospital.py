@@ -2,7 +2,8 @@
 
 Order for every request: open and verify (``envelope.sealing``) -> is it for us, from a
 coordinator, under our roster -> the run's lock -> durable record of the slot -> for READY the
-offer against the site's policy -> only then the hospital inside -> seal the answer.
+offer against the site's policy and, in a service, its gate -> only then the hospital inside ->
+seal the answer.
 
 Guarantees:
     * The hospital inside, and so any patient data, is reached only by a request that a rostered
@@ -74,6 +75,22 @@ class Answering(Protocol):
         ...
 
 
+class Gate(Protocol):
+    """What a service adds: :class:`medunlearn_client.service.gate.RunGate`."""
+
+    def request(self, run: str, kind: str) -> None:
+        """Refuse a genuine request, or let it on; raises Rejected."""
+        ...
+
+    def plan(self, offer: RunOffer) -> None:
+        """Refuse an offer that the policy accepts, or let it on; raises Rejected."""
+        ...
+
+    def answered(self, run: str, kind: str, code: str) -> None:
+        """Take note of an answer, or of a refusal by its code."""
+        ...
+
+
 @dataclass(kw_only=True)
 class SealedHospital:
     """Opens requests for ``inside`` and seals its answers."""
@@ -82,6 +99,7 @@ class SealedHospital:
     trust: Trust
     policy: SitePolicy
     code_digest: str
+    gate: Gate | None = None
 
     @property
     def site_id(self) -> str:
@@ -129,11 +147,15 @@ class SealedHospital:
         try:
             self._admit(opened, now=now)
             answer = self.inside.handle(self._for_inside(opened.message))
-            return self._answer(opened, answer)
+            sealed = self._answer(opened, answer)
         except MedunlearnError as error:
             _LOG.error("%s: %s", self.site_id, error)
-            refusal = Message(kind=ERROR, fields={"site_id": self.site_id, "code": error.code})
-            return self._seal(header, refusal, "refusal")
+            answer = Message(kind=ERROR, fields={"site_id": self.site_id, "code": error.code})
+            sealed = self._seal(header, answer, "refusal")
+        if self.gate is not None:
+            code = str(answer.fields.get("code", "")) if answer.kind == ERROR else ""
+            self.gate.answered(header.run, opened.message.kind, code)
+        return sealed
 
     def _expect(self, header: Header) -> None:
         """Who, whither and under which roster; the run's lock where there is one."""
@@ -155,6 +177,8 @@ class SealedHospital:
         refused = store.receive((header, opened.proof))[0]
         if refused is not None:
             raise refused
+        if self.gate is not None:
+            self.gate.request(header.run, message.kind)
         if header.issued > now + 300 or header.expires < now - 300:  # advice only
             _LOG.warning("%s: the coordinator's clock differs from ours", self.site_id)
         if message.kind == READY:
@@ -187,6 +211,8 @@ class SealedHospital:
         )
         require_acceptable(self.policy, offer, code_digest=self.code_digest,
                            earlier=earlier, now=now)
+        if self.gate is not None:
+            self.gate.plan(offer)
         self.trust.store.lock(RunLock(
             run=header.run, plan=header.plan, coordinator=header.sender, model=NO_DIGEST,
             support=NO_DIGEST, epsilon=planned_epsilon(offer.plan), accepted=int(now),
@@ -256,6 +282,7 @@ def _bare(code: str) -> Message:
 def seal_hospital(
     folder: Path, inside: Answering, *, entropy: Entropy | None = None,
     clock: Callable[[], float] = time.time, survives_power_cut: bool = True,
+    gate: Gate | None = None,
 ) -> SealedHospital:
     """Put a hospital behind masks, those behind the witness of the coordinator's log, and all
     behind the envelopes of ``folder``'s trust folder. There is no way to leave one out.
@@ -279,5 +306,5 @@ def seal_hospital(
     audit = SiteAudit(folder, site_id=trust.identity.party_id, entropy=trust.entropy)
     return SealedHospital(
         inside=WitnessingHospital(masked, audit), trust=trust, policy=policy,
-        code_digest=installed_code_digest(),
+        code_digest=installed_code_digest(), gate=gate,
     )

@@ -66,6 +66,8 @@ class WorkerSection(Section):
         8192, ge=1, description="most tokens (padding included) per forward pass: bounds memory")
     reference_cache_mib: int = Field(
         256, ge=0, description="memory for the reference model's outputs, in MiB")
+    run_idle_s: float = Field(
+        600.0, ge=0.0, description="a run that asked nothing for so long makes room for another")
 
 
 class ApprovalSection(Section):

@@ -4,7 +4,7 @@ Guarantees:
     Every value is a number, a truth value, or a text that matches one of the narrow patterns
     below: a digest, an identifier that the protocol gave, a code. No field takes free text, so
     that nothing a person said, no record and no path can enter a log, whatever a caller does.
-    The one name of a person is that of who overrode a gate.
+    The only names of persons are of who overrode a gate and of who approved a plan.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ KINDS: Mapping[str, Mapping[str, Check]] = {
     "measured": {"result_digest": digest, "adapter_digest": digest},
     "published": {"attestation_digest": digest, "report_digest": digest},
     # A hospital's.
+    "plan_approved": {"run_id": run_id, "plan_digest": digest, "by": person},
     "plan_accepted": {"run_id": run_id, "plan_digest": digest, "request_root": digest},
     "release_charged": {
         "run_id": run_id, "release": name, "request_digest": digest, "sigma": real,
