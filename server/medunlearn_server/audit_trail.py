@@ -39,10 +39,12 @@ class AuditTrail:
     Args:
         folder: The run's folder at the coordinator.
         run_id: The run.
+        party: Folder whose ``trust`` is this coordinator's; None takes the run's own.
     """
 
-    def __init__(self, folder: Path, *, run_id: str) -> None:
+    def __init__(self, folder: Path, *, run_id: str, party: Path | None = None) -> None:
         self._folder = folder
+        self._party = party or folder
         self._run_id = run_id
 
     @cached_property
@@ -53,7 +55,7 @@ class AuditTrail:
             Misconfigured: TRUST_MISSING or a KEY_ code: there is no run without a log.
             Rejected: As :class:`~medunlearn_common.audit.AuditLog`.
         """
-        signer = open_identity(self._folder)
+        signer = open_identity(self._party)
         return AuditLog(
             self._folder / AUDIT_FILE, signer=signer,
             origin=coordinator_log(self._run_id, key_id=signer.key_id),
@@ -62,7 +64,7 @@ class AuditTrail:
     @cached_property
     def roster(self) -> RosterInForce:
         """The public keys of the sites."""
-        return RosterInForce(self._folder)
+        return RosterInForce(self._party)
 
     def carried_by(self, request: Message) -> Message:
         """The request with the log's head as it was when the request's step began."""

@@ -238,11 +238,12 @@ def _bare_code(reply: Message) -> str:
 def seal_transport(
     inside: Transport, folder: Path, *, plan: RunPlan, run_id: str,
     entropy: Entropy | None = None, clock: Callable[[], float] = time.time,
-    survives_power_cut: bool = True,
+    survives_power_cut: bool = True, offer_file: Path | None = None,
 ) -> SealedTransport:
     """Wrap a transport with the trust folder in the coordinator's ``folder``.
 
-    The signed offer is kept there, so that a resumed run offers the very same.
+    The signed offer is kept, there or in ``offer_file`` (a coordinator of several runs keeps
+    each with its run), so that a resumed run offers the very same.
 
     Raises:
         Misconfigured: TRUST_MISSING, KEY_ codes, ROSTER_MISSING, CHECKPOINT_FOREIGN.
@@ -253,7 +254,9 @@ def seal_transport(
     )
     return SealedTransport(
         inside, trust, run_id=run_id, plan=plan,
-        offer=_kept_offer(folder / TRUST_FOLDER / OFFER_FILE, trust, plan=plan, run_id=run_id),
+        offer=_kept_offer(
+            offer_file or folder / TRUST_FOLDER / OFFER_FILE, trust, plan=plan, run_id=run_id
+        ),
     )
 
 
