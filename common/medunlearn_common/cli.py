@@ -91,7 +91,7 @@ class CommandLine:
         app.add_typer(keys_app, name="keys")
         app.add_typer(roster_app, name="roster")
         app.command(name="verify")(verify)
-        groups = {"concepts": concepts_group()}
+        groups = {"concepts": concepts_group(), **party_groups()}
         for name, group in groups.items():
             app.add_typer(group, name=name)
         for entry in sorted(commands, key=lambda item: item.name):
@@ -159,6 +159,18 @@ class CommandLine:
             soft_wrap=True,
         )
         return EXIT_INTERNAL
+
+
+def party_groups() -> dict[str, typer.Typer]:
+    """The two parties of a deployed federation; packages bring their commands."""
+    texts = {
+        "coordinator": "Lead a federation: make its folder, invite hospitals, launch runs.",
+        "hospital": "Take part in a federation: join it, run the node, adopt results.",
+    }
+    return {
+        name: typer.Typer(help=text, no_args_is_help=True, rich_markup_mode="rich")
+        for name, text in texts.items()
+    }
 
 
 def mount(app: typer.Typer, entry: EntryPoint, *, name: str | None = None) -> None:
