@@ -24,14 +24,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from medunlearn_common.digests import digest_of_files
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded
+from medunlearn_common.model_files import CONFIG as _CONFIG
+from medunlearn_common.model_files import model_digest, tokenizer_digest, weight_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_CONFIG = "config.json"
 _SAME_MODEL = "check that config.json belongs to these weights, or download the model again"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,7 @@ def load_causal_lm(source: str, *, dtype: str, device: torch.device) -> LoadedMo
             TOKENIZER_UNUSABLE or TOKENIZER_MISMATCH.
     """
     folder = resolve_folder(source)
-    weights = check_weight_files(folder)
+    check_weight_files(folder)
     with _without_chatter():
         _check_config(folder)
         tokenizer = load_tokenizer(folder)
@@ -113,10 +112,8 @@ def load_causal_lm(source: str, *, dtype: str, device: torch.device) -> LoadedMo
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        model_digest=digest_of_files([folder / _CONFIG, *weights]),
-        tokenizer_digest=digest_of_files(
-            [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
-        ),
+        model_digest=model_digest(folder),
+        tokenizer_digest=tokenizer_digest(folder),
     )
 
 
@@ -154,17 +151,7 @@ def check_weight_files(folder: Path) -> list[Path]:
     Raises:
         Misconfigured: MODEL_MISSING, MODEL_FORMAT or MODEL_CORRUPT.
     """
-    if not (folder / _CONFIG).is_file():
-        raise Misconfigured(
-            "MODEL_MISSING", f"{folder} has no {_CONFIG}", "give the model's own folder"
-        )
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise Misconfigured(
-            "MODEL_FORMAT",
-            f"{folder} holds no *.safetensors weights; other formats can run code on loading",
-            "convert it with transformers: model.save_pretrained(folder)",
-        )
+    weights = weight_files(folder)
     for path in weights:
         try:
             with safe_open(path, framework="np") as tensors:
