@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from medunlearn_client.adoption.receiving import AdoptingHospital
 from medunlearn_client.masking.hospital import JOURNAL_FILE, MaskedHospital
 from medunlearn_client.masking.journal import ShareJournal
 from medunlearn_client.masking.rules import MaskingIdentity
@@ -290,8 +291,9 @@ def seal_hospital(
     clock: Callable[[], float] = time.time, survives_power_cut: bool = True,
     gate: Gate | None = None,
 ) -> SealedHospital:
-    """Put a hospital behind masks, those behind the witness of the coordinator's log, and all
-    behind the envelopes of ``folder``'s trust folder. There is no way to leave one out.
+    """Put a hospital behind masks, those behind its inbox for finished adapters and the witness
+    of the coordinator's log, and all behind the envelopes of ``folder``'s trust folder. There is
+    no way to leave one out.
 
     Raises:
         Misconfigured: TRUST_MISSING, KEY_FILE_MODE and other KEY_ codes, ROSTER_MISSING,
@@ -310,7 +312,8 @@ def seal_hospital(
         entropy=trust.entropy, min_sites=policy.federation.min_sites,
     ))
     audit = SiteAudit(folder, site_id=trust.identity.party_id, entropy=trust.entropy)
+    adopting = AdoptingHospital(masked, folder, trust=trust, audit=audit)
     return SealedHospital(
-        inside=WitnessingHospital(masked, audit), trust=trust, policy=policy,
+        inside=WitnessingHospital(adopting, audit), trust=trust, policy=policy,
         code_digest=installed_code_digest(), marks=PartyMarks(folder), gate=gate,
     )

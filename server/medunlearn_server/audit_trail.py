@@ -23,7 +23,7 @@ from medunlearn_common.audit import AuditLog, AuditRecord, SignedCheckpoint
 from medunlearn_common.audit.carrying import COSIGNATURE_FIELD, with_head
 from medunlearn_common.audit.signing import COSIGNATURE_CONTEXT, coordinator_log
 from medunlearn_common.errors import Rejected
-from medunlearn_common.messages import EVALUATE, FINISH, READY, Message
+from medunlearn_common.messages import COLLECT, EVALUATE, FINISH, PUBLISH, READY, Message
 from medunlearn_common.trust_folder import RosterInForce, open_identity
 from medunlearn_common.updates import SparseUpdate
 from medunlearn_server.reports import GateVerdict, RoundReport, RunOutcome, VoteReport
@@ -73,6 +73,8 @@ class AuditTrail:
 
     def _milestone(self, request: Message) -> int:
         """The record after which the request belongs; the first one if there is no such record."""
+        if request.kind in (PUBLISH, COLLECT):  # each publication is a slot of its own
+            return len(self.log.records) - 1
         if request.kind == FINISH:
             return self._last(lambda record: record.kind == "run_ended")
         if request.kind == EVALUATE:  # after the last round, however many there were

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from medunlearn_common.digests import canonical_json
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import private_folder
 from medunlearn_server.storage import DiskStorage, Storage, storage_errors
 
 OPENING_FILE = "opening.bin"
@@ -136,7 +137,7 @@ class RunStore:
             Misconfigured: RUN_LOCKED if another one holds it.
         """
         with storage_errors("take the run's lock"):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self.folder)
             lock = (self.folder / "run.lock").open("ab")
         with lock:
             try:

@@ -35,6 +35,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from medunlearn_common.envelope import HELLO
 from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.files import private_folder
 from medunlearn_common.messages import ERROR, Message, Scalar
 from medunlearn_common.plan import read_plan
 from medunlearn_server.checkpoints import RunStore
@@ -185,7 +186,7 @@ def lead(grid: Grid, settings: Mapping[str, Scalar], *, sleep: Callable[[float],
     folder = Path(_text(settings, "run-folder"))
     attempt = int(settings.get("attempt", 0))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         (folder / FAILURE_FILE).unlink(missing_ok=True)
         if attempt:
             write_leader(folder, attempt=attempt)
