@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from medunlearn_simulation.report.formatting import count, decimal, percent
-from medunlearn_simulation.report.scales import Frame, Tick, nice_ticks, ticks
+from medunlearn_common.pages.formatting import count, decimal, percent
+from medunlearn_common.pages.scales import Frame, Tick, nice_ticks, ticks
 
 Point = tuple[float, float]
 
