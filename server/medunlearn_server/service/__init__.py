@@ -1,0 +1,1 @@
+"""The coordinator as a service: supervisor, gateway, control interface, durable registry."""

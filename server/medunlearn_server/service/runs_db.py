@@ -1,0 +1,202 @@
+"""The durable registry of runs: what was launched, where it stands, how often it was started.
+
+Rules (anything else is RUN_STATE, and nothing changes):
+1. ``launch`` makes a run ``pending``; its folder and plan exist by then.
+2. pending -> running when a Flower run was started for it; running -> running when that died
+   and another one was started: the same run, one more start.
+3. pending, running -> paused; paused, failed -> pending again (resume).
+4. pending, running, paused, failed -> stopped, for good.
+5. running -> finished or failed, by what the run itself left in its folder.
+6. finished -> pending only to be published, and back to finished whatever comes of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.sqlite_files import DurableDatabase
+
+RunState = Literal["pending", "running", "paused", "stopped", "finished", "failed"]
+RunMode = Literal["unlearn", "publish"]
+RUN_STATES: tuple[RunState, ...] = get_args(RunState)
+
+_NEXT: dict[RunState, tuple[RunState, ...]] = {
+    "pending": ("running", "paused", "stopped", "failed"),
+    "running": ("running", "paused", "stopped", "finished", "failed", "pending"),
+    "paused": ("pending", "stopped"),
+    "failed": ("pending", "stopped"),
+    "stopped": (),
+    "finished": (),
+}
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    run_id TEXT PRIMARY KEY,
+    state TEXT NOT NULL,
+    mode TEXT NOT NULL DEFAULT 'unlearn',
+    plan_digest TEXT NOT NULL,
+    flower_run_id TEXT NOT NULL DEFAULT '',
+    created REAL NOT NULL,
+    updated REAL NOT NULL,
+    failure_code TEXT NOT NULL DEFAULT '',
+    starts INTEGER NOT NULL DEFAULT 0
+) STRICT
+"""
+_COLUMNS = ("run_id, state, plan_digest, flower_run_id, created, updated, failure_code, starts, "
+            "mode")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow:
+    """One run.
+
+    Attributes:
+        run_id: Its name at every party.
+        state: Where it stands.
+        plan_digest: Of the plan that all parties share.
+        flower_run_id: Of the Flower run that carries it now, or carried it last; may be empty.
+        created: When it was launched, seconds since 1970.
+        updated: When its row last changed, seconds since 1970.
+        failure_code: Why it failed, or why its last Flower run ended early; may be empty.
+        starts: How many Flower runs were started for it.
+        mode: What the Flower run is for.
+    """
+
+    run_id: str
+    state: RunState
+    plan_digest: str
+    flower_run_id: str
+    created: float
+    updated: float
+    failure_code: str
+    starts: int
+    mode: RunMode = "unlearn"
+
+
+class RunsDb:
+    """The registry; several processes may open it, one service writes what runs."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        """Open or create.
+
+        Raises:
+            Transient: RUNS_DB if the file cannot be read or written.
+        """
+        self._clock = clock
+        self._database = DurableDatabase(path, code="RUNS_DB")
+        with self._database.transaction() as connection:
+            connection.execute(_SCHEMA)
+
+    def list(self) -> tuple[RunRow, ...]:
+        """All runs, the oldest first."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT {_COLUMNS} FROM runs ORDER BY created, run_id"
+            ).fetchall()
+        return tuple(_row(row) for row in rows)
+
+    def get(self, run_id: str) -> RunRow:
+        """One run.
+
+        Raises:
+            Misconfigured: RUN_UNKNOWN.
+        """
+        with self._database.reading() as connection:
+            found = connection.execute(
+                f"SELECT {_COLUMNS} FROM runs WHERE run_id = ?", (run_id,)
+            ).fetchone()
+        if found is None:
+            raise Misconfigured("RUN_UNKNOWN", f"there is no run {run_id[:80]!a}",
+                                "`medunlearn coordinator runs` lists them")
+        return _row(found)
+
+    def add(self, run_id: str, *, plan_digest: str) -> RunRow:
+        """Rule 1; the same run again is the same row.
+
+        Raises:
+            Misconfigured: RUN_EXISTS if it has another plan.
+        """
+        now = self._clock()
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO runs (run_id, state, plan_digest, created, updated) "
+                "VALUES (?, 'pending', ?, ?, ?) ON CONFLICT DO NOTHING",
+                (run_id, plan_digest, now, now),
+            )
+        row = self.get(run_id)
+        if row.plan_digest != plan_digest:
+            raise Misconfigured("RUN_EXISTS", f"run {run_id} exists with another plan",
+                                "launch it under another name")
+        return row
+
+    def move(
+        self, run_id: str, state: RunState, *, failure_code: str | None = None,
+        flower_run_id: str | None = None,
+    ) -> RunRow:
+        """Rules 2 to 5; a run that is in ``state`` already stays as it is, running apart.
+
+        Args:
+            run_id: The run.
+            state: Where it goes.
+            failure_code: Why; None keeps what is there.
+            flower_run_id: Of a Flower run just started for it, which counts as a start.
+
+        Raises:
+            Misconfigured: RUN_UNKNOWN, RUN_STATE.
+        """
+        with self._database.transaction() as connection:
+            row = self.get(run_id)
+            if row.state == state and state != "running":
+                return row
+            if state not in self._allowed(row):
+                raise Misconfigured(
+                    "RUN_STATE", f"run {run_id} is {row.state} and cannot become {state}",
+                    "`medunlearn coordinator status` says what can be done with it",
+                )
+            connection.execute(
+                "UPDATE runs SET state = ?, updated = ?, failure_code = ?, flower_run_id = ?, "
+                "starts = starts + ? WHERE run_id = ?",
+                (
+                    state, self._clock(),
+                    row.failure_code if failure_code is None else failure_code,
+                    row.flower_run_id if flower_run_id is None else flower_run_id,
+                    int(flower_run_id is not None), run_id,
+                ),
+            )
+        return self.get(run_id)
+
+    def publish(self, run_id: str) -> RunRow:
+        """Rule 6: a finished run waits for a Flower run that carries its adapter out.
+
+        Raises:
+            Misconfigured: RUN_UNKNOWN, RUN_STATE if it has not finished.
+        """
+        with self._database.transaction() as connection:
+            row = self.get(run_id)
+            if row.state != "finished":
+                raise Misconfigured("RUN_STATE", f"run {run_id} is {row.state}, not finished",
+                                    "only what a finished run made can be published")
+            connection.execute(
+                "UPDATE runs SET state = 'pending', mode = 'publish', updated = ?, "
+                "failure_code = '' WHERE run_id = ?", (self._clock(), run_id),
+            )
+        return self.get(run_id)
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._database.close()
+
+    @staticmethod
+    def _allowed(row: RunRow) -> tuple[RunState, ...]:
+        if row.mode == "publish" and row.state in ("pending", "running"):
+            return ("running", "finished")  # it stays a finished run
+        return _NEXT[row.state]
+
+
+def _row(values: tuple[object, ...]) -> RunRow:
+    names = [name.strip() for name in _COLUMNS.split(",")]
+    return RunRow(**dict(zip(names, values, strict=True)))  # type: ignore[arg-type]
