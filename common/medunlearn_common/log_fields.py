@@ -60,8 +60,10 @@ EVENTS: frozenset[str] = frozenset({
 })
 """Every event; any other is written as ``unnamed``."""
 
+_PLAIN = (str, int, float, type(None))
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _FILE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\.py")
+_FILES: set[str] = set()
 _OWN = ("medunlearn", "py", "root")
 
 
@@ -100,13 +102,15 @@ def lawful_class(kind: type) -> str:
 
 
 def lawful_place(path: str, line: int) -> str:
-    """File and line of code, without folders."""
+    """File and line of code, without folders; a file that no loaded module has is not repeated."""
     file = path.rpartition("/")[2]
-    return f"{file}:{line}" if _FILE.fullmatch(file) else "unnamed"
+    if path not in _FILES and any(
+        getattr(module, "__file__", None) == path for module in list(sys.modules.values())
+    ):
+        _FILES.add(path)
+    return f"{file}:{line}" if path in _FILES and _FILE.fullmatch(file) else "unnamed"
 
 
 def _passes(check: Check, value: Any) -> bool:
-    try:
-        return check(value)
-    except Exception:  # a hostile value may raise in its own comparison; it may not stop a log
-        return False
+    # A value of a subclass could compare as one text and be written as another.
+    return type(value) in _PLAIN and check(value)

@@ -168,8 +168,11 @@ def line_chart(
     )
     whole = [value for value in nice_ticks(*x_range, wanted=6) if value == int(value)]
 
+    places = nice_ticks(*y_range)
+    digits = 0 if all(value == int(value) for value in places) else 1
+
     def say(value: float) -> str:
-        return percent(value, 0) if as_percent else decimal(value, 1)
+        return percent(value, 0) if as_percent else decimal(value, digits)
 
     return LineChart(
         key=key,
@@ -177,7 +180,7 @@ def line_chart(
         description=description,
         frame=area,
         x_ticks=ticks(whole, area.x, count),
-        y_ticks=ticks(nice_ticks(*y_range), area.y, say),
+        y_ticks=ticks(places, area.y, say),
         x_label=x_label,
         y_label=y_label,
         lines=[

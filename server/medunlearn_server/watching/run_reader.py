@@ -216,7 +216,7 @@ def _evaluation(values: Mapping[str, Any]) -> EvaluationReport | None:
 
 
 def _epsilon(values: Mapping[str, Any], view: RunView) -> float | None:
-    """Spent so far; between the counts and the end the whole budget, which is what they may take."""
+    """Spent so far; once the sites have counted, and until the end, all that they may spend."""
     spent = (values.get("outcome") or {}).get("epsilon")
     if spent is None and view.latest is not None:
         spent = view.latest.epsilon

@@ -32,6 +32,7 @@ LOG_NAMES = {
     "run_ended": "run ended", "measured": "measured", "published": "attested",
     "request_refused": "answer refused",
 }
+_ORDER = {"round": 0, "code": 0, "gate": 0, "sites": 1, "failures": 2, "refused": 2, "epsilon": 3}
 
 
 def epsilon_words(run: RunView) -> str:
@@ -55,7 +56,7 @@ def exchange_words(exchange: ExchangeView) -> str:
 def record_words(record: AuditRecord) -> str:
     """What a log record adds to its kind: numbers, codes, names of sites; digests cut short."""
     parts: list[str] = []
-    for key, value in record.fields.items():
+    for key, value in sorted(record.fields.items(), key=lambda item: _ORDER.get(item[0], 9)):
         if key == "round":
             parts.append(f"round {value + 1}")
         elif key == "sites":
