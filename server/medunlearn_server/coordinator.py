@@ -54,6 +54,7 @@ from medunlearn_server.server_step import StepState, direction_of, gap_closed, t
 from medunlearn_server.sites import Sites
 from medunlearn_server.support_choice import choose_support
 from medunlearn_server.transport import Transport
+from medunlearn_server.watching.exchanges import WatchedTransport
 
 OUTCOME_FILE = "outcome.json"
 
@@ -95,9 +96,9 @@ class Coordinator:
         self._trail = AuditTrail(store.folder, run_id=run_id, party=party)
         self._gatekeeper = Gatekeeper(store, self._trail)
         self._sites = Sites(
-            plan=plan, run_id=run_id, transport=WitnessedTransport(transport, self._trail),
-            clock=clock, sleep=self._patient(sleep), keep=store.save_opening,
-            verifier=verifier,
+            plan=plan, run_id=run_id,
+            transport=WitnessedTransport(WatchedTransport(transport, store.folder), self._trail),
+            clock=clock, sleep=self._patient(sleep), keep=store.save_opening, verifier=verifier,
         )
 
     def _patient(self, sleep: Callable[[float], None]) -> Callable[[float], None]:
