@@ -228,8 +228,8 @@ def _carry(
     Coordinator(
         plan=plan, store=RunStore(folder), run_id=run_id,
         transport=transport, verifier=transport.verifier,
-        observer=ShownProgress(folder / EVENTS_FILE, waiting), sleep=sleep, halt=partial(obey, folder),
-        party=party,
+        observer=ShownProgress(folder / EVENTS_FILE, waiting), sleep=sleep,
+        halt=partial(obey, folder), party=party,
     ).run(resume=bool(settings.get("resume", False)))
 
 
