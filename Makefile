@@ -9,6 +9,7 @@
 #   make results   the long experiments behind docs/results.md
 #   make wrong-labels   the experiment with wrong labels behind docs/results.md
 #   make deploy-check   lint and render deploy/ with hadolint, kubectl, systemd-analyze …
+#   make protos    Python code of the gRPC schemas in common/medunlearn_common/service
 #   make clean     remove what was built (not runs/ and not the model cache)
 
 VENV ?= .venv
@@ -23,10 +24,10 @@ PLANS ?= $(wildcard benchmarks/plans/*.toml)
 ARGS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test lint kills masking-long fuzz results wrong-labels deploy-check clean install help
+.PHONY: demo test lint kills masking-long fuzz results wrong-labels protos deploy-check clean install help
 
 help:
-	@sed -n '3,13p' Makefile | sed 's/^#//'
+	@sed -n 's/^#\(   make\)/\1/p' Makefile
 
 install: $(STAMP)
 
@@ -82,6 +83,10 @@ wrong-labels: $(STAMP)
 
 deploy-check: $(STAMP) .venv-deploy/.installed
 	@deploy/check.sh .venv-deploy/bin $(BIN)/python
+
+protos: $(STAMP)
+	@cd common && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. \
+		--grpc_python_out=. medunlearn_common/service/*.proto
 
 clean:
 	rm -rf $(VENV) .venv-deploy dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -48,8 +48,8 @@ from medunlearn_server.jobs import (
     deployed_settings,
     write_leader,
 )
-from medunlearn_server.observer import EventFile
 from medunlearn_server.sealed_transport import OFFER_FILE, seal_transport
+from medunlearn_server.shown_progress import ShownProgress
 from medunlearn_server.transport import SITE_GONE, SITE_SILENT, Reply, SiteFailure
 from medunlearn_server.waiting import Waiting
 
@@ -209,16 +209,18 @@ def _carry(
     run_id = _text(settings, "run-id")
     party = Path(str(settings["trust-folder"])) if settings.get("trust-folder") else None
     wake = settings.get("wake-file")
+    waiting = Waiting(
+        shown_in=folder / NOW_FILE, halt=partial(obey_while_waiting, folder),
+        wake=Path(str(wake)) if wake else None,
+    )
     flower = FlowerTransport(
-        grid, poll_s=float(settings.get("poll-s", _DEFAULT_POLL_S)),
-        waiting=Waiting(
-            shown_in=folder / NOW_FILE, halt=partial(obey_while_waiting, folder),
-            wake=Path(str(wake)) if wake else None,
-        ),
+        grid, poll_s=float(settings.get("poll-s", _DEFAULT_POLL_S)), waiting=waiting
     )
     transport = seal_transport(
         flower, party or folder, plan=plan, run_id=run_id,
         offer_file=folder / OFFER_FILE if party else None,
+        model_digest=str(settings.get("model-digest", "")),
+        tokenizer_digest=str(settings.get("tokenizer-digest", "")),
     )
     if settings.get("mode") == "publish":
         publishing = import_module("medunlearn_server.publishing.session")
@@ -227,8 +229,8 @@ def _carry(
     Coordinator(
         plan=plan, store=RunStore(folder), run_id=run_id,
         transport=transport, verifier=transport.verifier,
-        observer=EventFile(folder / EVENTS_FILE), sleep=sleep, halt=partial(obey, folder),
-        party=party,
+        observer=ShownProgress(folder / EVENTS_FILE, waiting), sleep=sleep,
+        halt=partial(obey, folder), party=party,
     ).run(resume=bool(settings.get("resume", False)))
 
 

@@ -38,12 +38,16 @@ class Job:
         attempt: Which Flower run for it this is, from 1.
         mode: What it is for.
         poll_s: Pause between two looks for answers, in seconds.
+        model_digest: What the offer names; empty leaves it to what the sites agree on.
+        tokenizer_digest: Likewise.
     """
 
     run_id: str
     attempt: int
     mode: Mode
     poll_s: float
+    model_digest: str = ""
+    tokenizer_digest: str = ""
 
     def write(self, run_folder: Path) -> None:
         """Put it into the run's folder; raises Transient WRITE_FAILED."""
@@ -85,7 +89,8 @@ def deployed_settings(folder: Path, run_config: Mapping[str, Any]) -> dict[str, 
         "plan": str(known[run_id] / "plan.toml"), "run-folder": str(known[run_id]),
         "run-id": run_id, "resume": True, "poll-s": job.poll_s, "mode": job.mode,
         "trust-folder": str(folder), "attempt": job.attempt,
-        "wake-file": str(folder / "state" / "pushed"),
+        "wake-file": str(folder / "state" / "pushed"), "model-digest": job.model_digest,
+        "tokenizer-digest": job.tokenizer_digest,
     }
 
 

@@ -33,8 +33,13 @@ class Waiting:
         self._halt = halt
         self._wake = wake
         self._clock = clock
-        self._facts: dict[str, float] = {}
+        self._facts: dict[str, float | str] = {}
         self._shown_at = 0.0
+
+    def note(self, **facts: float | str) -> None:
+        """Where the run stands."""
+        self._facts |= facts
+        self._show(now=True)
 
     def connected(self, nodes: int) -> None:
         """So many nodes are there."""

@@ -75,6 +75,7 @@ class Gateway:
     def __init__(
         self, *, superlink: str, certificate: Path, keys: NodeKeys, limits: LimitsSection,
         wake_file: Path, stopping: Callable[[], bool] = lambda: False,
+        seen: Callable[[str], None] = lambda site: None,
     ) -> None:
         """Prepare.
 
@@ -85,7 +86,9 @@ class Gateway:
             limits: Of one request.
             wake_file: Touched by whoever put new messages into the SuperLink.
             stopping: Whether held calls should end.
+            seen: Told whose call was answered.
         """
+        self._seen = seen
         self._keys = keys
         self._limits = limits
         self._wake_file = wake_file
@@ -140,7 +143,7 @@ class Gateway:
         path = bytes(request.scope.get("raw_path") or b"").decode("latin-1")
         if request.method != "POST" or path not in CALLS or request.scope["query_string"]:
             return 403
-        if not self._keys.knows(_decoded(request.headers.get(KEY_HEADER, ""))):
+        if self._site(request) is None:
             return 401
         length = request.headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
@@ -148,6 +151,9 @@ class Gateway:
         if int(length) > self._limits.max_request_mib << 20:
             return 413
         return None
+
+    def _site(self, request: Request) -> str | None:
+        return self._keys.site_of(_decoded(request.headers.get(KEY_HEADER, "")))
 
     # -- passing on ----------------------------------------------------------------------
 
@@ -159,6 +165,7 @@ class Gateway:
             "POST", request.url.path, headers=_kept(request.headers, _TO_SUPERLINK), content=body
         ) as answer:
             status = answer.status_code if answer.status_code < 500 else 502
+            self._note(request, status)
             if status == 502:
                 await Response(status_code=502)(scope, receive, send)
                 return
@@ -204,6 +211,7 @@ class Gateway:
             answer = await self._client.post(PULL, headers=headers, content=body)
             if answer.status_code >= 500:
                 return Response(status_code=502)
+            self._note(request, answer.status_code)
             done = answer.status_code != 200 or answer.content or time.monotonic() >= until
             if done or not await self._wait(request, seen, until):
                 return Response(
@@ -227,6 +235,12 @@ class Gateway:
             return self._wake_file.stat().st_mtime_ns
         except OSError:
             return 0
+
+    def _note(self, request: Request, status: int) -> None:
+        """Remember who was let in; the SuperLink has checked the signature by then."""
+        site = self._site(request)
+        if site is not None and status == 200:
+            self._seen(site)
 
     async def close(self) -> None:
         """Give connections back."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import os
 import ssl
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -19,11 +22,13 @@ from medunlearn_server.service.gateway import HOLD_S, Gateway
 from medunlearn_server.service.node_keys import NodeKeys
 
 WAKE_FILE: Final = "pushed"
+SEEN_FILE: Final = "seen.json"
 LOOPBACK_CERTIFICATE: Final = "loopback.pem"
 _HEADER_S: Final = 10.0
 _MAX_HEADER_BYTES: Final = 16_384
 _LOOK_AT_CERTIFICATE_S: Final = 5.0
 _GRACE_S: Final = 3
+_SHOW_SEEN_EVERY_S: Final = 2.0
 _BACKLOG: Final = 512
 
 
@@ -37,6 +42,26 @@ class PatientProtocol(H11Protocol):
     def _require_begun(self) -> None:
         if self.cycle is None and not self.transport.is_closing():
             self.transport.abort()
+
+
+class Seen:
+    """When each site's node was answered last, for the operator; not flushed to disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._times: dict[str, float] = {}
+        self._written = 0.0
+
+    def note(self, site: str) -> None:
+        """Just now."""
+        now = time.time()
+        self._times[site] = now
+        if now - self._written >= _SHOW_SEEN_EVERY_S:
+            self._written = now
+            temporary = self._path.with_suffix(".tmp")
+            with suppress(OSError):
+                temporary.write_text(json.dumps(self._times), encoding="utf-8")
+                os.replace(temporary, self._path)
 
 
 class _Server(uvicorn.Server):
@@ -77,7 +102,7 @@ async def serve(folder: CoordinatorFolder) -> None:
     gateway = Gateway(
         superlink=config.listen.superlink, certificate=folder.state / LOOPBACK_CERTIFICATE,
         keys=NodeKeys(folder.nodes), limits=limits, wake_file=folder.state / WAKE_FILE,
-        stopping=lambda: server.should_exit,
+        stopping=lambda: server.should_exit, seen=Seen(folder.state / SEEN_FILE).note,
     )
     settings = uvicorn.Config(
         gateway, host=host, port=port, http=PatientProtocol, ws="none", lifespan="off",

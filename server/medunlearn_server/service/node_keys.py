@@ -41,9 +41,9 @@ class NodeKeys:
         """File of a site's key."""
         return self._folder / f"{site}{SUFFIX}"
 
-    def knows(self, key: bytes) -> bool:
-        """Whether ``key`` is one of them."""
-        return bool(key) and key in self.by_site().values()
+    def site_of(self, key: bytes) -> str | None:
+        """Whose key it is; None if it is nobody's."""
+        return next((site for site, known in self.by_site().items() if known == key), None)
 
     def _one(self, path: Path) -> tuple[tuple[int, int, int], bytes] | None:
         try:

@@ -22,7 +22,7 @@ from quadratic_hospital import small_plan, write_sites
 
 from medunlearn_common.flower_environment import flower_command, flower_environment
 from medunlearn_common.plan import Plan, RunPlan, plan_template
-from medunlearn_common.processes import ChildSpec, Children
+from medunlearn_common.processes import Children, ChildSpec
 from medunlearn_server.service.config import CoordinatorFolder, open_folder
 from medunlearn_simulation.enrolment import enrol
 
