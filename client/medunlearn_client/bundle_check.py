@@ -26,10 +26,8 @@ from pathlib import Path
 from medunlearn_common.code_digest import PACKAGES, package_folder
 from medunlearn_common.errors import Misconfigured
 
-STUB_COMPONENTS = {
-    "serverapp": "medunlearn_server.flower_app:app",
-    "clientapp": "medunlearn_client.flower_app:app",
-}
+# What runs at the coordinator is the coordinator's own affair.
+STUB_CLIENT = "medunlearn_client.flower_app:app"
 STUB_FILES = frozenset(("pyproject.toml", "README.md", "LICENSE", ".info/CONTENT"))
 MAX_BUNDLE_BYTES = 1 << 20
 _HINT = "ask the coordinator for the stub bundle, and report this one"
@@ -44,7 +42,7 @@ def require_stub_bundle(data: bytes, *, pinned: Sequence[str] = ()) -> None:
 
     Raises:
         Misconfigured: BUNDLE_UNKNOWN, BUNDLE_FORM, BUNDLE_HOLDS_CODE for any file but those of a
-            stub, BUNDLE_COMPONENTS if it names other apps than the installed ones.
+            stub, BUNDLE_COMPONENTS if it names another ClientApp than the installed one.
     """
     if pinned and hashlib.sha256(data).hexdigest() not in pinned:
         raise Misconfigured("BUNDLE_UNKNOWN", "the app bundle is none of those pinned here", _HINT)
@@ -60,12 +58,12 @@ def require_stub_bundle(data: bytes, *, pinned: Sequence[str] = ()) -> None:
                 if one.file_size > MAX_BUNDLE_BYTES:
                     raise ValueError("too large")
             project = tomllib.loads(archive.read("pyproject.toml").decode("utf-8"))
-            components = project["tool"]["flwr"]["app"]["components"]
+            client = project["tool"]["flwr"]["app"]["components"]["clientapp"]
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
         raise Misconfigured("BUNDLE_FORM", "the app bundle is no Flower app", _HINT) from error
-    if components != STUB_COMPONENTS:
-        raise Misconfigured("BUNDLE_COMPONENTS", "the app bundle names other apps than those of "
-                            "medunlearn", _HINT)
+    if client != STUB_CLIENT:
+        raise Misconfigured("BUNDLE_COMPONENTS", "the app bundle names another app than "
+                            "medunlearn's", _HINT)
 
 
 def require_installed_code(path: Sequence[str] | None = None) -> None:

@@ -22,7 +22,8 @@ def apply_limits(section: WorkerSection) -> None:
     torch.set_num_threads(section.threads)
     if section.memory_limit_gib > 0.0:
         limit = int(section.memory_limit_gib * 2**30)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
     device = resolve_device(section.device)
     if device.type == "cuda" and section.gpu_memory_fraction < 1.0:
         torch.cuda.set_per_process_memory_fraction(section.gpu_memory_fraction, device)

@@ -10,6 +10,7 @@ schedules here, only that one can be started.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -17,7 +18,6 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from secrets import token_hex
 
@@ -26,6 +26,7 @@ from medunlearn_client.service.wire import PREFIX
 from medunlearn_client.service.worker_client import WorkerClient
 from medunlearn_common.errors import Misconfigured, Transient
 from medunlearn_common.files import write_atomically
+from medunlearn_common.flower_environment import flower_command, flower_environment
 from medunlearn_common.identity.key_files import PASSPHRASE_VARIABLE
 from medunlearn_common.processes import Child, Children, ChildSpec, wait_until
 
@@ -33,23 +34,22 @@ _LOG = logging.getLogger("medunlearn.node")
 WORKER, NODE, EXECUTOR, WATCH = "worker", "supernode", "superexec", "watch"
 # After the last answer: the app process hands it to the node, which looks twice a second.
 HAND_OVER_S, LINGER_S = 10.0, 1.5
-_TASK_POLL_S = "0.05"
 _LOOK_S = 0.2
+LOCK_FILE = "service.lock"
 
 
 class HospitalNode:
     """All processes of one hospital."""
 
-    def __init__(self, folder: Path, *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         """Prepare; nothing is started yet.
 
         Raises:
-            Misconfigured: HOSPITAL_CONFIG_ codes, NODE_KEY, NODE_CA, NODE_PROGRAM.
+            Misconfigured: HOSPITAL_CONFIG_ codes, NODE_KEY, NODE_CA, FLOWER_MISSING.
             Transient: WRITE_FAILED.
         """
         self.paths = HospitalPaths(folder=folder)
         self.config = read_hospital_config(folder)
-        self._environment = dict(os.environ if environment is None else environment)
         _require_files(self.paths, self.config)
         self._write_state()
         self.children = Children(self.specs(), on_change=self._changed)
@@ -78,12 +78,8 @@ class HospitalNode:
         path: str | None = None, final_exits: frozenset[int] = frozenset({127}),
         first_delay_s: float = 1.0, longest_delay_s: float = 60.0, grace_s: float = 10.0,
     ) -> ChildSpec:
-        environment = {
-            **self._environment, "FLWR_HOME": str(self.paths.state / "flwr"),
-            "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": _TASK_POLL_S,
-        }
+        environment = flower_environment(
+            home=self.paths.state / "flwr", more={"PYTHONSAFEPATH": "1"})
         if not secret:  # what carries messages cannot open the hospital's key
             environment.pop(PASSPHRASE_VARIABLE, None)
         if path is not None:
@@ -101,7 +97,7 @@ class HospitalNode:
             "--auth-supernode-private-key", str(self.paths.node_key),
         )
         return (
-            _program("flower-supernode"), "--superlink", self.config.coordinator.address,
+            flower_command("flower-supernode"), "--superlink", self.config.coordinator.address,
             *security, "--host", host.strip("[]"), "--port", port, "--isolation", "process",
             "--superexec-auth-secret-file", str(self._secret), "--node-config",
             str(self._node_config),
@@ -109,7 +105,7 @@ class HospitalNode:
 
     def _superexec(self) -> tuple[str, ...]:
         return (
-            _program("flower-superexec"), "--runtime-api-address", self.config.node.runtime,
+            flower_command("flower-superexec"), "--runtime-api-address", self.config.node.runtime,
             "--insecure",  # loopback; tasks are taken with the secret
             "--superexec-auth-secret-file", str(self._secret),
         )
@@ -149,6 +145,7 @@ class HospitalNode:
         Raises:
             Misconfigured: SERVICE_FAILED if a part says that it cannot work as configured.
         """
+        lock = _require_only_service(self.paths)
         self.children.start()
         try:
             while not stopping.wait(_LOOK_S):
@@ -160,6 +157,7 @@ class HospitalNode:
             self._finish()
         finally:
             self.children.stop()
+            os.close(lock)
 
     def _finish(self) -> None:
         """Let the answer under way go out, and no other one begin."""
@@ -190,15 +188,6 @@ def _is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def _program(name: str) -> str:
-    """Flower's commands lie next to the interpreter that runs us, not wherever PATH leads."""
-    path = Path(sys.executable).with_name(name)
-    if not path.is_file():
-        raise Misconfigured("NODE_PROGRAM", f"{name} is not installed beside python",
-                            'pip install "medunlearn[hospital]" into one environment')
-    return str(path)
-
-
 def _require_files(paths: HospitalPaths, config: HospitalConfig) -> None:
     if config.node.insecure:
         return
@@ -208,6 +197,20 @@ def _require_files(paths: HospitalPaths, config: HospitalConfig) -> None:
     if not paths.node_key.is_file() or paths.node_key.stat().st_mode & 0o077:
         raise Misconfigured("NODE_KEY", "node/node.key is missing, or others may read it",
                             "`medunlearn hospital doctor` says which; chmod 600 node/node.key")
+
+
+def _require_only_service(paths: HospitalPaths) -> int:
+    """Hold the folder's lock, with our pid in it; raises Misconfigured SERVICE_RUNNING."""
+    descriptor = os.open(paths.state / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise Misconfigured("SERVICE_RUNNING", "a service runs for this folder already",
+                            "medunlearn hospital stop DIR") from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode("ascii"))
+    return descriptor
 
 
 def stop_service(paths: HospitalPaths, *, deadline_s: float) -> bool:
@@ -226,10 +229,8 @@ def stop_service(paths: HospitalPaths, *, deadline_s: float) -> bool:
 
 def service_pid(paths: HospitalPaths) -> int | None:
     """Of the running service; its lock tells a living one from a pid that was left behind."""
-    import fcntl
-
     try:
-        with (paths.state / "service.lock").open("r+") as lock:
+        with (paths.state / LOCK_FILE).open("r+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

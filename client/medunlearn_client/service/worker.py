@@ -64,6 +64,7 @@ EXIT_MENDABLE = 2
 _SPENDS = frozenset((VOTE, STEP, EVALUATE))
 # One answer at a time, plus room for looks and drains.
 _GRPC_THREADS = 8
+_LOOK_S = 0.2
 
 
 class LocalSite:
@@ -250,7 +251,8 @@ def serve(folder: Path, stopping: threading.Event) -> None:
         server.start()
         site.note(state="idle")
         _LOG.info("%s answers on its socket", site.status.site_id)
-        stopping.wait()
+        while not stopping.wait(_LOOK_S):  # a signal may wake another thread than this one
+            pass
         worker.drain()
         server.stop(grace=5.0).wait()
         site.status = replace(site.status, worker_pid=0)

@@ -16,7 +16,7 @@ from hospital_lab import PLAN, Lab, write_hospitals
 from medunlearn_common.plan import plan_from_text
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_lab(
     tiny_model_folder: Path, question_file: Path
 ) -> Iterator[Callable[..., Lab]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +111,7 @@ class Lab:
     def run(
         self, plan: RunPlan | None = None, *, run_id: str = "lab", home: Any = None,
         before: Callable[[str, Message], None] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> RunOutcome:
         """A whole run of the real coordinator; site-0 answers over its socket."""
         plan = plan or self.plan
@@ -123,7 +125,7 @@ class Lab:
         )
         return Coordinator(
             plan=plan, store=RunStore(folder), run_id=run_id, transport=transport,
-            verifier=transport.verifier,
+            verifier=transport.verifier, sleep=sleep,
         ).run()
 
     def ask(self, message: Message, *, run_id: str = "lab", plan: RunPlan | None = None) -> Reply:
