@@ -46,7 +46,7 @@ def role_of(folder: Path) -> Role:
     """
     if (folder / "coordinator.toml").is_file():
         return "coordinator"
-    if (folder / "site.json").is_file():
+    if any((folder / name).is_file() for name in ("hospital.toml", "site.toml", "site.json")):
         return "hospital"
     raise Misconfigured(
         "BACKUP_NO_PARTY", f"{folder.name} is no party's folder",
