@@ -8,6 +8,7 @@
 #   make masking-long   10,000 masked rounds, 10,000 sequences, 1,000 kills
 #   make results   the long experiments behind docs/results.md
 #   make wrong-labels   the experiment with wrong labels behind docs/results.md
+#   make deployed  the tests that start a real SuperLink and real nodes
 #   make clean     remove what was built (not runs/ and not the model cache)
 
 VENV ?= .venv
@@ -22,10 +23,10 @@ PLANS ?= $(wildcard benchmarks/plans/*.toml)
 ARGS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test lint kills masking-long fuzz results wrong-labels clean install help
+.PHONY: demo test lint kills masking-long fuzz results wrong-labels deployed clean install help
 
 help:
-	@sed -n '3,12p' Makefile | sed 's/^#//'
+	@sed -n '3,13p' Makefile | sed 's/^#//'
 
 install: $(STAMP)
 
@@ -72,6 +73,9 @@ results: $(STAMP)
 
 wrong-labels: $(STAMP)
 	@$(BIN)/python benchmarks/wrong_labels.py $(ARGS)
+
+deployed: $(STAMP)
+	@MEDUNLEARN_DEPLOYED=1 $(BIN)/python -m pytest -q tests/service $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
