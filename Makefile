@@ -10,6 +10,9 @@
 #   make wrong-labels   the experiment with wrong labels behind docs/results.md
 #   make deploy-check   lint and render deploy/ with hadolint, kubectl, systemd-analyze …
 #   make protos    Python code of the gRPC schemas in common/medunlearn_common/service
+#   make deployed  the tests that start a real SuperLink and real nodes
+#   make rehearsal coordinator and three hospitals as real processes, to an adopted adapter
+#   make failures  kills, cuts and attacks on such a federation (root, for namespaces)
 #   make clean     remove what was built (not runs/ and not the model cache)
 
 VENV ?= .venv
@@ -24,7 +27,8 @@ PLANS ?= $(wildcard benchmarks/plans/*.toml)
 ARGS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test lint kills masking-long fuzz results wrong-labels protos deploy-check clean install help
+.PHONY: demo test lint kills masking-long fuzz results wrong-labels protos deployed rehearsal failures \
+	deploy-check clean install help
 
 help:
 	@sed -n 's/^#\(   make\)/\1/p' Makefile
@@ -87,6 +91,15 @@ deploy-check: $(STAMP) .venv-deploy/.installed
 protos: $(STAMP)
 	@cd common && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. \
 		--grpc_python_out=. medunlearn_common/service/*.proto
+
+deployed: $(STAMP)
+	@MEDUNLEARN_DEPLOYED=1 $(BIN)/python -m pytest -q tests/service $(ARGS)
+
+rehearsal: $(STAMP)
+	@$(BIN)/medunlearn rehearse $(ARGS)
+
+failures: $(STAMP)
+	@MEDUNLEARN_FAILURES=1 $(BIN)/python -m pytest -q tests/service/failures $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-deploy dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

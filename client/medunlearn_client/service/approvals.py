@@ -82,10 +82,13 @@ class Approvals:
         elif found.decision == "approved":
             return found
         elif found.decision == "declined":
-            raise Rejected(PLAN_DECLINED, "a person of this site declined the plan",
-                           "agree on another plan")
+            raise declined()
         raise Rejected(PLAN_AWAITS_APPROVAL, "a person of this site has yet to approve the plan",
                        f"medunlearn hospital approve {offer.plan.digest[:12]} --by NAME")
+
+    def was_declined(self, run: str) -> bool:
+        """Whether a person refused the run's plan, maybe after it had begun."""
+        return any(one.run == run and one.decision == "declined" for one in self.all())
 
     def _add(self, path: Path, offer: RunOffer) -> None:
         if len([one for one in self.all() if one.decision == "waiting"]) >= MAX_WAITING:
@@ -143,6 +146,12 @@ class Approvals:
 
     def _path(self, run: str, plan_digest: str) -> Path:
         return self._folder / f"{digest_of([run, plan_digest])[:32]}.json"
+
+
+def declined() -> Rejected:
+    """What a declined plan is refused with."""
+    return Rejected(PLAN_DECLINED, "a person of this site declined the plan",
+                    "agree on another plan")
 
 
 def _read(path: Path) -> Asked | None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from medunlearn_client.service.approvals import Approvals
+from medunlearn_client.service.approvals import Approvals, declined
 from medunlearn_client.site_audit import SiteAudit
 from medunlearn_common.errors import Rejected
 from medunlearn_common.messages import EVALUATE, FINISH, READY, STEP, VOTE
@@ -46,8 +46,11 @@ class RunGate:
         """Before anything of a request is looked at further.
 
         Raises:
-            Rejected: SITE_BUSY while another run is under way.
+            Rejected: SITE_BUSY while another run is under way, PLAN_DECLINED once a person took
+                an approval back.
         """
+        if kind in HOLDING and self.approvals is not None and self.approvals.was_declined(run):
+            raise declined()
         another = self._run not in ("", run) and self.clock() - self._last < self.idle_s
         if kind in HOLDING and another:
             raise Rejected(SITE_BUSY, f"run {self._run} is under way at this site",

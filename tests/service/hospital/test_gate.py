@@ -49,6 +49,20 @@ def test_a_declined_plan_stays_declined(tmp_path: Path) -> None:
         approvals.decide(one.plan.digest, by="Ada Berg", decision="approved")
 
 
+def test_an_approval_that_is_taken_back_ends_the_run_at_this_site(tmp_path: Path) -> None:
+    approvals, one = Approvals(tmp_path / "approvals"), offer()
+    gate = RunGate(audit=SiteAudit(tmp_path, site_id="site-1", entropy=SeededEntropy(0)),
+                   approvals=approvals)
+    code(approvals, one)
+    approvals.decide(one.plan.digest, by="Ada Berg", decision="approved")
+    gate.plan(one)
+    gate.request(one.run, STEP)
+    approvals.decide(one.plan.digest, by="Bo Lind", decision="declined")
+    with pytest.raises(Rejected, match="PLAN_DECLINED"):
+        gate.request(one.run, STEP)
+    gate.request("another", STEP)
+
+
 def test_a_damaged_or_forged_file_approves_nothing(tmp_path: Path) -> None:
     approvals, one = Approvals(tmp_path), offer()
     code(approvals, one)
