@@ -22,6 +22,7 @@ not answered by the deadline counts as absent.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -46,13 +47,14 @@ from medunlearn_server.jobs import (
     NOW_FILE,
     Ending,
     deployed_settings,
-    write_leader,
+    leading,
 )
 from medunlearn_server.sealed_transport import OFFER_FILE, seal_transport
 from medunlearn_server.shown_progress import ShownProgress
 from medunlearn_server.transport import SITE_GONE, SITE_SILENT, Reply, SiteFailure
 from medunlearn_server.waiting import Waiting
 
+_LOG = logging.getLogger("medunlearn")
 EVENTS_FILE = "events.jsonl"
 FAILURE_FILE = "failure.json"
 _HEAD, _FIELDS, _NUMBERS, _PAYLOAD = "head", "fields", "numbers", "payload"
@@ -167,7 +169,9 @@ def build_app(settings: Mapping[str, Scalar]) -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         folder = os.environ.get(FOLDER_VARIABLE)
         if folder:
-            lead(grid, {**settings, **deployed_settings(Path(folder), context.run_config)})
+            _log_to(Path(folder))
+            found = deployed_settings(Path(folder), context.run_config)
+            _lead_deployed(grid, {**settings, **found})
             return
         given: dict[str, Scalar] = {**settings}
         given.update({name: value for name, value in context.run_config.items() if value != ""})
@@ -184,21 +188,29 @@ def lead(grid: Grid, settings: Mapping[str, Scalar], *, sleep: Callable[[float],
         MedunlearnError: As :meth:`Coordinator.run`, so that the Flower run counts as failed.
     """
     folder = Path(_text(settings, "run-folder"))
-    attempt = int(settings.get("attempt", 0))
     try:
         private_folder(folder)
         (folder / FAILURE_FILE).unlink(missing_ok=True)
-        if attempt:
-            write_leader(folder, attempt=attempt)
         _carry(grid, settings, folder, sleep=sleep)
     except MedunlearnError as error:
         failure = {"family": type(error).__name__, "code": error.code,
                    "message": error.message, "hint": error.hint}
         RunStore(folder).write_text(FAILURE_FILE, json.dumps(failure) + "\n")
-        if attempt:
-            Ending(attempt=attempt, family=failure["family"], code=error.code).write(folder)
         raise
-    if attempt:
+
+
+def _lead_deployed(grid: Grid, settings: Mapping[str, Scalar]) -> None:
+    """As :func:`lead`, as the only process of this run, and with a word for the supervisor."""
+    folder, attempt = Path(_text(settings, "run-folder")), int(settings["attempt"])
+    with leading(folder, attempt=attempt):
+        try:
+            lead(grid, settings)
+        except MedunlearnError as error:
+            Ending(attempt=attempt, family=type(error).__name__, code=error.code).write(folder)
+            raise
+        except BaseException:
+            _LOG.exception("start %d of %s ended without a code", attempt, folder.name)
+            raise
         Ending(attempt=attempt).write(folder)
 
 
@@ -232,6 +244,16 @@ def _carry(
         observer=ShownProgress(folder / EVENTS_FILE, waiting), sleep=sleep,
         halt=partial(obey, folder), party=party,
     ).run(resume=bool(settings.get("resume", False)))
+
+
+def _log_to(folder: Path) -> None:
+    """Flower throws away what the processes of its executor print."""
+    path = folder / "state" / "logs" / "serverapp.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    _LOG.addHandler(handler)
+    _LOG.setLevel(logging.INFO)
 
 
 def _text(settings: Mapping[str, Scalar], name: str) -> str:

@@ -7,9 +7,11 @@ that the supervisor wrote, and an attempt that is not the current one does nothi
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -122,10 +124,26 @@ class Ending:
         return found if found.attempt == attempt else None
 
 
-def write_leader(run_folder: Path, *, attempt: int) -> None:
-    """Tell the supervisor which process carries the run: its id and when it began."""
-    mine = {"attempt": attempt, "pid": os.getpid(), "began": process_began(os.getpid())}
-    write_atomically(run_folder / LEADER_FILE, json.dumps(mine).encode("ascii"))
+@contextmanager
+def leading(run_folder: Path, *, attempt: int) -> Iterator[None]:
+    """Carry a run as the only process that does, and tell the supervisor which one that is.
+
+    Flower may start two processes for one attempt: when the answer to its command was lost, or
+    when it took a slow one for dead. The second one changes nothing here.
+
+    Raises:
+        Misconfigured: RUN_LOCKED.
+        Transient: WRITE_FAILED.
+    """
+    with (run_folder / "leader.lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Misconfigured("RUN_LOCKED", "another process carries this run",
+                                "nothing to do: it goes on without this one") from error
+        mine = {"attempt": attempt, "pid": os.getpid(), "began": process_began(os.getpid())}
+        write_atomically(run_folder / LEADER_FILE, json.dumps(mine).encode("ascii"))
+        yield
 
 
 def process_began(pid: int) -> int | None:

@@ -184,6 +184,23 @@ class Federation:
             self.nodes[f"node-{index}"] = children
             children.start()
 
+    def start_light_nodes(self) -> None:
+        """All sites' nodes in one process: see ``light_nodes``."""
+        environment = flower_environment(home=self.root / "light" / "flwr")
+        environment["PYTHONPATH"] = os.pathsep.join(
+            (str(INTEGRATION), environment["PYTHONPATH"]))
+        children = Children([ChildSpec(
+            name="light-nodes", environment=environment, log_file=self.root / "light.log",
+            first_delay_s=0.5, longest_delay_s=1.0, grace_s=1.0,
+            command=(sys.executable, str(HERE / "light_nodes.py"), json.dumps({
+                "superlink": f"127.0.0.1:{self.public}",
+                "root": str(self.path / "tls" / "ca.pem"),
+                "sites": [str(folder) for folder in self.site_folders],
+            })),
+        )])
+        self.nodes["light"] = children
+        children.start()
+
     def stop_nodes(self) -> None:
         """Stop them all, side by side."""
         threads = [threading.Thread(target=c.stop) for c in self.nodes.values()]
