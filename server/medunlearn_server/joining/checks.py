@@ -26,7 +26,7 @@ from medunlearn_server.joining.membership import DRAFT_FILE, Membership
 from medunlearn_server.joining.own_certificate import require_key_of
 from medunlearn_server.service.config import CoordinatorFolder, open_folder, split_address
 
-_ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, never listened on
+_ANYWHERE = ("0.0.0.0", "::")
 _ROTATE = "medunlearn coordinator rotate-certificate, then restart the service"
 
 
@@ -94,7 +94,8 @@ def _certificates(coordinator: CoordinatorFolder, now: float) -> Iterator[Findin
         yield problem("TLS_NAME", f"hospitals connect to {host}, which is not in [tls] names",
                       f"add it; {_ROTATE}")
     if sound:
-        yield ok("TLS_NAMES", f"the certificate is good for {', '.join(coordinator.config.tls.names)}")
+        names = ", ".join(coordinator.config.tls.names)
+        yield ok("TLS_NAMES", f"the certificate is good for {names}")
     yield _expiry("server certificate", chain[0], now)
     yield _expiry("authority", authorities[0], now)
     client = read_certificates(coordinator.tls("client_certificate"))[0]

@@ -34,7 +34,9 @@ from medunlearn_server.service.config import (
     CONFIG_FILE,
     CoordinatorConfig,
     FederationSection,
+    ListenSection,
     TlsSection,
+    split_address,
 )
 
 ROOT_FOLDER, ENTRY_FILE = "root", "coordinator.entry"
@@ -79,15 +81,20 @@ def found(folder: Path, founding: Founding, *, entropy: Entropy, now: float) -> 
     """Make the coordinator's folder, whole or not at all.
 
     Raises:
-        Misconfigured: FOLDER_EXISTS, ROOT_THRESHOLD, TLS_NAMES, KEY_ and TLS_ codes.
+        Misconfigured: FOLDER_EXISTS, ADDRESS, ROOT_THRESHOLD, TLS_NAMES, KEY_ and TLS_ codes.
         Rejected: ROSTER_FORM for a name that no roster takes.
         Transient: WRITE_FAILED.
     """
-    host = founding.address.rpartition(":")[0].strip("[]")
+    try:
+        host, port = split_address(founding.address)
+    except ValueError as error:
+        raise Misconfigured("ADDRESS", f"{founding.address!a}: {error}",
+                            "give --address as hospitals will reach this machine") from error
     names = tuple(dict.fromkeys((host, *founding.names, "localhost", "127.0.0.1")))
     own = founding.certificate
     config = CoordinatorConfig(
         federation=FederationSection(name=founding.federation, address=founding.address),
+        listen=ListenSection(public=f"0.0.0.0:{port}"),
         tls=TlsSection(names=names, server_ca="tls/institution-ca.pem" if own else "tls/ca.pem"),
     )
     with new_folder(folder) as draft:
