@@ -31,7 +31,7 @@ from medunlearn_common.envelope.header import CONTENT_TYPE, NO_DIGEST
 from medunlearn_common.envelope.sealing import content_bytes, header_digest, slot_facts
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import write_atomically
-from medunlearn_common.messages import ERROR, READY, Message
+from medunlearn_common.messages import COLLECT, ERROR, PUBLISH, READY, Message
 from medunlearn_common.offer import RunOffer, open_offer
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.trust_folder import ENVELOPE_LIFE_S, TRUST_FOLDER, Trust, open_trust
@@ -165,17 +165,24 @@ class SealedTransport:
     def _draft(self, address: str, message: Message, now: int) -> Header:
         content = content_bytes(message)
         facts = slot_facts(message)
-        restated = message.kind == READY
         return Header(
             run=self._run_id, direction="request", sender=self._trust.identity.party_id,
             recipient=self._party[address], roster=self._trust.roster.current.digest,
             plan=self._plan, round=facts["round"], phase=facts["phase"],
             support=facts["support"],
-            model=NO_DIGEST if restated else self._model.get(address, NO_DIGEST),
+            model=self._model_for(address, message),
             payload_type=CONTENT_TYPE, digest=hashlib.sha256(content).digest(),
             length=len(content), sequence=0, nonce=bytes(16), issued=now,
             expires=now + ENVELOPE_LIFE_S,
         )
+
+    def _model_for(self, address: str, message: Message) -> bytes:
+        """The base model that the site named in this process, or that the run's end attests."""
+        if message.kind == READY:
+            return NO_DIGEST
+        if message.kind in (PUBLISH, COLLECT):
+            return hashlib.sha256(message.text("model_digest").encode("utf-8")).digest()
+        return self._model.get(address, NO_DIGEST)
 
     # -- answers -------------------------------------------------------------------------
 

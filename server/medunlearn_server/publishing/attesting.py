@@ -58,18 +58,30 @@ def attest(place: PublishedRun) -> str:
         SHA-256 (hex) of the attestation's file.
 
     Raises:
-        Misconfigured: RUN_UNFINISHED, RUN_PLAN_CHANGED, ADAPTER_CHANGED, RUN_NOT_LOGGED, or a
-            TRUST_ or KEY_ code.
+        Misconfigured: RUN_UNFINISHED, RUN_PLAN_CHANGED, ADAPTER_CHANGED, RUN_NOT_LOGGED,
+            PUBLISHED_CHANGED, or a TRUST_ or KEY_ code.
         Rejected: AUDIT_LOG_DAMAGED, ROSTER_ codes.
         Transient: AUDIT_UNAVAILABLE, WRITE_FAILED, STORAGE_FULL or STORAGE_FAILED.
     """
     log = AuditTrail(place.run, run_id=place.run_id, party=place.party).log
-    if not (place.folder / ATTESTATION_FILE).is_file():
+    if (place.folder / ATTESTATION_FILE).is_file():
+        _require_logged(place, log)
+    else:
         _lay_out(place, log)
     digest = place.attestation_digest
     log.append("attested", attestation_digest=digest)
     export_log(place, log)
     return digest
+
+
+def _require_logged(place: PublishedRun, log: AuditLog) -> None:
+    """The attestation that lies there is one that the log names, if it names any."""
+    logged = {r.fields["attestation_digest"] for r in log.records if r.kind == "attested"}
+    if logged and place.attestation_digest not in logged:
+        raise Misconfigured(
+            "PUBLISHED_CHANGED", f"the attestation of run {place.run_id} was changed",
+            "restore the published folder from its backup; find out who wrote to it",
+        )
 
 
 def export_log(place: PublishedRun, log: AuditLog) -> None:

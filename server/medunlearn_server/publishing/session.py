@@ -95,6 +95,10 @@ class _Session:
             if record.kind == "delivered"
         ), 0)
         self._site: dict[str, str] = {}
+        self._model = str(next(
+            record.fields["model_digest"] for record in reversed(self._log.records)
+            if record.kind == "sites_agreed"
+        ))
 
     @property
     def _log(self) -> AuditLog:
@@ -142,7 +146,7 @@ class _Session:
     def _request(self, kind: str, payload: bytes = b"", *, whole: bool = False) -> Message:
         return Message(kind=kind, payload=payload, fields={
             "run_id": self._place.run_id, "round": self._first_slot + 2 * self._number + whole,
-            "attestation_digest": self._digest,
+            "attestation_digest": self._digest, "model_digest": self._model,
         })
 
     # -- COLLECT -------------------------------------------------------------------------
