@@ -31,7 +31,7 @@ KINDS = (
 FIELDS: Mapping[str, Check] = MappingProxyType({
     "run_id": run_id, "site": name, "child": name, "kind": one_of(*KINDS), "code": code,
     "state": one_of(*RUN_STATES, "starting", "ready", "waiting", "working", "stopping",
-                    "connected", "disconnected", "unhealthy", "healthy"),
+                    "connected", "disconnected", "unhealthy", "healthy", "idle", "answering"),
     "gate": one_of("norm", "canary", "utility"),
     "round": count, "rounds": count, "sites": count, "asked": count, "answered": count,
     "attempts": count, "starts": count, "restarts": count, "pid": count, "port": count,

@@ -95,8 +95,9 @@ class EventLog:
             "where": lawful_place(record.pathname, record.lineno),
             "ref": self.private.write(_message(record), error),
         }
-        if (named or error) is not None:
-            about |= _kind_of(named or error)
+        shown = named or error
+        if shown is not None:
+            about |= _kind_of(shown)
         self._write(_level(record.levelno), "library", about)
 
     def _told(self, error: BaseException) -> dict[str, Any]:

@@ -169,7 +169,7 @@ def line_chart(
     whole = [value for value in nice_ticks(*x_range, wanted=6) if value == int(value)]
 
     places = nice_ticks(*y_range)
-    digits = 0 if all(value == int(value) for value in places) else 1
+    digits = next(d for d in range(4) if d == 3 or all(round(v, d) == v for v in places))
 
     def say(value: float) -> str:
         return percent(value, 0) if as_percent else decimal(value, digits)

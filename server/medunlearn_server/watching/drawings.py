@@ -13,7 +13,7 @@ from medunlearn_server.watching.views import RunView
 
 Z95 = 1.959963984540054
 MOST_SITES = 60
-_HEIGHT, _WIDEST, _GAP, _LABEL = 20.0, 40.0, 3.0, 108.0
+_HEIGHT, _WIDEST, _GAP, _LABEL = 20.0, 60.0, 3.0, 108.0
 _MOST_MARKED = 40
 _FRAME = Frame(width=560, height=230, left=52, right=14, top=26, bottom=38)
 
@@ -104,7 +104,7 @@ def _seconds(rounds: Sequence[RoundReport]) -> LineChart | None:
               if isfinite(report.seconds)]
     return line_chart(
         "seconds", "Seconds per round", "From the first request of a round to the new adapter.",
-        [("seconds", "before", points)], x_label="round", y_label="s", as_percent=False,
+        [("seconds", "after", points)], x_label="round", y_label="s", as_percent=False,
         frame=_FRAME, legend=False, markers=len(points) <= _MOST_MARKED,
     )
 
@@ -127,7 +127,8 @@ def matrix(run: RunView, labels: Callable[[str], str]) -> Matrix | None:
     cell = max(2.0, min(_WIDEST, 880.0 / rounds))
     rows = [
         MatrixRow(label=labels(site.site), y=index * (_HEIGHT + _GAP),
-                  cells=[_cell(site.site, report, cell) for report in run.rounds])
+                  cells=[_cell(site.site, report, cell) for report in run.rounds]
+                  + _still_to_come(run, rounds, cell))
         for index, site in enumerate(run.sites[:MOST_SITES])
     ]
     step = max(1, -(-rounds // 20))
@@ -138,6 +139,15 @@ def matrix(run: RunView, labels: Callable[[str], str]) -> Matrix | None:
         cell_width=round(max(1.0, cell - min(_GAP, 0.2 * cell)), 2), rows=rows, ticks=ticks,
         left_out=max(0, len(run.sites) - MOST_SITES),
     )
+
+
+def _still_to_come(run: RunView, rounds: int, width: float) -> list[Cell]:
+    if run.is_over:
+        return []
+    return [
+        Cell(x=round(_LABEL + index * width, 2), style="planned", title=f"round {index + 1}")
+        for index in range(run.rounds[-1].round_index + 1, rounds)
+    ]
 
 
 def _cell(site: str, report: RoundReport, width: float) -> Cell:

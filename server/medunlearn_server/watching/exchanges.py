@@ -78,8 +78,10 @@ def read_exchange(folder: Path) -> ExchangeView | None:
         with (folder / EXCHANGE_FILE).open("rb") as stream:
             value: dict[str, Any] = json.loads(stream.read(_MAX_BYTES))
         totals = {
-            _known(kind): KindTotal(**{key: float(n) if key == "seconds" else int(n)
-                                       for key, n in total.items()})
+            _known(kind): KindTotal(
+                exchanges=int(total["exchanges"]), seconds=float(total["seconds"]),
+                asked=int(total["asked"]), answered=int(total["answered"]),
+            )
             for kind, total in value["totals"].items()
         }
         return ExchangeView(

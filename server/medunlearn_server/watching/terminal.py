@@ -20,7 +20,13 @@ from rich.text import Text
 
 from medunlearn_common.pages.formatting import MISSING, byte_size, decimal, duration, plain
 from medunlearn_server.watching.views import CheckView, FederationView, RunView
-from medunlearn_server.watching.words import PHASE_NAMES, epsilon_words, exchange_words, instant
+from medunlearn_server.watching.words import (
+    PHASE_NAMES,
+    epsilon_words,
+    exchange_words,
+    figure,
+    instant,
+)
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _MOST_ROUNDS, _MOST_SITES, _MOST_RUNS = 40, 20, 12
@@ -141,8 +147,8 @@ def _figures(run: RunView, *, now: float) -> RenderableType:
         grid.add_row("exchange", _text(words))
     for gate in run.gates:
         grid.add_row("gate", _text(
-            f"{gate.gate} {'holds' if gate.passed else 'FAILS'}: {_number(gate.value)} against "
-            f"{_number(gate.limit)}" + (f", overridden by {gate.overridden_by}"
+            f"{gate.gate} {'holds' if gate.passed else 'FAILS'}: {figure(gate.value)} against "
+            f"{figure(gate.limit)}" + (f", overridden by {gate.overridden_by}"
                                         if gate.overridden_by else ""),
             "" if gate.passed else "red"))
     log = run.log
@@ -200,6 +206,3 @@ def spark(values: Sequence[float]) -> str:
         _BLOCKS[round((value - low) * scale)] if isfinite(value) else " " for value in values
     )
 
-
-def _number(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.3g}"

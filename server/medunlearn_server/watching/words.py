@@ -72,6 +72,11 @@ def record_words(record: AuditRecord) -> str:
     return " · ".join(parts)
 
 
+def figure(value: float | None) -> str:
+    """Three significant digits."""
+    return MISSING if value is None else f"{value:.3g}"
+
+
 def instant(seconds: float) -> str:
     """2026-11-21 15:02:11, UTC; a dash for 0."""
     if seconds <= 0.0:

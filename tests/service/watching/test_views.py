@@ -45,7 +45,7 @@ def test_a_run_in_progress_is_shown_with_its_open_exchange(lab: Lab) -> None:
     assert (run.state, run.phase) == ("running", "rounds")
     assert (len(run.rounds), run.planned_rounds) == (5, 8)
     assert run.exchange is not None and run.exchange.is_open
-    assert (run.exchange.kind, run.exchange.round, run.exchange.asked) == ("step", 5, 5)
+    assert (run.exchange.kind, run.exchange.round, run.exchange.asked) == ("step", 5, 6)
     assert run.exchange.totals["step"].exchanges == 5
     assert run.plan is not None and run.epsilon is not None
     assert 0.0 < run.epsilon < run.plan.epsilon == 8.0
@@ -59,11 +59,13 @@ def test_a_finished_run_says_who_was_in_which_sum_and_what_it_cost(lab: Lab) -> 
     sites = {site.site: site for site in run.sites}
     assert sites["hospital-3"].joined == 6 and sum(sites["hospital-3"].missed.values()) == 2
     assert sites["hospital-0"].joined == 8 and not sites["hospital-0"].missed
-    assert run.dropouts == 3
+    assert run.dropouts == 3 + 8, "two absences, and one hospital that refuses every time"
     assert run.bytes_up == sum(
         sum(part.bytes_up.values()) for part in (run.vote, *run.rounds, run.evaluation) if part)
-    assert {gate.gate: gate.passed for gate in run.gates} == {"norm": True, "canary": True}
-    assert run.log.first_bad is None and len(run.log.witnesses) == 5
+    assert {gate.gate: (gate.passed, gate.overridden_by) for gate in run.gates} == {
+        "norm": (True, ""), "canary": (False, "Grace Hopper")}
+    assert [site.refused for site in run.sites if site.refused] == ["SITE_ERROR"]
+    assert run.log.first_bad is None and len(run.log.witnesses) == 6
     assert run.troubles == () and len(run.adapter_digest) == 64
 
 
@@ -146,7 +148,7 @@ def test_the_terminal_view_is_a_pure_function_and_fits_a_narrow_window(lab: Lab)
         connect=False)
     assert said(view) == said(view)
     wide = said(view)
-    for words in ("5 of 8 rounds", "waiting for masked updates, round 6, 5 asked", "hospital-3",
+    for words in ("5 of 8 rounds", "waiting for masked updates, round 6, 6 asked", "hospital-3",
                   "■■××■", "of 8"):
         assert words in wide
     assert max(len(line) for line in said(view, width=60).splitlines()) <= 60

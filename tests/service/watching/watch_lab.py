@@ -21,16 +21,19 @@ from medunlearn_common.loopback import server_of
 from medunlearn_common.messages import STEP, Message
 from medunlearn_common.plan import Plan, RuntimeOptions
 from medunlearn_common.plan.template import plan_template
+from medunlearn_server.checkpoints import RunStore
+from medunlearn_server.gatekeeper import add_override, new_override
 from medunlearn_server.service.runs_db import RunsDb
 from medunlearn_simulation.memory_runner import Faults, run_in_memory
 
 RUN = "lab-0123456789ab"
+CANARY = "Jane Doe, born 1970, HIV positive"
 SETTINGS: dict[str, dict[str, Any]] = {
     "run": {"name": "lab", "rounds": 8},
     "privacy": {"noise": "distributed", "epsilon": 8.0, "clip_l2": 1.0},
-    "gates": {"max_units": 1000, "min_preservation": 0.0, "max_canary_kl": 4.0},
+    "gates": {"max_units": 1000, "min_preservation": 0.0, "max_canary_kl": 1e-6},
     "server": {"learning_rate": 0.1},
-    "federation": {"sites": 5, "min_sites": 3, "round_deadline_s": 60.0,
+    "federation": {"sites": 7, "min_sites": 3, "round_deadline_s": 60.0,
                    "absences": ("3:2-3", "4:4-4")},
 }
 
@@ -66,7 +69,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     registry = RunsDb(folder / "state" / "runs.db", clock=lambda: 1_790_000_000.0)
     registry.add(RUN, plan_digest=plan.digest)
     registry.move(RUN, "running", flower_run_id="17")
-    sites = write_sites(root / "sites", 5)
+    # One hospital answers with a patient's name for a code; a person gives one as a reason.
+    sites = write_sites(root / "sites", 7, site_6={"ready_error": CANARY})
+    add_override(RunStore(run), new_override(
+        "canary", by="Grace Hopper", because=f"agreed for {CANARY}", at="2026-11-21T12:00:00Z"))
 
     def carry(faults: Faults | None, *, resume: bool) -> None:
         hospitals = {site.name: open_hospital(site, RuntimeOptions(runner="memory", device="cpu"))
