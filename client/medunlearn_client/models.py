@@ -24,14 +24,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from medunlearn_common.digests import digest_of_files
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded
+from medunlearn_common.model_files import CONFIG as _CONFIG
+from medunlearn_common.model_files import model_digest, tokenizer_digest, weight_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_CONFIG = "config.json"
 _SAME_MODEL = "check that config.json belongs to these weights, or download the model again"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +77,13 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was what was missing; torch says so in three ways."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def load_causal_lm(source: str, *, dtype: str, device: torch.device) -> LoadedModel:
     """Load a model by folder or hub id.
 
@@ -92,7 +98,7 @@ def load_causal_lm(source: str, *, dtype: str, device: torch.device) -> LoadedMo
             TOKENIZER_UNUSABLE or TOKENIZER_MISMATCH.
     """
     folder = resolve_folder(source)
-    weights = check_weight_files(folder)
+    check_weight_files(folder)
     with _without_chatter():
         _check_config(folder)
         tokenizer = load_tokenizer(folder)
@@ -103,30 +109,19 @@ def load_causal_lm(source: str, *, dtype: str, device: torch.device) -> LoadedMo
     _check_vocabulary(model, tokenizer, folder)
     model = _placed(model, folder, device)
     _check_causal(model, folder)
-    model_digest, tokenizer_digest = digests_of_model(folder, weights)
+    digests = digests_of_model(folder)
     return LoadedModel(
-        model=model, tokenizer=tokenizer, model_digest=model_digest,
-        tokenizer_digest=tokenizer_digest,
+        model=model, tokenizer=tokenizer, model_digest=digests[0], tokenizer_digest=digests[1],
     )
 
 
-def digests_of_model(folder: Path, weights: list[Path] | None = None) -> tuple[str, str]:
+def digests_of_model(folder: Path) -> tuple[str, str]:
     """Digests of a model and its tokenizer from their files alone; nothing is loaded.
-
-    Args:
-        folder: The model's.
-        weights: Its weight files; None looks for them.
 
     Raises:
         Misconfigured: As :func:`check_weight_files`.
     """
-    weights = weights if weights is not None else check_weight_files(folder)
-    return (
-        digest_of_files([folder / _CONFIG, *weights]),
-        digest_of_files(
-            [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
-        ),
-    )
+    return model_digest(folder), tokenizer_digest(folder)
 
 
 def resolve_folder(source: str) -> Path:
@@ -163,17 +158,7 @@ def check_weight_files(folder: Path) -> list[Path]:
     Raises:
         Misconfigured: MODEL_MISSING, MODEL_FORMAT or MODEL_CORRUPT.
     """
-    if not (folder / _CONFIG).is_file():
-        raise Misconfigured(
-            "MODEL_MISSING", f"{folder} has no {_CONFIG}", "give the model's own folder"
-        )
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise Misconfigured(
-            "MODEL_FORMAT",
-            f"{folder} holds no *.safetensors weights; other formats can run code on loading",
-            "convert it with transformers: model.save_pretrained(folder)",
-        )
+    weights = weight_files(folder)
     for path in weights:
         try:
             with safe_open(path, framework="np") as tensors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.ledger import SiteBudget, Unit
 from medunlearn_common.plan.sections import DataSection, ForgetSection
+from medunlearn_common.plan.template import section_text
 
-SITE_FILE = "site.json"
+SITE_FILE, SITE_TOML = "site.json", "site.toml"
 
 
 class SiteConfig(BaseModel):
-    """Contents of ``site.json`` in a hospital's folder; unknown keys are errors.
+    """Contents of ``site.toml`` or ``site.json`` in a hospital's folder; unknown keys are errors.
 
     Attributes:
         site_id: Name of the site in the run.
@@ -67,26 +69,84 @@ class SiteConfig(BaseModel):
 
 
 def read_site_config(folder: Path) -> SiteConfig:
-    """Read ``site.json``.
+    """Read ``site.toml``, which people edit, or ``site.json``, which simulations write.
+
+    Relative names in ``site.toml`` are taken from ``folder`` where such a file is there.
 
     Raises:
-        Misconfigured: SITE_CONFIG_MISSING or SITE_CONFIG_INVALID.
+        Misconfigured: SITE_CONFIG_MISSING, SITE_CONFIG_INVALID, SITE_CONFIG_TWICE.
     """
-    path = folder / SITE_FILE
+    people, program = folder / SITE_TOML, folder / SITE_FILE
+    if people.exists() and program.exists():
+        raise Misconfigured(
+            "SITE_CONFIG_TWICE", f"{SITE_TOML} and {SITE_FILE} are both in {folder}",
+            "keep the one that is meant",
+        )
+    path = people if people.exists() else program
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text) if path == people else json.loads(text)
     except OSError as error:
         raise Misconfigured(
-            "SITE_CONFIG_MISSING", f"no {SITE_FILE} in {folder}", "set the node's site folder"
+            "SITE_CONFIG_MISSING", f"no {SITE_TOML} or {SITE_FILE} in {folder}",
+            "set the node's site folder",
         ) from error
     except ValueError as error:
         raise Misconfigured(
-            "SITE_CONFIG_INVALID", f"{path} is not JSON", "write it again from its template"
+            "SITE_CONFIG_INVALID", f"{path} is not {path.suffix[1:].upper()}",
+            "write it again from its template",
         ) from error
     try:
-        return SiteConfig.model_validate(document)
+        config = SiteConfig.model_validate(document)
     except ValidationError as error:
         keys = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
         raise Misconfigured(
             "SITE_CONFIG_INVALID", f"{path}: check {keys}", "compare with SiteConfig in the docs"
         ) from error
+    return _located(folder, config) if path == people else config
+
+
+def _located(folder: Path, config: SiteConfig) -> SiteConfig:
+    """``config`` with names of files inside ``folder`` made absolute."""
+    def place(name: str) -> str:
+        inside = (folder / name).absolute()
+        return str(inside) if name and not Path(name).is_absolute() and inside.exists() else name
+
+    data = config.data.model_copy(update={
+        "files": tuple(place(name) for name in config.data.files),
+        "fhir_templates": place(config.data.fhir_templates),
+        "tag_decisions": place(config.data.tag_decisions),
+        "repairs": place(config.data.repairs),
+    })
+    return config.model_copy(update={
+        "data": data, "model_folder": place(config.model_folder),
+        "public_files": tuple(place(name) for name in config.public_files),
+    })
+
+
+def site_template(
+    site_id: str, *, model_folder: str, data: DataSection, forget: ForgetSection | None = None
+) -> str:
+    """``site.toml`` with a comment above every key that a hospital sets.
+
+    Guarantees:
+        Parsing the text gives a configuration with these values.
+    """
+    plain = SiteConfig(site_id=site_id, data=data, forget=forget or ForgetSection(),
+                       model_folder=model_folder)
+    return "\n".join([
+        "# Which model and records this hospital takes part with. It never leaves the hospital;",
+        "# unknown keys are errors. Check it with `medunlearn hospital doctor FOLDER`.",
+        "# party id in the roster",
+        f"site_id = {json.dumps(plain.site_id)}",
+        "# base model: folder with config.json, *.safetensors and tokenizer, or a hub id",
+        f"model_folder = {json.dumps(plain.model_folder, ensure_ascii=False)}",
+        "# files without patient data that plans may rely on; a plan names them by digest",
+        "public_files = []",
+        "# most epsilon that all runs together may spend here; without it policy.toml decides",
+        "# budget_epsilon = 8.0",
+        "# delta of that, and whom it protects: \"record\" | \"patient\"",
+        f"budget_delta = {plain.budget_delta!r}",
+        f"budget_unit = {json.dumps(plain.budget_unit)}",
+        section_text("data", plain.data), section_text("forget", plain.forget), "",
+    ])

@@ -251,11 +251,13 @@ def _bare_code(reply: Message) -> str:
 def seal_transport(
     inside: Transport, folder: Path, *, plan: RunPlan, run_id: str,
     entropy: Entropy | None = None, clock: Callable[[], float] = time.time,
-    survives_power_cut: bool = True,
+    survives_power_cut: bool = True, offer_file: Path | None = None,
+    model_digest: str = "", tokenizer_digest: str = "",
 ) -> SealedTransport:
     """Wrap a transport with the trust folder in the coordinator's ``folder``.
 
-    The signed offer is kept there, so that a resumed run offers the very same.
+    The signed offer is kept, there or in ``offer_file`` (a coordinator of several runs keeps
+    each with its run), so that a resumed run offers the very same.
 
     Raises:
         Misconfigured: TRUST_MISSING, KEY_ codes, ROSTER_MISSING, CHECKPOINT_FOREIGN.
@@ -266,11 +268,17 @@ def seal_transport(
     )
     return SealedTransport(
         inside, trust, run_id=run_id, plan=plan,
-        offer=_kept_offer(folder / TRUST_FOLDER / OFFER_FILE, trust, plan=plan, run_id=run_id),
+        offer=_kept_offer(
+            offer_file or folder / TRUST_FOLDER / OFFER_FILE, trust, plan=plan, run_id=run_id,
+            model_digest=model_digest, tokenizer_digest=tokenizer_digest,
+        ),
     )
 
 
-def _kept_offer(path: Path, trust: Trust, *, plan: RunPlan, run_id: str) -> bytes:
+def _kept_offer(
+    path: Path, trust: Trust, *, plan: RunPlan, run_id: str, model_digest: str,
+    tokenizer_digest: str,
+) -> bytes:
     if path.is_file():
         data = path.read_bytes()
         kept = open_offer(data, trust.roster.current, now=trust.clock())
@@ -281,6 +289,7 @@ def _kept_offer(path: Path, trust: Trust, *, plan: RunPlan, run_id: str) -> byte
     data = RunOffer(
         run=run_id, coordinator=trust.identity.party_id, plan=plan,
         package_version=__version__, code_digest=installed_code_digest(),
+        model_digest=model_digest, tokenizer_digest=tokenizer_digest,
     ).sign(trust.identity)
     write_atomically(path, data)
     return data

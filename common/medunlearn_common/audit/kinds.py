@@ -4,8 +4,8 @@ Guarantees:
     Every value is a number, a truth value, or a text that matches one of the narrow patterns
     below: a digest, an identifier that the protocol gave, a code. No field takes free text, so
     that nothing a person said, no record and no path can enter a log, whatever a caller does.
-    The only names of persons are those of who overrode a gate, countersigned, objected or
-    adopted.
+    The only names of persons are of who overrode a gate, approved a plan, countersigned, objected
+    or adopted.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ KINDS: Mapping[str, Mapping[str, Check]] = {
     "countersigned": _DECISION,
     "objected": _DECISION,
     # A hospital's.
+    "plan_approved": {"run_id": run_id, "plan_digest": digest, "by": person},
     "plan_accepted": {"run_id": run_id, "plan_digest": digest, "request_root": digest},
     "release_charged": {
         "run_id": run_id, "release": name, "request_digest": digest, "sigma": real,

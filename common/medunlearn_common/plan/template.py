@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from medunlearn_common.plan.sections import Plan, Section
@@ -30,14 +31,14 @@ def plan_template(plan: Plan | None = None) -> str:
     return "\n".join(parts) + "\n"
 
 
-def section_text(name: str, section: Section) -> str:
+def section_text(name: str, section: BaseModel) -> str:
     """One table with its comments; tables inside it follow."""
     title = (type(section).__doc__ or "").splitlines()[0]
     lines = ["", f"# {title}", f"[{name}]"]
     inner = []
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)
-        if isinstance(value, Section):  # after the plain keys, or TOML would take those in
+        if isinstance(value, BaseModel):  # after the plain keys, or TOML would take those in
             inner.append(section_text(f"{name}.{key}", value))
             continue
         lines.append(f"# {_comment(field)}")

@@ -54,6 +54,15 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class FederationSection(_Section):
+    """Which federation this coordinator leads, as its invitations say."""
+
+    name: str = Field("federation", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+                      description="part of the fingerprint that hospitals compare: do not change")
+    address: Address = Field(
+        "localhost:9443", description="host:port at which hospitals reach this coordinator")
+
+
 class ListenSection(_Section):
     """Who listens where. Only ``public`` is meant for hospitals."""
 
@@ -81,6 +90,9 @@ class TlsSection(_Section):
     certificate: str = Field("tls/server.pem", description="certificate chain of both ports")
     key: str = Field("tls/server.key", description="its key, mode 0600")
     ca: str = Field("tls/ca.pem", description="whom the control service's clients are signed by")
+    server_ca: str = Field("tls/ca.pem", description="whom the certificate is signed by: what "
+                           "invitations carry; another file where an institution's authority "
+                           "signed it")
     client_certificate: str = Field(
         "tls/control-client.pem", description="certificate of this folder's command line")
     client_key: str = Field("tls/control-client.key", description="its key, mode 0600")
@@ -118,6 +130,7 @@ class WatchSection(_Section):
 class CoordinatorConfig(_Section):
     """Contents of ``coordinator.toml``; unknown keys are errors."""
 
+    federation: FederationSection = FederationSection()
     listen: ListenSection = ListenSection()
     tls: TlsSection = TlsSection()
     limits: LimitsSection = LimitsSection()

@@ -1,0 +1,1 @@
+"""A hospital's side of joining: its folder, the roster, new keys, leaving."""

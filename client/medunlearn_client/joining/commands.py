@@ -1,0 +1,152 @@
+"""``medunlearn hospital init|join|rotate|leave|doctor``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medunlearn_client.joining.site_folder import (
+    Joining,
+    activate_next_keys,
+    leave_federation,
+    make_next_keys,
+    make_site_folder,
+    take_refresh,
+    take_roster,
+)
+from medunlearn_common.doctor import JsonOption, report
+from medunlearn_common.enrolment import open_enrolment
+from medunlearn_common.entropy import OsEntropy
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.founding import require_confirmed
+from medunlearn_common.identity.commands import PassphraseOption
+from medunlearn_common.invitation import invitation_fingerprint, open_invitation
+from medunlearn_common.plan.sections import DataSection
+
+FolderArgument = Annotated[Path, typer.Argument(help="The hospital's folder.",
+                                                show_default=False)]
+
+
+def init(
+    folder: FolderArgument,
+    invitation: Annotated[Path, typer.Option("--invitation", help="What the coordinator sent.")],
+    fingerprint: Annotated[str | None, typer.Option(
+        "--fingerprint", help="The eight words that the coordinator told you.")] = None,
+    trust_on_first_use: Annotated[bool, typer.Option(
+        "--trust-on-first-use", help="Go on without comparing it: pilots only.")] = False,
+    entity: Annotated[str, typer.Option("--entity", help="The hospital's legal entity.")] = "",
+    model: Annotated[str, typer.Option(
+        "--model", help="Folder or hub id of the base model; else set it in site.toml.")] = "",
+    data: Annotated[list[Path] | None, typer.Option(
+        "--data", help="A file or folder of records; else set it in site.toml.")] = None,
+    record_format: Annotated[str, typer.Option("--format", help="What its rows mean.")] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    passphrase_file: PassphraseOption = None,
+) -> None:
+    """Make this hospital's folder from an invitation: keys, policy, settings, service file.
+
+    Example:
+
+      medunlearn hospital init clinic --invitation clinic-a.invitation --entity "Clinic A"
+    """
+    document, now = _read(invitation), time.time()
+    open_invitation(document, now=now)  # what a machine can tell comes before people are asked
+    compared = require_confirmed(
+        invitation_fingerprint(document), told=fingerprint, first_use=trust_on_first_use,
+        who="the coordinator", interactive=sys.stdin.isatty())
+    opened = open_invitation(document, now=now)
+    records = DataSection.model_validate({
+        "files": tuple(str(path.absolute()) for path in data or ()),
+        "record_format": record_format})
+    local = Path(model).expanduser()
+    enrolment = make_site_folder(folder, opened, document, Joining(
+        entity=entity or opened.invitation.site_id, device=device, data=records,
+        model_folder=str(local.absolute()) if model and local.is_dir() else model,
+        compared=compared, passphrase_file=passphrase_file,
+    ), entropy=OsEntropy(), now=now)
+    typer.echo(f"made {folder} for {opened.invitation.site_id} in {opened.invitation.federation}")
+    typer.echo(f"next: send {enrolment} to the coordinator, who will telephone you and ask for "
+               f"its fingerprint:\n  {open_enrolment(enrolment.read_bytes()).fingerprint}\n"
+               f"then, with the roster that comes back: medunlearn hospital join {folder} "
+               "roster.dsse")
+    if not (model and records.files):
+        typer.echo(f"meanwhile set model_folder and [data] files in {folder / 'site.toml'}, and "
+                   f"read {folder / 'trust' / 'policy.toml'}")
+
+
+def join(
+    folder: FolderArgument,
+    roster: Annotated[Path | None, typer.Argument(
+        help="The roster that the coordinator sent.", show_default=False)] = None,
+    refresh: Annotated[Path | None, typer.Option(
+        "--refresh", help="A signed refresh of address, authority or base model.")] = None,
+) -> None:
+    """Put a roster into force that names this hospital; also brings new keys into force.
+
+    Example:
+
+      medunlearn hospital join clinic roster.dsse
+    """
+    now = time.time()
+    if refresh is not None:
+        for line in take_refresh(folder, _read(refresh), now=now):
+            typer.echo(line)
+    if roster is not None:
+        taken = take_roster(folder, _read(roster), now=now)
+        typer.echo(f"roster {taken.version} is in force: {len(taken.sites)} hospitals")
+    for line in activate_next_keys(folder):
+        typer.echo(line)
+    typer.echo(f"next: medunlearn hospital doctor {folder}, then medunlearn hospital serve "
+               f"{folder} (restart it if it runs)")
+
+
+def rotate(
+    folder: FolderArgument,
+    identity: Annotated[bool, typer.Option(help="Replace the signing key.")] = True,
+    node: Annotated[bool, typer.Option(help="Replace the node's key.")] = True,
+) -> None:
+    """Make new keys; the old ones stay in force until the coordinator has taken the new ones."""
+    enrolment = make_next_keys(folder, identity=identity, node=node, entropy=OsEntropy(),
+                               now=time.time())
+    typer.echo(f"next: send {enrolment} to the coordinator (medunlearn coordinator enrol); its "
+               f"fingerprint is\n  {open_enrolment(enrolment.read_bytes()).fingerprint}\n"
+               f"then: medunlearn hospital join {folder} roster.dsse, and restart the service; "
+               "from the enrolment on, the old keys are no longer let in")
+
+
+def leave(
+    folder: FolderArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Leave the federation: a signed notice for the coordinator; the node's key is destroyed.
+
+    Ledger, audit log and adopted adapters stay: what was spent stays spent. Stop the service
+    first; a run in which this hospital takes part goes on without it.
+    """
+    if not yes and not typer.confirm(f"Destroy the node's key in {folder} and leave?"):
+        raise typer.Abort
+    notice = leave_federation(folder, now=time.time())
+    typer.echo(f"next: send {notice} to the coordinator (medunlearn coordinator revoke --notice)\n"
+               f"keep {folder}: its ledger is the record of what was spent on your patients")
+
+
+def doctor(
+    folder: FolderArgument, as_json: JsonOption = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not connect anywhere.")] = False,
+) -> None:
+    """Check everything about this folder and machine, and say what to do about each finding."""
+    from medunlearn_client.joining.checks import hospital_checks
+
+    report(hospital_checks(folder, now=time.time(), offline=offline), as_json=as_json)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Misconfigured("FILE_MISSING", f"cannot read {path}: {error.strerror}",
+                            "check the path") from error

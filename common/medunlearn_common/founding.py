@@ -1,0 +1,146 @@
+"""What both parties' `init` share: a folder that appears whole or not at all, and its key."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from medunlearn_common.entropy import Entropy
+from medunlearn_common.errors import Misconfigured, Transient
+from medunlearn_common.files import write_atomically
+from medunlearn_common.fingerprints import same_fingerprint
+from medunlearn_common.identity import SigningIdentity, passphrase_from, write_identity
+from medunlearn_common.identity.key_files import require_passphrase
+from medunlearn_common.trust_folder import KEY_FILE, PARTY_FILE, PASSPHRASE_FILE, TRUST_FOLDER
+
+_OWNER_ONLY = 0o700
+_PASSPHRASE_BYTES = 24
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes its name only once the block has ended without an error.
+
+    Raises:
+        Misconfigured: FOLDER_EXISTS if there is anything under the name already.
+        Transient: WRITE_FAILED.
+    """
+    folder = folder.absolute()
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise Misconfigured("FOLDER_EXISTS", f"{folder} exists already and is not empty",
+                                "choose another folder; one that is in use is never overwritten")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.new")
+        draft.mkdir(mode=_OWNER_ONLY)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        yield draft
+        os.rename(draft, folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def new_trust_folder(
+    folder: Path, party_id: str, *, entropy: Entropy, passphrase_file: Path | None
+) -> SigningIdentity:
+    """Make a party's signing key inside ``folder``/trust.
+
+    The passphrase is the file's or the environment's, and is then not kept here: a service needs
+    it again at each start. Without one, a random one is written beside the key (0600), which
+    protects backups of the key file alone, and nothing against whoever is this user.
+
+    Raises:
+        Misconfigured: KEY_ codes.
+        Transient: WRITE_FAILED.
+    """
+    place = folder / TRUST_FOLDER
+    place.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
+    given = passphrase_from(passphrase_file)
+    passphrase = given or secrets.token_urlsafe(_PASSPHRASE_BYTES).encode("ascii")
+    require_passphrase(passphrase)
+    identity = SigningIdentity.generate(party_id, entropy)
+    write_identity(place / KEY_FILE, identity, passphrase=passphrase)
+    if given is None:
+        write_atomically(place / PASSPHRASE_FILE, passphrase + b"\n")
+    write_atomically(place / PARTY_FILE, f"{party_id}\n".encode("ascii"))
+    return identity
+
+
+def require_confirmed(
+    words: str, *, told: str | None, first_use: bool, who: str, interactive: bool
+) -> bool:
+    """Let a person confirm a fingerprint, or say plainly that nobody did.
+
+    Args:
+        words: Of what lies here.
+        told: What the other side said by telephone, if it was given with the command.
+        first_use: Believe it unseen.
+        who: Whom to telephone.
+        interactive: Whether somebody can be asked.
+
+    Returns:
+        Whether it was compared; False means trust on first use.
+
+    Raises:
+        Rejected: none; the caller's own check says so in its words.
+        Misconfigured: FINGERPRINT_DIFFERS, FINGERPRINT_FORM, FINGERPRINT_UNCONFIRMED.
+    """
+    if told is None and first_use:
+        typer.echo(f"WARNING: trust on first use. Nobody compared the fingerprint with {who}.\n"
+                   "  Whoever could change the file on its way is now believed for good. The\n"
+                   f"  fingerprint is\n    {words}\n"
+                   f"  Compare it by telephone before patient data comes near this folder.")
+        return False
+    if told is None and interactive:
+        typer.echo(f"fingerprint  {words}\nTelephone {who} (at a number that was not in the same "
+                   "mail) and type the eight words you are told:")
+        told = str(typer.prompt("fingerprint as told"))
+    if told is None:
+        raise Misconfigured(
+            "FINGERPRINT_UNCONFIRMED", "nobody compared the fingerprint",
+            f"telephone {who} and pass the words with --fingerprint; --trust-on-first-use goes on "
+            "without, and believes whoever could change the file on its way")
+    if not same_fingerprint(told, words):
+        raise Misconfigured(
+            "FINGERPRINT_DIFFERS", "the fingerprint is not the one you were told",
+            f"use nothing of this file, and tell {who}: it is another one's, or was changed")
+    return True
+
+
+def loose_files(folder: Path) -> list[tuple[str, int]]:
+    """Private files and folders that group or others can reach, with their mode.
+
+    Looked at are trust/, tls/*.key, node/, root/ and state/*.secret: whatever begins a key,
+    a passphrase or a secret.
+    """
+    places = [*folder.glob("trust/*"), *folder.glob("tls/*.key"), *folder.glob("node/*.key"),
+              *folder.glob("root/*"), *folder.glob("state/*.secret")]
+    public = {"root.cbor", "roster.dsse", "policy.toml", "party.txt"}
+    found = []
+    for path in sorted(places):
+        mode = stat.S_IMODE(path.lstat().st_mode)
+        private = path.is_file() and path.name not in public and path.suffix not in (
+            ".entry", ".db", ".db-wal", ".db-shm", ".db-journal")
+        if private and mode & 0o077:
+            found.append((path.relative_to(folder).as_posix(), mode))
+    trust_mode = stat.S_IMODE((folder / TRUST_FOLDER).stat().st_mode) \
+        if (folder / TRUST_FOLDER).is_dir() else 0
+    if trust_mode & 0o022:
+        found.append((TRUST_FOLDER, trust_mode))
+    return found
+
+
+def _unwritable(folder: Path, error: OSError) -> Transient:
+    return Transient("WRITE_FAILED", f"cannot make {folder}: {error.strerror or error}",
+                     "free disk space or mend permissions; nothing was left there")

@@ -1,0 +1,384 @@
+"""Who takes part: the coordinator's files about it, and every change of them.
+
+    invitations/SITE.json           what was issued last: token, expiry, by which key it was used
+    enrolments/SITE.enrolment       in force: its key is the roster's
+    enrolments/SITE.pending         confirmed, waiting for a roster that names its key
+    enrolments/former/              revoked ones
+    nodes/SITE.pub                  whom the gateway lets through
+    roster.draft                    the next roster, until the root has signed it
+
+The nodes folder follows from roster and enrolments; it is set anew after every change, so that a
+crash between two writes leaves nothing that the next command does not mend.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from medunlearn_common.enrolment import Enrolment, open_enrolment, require_successor_of_entry
+from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_common.files import write_atomically
+from medunlearn_common.invitation import TOKEN_BYTES, Invitation, write_invitation
+from medunlearn_common.pki import read_certificates, to_pem
+from medunlearn_common.roster import Party, Root, Roster, TrustedRoster, verify_roster
+from medunlearn_common.roster.document import SKEW_S
+from medunlearn_common.roster.trusted import ROOT_FILE
+from medunlearn_common.trust_folder import TRUST_FOLDER, open_identity
+from medunlearn_server.joining.founding import (
+    ROSTER_DAYS,
+    has_pilot_root,
+    publish_first,
+    sign_as_pilot,
+)
+from medunlearn_server.service.config import CoordinatorFolder, open_folder
+
+DRAFT_FILE = "roster.draft"
+_ENROLLED, _PENDING = ".enrolment", ".pending"
+_DAY_S = 86_400
+_REFRESH_DAYS = 30
+Confirm = Callable[[Enrolment], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Issued:
+    """What is remembered of the last invitation of a site."""
+
+    site_id: str
+    token: str
+    issued: int
+    expires: int
+    used_by: str = ""
+    compared: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """What an invitation says of the base model; empty leaves it open."""
+
+    name: str = ""
+    model_digest: str = ""
+    tokenizer_digest: str = ""
+
+
+class Membership:
+    """The membership files of one coordinator's folder."""
+
+    def __init__(self, folder: Path, *, now: float) -> None:
+        self._folder: CoordinatorFolder = open_folder(folder)
+        self._path = self._folder.path
+        self._now = now
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._path
+
+    @property
+    def federation(self) -> str:
+        """Its name."""
+        return self._folder.config.federation.name
+
+    @property
+    def roster_file(self) -> Path:
+        """The roster in force, which hospitals are sent."""
+        return self._path / TRUST_FOLDER / "roster.dsse"
+
+    def roster(self) -> TrustedRoster:
+        """The roster in force, even if it has expired: a later one must follow from it."""
+        return TrustedRoster(self._path / TRUST_FOLDER, now=0.0)
+
+    def root(self) -> Root:
+        """The pinned root."""
+        try:
+            return Root.from_bytes((self._path / TRUST_FOLDER / ROOT_FILE).read_bytes())
+        except OSError as error:
+            raise Misconfigured(
+                "ROSTER_MISSING", "this coordinator has no roster yet",
+                "give coordinator.entry to the consortium, then `medunlearn coordinator roster "
+                "import FOLDER roster.dsse --root root.cbor`") from error
+
+    # Invitations.
+
+    def invite(
+        self, site_id: str, *, days: int, model: BaseModel, version: str, code_digest: str
+    ) -> Path:
+        """Write ``invitations/SITE.invitation``; an earlier one of that site is no longer good.
+
+        Raises:
+            Misconfigured: ROSTER_MISSING, KEY_ and TLS_ codes.
+            Rejected: INVITATION_FORM, SITE_EXISTS, ROSTER_EXPIRED.
+            Transient: WRITE_FAILED.
+        """
+        self.root()
+        trusted = self.roster()
+        verify_roster(trusted.document, trusted.current.root, now=self._now)
+        if any(party.party_id == site_id for party in trusted.current.parties):
+            raise Rejected("SITE_EXISTS", f"{site_id} is in the roster already",
+                           "for new keys the hospital uses `medunlearn hospital rotate`; if it "
+                           "lost them, revoke it first")
+        invitation, document = self._invitation(
+            site_id, days=days, model=model, version=version, code_digest=code_digest)
+        self._remember(Issued(site_id=site_id, token=invitation.token.hex(),
+                              issued=invitation.issued, expires=invitation.expires))
+        path = self._path / "invitations" / f"{site_id}.invitation"
+        write_atomically(path, document, private=False)
+        return path
+
+    def refresh(self, site_id: str, *, model: BaseModel, version: str, code_digest: str) -> Path:
+        """Write ``invitations/SITE.refresh``: address, authorities and digests as they are now.
+
+        Nobody can enrol with its token, which is remembered nowhere.
+
+        Raises:
+            Misconfigured: ROSTER_MISSING, KEY_ and TLS_ codes.
+            Rejected: PARTY_UNKNOWN.
+            Transient: WRITE_FAILED.
+        """
+        self.roster().current.party(site_id)
+        _, document = self._invitation(site_id, days=_REFRESH_DAYS, model=model, version=version,
+                                       code_digest=code_digest)
+        path = self._path / "invitations" / f"{site_id}.refresh"
+        write_atomically(path, document, private=False)
+        return path
+
+    def _invitation(
+        self, site_id: str, *, days: int, model: BaseModel, version: str, code_digest: str
+    ) -> tuple[Invitation, bytes]:
+        identity, config = open_identity(self._path), self._folder.config
+        invitation = Invitation(
+            federation=self.federation, coordinator=identity.party_id, site_id=site_id,
+            address=config.federation.address,
+            authorities=to_pem(read_certificates(self._folder.tls("server_ca"))),
+            token=secrets.token_bytes(TOKEN_BYTES), package_version=version,
+            code_digest=code_digest, model=model.name, model_digest=model.model_digest,
+            tokenizer_digest=model.tokenizer_digest, issued=int(self._now),
+            expires=int(self._now) + days * _DAY_S,
+        )
+        return invitation, write_invitation(invitation, identity, root=self.root(),
+                                            roster_document=self.roster().document)
+
+    def issued(self) -> list[Issued]:
+        """All that is remembered of invitations, by site."""
+        return [self._read_issued(path)
+                for path in sorted((self._path / "invitations").glob("*.json"))]
+
+    # Enrolments.
+
+    def enrol(self, document: bytes, confirm: Confirm) -> Enrolment:
+        """Take a confirmed enrolment; :meth:`advance` then makes the roster that names it.
+
+        Args:
+            document: The file that the hospital sent.
+            confirm: Lets people compare the fingerprint; returns whether they did, raises to
+                refuse. Asked last, after everything that a machine can check.
+
+        Raises:
+            Rejected: As :func:`open_enrolment`; ENROLMENT_OTHER_FEDERATION, INVITATION_UNKNOWN,
+                INVITATION_EXPIRED, INVITATION_USED, SITE_EXISTS, ENROLMENT_OLD,
+                ENROLMENT_ROTATION, KEY_REVOKED, KEY_EXPIRED.
+            Transient: WRITE_FAILED.
+        """
+        enrolment = open_enrolment(document)
+        roster = self.roster().current
+        if enrolment.federation != self.federation:
+            raise Rejected("ENROLMENT_OTHER_FEDERATION",
+                           f"it is for {enrolment.federation!a}, this is {self.federation}",
+                           "send it to the coordinator that sent the invitation")
+        self._require_usable(enrolment.entry, roster)
+        known = self._stored(enrolment.site_id)
+        if any(document == stored for stored, _ in known):
+            return enrolment
+        issued = self._by_invitation(enrolment, roster) if enrolment.token else None
+        if issued is None:
+            require_successor_of_entry(enrolment, roster)
+            self._require_newer(enrolment, known)
+        compared = confirm(enrolment)
+        write_atomically(self._enrolment(enrolment.site_id, _PENDING), document)
+        if issued is not None:
+            self._remember(replace(issued, used_by=enrolment.entry.key_id, compared=compared))
+        return enrolment
+
+    def _require_usable(self, entry: Party, roster: Roster) -> None:
+        if entry.key_id in roster.revoked:
+            raise Rejected("KEY_REVOKED", f"the key of {entry.party_id} was revoked once",
+                           "the hospital makes a new folder with a new key")
+        if not entry.valid_from - SKEW_S <= self._now <= entry.valid_until:
+            raise Rejected("KEY_EXPIRED", f"the key of {entry.party_id} is not valid now",
+                           "check the hospital's clock, and this one")
+
+    def _by_invitation(self, enrolment: Enrolment, roster: Roster) -> Issued:
+        site, path = enrolment.site_id, self._issued_file(enrolment.site_id)
+        issued = self._read_issued(path) if path.exists() else None
+        if issued is None or not secrets.compare_digest(issued.token, enrolment.token.hex()):
+            raise Rejected("INVITATION_UNKNOWN", f"{site} answers no invitation that is good now",
+                           "a later invitation replaces an earlier one: send the hospital the "
+                           "newest")
+        if issued.used_by and issued.used_by != enrolment.entry.key_id:
+            raise Rejected("INVITATION_USED", f"the invitation of {site} was used already, with "
+                           "another key", "telephone the hospital: somebody else may have read "
+                           "the invitation; then revoke, and invite anew")
+        if self._now > issued.expires + SKEW_S:
+            raise Rejected("INVITATION_EXPIRED", f"the invitation of {site} is no longer good",
+                           "invite the hospital again")
+        if any(party.party_id == site and party.key_id != enrolment.entry.key_id
+               for party in roster.parties):
+            raise Rejected("SITE_EXISTS", f"{site} is in the roster with another key",
+                           "revoke it first; until then sites would refuse the new roster")
+        return issued
+
+    def _require_newer(self, enrolment: Enrolment, known: list[tuple[bytes, Enrolment]]) -> None:
+        if any(stored.issued >= enrolment.issued for _, stored in known):
+            raise Rejected("ENROLMENT_OLD", "a later file of this hospital has come before",
+                           "take the newest; this one may have been sent again by somebody else")
+
+    # Roster.
+
+    def advance(
+        self, *, days: int = ROSTER_DAYS, revoke: str | None = None, renew: bool = False
+    ) -> bool:
+        """Make the roster that follows from enrolments and one revocation.
+
+        Args:
+            days: Validity of a new version.
+            revoke: A party to take out, its key for good.
+            renew: Make a new version even if nobody comes or goes.
+
+        Returns:
+            True if a new roster is in force, signed by the pilot's root here; False if
+            ``roster.draft`` waits for the consortium's root.
+
+        Raises:
+            Misconfigured: KEY_ codes, ROOT_KEYS_TOO_FEW.
+            Rejected: PARTY_UNKNOWN for a ``revoke`` that is nobody.
+            Transient: WRITE_FAILED.
+        """
+        trusted = self.roster()
+        roster = self._begun(trusted.current, days)
+        parties = {party.party_id: party for party in roster.parties}
+        revoked = set(roster.revoked)
+        if revoke is not None:
+            revoked.add(trusted.current.party(revoke).key_id)
+            parties.pop(revoke, None)
+            self._retire(revoke)
+        for path in sorted((self._path / "enrolments").glob(f"*{_PENDING}")):
+            entry = open_enrolment(path.read_bytes()).entry
+            parties[entry.party_id] = entry
+        roster = replace(roster, parties=tuple(parties[name] for name in sorted(parties)),
+                         revoked=tuple(sorted(revoked)))
+        now_in_force = (trusted.current.parties, trusted.current.revoked)
+        if not renew and (roster.parties, roster.revoked) == now_in_force:
+            self.sync_nodes()
+            return True
+        if not has_pilot_root(self._path):
+            write_atomically(self._path / DRAFT_FILE, roster.to_bytes(), private=False)
+            self.sync_nodes()
+            return False
+        trusted.offer(sign_as_pilot(self._path, roster), now=self._now)
+        (self._path / DRAFT_FILE).unlink(missing_ok=True)
+        self.sync_nodes()
+        return True
+
+    def import_roster(self, document: bytes, *, root: bytes | None) -> Roster:
+        """Take a roster that the consortium signed into force.
+
+        Args:
+            document: Signed roster.
+            root: The root to pin, at the very first import.
+
+        Raises:
+            Misconfigured: ROSTER_MISSING, ROOT_PINNED.
+            Rejected: ROSTER_, KEY_ codes; ROSTER_WITHOUT_US if it does not name this coordinator.
+            Transient: WRITE_FAILED.
+        """
+        pinned = (self._path / TRUST_FOLDER / ROOT_FILE).exists()
+        if root is not None and pinned and root != self.root().to_bytes():
+            raise Misconfigured("ROOT_PINNED", "another root is pinned here already",
+                                "leave --root out; a new root is followed when the old one signs")
+        first = Root.from_bytes(root) if root is not None and not pinned else None
+        roster = verify_roster(document, first or self.root(), now=self._now)
+        identity = open_identity(self._path)
+        if not any(p.key_id == identity.key_id and p.role == "coordinator"
+                   and p.party_id == identity.party_id for p in roster.parties):
+            raise Rejected("ROSTER_WITHOUT_US", f"{identity.party_id} is not in it with its key",
+                           "give coordinator.entry to the consortium: medunlearn roster add")
+        if first is not None:
+            publish_first(self._path, roster, document)
+        else:
+            self.roster().offer(document, now=self._now)
+        draft = self._path / DRAFT_FILE
+        if draft.exists() and Roster.from_bytes(draft.read_bytes()).version <= roster.version:
+            draft.unlink()
+        self.sync_nodes()
+        return roster
+
+    def sync_nodes(self) -> tuple[str, ...]:
+        """Set ``nodes/`` to the roster's sites with their enrolled node keys; returns them."""
+        roster, keys = self.roster().current, {}
+        for path in sorted((self._path / "enrolments").glob(f"*{_PENDING}")):
+            entry = open_enrolment(path.read_bytes()).entry
+            if entry.party_id in roster.sites and roster.party(entry.party_id) == entry:
+                path.replace(path.with_suffix(_ENROLLED))
+        for path in sorted((self._path / "enrolments").glob(f"*{_ENROLLED}")):
+            enrolment = open_enrolment(path.read_bytes())
+            site, key = enrolment.site_id, enrolment.entry.key_id
+            if site in roster.sites and roster.party(site).key_id == key:
+                keys[site] = enrolment.node_key
+        nodes = self._folder.nodes
+        for path in sorted(nodes.glob("*.pub")):
+            if path.stem not in keys:
+                path.unlink()
+        for site, node_key in keys.items():
+            path, line = nodes / f"{site}.pub", node_key + b" " + site.encode("ascii") + b"\n"
+            if not path.exists() or path.read_bytes() != line:
+                write_atomically(path, line, private=False)
+        return tuple(sorted(keys))
+
+    def _begun(self, current: Roster, days: int) -> Roster:
+        """The next version: the draft that waits for signatures, or a new one."""
+        draft = self._path / DRAFT_FILE
+        if draft.exists():
+            found = Roster.from_bytes(draft.read_bytes())
+            if found.version == current.version + 1:
+                return found
+        now = int(self._now)
+        return replace(current, version=current.version + 1, issued=now,
+                       expires=now + days * _DAY_S)
+
+    # Files.
+
+    def _retire(self, site_id: str) -> None:
+        former = self._path / "enrolments" / "former"
+        for suffix in (_ENROLLED, _PENDING):
+            path = self._enrolment(site_id, suffix)
+            if path.exists():
+                former.mkdir(exist_ok=True)
+                path.replace(former / f"{site_id}-{int(self._now)}{suffix}")
+        self._issued_file(site_id).unlink(missing_ok=True)
+
+    def _stored(self, site_id: str) -> list[tuple[bytes, Enrolment]]:
+        paths = [self._enrolment(site_id, suffix) for suffix in (_ENROLLED, _PENDING)]
+        documents = [path.read_bytes() for path in paths if path.exists()]
+        return [(document, open_enrolment(document)) for document in documents]
+
+    def _enrolment(self, site_id: str, suffix: str) -> Path:
+        return self._path / "enrolments" / f"{site_id}{suffix}"
+
+    def _issued_file(self, site_id: str) -> Path:
+        return self._path / "invitations" / f"{site_id}.json"
+
+    def _remember(self, issued: Issued) -> None:
+        text = json.dumps(asdict(issued), indent=2) + "\n"
+        write_atomically(self._issued_file(issued.site_id), text.encode("ascii"))
+
+    def _read_issued(self, path: Path) -> Issued:
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
+            return Issued(**found)
+        except (ValueError, TypeError) as error:
+            raise Misconfigured("INVITATION_RECORD", f"{path.name} is damaged",
+                                "restore it from a backup, or invite the hospital anew") from error
