@@ -8,6 +8,11 @@
 #   make masking-long   10,000 masked rounds, 10,000 sequences, 1,000 kills
 #   make results   the long experiments behind docs/results.md
 #   make wrong-labels   the experiment with wrong labels behind docs/results.md
+#   make deploy-check   lint and render deploy/ with hadolint, kubectl, systemd-analyze …
+#   make protos    Python code of the gRPC schemas in common/medunlearn_common/service
+#   make deployed  the tests that start a real SuperLink and real nodes
+#   make rehearsal coordinator and three hospitals as real processes, to an adopted adapter
+#   make failures  kills, cuts and attacks on such a federation (root, for namespaces)
 #   make clean     remove what was built (not runs/ and not the model cache)
 
 VENV ?= .venv
@@ -22,10 +27,11 @@ PLANS ?= $(wildcard benchmarks/plans/*.toml)
 ARGS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test lint kills masking-long fuzz results wrong-labels clean install help
+.PHONY: demo test lint kills masking-long fuzz results wrong-labels protos deployed rehearsal failures \
+	deploy-check clean install help
 
 help:
-	@sed -n '3,12p' Makefile | sed 's/^#//'
+	@sed -n 's/^#\(   make\)/\1/p' Makefile
 
 install: $(STAMP)
 
@@ -73,6 +79,28 @@ results: $(STAMP)
 wrong-labels: $(STAMP)
 	@$(BIN)/python benchmarks/wrong_labels.py $(ARGS)
 
+# Linters have their own environment: nothing that runs needs them.
+.venv-deploy/.installed: deploy/requirements-lint.txt
+	@$(PYTHON) -m venv .venv-deploy
+	@.venv-deploy/bin/pip install -q -r $<
+	@touch $@
+
+deploy-check: $(STAMP) .venv-deploy/.installed
+	@deploy/check.sh .venv-deploy/bin $(BIN)/python
+
+protos: $(STAMP)
+	@cd common && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. \
+		--grpc_python_out=. medunlearn_common/service/*.proto
+
+deployed: $(STAMP)
+	@MEDUNLEARN_DEPLOYED=1 $(BIN)/python -m pytest -q tests/service $(ARGS)
+
+rehearsal: $(STAMP)
+	@$(BIN)/medunlearn rehearse $(ARGS)
+
+failures: $(STAMP)
+	@MEDUNLEARN_FAILURES=1 $(BIN)/python -m pytest -q tests/service/failures $(ARGS)
+
 clean:
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-deploy dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -25,6 +25,7 @@ import torch
 from ablation import BASE, COMMON, with_switches
 from results_table import spread
 
+from medunlearn_client.adoption.loading import open_adapter
 from medunlearn_client.evaluation import WholeModel
 from medunlearn_client.evaluation.accuracy import accuracy_table
 from medunlearn_client.evaluation.membership import reframe
@@ -37,7 +38,6 @@ from medunlearn_client.site_data import load_federation_records, record_tagger
 from medunlearn_common.files import write_atomically
 from medunlearn_common.plan import Plan
 from medunlearn_simulation.demo_corpus import FORGET_SUBJECT, NEIGHBOUR_SUBJECTS, write_demo_corpus
-from medunlearn_simulation.exporting import open_adapter
 from medunlearn_simulation.planted import PlantingRequest, planted_models
 from medunlearn_simulation.planting import PlantedExample, PlantingRecipe
 from medunlearn_simulation.preparing import FORGET_ROOT, Overrides, plan_for_run

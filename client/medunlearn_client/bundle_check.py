@@ -5,17 +5,19 @@ would shadow an installed one. The bundle of medunlearn is a stub: a pyproject.t
 the installed apps.
 
 Guarantees:
-    If this module is the installed one, no request is answered while a bundle on the import path
-    holds an importable file. A bundle that shadows *this* package keeps the check itself from
-    running; against that a site pins the bundle's digest at its SuperNode, and coordinators
-    cannot make the installed code's signature: the site's key is encrypted, and what shadows
-    this package does not know the passphrase of a key that is typed.
+    In a deployed node (``service.app_process``) a bundle is looked at as bytes, before anything of
+    it is written to disk, and never comes on the import path: :func:`require_stub_bundle`.
+    Elsewhere, no request is answered while a bundle on the import path holds an importable file,
+    if this module is the installed one.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import sys
 import tomllib
+import zipfile
 from collections.abc import Sequence
 from importlib.machinery import all_suffixes
 from importlib.util import find_spec
@@ -24,7 +26,44 @@ from pathlib import Path
 from medunlearn_common.code_digest import PACKAGES, package_folder
 from medunlearn_common.errors import Misconfigured
 
+# What runs at the coordinator is the coordinator's own affair.
+STUB_CLIENT = "medunlearn_client.flower_app:app"
+STUB_FILES = frozenset(("pyproject.toml", "README.md", "LICENSE", ".info/CONTENT"))
+MAX_BUNDLE_BYTES = 1 << 20
 _HINT = "ask the coordinator for the stub bundle, and report this one"
+
+
+def require_stub_bundle(data: bytes, *, pinned: Sequence[str] = ()) -> None:
+    """Refuse a bundle (FAB) that is more than a stub.
+
+    Args:
+        data: The bundle, as Flower carries it.
+        pinned: SHA-256 (hex) of the bundles that this site accepts; empty accepts any stub.
+
+    Raises:
+        Misconfigured: BUNDLE_UNKNOWN, BUNDLE_FORM, BUNDLE_HOLDS_CODE for any file but those of a
+            stub, BUNDLE_COMPONENTS if it names another ClientApp than the installed one.
+    """
+    if pinned and hashlib.sha256(data).hexdigest() not in pinned:
+        raise Misconfigured("BUNDLE_UNKNOWN", "the app bundle is none of those pinned here", _HINT)
+    try:
+        if len(data) > MAX_BUNDLE_BYTES:
+            raise ValueError("too large")
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            files = [one for one in archive.infolist() if not one.is_dir()]
+            for one in files:
+                if one.filename not in STUB_FILES:
+                    raise Misconfigured("BUNDLE_HOLDS_CODE", "the app bundle brings a file "
+                                        f"{one.filename[:40]!a}", _HINT)
+                if one.file_size > MAX_BUNDLE_BYTES:
+                    raise ValueError("too large")
+            project = tomllib.loads(archive.read("pyproject.toml").decode("utf-8"))
+            client = project["tool"]["flwr"]["app"]["components"]["clientapp"]
+    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
+        raise Misconfigured("BUNDLE_FORM", "the app bundle is no Flower app", _HINT) from error
+    if client != STUB_CLIENT:
+        raise Misconfigured("BUNDLE_COMPONENTS", "the app bundle names another app than "
+                            "medunlearn's", _HINT)
 
 
 def require_installed_code(path: Sequence[str] | None = None) -> None:

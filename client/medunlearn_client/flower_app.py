@@ -7,6 +7,9 @@ the process: a simulation's actors answer many messages of many sites.
 Settings come from the node's and the run's configuration, or, in a simulation, from
 :func:`build_app`: ``site-folder`` (one hospital's node), or ``sites-dir`` with one folder
 ``site-<partition-id>`` per simulated hospital; ``device``, ``microbatch-tokens``, ``threads``.
+In a deployed node ``worker`` names the Unix socket of the hospital's worker (``unix:///path``).
+Then this process, which Flower starts anew for every message, opens no hospital and imports no
+torch: it hands the sealed request on and the sealed answer back.
 
 Guarantees:
     Flower sends the text of an exception to the server verbatim, and that text may quote a
@@ -34,13 +37,15 @@ from medunlearn_common.plan import RuntimeOptions
 _LOG = logging.getLogger("medunlearn.flower")
 _HEAD, _FIELDS, _NUMBERS, _PAYLOAD = "head", "fields", "numbers", "payload"
 INTERNAL_ERROR = "INTERNAL"
+_WORKER, _WORKER_TIMEOUT = "worker", "worker-timeout-s"
+_DEFAULT_WORKER_TIMEOUT_S = 3600.0
 
 Handler = Callable[[FlowerMessage, Context], FlowerMessage]
 Mod = Callable[[FlowerMessage, Context, Handler], FlowerMessage]
 
 
 class Answering(Protocol):
-    """What answers requests: :class:`medunlearn_client.sealed_hospital.SealedHospital`."""
+    """What answers: :class:`medunlearn_client.sealed_hospital.SealedHospital`, or a worker."""
 
     def handle(self, message: Message) -> Message:
         """Answer one request; never raises."""
@@ -61,7 +66,8 @@ def respond(
         # Nothing of the coordinator's run_config is read: it could name another folder.
         given: dict[str, Scalar] = {**settings}
         given.update({k: v for k, v in context.node_config.items() if v != ""})
-        answer = _hospital(given, opener).handle(from_records(message.content))
+        answering = _hospital(given, opener) if _WORKER not in given else _Forwarding(given)
+        answer = answering.handle(from_records(message.content))
     except MedunlearnError as error:
         _LOG.error("%s", error)
         answer = Message(kind=ERROR, fields={"code": error.code})
@@ -69,6 +75,24 @@ def respond(
         _LOG.exception("a request could not be handled")
         answer = Message(kind=ERROR, fields={"code": INTERNAL_ERROR})
     return FlowerMessage(to_records(answer), reply_to=message)
+
+
+class _Forwarding:
+    """Stands where the hospital is, for one message, and asks the worker."""
+
+    def __init__(self, settings: Mapping[str, Scalar]) -> None:
+        # Late: a simulation needs no gRPC.
+        from medunlearn_client.service.worker_client import WorkerClient, socket_of
+
+        require_installed_code()
+        self._client = WorkerClient(
+            socket_of(str(settings[_WORKER])),
+            timeout_s=float(settings.get(_WORKER_TIMEOUT, _DEFAULT_WORKER_TIMEOUT_S)),
+        )
+
+    def handle(self, message: Message) -> Message:
+        """The worker's answer; raises Transient SITE_WORKER_ codes."""
+        return self._client.ask(message)
 
 
 def _hospital(settings: Mapping[str, Scalar], opener: Opener | None) -> Answering:
@@ -157,11 +181,23 @@ def build_app(
             :func:`medunlearn_client.hospital.open_hospital`. Never taken from a
             configuration, which may come from the coordinator.
     """
-    client_app = ClientApp(mods=list(mods))
-
     def handle(message: FlowerMessage, context: Context) -> FlowerMessage:
         return respond(message, context, settings, opener)
 
+    return _answering_with(handle, mods)
+
+
+def refusing_app(code: str) -> ClientApp:
+    """A ClientApp that answers everything with one code."""
+    def handle(message: FlowerMessage, context: Context) -> FlowerMessage:
+        return FlowerMessage(
+            to_records(Message(kind=ERROR, fields={"code": code})), reply_to=message)
+
+    return _answering_with(handle, ())
+
+
+def _answering_with(handle: Handler, mods: Sequence[Mod]) -> ClientApp:
+    client_app = ClientApp(mods=list(mods))
     client_app.query(HELLO)(handle)
     client_app.train(SEALED)(handle)  # whatever is inside: Flower's types say nothing of it
     return client_app

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medunlearn_client.models import is_out_of_memory
 from medunlearn_client.releases import KeyFor
 from medunlearn_client.site_audit import SiteAudit
 from medunlearn_client.site_config import SiteConfig, read_site_config
@@ -43,6 +44,8 @@ _LOG = logging.getLogger("medunlearn.hospital")
 INTERNAL_ERROR = "INTERNAL"
 # Disk full, folder gone, permission lost: this site may answer again once it is mended.
 STORAGE_ERROR = "SITE_STORAGE"
+# The machine's memory, the GPU's, or the limit in hospital.toml is too small for this plan.
+MEMORY_ERROR = "SITE_MEMORY"
 _DIGEST_CHARACTERS = 64
 
 
@@ -73,6 +76,11 @@ class Hospital:
         """Name of the site."""
         return self._config.site_id
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a plan, and with it the model, is loaded."""
+        return self._bench is not None
+
     def handle(self, message: Message) -> Message:
         """Answer one request; never raises, and never lets an error's text out."""
         handlers = {
@@ -91,9 +99,10 @@ class Hospital:
         except OSError:
             _LOG.exception("%s: cannot read or write in %s", self.site_id, message.kind)
             return Message(kind=ERROR, fields={"site_id": self.site_id, "code": STORAGE_ERROR})
-        except Exception:
+        except Exception as error:
             _LOG.exception("%s: unexpected error in %s", self.site_id, message.kind)
-            return Message(kind=ERROR, fields={"site_id": self.site_id, "code": INTERNAL_ERROR})
+            code = MEMORY_ERROR if is_out_of_memory(error) else INTERNAL_ERROR
+            return Message(kind=ERROR, fields={"site_id": self.site_id, "code": code})
 
     def _ready(self, message: Message) -> Message:
         text = message.text("plan")

@@ -77,6 +77,13 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was what was missing; torch says so in three ways."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def load_causal_lm(source: str, *, dtype: str, device: torch.device) -> LoadedModel:
     """Load a model by folder or hub id.
 
@@ -102,12 +109,19 @@ def load_causal_lm(source: str, *, dtype: str, device: torch.device) -> LoadedMo
     _check_vocabulary(model, tokenizer, folder)
     model = _placed(model, folder, device)
     _check_causal(model, folder)
+    digests = digests_of_model(folder)
     return LoadedModel(
-        model=model,
-        tokenizer=tokenizer,
-        model_digest=model_digest(folder),
-        tokenizer_digest=tokenizer_digest(folder),
+        model=model, tokenizer=tokenizer, model_digest=digests[0], tokenizer_digest=digests[1],
     )
+
+
+def digests_of_model(folder: Path) -> tuple[str, str]:
+    """Digests of a model and its tokenizer from their files alone; nothing is loaded.
+
+    Raises:
+        Misconfigured: As :func:`check_weight_files`.
+    """
+    return model_digest(folder), tokenizer_digest(folder)
 
 
 def resolve_folder(source: str) -> Path:

@@ -2,7 +2,8 @@
 
 Order for every request: open and verify (``envelope.sealing``) -> is it for us, from a
 coordinator, under our roster -> the run's lock -> durable record of the slot -> for READY the
-offer against the site's policy -> only then the hospital inside -> seal the answer.
+offer against the site's policy and, in a service, its gate -> only then the hospital inside ->
+seal the answer.
 
 Guarantees:
     * The hospital inside, and so any patient data, is reached only by a request that a rostered
@@ -10,6 +11,8 @@ Guarantees:
     * A request slot is answered once: the same bytes get the same answer, others are recorded as
       equivocation and close the round.
     * A run stays with its first coordinator and plan.
+    * A hospital that was restored without its newest history answers in no run of which it may
+      have forgotten something, and a folder that moved away answers nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from medunlearn_client.adoption.receiving import AdoptingHospital
 from medunlearn_client.masking.hospital import JOURNAL_FILE, MaskedHospital
 from medunlearn_client.masking.journal import ShareJournal
 from medunlearn_client.masking.rules import MaskingIdentity
@@ -51,6 +55,7 @@ from medunlearn_common.envelope.header import CONTENT_TYPE, NO_DIGEST
 from medunlearn_common.envelope.sealing import content_bytes
 from medunlearn_common.envelope.store import require_lock
 from medunlearn_common.errors import MedunlearnError, Rejected
+from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.messages import ERROR, READY, Message, is_public
 from medunlearn_common.offer import RunOffer, open_offer
 from medunlearn_common.trust_folder import (
@@ -74,6 +79,22 @@ class Answering(Protocol):
         ...
 
 
+class Gate(Protocol):
+    """What a service adds: :class:`medunlearn_client.service.gate.RunGate`."""
+
+    def request(self, run: str, kind: str) -> None:
+        """Refuse a genuine request, or let it on; raises Rejected."""
+        ...
+
+    def plan(self, offer: RunOffer) -> None:
+        """Refuse an offer that the policy accepts, or let it on; raises Rejected."""
+        ...
+
+    def answered(self, run: str, kind: str, code: str) -> None:
+        """Take note of an answer, or of a refusal by its code."""
+        ...
+
+
 @dataclass(kw_only=True)
 class SealedHospital:
     """Opens requests for ``inside`` and seals its answers."""
@@ -82,6 +103,8 @@ class SealedHospital:
     trust: Trust
     policy: SitePolicy
     code_digest: str
+    marks: PartyMarks | None = None
+    gate: Gate | None = None
 
     @property
     def site_id(self) -> str:
@@ -129,11 +152,15 @@ class SealedHospital:
         try:
             self._admit(opened, now=now)
             answer = self.inside.handle(self._for_inside(opened.message))
-            return self._answer(opened, answer)
+            sealed = self._answer(opened, answer)
         except MedunlearnError as error:
             _LOG.error("%s: %s", self.site_id, error)
-            refusal = Message(kind=ERROR, fields={"site_id": self.site_id, "code": error.code})
-            return self._seal(header, refusal, "refusal")
+            answer = Message(kind=ERROR, fields={"site_id": self.site_id, "code": error.code})
+            sealed = self._seal(header, answer, "refusal")
+        if self.gate is not None:
+            code = str(answer.fields.get("code", "")) if answer.kind == ERROR else ""
+            self.gate.answered(header.run, opened.message.kind, code)
+        return sealed
 
     def _expect(self, header: Header) -> None:
         """Who, whither and under which roster; the run's lock where there is one."""
@@ -151,10 +178,14 @@ class SealedHospital:
     def _admit(self, opened: OpenedEnvelope, *, now: float) -> None:
         """Everything between a genuine request and the hospital inside."""
         header, message = opened.header, opened.message
+        if self.marks is not None:
+            self.marks.require_run(header.run)
         store = self.trust.store
         refused = store.receive((header, opened.proof))[0]
         if refused is not None:
             raise refused
+        if self.gate is not None:
+            self.gate.request(header.run, message.kind)
         if header.issued > now + 300 or header.expires < now - 300:  # advice only
             _LOG.warning("%s: the coordinator's clock differs from ours", self.site_id)
         if message.kind == READY:
@@ -187,6 +218,8 @@ class SealedHospital:
         )
         require_acceptable(self.policy, offer, code_digest=self.code_digest,
                            earlier=earlier, now=now)
+        if self.gate is not None:
+            self.gate.plan(offer)
         self.trust.store.lock(RunLock(
             run=header.run, plan=header.plan, coordinator=header.sender, model=NO_DIGEST,
             support=NO_DIGEST, epsilon=planned_epsilon(offer.plan), accepted=int(now),
@@ -256,9 +289,11 @@ def _bare(code: str) -> Message:
 def seal_hospital(
     folder: Path, inside: Answering, *, entropy: Entropy | None = None,
     clock: Callable[[], float] = time.time, survives_power_cut: bool = True,
+    gate: Gate | None = None,
 ) -> SealedHospital:
-    """Put a hospital behind masks, those behind the witness of the coordinator's log, and all
-    behind the envelopes of ``folder``'s trust folder. There is no way to leave one out.
+    """Put a hospital behind masks, those behind its inbox for finished adapters and the witness
+    of the coordinator's log, and all behind the envelopes of ``folder``'s trust folder. There is
+    no way to leave one out.
 
     Raises:
         Misconfigured: TRUST_MISSING, KEY_FILE_MODE and other KEY_ codes, ROSTER_MISSING,
@@ -277,7 +312,8 @@ def seal_hospital(
         entropy=trust.entropy, min_sites=policy.federation.min_sites,
     ))
     audit = SiteAudit(folder, site_id=trust.identity.party_id, entropy=trust.entropy)
+    adopting = AdoptingHospital(masked, folder, trust=trust, audit=audit)
     return SealedHospital(
-        inside=WitnessingHospital(masked, audit), trust=trust, policy=policy,
-        code_digest=installed_code_digest(),
+        inside=WitnessingHospital(adopting, audit), trust=trust, policy=policy,
+        code_digest=installed_code_digest(), marks=PartyMarks(folder), gate=gate,
     )

@@ -121,6 +121,10 @@ class SiteAudit:
             "plan_accepted", run_id=run_id, plan_digest=plan_digest, request_root=request_root
         )
 
+    def plan_approved(self, *, run_id: str, plan_digest: str, by: str) -> None:
+        """A person of this hospital approved a plan for a run."""
+        self._append("plan_approved", run_id=run_id, plan_digest=plan_digest, by=by)
+
     def charged(
         self, *, run_id: str, release: str, request_digest: str, mechanism: Mechanism
     ) -> None:

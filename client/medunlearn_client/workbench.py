@@ -100,7 +100,7 @@ class Workbench:
             tagger=tagger,
         )
         self._tagger = tagger
-        self._records = _own_records(config, plan, concepts)
+        self._records = own_records(config, plan, concepts)
         alternatives = AlternativeAnswers(hierarchy.hierarchy, tagger)
         self._named = frozenset(
             place for place, record in enumerate(self._records.forget)
@@ -143,10 +143,7 @@ class Workbench:
 
     def _own_concepts(self) -> ConceptsSection:
         """The plan's concepts with this site's copies of the hierarchies."""
-        hierarchies = tuple(
-            own_copy(name, self._public_files) for name in self.plan.concepts.hierarchies
-        )
-        return self.plan.concepts.model_copy(update={"hierarchies": hierarchies})
+        return own_concepts(self.plan, self._public_files)
 
     def _own_paraphrases(self) -> ParaphrasesSection:
         """The plan's paraphrases with this site's copies of wordings and model."""
@@ -354,9 +351,16 @@ class Workbench:
             self._prepared = True
 
 
-def _own_records(
+def own_concepts(plan: RunPlan, public_files: tuple[str, ...]) -> ConceptsSection:
+    """The plan's concepts with a site's own copies of the hierarchies."""
+    hierarchies = tuple(own_copy(name, public_files) for name in plan.concepts.hierarchies)
+    return plan.concepts.model_copy(update={"hierarchies": hierarchies})
+
+
+def own_records(
     config: SiteConfig, plan: RunPlan, concepts: ConceptsSection
 ) -> SiteRecords:
+    """A hospital's own forget and retain records under a plan; raises as the readers do."""
     federation = load_federation_records(
         data=config.data, forget=config.forget, concepts=concepts,
         unit=plan.privacy.unit, n_sites=config.sites, seed=config.seed,

@@ -39,10 +39,11 @@ EXTRA_OF_MODULE = {
     "dateutil": "hospital", "defusedxml": "hospital", "fhir": "hospital", "flwr": "simulation",
     "ijson": "hospital", "jinja2": "hospital", "medunlearn_client": "hospital",
     "medunlearn_server": "coordinator", "medunlearn_simulation": "simulation",
-    "opacus": "coordinator", "openpyxl": "hospital", "peft": "hospital", "pyarrow": "hospital",
-    "ray": "simulation", "reportlab": "hospital", "safetensors": "hospital",
-    "scipy": "coordinator", "tokenizers": "hospital", "torch": "hospital",
-    "transformers": "hospital",
+    "opacus": "coordinator", "openpyxl": "hospital", "peft": "hospital",
+    "prometheus_client": "coordinator", "pyarrow": "hospital", "ray": "simulation",
+    "reportlab": "hospital", "safetensors": "hospital", "scipy": "coordinator",
+    "starlette": "coordinator", "tokenizers": "hospital", "torch": "hospital",
+    "transformers": "hospital", "uvicorn": "coordinator",
 }
 
 _HELP = """\

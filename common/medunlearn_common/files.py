@@ -10,6 +10,7 @@ from secrets import token_hex
 from medunlearn_common.errors import Misconfigured, Transient
 
 _OWNER_ONLY, _AS_UMASK_SAYS = 0o600, 0o666
+_OWNER_ONLY_FOLDER = 0o700
 
 
 def write_atomically(path: Path, data: bytes, *, private: bool = True) -> None:
@@ -34,7 +35,7 @@ def write_atomically(path: Path, data: bytes, *, private: bool = True) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
@@ -43,6 +44,25 @@ def write_atomically(path: Path, data: bytes, *, private: bool = True) -> None:
             f"cannot write {path.name}: {error.strerror or error}",
             "free disk space or mend permissions, then resume; the old file is intact",
         ) from error
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder that its owner alone may enter; one that is there keeps its mode.
+
+    What lies in it may then be readable to all by its own mode, and still nobody gets at it.
+
+    Raises:
+        Transient: WRITE_FAILED.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=_OWNER_ONLY_FOLDER, exist_ok=True)
+    except OSError as error:
+        raise Transient(
+            "WRITE_FAILED", f"cannot make the folder {path.name}: {error.strerror or error}",
+            "free disk space or mend permissions, then resume",
+        ) from error
+    return path
 
 
 def expanded(path: str | Path) -> Path:
@@ -71,7 +91,7 @@ def require_writable(folder: Path) -> None:
         ) from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename itself durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -20,6 +20,9 @@ VOTE = "vote"
 STEP = "step"
 EVALUATE = "evaluate"
 FINISH = "finish"
+# After a run: a finished adapter with its evidence, and what a hospital's people say of it.
+PUBLISH = "publish"
+COLLECT = "collect"
 # Masking's own exchanges (common/masking/parts.py).
 MASK_KEYS = "mask_keys"
 MASK_SHARES = "mask_shares"

@@ -246,7 +246,11 @@ def wait_until(
 
 
 def on_termination(stopping: threading.Event) -> None:
-    """Make SIGTERM and SIGINT of this process set ``stopping``; from the main thread only."""
+    """Make SIGTERM and SIGINT of this process set ``stopping``; from the main thread only.
+
+    The main thread must wait for it with a timeout, again and again: the kernel may hand the
+    signal to another thread, and Python runs handlers in the main one alone.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
 

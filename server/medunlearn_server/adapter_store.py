@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
+from medunlearn_common.adapter_facts import lora_config
 from medunlearn_common.digests import canonical_json, digest_of_files
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.frozen import B_PART, a_name, frozen_a
@@ -99,18 +100,10 @@ def peft_config(
             "the adapter's matrices are not LoRA B matrices of one rank",
             "rebuild the layout from the model with this version of medunlearn",
         )
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
-        "inference_mode": True,
-        "r": ranks.pop(),
-        "lora_alpha": layout.alpha,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "target_modules": sorted(target_modules),
-    }
+    return lora_config(
+        rank=ranks.pop(), alpha=layout.alpha, base_model=base_model,
+        target_modules=target_modules,
+    )
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:

@@ -23,7 +23,7 @@ from medunlearn_common.audit import AuditLog, AuditRecord, SignedCheckpoint
 from medunlearn_common.audit.carrying import COSIGNATURE_FIELD, with_head
 from medunlearn_common.audit.signing import COSIGNATURE_CONTEXT, coordinator_log
 from medunlearn_common.errors import Rejected
-from medunlearn_common.messages import EVALUATE, FINISH, READY, Message
+from medunlearn_common.messages import COLLECT, EVALUATE, FINISH, PUBLISH, READY, Message
 from medunlearn_common.trust_folder import RosterInForce, open_identity
 from medunlearn_common.updates import SparseUpdate
 from medunlearn_server.reports import GateVerdict, RoundReport, RunOutcome, VoteReport
@@ -39,10 +39,12 @@ class AuditTrail:
     Args:
         folder: The run's folder at the coordinator.
         run_id: The run.
+        party: Folder whose ``trust`` is this coordinator's; None takes the run's own.
     """
 
-    def __init__(self, folder: Path, *, run_id: str) -> None:
+    def __init__(self, folder: Path, *, run_id: str, party: Path | None = None) -> None:
         self._folder = folder
+        self._party = party or folder
         self._run_id = run_id
 
     @cached_property
@@ -53,7 +55,7 @@ class AuditTrail:
             Misconfigured: TRUST_MISSING or a KEY_ code: there is no run without a log.
             Rejected: As :class:`~medunlearn_common.audit.AuditLog`.
         """
-        signer = open_identity(self._folder)
+        signer = open_identity(self._party)
         return AuditLog(
             self._folder / AUDIT_FILE, signer=signer,
             origin=coordinator_log(self._run_id, key_id=signer.key_id),
@@ -62,7 +64,7 @@ class AuditTrail:
     @cached_property
     def roster(self) -> RosterInForce:
         """The public keys of the sites."""
-        return RosterInForce(self._folder)
+        return RosterInForce(self._party)
 
     def carried_by(self, request: Message) -> Message:
         """The request with the log's head as it was when the request's step began."""
@@ -71,6 +73,8 @@ class AuditTrail:
 
     def _milestone(self, request: Message) -> int:
         """The record after which the request belongs; the first one if there is no such record."""
+        if request.kind in (PUBLISH, COLLECT):  # each publication is a slot of its own
+            return len(self.log.records) - 1
         if request.kind == FINISH:
             return self._last(lambda record: record.kind == "run_ended")
         if request.kind == EVALUATE:  # after the last round, however many there were

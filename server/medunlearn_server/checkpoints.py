@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from medunlearn_common.digests import canonical_json
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import private_folder
 from medunlearn_server.storage import DiskStorage, Storage, storage_errors
 
 OPENING_FILE = "opening.bin"
@@ -30,6 +31,7 @@ STARTS_FILE = "starts.txt"
 _MAGIC = b"medunlearn-checkpoint-1\n"
 _LENGTH_BYTES = 8
 _DIGEST_BYTES = 32
+_MAX_HEADER_BYTES = 256 << 20
 _DTYPES = ("<f8", "<f4", "<i8", "|u1")
 Array = npt.NDArray[Any]
 
@@ -79,6 +81,33 @@ class Checkpoint:
             return cls(values=dict(header["values"]), arrays=arrays)
         except (ValueError, KeyError, TypeError) as error:
             raise _corrupt("its header and its arrays do not fit") from error
+
+
+def values_shown(path: Path) -> Mapping[str, Any] | None:
+    """The plain values of a checkpoint's file without its arrays; None where there is none.
+
+    For showing a run only: the file's digest covers the arrays too, and is not checked.
+
+    Raises:
+        Misconfigured: CHECKPOINT_CORRUPT.
+        Transient: STORAGE_FAILED if it cannot be read.
+    """
+    with storage_errors("read the run's checkpoint"):
+        try:
+            stream = path.open("rb")
+        except FileNotFoundError:
+            return None
+        with stream:
+            if stream.read(len(_MAGIC)) != _MAGIC:
+                raise _corrupt("it is no checkpoint of this version")
+            length = int.from_bytes(stream.read(_LENGTH_BYTES), "big")
+            if length > _MAX_HEADER_BYTES:
+                raise _corrupt("its header is too long")
+            header = stream.read(length)
+    try:
+        return dict(json.loads(header)["values"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _corrupt("its header cannot be read") from error
 
 
 def _little_endian(array: Array) -> Array:
@@ -136,7 +165,7 @@ class RunStore:
             Misconfigured: RUN_LOCKED if another one holds it.
         """
         with storage_errors("take the run's lock"):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self.folder)
             lock = (self.folder / "run.lock").open("ab")
         with lock:
             try:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -53,6 +54,7 @@ from medunlearn_server.server_step import StepState, direction_of, gap_closed, t
 from medunlearn_server.sites import Sites
 from medunlearn_server.support_choice import choose_support
 from medunlearn_server.transport import Transport
+from medunlearn_server.watching.exchanges import WatchedTransport
 
 OUTCOME_FILE = "outcome.json"
 
@@ -66,6 +68,8 @@ class Coordinator:
         verifier: Verifier | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        halt: Callable[[], None] = lambda: None,
+        party: Path | None = None,
     ) -> None:
         """Prepare; nothing is asked or written yet.
 
@@ -79,18 +83,30 @@ class Coordinator:
                 other's signatures.
             clock: Seconds that only grow; for durations and patience.
             sleep: Waits so many seconds.
+            halt: Asked between rounds and in every pause; raises what ends the run for now
+                (see :mod:`medunlearn_server.directives`).
+            party: Folder whose ``trust`` is this coordinator's; None takes the run's own.
         """
         self._plan = plan
+        self._halt = halt
         self._store = store
         self._run_id = run_id
         self._observer: Observer = observer or NoObserver()
         self._clock = clock
-        self._trail = AuditTrail(store.folder, run_id=run_id)
+        self._trail = AuditTrail(store.folder, run_id=run_id, party=party)
         self._gatekeeper = Gatekeeper(store, self._trail)
         self._sites = Sites(
-            plan=plan, run_id=run_id, transport=WitnessedTransport(transport, self._trail),
-            clock=clock, sleep=sleep, keep=store.save_opening, verifier=verifier,
+            plan=plan, run_id=run_id,
+            transport=WitnessedTransport(WatchedTransport(transport, store.folder), self._trail),
+            clock=clock, sleep=self._patient(sleep), keep=store.save_opening, verifier=verifier,
         )
+
+    def _patient(self, sleep: Callable[[float], None]) -> Callable[[float], None]:
+        def pause(seconds: float) -> None:
+            self._halt()
+            sleep(seconds)
+
+        return pause
 
     def run(self, *, resume: bool = False) -> RunOutcome:
         """Carry the run to its end.
@@ -105,6 +121,7 @@ class Coordinator:
                 GATE_UTILITY if a gate fails that nobody overrode: nothing is published.
             BudgetExceeded: PRIVACY_BUDGET if not even the support could be voted.
             Transient: ROUND_TOO_FEW_SITES, STORAGE_FULL, STORAGE_FAILED; resume later.
+            MedunlearnError: What ``halt`` raises; the last round is kept.
         """
         with self._store.exclusive():
             progress = self._load(resume)
@@ -198,6 +215,7 @@ class Coordinator:
 
     def _rounds(self, progress: RunProgress) -> tuple[RunProgress, FinishReason]:
         while progress.state.next_round < self._plan.run.rounds:
+            self._halt()  # the last round is in the checkpoint
             if self._gap_closed(progress):
                 return progress, FinishReason.GAP_CLOSED
             try:

@@ -7,7 +7,12 @@ from :func:`build_app`:
 * ``run-folder``: the run's folder at the coordinator;
 * ``run-id``: name of the run at every party;
 * ``resume``: go on from the folder's checkpoint;
-* ``poll-s``: pause between two looks for answers, in seconds.
+* ``poll-s``: pause between two looks for answers, in seconds;
+* ``trust-folder``: the party's folder with ``trust/`` in it, if that is not the run's own;
+* ``mode``: ``unlearn`` or ``publish``.
+
+At a deployed coordinator they come from its own folder (:mod:`medunlearn_server.jobs`), and the
+run's configuration only names the run.
 
 Flower carries bytes and nothing else: retries, checkpoints and checks are the coordinator's.
 Lost messages are never redelivered by Flower, so each one has a time to live, and whoever has
@@ -17,8 +22,12 @@ not answered by the deadline counts as absent.
 from __future__ import annotations
 
 import json
+import logging
+import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
@@ -27,14 +36,25 @@ from flwr.serverapp import Grid, ServerApp
 
 from medunlearn_common.envelope import HELLO
 from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.files import private_folder
 from medunlearn_common.messages import ERROR, Message, Scalar
 from medunlearn_common.plan import read_plan
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import Coordinator
-from medunlearn_server.observer import EventFile
-from medunlearn_server.sealed_transport import seal_transport
+from medunlearn_server.directives import obey, obey_while_waiting
+from medunlearn_server.jobs import (
+    FOLDER_VARIABLE,
+    NOW_FILE,
+    Ending,
+    deployed_settings,
+    leading,
+)
+from medunlearn_server.sealed_transport import OFFER_FILE, seal_transport
+from medunlearn_server.shown_progress import ShownProgress
 from medunlearn_server.transport import SITE_GONE, SITE_SILENT, Reply, SiteFailure
+from medunlearn_server.waiting import Waiting
 
+_LOG = logging.getLogger("medunlearn")
 EVENTS_FILE = "events.jsonl"
 FAILURE_FILE = "failure.json"
 _HEAD, _FIELDS, _NUMBERS, _PAYLOAD = "head", "fields", "numbers", "payload"
@@ -49,13 +69,16 @@ class FlowerTransport:
     Addresses are Flower node ids; they change when a simulation is resumed.
     """
 
-    def __init__(self, grid: Grid, *, poll_s: float) -> None:
+    def __init__(self, grid: Grid, *, poll_s: float, waiting: Waiting | None = None) -> None:
         self._grid = grid
         self._poll_s = poll_s
+        self._waiting = waiting or Waiting()
 
     def sites(self) -> tuple[str, ...]:
         """Connected nodes."""
-        return tuple(str(node) for node in sorted(self._grid.get_node_ids()))
+        found = tuple(str(node) for node in sorted(self._grid.get_node_ids()))
+        self._waiting.connected(len(found))
+        return found
 
     def exchange(
         self, requests: Mapping[str, Message], *, deadline_s: float
@@ -69,6 +92,7 @@ class FlowerTransport:
             for address, request in requests.items()
         ]
         waiting = self._push(outgoing, tuple(requests))
+        self._waiting.asked(len(waiting))
         replies: dict[str, Reply] = {
             address: SiteFailure(code=SITE_GONE) for address in requests
             if address not in waiting.values()
@@ -80,6 +104,7 @@ class FlowerTransport:
                 address = waiting.pop(answer.metadata.reply_to_message_id, None)
                 if address is not None:
                     replies[address] = _to_reply(answer)
+            self._waiting.missing(len(waiting))
             if not waiting or time.monotonic() >= deadline:
                 break
             time.sleep(self._poll_s)
@@ -142,6 +167,12 @@ def build_app(settings: Mapping[str, Scalar]) -> ServerApp:
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
+        folder = os.environ.get(FOLDER_VARIABLE)
+        if folder:
+            _log_to(Path(folder))
+            found = deployed_settings(Path(folder), context.run_config)
+            _lead_deployed(grid, {**settings, **found})
+            return
         given: dict[str, Scalar] = {**settings}
         given.update({name: value for name, value in context.run_config.items() if value != ""})
         lead(grid, given)
@@ -158,25 +189,71 @@ def lead(grid: Grid, settings: Mapping[str, Scalar], *, sleep: Callable[[float],
     """
     folder = Path(_text(settings, "run-folder"))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         (folder / FAILURE_FILE).unlink(missing_ok=True)
-        plan = read_plan(Path(_text(settings, "plan"))).shared()
-        poll_s = float(settings.get("poll-s", _DEFAULT_POLL_S))
-        run_id = _text(settings, "run-id")
-        transport = seal_transport(
-            FlowerTransport(grid, poll_s=poll_s), folder, plan=plan, run_id=run_id
-        )
-        coordinator = Coordinator(
-            plan=plan, store=RunStore(folder), run_id=run_id,
-            transport=transport, verifier=transport.verifier,
-            observer=EventFile(folder / EVENTS_FILE), sleep=sleep,
-        )
-        coordinator.run(resume=bool(settings.get("resume", False)))
+        _carry(grid, settings, folder, sleep=sleep)
     except MedunlearnError as error:
         failure = {"family": type(error).__name__, "code": error.code,
                    "message": error.message, "hint": error.hint}
         RunStore(folder).write_text(FAILURE_FILE, json.dumps(failure) + "\n")
         raise
+
+
+def _lead_deployed(grid: Grid, settings: Mapping[str, Scalar]) -> None:
+    """As :func:`lead`, as the only process of this run, and with a word for the supervisor."""
+    folder, attempt = Path(_text(settings, "run-folder")), int(settings["attempt"])
+    with leading(folder, attempt=attempt):
+        try:
+            lead(grid, settings)
+        except MedunlearnError as error:
+            Ending(attempt=attempt, family=type(error).__name__, code=error.code).write(folder)
+            raise
+        except BaseException:
+            _LOG.exception("start %d of %s ended without a code", attempt, folder.name)
+            raise
+        Ending(attempt=attempt).write(folder)
+
+
+def _carry(
+    grid: Grid, settings: Mapping[str, Scalar], folder: Path, *, sleep: Callable[[float], None]
+) -> None:
+    plan = read_plan(Path(_text(settings, "plan"))).shared()
+    run_id = _text(settings, "run-id")
+    party = Path(str(settings["trust-folder"])) if settings.get("trust-folder") else None
+    wake = settings.get("wake-file")
+    waiting = Waiting(
+        shown_in=folder / NOW_FILE, halt=partial(obey_while_waiting, folder),
+        wake=Path(str(wake)) if wake else None,
+    )
+    flower = FlowerTransport(
+        grid, poll_s=float(settings.get("poll-s", _DEFAULT_POLL_S)), waiting=waiting
+    )
+    transport = seal_transport(
+        flower, party or folder, plan=plan, run_id=run_id,
+        offer_file=folder / OFFER_FILE if party else None,
+        model_digest=str(settings.get("model-digest", "")),
+        tokenizer_digest=str(settings.get("tokenizer-digest", "")),
+    )
+    if settings.get("mode") == "publish":
+        publishing = import_module("medunlearn_server.publishing.session")
+        publishing.publish_over(transport, folder, run_id)
+        return
+    Coordinator(
+        plan=plan, store=RunStore(folder), run_id=run_id,
+        transport=transport, verifier=transport.verifier,
+        observer=ShownProgress(folder / EVENTS_FILE, waiting), sleep=sleep,
+        halt=partial(obey, folder), party=party,
+    ).run(resume=bool(settings.get("resume", False)))
+
+
+def _log_to(folder: Path) -> None:
+    """Flower throws away what the processes of its executor print."""
+    path = folder / "state" / "logs" / "serverapp.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    _LOG.addHandler(handler)
+    _LOG.setLevel(logging.INFO)
 
 
 def _text(settings: Mapping[str, Scalar], name: str) -> str:

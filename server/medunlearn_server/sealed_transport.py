@@ -31,7 +31,7 @@ from medunlearn_common.envelope.header import CONTENT_TYPE, NO_DIGEST
 from medunlearn_common.envelope.sealing import content_bytes, header_digest, slot_facts
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import write_atomically
-from medunlearn_common.messages import ERROR, READY, Message
+from medunlearn_common.messages import COLLECT, ERROR, PUBLISH, READY, Message
 from medunlearn_common.offer import RunOffer, open_offer
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.trust_folder import ENVELOPE_LIFE_S, TRUST_FOLDER, Trust, open_trust
@@ -165,17 +165,24 @@ class SealedTransport:
     def _draft(self, address: str, message: Message, now: int) -> Header:
         content = content_bytes(message)
         facts = slot_facts(message)
-        restated = message.kind == READY
         return Header(
             run=self._run_id, direction="request", sender=self._trust.identity.party_id,
             recipient=self._party[address], roster=self._trust.roster.current.digest,
             plan=self._plan, round=facts["round"], phase=facts["phase"],
             support=facts["support"],
-            model=NO_DIGEST if restated else self._model.get(address, NO_DIGEST),
+            model=self._model_for(address, message),
             payload_type=CONTENT_TYPE, digest=hashlib.sha256(content).digest(),
             length=len(content), sequence=0, nonce=bytes(16), issued=now,
             expires=now + ENVELOPE_LIFE_S,
         )
+
+    def _model_for(self, address: str, message: Message) -> bytes:
+        """The base model that the site named in this process, or that the run's end attests."""
+        if message.kind == READY:
+            return NO_DIGEST
+        if message.kind in (PUBLISH, COLLECT):
+            return hashlib.sha256(message.text("model_digest").encode("utf-8")).digest()
+        return self._model.get(address, NO_DIGEST)
 
     # -- answers -------------------------------------------------------------------------
 
@@ -238,11 +245,13 @@ def _bare_code(reply: Message) -> str:
 def seal_transport(
     inside: Transport, folder: Path, *, plan: RunPlan, run_id: str,
     entropy: Entropy | None = None, clock: Callable[[], float] = time.time,
-    survives_power_cut: bool = True,
+    survives_power_cut: bool = True, offer_file: Path | None = None,
+    model_digest: str = "", tokenizer_digest: str = "",
 ) -> SealedTransport:
     """Wrap a transport with the trust folder in the coordinator's ``folder``.
 
-    The signed offer is kept there, so that a resumed run offers the very same.
+    The signed offer is kept, there or in ``offer_file`` (a coordinator of several runs keeps
+    each with its run), so that a resumed run offers the very same.
 
     Raises:
         Misconfigured: TRUST_MISSING, KEY_ codes, ROSTER_MISSING, CHECKPOINT_FOREIGN.
@@ -253,11 +262,17 @@ def seal_transport(
     )
     return SealedTransport(
         inside, trust, run_id=run_id, plan=plan,
-        offer=_kept_offer(folder / TRUST_FOLDER / OFFER_FILE, trust, plan=plan, run_id=run_id),
+        offer=_kept_offer(
+            offer_file or folder / TRUST_FOLDER / OFFER_FILE, trust, plan=plan, run_id=run_id,
+            model_digest=model_digest, tokenizer_digest=tokenizer_digest,
+        ),
     )
 
 
-def _kept_offer(path: Path, trust: Trust, *, plan: RunPlan, run_id: str) -> bytes:
+def _kept_offer(
+    path: Path, trust: Trust, *, plan: RunPlan, run_id: str, model_digest: str,
+    tokenizer_digest: str,
+) -> bytes:
     if path.is_file():
         data = path.read_bytes()
         kept = open_offer(data, trust.roster.current, now=trust.clock())
@@ -268,6 +283,7 @@ def _kept_offer(path: Path, trust: Trust, *, plan: RunPlan, run_id: str) -> byte
     data = RunOffer(
         run=run_id, coordinator=trust.identity.party_id, plan=plan,
         package_version=__version__, code_digest=installed_code_digest(),
+        model_digest=model_digest, tokenizer_digest=tokenizer_digest,
     ).sign(trust.identity)
     write_atomically(path, data)
     return data

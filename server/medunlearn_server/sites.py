@@ -36,11 +36,17 @@ MAX_ATTEMPTS = 3
 JOIN_PATIENCE_S = 30.0
 RETRY_PAUSE_S = 1.0
 POLL_PAUSE_S = 0.2
+# Between two greetings of a site that waits for a person, or for another run to end.
+NOT_YET_PAUSE_S = 5.0
+# The same once a run is under way, where each greeting lengthens a round.
+NOT_YET_PATIENCE_S = 60.0
 
 # Codes of a site that was restarted and can be helped at once.
 PLAN_UNKNOWN = "PLAN_UNKNOWN"
 SUPPORT_UNKNOWN = "SUPPORT_UNKNOWN"
 PRIVACY_BUDGET = "PRIVACY_BUDGET"
+# A site that would take part later: it counts as not yet there, and is asked again.
+NOT_YET = frozenset(("PLAN_AWAITS_APPROVAL", "SITE_BUSY"))
 
 # Builds the request for a site id; the second argument asks for the support to be included
 # although the site held it once.
@@ -70,6 +76,7 @@ class Sites:
         self._clock = clock
         self._sleep = sleep
         self.roster = Roster()
+        self._not_yet: dict[str, float] = {}  # address to when it said so
 
     @property
     def sums(self) -> int:
@@ -105,9 +112,11 @@ class Sites:
             present = self._transport.sites()
             fresh = [a for a in self.roster.newcomers(present) if a not in answers]
             silent = self._ask_ready(fresh, answers, round_index=round_index)
-            if self._gathered(len(answers), len(present), self._clock() - start):
+            waiting = NOT_YET.intersection(silent.values())
+            asked = 0 if waiting else len(present)
+            if self._gathered(len(answers), asked, self._clock() - start):
                 break
-            self._sleep(POLL_PAUSE_S)
+            self._sleep(NOT_YET_PAUSE_S if waiting else POLL_PAUSE_S)
         if len(answers) < self._plan.federation.min_sites:
             raise _too_few(self._plan, len(answers), {**silent, **self.roster.refused})
         if agreement is None:
@@ -115,10 +124,10 @@ class Sites:
         self._admit(answers, agreement, present)
         return agreement
 
-    def _gathered(self, answered: int, present: int, waited_s: float) -> bool:
-        """Whether waiting longer makes no sense."""
+    def _gathered(self, answered: int, asked: int, waited_s: float) -> bool:
+        """Whether waiting longer makes no sense: ``asked`` sites have said yes or no."""
         federation = self._plan.federation
-        if present >= federation.sites:
+        if asked >= federation.sites:
             return True  # everybody was asked; an exchange waits by itself
         if answered >= federation.min_sites:
             return waited_s >= JOIN_PATIENCE_S
@@ -139,6 +148,8 @@ class Sites:
             except Refused as error:
                 # A site that let the whole deadline pass would cost it again every round.
                 gone = isinstance(reply, SiteFailure) and reply.code != SITE_SILENT
+                if error.code in NOT_YET:
+                    gone, self._not_yet[address] = True, self._clock()
                 (silent if gone else self.roster.refused)[address] = error.code
         return silent
 
@@ -156,7 +167,10 @@ class Sites:
         """Let in sites that appeared since; one that differs is refused, the run goes on."""
         present = self._transport.sites()
         answers: dict[str, ReadyAnswer] = {}
-        self._ask_ready(list(self.roster.newcomers(present)), answers, round_index=round_index)
+        asked_before = self._clock() - NOT_YET_PATIENCE_S
+        fresh = [a for a in self.roster.newcomers(present)
+                 if self._not_yet.get(a, asked_before) <= asked_before]
+        self._ask_ready(fresh, answers, round_index=round_index)
         self._admit(answers, agreement, present)
 
     def ask(
@@ -403,9 +417,14 @@ def _too_few(plan: RunPlan, answered: int, failures: Mapping[str, str]) -> Medun
         f"{answered} of at least {plan.federation.min_sites} sites answered"
         + (f" ({shown})" if shown else "")
     )
-    if answered == 0 and len(codes) == 1 and not next(iter(codes)).startswith("SITE_"):
+    if answered == 0 and len(codes) == 1 and not _may_pass(next(iter(codes))):
         return Misconfigured(codes.pop(), message, "the sites' own logs name the cause")
     return Transient(
         "ROUND_TOO_FEW_SITES", f"{message}; nothing was used",
         "bring the missing sites back and resume the run from its checkpoint",
     )
+
+
+def _may_pass(code: str) -> bool:
+    """Whether a refusal is of the moment, and the run worth resuming."""
+    return code.startswith("SITE_") or code in NOT_YET

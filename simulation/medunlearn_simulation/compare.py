@@ -12,8 +12,8 @@ from rich.text import Text
 
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
-from medunlearn_simulation.report.charts import BarChart, LineChart, Point, bar_chart, line_chart
-from medunlearn_simulation.report.formatting import (
+from medunlearn_common.pages.charts import BarChart, LineChart, Point, bar_chart, line_chart
+from medunlearn_common.pages.formatting import (
     byte_size,
     decimal,
     duration,

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.table import Table
 
+from medunlearn_client.adoption.loading import open_adapter
 from medunlearn_client.evaluation import (
     AdapterOffModel,
     EvaluationReport,
@@ -19,7 +20,6 @@ from medunlearn_client.evaluation import (
 from medunlearn_client.models import load_causal_lm, resolve_device
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import require_writable
-from medunlearn_simulation.exporting import open_adapter
 from medunlearn_simulation.measuring import (
     evaluation_inputs,
     evaluation_settings,

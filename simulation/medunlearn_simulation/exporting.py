@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from medunlearn_client.models import LoadedModel, load_causal_lm
-from medunlearn_common.digests import digest_of_files
-from medunlearn_common.errors import Misconfigured, Transient
-from medunlearn_server.adapter_store import CONFIG_FILE, WEIGHTS_FILE
-from medunlearn_simulation.adapter_facts import AdapterFacts, read_adapter_facts
+from medunlearn_client.adoption.loading import open_adapter, write_model
+from medunlearn_common.errors import Misconfigured
 from medunlearn_simulation.progress import PhaseBoard
 
 
@@ -38,83 +28,4 @@ def export_adapter(
     with board.phase("merging"):
         merged = peft_model.merge_and_unload(safe_merge=True)
     with board.phase("writing"):
-        _save(merged, base.tokenizer, out)
-
-
-def open_adapter(
-    adapter: Path, *, model: str | None, device: torch.device
-) -> tuple[LoadedModel, Any]:
-    """Loads the checked base model and the adapter on it, as a PEFT model.
-
-    Raises:
-        Misconfigured: As :func:`export_adapter`.
-    """
-    facts = read_adapter_facts(adapter)
-    _check_files(adapter, facts)
-    base = load_causal_lm(model or facts.base_model, dtype="float32", device=device)
-    for code, name, found, expected in (
-        ("MODEL_MISMATCH", "base model", base.model_digest, facts.base_model_digest),
-        ("TOKENIZER_MISMATCH", "tokenizer", base.tokenizer_digest, facts.tokenizer_digest),
-    ):
-        if found != expected:
-            raise Misconfigured(
-                code, f"the {name} has digest {found[:16]}..., the adapter was made on "
-                f"{expected[:16]}...", "name the run's own base model with --model",
-            )
-    return base, _attached(adapter, base.model).eval()
-
-
-def _attached(adapter: Path, base_model: Any) -> Any:
-    """The PEFT model with every tensor of the adapter, and none of it left over."""
-    try:
-        # PEFT only warns of tensors that are missing or too many; they are checked below.
-        with warnings.catch_warnings(action="ignore"):
-            peft_model: Any = PeftModel.from_pretrained(base_model, str(adapter))
-            wanted = get_peft_model_state_dict(peft_model)
-            tensors = load_file(adapter / WEIGHTS_FILE)
-    except Exception as error:  # PEFT raises whatever its parsers and loaders raise
-        raise _corrupt(adapter, f"does not fit its base model ({type(error).__name__})") from error
-    if differing := tensors.keys() ^ wanted.keys():
-        raise _corrupt(adapter, f"has {len(differing)} tensor(s) too many or too few")
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-        raise _corrupt(adapter, "contains NaN or infinite values")
-    return peft_model
-
-
-def _corrupt(adapter: Path, problem: str) -> Misconfigured:
-    return Misconfigured(
-        "ADAPTER_CORRUPT", f"the adapter in {adapter} {problem}", "copy the adapter folder again"
-    )
-
-
-def _check_files(adapter: Path, facts: AdapterFacts) -> None:
-    try:
-        found = digest_of_files(adapter / name for name in (CONFIG_FILE, WEIGHTS_FILE))
-    except OSError as error:
-        raise Misconfigured(
-            "ADAPTER_MISSING", f"{adapter} lacks {WEIGHTS_FILE}", "copy the adapter folder again"
-        ) from error
-    if found != facts.adapter_digest:
-        raise Misconfigured(
-            "ADAPTER_CHANGED", f"the files in {adapter} are not the ones the run wrote",
-            "copy the adapter folder again",
-        )
-
-
-def _save(model: Any, tokenizer: Any, out: Path) -> None:
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        partial.mkdir(parents=True)
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        if out.is_dir():
-            out.rmdir()
-        partial.rename(out)
-    except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or "the disk may be full"
-        raise Transient(
-            "EXPORT_FAILED", f"cannot write {out} ({why})",
-            "free space on the disk or choose another --out",
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        write_model(merged, base.tokenizer, out)

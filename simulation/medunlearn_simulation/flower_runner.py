@@ -21,6 +21,7 @@ from typing import Any
 from medunlearn_client.site_config import SITE_FILE
 from medunlearn_common import errors
 from medunlearn_common.errors import MedunlearnError, Transient
+from medunlearn_common.files import private_folder
 from medunlearn_common.plan import Plan, RunPlan, RuntimeOptions, plan_template
 from medunlearn_server.coordinator import OUTCOME_FILE
 from medunlearn_server.flower_app import EVENTS_FILE, FAILURE_FILE
@@ -76,7 +77,7 @@ def run_with_flower(job: FlowerJob, *, observer: Observer | None = None) -> RunO
         killed, its children end within seconds.
     """
     run_folder = job.run_folder.resolve()
-    run_folder.mkdir(parents=True, exist_ok=True)
+    private_folder(run_folder)
     (run_folder / FAILURE_FILE).unlink(missing_ok=True)
     enrol(job.plan, run_folder=run_folder, sites=_site_ids(job))
     # Unix socket paths must be short, so Ray gets a folder of its own near the root.

@@ -15,6 +15,7 @@ from medunlearn_common.digests import digest_of_files
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import Plan, plan_template
 from medunlearn_server.gates import preservation_bound
+from medunlearn_server.publishing.statement import releases_of
 from medunlearn_server.reports import RunOutcome
 from medunlearn_simulation.measuring import Measured
 from medunlearn_simulation.preparing import PreparedRecords
@@ -117,7 +118,6 @@ def _model(plan: Plan, outcome: RunOutcome) -> dict[str, Any]:
 def _privacy(plan: Plan, outcome: RunOutcome) -> dict[str, Any]:
     privacy = plan.privacy
     noised = privacy.noise != "none"
-    voted = plan.support.method == "vote"
     return {
         "noise": privacy.noise,
         "unit": privacy.unit,
@@ -127,8 +127,7 @@ def _privacy(plan: Plan, outcome: RunOutcome) -> dict[str, Any]:
         "sigma": outcome.sigma if noised else None,
         "clip": privacy.clip_l2,
         "accountant": "prv" if noised else "none",
-        "releases": outcome.rounds * privacy.local_steps + int(voted)
-        + int(bool(outcome.evaluation.sites)),
+        "releases": releases_of(plan, outcome),
         "forget_rate": privacy.forget_rate,
         "retain_rate": privacy.retain_rate,
     }

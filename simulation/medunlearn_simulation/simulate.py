@@ -19,15 +19,15 @@ from medunlearn_client.erasure import Claim, forget_set
 from medunlearn_client.erasure.commitments import commit
 from medunlearn_client.site_config import SITE_FILE, SiteConfig
 from medunlearn_common import __version__
+from medunlearn_common.adapter_facts import AdapterFacts, write_adapter_facts
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import expanded, require_writable, write_atomically
+from medunlearn_common.files import expanded, private_folder, require_writable, write_atomically
 from medunlearn_common.plan import Plan, RuntimeOptions
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import new_run_id
 from medunlearn_server.gatekeeper import add_override
 from medunlearn_server.gates import GateOverride
 from medunlearn_server.reports import RunOutcome
-from medunlearn_simulation.adapter_facts import AdapterFacts, write_adapter_facts
 from medunlearn_simulation.attesting import attestation_digest, publish
 from medunlearn_simulation.erasure import (
     begin,
@@ -113,6 +113,7 @@ def start(
     folder = new_run_folder(run.out, plan.run.name)
     require_writable(folder.root)
     with _nothing_half_made(folder):
+        private_folder(folder.root)  # quarantine, logs and checkpoints may bear traces of records
         plan = with_demo_file(plan, folder)
         with unnamed(claim, plan):
             records = prepare_records(plan, folder, board)

@@ -12,11 +12,13 @@ import torch
 from one_update_hospital import RUN_ID, SEED, SIGMA, Journey
 from peft import PeftModel
 
+from medunlearn_client.adoption.loading import open_adapter
 from medunlearn_client.flower_app import from_records, to_records
 from medunlearn_client.masking.hospital import MaskedHospital
 from medunlearn_client.masking.journal import ShareJournal
 from medunlearn_client.masking.rules import MaskingIdentity
 from medunlearn_client.models import load_causal_lm
+from medunlearn_common.adapter_facts import AdapterFacts, write_adapter_facts
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import Misconfigured, Rejected, Transient
 from medunlearn_common.masking.signing import SeededIdentities
@@ -35,8 +37,6 @@ from medunlearn_server.low_rank import truncated, whole_rows
 from medunlearn_server.masking.leader import MaskingLeader
 from medunlearn_server.round_state import RoundState
 from medunlearn_server.server_step import StepState, direction_of, take_step
-from medunlearn_simulation.adapter_facts import AdapterFacts, write_adapter_facts
-from medunlearn_simulation.exporting import open_adapter
 
 
 def step_mask(j: Journey) -> None:

@@ -545,6 +545,8 @@ def test_results_follow_the_umask_and_sites_stay_private(finished: Path) -> None
     private = ["plan.toml", "sites/site-0/site.json"]
     modes = {name: (finished / name).stat().st_mode & 0o777 for name in (*shared, *private)}
     assert modes == dict.fromkeys(shared, 0o666 & ~umask) | dict.fromkeys(private, 0o600)
+    # Nobody else comes as far as the files that others wrote by the umask: checkpoints, events.
+    assert finished.stat().st_mode & 0o777 == 0o700
 
 
 def as_user(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -133,6 +133,7 @@ def test_a_finished_run_verifies(
     assert command("verify", finished, "--root", root_of(finished)) == 0
     shown = capsys.readouterr().out
     assert "trusted: the root keys given with --root" in shown
+    assert "Kind: a simulated run." in shown and "a simulation makes its own" in shown
     assert [f"{n:2d}. " in shown for n in range(1, 13)] == [True] * 12
     assert "Verified.\n" in shown and "not a proof of erasure" in shown
     assert "3 sites signed the log after its last round" in shown
@@ -200,6 +201,8 @@ def test_mutated_artefact(copy: Path, name: str, numbers: set[int]) -> None:
         path.write_bytes(bytes(changed))
         error = failing(copy)
         assert error.step.number in numbers, (position, str(error))
+        if numbers <= {5, 6, 7} or name == "report.html":
+            assert error.step.file == name
     path.write_bytes(data)
     steps(copy)
     assert command("verify", copy) == 0
@@ -214,7 +217,7 @@ def test_mutated_artefact(copy: Path, name: str, numbers: set[int]) -> None:
 def test_missing_artefact(copy: Path, name: str, number: int) -> None:
     (copy / name).unlink()
     error = failing(copy)
-    assert (error.code, error.step.number) == ("FILE_MISSING", number)
+    assert (error.code, error.step.number, error.step.file) == ("FILE_MISSING", number, name)
 
 
 def test_plan_file_changed_after_the_run(copy: Path) -> None:

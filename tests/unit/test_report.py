@@ -17,10 +17,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from medunlearn_common.errors import Misconfigured
-from medunlearn_simulation.compare import compare
-from medunlearn_simulation.report import render_report, write_report
-from medunlearn_simulation.report.charts import bar_chart, line_chart
-from medunlearn_simulation.report.formatting import (
+from medunlearn_common.pages.charts import bar_chart, line_chart
+from medunlearn_common.pages.formatting import (
     byte_size,
     duration,
     fine_percent,
@@ -28,7 +26,9 @@ from medunlearn_simulation.report.formatting import (
     points,
     scientific,
 )
-from medunlearn_simulation.report.scales import Frame, nice_ticks
+from medunlearn_common.pages.scales import Frame, nice_ticks
+from medunlearn_simulation.compare import compare
+from medunlearn_simulation.report import render_report, write_report
 from medunlearn_simulation.report.statement import privacy_statement
 from medunlearn_simulation.report.verdicts import headline_verdicts
 from medunlearn_simulation.result import validate_result

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from medunlearn_client.policy import Digests
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan import RuntimeOptions
 from medunlearn_common.plan.sections import Section
@@ -47,6 +48,9 @@ class NodeSection(Section):
         "coordinator takes it back only once it has missed it, which takes up to a minute")
     request_timeout_s: float = Field(
         3600.0, gt=0.0, description="longest wait for the worker's answer to one request")
+    bundles: Digests = Field(
+        (), description="SHA-256 of the coordinator's app bundles that are accepted; empty accepts "
+        "any, as long as it is the stub without code")
     insecure: bool = Field(
         False, description="connect without TLS: loopback rehearsals only")
 
@@ -66,6 +70,8 @@ class WorkerSection(Section):
         8192, ge=1, description="most tokens (padding included) per forward pass: bounds memory")
     reference_cache_mib: int = Field(
         256, ge=0, description="memory for the reference model's outputs, in MiB")
+    run_idle_s: float = Field(
+        600.0, ge=0.0, description="a run that asked nothing for so long makes room for another")
 
 
 class ApprovalSection(Section):

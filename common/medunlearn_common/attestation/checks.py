@@ -18,6 +18,7 @@ from medunlearn_common.attestation.files import (
     REPORT_FILE,
     RESULT_FILE,
     RUN_PLAN_FILE,
+    BadFile,
     Evidence,
 )
 from medunlearn_common.attestation.predicate import Predicate
@@ -27,6 +28,7 @@ from medunlearn_common.audit.export import LogExport
 from medunlearn_common.audit.merkle import is_included, leaf_hash, root_of
 from medunlearn_common.audit.records import AuditRecord
 from medunlearn_common.audit.signing import CHECKPOINT_CONTEXT, Verifier
+from medunlearn_common.counting import CELLS
 from medunlearn_common.digests import digest_of_file, digest_of_files
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.plan import read_plan
@@ -37,7 +39,7 @@ _HINT = "do not use it; ask whoever gave it to you for the run as it was written
 def require_same(one: bytes, other: bytes, what: str) -> None:
     """Refuse two files that should be one; raises Rejected: FILE_CHANGED."""
     if one != other:
-        raise _changed(what)
+        raise Rejected("FILE_CHANGED", f"{what} differ: one of them was changed", _HINT)
 
 
 def require_digest(data: bytes, expected: str, what: str) -> None:
@@ -78,27 +80,32 @@ def _file_digest(path: Path, name: str) -> str:
     try:
         return digest_of_file(path)
     except OSError as error:
-        raise Rejected(
+        raise BadFile(
             "FILE_MISSING", f"{name} cannot be read ({error.strerror})",
-            "ask for a whole copy of it",
+            "ask for a whole copy of it", file=name,
         ) from None
 
 
 def require_plan(evidence: Evidence, statement: Statement) -> str:
     """The shared plan is the one attested, and ``plan.toml`` says the same.
 
+    What a deployed run publishes holds no ``plan.toml``: the shared plan is all that others saw.
+
     Raises:
         Rejected: FILE_CHANGED, FILE_MISSING, or PLAN_UNREADABLE.
     """
     expected = statement.predicate.materials.plan
     require_digest(evidence.read(RUN_PLAN_FILE), expected, RUN_PLAN_FILE)
+    if not statement.predicate.process.simulated and not (evidence.root / PLAN_FILE).exists():
+        return f"{expected[:16]}..."
     try:
         found = read_plan(evidence.root / PLAN_FILE).shared().digest
     except Misconfigured as error:
         # What it named by path may have moved; then only the file itself can be compared.
         if error.code != "PUBLIC_FILE_MISSING":
-            raise Rejected(
-                "PLAN_UNREADABLE", f"{PLAN_FILE} is no plan any more ({error.code})", _HINT
+            raise BadFile(
+                "PLAN_UNREADABLE", f"{PLAN_FILE} is no plan any more ({error.code})", _HINT,
+                file=PLAN_FILE,
             ) from None
         return f"{expected[:16]}...; {PLAN_FILE} names public files that are not here"
     if found != expected:
@@ -114,22 +121,55 @@ def require_result(evidence: Evidence, statement: Statement) -> str:
     """
     data = evidence.read(RESULT_FILE)
     require_digest(data, statement.predicate.materials.result, RESULT_FILE)
+    if statement.predicate.process.simulated:
+        _require_measured(data, statement.predicate)
+        return "the figures are those of result.json"
+    _require_counted(data, statement.predicate)
+    return "counts, gates and epsilon are those of result.json"
+
+
+def _require_counted(data: bytes, predicate: Predicate) -> None:
+    """A deployed run's result is its outcome, as the coordinator reported it."""
+    try:
+        result: Any = json.loads(data)
+        counts = result["evaluation"]
+        own = [
+            result["run_id"], result["adapter_digest"], result["epsilon"],
+            [*counts["forget"], *counts["retain"]],
+            [[gate["gate"], gate["passed"]] for gate in result["gates"]],
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise _figures_changed(f"{RESULT_FILE} is no result") from None
+    cells = predicate.federated.cells
+    said = [
+        predicate.process.run_id, predicate.adapter, predicate.privacy.epsilon,
+        [cells[f"{group}_{cell}"].value for group in ("forget", "retain") for cell in CELLS
+         if f"{group}_{cell}" in cells],
+        [[gate.gate, gate.passed] for gate in predicate.gates],
+    ]
+    if own != said:
+        raise _figures_changed(f"the attested figures are not those of {RESULT_FILE}")
+
+
+def _require_measured(data: bytes, predicate: Predicate) -> None:
+    """A simulation's result is its whole evaluation."""
     try:
         result: Any = json.loads(data)
         group, privacy = result["forget"], result["privacy"]
         own = [group.get("accuracy_after"), group.get("exact_after"), privacy["epsilon"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise Rejected("FIGURES_CHANGED", f"{RESULT_FILE} is no result", _HINT) from None
-    figures = statement.predicate.figures
+        raise _figures_changed(f"{RESULT_FILE} is no result") from None
+    figures = predicate.figures
     said = [
         figures[name].value if name in figures else None
         for name in ("forget_accuracy", "forget_exact")
     ]
-    if own != [*said, statement.predicate.privacy.epsilon]:
-        raise Rejected(
-            "FIGURES_CHANGED", f"the attested figures are not those of {RESULT_FILE}", _HINT
-        )
-    return "the figures are those of result.json"
+    if own != [*said, predicate.privacy.epsilon]:
+        raise _figures_changed(f"the attested figures are not those of {RESULT_FILE}")
+
+
+def _figures_changed(what: str) -> Rejected:
+    return BadFile("FIGURES_CHANGED", what, _HINT, file=RESULT_FILE)
 
 
 def require_inclusion(
@@ -218,15 +258,22 @@ def require_recorded(
             "epsilon": predicate.privacy.epsilon, "adapter_digest": predicate.adapter,
         },
         "measured": _measured(predicate),
-        "published": {"attestation_digest": attestation_digest},
+        attested_kind(predicate): {"attestation_digest": attestation_digest},
     }
     for kind, fields in expected.items():
         found = last.get(kind, {})
         if any(found.get(name) != value for name, value in fields.items()):
             raise _disagrees(f"its last record of kind {kind}")
     _require_rounds(predicate, rounds)
-    require_digest(evidence.read(REPORT_FILE), last["published"]["report_digest"], REPORT_FILE)
+    if predicate.process.simulated:  # a deployed run has no page for the eye
+        report = last["published"]["report_digest"]
+        require_digest(evidence.read(REPORT_FILE), report, REPORT_FILE)
     return f"{len(rounds)} rounds with their survivors, as attested"
+
+
+def attested_kind(predicate: Predicate) -> str:
+    """Kind of the log record that names the attestation."""
+    return "published" if predicate.process.simulated else "attested"
 
 
 def _require_rounds(predicate: Predicate, rounds: Mapping[int, Mapping[str, Any]]) -> None:
@@ -285,4 +332,4 @@ def _disagrees(what: str) -> Rejected:
 
 
 def _changed(name: str) -> Rejected:
-    return Rejected("FILE_CHANGED", f"{name} is not the file that was attested", _HINT)
+    return BadFile("FILE_CHANGED", f"{name} is not the file that was attested", _HINT, file=name)

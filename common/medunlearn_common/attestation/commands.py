@@ -20,17 +20,25 @@ def verify(
     root: Annotated[
         Path | None,
         typer.Option("--root", help="The consortium's root keys (root.cbor), from a source you "
-                                    "trust: the roster is checked against them."),
+                                    "trust: the roster is checked against them. A simulated run "
+                                    "has only its own, RUN/trust/root.cbor, and shows no more "
+                                    "with it."),
     ] = None,
 ) -> None:
     """Check a finished run offline, from public keys alone, and say what that proves.
 
     Looks at signatures, digests and the audit log, needs neither network nor patient data, and
-    ends with status 0 only if every step that could be taken was passed.
+    ends with status 0 only if every step that could be taken was passed. Says whether the run
+    was simulated on one machine or deployed between hospitals.
 
     Examples:
 
-      medunlearn verify runs/one --root root.cbor
+      medunlearn verify published/one --root root.cbor
+      [dim]  a deployed run, with the root keys that the consortium gave you[/dim]
+
+      medunlearn verify runs/one
+      [dim]  a simulated one: its keys are its own, from the plan's seed, and so prove no more
+      than that the parts belong together; `--root runs/one/trust/root.cbor` adds nothing[/dim]
 
       medunlearn verify adapter --root root.cbor --keys roster.dsse
     """

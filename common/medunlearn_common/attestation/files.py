@@ -21,6 +21,18 @@ ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTER_FACTS)
 MAX_FILE_BYTES = 64 << 20
 
 
+class BadFile(Rejected):
+    """A file that is not what it must be.
+
+    Attributes:
+        file: Its name below the run's folder.
+    """
+
+    def __init__(self, code: str, message: str, hint: str, *, file: str) -> None:
+        super().__init__(code, message, hint)
+        self.file = file
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """The folder to verify.
@@ -63,12 +75,13 @@ class Evidence:
         path = self.root / name
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
-                raise Rejected(
-                    "FILE_TOO_LARGE", f"{name} is larger than 64 MiB", "ask for a new copy of it"
+                raise BadFile(
+                    "FILE_TOO_LARGE", f"{name} is larger than 64 MiB", "ask for a new copy of it",
+                    file=name,
                 )
             return path.read_bytes()
         except OSError as error:
-            raise Rejected(
+            raise BadFile(
                 "FILE_MISSING", f"{name} cannot be read ({error.strerror})",
-                "ask for a whole copy of the run",
+                "ask for a whole copy of the run", file=name,
             ) from None

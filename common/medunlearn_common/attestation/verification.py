@@ -7,13 +7,15 @@ Steps, in this order; the first that fails ends the verification and names its f
 3. Signature: a coordinator of the roster signed it.
 4. Statement: it is an in-toto statement of this version, and says what it does not show.
 5. Adapter: each file has the digest that is attested; no file is missing or added.
-6. Plan: the shared plan has the attested digest, and ``plan.toml`` still says the same.
-7. Result: ``result.json`` has the attested digest.
+6. Plan: the shared plan has the attested digest, and ``plan.toml``, where there is one, still
+   says the same.
+7. Result: ``result.json`` has the attested digest, and the attested figures are its own.
 8. Roster: the run's own is the one attested, and the trusted one is the same or a later one.
 9. Inclusion: the coordinator's signed checkpoint covers the record of this result.
 10. Log: the exported log is signed, and every record follows from the one before it.
 11. Consistency: that log continues the checkpoint of step 9, and records what is attested:
-    plan, sites, rounds with their survivors, adapter, result, attestation and report.
+    plan, sites, rounds with their survivors, adapter, result, attestation and, of a simulated
+    run, report.
 12. Witnesses: every site in the sums signed a state of this very log, after the last round.
 
 An adapter alone brings 2 to 5, 8 and 9; what cannot be checked is said, never counted as passed.
@@ -29,7 +31,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medunlearn_common.attestation import checks
@@ -41,6 +43,7 @@ from medunlearn_common.attestation.files import (
     RESULT_FILE,
     ROSTER_FILE,
     RUN_PLAN_FILE,
+    BadFile,
     Evidence,
 )
 from medunlearn_common.attestation.predicate import LIMITS, SIMULATED
@@ -144,6 +147,8 @@ class Verification:
             try:
                 said = act()
             except Rejected as error:
+                if isinstance(error, BadFile):  # not always the file that the step is named by
+                    step = replace(step, file=error.file)
                 raise StepFailed(step, error) from error
             yield Step(number=number, title=title, file=file, said=said)
 
@@ -203,7 +208,7 @@ class Verification:
         if self.evidence.run is not None:
             checks.require_same(
                 self._envelope, self.evidence.read(f"{ADAPTER_FOLDER}/{ATTESTATION_FILE}"),
-                "the copy of the attestation beside the adapter",
+                f"{ATTESTATION_FILE} and its copy beside the adapter",
             )
         return f"SHA-256 {self.attestation_digest}"
 
@@ -227,7 +232,8 @@ class Verification:
                 "LIMITS_CHANGED", "it does not say what an attestation does not show",
                 "do not use it: this program never wrote it so",
             )
-        return f"run {predicate.process.run_id}, {predicate.process.rounds} rounds"
+        kind = "simulated" if predicate.process.simulated else "deployed"
+        return f"{kind} run {predicate.process.run_id}, {predicate.process.rounds} rounds"
 
     # -- 5 to 8: the files -------------------------------------------------------------------
 

@@ -15,10 +15,18 @@ def conclusion(verification: Verification) -> Iterator[str]:
     yield ""
     yield "Verified." if whole else "Verified as far as an adapter alone allows."
     yield ""
+    if predicate.process.simulated:
+        yield "Kind: a simulated run. One machine made all keys; its figures are measured on all"
+        yield "  records, against models that only a simulation has."
+    else:
+        yield "Kind: a deployed run. Its figures are the hospitals' own noised counts, and what the"
+        yield "  log holds; nobody but the hospitals measured on records."
+    yield ""
     yield "Shown:"
     yield "  - These adapter files are the ones that the coordinator attested."
     if whole:
-        yield "  - The shared plan, result and report are the ones that belong to them, unchanged."
+        others = "result and report" if predicate.process.simulated else "and the result"
+        yield f"  - The shared plan, {others} are the ones that belong to them, unchanged."
         yield ("  - No record of the coordinator's log was changed, dropped or moved since it was "
                "signed; the sites of step 12 saw the same log up to the end of the run.")
     if predicate.privacy.epsilon is not None:
@@ -31,6 +39,9 @@ def conclusion(verification: Verification) -> Iterator[str]:
     if verification.root is None and verification.keys is None:
         yield ("  - Who signed. The keys came with the run: give the consortium's root keys with "
                "--root, or its roster with --keys.")
+    elif predicate.process.simulated:
+        yield ("  - That --root or --keys came from anybody else: a simulation makes its own, in "
+               "its folder trust/.")
     for limit in predicate.limits:
         yield f"  - {limit}"
     if predicate.materials.code != installed_code_digest():

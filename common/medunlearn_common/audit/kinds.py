@@ -4,7 +4,8 @@ Guarantees:
     Every value is a number, a truth value, or a text that matches one of the narrow patterns
     below: a digest, an identifier that the protocol gave, a code. No field takes free text, so
     that nothing a person said, no record and no path can enter a log, whatever a caller does.
-    The one name of a person is that of who overrode a gate.
+    The only names of persons are of who overrode a gate, approved a plan, countersigned, objected
+    or adopted.
 """
 
 from __future__ import annotations
@@ -59,6 +60,12 @@ code = _text(r"[A-Z][A-Z0-9_]{2,63}")
 version = _text(r"[0-9][0-9A-Za-z.+-]{0,39}")
 person = _text(r"[^\W\d_][\w .'’-]{0,63}")
 
+# What a hospital's people say of an adapter; the number tells two equal words apart.
+_DECISION: Mapping[str, Check] = {
+    "site": name, "attestation_digest": digest, "by": person, "reason_digest": digest,
+    "number": count,
+}
+
 KINDS: Mapping[str, Mapping[str, Check]] = {
     # The coordinator's.
     "run_begun": {"run_id": run_id, "plan_digest": digest, "version": version},
@@ -85,7 +92,14 @@ KINDS: Mapping[str, Mapping[str, Check]] = {
     },
     "measured": {"result_digest": digest, "adapter_digest": digest},
     "published": {"attestation_digest": digest, "report_digest": digest},
+    "attested": {"attestation_digest": digest},
+    "delivered": {
+        "site": name, "attestation_digest": digest, "verdict": code, "number": count,
+    },
+    "countersigned": _DECISION,
+    "objected": _DECISION,
     # A hospital's.
+    "plan_approved": {"run_id": run_id, "plan_digest": digest, "by": person},
     "plan_accepted": {"run_id": run_id, "plan_digest": digest, "request_root": digest},
     "release_charged": {
         "run_id": run_id, "release": name, "request_digest": digest, "sigma": real,
@@ -94,7 +108,19 @@ KINDS: Mapping[str, Mapping[str, Check]] = {
     "release_answered": {"run_id": run_id, "release": name, "bytes": count},
     "request_refused": {"request": name, "code": code},
     "run_finished": {"run_id": run_id, "adapter_digest": name},
-    "adapter_adopted": {"adapter_digest": digest, "attestation_digest": digest},
+    "adapter_received": {
+        "run_id": run_id, "attestation_digest": digest, "adapter_digest": digest,
+    },
+    "decision_released": {"run_id": run_id, "verdict": name, **_DECISION},
+    # Versions count adoptions and ways back together; version 0 is the base model alone.
+    "adapter_adopted": {
+        "number": count, "run_id": run_id, "adapter_digest": digest,
+        "attestation_digest": digest, "merged_digest": _text(r"([0-9a-f]{64})?"), "by": person,
+        "despite": _list_of(name),
+    },
+    "adapter_rolled_back": {
+        "number": count, "version": count, "left": digest, "by": person,
+    },
 }
 """Kind to its fields; all of them are required, and no others are taken."""
 

@@ -27,7 +27,7 @@ RUN_STATES: tuple[RunState, ...] = get_args(RunState)
 
 _NEXT: dict[RunState, tuple[RunState, ...]] = {
     "pending": ("running", "paused", "stopped", "failed"),
-    "running": ("running", "paused", "stopped", "finished", "failed", "pending"),
+    "running": ("running", "paused", "stopped", "finished", "failed"),
     "paused": ("pending", "stopped"),
     "failed": ("pending", "stopped"),
     "stopped": (),
@@ -133,39 +133,47 @@ class RunsDb:
                                 "launch it under another name")
         return row
 
-    def move(
-        self, run_id: str, state: RunState, *, failure_code: str | None = None,
-        flower_run_id: str | None = None,
-    ) -> RunRow:
-        """Rules 2 to 5; a run that is in ``state`` already stays as it is, running apart.
+    def count_start(self, run_id: str) -> RunRow:
+        """Rule 2, before a Flower run is started: its number is the row's ``starts``.
+
+        Raises:
+            Misconfigured: RUN_UNKNOWN, RUN_STATE.
+        """
+        with self._database.transaction() as connection:
+            self._require(self.get(run_id), "running")
+            connection.execute(
+                "UPDATE runs SET state = 'running', starts = starts + 1, flower_run_id = '', "
+                "updated = ? WHERE run_id = ?", (self._clock(), run_id),
+            )
+        return self.get(run_id)
+
+    def carried_by(self, run_id: str, flower_run_id: str) -> RunRow:
+        """Note which Flower run the last start got; raises RUN_UNKNOWN."""
+        return self._set(run_id, "flower_run_id", flower_run_id)
+
+    def note(self, run_id: str, *, failure_code: str) -> RunRow:
+        """Note why the last Flower run ended early; the state stays. Raises RUN_UNKNOWN."""
+        return self._set(run_id, "failure_code", failure_code)
+
+    def move(self, run_id: str, state: RunState, *, failure_code: str = "") -> RunRow:
+        """Rules 3 to 6; a run that is in ``state`` already stays as it is.
 
         Args:
             run_id: The run.
-            state: Where it goes.
-            failure_code: Why; None keeps what is there.
-            flower_run_id: Of a Flower run just started for it, which counts as a start.
+            state: Where it goes; ``running`` is :meth:`count_start`'s.
+            failure_code: Why.
 
         Raises:
             Misconfigured: RUN_UNKNOWN, RUN_STATE.
         """
         with self._database.transaction() as connection:
             row = self.get(run_id)
-            if row.state == state and state != "running":
+            if row.state == state:
                 return row
-            if state not in self._allowed(row):
-                raise Misconfigured(
-                    "RUN_STATE", f"run {run_id} is {row.state} and cannot become {state}",
-                    "`medunlearn coordinator status` says what can be done with it",
-                )
+            self._require(row, state)
             connection.execute(
-                "UPDATE runs SET state = ?, updated = ?, failure_code = ?, flower_run_id = ?, "
-                "starts = starts + ? WHERE run_id = ?",
-                (
-                    state, self._clock(),
-                    row.failure_code if failure_code is None else failure_code,
-                    row.flower_run_id if flower_run_id is None else flower_run_id,
-                    int(flower_run_id is not None), run_id,
-                ),
+                "UPDATE runs SET state = ?, updated = ?, failure_code = ? WHERE run_id = ?",
+                (state, self._clock(), failure_code, run_id),
             )
         return self.get(run_id)
 
@@ -190,11 +198,29 @@ class RunsDb:
         """Give the file back."""
         self._database.close()
 
+    def _set(self, run_id: str, column: Literal["flower_run_id", "failure_code"], value: str
+             ) -> RunRow:
+        with self._database.transaction() as connection:
+            self.get(run_id)
+            connection.execute(
+                f"UPDATE runs SET {column} = ?, updated = ? WHERE run_id = ?",
+                (value, self._clock(), run_id),
+            )
+        return self.get(run_id)
+
     @staticmethod
-    def _allowed(row: RunRow) -> tuple[RunState, ...]:
-        if row.mode == "publish" and row.state in ("pending", "running"):
-            return ("running", "finished")  # it stays a finished run
-        return _NEXT[row.state]
+    def _require(row: RunRow, state: RunState) -> None:
+        if state not in _allowed(row):
+            raise Misconfigured(
+                "RUN_STATE", f"run {row.run_id} is {row.state} and cannot become {state}",
+                "`medunlearn coordinator status` says what can be done with it",
+            )
+
+
+def _allowed(row: RunRow) -> tuple[RunState, ...]:
+    if row.mode == "publish" and row.state in ("pending", "running"):
+        return ("running", "finished")  # it stays a finished run
+    return _NEXT[row.state]
 
 
 def _row(values: tuple[object, ...]) -> RunRow:

@@ -7,32 +7,18 @@ without trust in its contents. All text passes jinja2's escaping.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
 from medunlearn_common.files import write_atomically
-from medunlearn_simulation.report import formatting, sections
+from medunlearn_common.pages.rendering import asset, content_digest, environment
+from medunlearn_simulation.report import sections
 from medunlearn_simulation.report.statement import privacy_statement, relearning_words
 from medunlearn_simulation.report.verdicts import headline_sentence, headline_verdicts
 from medunlearn_simulation.result_schema import RunResult
 
 REPORT_FILE = "report.html"
-FILTERS = {
-    "percent": formatting.percent,
-    "fine_percent": formatting.fine_percent,
-    "points": formatting.points,
-    "decimal": formatting.decimal,
-    "scientific": formatting.scientific,
-    "count": formatting.count,
-    "bytes": formatting.byte_size,
-    "duration": formatting.duration,
-}
+_PACKAGE = "medunlearn_simulation.report"
 
 
 def write_report(path: Path, result: RunResult, *, attestation: str | None = None) -> None:
@@ -77,37 +63,13 @@ def render_report(result: RunResult, *, attestation: str | None = None) -> str:
 
 def render_page(template: str, **context: Any) -> str:
     """Renders one of the page templates with the shared style and script."""
-    style, script = _asset("style.css"), _asset("page.js")
+    style, script = asset("style.css"), asset("page.js", _PACKAGE)
     policy = (
-        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src '{content_digest(style)}'; "
+        f"script-src '{content_digest(script)}'; base-uri 'none'; form-action 'none'"
     )
     return (
-        _environment()
+        environment(_PACKAGE)
         .get_template(template)
         .render(style=style, script=script, policy=policy, **context)
     )
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("medunlearn_simulation.report"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(FILTERS)
-    return environment
-
-
-@cache
-def _asset(name: str) -> str:
-    folder = resources.files("medunlearn_simulation.report") / "templates"
-    return (folder / name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    """Digest of an inline element's text, as a content security policy names it."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from medunlearn_simulation.report.charts import (
+from medunlearn_common.pages.charts import (
     BarChart,
     LineChart,
     Point,
@@ -16,8 +16,8 @@ from medunlearn_simulation.report.charts import (
     roc_chart,
     rows,
 )
-from medunlearn_simulation.report.formatting import byte_size, decimal, duration, percent
-from medunlearn_simulation.report.scales import Frame
+from medunlearn_common.pages.formatting import byte_size, decimal, duration, percent
+from medunlearn_common.pages.scales import Frame
 from medunlearn_simulation.result_schema import (
     MembershipSection,
     RocSection,

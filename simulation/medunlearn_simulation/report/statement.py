@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from medunlearn_simulation.report.formatting import count, decimal, percent, scientific
+from medunlearn_common.pages.formatting import count, decimal, percent, scientific
 from medunlearn_simulation.report.verdicts import MAX_GAP
 from medunlearn_simulation.result_schema import RunResult
 

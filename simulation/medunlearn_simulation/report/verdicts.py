@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from medunlearn_simulation.report.formatting import (
+from medunlearn_common.pages.formatting import (
     byte_size,
     decimal,
     fine_percent,

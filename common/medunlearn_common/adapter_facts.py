@@ -1,9 +1,10 @@
-"""``medunlearn.json`` beside an adapter: which base model it belongs to, and its guarantee."""
+"""An adapter's small files: PEFT's configuration, and ``medunlearn.json`` with base model and
+guarantee."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -12,6 +13,28 @@ from medunlearn_common.files import write_atomically
 
 FACTS_FILE = "medunlearn.json"
 ADAPTER_SCHEMA_VERSION: Final = 1
+
+
+def lora_config(
+    *, rank: int, alpha: float, base_model: str, target_modules: tuple[str, ...]
+) -> dict[str, Any]:
+    """The values of ``adapter_config.json``; what is not named keeps PEFT's default.
+
+    All of it follows from the plan, so that a hospital can refuse a configuration with anything
+    more in it: PEFT imports modules that a configuration names.
+    """
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "target_modules": sorted(target_modules),
+    }
 
 
 class AdapterFacts(BaseModel):

@@ -69,3 +69,13 @@ def duration(seconds: float | None) -> str:
     if minutes < 60:
         return f"{minutes}\u202fmin {rest}\u202fs"
     return f"{minutes // 60}\u202fh {minutes % 60}\u202fmin"
+
+
+def plain(text: str, most: int = 80) -> str:
+    """A foreign text fit to be shown: one line, nothing that steers a terminal or a reader's eye.
+
+    Control characters and those that turn the direction of writing become "?"; what is too long
+    ends in "…".
+    """
+    shown = "".join(char if char.isprintable() else "?" for char in text[: most + 1])
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from medunlearn_simulation.report.formatting import count, decimal, percent
-from medunlearn_simulation.report.scales import Frame, Tick, nice_ticks, ticks
+from medunlearn_common.pages.formatting import count, decimal, percent
+from medunlearn_common.pages.scales import Frame, Tick, nice_ticks, ticks
 
 Point = tuple[float, float]
+Range = tuple[float, float, float]
+"""Horizontal value, lower end, upper end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,19 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Band:
+    """The range in which a line's values lie, already placed.
+
+    Attributes:
+        style: CSS class of its line.
+        path: SVG path data, closed.
+    """
+
+    style: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class LineChart:
     """Lines over two axes."""
 
@@ -49,6 +64,8 @@ class LineChart:
     lines: Sequence[Line]
     diagonal: str = ""
     legend: bool = True
+    bands: Sequence[Band] = ()
+    zero_y: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +130,7 @@ def line_chart(
     frame: Frame | None = None,
     legend: bool = True,
     markers: bool = True,
+    bands: Sequence[tuple[str, Sequence[Range]]] = (),
 ) -> LineChart | None:
     """A chart of the series that have points; None where none has.
 
@@ -128,6 +146,7 @@ def line_chart(
         frame: Size; its ranges are replaced.
         legend: Draw the legend.
         markers: Draw a marker at each point.
+        bands: CSS class and ranges, drawn below the lines.
     """
     known = [(name, style, list(points)) for name, style, points in series if points]
     if not known:
@@ -149,8 +168,11 @@ def line_chart(
     )
     whole = [value for value in nice_ticks(*x_range, wanted=6) if value == int(value)]
 
+    places = nice_ticks(*y_range)
+    digits = next(d for d in range(4) if d == 3 or all(round(v, d) == v for v in places))
+
     def say(value: float) -> str:
-        return percent(value, 0) if as_percent else decimal(value, 1)
+        return percent(value, 0) if as_percent else decimal(value, digits)
 
     return LineChart(
         key=key,
@@ -158,14 +180,22 @@ def line_chart(
         description=description,
         frame=area,
         x_ticks=ticks(whole, area.x, count),
-        y_ticks=ticks(nice_ticks(*y_range), area.y, say),
+        y_ticks=ticks(places, area.y, say),
         x_label=x_label,
         y_label=y_label,
         lines=[
             _line(area, name, style, points, as_percent, markers) for name, style, points in known
         ],
         legend=legend,
+        bands=[_band(area, style, ranges) for style, ranges in bands if ranges],
+        zero_y=area.y(0.0) if y_range[0] < 0.0 < y_range[1] else None,
     )
+
+
+def _band(area: Frame, style: str, ranges: Sequence[Range]) -> Band:
+    upper = [f"{area.x(x)} {area.y(high)}" for x, _, high in ranges]
+    lower = [f"{area.x(x)} {area.y(low)}" for x, low, _ in reversed(ranges)]
+    return Band(style=style, path=f"M{'L'.join([*upper, *lower])}Z")
 
 
 def roc_chart(

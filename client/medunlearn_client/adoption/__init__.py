@@ -1,0 +1,1 @@
+"""What a hospital does with a finished adapter: verify, measure, decide, put into service."""

@@ -1,0 +1,182 @@
+"""``medunlearn hospital inbox|measure|countersign|object|adopt|rollback``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from medunlearn_client.adoption.hospital import AdoptionHospital
+    from medunlearn_client.adoption.measuring import SetFigures
+    from medunlearn_common.publication import Verdict
+
+RunArgument = Annotated[
+    str, typer.Argument(help="A run in the inbox.", show_default=False)
+]
+FolderOption = Annotated[Path, typer.Option("--folder", help="The hospital's folder.")]
+ByOption = Annotated[
+    str, typer.Option("--by", help="Who decides: a person's name.", show_default=False)
+]
+ReasonOption = Annotated[
+    str, typer.Option("--reason", help="Why; it stays here, a salted digest of it is signed.",
+                      show_default=False)
+]
+
+
+def _hospital(folder: Path) -> AdoptionHospital:
+    from medunlearn_client.adoption.hospital import AdoptionHospital
+
+    return AdoptionHospital.at(folder)
+
+
+def inbox(
+    run: Annotated[
+        str | None, typer.Argument(help="Show this run alone, and check it anew.")
+    ] = None,
+    folder: FolderOption = Path("."),
+) -> None:
+    """Say which finished runs have come, who stands behind them, and what is in service.
+
+    Every run is checked anew: signatures, roster, log, and what this hospital itself saw of it.
+
+    Example:
+
+      medunlearn hospital inbox
+    """
+    from medunlearn_client.adoption.overview import overview
+
+    for line in overview(_hospital(folder), run):
+        typer.echo(line)
+
+
+def measure(
+    run: RunArgument,
+    folder: FolderOption = Path("."),
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    most: Annotated[
+        int, typer.Option("--most", min=0, help="Most records of each set; 0 asks all.")
+    ] = 0,
+) -> None:
+    """Ask this hospital's own forget and retain questions without and with the adapter.
+
+    The figures stay in this folder; nothing of them is sent, whatever they say.
+
+    Example:
+
+      medunlearn hospital measure surgery-4f1d22
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from medunlearn_client.adoption.measuring import measure as measure_run
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        tasks = {name: bar.add_task(f"{name} set", total=None) for name in ("forget", "retain")}
+        found = measure_run(
+            _hospital(folder), run, device=device, most=most,
+            progress=lambda name, done: bar.advance(tasks[name], done),
+        )
+    typer.echo(f"{'':<8} {'records':>8} {'answered':>18} {'exactly':>18} {'preserved':>10}")
+    for name, figures in (("forget", found.forget), ("retain", found.retain)):
+        typer.echo(_row(name, figures))
+    typer.echo("kept in this folder; say what you think of it with countersign or object")
+
+
+def _row(name: str, figures: SetFigures) -> str:
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1%}"
+
+    answered = f"{share(figures.accuracy_before)} > {share(figures.accuracy_after)}"
+    exactly = f"{share(figures.exact_before)} > {share(figures.exact_after)}"
+    return (f"{name:<8} {figures.n:>8} {answered:>18} {exactly:>18} "
+            f"{share(figures.preservation):>10}")
+
+
+def countersign(
+    run: RunArgument, by: ByOption, reason: ReasonOption, folder: FolderOption = Path(".")
+) -> None:
+    """Stand behind a received adapter, with this hospital's key.
+
+    The coordinator collects it at its next publication and shows it to all hospitals.
+
+    Example:
+
+      medunlearn hospital countersign surgery-4f1d22 --by "Ann Lee" --reason "measured, fine"
+    """
+    _decide(run, "countersigned", by=by, reason=reason, folder=folder)
+
+
+def object_to(
+    run: RunArgument, by: ByOption, reason: ReasonOption, folder: FolderOption = Path(".")
+) -> None:
+    """Object to a received adapter, with this hospital's key; no hospital adopts it lightly then.
+
+    Example:
+
+      medunlearn hospital object surgery-4f1d22 --by "Ann Lee" --reason "retain set lost 9 %"
+    """
+    _decide(run, "objected", by=by, reason=reason, folder=folder)
+
+
+def _decide(run: str, verdict: Verdict, *, by: str, reason: str, folder: Path) -> None:
+    from medunlearn_client.adoption.deciding import decide
+
+    decision = decide(_hospital(folder), run, verdict, by=by, reason=reason)
+    typer.echo(f"{verdict} by {by}, decision {decision.number} of this hospital on {run}")
+    typer.echo("it is handed out when the coordinator publishes again")
+
+
+def adopt(
+    run: RunArgument,
+    by: ByOption,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Also write base model and adapter as one model.")
+    ] = False,
+    despite: Annotated[
+        bool, typer.Option("--despite", help="Adopt although hospitals object.")
+    ] = False,
+    older: Annotated[
+        bool, typer.Option("--rollback", help="Adopt although a later run is in service.")
+    ] = False,
+    folder: FolderOption = Path("."),
+) -> None:
+    """Put a received adapter into service: the link adopted/current then names it.
+
+    Checks everything again first, the base model's files too. What was in service before stays,
+    and `medunlearn hospital rollback` returns to it.
+
+    Examples:
+
+      medunlearn hospital adopt surgery-4f1d22 --by "Ann Lee"
+
+      medunlearn hospital adopt surgery-4f1d22 --by "Ann Lee" --merge
+    """
+    from medunlearn_client.adoption.service import AdoptionChoice
+    from medunlearn_client.adoption.service import adopt as adopt_run
+
+    hospital = _hospital(folder)
+    choice = AdoptionChoice(by=by, merge=merge, despite=despite, older=older)
+    adoption = adopt_run(hospital, run, choice)
+    what = "model" if merge else "adapter"
+    typer.echo(f"in service: {hospital.places.current / what} (version {adoption.version})")
+    if adoption.despite:
+        typer.echo(f"despite objections of {', '.join(adoption.despite)}")
+
+
+def rollback(by: ByOption, folder: FolderOption = Path(".")) -> None:
+    """Return to what was in service before the present version.
+
+    Example:
+
+      medunlearn hospital rollback --by "Ann Lee"
+    """
+    from medunlearn_client.adoption.service import rollback as roll_back
+
+    hospital = _hospital(folder)
+    earlier = roll_back(hospital, by=by)
+    if earlier is None:
+        typer.echo("no adapter is in service any more: the base model alone")
+    else:
+        typer.echo(f"in service: version {earlier.version}, run {earlier.run_id}")

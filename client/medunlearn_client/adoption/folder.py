@@ -1,0 +1,132 @@
+"""Where a hospital keeps what it was sent, what it decided, and what is in service.
+
+    inbox/RUN_ID/            a published run that passed every check; `medunlearn verify` reads it
+    decisions/RUN_ID/        the hospital's own: measured.json, decision.json, statement.dsse
+    adopted/versions/0003/   an adapter that was put into service, with adoption.json
+    adopted/current          a link to the version in service; absent: the base model alone
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+from typing import Final
+
+from medunlearn_common.attestation.files import ATTESTATION_FILE
+from medunlearn_common.audit.kinds import person
+from medunlearn_common.audit.kinds import run_id as is_run_id
+from medunlearn_common.errors import Misconfigured, Transient
+from medunlearn_common.files import private_folder, sync_folder
+
+MEASURED_FILE: Final = "measured.json"
+DECISION_FILE: Final = "decision.json"
+STATEMENT_FILE: Final = "statement.dsse"
+ADOPTION_FILE: Final = "adoption.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdoptionFolder:
+    """Places in a hospital's folder.
+
+    Attributes:
+        root: The hospital's folder.
+    """
+
+    root: Path
+
+    def inbox(self, run_id: str) -> Path:
+        """A received run; raises Misconfigured: RUN_ID_INVALID."""
+        return self.root / "inbox" / _checked(run_id)
+
+    def received(self, run_id: str) -> Path:
+        """The same, where it is there.
+
+        Raises:
+            Misconfigured: RUN_ID_INVALID, INBOX_UNKNOWN.
+        """
+        path = self.inbox(run_id)
+        if not (path / ATTESTATION_FILE).is_file():
+            raise Misconfigured(
+                "INBOX_UNKNOWN", f"run {run_id} is not in the inbox",
+                "`medunlearn hospital inbox` lists what is; the coordinator publishes it",
+            )
+        return path
+
+    def runs(self) -> tuple[str, ...]:
+        """Received runs by name."""
+        folder = self.root / "inbox"
+        if not folder.is_dir():
+            return ()
+        return tuple(sorted(
+            path.name for path in folder.iterdir()
+            if is_run_id(path.name) and (path / ATTESTATION_FILE).is_file()
+        ))
+
+    def decisions(self, run_id: str) -> Path:
+        """The hospital's own words on a run."""
+        return self.root / "decisions" / _checked(run_id)
+
+    @property
+    def adopted(self) -> Path:
+        """What is, or was, in service."""
+        return self.root / "adopted"
+
+    @property
+    def current(self) -> Path:
+        """The link to what is in service."""
+        return self.adopted / "current"
+
+    def version(self, number: int) -> Path:
+        """One version."""
+        return self.adopted / "versions" / f"{number:04d}"
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """One change at a time.
+
+        Raises:
+            Transient: ADOPTION_BUSY or WRITE_FAILED.
+        """
+        private_folder(self.adopted)
+        with (self.adopted / ".lock").open("ab") as lock:
+            try:
+                flock(lock, LOCK_EX | LOCK_NB)
+            except BlockingIOError as error:
+                raise Transient("ADOPTION_BUSY", "another command changes what is in service",
+                                "wait for it to end") from error
+            yield
+
+
+def require_person(by: str) -> str:
+    """A person's name as the log takes it; raises Misconfigured: PERSON_INVALID."""
+    if not person(by):
+        raise Misconfigured("PERSON_INVALID", "--by is no name of a person",
+                            'for example --by "Ann Lee"; letters, digits, spaces and .\'- only')
+    return by
+
+
+def put_in_place(temporary: Path, folder: Path) -> None:
+    """Rename a complete folder to its name; an older one steps aside first.
+
+    Raises:
+        OSError: Then the older one is back in its place, or aside under ``.NAME.old``.
+    """
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(temporary, folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _checked(run_id: str) -> str:
+    if not is_run_id(run_id):
+        raise Misconfigured("RUN_ID_INVALID", "that is no name of a run",
+                            "`medunlearn hospital inbox` lists them")
+    return run_id

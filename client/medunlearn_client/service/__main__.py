@@ -1,0 +1,13 @@
+"""``python -m medunlearn_client.service DIR``: as ``medunlearn hospital serve DIR``."""
+
+import sys
+
+import typer
+
+from medunlearn_client.service.commands import serve
+from medunlearn_common.cli import CommandLine
+
+if __name__ == "__main__":
+    service = typer.Typer()
+    service.command()(serve)
+    sys.exit(CommandLine().run(service))

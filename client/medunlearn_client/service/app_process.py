@@ -1,0 +1,80 @@
+"""What Flower's executor starts as ``flwr-clientapp`` for each message of a deployed node.
+
+Flower would unpack the coordinator's bundle, put its folder first on the import path and import
+the app that it names. Here the bundle is checked as bytes and dropped, and the installed app
+answers in its place; a bundle that is more than a stub is answered with a code.
+
+Guarantees:
+    * Nothing of a bundle is written to disk, imported or executed at a hospital.
+    * No text of an exception reaches the coordinator, wherever in Flower it was raised.
+    * A flwr whose inner parts are not where this module expects them starts nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flwr.app.error import Error
+from flwr.clientapp import ClientApp
+from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
+from flwr.supernode.runtime import run_clientapp as flower
+
+from medunlearn_client.bundle_check import require_stub_bundle
+from medunlearn_client.flower_app import app, refusing_app
+from medunlearn_client.service.config import read_hospital_config
+from medunlearn_common.errors import MedunlearnError, Misconfigured
+
+_LOG = logging.getLogger("medunlearn.bundle")
+_REPLACED = ("install_from_fab", "get_load_client_app_fn", "Error")
+
+
+class BundleGuard:
+    """Stands where Flower installs and loads apps."""
+
+    def __init__(self, *, pinned: tuple[str, ...]) -> None:
+        self._pinned = pinned
+        self._app = refusing_app("BUNDLE_UNCHECKED")
+
+    def install(self, fab_file: bytes, *_: Any, **__: Any) -> None:
+        """Check a bundle; nothing is installed."""
+        try:
+            require_stub_bundle(fab_file, pinned=self._pinned)
+            self._app = app
+        except MedunlearnError as error:
+            _LOG.error("%s", error)
+            self._app = refusing_app(error.code)
+
+    def loader(self, *_: Any, **__: Any) -> Callable[[str, str, str], ClientApp]:
+        """Of the app that was decided on, whatever a bundle or a run names."""
+        return lambda fab_id, fab_version, fab_hash: self._app
+
+
+def without_text(code: int, reason: str | None = None) -> Error:
+    """Flower's error without its reason, which may quote a patient."""
+    if reason:
+        _LOG.error("Flower's error %d stays here: %s", code, reason)
+    return Error(code=code)
+
+
+def guard_flower(guard: BundleGuard) -> None:
+    """Put the guard where the pinned flwr looks; raises Misconfigured FLOWER_VERSION."""
+    if not all(hasattr(flower, name) for name in _REPLACED):
+        raise Misconfigured("FLOWER_VERSION", "this flwr is not the one this node was made for",
+                            "install medunlearn with its pinned flwr")
+    flower.install_from_fab = guard.install  # type: ignore[assignment]
+    flower.get_load_client_app_fn = guard.loader
+    flower.Error = without_text  # type: ignore[assignment,misc]
+
+
+def main(folder: Path) -> None:
+    """One message: the hospital's folder, then Flower's own arguments."""
+    guard_flower(BundleGuard(pinned=read_hospital_config(folder).node.bundles))
+    flwr_clientapp()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv.pop(1)))

@@ -1,0 +1,140 @@
+"""``medunlearn hospital serve|status|approve|decline|policy|stop``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from medunlearn_client.policy_commands import policy_app as policy
+from medunlearn_client.service.approvals import Approvals, Asked
+from medunlearn_client.service.config import HospitalPaths, read_hospital_config
+from medunlearn_client.service.status import SiteStatus
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.processes import on_termination
+
+Folder = Annotated[Path, typer.Argument(help="The hospital's folder.")]
+By = Annotated[str, typer.Option("--by", help="Name of the person who decides.")]
+Run = Annotated[str | None, typer.Option("--run", help="Where several runs have the plan.")]
+Where = Annotated[Path, typer.Option("--folder", help="The hospital's folder.")]
+_HERE = Path(".")
+
+__all__ = ["approve", "decline", "policy", "serve", "status", "stop"]
+
+
+def serve(folder: Folder = _HERE) -> None:
+    """Run this hospital's node and worker until Ctrl-C or SIGTERM.
+
+    The answer under way is finished before the processes end. Logs lie in state/logs.
+    """
+    from medunlearn_client.service.node import HospitalNode  # late: it needs gRPC
+
+    os.umask(0o077)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    stopping = threading.Event()
+    on_termination(stopping)
+    HospitalNode(folder.resolve()).run(stopping)
+
+
+def stop(
+    folder: Folder = _HERE,
+    deadline_s: Annotated[float, typer.Option(help="Longest wait, in seconds.")] = 3600.0,
+) -> None:
+    """End the service of this folder, once the answer under way is given."""
+    from medunlearn_client.service.node import stop_service
+
+    found = stop_service(HospitalPaths(folder=folder.resolve()), deadline_s=deadline_s)
+    typer.echo("stopped" if found else "no service runs for this folder")
+
+
+def status(
+    folder: Folder = _HERE,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what the service does, and which plans wait for a person."""
+    from medunlearn_client.service.node import service_pid
+
+    paths = HospitalPaths(folder=folder.resolve())
+    config, pid = read_hospital_config(paths.folder), service_pid(paths)
+    found = SiteStatus.read(paths.status)
+    waiting = [one for one in Approvals(paths.approvals).all() if one.decision == "waiting"]
+    if as_json:
+        typer.echo(json.dumps({
+            **asdict(found), "service_pid": pid,
+            "waiting": [{"plan_digest": one.plan_digest, "run": one.run} for one in waiting],
+        }))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in {
+        "site": found.site_id, "service": f"runs (pid {pid})" if pid else "is stopped",
+        "worker": f"{found.state}, started anew {found.restarts} times",
+        "coordinator": config.coordinator.address,
+        "run": found.run_id or "none yet",
+        "last request": f"{found.last_kind}, {_ago(found.last_at)}" if found.last_at else "none",
+        "answers": str(found.requests),
+        "refusals": ", ".join(f"{c} {n}" for c, n in sorted(found.errors.items())) or "none",
+        "epsilon spent": "none" if found.epsilon_spent is None else f"{found.epsilon_spent:.3g}",
+        "device": found.device, "model": "loaded" if found.model_loaded else "not loaded",
+    }.items():
+        table.add_row(name, value)
+    Console(highlight=False).print(table)
+    _list_waiting(waiting)
+
+
+def approve(
+    digest: Annotated[str, typer.Argument(help="The plan's digest, or its first digits.")] = "",
+    by: By = "", run: Run = None, folder: Where = _HERE,
+    show: Annotated[bool, typer.Option("--show", help="Print the plan; decide nothing.")] = False,
+) -> None:
+    """Let a plan that waits begin; without a digest, list what waits.
+
+    The decision is written to the hospital's own audit log with the name of who made it.
+    """
+    approvals = Approvals(HospitalPaths(folder=folder.resolve()).approvals)
+    if not digest:
+        _list_waiting([one for one in approvals.all() if one.decision == "waiting"])
+        return
+    if show:
+        for one in approvals.all():
+            if one.plan_digest.startswith(digest) and run in (None, one.run):
+                typer.echo(json.dumps(json.loads(one.plan), indent=2, sort_keys=True))
+                return
+        raise Misconfigured("APPROVAL_UNKNOWN", "no such plan was offered to this site",
+                            "`medunlearn hospital approve` lists what waits")
+    one = approvals.decide(digest, by=by, decision="approved", run=run)
+    typer.echo(f"{one.by} approved plan {one.plan_digest[:12]} for run {one.run}")
+
+
+def decline(
+    digest: Annotated[str, typer.Argument(help="The plan's digest, or its first digits.")],
+    by: By = "", run: Run = None, folder: Where = _HERE,
+) -> None:
+    """Refuse a plan that waits; the coordinator gets a code, no reason."""
+    approvals = Approvals(HospitalPaths(folder=folder.resolve()).approvals)
+    one = approvals.decide(digest, by=by, decision="declined", run=run)
+    typer.echo(f"{one.by} declined plan {one.plan_digest[:12]} for run {one.run}")
+
+
+def _list_waiting(waiting: list[Asked]) -> None:
+    if not waiting:
+        typer.echo("no plan waits for a person")
+    for one in waiting:
+        typer.echo(f"waits: plan {one.plan_digest[:12]} of {one.coordinator} for run {one.run}, "
+                   f"{_ago(one.asked)}; approve {one.plan_digest[:12]} --show, then --by NAME")
+
+
+def _ago(then: float) -> str:
+    seconds = max(0, int(time.time() - then))
+    for size, name in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {name} ago"
+    return f"{seconds} s ago"

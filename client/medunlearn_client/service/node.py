@@ -1,0 +1,240 @@
+"""``medunlearn hospital serve``: the worker, Flower's SuperNode and its executor, supervised.
+
+    worker       holds trust, records and model; alone has the key's passphrase
+    supernode    connects to the coordinator's gateway over TLS with the node's own key
+    superexec    starts one app process per message (``service.app_process``)
+
+The executor finds exactly one program on its PATH, so that whatever kind of task a coordinator
+schedules here, only that one can be started.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shlex
+import signal
+import sys
+import threading
+from pathlib import Path
+from secrets import token_hex
+
+from medunlearn_client.service.config import HospitalConfig, HospitalPaths, read_hospital_config
+from medunlearn_client.service.wire import PREFIX
+from medunlearn_client.service.worker_client import WorkerClient
+from medunlearn_common.errors import Misconfigured, Transient
+from medunlearn_common.files import write_atomically
+from medunlearn_common.flower_environment import flower_command, flower_environment
+from medunlearn_common.identity.key_files import PASSPHRASE_VARIABLE
+from medunlearn_common.processes import Child, Children, ChildSpec, wait_until
+
+_LOG = logging.getLogger("medunlearn.node")
+WORKER, NODE, EXECUTOR, WATCH = "worker", "supernode", "superexec", "watch"
+# After the last answer: the app process hands it to the node, which looks twice a second.
+HAND_OVER_S, LINGER_S = 10.0, 1.5
+_LOOK_S = 0.2
+LOCK_FILE = "service.lock"
+
+
+class HospitalNode:
+    """All processes of one hospital."""
+
+    def __init__(self, folder: Path) -> None:
+        """Prepare; nothing is started yet.
+
+        Raises:
+            Misconfigured: HOSPITAL_CONFIG_ codes, NODE_KEY, NODE_CA, FLOWER_MISSING.
+            Transient: WRITE_FAILED.
+        """
+        self.paths = HospitalPaths(folder=folder)
+        self.config = read_hospital_config(folder)
+        _require_files(self.paths, self.config)
+        self._write_state()
+        self.children = Children(self.specs(), on_change=self._changed)
+        self._client = WorkerClient(
+            self.paths.socket, timeout_s=self.config.node.request_timeout_s, patience_s=0.0)
+
+    def specs(self) -> list[ChildSpec]:
+        """What is run, in the order of starting."""
+        python = (sys.executable, "-P", "-m")
+        folder = str(self.paths.folder)
+        specs = [
+            self._spec(WORKER, (*python, "medunlearn_client.service.worker", folder),
+                       secret=True, final_exits=frozenset({2, 127}),
+                       grace_s=self.config.node.request_timeout_s),
+            self._spec(NODE, self._supernode(), first_delay_s=self.config.node.restart_delay_s,
+                       longest_delay_s=max(60.0, self.config.node.restart_delay_s)),
+            self._spec(EXECUTOR, self._superexec(), path=str(self._programs)),
+        ]
+        if self.config.watch.enabled:
+            specs.append(
+                self._spec(WATCH, (*python, "medunlearn_client.watching", folder), grace_s=5.0))
+        return specs
+
+    def _spec(
+        self, name: str, command: tuple[str, ...], *, secret: bool = False,
+        path: str | None = None, final_exits: frozenset[int] = frozenset({127}),
+        first_delay_s: float = 1.0, longest_delay_s: float = 60.0, grace_s: float = 10.0,
+    ) -> ChildSpec:
+        environment = flower_environment(
+            home=self.paths.state / "flwr", more={"PYTHONSAFEPATH": "1"})
+        if not secret:  # what carries messages cannot open the hospital's key
+            environment.pop(PASSPHRASE_VARIABLE, None)
+        if path is not None:
+            environment["PATH"] = path
+        return ChildSpec(
+            name=name, command=command, environment=environment, folder=self.paths.state,
+            log_file=self.paths.logs / f"{name}.log", final_exits=final_exits,
+            first_delay_s=first_delay_s, longest_delay_s=longest_delay_s, grace_s=grace_s,
+        )
+
+    def _supernode(self) -> tuple[str, ...]:
+        host, _, port = self.config.node.runtime.rpartition(":")
+        security = ("--insecure",) if self.config.node.insecure else (
+            "--root-certificates", str(self.paths.ca),
+            "--auth-supernode-private-key", str(self.paths.node_key),
+        )
+        return (
+            flower_command("flower-supernode"), "--superlink", self.config.coordinator.address,
+            *security, "--host", host.strip("[]"), "--port", port, "--isolation", "process",
+            "--superexec-auth-secret-file", str(self._secret), "--node-config",
+            str(self._node_config),
+        )
+
+    def _superexec(self) -> tuple[str, ...]:
+        return (
+            flower_command("flower-superexec"), "--runtime-api-address", self.config.node.runtime,
+            "--insecure",  # loopback; tasks are taken with the secret
+            "--superexec-auth-secret-file", str(self._secret),
+        )
+
+    @property
+    def _secret(self) -> Path:
+        return self.paths.state / "superexec.secret"
+
+    @property
+    def _node_config(self) -> Path:
+        return self.paths.state / "node.toml"
+
+    @property
+    def _programs(self) -> Path:
+        return self.paths.state / "bin"
+
+    def _write_state(self) -> None:
+        self.paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(self._secret, token_hex(32).encode("ascii"))
+        worker = json.dumps(f"{PREFIX}{self.paths.socket}", ensure_ascii=False)
+        write_atomically(self._node_config, (
+            f"worker = {worker}\n"
+            f"worker-timeout-s = {self.config.node.request_timeout_s}\n").encode())
+        program = self._programs / "flwr-clientapp"
+        write_atomically(program, (
+            "#!/bin/sh\n"
+            f"exec {shlex.quote(sys.executable)} -P -m medunlearn_client.service.app_process "
+            f'{shlex.quote(str(self.paths.folder))} "$@"\n').encode())
+        program.chmod(0o700)
+
+    def _changed(self, child: Child) -> None:
+        _LOG.info("%s is %s (pid %s)", child.spec.name, child.state, child.pid)
+
+    def run(self, stopping: threading.Event) -> None:
+        """Serve until ``stopping`` is set, then finish the answer under way and stop.
+
+        Raises:
+            Misconfigured: SERVICE_FAILED if a part says that it cannot work as configured.
+        """
+        lock = _require_only_service(self.paths)
+        self.children.start()
+        try:
+            while not stopping.wait(_LOOK_S):
+                failed = [name for name in self.children.failed if name != WATCH]
+                if failed:
+                    raise Misconfigured(
+                        "SERVICE_FAILED", f"{failed[0]} cannot work as configured",
+                        f"read state/logs/{failed[0]}.log, mend it, and serve again")
+            self._finish()
+        finally:
+            self.children.stop()
+            os.close(lock)
+
+    def _finish(self) -> None:
+        """Let the answer under way go out, and no other one begin."""
+        self._client.drain()
+        try:
+            wait_until(self._handed_over, deadline_s=HAND_OVER_S, what="the last answer")
+        except Transient:
+            _LOG.warning("an answer was not handed over; it is journalled, and given when asked")
+        threading.Event().wait(LINGER_S)
+
+    def _handed_over(self) -> bool:
+        """Whether the executor has no app process any more."""
+        pid = self.children[EXECUTOR].pid
+        if pid is None:
+            return True
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        except OSError:
+            return True
+        return not any(_is_alive(int(child)) for child in children.split())
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def _require_files(paths: HospitalPaths, config: HospitalConfig) -> None:
+    if config.node.insecure:
+        return
+    if not paths.ca.is_file():
+        raise Misconfigured("NODE_CA", "tls/ca.pem is missing",
+                            "`medunlearn hospital init DIR --invitation FILE` writes it")
+    if not paths.node_key.is_file() or paths.node_key.stat().st_mode & 0o077:
+        raise Misconfigured("NODE_KEY", "node/node.key is missing, or others may read it",
+                            "`medunlearn hospital doctor` says which; chmod 600 node/node.key")
+
+
+def _require_only_service(paths: HospitalPaths) -> int:
+    """Hold the folder's lock, with our pid in it; raises Misconfigured SERVICE_RUNNING."""
+    descriptor = os.open(paths.state / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise Misconfigured("SERVICE_RUNNING", "a service runs for this folder already",
+                            "medunlearn hospital stop DIR") from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode("ascii"))
+    return descriptor
+
+
+def stop_service(paths: HospitalPaths, *, deadline_s: float) -> bool:
+    """Ask a running service to end, and wait for it; False if none runs.
+
+    Raises:
+        Transient: WAIT_TIMEOUT.
+    """
+    pid = service_pid(paths)
+    if pid is None:
+        return False
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: service_pid(paths) is None, deadline_s=deadline_s, what="the service's end")
+    return True
+
+
+def service_pid(paths: HospitalPaths) -> int | None:
+    """Of the running service; its lock tells a living one from a pid that was left behind."""
+    try:
+        with (paths.state / LOCK_FILE).open("r+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return int(lock.read() or 0) or None
+            return None
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,208 @@
+"""One consistent copy of a party's folder, taken while the party serves.
+
+All databases are held against writers at the same time (``BEGIN IMMEDIATE``), copied with
+SQLite's online backup and let go, so that the copy is of one moment: a ledger that is older than
+the envelopes beside it would have released without having charged.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import sqlite3
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from medunlearn_common import __version__
+from medunlearn_common.digests import canonical_json, digest_of_file
+from medunlearn_common.errors import Misconfigured, Transient
+from medunlearn_common.files import write_atomically
+from medunlearn_common.keeping.catalogue import Role, class_of, files_of, is_database, role_of
+from medunlearn_common.keeping.marks import RETIRED_FILE, PartyMarks
+from medunlearn_common.trust_folder import PARTY_FILE, TRUST_FOLDER
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+BUSY_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backup:
+    """What was written.
+
+    Attributes:
+        path: The archive, readable by its owner alone.
+        party_id: Whose it is.
+        role: What the party is.
+        made_at: Seconds since 1970.
+        files: How many.
+        final: Whether the party is retired with it.
+    """
+
+    path: Path
+    party_id: str
+    role: Role
+    made_at: int
+    files: int
+    final: bool
+
+
+def make_backup(
+    folder: Path, out: Path, *, final: bool = False, clock: Callable[[], float] = time.time
+) -> Backup:
+    """Copy everything that is the party's own into one archive.
+
+    Args:
+        folder: The party's folder.
+        out: The archive; must not exist.
+        final: Retire the folder and copy the share journal too: for a move to another machine.
+        clock: Seconds since 1970.
+
+    Guarantees:
+        * All databases are copied as of one moment.
+        * The passphrase is never in the archive. The share journal is in a final one only: put
+          back, an old journal would give the other share of a peer whose first it gave already.
+        * With ``final`` the folder is retired, durably, before the archive has its name.
+
+    Raises:
+        Misconfigured: BACKUP_NO_PARTY, BACKUP_EXISTS, PARTY_RETIRED, RUN_LOCKED if a final
+            backup is asked for while a run is led.
+        Transient: BACKUP_FAILED, WRITE_FAILED; no archive is there then.
+    """
+    role, made_at = role_of(folder), int(clock())
+    PartyMarks(folder).require_in_service()
+    if out.exists():
+        raise Misconfigured("BACKUP_EXISTS", f"{out.name} is there already", "choose another name")
+    party_id = (folder / TRUST_FOLDER / PARTY_FILE).read_text("ascii").strip()
+    with _reported(), tempfile.TemporaryDirectory(dir=out.absolute().parent) as scratch:
+        copies = Path(scratch)
+        with ExitStack() as held:
+            if final:
+                held.enter_context(_no_run_led(folder))
+            names = _copy_all(folder, copies, held, final=final)
+            if final:
+                held.enter_context(_retired(folder, out, at=made_at))
+            _write_archive(out, copies, names, canonical_json(_manifest(
+                party_id, role, made_at, final, {n: digest_of_file(copies / n) for n in names})))
+    return Backup(path=out, party_id=party_id, role=role, made_at=made_at, files=len(names),
+                  final=final)
+
+
+def _manifest(
+    party_id: str, role: Role, made_at: int, final: bool, files: dict[str, str]
+) -> dict[str, object]:
+    return {"format": FORMAT, "version": __version__, "party_id": party_id, "role": role,
+            "made_at": made_at, "final": final, "files": files}
+
+
+@contextmanager
+def _retired(folder: Path, out: Path, *, at: int) -> Iterator[None]:
+    """Retire the folder; taken back if there is no archive in the end."""
+    write_atomically(folder / RETIRED_FILE, canonical_json({"at": at}) + b"\n")
+    try:
+        yield
+    finally:
+        if not out.exists():
+            (folder / RETIRED_FILE).unlink()
+
+
+def _copy_all(folder: Path, copies: Path, held: ExitStack, *, final: bool) -> list[str]:
+    """Hold every database, then copy everything."""
+    wanted = [(name, path) for name, path in files_of(folder)
+              if final or class_of(name) != "journal"]
+    for _, path in wanted:
+        if is_database(path):
+            held.enter_context(_held(path))
+    for name, path in wanted:
+        target = copies / name
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if is_database(path):
+            _copy_database(path, target)
+        else:
+            target.write_bytes(path.read_bytes())
+        target.chmod(path.stat().st_mode & 0o777)
+    return [name for name, _ in wanted]
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Nobody writes meanwhile; readers go on."""
+    with closing(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            connection.execute("ROLLBACK")
+
+
+def _copy_database(path: Path, target: Path) -> None:
+    with closing(sqlite3.connect(path, timeout=BUSY_S)) as source, \
+            closing(sqlite3.connect(target)) as copy:
+        source.backup(copy)
+        copy.execute("PRAGMA journal_mode=DELETE")
+        (verdict,) = copy.execute("PRAGMA integrity_check").fetchone()
+    if verdict != "ok":
+        raise Transient(
+            "BACKUP_FAILED", f"{path.name} is damaged: SQLite's integrity check says so",
+            "keep the file as evidence; docs/runbook.md says what to do with a damaged store",
+        )
+
+
+@contextmanager
+def _no_run_led(folder: Path) -> Iterator[None]:
+    """Hold the lock of every run, as a coordinator that works on it would."""
+    with ExitStack() as locks:
+        for path in sorted((folder / "runs").glob("*/run.lock")):
+            lock = locks.enter_context(path.open("ab"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Misconfigured(
+                    "RUN_LOCKED", "a coordinator is working on a run of this folder",
+                    "stop it before its folder moves away",
+                ) from error
+        yield
+
+
+def _write_archive(out: Path, copies: Path, names: list[str], manifest: bytes) -> None:
+    """The manifest first, so that a reader knows what must follow."""
+    temporary = out.with_name(f".{out.name}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+                head = tarfile.TarInfo(MANIFEST)
+                head.size, head.mode = len(manifest), 0o600
+                archive.addfile(head, io.BytesIO(manifest))
+                for name in names:
+                    _add(archive, name, copies / name)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, out)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _add(archive: tarfile.TarFile, name: str, path: Path) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = path.stat().st_size, path.stat().st_mode & 0o777
+    with path.open("rb") as stream:
+        archive.addfile(entry, stream)
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error, tarfile.TarError) as error:
+        raise Transient(
+            "BACKUP_FAILED", f"the backup could not be made: {error}",
+            "free disk space or mend permissions, and try again; nothing was left behind",
+        ) from error

@@ -1,0 +1,86 @@
+"""What of a party's folder is copied, and what of it may be put back.
+
+=============  =========================================  ========================================
+class          files                                      put back from an old copy
+=============  =========================================  ========================================
+settings       keys, certificates, roster, configuration  yes
+history        ledger, envelope store, audit logs,        never over or behind what is there; where
+               registries, checkpoints                    nothing is left only with a mark
+secrets of     share journal                              never: not even copied, but for a move to
+sessions                                                  another machine
+not kept       passphrase, sockets, logs, Flower's state  -
+=============  =========================================  ========================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.trust_folder import PASSPHRASE_FILE, TRUST_FOLDER
+
+Role = Literal["coordinator", "hospital"]
+FileClass = Literal["settings", "history", "journal"]
+
+JOURNAL_NAME = "masking.db"
+SQLITE_HEADER = b"SQLite format 3\x00"
+# Folders that are a party's own; data sets and models that lie beside them are not copied.
+_FOLDERS = (
+    TRUST_FOLDER, "tls", "node", "nodes", "invitations", "enrolments", "runs", "published",
+    "inbox", "adopted", "approvals", "systemd",
+)
+_SUFFIXES = (".toml", ".json", ".db")
+_NEVER_SUFFIXES = ("-wal", "-shm", "-journal", ".tmp", ".sock", ".lock", ".pid")
+_RUN_HISTORY = ("checkpoint.bin", "checkpoint.previous.bin", "opening.bin", "starts.txt")
+# The coordinator's registry of runs, the one file under state/ that nothing else can tell.
+_STATE_HISTORY = "state/runs.db"
+
+
+def role_of(folder: Path) -> Role:
+    """Whose folder it is.
+
+    Raises:
+        Misconfigured: BACKUP_NO_PARTY.
+    """
+    if (folder / "coordinator.toml").is_file():
+        return "coordinator"
+    if any((folder / name).is_file() for name in ("hospital.toml", "site.toml", "site.json")):
+        return "hospital"
+    raise Misconfigured(
+        "BACKUP_NO_PARTY", f"{folder.name} is no party's folder",
+        "name the folder that `medunlearn coordinator init` or `medunlearn hospital init` made",
+    )
+
+
+def class_of(name: str) -> FileClass:
+    """Class of a file by its name relative to the party's folder."""
+    base = PurePosixPath(name).name
+    if base == JOURNAL_NAME:
+        return "journal"
+    if base.endswith(".db") or base in _RUN_HISTORY:
+        return "history"
+    return "settings"
+
+
+def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Files to keep, sorted, as names relative to the folder; links are not followed."""
+    found = [path for path in folder.iterdir() if path.suffix in _SUFFIXES]
+    found.append(folder / _STATE_HISTORY)
+    for name in _FOLDERS:
+        found += (folder / name).rglob("*")
+    for path in sorted(found):
+        if path.is_symlink() or not path.is_file() or _is_left_out(path):
+            continue
+        yield path.relative_to(folder).as_posix(), path
+
+
+def _is_left_out(path: Path) -> bool:
+    return path.name == PASSPHRASE_FILE or path.name.endswith(_NEVER_SUFFIXES)
+
+
+def is_database(path: Path) -> bool:
+    """Whether the file is one of SQLite's."""
+    with path.open("rb") as stream:
+        return stream.read(len(SQLITE_HEADER)) == SQLITE_HEADER

@@ -1,0 +1,85 @@
+"""The file that nobody but its owner reads: messages and tracebacks in full."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
+
+from medunlearn_common.errors import Misconfigured, Transient
+
+MAX_PRIVATE_BYTES = 16 << 20
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+class PrivateFile:
+    """Appended to, 0600, at most two files of ``max_bytes``.
+
+    Guarantees:
+        Group and others can neither read nor write what is written here; where they could, it
+        refuses to begin. A symbolic link in its place is not followed.
+
+    Raises:
+        Misconfigured: LOG_READABLE.
+        Transient: LOG_UNWRITABLE.
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int = MAX_PRIVATE_BYTES) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._taken = False
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._descriptor = self._open()
+        except OSError as error:
+            raise Transient(
+                "LOG_UNWRITABLE", f"the log {path.name} cannot be written ({error.strerror})",
+                "free disk space or mend the permissions of the folder for logs",
+            ) from error
+        if os.fstat(self._descriptor).st_mode & _OTHERS:
+            os.close(self._descriptor)
+            raise Misconfigured(
+                "LOG_READABLE", f"others may read {path.name}, which may quote patients' records",
+                f"chmod 600 {path.name}, and find out who has read it",
+            )
+
+    def write(self, message: str, error: BaseException | None = None) -> str:
+        """Append a message and an error with its traceback; never raises.
+
+        Returns:
+            The reference under which it stands there: random, so it tells nothing.
+        """
+        reference = token_hex(6)
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with suppress(Exception):  # an exception whose own __str__ raises, a full disk
+            trace = "" if error is None else "".join(traceback.format_exception(error))
+            data = f"{stamp} ref={reference} {message}\n{trace}"
+            with self._lock:
+                self._roll()
+                os.write(self._descriptor, data.encode("utf-8", "backslashreplace"))
+        return reference
+
+    def take_output(self) -> None:
+        """Point stdout and stderr of the process, native code included, at this file."""
+        self._taken = True
+        os.dup2(self._descriptor, 1)
+        os.dup2(self._descriptor, 2)
+
+    def _roll(self) -> None:
+        if os.fstat(self._descriptor).st_size < self._max_bytes:
+            return
+        os.replace(self._path, self._path.with_name(f"{self._path.stem}.1.log"))
+        old, self._descriptor = self._descriptor, self._open()
+        os.close(old)
+        if self._taken:
+            self.take_output()
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(self._path, flags, 0o600)

@@ -1,0 +1,1 @@
+"""What the services speak: gRPC schemas and what `make protos` makes of them (``_pb2``)."""

@@ -1,0 +1,1 @@
+"""A finished run is attested, handed to every hospital, and what they say of it is kept."""

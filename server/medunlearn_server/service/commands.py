@@ -1,0 +1,174 @@
+"""``medunlearn coordinator serve|launch|status|runs|pause|resume|stop``."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from medunlearn_common.errors import Misconfigured
+from medunlearn_server.service.client import ControlClient
+from medunlearn_server.service.config import open_folder
+from medunlearn_server.service.supervisor import serve as serve_folder
+
+Folder = Annotated[Path, typer.Option("--dir", "-d", help="The coordinator's folder.")]
+RunId = Annotated[str, typer.Argument(help="Name of the run; the only one if left out.")]
+_HERE = Path(".")
+
+
+def serve(
+    folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = _HERE,
+) -> None:
+    """Run the coordinator's service until it is told to end (Ctrl-C or SIGTERM).
+
+    Example: medunlearn coordinator serve /srv/coordinator
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    serve_folder(folder)
+
+
+def launch(
+    plan: Annotated[Path, typer.Argument(help="The plan that all parties share.")],
+    folder: Folder = _HERE,
+    model_digest: Annotated[str, typer.Option(help="Of the base model, from doctor.")] = "",
+    tokenizer_digest: Annotated[str, typer.Option(help="Of the tokenizer, from doctor.")] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Show progress until it ends.")] = False,
+) -> None:
+    """Begin a run.
+
+    Example: medunlearn coordinator launch plan.toml --dir /srv/coordinator --wait
+    """
+    try:
+        text = plan.read_bytes()
+    except OSError as error:
+        raise Misconfigured("PLAN_MISSING", f"cannot read the plan {plan}: {error.strerror}",
+                            "`medunlearn plan init` writes one") from error
+    with ControlClient(open_folder(folder)) as client:
+        run = client.launch(text, model_digest=model_digest, tokenizer_digest=tokenizer_digest)
+        typer.echo(run.run_id)
+        if wait:
+            _follow(client, run.run_id)
+
+
+def status(folder: Folder = _HERE) -> None:
+    """The service, its sites, and what its runs are doing."""
+    with ControlClient(open_folder(folder)) as client:
+        found = client.status()
+    console = Console()
+    console.print(f"medunlearn {found.version}, {'ready' if found.ready else 'not ready yet'}, "
+                  f"up {_since(found.started)}", highlight=False)
+    console.print(_table(("process", "state", "pid", "restarts"), [
+        (child.name, child.state, str(child.pid or "-"), str(child.restarts))
+        for child in found.children
+    ]))
+    console.print(_table(("site", "let in", "last seen"), [
+        (site.site_id, "yes" if site.registered else "not yet",
+         f"{_since(site.seen)} ago" if site.seen else "never")
+        for site in found.sites
+    ]))
+    console.print(_runs_table(found.runs))
+
+
+def runs(folder: Folder = _HERE) -> None:
+    """All runs of this coordinator."""
+    with ControlClient(open_folder(folder)) as client:
+        Console().print(_runs_table(client.runs()))
+
+
+def pause(run_id: RunId = "", folder: Folder = _HERE) -> None:
+    """Pause a run after the round that is being asked."""
+    with ControlClient(open_folder(folder)) as client:
+        run = client.pause(_chosen(client, run_id))
+    typer.echo(f"{run.run_id}: pauses after the round that is being asked")
+
+
+def resume(run_id: RunId = "", folder: Folder = _HERE) -> None:
+    """Go on with a run that was paused, or that failed for a reason that was mended."""
+    with ControlClient(open_folder(folder)) as client:
+        run = client.resume(_chosen(client, run_id))
+    typer.echo(f"{run.run_id}: goes on")
+
+
+def stop(run_id: Annotated[str, typer.Argument(help="Name of the run.")], folder: Folder = _HERE
+         ) -> None:
+    """Stop a run for good; what the sites spent stays spent."""
+    with ControlClient(open_folder(folder)) as client:
+        run = client.stop(run_id)
+    typer.echo(f"{run.run_id}: stops for good")
+
+
+def _chosen(client: ControlClient, run_id: str) -> str:
+    """The run named, or the only one that has not ended.
+
+    Raises:
+        Misconfigured: RUN_UNNAMED.
+    """
+    if run_id:
+        return run_id
+    going = [r.run_id for r in client.runs() if r.state not in ("finished", "stopped")]
+    if len(going) != 1:
+        raise Misconfigured("RUN_UNNAMED", f"{len(going)} runs have not ended: name one",
+                            "`medunlearn coordinator runs` lists them")
+    return str(going[0])
+
+
+def _follow(client: ControlClient, run_id: str) -> None:
+    """Print what changes until the run ends or is paused."""
+    last = ""
+    while True:
+        run = next(r for r in client.runs() if r.run_id == run_id)
+        line = f"{run.state}: {_doing(run)}"
+        if line != last:
+            typer.echo(line)
+            last = line
+        if run.state not in ("pending", "running"):
+            break
+        time.sleep(1.0)
+    if run.state == "failed":
+        raise Misconfigured(run.failure_code, f"run {run_id} failed",
+                            "failure.json in its folder says why; mend it, then resume the run")
+
+
+def _runs_table(found: Any) -> Table:
+    return _table(("run", "state", "doing", "starts", "epsilon", "last trouble"), [
+        (run.run_id, run.state, _doing(run), str(run.starts),
+         f"{run.progress.epsilon:.3g}" if run.progress.epsilon else "-", run.failure_code or "-")
+        for run in found
+    ])
+
+
+def _doing(run: Any) -> str:
+    """In a few words; long waits show whom they are for."""
+    progress = run.progress
+    if run.state == "pending":
+        return "waits for its turn"
+    if run.state != "running" or not progress.phase:
+        return "-" if run.state != "running" else "starts"
+    where = str(progress.phase)
+    if progress.phase == "rounds":
+        where = f"round {progress.next_round + 1} of {progress.rounds}"
+    if progress.phase == "ready" and not progress.asked:
+        return f"gathers the sites, {progress.connected} connected"
+    if progress.missing:
+        return (f"{where}, waits for {progress.missing} of {progress.asked} sites "
+                f"({_since(progress.since)})")
+    return where
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _since(at: float) -> str:
+    seconds = max(0, round(time.time() - at))
+    if seconds < 120:
+        return f"{seconds} s"
+    return f"{seconds // 60} min" if seconds < 7_200 else f"{seconds // 3_600} h"

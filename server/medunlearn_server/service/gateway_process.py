@@ -1,0 +1,148 @@
+"""The gateway's own process: ``python -m medunlearn_server.service.gateway_process DIR``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import ssl
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_server.service.config import CoordinatorFolder, open_folder, split_address
+from medunlearn_server.service.gateway import HOLD_S, Gateway
+from medunlearn_server.service.node_keys import NodeKeys
+
+WAKE_FILE: Final = "pushed"
+SEEN_FILE: Final = "seen.json"
+LOOPBACK_CERTIFICATE: Final = "loopback.pem"
+_HEADER_S: Final = 10.0
+_MAX_HEADER_BYTES: Final = 16_384
+_LOOK_AT_CERTIFICATE_S: Final = 5.0
+_GRACE_S: Final = 3
+_SHOW_SEEN_EVERY_S: Final = 2.0
+_BACKLOG: Final = 512
+
+
+class PatientProtocol(H11Protocol):
+    """Closes a connection that has not sent its first request's header in time."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(_HEADER_S, self._require_begun)
+
+    def _require_begun(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.abort()
+
+
+class Seen:
+    """When each site's node was answered last, for the operator; not flushed to disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._times: dict[str, float] = {}
+        self._written = 0.0
+
+    def note(self, site: str) -> None:
+        """Just now."""
+        now = time.time()
+        self._times[site] = now
+        if now - self._written >= _SHOW_SEEN_EVERY_S:
+            self._written = now
+            temporary = self._path.with_suffix(".tmp")
+            with suppress(OSError):
+                temporary.write_text(json.dumps(self._times), encoding="utf-8")
+                os.replace(temporary, self._path)
+
+
+class _Server(uvicorn.Server):
+    """Takes up a renewed certificate without dropping a connection."""
+
+    certificate: tuple[Path, Path]
+
+    async def renew(self, context: ssl.SSLContext) -> None:
+        """Watch the files; half-written ones are tried again."""
+        seen = _stamps(self.certificate)
+        while not self.should_exit:
+            await asyncio.sleep(_LOOK_AT_CERTIFICATE_S)
+            now = _stamps(self.certificate)
+            if now != seen and now:
+                with suppress(OSError, ssl.SSLError):
+                    context.load_cert_chain(*self.certificate)
+                    seen = now
+                    logging.getLogger("medunlearn.gateway").info("certificate renewed")
+
+
+def _stamps(paths: tuple[Path, Path]) -> tuple[int, ...]:
+    try:
+        return tuple(path.stat().st_mtime_ns for path in paths)
+    except OSError:
+        return ()
+
+
+async def serve(folder: CoordinatorFolder) -> None:
+    """Serve until told to stop.
+
+    Raises:
+        Misconfigured: TLS_CERTIFICATE.
+    """
+    config, limits = folder.config, folder.config.limits
+    host, port = split_address(config.listen.public)
+    certificate, key = folder.tls("certificate"), folder.tls("key")
+    server: _Server
+    gateway = Gateway(
+        superlink=config.listen.superlink, certificate=folder.state / LOOPBACK_CERTIFICATE,
+        keys=NodeKeys(folder.nodes), limits=limits, wake_file=folder.state / WAKE_FILE,
+        stopping=lambda: server.should_exit, seen=Seen(folder.state / SEEN_FILE).note,
+    )
+    settings = uvicorn.Config(
+        gateway, host=host, port=port, http=PatientProtocol, ws="none", lifespan="off",
+        interface="asgi3", log_config=None, access_log=False, proxy_headers=False,
+        server_header=False, limit_concurrency=limits.max_connections, backlog=_BACKLOG,
+        h11_max_incomplete_event_size=_MAX_HEADER_BYTES, timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=int(HOLD_S * 2), ssl_certfile=str(certificate), ssl_keyfile=str(key),
+    )
+    try:
+        settings.load()
+    except (OSError, ssl.SSLError) as error:
+        raise Misconfigured(
+            "TLS_CERTIFICATE", "the certificate or its key cannot be used",
+            "`medunlearn coordinator doctor` says why; rotate-certificate makes new ones",
+        ) from error
+    context = settings.ssl
+    if context is None:
+        raise Misconfigured("TLS_CERTIFICATE", "there is no certificate", "run coordinator init")
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    server = _Server(settings)
+    server.certificate = (certificate, key)
+    renewing = asyncio.create_task(server.renew(context))
+    try:
+        await server.serve()
+    finally:
+        renewing.cancel()
+        await gateway.close()
+
+
+def main(path: str) -> int:
+    """Run the process; returns its exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        asyncio.run(serve(open_folder(Path(path))))
+    except MedunlearnError as error:
+        logging.getLogger("medunlearn.gateway").error("%s", error)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

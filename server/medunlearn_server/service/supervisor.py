@@ -1,0 +1,179 @@
+"""``medunlearn coordinator serve``: everything a coordinator needs, from one process.
+
+    gateway (TLS, public) ──► SuperLink (loopback) ◄── superexec ──► ServerApp, one per run
+    control (gRPC, mutual TLS)        ▲
+    conductor, registration ──────────┘
+
+Guarantees:
+    * One service per folder at a time; another one is refused (SERVICE_RUNNING).
+    * Killed at any moment, it leaves no process behind, and started again it goes on with every
+      run from its last completed round.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.files import require_writable
+from medunlearn_common.processes import Children, ChildSpec, on_termination
+from medunlearn_common.trust_folder import open_identity
+from medunlearn_server.service.conductor import Conductor, Surroundings
+from medunlearn_server.service.config import CoordinatorFolder, open_folder
+from medunlearn_server.service.control import Control, ControlServer, now_s
+from medunlearn_server.service.loopback_tls import new_loopback_tls
+from medunlearn_server.service.node_keys import NodeKeys
+from medunlearn_server.service.registration import NODES_FILE, Registration
+from medunlearn_server.service.runs_db import RunsDb
+from medunlearn_server.service.superlink import SuperLink
+
+_LOG = logging.getLogger("medunlearn.coordinator")
+LOCK_FILE: Final = "service.lock"
+_GATEWAY: Final = "medunlearn_server.service.gateway_process"
+_WATCH: Final = "medunlearn_server.watching.web"
+_GRACE_S: Final = 8.0
+
+
+class Supervisor:
+    """One coordinator's service."""
+
+    def __init__(self, folder: CoordinatorFolder) -> None:
+        """Prepare; nothing runs yet.
+
+        Raises:
+            Misconfigured: TRUST_MISSING or a KEY_ code, FLOWER_MISSING.
+            Transient: WRITE_FAILED, RUNS_DB.
+        """
+        require_writable(folder.path)
+        open_identity(folder.path)  # better now than in the first round
+        folder.state.mkdir(exist_ok=True, mode=0o700)
+        self._folder = folder
+        self._superlink = SuperLink(folder, new_loopback_tls(folder.state))
+        self._superlink.prepare()
+        self.stopping, self._wake = threading.Event(), threading.Event()
+        self._runs = RunsDb(folder.runs_db)
+        self._children = Children(self._specs())
+        self._registration = Registration(
+            keys=NodeKeys(folder.nodes), superlink=self._superlink,
+            file=folder.state / NODES_FILE,
+        )
+        self._server = ControlServer(Control(
+            folder=folder, runs=self._runs, children=self._children,
+            registration=self._registration, ready=self._ready, wake=self._wake,
+            started=now_s(),
+        ))
+
+    def _specs(self) -> list[ChildSpec]:
+        specs = [*self._superlink.children(), self._module("gateway", _GATEWAY)]
+        if self._folder.config.watch.enabled and _installed(_WATCH):
+            specs.append(self._module("watch", _WATCH))
+        return specs
+
+    def _module(self, name: str, module: str) -> ChildSpec:
+        return ChildSpec(
+            name=name, command=(sys.executable, "-m", module, str(self._folder.path)),
+            environment=self._superlink.environment, grace_s=_GRACE_S,
+            log_file=self._folder.logs / f"{name}.log", longest_delay_s=15.0,
+        )
+
+    def _ready(self) -> bool:
+        running = all(self._children[n].state == "running" for n in ("superlink", "superexec"))
+        return running and self._registration.settled
+
+    def run(self) -> None:
+        """Until ``stopping`` is set."""
+        conductor = Conductor(
+            folder=self._folder, superlink=self._superlink, runs=self._runs,
+            around=Surroundings(
+                ready=self._ready, generation=lambda: self._children["superlink"].starts,
+                stopping=self.stopping, wake=self._wake,
+            ),
+        )
+        self._children.start()
+        self._registration.start()
+        self._server.start()
+        conducting = threading.Thread(target=conductor.conduct, name="conductor", daemon=True)
+        conducting.start()
+        _LOG.info("serving hospitals on %s, control on %s", self._folder.config.listen.public,
+                  self._folder.config.listen.control)
+        try:
+            while not self.stopping.wait(0.5) and conducting.is_alive():
+                self._server.show(serving=self._ready())
+        finally:
+            self._end(conducting)
+
+    def _end(self, conducting: threading.Thread) -> None:
+        """The run first, while there is still somebody to carry its last answers."""
+        _LOG.info("ending")
+        self.stopping.set()
+        self._wake.set()
+        self._server.show(serving=False)
+        conducting.join()
+        self._registration.stop()
+        self._server.stop()
+        self._children.stop()
+        self._runs.close()
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@contextmanager
+def _alone(folder: CoordinatorFolder) -> Iterator[None]:
+    """Hold the folder against another service.
+
+    Raises:
+        Misconfigured: SERVICE_RUNNING.
+    """
+    folder.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder.state / LOCK_FILE).open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Misconfigured(
+                "SERVICE_RUNNING", f"a service for {folder.path.name} is running already",
+                "a coordinator has one service at a time; stop the other one",
+            ) from error
+        yield
+
+
+def serve(path: Path) -> None:
+    """Run a coordinator's service until SIGTERM or SIGINT; from the main thread only.
+
+    Raises:
+        Misconfigured: COORDINATOR_CONFIG_ codes, SERVICE_RUNNING, CONTROL_PORT, and as
+            :class:`Supervisor`.
+        Transient: As :class:`Supervisor`.
+    """
+    folder = open_folder(path)
+    with _alone(folder):
+        supervisor = Supervisor(folder)
+        on_termination(supervisor.stopping)
+        supervisor.run()
+
+
+def main(path: str) -> int:
+    """Run as a process; returns its exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        serve(Path(path))
+    except MedunlearnError as error:
+        _LOG.error("%s", error)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,8 @@
+"""Lets the tests of deployment import the consortium of the trust tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "trust"))

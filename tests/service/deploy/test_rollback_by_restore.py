@@ -1,0 +1,296 @@
+"""Attacks and accidents by which a backup would take a party's history back."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sqlite3
+import tarfile
+import threading
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trust_lab as lab
+
+from medunlearn_client.masking.journal import ShareJournal
+from medunlearn_common.accounting import Mechanism
+from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Rejected
+from medunlearn_common.keeping import PartyMarks, admit_run, make_backup, restore
+from medunlearn_common.ledger import PrivacyLedger, SiteBudget
+from medunlearn_common.ledger.spending import Budget
+
+STEP = Mechanism(sigma=1.0, forget_rate=0.1, retain_rate=0.1, count=1)
+BUDGET = Budget(epsilon=50.0, delta=1e-5)
+
+
+def charge(folder: Path, run_id: str, release: str) -> None:
+    PrivacyLedger(folder / "ledger.db").charge(
+        run_id=run_id, release=release, request_digest="a" * 64, mechanism=STEP, budget=BUDGET)
+
+
+@pytest.fixture
+def consortium(tmp_path: Path) -> lab.Lab:
+    """Three sites of which site-0's folder is a real party's folder."""
+    made = lab.Lab(tmp_path)
+    folder = tmp_path / "party"
+    (folder / "trust").mkdir(parents=True)
+    (folder / "site.json").write_text("{}")
+    (folder / "trust" / "party.txt").write_text("site-0")
+    (folder / "trust" / "passphrase").write_text("secret words")
+    trust = lab.trust(folder / "trust", "site-0")
+    made.hospitals["site-0"].trust = trust
+    made.hospitals["site-0"].marks = PartyMarks(folder)
+    assert lab.same(made.ready(), "")
+    charge(folder, "run-1", "vote")
+    return made
+
+
+def party(consortium: lab.Lab) -> Path:
+    return consortium.folder / "party"
+
+
+def code_of(error: pytest.ExceptionInfo[MedunlearnError]) -> str:
+    return error.value.code
+
+
+def restored_over_a_lost_disk(consortium: lab.Lab) -> Path:
+    """Back up, release once more, lose the disk, restore; site-0 speaks from there."""
+    folder, archive = party(consortium), consortium.folder / "b.tar"
+    make_backup(folder, archive)
+    charge(folder, "run-1", "round-0")
+    consortium.hospitals["site-0"].trust.store._database.close()
+    shutil.rmtree(folder)
+    restore(archive, folder, history_lost=True)
+    site = consortium.hospitals["site-0"]
+    site.trust = lab.trust(folder / "trust", "site-0")
+    return folder
+
+
+def test_a_restore_does_not_take_back_a_charge(consortium: lab.Lab) -> None:
+    folder, archive = party(consortium), consortium.folder / "b.tar"
+    make_backup(folder, archive)
+    charge(folder, "run-1", "round-0")
+    done = restore(archive, folder, history_lost=True)
+    assert done.placed == () and done.history_lost is None
+    assert PrivacyLedger(folder / "ledger.db").releases(run_id="run-1") == 2
+
+
+@pytest.mark.parametrize("lost", ["ledger.db", "trust/envelopes.db"])
+def test_a_lost_store_does_not_come_back_unsaid(consortium: lab.Lab, lost: str) -> None:
+    folder, archive = party(consortium), consortium.folder / "b.tar"
+    make_backup(folder, archive)
+    (folder / lost).unlink()
+    with pytest.raises(MedunlearnError) as refused:
+        restore(archive, folder)
+    assert code_of(refused) == "RESTORE_HISTORY"
+    assert not (folder / lost).exists()
+
+
+def test_a_run_from_before_the_restore_is_over(consortium: lab.Lab) -> None:
+    """Its coordinator could have round 0 answered a second time, charged once."""
+    restored_over_a_lost_disk(consortium)
+    consortium.inside["site-0"].asked.clear()
+    found = consortium.step(0)
+    assert found["site-0"] == "HISTORY_LOST_RUN"
+    assert consortium.ready()["site-0"] == "HISTORY_LOST_RUN"
+    assert consortium.inside["site-0"].asked == []
+    with pytest.raises(Rejected):
+        admit_run(party(consortium), "run-1")
+
+
+def test_a_forgotten_run_does_not_pass_for_a_new_one(consortium: lab.Lab) -> None:
+    """Begun after the backup, it is in no store here: only people can tell."""
+    folder = restored_over_a_lost_disk(consortium)
+    site = consortium.hospitals["site-0"]
+    later = lab.Lab(consortium.folder / "later", run_id="run-2")
+    later.hospitals["site-0"].trust, later.hospitals["site-0"].marks = site.trust, site.marks
+    assert later.ready()["site-0"] == "HISTORY_LOST_RUN"
+    admit_run(folder, "run-2")
+    assert not isinstance(later.ready()["site-0"], str)
+
+
+def test_after_a_restore_no_bound_over_all_runs_is_claimed(consortium: lab.Lab) -> None:
+    folder = restored_over_a_lost_disk(consortium)
+    ledger = PrivacyLedger(
+        folder / "ledger.db", site_budget=SiteBudget(epsilon=1e6, delta=1e-5, unit="record"))
+    assert ledger.cumulative_epsilon(unit="record", delta=1e-5) == float("inf")
+    with pytest.raises(BudgetExceeded) as refused:
+        ledger.charge(run_id="run-2", release="vote", request_digest="b" * 64, mechanism=STEP,
+                      budget=BUDGET)
+    assert code_of(refused) == "PRIVACY_SITE_BUDGET"
+
+
+def test_an_old_share_journal_is_never_put_back(consortium: lab.Lab) -> None:
+    """It would be ready to give the other share of a peer whose first it gave already."""
+    folder, archive = party(consortium), consortium.folder / "b.tar"
+    journal = ShareJournal(folder / "masking.db")
+    journal.require_run("run-1")
+    journal.close()
+    make_backup(folder, archive)
+    with tarfile.open(archive) as packed:
+        assert "masking.db" not in packed.getnames()
+    shutil.rmtree(folder)
+    restore(archive, folder, history_lost=True)
+    with pytest.raises(Rejected) as refused:
+        ShareJournal(folder / "masking.db").require_run("run-1")
+    assert code_of(refused) == "MASKING_JOURNAL_LOST"
+
+
+def test_the_passphrase_is_in_no_backup(consortium: lab.Lab) -> None:
+    archive = consortium.folder / "b.tar"
+    make_backup(party(consortium), archive)
+    assert b"secret words" not in archive.read_bytes()
+    assert archive.stat().st_mode & 0o077 == 0
+
+
+def test_a_party_that_moved_away_answers_no_more(consortium: lab.Lab) -> None:
+    """Two copies of one party would each spend the whole budget."""
+    folder, archive = party(consortium), consortium.folder / "b.tar"
+    make_backup(folder, archive, final=True)
+    assert consortium.step(0)["site-0"] == "PARTY_RETIRED"
+    with pytest.raises(MedunlearnError) as refused:
+        make_backup(folder, consortium.folder / "second.tar")
+    assert code_of(refused) == "PARTY_RETIRED"
+
+
+def test_a_move_keeps_every_run_and_its_journal(consortium: lab.Lab, tmp_path: Path) -> None:
+    folder, archive = party(consortium), tmp_path / "b.tar"
+    journal = ShareJournal(folder / "masking.db")
+    journal.require_run("run-1")
+    journal.close()
+    make_backup(folder, archive, final=True)
+    moved = tmp_path / "moved"
+    assert restore(archive, moved).history_lost is None
+    PartyMarks(moved).require_run("run-1")
+    ShareJournal(moved / "masking.db").require_run("run-1")
+    assert PrivacyLedger(moved / "ledger.db").releases(run_id="run-1") == 1
+    assert restore(archive, moved).placed == ()
+
+
+def test_a_final_backup_is_no_way_around_newer_history(
+    consortium: lab.Lab, tmp_path: Path
+) -> None:
+    """The moved party served on, lost its ledger, and is given the archive of the move again."""
+    archive, moved = tmp_path / "b.tar", tmp_path / "moved"
+    make_backup(party(consortium), archive, final=True)
+    restore(archive, moved)
+    charge(moved, "run-1", "round-0")
+    (moved / "trust" / "envelopes.db").unlink()
+    with pytest.raises(MedunlearnError) as refused:
+        restore(archive, moved)
+    assert code_of(refused) == "RESTORE_HISTORY"
+
+
+def test_a_backup_is_of_one_moment(consortium: lab.Lab) -> None:
+    """A writer that charges, then records an envelope: no copy has the envelope alone."""
+    folder = party(consortium)
+    store = sqlite3.connect(folder / "trust" / "other.db", isolation_level=None,
+                            check_same_thread=False, timeout=30)
+    store.execute("CREATE TABLE t (n INTEGER)")
+    stop = threading.Event()
+
+    def write() -> None:
+        n = 0
+        while not stop.is_set():
+            charge(folder, f"w-{n}", "vote")
+            store.execute("INSERT INTO t VALUES (?)", (n,))
+            n += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for copy in range(3):
+            archive = consortium.folder / f"{copy}.tar"
+            make_backup(folder, archive)
+            target = consortium.folder / f"copy-{copy}"
+            restore(archive, target, history_lost=True)
+            with closing(sqlite3.connect(target / "trust" / "other.db")) as connection:
+                (sent,) = connection.execute("SELECT COUNT(*) FROM t").fetchone()
+            charged = len(PrivacyLedger(target / "ledger.db").runs()) - 2  # run-1, the mark
+            assert charged - sent in (0, 1)
+    finally:
+        stop.set()
+        writer.join()
+
+
+def changed(archive: Path, out: Path, *, name: str, data: bytes, as_name: str = "") -> Path:
+    """The archive with one entry's bytes, or name, replaced."""
+    with tarfile.open(archive) as old, tarfile.open(out, "w") as new:
+        for entry in old:
+            content = (old.extractfile(entry) or io.BytesIO()).read()
+            if entry.name == name:
+                content, entry.name = data or content, as_name or entry.name
+            entry.size = len(content)
+            new.addfile(entry, io.BytesIO(content))
+    return out
+
+
+def test_a_changed_backup_is_not_restored(consortium: lab.Lab, tmp_path: Path) -> None:
+    archive = tmp_path / "b.tar"
+    make_backup(party(consortium), archive)
+    bad = changed(archive, tmp_path / "bad.tar", name="site.json", data=b"{ }")
+    with pytest.raises(Rejected) as refused:
+        restore(bad, tmp_path / "new", history_lost=True)
+    assert code_of(refused) == "BACKUP_DAMAGED"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside", "a//b"])
+def test_a_backup_does_not_write_outside_the_folder(
+    consortium: lab.Lab, tmp_path: Path, name: str
+) -> None:
+    archive = tmp_path / "b.tar"
+    make_backup(party(consortium), archive)
+    with tarfile.open(archive) as packed:
+        manifest = json.loads((packed.extractfile("manifest.json") or io.BytesIO()).read())
+    manifest["files"][name] = manifest["files"].pop("site.json")
+    bad = changed(archive, tmp_path / "1.tar", name="manifest.json",
+                  data=json.dumps(manifest).encode())
+    bad = changed(bad, tmp_path / "2.tar", name="site.json", data=b"", as_name=name)
+    with pytest.raises(Rejected) as refused:
+        restore(bad, tmp_path / "new", history_lost=True)
+    assert code_of(refused) == "BACKUP_FORM"
+    assert not (tmp_path / "outside").exists()
+
+
+def test_another_partys_backup_is_refused(consortium: lab.Lab, tmp_path: Path) -> None:
+    archive, other = tmp_path / "b.tar", tmp_path / "other"
+    make_backup(party(consortium), archive)
+    (other / "trust").mkdir(parents=True)
+    (other / "trust" / "party.txt").write_text("site-1")
+    with pytest.raises(Rejected) as refused:
+        restore(archive, other)
+    assert code_of(refused) == "BACKUP_OTHER_PARTY"
+
+
+def test_an_unreadable_mark_is_not_taken_for_none(consortium: lab.Lab) -> None:
+    folder = restored_over_a_lost_disk(consortium)
+    (folder / "history-lost.json").write_text("{")
+    with pytest.raises(MedunlearnError) as refused:
+        PartyMarks(folder).require_run("run-9")
+    assert code_of(refused) == "MARK_UNREADABLE"
+
+
+def test_a_failed_final_backup_does_not_retire(
+    consortium: lab.Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medunlearn_common.keeping import backup
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(backup, "_add", full)
+    with pytest.raises(MedunlearnError) as refused:
+        make_backup(party(consortium), consortium.folder / "b.tar", final=True)
+    assert code_of(refused) == "BACKUP_FAILED"
+    PartyMarks(party(consortium)).require_in_service()
+    assert not list(consortium.folder.glob("*.tmp*"))
+
+
+def test_the_lab_is_a_lab(consortium: lab.Lab) -> None:
+    """The step that the attacks above repeat is answered where nothing was lost."""
+    assert not isinstance(consortium.step(0)["site-0"], str)
+    assert replace(STEP, sigma=2.0) != STEP

@@ -1,0 +1,50 @@
+"""A coordinator's ServerApp that greets whoever is there and writes down what comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+app = ServerApp()
+
+
+def records(kind: str, payload: bytes) -> RecordDict:
+    """As medunlearn's ServerApp packs a message."""
+    return RecordDict({
+        "head": ConfigRecord({"kind": kind}), "fields": ConfigRecord({"round": 0}),
+        "numbers": ArrayRecord({"payload": Array("uint8", (len(payload),), "raw", payload)}),
+    })
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Say HELLO, then something that is not sealed properly; one line of JSON each."""
+    out, roster = Path(os.environ["PROBE_OUT"]), Path(os.environ["PROBE_ROSTER"]).read_bytes()
+    deadline = time.monotonic() + 90
+    while not (nodes := list(grid.get_node_ids())) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for kind, message_type, payload in (
+        ("hello", "query.hello", roster), ("sealed", "train.sealed", b"Jane Roe"),
+    ):
+        asked = Message(records(kind, payload), dst_node_id=nodes[0], message_type=message_type,
+                        ttl=90.0)
+        began = time.monotonic()
+        found = _answer(grid, str(next(iter(grid.push_messages([asked])))), deadline)
+        with out.open("a") as stream:
+            stream.write(json.dumps({**found, "seconds": time.monotonic() - began}) + "\n")
+
+
+def _answer(grid: Grid, message_id: str, deadline: float) -> dict[str, object]:
+    while time.monotonic() < deadline:
+        for answer in grid.pull_messages([message_id]):
+            if answer.has_error():
+                return {"error": answer.error.code, "reason": str(answer.error.reason)}
+            fields = dict(answer.content.config_records["fields"])
+            return {"kind": str(answer.content.config_records["head"]["kind"]), **fields}
+        time.sleep(0.05)
+    return {"error": "silent"}

@@ -1,0 +1,143 @@
+"""One run at a time, plans that wait for a person, and a coordinator that waits for both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medunlearn_client.service.approvals import MAX_WAITING, Approvals
+from medunlearn_client.service.gate import RunGate
+from medunlearn_client.service.status import SiteStatus
+from medunlearn_client.site_audit import SiteAudit
+from medunlearn_common.entropy import SeededEntropy
+from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
+from medunlearn_common.messages import FINISH, READY, STEP
+from medunlearn_common.offer import RunOffer
+from medunlearn_common.plan import RunPlan
+
+
+def offer(run: str = "run-1", seed: int = 0, coordinator: str = "coordinator") -> RunOffer:
+    plan = RunPlan.model_validate({"run": {"seed": seed}})
+    return RunOffer(run=run, coordinator=coordinator, plan=plan, package_version="1",
+                    code_digest="c" * 64)
+
+
+def code(approvals: Approvals, offered: RunOffer) -> str:
+    with pytest.raises(MedunlearnError) as caught:
+        approvals.require(offered)
+    return caught.value.code
+
+
+def test_a_plan_waits_until_it_is_approved_and_each_run_waits_anew(tmp_path: Path) -> None:
+    approvals, first = Approvals(tmp_path, clock=lambda: 7.0), offer()
+    assert code(approvals, first) == code(approvals, first) == "PLAN_AWAITS_APPROVAL"
+    assert [one.decision for one in approvals.all()] == ["waiting"]
+    approvals.decide(first.plan.digest[:8], by="Ada Berg", decision="approved")
+    assert approvals.require(first).by == "Ada Berg"
+    assert code(approvals, offer("run-2")) == "PLAN_AWAITS_APPROVAL"
+    assert code(approvals, offer(coordinator="rival")) == "PLAN_AWAITS_APPROVAL"
+
+
+def test_a_declined_plan_stays_declined(tmp_path: Path) -> None:
+    approvals, one = Approvals(tmp_path), offer()
+    code(approvals, one)
+    approvals.decide(one.plan.digest, by="Ada Berg", decision="declined")
+    assert code(approvals, one) == "PLAN_DECLINED"
+    with pytest.raises(Misconfigured, match="APPROVAL_DECIDED"):
+        approvals.decide(one.plan.digest, by="Ada Berg", decision="approved")
+
+
+def test_an_approval_that_is_taken_back_ends_the_run_at_this_site(tmp_path: Path) -> None:
+    approvals, one = Approvals(tmp_path / "approvals"), offer()
+    gate = RunGate(audit=SiteAudit(tmp_path, site_id="site-1", entropy=SeededEntropy(0)),
+                   approvals=approvals)
+    code(approvals, one)
+    approvals.decide(one.plan.digest, by="Ada Berg", decision="approved")
+    gate.plan(one)
+    gate.request(one.run, STEP)
+    approvals.decide(one.plan.digest, by="Bo Lind", decision="declined")
+    with pytest.raises(Rejected, match="PLAN_DECLINED"):
+        gate.request(one.run, STEP)
+    gate.request("another", STEP)
+
+
+def test_a_damaged_or_forged_file_approves_nothing(tmp_path: Path) -> None:
+    approvals, one = Approvals(tmp_path), offer()
+    code(approvals, one)
+    path, = tmp_path.glob("*.json")
+    asked = json.loads(path.read_text())
+    for forged in (
+        b"", b"{", b"[]", b"{" * 100_000, b"null",
+        json.dumps({**asked, "decision": "yes"}).encode(),
+        json.dumps({**asked, "decision": "approved"}).encode(),  # by nobody
+        json.dumps({**asked, "decision": "approved", "by": "A", "plan_digest": "0" * 64}).encode(),
+        json.dumps({**asked, "decision": "approved", "by": ["A"]}).encode(),
+    ):
+        path.write_bytes(forged)
+        assert code(approvals, one) == "PLAN_AWAITS_APPROVAL"
+
+
+def test_decisions_name_one_plan_and_a_person(tmp_path: Path) -> None:
+    approvals = Approvals(tmp_path)
+    for run in ("run-1", "run-2"):
+        code(approvals, offer(run))
+    digest = offer().plan.digest
+
+    def refused(digest: str, by: str = "Ada Berg") -> str:
+        with pytest.raises(Misconfigured) as caught:
+            approvals.decide(digest, by=by, decision="approved")
+        return caught.value.code
+
+    assert refused(digest) == "APPROVAL_AMBIGUOUS"
+    assert refused(digest, by="") == refused(digest, by="1; DROP") == "APPROVAL_BY"
+    assert refused("abc") == refused("../../x") == "APPROVAL_DIGEST"
+    assert refused("0" * 64) == "APPROVAL_UNKNOWN"
+    assert approvals.decide(digest, by="Ada Berg", decision="approved", run="run-2").run == "run-2"
+
+
+def test_a_coordinator_cannot_fill_the_folder(tmp_path: Path) -> None:
+    approvals = Approvals(tmp_path)
+    for seed in range(MAX_WAITING):
+        code(approvals, offer(seed=seed))
+    assert code(approvals, offer(seed=MAX_WAITING)) == "APPROVALS_FULL"
+    assert len(list(tmp_path.iterdir())) == MAX_WAITING
+
+
+def test_two_runs_do_not_share_the_model_in_turns(tmp_path: Path) -> None:
+    now = [0.0]
+    told: list[tuple[str, str, str]] = []
+    gate = RunGate(
+        audit=SiteAudit(tmp_path, site_id="site-1", entropy=SeededEntropy(0)), idle_s=60.0,
+        clock=lambda: now[0], told=lambda *what: told.append(what),
+    )
+    gate.answered("b", READY, "POLICY_EPSILON")  # a refused run holds nothing
+    gate.request("a", READY)
+    gate.answered("a", READY, "")
+    for kind in (READY, STEP):
+        with pytest.raises(Rejected, match="SITE_BUSY"):
+            gate.request("b", kind)
+    gate.request("b", "publish")  # needs no model
+    gate.request("a", STEP)
+    now[0] = 61.0
+    gate.request("b", READY)  # the first run asked nothing for a minute
+    gate.answered("b", READY, "")
+    with pytest.raises(Rejected, match="SITE_BUSY"):
+        gate.request("a", STEP)
+    gate.answered("b", FINISH, "")
+    gate.request("a", STEP)
+    assert told[0] == ("b", READY, "POLICY_EPSILON") and len(told) == 4
+
+
+def test_a_status_file_reads_back_and_a_damaged_one_ends_in_a_code(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    with pytest.raises(Misconfigured, match="STATUS_MISSING"):
+        SiteStatus.read(path)
+    status = SiteStatus(site_id="site-1", errors={"SITE_BUSY": 2}, epsilon_spent=1.5)
+    status.write(path)
+    assert SiteStatus.read(path) == status and path.stat().st_mode & 0o777 == 0o600
+    for damaged in (b"", b"[]", b"{}", b'{"site_id": "a", "patient": "Jane"}'):
+        path.write_bytes(damaged)
+        with pytest.raises(Misconfigured, match="STATUS_DAMAGED"):
+            SiteStatus.read(path)

@@ -1,0 +1,83 @@
+"""`medunlearn hospital` as a person types it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from medunlearn_client.service.approvals import Approvals
+from medunlearn_client.service.config import HospitalPaths, hospital_template
+from medunlearn_client.service.status import SiteStatus
+from medunlearn_common.cli import COMMAND_GROUP, CommandLine
+from medunlearn_common.errors import Rejected
+from medunlearn_common.offer import RunOffer
+from medunlearn_common.plan import RunPlan
+
+PROJECT = Path(__file__).resolve().parents[3] / "pyproject.toml"
+
+
+def run(*arguments: str) -> int:
+    """As the console script, with the entry points of this checkout."""
+    declared = tomllib.loads(PROJECT.read_text())["project"]["entry-points"][COMMAND_GROUP]
+    entries = [EntryPoint(name=name, value=value, group=COMMAND_GROUP)
+               for name, value in declared.items()
+               if value.startswith("medunlearn_client.service.")]
+    line = CommandLine()
+    return line.run(line.build(entries), ["hospital", *arguments])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "hospital.toml").write_text(hospital_template())
+    return tmp_path
+
+
+def test_status_of_a_hospital_that_never_ran_says_what_to_do(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("status", str(folder)) == 2
+    assert "STATUS_MISSING" in capsys.readouterr().err
+    assert run("stop", str(folder)) == 0
+    assert "no service runs" in capsys.readouterr().out
+
+
+def test_a_plan_is_listed_shown_and_approved(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = HospitalPaths(folder=folder)
+    plan = RunPlan.model_validate({})
+    offer = RunOffer(run="r1", coordinator="c1", plan=plan, package_version="1", code_digest="c")
+    with pytest.raises(Rejected, match="PLAN_AWAITS_APPROVAL"):
+        Approvals(paths.approvals).require(offer)
+    SiteStatus(site_id="site-1", errors={"PLAN_AWAITS_APPROVAL": 1}).write(paths.status)
+
+    assert run("status", str(folder)) == 0
+    told = capsys.readouterr().out
+    assert "is stopped" in told and f"plan {plan.digest[:12]} of c1 for run r1" in told
+    assert run("status", str(folder), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["waiting"] == [{"plan_digest": plan.digest, "run": "r1"}]
+    assert found["service_pid"] is None
+
+    where = ("--folder", str(folder))
+    assert run("approve", plan.digest[:12], "--show", *where) == 0
+    assert json.loads(capsys.readouterr().out)["run"]["rounds"] == plan.run.rounds
+    assert run("approve", plan.digest[:12], *where) == 2  # by nobody
+    assert "APPROVAL_BY" in capsys.readouterr().err
+    assert run("approve", plan.digest[:12], "--by", "Ada Berg", *where) == 0
+    assert Approvals(paths.approvals).require(offer).by == "Ada Berg"
+    assert run("decline", plan.digest[:12], "--by", "Ada Berg", *where) == 0  # yes to no
+    with pytest.raises(Rejected, match="PLAN_DECLINED"):
+        Approvals(paths.approvals).require(offer)
+
+
+def test_the_policy_commands_are_here_too(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("policy", "init", str(folder / "policy.toml")) == 0
+    assert run("policy", "check", str(folder / "policy.toml")) == 0
+    assert "sums over at least 3 sites" in capsys.readouterr().out

@@ -1,0 +1,25 @@
+"""A finished run reaches every hospital, is decided on, and what they decided reaches all."""
+
+from __future__ import annotations
+
+from publishing_lab import SITES, PublishingLab
+
+from medunlearn_client.adoption.service import AdoptionChoice, adopt, in_service, rollback
+
+
+def test_a_run_is_published_countersigned_adopted_and_rolled_back(lab: PublishingLab) -> None:
+    first = lab.publish()
+    assert first.verdicts == dict.fromkeys(SITES, "RECEIVED") and first.number == 1
+    lab.decide(0, "countersigned")
+    second = lab.publish()
+    assert second.decisions == {"site-0": "countersigned"}
+    assert (lab.place("second").statements / "site-0.dsse").is_file()
+    checked = lab.site(2).checked("second")
+    assert checked.countersigned() == {"site-0": "Ann Lee"} and checked.objections() == {}
+    adoption = adopt(lab.site(1), "second", AdoptionChoice(by="Ann Lee"))
+    current = lab.site(1).places.current
+    assert (current / "adapter" / "adapter_model.safetensors").is_file()
+    assert in_service(lab.site(1)) == adoption
+    assert rollback(lab.site(1), by="Ann Lee") is None and not current.exists()
+    kinds = [record.kind for record in lab.site(1).audit.log.records]
+    assert kinds[-2:] == ["adapter_adopted", "adapter_rolled_back"]

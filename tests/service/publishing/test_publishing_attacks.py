@@ -1,0 +1,301 @@
+"""What a dishonest coordinator, hospital or network tries with a published run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from publishing_lab import SITES, PublishingLab
+
+from medunlearn_common.audit import AuditLog
+from medunlearn_common.digests import canonical_json, digest_of_files
+from medunlearn_common.entropy import SeededEntropy
+from medunlearn_common.envelope.sealing import unverified
+from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_common.identity import SigningIdentity
+from medunlearn_common.messages import COLLECT, PUBLISH, Message
+from medunlearn_common.publication import FULL_FILES
+from medunlearn_server.publishing.attesting import attest
+from medunlearn_server.transport import Reply, SiteFailure
+
+
+class Wire:
+    """A network in memory that keeps, drops and changes what it carries."""
+
+    def __init__(self, lab: PublishingLab) -> None:
+        self.lab = lab
+        self.kept: list[tuple[str, Message]] = []
+        self.lost: set[str] = set()
+        self.change: Any = lambda site, answer: answer
+
+    def sites(self) -> tuple[str, ...]:
+        return SITES
+
+    def exchange(
+        self, requests: Mapping[str, Message], *, deadline_s: float
+    ) -> Mapping[str, Reply]:
+        replies: dict[str, Reply] = {}
+        for site, request in requests.items():
+            self.kept.append((site, request))
+            answer = self.lab.hospitals[site].handle(request)
+            lost = unverified(answer).kind in self.lost
+            replies[site] = SiteFailure(code="SITE_SILENT") if lost else self.change(site, answer)
+        return replies
+
+
+def refused_everywhere(lab: PublishingLab) -> str:
+    """The one code with which all hospitals refuse; nothing is in any inbox then."""
+    publication = lab.publish()
+    found = set(publication.verdicts.values())
+    assert len(found) == 1 and set(publication.verdicts) == set(SITES), publication
+    for number in range(3):
+        assert lab.site(number).places.runs() == ()
+        assert not list((lab.base / "sites" / f"site-{number}").glob("inbox/.*"))
+    return found.pop()
+
+
+# -- a coordinator that publishes something else than was run ---------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in FULL_FILES if name not in ("audit-log.jsonl", "attestation.json")]
+)
+def test_a_file_swapped_after_the_attestation(lab: PublishingLab, name: str) -> None:
+    place = lab.place("second")
+    attest(place)
+    data = bytearray((place.folder / name).read_bytes())
+    data[len(data) // 2] ^= 0x01
+    (place.folder / name).write_bytes(bytes(data))
+    assert refused_everywhere(lab) != "RECEIVED"
+
+
+def test_an_attestation_swapped_after_it_was_logged(lab: PublishingLab) -> None:
+    place = lab.place("second")
+    attest(place)
+    for copy in (place.folder, place.folder / "adapter"):
+        data = bytearray((copy / "attestation.json").read_bytes())
+        data[len(data) // 2] ^= 0x01
+        (copy / "attestation.json").write_bytes(bytes(data))
+    with pytest.raises(Misconfigured, match="PUBLISHED_CHANGED"):
+        lab.publish()
+
+
+def test_a_configuration_that_makes_peft_import_a_module(lab: PublishingLab) -> None:
+    """Everything is signed and logged as it should be; only the plan never said this."""
+    place = lab.place("second")
+    adapter = place.run / "adapter"
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["auto_mapping"] = {"base_model_class": "x", "parent_library": "attacker.module"}
+    (adapter / "adapter_config.json").write_bytes(canonical_json(config))
+    digest = digest_of_files(
+        adapter / name for name in ("adapter_config.json", "adapter_model.safetensors"))
+    log = lab.log()
+    ended = next(r.fields for r in reversed(log.records) if r.kind == "run_ended")
+    log.append("run_ended", **{**ended, "adapter_digest": digest})
+    lab.change_outcome(adapter_digest=digest)
+    assert refused_everywhere(lab) == "ADAPTER_CONFIG"
+
+
+def test_another_base_model_than_the_hospitals_named(lab: PublishingLab) -> None:
+    for hospital in lab.hospitals.values():
+        hospital.trust.store.note("second", model=bytes(32))
+    assert refused_everywhere(lab) == "MODEL_MISMATCH"
+
+
+def test_counts_polished_in_the_outcome_only_show_where_they_are_checked(
+    lab: PublishingLab
+) -> None:
+    """The attested figures are the published result's, whoever edits either of them."""
+    place = lab.place("second")
+    attest(place)
+    result = json.loads((place.folder / "result.json").read_text())
+    result["evaluation"]["forget"] = [0.0, 4.0, 0.0, 0.0]
+    (place.folder / "result.json").write_bytes(canonical_json(result))
+    assert refused_everywhere(lab) == "FILE_CHANGED"
+
+
+def test_the_log_is_rolled_back_before_publishing(lab: PublishingLab) -> None:
+    """The hospitals saw the end of the run; the coordinator shows a log without it."""
+    log, place = lab.log(), lab.place("second")
+    path = place.run / "audit.db"
+    shorter = AuditLog(
+        path.with_name("shorter.db"), origin=log.origin, signer=log._signer,
+        clock=lambda: float(log.records[0].at),
+    )
+    for record in log.records[:-3]:
+        shorter.append(record.kind, **record.fields)
+    shorter.append("run_ended", **log.records[-1].fields)
+    shutil.move(path.with_name("shorter.db"), path)
+    publication = lab.publish()
+    assert set(publication.verdicts.values()) <= {"AUDIT_SPLIT_VIEW", "AUDIT_ROLLBACK"}
+    assert set(publication.verdicts) == set(SITES) and lab.site(0).places.runs() == ()
+
+
+def test_one_run_is_attested_twice(received: PublishingLab) -> None:
+    """The hospitals keep what they have, and say so."""
+    place = received.place("second")
+    before = (received.inbox(0) / "attestation.json").read_bytes()
+    shutil.rmtree(place.folder)
+    received.log().append("run_resumed", run_id="second", next_round=1)
+    publication = received.publish()
+    assert set(publication.verdicts.values()) == {"ATTESTATION_CHANGED"}
+    assert (received.inbox(0) / "attestation.json").read_bytes() == before
+
+
+def test_a_run_that_the_hospital_took_no_part_in(lab: PublishingLab) -> None:
+    store = lab.hospitals["site-0"].trust.store
+    with store._database.transaction() as connection:
+        connection.execute("DELETE FROM locks WHERE run = 'second'")
+    publication = lab.publish()
+    assert publication.verdicts["site-0"] == "PLAN_UNKNOWN"
+    assert publication.verdicts["site-1"] == "RECEIVED"
+    assert lab.site(0).places.runs() == ()
+
+
+def test_an_unfinished_or_foreign_outcome_is_not_attested(lab: PublishingLab) -> None:
+    place = lab.place("second")
+    (place.run / "adapter" / "adapter_config.json").write_bytes(b"{}")
+    with pytest.raises(Misconfigured, match="ADAPTER_CHANGED"):
+        attest(place)
+    lab.change_outcome(plan_digest="0" * 64)
+    with pytest.raises(Misconfigured, match="RUN_PLAN_CHANGED"):
+        attest(place)
+    (place.run / "outcome.json").unlink()
+    with pytest.raises(Misconfigured, match="RUN_UNFINISHED"):
+        attest(place)
+    assert not place.folder.exists()
+
+
+# -- the network ------------------------------------------------------------------------------
+
+
+def test_a_publication_replayed_later_changes_nothing(lab: PublishingLab) -> None:
+    wire = Wire(lab)
+    lab.publish(wire=wire)
+    first = [(site, m) for site, m in wire.kept if unverified(m).kind == PUBLISH]
+    lab.decide(1, "objected")
+    lab.publish()
+    before = (lab.inbox(0) / "audit-log.jsonl").read_bytes()
+    for site, request in first:
+        lab.hospitals[site].handle(request)
+    assert lab.site(0).checked("second").objections() == {"site-1": "Ann Lee"}
+    assert (lab.inbox(0) / "audit-log.jsonl").read_bytes() == before
+
+
+def test_answers_lost_and_a_publication_that_dies_are_made_good(lab: PublishingLab) -> None:
+    wire = Wire(lab)
+    wire.lost = {PUBLISH}
+    lost = lab.publish(wire=wire)
+    assert lost.verdicts == {} and lost.silent == ("SITE_SILENT",) * 3
+    wire.lost = set()
+    assert set(lab.publish(wire=wire).verdicts.values()) == {"RECEIVED"}
+    assert lab.place("second").deliveries()["number"] == 2
+    # Whoever lost its inbox gets the whole again, one publication later.
+    shutil.rmtree(lab.inbox(2).parent)
+    assert lab.publish().verdicts["site-2"] == "PUBLICATION_UNKNOWN"
+    assert lab.publish().verdicts["site-2"] == "RECEIVED"
+
+
+def test_a_hospital_that_was_away_gets_it_later(lab: PublishingLab) -> None:
+    lab.away = {"site-2"}
+    assert set(lab.publish().verdicts) == {"site-0", "site-1"}
+    lab.decide(0, "countersigned")
+    lab.away = set()
+    publication = lab.publish()
+    assert set(publication.verdicts) == set(SITES)
+    assert lab.site(2).checked("second").countersigned() == {"site-0": "Ann Lee"}
+
+
+# -- decisions --------------------------------------------------------------------------------
+
+
+def test_a_measurement_never_leaves_by_itself(received: PublishingLab) -> None:
+    place = received.site(0).places.decisions("second")
+    place.mkdir(parents=True)
+    (place / "measured.json").write_text('{"secret": 1}')
+    wire = Wire(received)
+    answers: list[Message] = []
+    wire.change = lambda site, answer: answers.append(unverified(answer)) or answer
+    assert received.publish(wire=wire).decisions == {}
+    assert {a.payload for a in answers if a.kind == COLLECT} == {b""}
+    assert not any(b"secret" in a.payload for a in answers)
+
+
+def test_a_decision_in_another_hospitals_name(received: PublishingLab) -> None:
+    received.decide(0, "countersigned")
+    stolen = received.site(0).places.decisions("second") / "statement.dsse"
+    target = received.site(1).places.decisions("second") / "statement.dsse"
+    target.parent.mkdir(parents=True)
+    shutil.copyfile(stolen, target)
+    stolen.unlink()
+    publication = received.publish()
+    assert publication.decisions == {}
+    refusals = [r.fields for r in received.log().records if r.kind == "request_refused"]
+    assert {"request": "decision", "code": "DECISION_FOREIGN"} in refusals
+
+
+def test_an_earlier_decision_put_in_place_of_a_later_one(received: PublishingLab) -> None:
+    path = received.site(0).places.decisions("second") / "statement.dsse"
+    received.decide(0, "countersigned")
+    early = path.read_bytes()
+    received.decide(0, "objected")
+    assert received.publish().decisions == {"site-0": "objected"}
+    path.write_bytes(early)
+    assert received.publish().decisions == {"site-0": "objected"}
+    assert received.site(1).checked("second").objections() == {"site-0": "Ann Lee"}
+
+
+def test_a_hospital_may_change_its_mind(received: PublishingLab) -> None:
+    for verdict in ("countersigned", "objected", "countersigned"):
+        received.decide(0, verdict)
+        assert received.publish().decisions == {"site-0": verdict}
+    checked = received.site(1).checked("second")
+    assert checked.objections() == {} and checked.countersigned() == {"site-0": "Ann Lee"}
+
+
+def test_a_statement_that_the_coordinator_made_up_or_left_out(received: PublishingLab) -> None:
+    """Made up, it is dropped; left out, the log's own record still counts."""
+    place = received.place("second")
+    decision = received.decide(0, "objected")
+    received.publish()
+    forger = SigningIdentity.generate("site-1", SeededEntropy(666))
+    (place.statements / "site-1.dsse").write_bytes(
+        replace(decision, site="site-1").sign(forger))
+    (place.statements / "site-0.dsse").unlink()
+    (received.site(0).places.decisions("second") / "statement.dsse").unlink()
+    assert received.publish().decisions == {}
+    assert not list(received.inbox(2).glob("statements/*"))
+    assert received.site(2).checked("second").objections() == {"site-0": "Ann Lee"}
+
+
+def test_a_reason_stays_at_the_hospital_and_cannot_be_guessed(received: PublishingLab) -> None:
+    one, other = received.decide(0, "objected"), received.decide(0, "objected")
+    assert one.reason != other.reason and other.number == 2
+    received.publish()
+    published = b"".join(
+        p.read_bytes() for p in received.place("second").folder.rglob("*") if p.is_file())
+    assert b"because" not in published
+    kept = received.site(0).places.decisions("second") / "decision.json"
+    assert "because" in kept.read_text() and kept.stat().st_mode & 0o077 == 0
+
+
+def test_decisions_need_a_person_a_reason_and_a_sound_run(received: PublishingLab) -> None:
+    from medunlearn_client.adoption.deciding import decide
+
+    site = received.site(0)
+    for by, reason, run, code in (
+        ("", "x", "second", "PERSON_INVALID"), ("A\nB", "x", "second", "PERSON_INVALID"),
+        ("Ann", " ", "second", "REASON_INVALID"), ("Ann", "x", "third", "INBOX_UNKNOWN"),
+        ("Ann", "x", "../second", "RUN_ID_INVALID"),
+    ):
+        with pytest.raises(Misconfigured, match=code):
+            decide(site, run, "countersigned", by=by, reason=reason)
+    weights: Path = received.inbox(0) / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(Rejected, match="FILE_CHANGED"):
+        decide(site, "second", "countersigned", by="Ann", reason="x")

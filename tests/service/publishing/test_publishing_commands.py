@@ -1,0 +1,103 @@
+"""The commands, as a coordinator's and a hospital's people type them."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from publishing_lab import PublishingLab
+
+from medunlearn_common.cli import CommandLine
+from medunlearn_common.trust_folder import TRUST_FOLDER
+from medunlearn_server.service.runs_db import RunsDb
+
+HOSPITAL = ("adopt", "countersign", "inbox", "measure", "rollback")
+COMMANDS = (
+    *(EntryPoint(name=f"hospital.{name}", group="medunlearn.commands",
+                 value=f"medunlearn_client.adoption.commands:{name}") for name in HOSPITAL),
+    EntryPoint(name="hospital.object", group="medunlearn.commands",
+               value="medunlearn_client.adoption.commands:object_to"),
+    EntryPoint(name="coordinator.publish", group="medunlearn.commands",
+               value="medunlearn_server.publishing.commands:publish"),
+)
+
+
+def command(*arguments: object) -> int:
+    line = CommandLine()
+    return line.run(line.build(COMMANDS), [str(argument) for argument in arguments])
+
+
+def registered(lab: PublishingLab) -> None:
+    """Both runs stand in the coordinator's registry as finished."""
+    registry = RunsDb(lab.party / "state" / "runs.db")
+    for run in ("first", "second"):
+        registry.add(run, plan_digest="0" * 64)
+        registry.move(run, "running", flower_run_id="1")
+        registry.move(run, "finished")
+    registry.close()
+
+
+def test_the_coordinator_attests_and_the_service_is_told(
+    lab: PublishingLab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered(lab)
+    at = ("--folder", lab.party)
+    assert command("coordinator", "publish", "second", *at) == 0
+    assert "attested: SHA-256" in capsys.readouterr().out
+    registry = RunsDb(lab.party / "state" / "runs.db")
+    assert (registry.get("second").state, registry.get("second").mode) == ("pending", "publish")
+    registry.close()
+    assert command("coordinator", "publish", "second", "--show", *at) == 0
+    assert "nobody has it yet" in capsys.readouterr().out
+    lab.publish()
+    lab.decide(1, "objected")
+    lab.publish()
+    assert command("coordinator", "publish", "second", "--show", *at) == 0
+    shown = capsys.readouterr().out
+    assert "site-1" in shown and "objected" in shown and shown.count("RECEIVED") == 3
+    for run in ("third", "../second"):
+        assert command("coordinator", "publish", run, *at) == 2
+
+
+def test_a_published_folder_and_an_inbox_verify_as_deployed(
+    received: PublishingLab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = received.base / "sites" / "site-0" / TRUST_FOLDER / "root.cbor"
+    for folder in (received.place("second").folder, received.inbox(0)):
+        assert command("verify", folder, "--root", root) == 0
+        shown = capsys.readouterr().out
+        assert "deployed run second" in shown and "Kind: a deployed run." in shown
+        assert "One machine made all keys" not in shown
+        assert folder.stat().st_mode & 0o777 == 0o700
+    (received.inbox(0) / "result.json").write_bytes(b"{}")
+    assert command("verify", received.inbox(0), "--root", root) == 2
+    assert "step 7 (result) failed at result.json" in capsys.readouterr().err
+
+
+def test_a_hospitals_day(
+    received: PublishingLab, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    at = ("--folder", received.site(0).folder)
+    ann = ("--by", "Ann Lee")
+    assert command("hospital", "inbox", *at) == 0
+    shown = capsys.readouterr().out
+    assert "first: sound" in shown and "in service: the base model alone" in shown
+    assert command("hospital", "measure", "second", "--most", "2", "--device", "cpu", *at) == 0
+    assert "nothing" not in capsys.readouterr().out
+    assert command("hospital", "countersign", "second", *ann, "--reason", "fine", *at) == 0
+    assert command("hospital", "adopt", "second", *ann, *at) == 0
+    assert "adopted/current/adapter" in capsys.readouterr().out.replace("\n", "")
+    assert command("hospital", "object", "second", *ann, "--reason", "worse", *at) == 0
+    assert command("hospital", "inbox", "second", *at) == 0
+    shown = capsys.readouterr().out
+    assert "second: sound, in service" in shown and "measured here" in shown
+    assert "objected (Ann Lee); not in the coordinator's log yet" in shown
+    assert command("hospital", "adopt", "first", *ann, *at) == 2
+    assert "ADAPTER_OLDER" in capsys.readouterr().err
+    assert command("hospital", "rollback", *ann, *at) == 0
+    assert "the base model alone" in capsys.readouterr().out
+    weights = received.inbox(0) / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(b"x")
+    assert command("hospital", "inbox", *at) == 0
+    assert "second: NOT SOUND [FILE_CHANGED]" in capsys.readouterr().out

@@ -1,0 +1,176 @@
+"""What is read of a run, half way and at the end, and what a damaged folder does to it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from watch_lab import RUN, Lab
+
+from medunlearn_server.checkpoints import Checkpoint
+from medunlearn_server.service.config import open_folder
+from medunlearn_server.watching.federation import FederationReader
+from medunlearn_server.watching.run_reader import RunReader
+from medunlearn_server.watching.terminal import spark, status_view, watch
+from medunlearn_server.watching.views import UNREADABLE, FederationView, RunView
+
+
+def run_at(folder: Path) -> RunView:
+    found = FederationReader(open_folder(folder)).read(connect=False).run(RUN)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def copy(lab: Lab, tmp_path: Path) -> Path:
+    folder = tmp_path / "copy"
+    shutil.copytree(lab.finished, folder)
+    return folder
+
+
+def said(view: FederationView, width: int = 140) -> str:
+    stream = StringIO()
+    Console(file=stream, width=width, force_terminal=True, color_system=None).print(
+        status_view(view))
+    return stream.getvalue()
+
+
+def test_a_run_in_progress_is_shown_with_its_open_exchange(lab: Lab) -> None:
+    run = run_at(lab.halfway)
+    assert (run.state, run.phase) == ("running", "rounds")
+    assert (len(run.rounds), run.planned_rounds) == (5, 8)
+    assert run.exchange is not None and run.exchange.is_open
+    assert (run.exchange.kind, run.exchange.round, run.exchange.asked) == ("step", 5, 6)
+    assert run.exchange.totals["step"].exchanges == 5
+    assert run.plan is not None and run.epsilon is not None
+    assert 0.0 < run.epsilon < run.plan.epsilon == 8.0
+    assert run.attestation is None and run.adapter_digest == ""
+
+
+def test_a_finished_run_says_who_was_in_which_sum_and_what_it_cost(lab: Lab) -> None:
+    run = run_at(lab.finished)
+    assert (run.state, run.phase, run.reason, run.starts) == (
+        "finished", "finished", "rounds_done", 2)
+    sites = {site.site: site for site in run.sites}
+    assert sites["hospital-3"].joined == 6 and sum(sites["hospital-3"].missed.values()) == 2
+    assert sites["hospital-0"].joined == 8 and not sites["hospital-0"].missed
+    assert run.dropouts == 3 + 8, "two absences, and one hospital that refuses every time"
+    assert run.bytes_up == sum(
+        sum(part.bytes_up.values()) for part in (run.vote, *run.rounds, run.evaluation) if part)
+    assert {gate.gate: (gate.passed, gate.overridden_by) for gate in run.gates} == {
+        "norm": (True, ""), "canary": (False, "Grace Hopper")}
+    assert [site.refused for site in run.sites if site.refused] == ["SITE_ERROR"]
+    assert run.log.first_bad is None and len(run.log.witnesses) == 6
+    assert run.troubles == () and len(run.adapter_digest) == 64
+
+
+def test_watching_writes_nothing_into_the_folder(copy: Path) -> None:
+    def state() -> dict[str, tuple[int, int]]:
+        return {str(p): (p.stat().st_mtime_ns, p.stat().st_size)
+                for p in (copy / "runs").rglob("*") if p.is_file()}
+
+    before = state()
+    run_at(copy)
+    assert state() == before
+
+
+def test_changed_log_record_is_seen(copy: Path) -> None:
+    with sqlite3.connect(copy / "runs" / RUN / "audit.db") as connection:
+        connection.execute("DROP TRIGGER entries_keep")
+        connection.execute("UPDATE entries SET record = X'00' WHERE position = 4")
+    run = run_at(copy)
+    assert run.log.first_bad == 4 and "AUDIT_LOG_DAMAGED" in run.troubles
+    checks = FederationReader(open_folder(copy)).read(connect=False).checks
+    assert {check.name: check.code for check in checks}["audit logs"] == "AUDIT_LOG_DAMAGED"
+
+
+@pytest.mark.parametrize("name", ["checkpoint.bin", "plan.toml", "gates.json", "exchange.json",
+                                  "attestation.json", "audit.db"])
+@pytest.mark.parametrize("junk", [b"", b"\x00\xff" * 50, b"[" * 50_000, b'{"gates": [1]}'],
+                         ids=["empty", "binary", "nested", "shape"])
+def test_damaged_file_leaves_the_rest_readable(copy: Path, name: str, junk: bytes) -> None:
+    (copy / "runs" / RUN / name).write_bytes(junk)
+    run = run_at(copy)
+    assert run.run_id == RUN and run.state == "finished"
+    if name != "checkpoint.bin":
+        assert len(run.rounds) == 8
+
+
+@pytest.mark.parametrize("values", [
+    {"state": {"phase": "rounds"}}, {"curve": [{"round_index": 0}]}, {"curve": 3},
+    {"state": {"phase": "nowhere", "next_round": 0, "rounds": 3}}, {"learning": {"vote": []}},
+    {"curve": [{"norm_gate": None}]}, {"evaluation": {"forget": "x"}},
+], ids=str)
+def test_checkpoint_of_another_shape_is_named_and_left_out(
+    copy: Path, values: dict[str, object]
+) -> None:
+    (copy / "runs" / RUN / "checkpoint.bin").write_bytes(Checkpoint(values=values).to_bytes())
+    run = run_at(copy)
+    assert run.rounds == () and "FILE_UNREADABLE" in run.troubles
+
+
+def test_missing_folder_of_a_launched_run_is_an_empty_run(copy: Path) -> None:
+    shutil.rmtree(copy / "runs" / RUN)
+    run = run_at(copy)
+    assert (run.state, run.phase, run.rounds, run.sites) == ("finished", "gathering", (), ())
+
+
+def test_a_coordinator_without_runs_creates_nothing(tmp_path: Path) -> None:
+    (tmp_path / "coordinator.toml").write_text("")
+    view = FederationReader(open_folder(tmp_path)).read()
+    assert view.runs == () and not view.ready
+    codes = {check.name: check.code for check in view.checks}
+    assert codes["certificate"] == "CERTIFICATE_MISSING" and codes["gateway"] == "PORT_CLOSED"
+    assert [path.name for path in tmp_path.iterdir()] == ["coordinator.toml"]
+    assert "no runs yet" in said(view)
+
+
+def test_hostile_names_become_unreadable_before_anybody_sees_them(copy: Path) -> None:
+    path = copy / "runs" / RUN / "checkpoint.bin"
+    checkpoint = Checkpoint.from_bytes(path.read_bytes())
+    values = json.loads(json.dumps(dict(checkpoint.values)).replace(
+        "hospital-2", "\\u001b]0;x\\u0007<img src=x onerror=alert(1)>"))
+    path.write_bytes(Checkpoint(values=values, arrays=checkpoint.arrays).to_bytes())
+    run = run_at(copy)
+    assert UNREADABLE in {site.site for site in run.sites}
+    assert "onerror" not in repr(run)
+    shown = said(FederationReader(open_folder(copy)).read(connect=False))
+    assert "\x1b]0" not in shown and "onerror" not in shown
+
+
+def test_the_terminal_view_is_a_pure_function_and_fits_a_narrow_window(lab: Lab) -> None:
+    view = FederationReader(open_folder(lab.halfway), clock=lambda: 1_790_000_050.0).read(
+        connect=False)
+    assert said(view) == said(view)
+    wide = said(view)
+    for words in ("5 of 8 rounds", "waiting for masked updates, round 6, 6 asked", "hospital-3",
+                  "■■××■", "of 8"):
+        assert words in wide
+    assert max(len(line) for line in said(view, width=60).splitlines()) <= 60
+
+
+def test_watch_ends_when_it_is_told_to(lab: Lab) -> None:
+    reader, looks = FederationReader(open_folder(lab.finished)), []
+
+    def fetch() -> FederationView:
+        looks.append(reader.read(connect=False))
+        return looks[-1]
+
+    console = Console(file=StringIO(), width=100)
+    last = watch(fetch, console, until=lambda view: len(looks) == 3, sleep=lambda _: None)
+    assert last is looks[2]
+
+
+def test_spark_of_anything() -> None:
+    assert spark([0.0, 1.0, float("nan"), 0.5]) == "▁█ ▅"
+    assert spark([2.0, 2.0]) == "▁▁" and spark([]) == ""
+
+
+def test_a_single_run_folder_can_be_read_without_a_registry(lab: Lab) -> None:
+    run = RunReader(lab.finished / "runs" / RUN).read()
+    assert (run.run_id, run.state) == (RUN, "finished")
