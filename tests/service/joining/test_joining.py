@@ -28,7 +28,13 @@ from medunlearn_common.doctor import run_checks
 from medunlearn_common.enrolment import open_enrolment, open_leave
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.errors import MedunlearnError, Misconfigured
-from medunlearn_common.pki import issue_server, new_authority, read_certificates, write_pair
+from medunlearn_common.pki import (
+    issue_server,
+    new_authority,
+    read_certificates,
+    require_server_chain,
+    write_pair,
+)
 from medunlearn_common.roster import self_signed_roster
 from medunlearn_common.trust_folder import open_trust
 from medunlearn_server.joining.certificates import rotate
@@ -401,6 +407,11 @@ def test_an_institutions_certificate_is_checked_before_anything_is_written(tmp_p
     config = open_folder(folder).config
     # Whom the control service admits is the federation's own authority, never the institution's.
     assert config.tls.ca != config.tls.server_ca
+    own = read_certificates(folder / config.tls.ca)
+    control = read_certificates(folder / config.tls.control_certificate)
+    require_server_chain(control, own, "127.0.0.1", now=NOW)
+    assert code_of(require_server_chain, control, read_certificates(tmp_path / "ca.pem"),
+                   "127.0.0.1", now=NOW) == "TLS_OTHER_CA"
 
 
 def _problems(desk: Desk) -> set[str]:
