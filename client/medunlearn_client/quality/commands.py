@@ -185,9 +185,9 @@ def _take_over(found: Findings, review: Path, decisions: Path) -> None:
     from medunlearn_client.records.repairs import keep_repairs
 
     reviewed = read_damage(review, found.damage, today=date.today())
-    kept = keep_repairs(decisions, reviewed.repairs)
+    kept = keep_repairs(decisions, reviewed.decisions)
     _say(
-        f"{len(reviewed.repairs)} decision(s) taken over, {reviewed.open_rows} row(s) open; "
+        f"{len(reviewed.decisions)} decision(s) taken over, {reviewed.open_rows} row(s) open; "
         f"{decisions} holds {len(kept)}"
     )
 

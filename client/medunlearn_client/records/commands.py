@@ -11,14 +11,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from medunlearn_client.editable import write_out
 from medunlearn_client.paraphrase_commands import paraphrase, write_wordings
 from medunlearn_client.reading_options import FormatOption, PlanOption, reading_of
 from medunlearn_client.records.fhir.templates import packaged_text
 from medunlearn_client.records.quarantine import Quarantine
 from medunlearn_client.records.reading import stream_records
 from medunlearn_client.records.record import Record
-from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import write_atomically
 
 records_app = typer.Typer(
     help="Look at record files as a run will see them; nothing is kept or sent.",
@@ -104,12 +103,4 @@ def templates(
 
       medunlearn records templates our-templates.toml
     """
-    if str(file) == "-":
-        typer.echo(packaged_text(), nl=False)
-        return
-    if file.exists() and not force:
-        raise Misconfigured(
-            "TEMPLATES_EXIST", f"{file} exists already", "choose another name, or add --force"
-        )
-    write_atomically(file, packaged_text().encode("utf-8"), private=False)
-    typer.echo(f'wrote {file}; name it in the plan: [data] fhir_templates = "{file}"')
+    write_out(file, packaged_text(), key="data.fhir_templates", code="TEMPLATES", force=force)
