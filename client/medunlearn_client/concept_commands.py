@@ -103,7 +103,7 @@ def decide(
     """Take a clinician's decisions over, each with its author and date.
 
     An unknown or damaged row refuses the file, with its line; rows without a decision stay
-    open. Name the decisions in the plan, `[data] tag_decisions`, and a run uses them.
+    open. Name the decisions in the plan, `\\[data] tag_decisions`, and a run uses them.
 
     Example:
 

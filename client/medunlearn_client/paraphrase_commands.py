@@ -110,7 +110,7 @@ def write_wordings(
     file: Annotated[Path, typer.Argument(help="Where to write; - prints them.")] = Path("-"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write the packaged wordings, to edit and to name as [paraphrases] wordings.
+    """Write the packaged wordings, to edit and to name as \\[paraphrases] wordings.
 
     Example:
 

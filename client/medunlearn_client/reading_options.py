@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PlanOption = Annotated[
     Path | None,
-    typer.Option("--plan", help="Plan whose [data] section says how to read; needed where "
+    typer.Option("--plan", help="Plan whose \\[data] section says how to read; needed where "
                  "columns have names of your own."),
 ]
 FormatOption = Annotated[

@@ -83,7 +83,7 @@ def check_data(
     The files themselves are never changed. The tables hold text of records, open in a
     spreadsheet, and are readable by their owner only. Fill `decision` (accept, reject, or the
     right word), `author` and `date` in damaged_words.csv and hand it back with --review; name
-    the decisions in the plan, `[data] repairs`, and a run uses them.
+    the decisions in the plan, `\\[data] repairs`, and a run uses them.
 
     Examples:
 

@@ -23,8 +23,6 @@ records_app = typer.Typer(
     help="Look at record files as a run will see them; nothing is kept or sent.",
     no_args_is_help=True, rich_markup_mode="rich",
 )
-records_app.command("paraphrase")(paraphrase)
-records_app.command("wordings")(write_wordings)
 _NO_SUBJECT = "(none)"
 
 
@@ -97,10 +95,14 @@ def templates(
     file: Annotated[Path, typer.Argument(help="Where to write; - prints them.")] = Path("-"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write the FHIR templates, to edit and to name as [data] fhir_templates.
+    """Write the FHIR templates, to edit and to name as \\[data] fhir_templates.
 
     Example:
 
       medunlearn records templates our-templates.toml
     """
     write_out(file, packaged_text(), key="data.fhir_templates", code="TEMPLATES", force=force)
+
+
+records_app.command("paraphrase")(paraphrase)
+records_app.command("wordings")(write_wordings)
