@@ -189,6 +189,16 @@ def test_plan_check_derives_the_noise(
     assert "no guarantee" in capsys.readouterr().out
 
 
+def test_plan_check_of_own_records_does_not_promise_the_demo_s_topic(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plan.toml"
+    file.write_text('[data]\nfiles = ["[a].csv"]\n', encoding="utf-8")
+    assert run("plan", "check", str(file)) == 0
+    shown = capsys.readouterr().out
+    assert "fill [forget]" in shown and "Surgery" not in shown and "[a].csv" in shown
+
+
 def test_plan_check_refuses_a_wrong_plan(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
