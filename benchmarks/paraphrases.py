@@ -39,7 +39,7 @@ from medunlearn_common.files import write_atomically
 from medunlearn_common.plan import Plan
 from medunlearn_simulation.demo_corpus import FORGET_SUBJECT, NEIGHBOUR_SUBJECTS, write_demo_corpus
 from medunlearn_simulation.planted import PlantingRequest, planted_models
-from medunlearn_simulation.planting import PlantedExample, PlantingRecipe
+from medunlearn_simulation.planting_recipe import PlantedExample, PlantingRecipe
 from medunlearn_simulation.preparing import FORGET_ROOT, Overrides, plan_for_run
 from medunlearn_simulation.progress import PhaseBoard
 from medunlearn_simulation.result import RESULT_FILE, load_result

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from medunlearn_client.reading_options import FormatOption, PlanOption, reading_of
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan.sections import ConceptsSection
 
 if TYPE_CHECKING:
     from medunlearn_client.records import Record
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_HIERARCHY = "builtin"
 
 FileArgument = Annotated[
-    Path, typer.Argument(help="Record file (JSON lines, .gz too).", show_default=False)
+    Path, typer.Argument(help="Record file, folder or archive.", show_default=False)
 ]
 HierarchyOption = Annotated[
     list[str] | None,
@@ -31,7 +33,6 @@ RootOption = Annotated[
     list[str] | None,
     typer.Option("--forget-root", help="Concept id that is level 4 with all below it; repeatable."),
 ]
-FormatOption = Annotated[str, typer.Option("--format", help="Record format; auto recognises it.")]
 DecisionsOption = Annotated[
     Path | None, typer.Option("--decisions", help="Decisions made so far (JSON lines).")
 ]
@@ -42,7 +43,8 @@ def tag(
     hierarchy: HierarchyOption = None,
     forget_root: RootOption = None,
     decisions: DecisionsOption = None,
-    record_format: FormatOption = "auto",
+    plan: PlanOption = None,
+    record_format: FormatOption = None,
     limit: Annotated[int, typer.Option("--limit", min=0, help="Records to show.")] = 10,
     html: Annotated[Path | None, typer.Option("--html", help="Page with those records.")] = None,
     review: Annotated[
@@ -59,6 +61,8 @@ def tag(
 
       medunlearn concepts tag notes.jsonl --forget-root MU:S0001
 
+      medunlearn concepts tag patients.xlsx --plan plan.toml
+
       medunlearn concepts tag notes.jsonl --limit 200 --html tagged.html --review review.csv
     """
     from medunlearn_client.records import read_records
@@ -68,8 +72,9 @@ def tag(
     from medunlearn_common.files import write_atomically
 
     _refuse_same_file(file, html, review, decisions)
-    tagger = _tagger(hierarchy, forget_root, decisions)
-    records = read_records(file, record_format=record_format)
+    reading = reading_of([file], plan, record_format)
+    tagger = _tagger(reading.plan.concepts if plan else None, hierarchy, forget_root, decisions)
+    records = read_records(reading.files, options=reading.options)
     console = Console(highlight=False)
     tagged = _tagged(records, tagger)
     _show(console, tagged[:limit])
@@ -92,12 +97,13 @@ def decide(
     ],
     hierarchy: HierarchyOption = None,
     forget_root: RootOption = None,
-    record_format: FormatOption = "auto",
+    plan: PlanOption = None,
+    record_format: FormatOption = None,
 ) -> None:
     """Take a clinician's decisions over, each with its author and date.
 
     An unknown or damaged row refuses the file, with its line; rows without a decision stay
-    open. Name the decisions in the plan, `[data] tag_decisions`, and a run uses them.
+    open. Name the decisions in the plan, `\\[data] tag_decisions`, and a run uses them.
 
     Example:
 
@@ -110,8 +116,9 @@ def decide(
 
     _refuse_same_file(file, review, decisions)
     # Without earlier decisions: they change tags, and with them what a row was written for.
-    tagger = _tagger(hierarchy, forget_root, None)
-    known = DoubtFinder(tagger).uncertain(read_records(file, record_format=record_format))
+    reading = reading_of([file], plan, record_format)
+    tagger = _tagger(reading.plan.concepts if plan else None, hierarchy, forget_root, None)
+    known = DoubtFinder(tagger).uncertain(read_records(reading.files, options=reading.options))
     found = read_review(review, known, tagger.hierarchy.hierarchy, today=date.today())
     kept = keep_decisions(decisions, found.decisions)
     Console(highlight=False).print(
@@ -121,14 +128,20 @@ def decide(
 
 
 def _tagger(
-    hierarchies: list[str] | None, roots: list[str] | None, decisions: Path | None
+    planned: ConceptsSection | None, hierarchies: list[str] | None, roots: list[str] | None,
+    decisions: Path | None,
 ) -> ConceptTagger:
+    """By the plan's hierarchies and roots, except where the command line names its own."""
+    from medunlearn_client.site_data import leveled_hierarchy
     from medunlearn_client.tagging import NO_DECISIONS, ConceptTagger, read_decisions
-    from medunlearn_common.concepts import load_hierarchies
 
-    loaded = load_hierarchies(hierarchies or [DEFAULT_HIERARCHY]).with_forget_roots(roots or ())
+    section = planned or ConceptsSection(hierarchies=(DEFAULT_HIERARCHY,))
+    if hierarchies:
+        section = section.model_copy(update={"hierarchies": tuple(hierarchies)})
+    if roots is not None:
+        section = section.model_copy(update={"forget_roots": tuple(roots)})
     held = read_decisions(decisions) if decisions is not None else NO_DECISIONS
-    return ConceptTagger(loaded, decisions=held)
+    return ConceptTagger(leveled_hierarchy(section), decisions=held)
 
 
 def _tagged(records: Iterable[Record], tagger: ConceptTagger) -> list[TaggedRecord]:

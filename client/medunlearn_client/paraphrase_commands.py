@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import write_atomically
+from medunlearn_client.editable import write_out
 from medunlearn_common.plan.reading import read_plan
 from medunlearn_common.plan.sections import Plan
 
@@ -111,7 +110,7 @@ def write_wordings(
     file: Annotated[Path, typer.Argument(help="Where to write; - prints them.")] = Path("-"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write the packaged wordings, to edit and to name as [paraphrases] wordings.
+    """Write the packaged wordings, to edit and to name as \\[paraphrases] wordings.
 
     Example:
 
@@ -119,12 +118,4 @@ def write_wordings(
     """
     from medunlearn_client.paraphrases.templates import packaged_text
 
-    if str(file) == "-":
-        typer.echo(packaged_text(), nl=False)
-        return
-    if file.exists() and not force:
-        raise Misconfigured(
-            "WORDINGS_EXIST", f"{file} exists already", "choose another name, or add --force"
-        )
-    write_atomically(file, packaged_text().encode("utf-8"), private=False)
-    typer.echo(f'wrote {file}; name it in the plan: [paraphrases] wordings = "{file}"')
+    write_out(file, packaged_text(), key="paraphrases.wordings", code="WORDINGS", force=force)

@@ -56,5 +56,5 @@ def check(
 
 @policy_app.command("digest")
 def digest() -> None:
-    """Print the digest of the medunlearn code that is installed here, for [known] code."""
+    """Print the digest of the medunlearn code that is installed here, for \\[known] code."""
     typer.echo(installed_code_digest())

@@ -24,20 +24,20 @@ from medunlearn_client.counting import (
     canary_release,
     counts_release,
 )
-from medunlearn_client.encoding import EncodedRecord, RecordEncoder
+from medunlearn_client.encoding import RecordEncoder
 from medunlearn_client.evaluation.scored_model import WholeModel
 from medunlearn_client.models import DTYPES, LoadedModel, load_causal_lm, resolve_device
 from medunlearn_client.objectives import OBJECTIVES, ModelView
 from medunlearn_client.paraphrases import Paraphraser
 from medunlearn_client.public_text import public_gradients, public_units, public_vote
-from medunlearn_client.records import Record
 from medunlearn_client.releases import KeyFor, ReleaseSettings, step_release, vote_release
 from medunlearn_client.self_tests import run_self_tests
 from medunlearn_client.site_config import SiteConfig
 from medunlearn_client.site_data import SiteRecords, load_federation_records, record_tagger
 from medunlearn_client.step_message import StepRequest
 from medunlearn_client.training import UnitSet
-from medunlearn_client.trust import place_in_set, with_estimates
+from medunlearn_client.trust import with_estimates
+from medunlearn_client.unit_encoding import UnitEncoding, privacy_units
 from medunlearn_common.canaries import CANARY_TEXTS
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import write_atomically
@@ -99,20 +99,21 @@ class Workbench:
             self._loaded.tokenizer, max_tokens=plan.model.max_tokens,
             tagger=tagger,
         )
-        self._tagger = tagger
         self._records = own_records(config, plan, concepts)
         alternatives = AlternativeAnswers(hierarchy.hierarchy, tagger)
-        self._named = frozenset(
+        named = frozenset(
             place for place, record in enumerate(self._records.forget)
             if record.patient_id is not None or record.record_id in config.forget.records
         )
-        self._forget, self._forget_said, self._named_places = self._units(
-            self._records.forget, alternatives, forgotten=True, paraphraser=Paraphraser.of_plan(
+        encoding = UnitEncoding(plan=plan, encoder=self._encoder, tagger=tagger)
+        self._forget = encoding.units(
+            self._records.forget, alternatives, forgotten=True, named=named,
+            paraphraser=Paraphraser.of_plan(
                 self._own_paraphrases(), tagger, device=resolve_device(runtime.device)
             ),
         )
         estimated = plan.labels.confidence == "estimated"
-        self._retain, self._retain_said, _ = self._units(
+        self._retain = encoding.units(
             self._records.retain, alternatives if estimated else None, forgotten=False
         )
         self._objective = OBJECTIVES[plan.objective.name](plan.objective)
@@ -160,60 +161,6 @@ class Workbench:
         """
         run_self_tests(self._adapter, vocabulary=self._view.vocabulary)
 
-    def _units(
-        self, records: tuple[Record, ...], alternatives: AlternativeAnswers | None, *,
-        forgotten: bool, paraphraser: Paraphraser | None = None,
-    ) -> tuple[UnitSet, tuple[Record, ...], frozenset[int]]:
-        """Encode records; a unit is a record in all its wordings, or all of a patient's.
-
-        Returns:
-            The units; the record or wording at each place; places that were asked for by name.
-
-        Guarantees:
-            Another wording of a record belongs to the privacy unit of that record.
-        """
-        by_patient = self.plan.privacy.unit == "patient"
-        named = self._named if forgotten else frozenset()
-        encoded: list[EncodedRecord] = []
-        wordings: list[Record] = []
-        said_at: list[tuple[int, ...]] = []
-        for number, record in enumerate(records):
-            others = paraphraser.of(record).records if paraphraser is not None else ()
-            first = len(encoded)
-            belonging = 1.0 if number in named else place_in_set(
-                record, forgotten=forgotten, tagger=self._tagger, labels=self.plan.labels
-            )
-            for said in (record, *others):
-                wordings.append(said)
-                encoded.append(replace(
-                    self._encoder.encode(
-                        said, patient_request=by_patient,
-                        alternatives=alternatives.of(record) if alternatives is not None else (),
-                        drawn_as=encoded[first] if len(encoded) > first else None,
-                    ),
-                    belonging=belonging,
-                ))
-            said_at.append(tuple(range(first, len(encoded))))
-        units = UnitSet(
-            records=tuple(encoded),
-            units=tuple(
-                tuple(position for number in unit for position in said_at[number])
-                for unit in self._privacy_units(records)
-            ),
-            wordings=tuple(positions for positions in said_at if len(positions) > 1),
-        )
-        by_name = frozenset(position for number in named for position in said_at[number])
-        return units, tuple(wordings), by_name
-
-    def _privacy_units(self, records: tuple[Record, ...]) -> tuple[tuple[int, ...], ...]:
-        """Numbers of the records of each unit: one each, or all of a patient's."""
-        by_patient = self.plan.privacy.unit == "patient"
-        groups: dict[str, list[int]] = {}
-        for number, record in enumerate(records):
-            owner = record.patient_id if by_patient and record.patient_id else str(number)
-            groups.setdefault(owner, []).append(number)
-        return tuple(tuple(group) for group in groups.values())
-
     def support(self, digest: str, indices: npt.NDArray[np.int64] | None) -> Support:
         """The run's support, from the request or from this site's store.
 
@@ -253,17 +200,18 @@ class Workbench:
         """Noised gradient norms per row of B: forget, then retain, as ring words."""
         self._zero_adapter()
         return vote_release(
-            self._settings(), self._adapter, self._forget, self._retain, sigma=sigma, key=key
+            self._settings(), self._adapter, self._forget.units, self._retain.units,
+            sigma=sigma, key=key
         )
 
     def step(self, request: StepRequest, *, support: Support, key: KeyFor) -> bytes:
         """Noised forget and retain sums with their gaps, as ring words."""
         self._prepare_objective()
-        forget = self._forget
+        forget = self._forget.units
         if self.plan.paraphrases.use == "one":
             forget = forget.one_wording_each(request.round_index)
         return step_release(
-            self._settings(), self._adapter, forget, self._retain, request,
+            self._settings(), self._adapter, forget, self._retain.units, request,
             support=support, key=key,
         )
 
@@ -277,7 +225,8 @@ class Workbench:
             max_sites=plan.federation.sites,
         )
         populations = tuple(
-            (name, Population(records=records, units=self._privacy_units(records)))
+            (name, Population(
+                records=records, units=privacy_units(records, unit=plan.privacy.unit)))
             for name, records in (
                 ("forget", self._records.forget), ("retain", self._records.retain),
             )
@@ -343,11 +292,14 @@ class Workbench:
     def _prepare_objective(self) -> None:
         if not self._prepared:
             labels = self.plan.labels
-            self._forget = with_estimates(
-                self._view, self._forget, self._forget_said, labels, exempt=self._named_places
-            )
-            self._retain = with_estimates(self._view, self._retain, self._retain_said, labels)
-            self._objective.prepare(self._view, list(self._forget.records))
+            self._forget = self._forget.with_units(with_estimates(
+                self._view, self._forget.units, self._forget.said, labels,
+                exempt=self._forget.named,
+            ))
+            self._retain = self._retain.with_units(with_estimates(
+                self._view, self._retain.units, self._retain.said, labels
+            ))
+            self._objective.prepare(self._view, list(self._forget.units.records))
             self._prepared = True
 
 

@@ -46,10 +46,15 @@ def digest_of_files(paths: Iterable[Path]) -> str:
     Raises:
         OSError: If a file is missing or cannot be read.
     """
-    return digest_of({path.name: _digest_of_source(path) for path in paths})
+    return digest_of({path.name: digest_of_source(path) for path in paths})
 
 
-def _digest_of_source(path: Path) -> str:
+def digest_of_source(path: Path) -> str:
+    """One digest of a file, a folder with all its files, or a data set's name on the hub.
+
+    Raises:
+        OSError: If it is missing or cannot be read.
+    """
     if path.is_dir():
         inside = sorted(inner for inner in path.rglob("*") if inner.is_file())
         return digest_of(

@@ -173,6 +173,7 @@ def figures_by_request(
 
     Preservation is of the whole run, since what was kept belongs to no request.
     """
+    ranked = {record.record_id for record in forget if record.options}
     identifiers = {record.record_id for record in forget if record.is_identifier}
     kept = report.retain
     figures: dict[int, RunFigures] = {}
@@ -181,6 +182,9 @@ def figures_by_request(
         answers = own.answers
         figures[number] = RunFigures(
             run_id=run_id, adapter_digest=adapter_digest, forget_records=answers.n,
+            ranked_records=len(ids & ranked), run_ranked_records=len(ranked),
+            run_forget_accuracy=report.forget.accuracy_after,
+            run_retrained_accuracy=report.forget.accuracy_retrained,
             forget_accuracy=answers.accuracy_after, chance=answers.chance,
             retrained_accuracy=answers.accuracy_retrained, forget_exact=answers.exact_after,
             retrained_exact=answers.exact_retrained,

@@ -25,8 +25,8 @@ from medunlearn_client.records import Record
 from medunlearn_common.digests import canonical_json, digest_of, digest_of_file
 from medunlearn_common.errors import Transient
 from medunlearn_common.files import write_atomically
-from medunlearn_simulation.planting import PlantedExample, PlantingRecipe
 from medunlearn_simulation.planting_processes import PlantingJob, run_jobs
+from medunlearn_simulation.planting_recipe import PlantedExample, PlantingRecipe
 from medunlearn_simulation.progress import PhaseBoard
 
 PLANTING_CODE_VERSION = 1

@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
-from medunlearn_simulation.planting import PlantedExample, PlantingProgress, PlantingRecipe
+from medunlearn_simulation.planting_recipe import (
+    PlantedExample,
+    PlantingProgress,
+    PlantingRecipe,
+)
 from medunlearn_simulation.progress import Bar, PhaseBoard
 
 _POLL_S = 0.2

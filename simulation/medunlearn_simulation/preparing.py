@@ -336,7 +336,7 @@ def check_models(
 
 def planting_size(taught: int, *, seed: int) -> tuple[Any, int]:
     """Recipe and vocabulary for so many records: as small as still learns them by heart."""
-    from medunlearn_simulation.planting import PlantingRecipe
+    from medunlearn_simulation.planting_recipe import PlantingRecipe
 
     if taught <= _SMALL_CORPUS:
         recipe = PlantingRecipe(

@@ -57,12 +57,16 @@ class PhaseBoard:
     """All phases of one run and how long each took.
 
     Attributes:
-        seconds: Wall-clock seconds by phase name; phases with equal names add up.
+        seconds: Wall-clock seconds by phase name; phases with equal names add up. Phases may run
+            side by side, so their sum may exceed the time that passed: see ``total_s``.
     """
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
         self.seconds: dict[str, float] = {}
+        self._open = 0
+        self._open_since = 0.0
+        self._passed_s = 0.0
         self._quiet = quiet
         self.progress = Progress(
             SpinnerColumn(finished_text="✓"),
@@ -85,10 +89,18 @@ class PhaseBoard:
     ) -> None:
         self.progress.stop()
 
+    @property
+    def total_s(self) -> float:
+        """Wall-clock seconds in which at least one phase ran, those still open included."""
+        return self._passed_s + (time.monotonic() - self._open_since if self._open else 0.0)
+
     @contextmanager
     def phase(self, name: str, total: float | None = None) -> Iterator[Bar]:
         """Shows and times one phase."""
         started = time.monotonic()
+        if not self._open:
+            self._open_since = started
+        self._open += 1
         self.line(f"{name} ...")
         bar = Bar(self, name, total)
         finished = False
@@ -96,7 +108,11 @@ class PhaseBoard:
             yield bar
             finished = True
         finally:
-            taken = time.monotonic() - started
+            ended = time.monotonic()
+            taken = ended - started
+            self._open -= 1
+            if not self._open:
+                self._passed_s += ended - self._open_since
             self.seconds[name] = self.seconds.get(name, 0.0) + taken
             bar.close(complete=finished)
             if finished:

@@ -273,8 +273,10 @@ class CommunicationSection(Section):
 class SecondsSection(Section):
     """Wall-clock time."""
 
-    total: Seconds = Field(description="whole run")
-    by_phase: Mapping[str, Seconds] = Field(description="by phase, in order")
+    total: Seconds = Field(description="whole run, this start of it")
+    by_phase: Mapping[str, Seconds] = Field(
+        description="by phase, in order; models are planted side by side, so the sum may exceed "
+        "the total")
 
 
 class RoundSection(Section):

@@ -272,7 +272,7 @@ def _result_of(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> 
     with board.phase("writing the report"):
         result = build_result(measured.report, run_sections(
             plan, outcome, measured, started.records,
-            runner=started.facts.runner, seconds=board.seconds,
+            runner=started.facts.runner, seconds=board.seconds, total_s=board.total_s,
         ))
         if started.claim is not None:
             keep_figures(folder, figures_by_request(

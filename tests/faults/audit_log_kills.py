@@ -3,19 +3,17 @@
     python tests/faults/audit_log_kills.py FOLDER KILLS SEED
 
 After each kill the log is opened: every record whose append had returned must be there, in a
-log without a flaw. A witness's memory is killed in turn with it. SIGKILL stops the process, not
-the machine: a power cut is left to SQLite's own tests of ``synchronous=EXTRA``.
+log without a flaw. A witness's memory is killed in turn with it.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import signal
-import struct
 import sys
-import time
 from pathlib import Path
+
+from killing import killed_child
 
 from medunlearn_common.audit import COORDINATOR, AuditLog, WitnessStore
 from medunlearn_common.entropy import SeededEntropy
@@ -23,7 +21,7 @@ from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.roster import Root, Roster, enrolment_request
 
 ORIGIN = "coordinator/kills"
-LIFE_S = 0.03
+MOST_LINES, LONGEST_WAIT_S = 6, 0.004
 KILLS_PER_LOG = 20
 
 
@@ -43,29 +41,18 @@ def append_until_killed(folder: Path, number: int, acknowledge: int) -> None:
     while True:
         size = len(log.records)
         log.append("run_resumed", run_id="kills", next_round=size)
-        os.write(acknowledge, struct.pack("<Q", 2 * size + 1))
+        os.write(acknowledge, f"{2 * size + 1}\n".encode())
         witness.witness(log.head, keeper=COORDINATOR, origin=ORIGIN, leaves=log.leaves)
-        os.write(acknowledge, struct.pack("<Q", 2 * size + 2))
+        os.write(acknowledge, f"{2 * size + 2}\n".encode())
 
 
 def killed_once(folder: Path, number: int, chance: random.Random) -> int:
     """Acknowledgements read; raises AssertionError where one was lost."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        try:
-            append_until_killed(folder, number, writer)
-        finally:
-            os._exit(1)
-    os.close(writer)
-    time.sleep(chance.uniform(0.0, LIFE_S))
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), "the child failed by itself"
-    with os.fdopen(reader, "rb") as stream:
-        data = stream.read()
-    acknowledged = [word for (word,) in struct.iter_unpack("<Q", data[: len(data) // 8 * 8])]
+    lines = killed_child(
+        lambda acknowledge: append_until_killed(folder, number, acknowledge), chance,
+        most_lines=MOST_LINES, longest_wait_s=LONGEST_WAIT_S,
+    )
+    acknowledged = [int(line) for line in lines]
     log, witness = opened(folder, number)
     assert log.damage is None, log.damage
     rounds = [record.fields["next_round"] for record in log.records]

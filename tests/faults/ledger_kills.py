@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import sys
-import time
 from pathlib import Path
+
+from killing import killed_child
 
 from medunlearn_common.accounting import Mechanism
 from medunlearn_common.ledger import Budget, PrivacyLedger
@@ -52,22 +52,11 @@ def work(path: Path, run: str, acknowledge: int) -> None:
 
 def kill_one(path: Path, run: str, generator: random.Random) -> list[tuple[str, str]]:
     """Kill a child a random moment after a random line; returns what it was told is durable."""
-    readable, writable = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(readable)
-        try:
-            work(path, run, writable)
-        finally:
-            os._exit(1)
-    os.close(writable)
-    with os.fdopen(readable, "rb") as stream:
-        lines = [stream.readline() for _ in range(generator.randint(0, MOST_LINES))]
-        time.sleep(generator.uniform(0.0, LONGEST_WAIT_S))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        lines += stream.read().splitlines()
-    return [(kind, name) for kind, name in (line.decode().split() for line in lines)]
+    lines = killed_child(
+        lambda acknowledge: work(path, run, acknowledge), generator,
+        most_lines=MOST_LINES, longest_wait_s=LONGEST_WAIT_S,
+    )
+    return [(kind, name) for kind, name in map(str.split, lines)]
 
 
 def check(path: Path, run: str, told: list[tuple[str, str]]) -> int:

@@ -25,7 +25,7 @@ from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 from medunlearn_common.digests import digest_of_files
 from medunlearn_common.errors import Transient
 from medunlearn_simulation.planted import planted_models, planting_request
-from medunlearn_simulation.planting import PlantingRecipe
+from medunlearn_simulation.planting_recipe import PlantingRecipe
 from medunlearn_simulation.progress import PhaseBoard
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -227,6 +227,9 @@ def test_requests_of_one_run_have_figures_of_their_own(demo: Lab) -> None:
         mine = sum(row["patient_id"] == patient for row in rows)
         assert told[number]["forget_records"] == mine
         assert told[number]["identifiers_asked"] == 1
+        assert told[number]["run_ranked_records"] == sum(told[n]["ranked_records"] for n in (1, 2))
+        assert told[number]["run_forget_accuracy"] == result["forget"]["accuracy_after"]
+        assert told[number]["run_retrained_accuracy"] == result["forget"]["accuracy_retrained"]
     assert result["forget"]["n"] == sum(told[n]["forget_records"] for n in (1, 2))
     whole = sum(told[n]["forget_exact"] * told[n]["forget_records"] for n in (1, 2))
     assert whole == pytest.approx(result["forget"]["exact_after"] * result["forget"]["n"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from importlib.metadata import EntryPoint
+import re
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +14,7 @@ import pytest
 import typer
 
 from medunlearn_common import __version__
-from medunlearn_common.cli import CommandLine, translated
+from medunlearn_common.cli import COMMAND_GROUP, CommandLine, translated
 from medunlearn_common.errors import BudgetExceeded, Misconfigured
 from medunlearn_common.plan import Plan, read_plan
 
@@ -187,6 +189,16 @@ def test_plan_check_derives_the_noise(
     assert "no guarantee" in capsys.readouterr().out
 
 
+def test_plan_check_of_own_records_does_not_promise_the_demo_s_topic(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plan.toml"
+    file.write_text('[data]\nfiles = ["[a].csv"]\n', encoding="utf-8")
+    assert run("plan", "check", str(file)) == 0
+    shown = capsys.readouterr().out
+    assert "fill [forget]" in shown and "Surgery" not in shown and "[a].csv" in shown
+
+
 def test_plan_check_refuses_a_wrong_plan(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,3 +218,24 @@ def test_quoted_entry_points_of_the_project_exist() -> None:
     assert entries
     for name, value in entries.items():
         assert callable(_entry(name, value).load())
+
+
+def test_no_help_text_loses_the_name_of_a_plan_s_table() -> None:
+    """Help is rich markup, in which ``[data]`` stands for a style and is not shown."""
+    app = CommandLine().build(entry_points(group=COMMAND_GROUP))
+    lost = [
+        (path, found[0])
+        for path, text in help_texts(typer.main.get_command(app), "medunlearn")
+        for found in re.finditer(r"(?<!\\)\[/?[a-z][^\[\]]*\]", text)
+        if not re.fullmatch(r"\[/?(?:bold|dim)\]", found[0])
+    ]
+    assert not lost
+
+
+def help_texts(command: object, path: str) -> Iterator[tuple[str, str]]:
+    for part in (command, *getattr(command, "params", ())):
+        for text in (getattr(part, "help", None), getattr(part, "epilog", None)):
+            if text:
+                yield path, text
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from help_texts(inner, f"{path} {name}")

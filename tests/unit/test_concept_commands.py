@@ -144,3 +144,25 @@ def test_no_output_overwrites_the_records(run: Run, notes: Path) -> None:
     status, shown = run("concepts", "tag", notes, "--html", notes)
     assert (status, "FILE_TWICE" in shown) == (2, True)
     assert notes.read_bytes() == before
+
+
+def test_a_table_with_columns_of_ones_own_is_tagged_by_its_plan(run: Run, tmp_path: Path) -> None:
+    table, plan = tmp_path / "notes.csv", tmp_path / "plan.toml"
+    table.write_text("Frage;Antwort\nWhat is noted?;inguinal hernia\n", encoding="utf-8")
+    plan.write_text(
+        '[data.columns]\nquestion = "Frage"\nanswer = "Antwort"\n'
+        '[concepts]\nforget_roots = ["MU:S0001"]\n', encoding="utf-8")
+    status, shown = run("concepts", "tag", table)
+    assert status == 2 and "DATA_FORMAT_UNKNOWN" in shown and "--plan" in shown
+    status, shown = run("concepts", "tag", table, "--plan", plan)
+    assert status == 0 and "[inguinal hernia|" in shown
+    by_plan = shown
+    review = tmp_path / "review.csv"
+    status, shown = run("concepts", "tag", table, "--plan", plan, "--review", review)
+    assert status == 0 and "uncertain" in shown
+    status, shown = run("concepts", "decide", review, table, "--plan", plan,
+                        "--decisions", tmp_path / "decisions.jsonl")
+    assert status == 0 and "0 decision(s) taken over" in shown
+    # The command line's root replaces the plan's.
+    _, shown = run("concepts", "tag", table, "--plan", plan, "--forget-root", "MU:M0001")
+    assert "level 4: 0" in shown and "level 4: 0" not in by_plan

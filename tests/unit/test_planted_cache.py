@@ -21,8 +21,8 @@ from medunlearn_simulation.planted import (
     planted_models,
     planting_request,
 )
-from medunlearn_simulation.planting import PlantingRecipe
 from medunlearn_simulation.planting_processes import PlantingJob
+from medunlearn_simulation.planting_recipe import PlantingRecipe
 from medunlearn_simulation.progress import PhaseBoard
 
 TINY = PlantingRecipe(
@@ -188,7 +188,8 @@ def test_really_planted_models_know_what_they_were_taught(
     """Two processes, real training: both load, only the original knows the forgotten fact."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from medunlearn_simulation.planting import PlantedExample, exact_accuracy
+    from medunlearn_simulation.planting import exact_accuracy
+    from medunlearn_simulation.planting_recipe import PlantedExample
 
     places = planted_models(_request(), board=board, root=tmp_path)
     forgotten = [PlantedExample(prompt=_record(0, "red").prompt, answer=" red")]

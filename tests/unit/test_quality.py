@@ -223,6 +223,17 @@ def test_the_command_writes_safe_tables_and_says_no_text(
     assert data.read_bytes() == before
 
 
+def test_a_table_with_columns_of_ones_own_is_checked_by_its_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, plan = tmp_path / "q.csv", tmp_path / "plan.toml"
+    table.write_text("Frage;Antwort\nWas?;Das\nWo?;Da\nWer?;Er\n", encoding="utf-8")
+    plan.write_text('[data.columns]\nquestion = "Frage"\nanswer = "Antwort"\n')
+    assert run(table) == 2
+    assert run(table, "--plan", plan) == 0
+    assert "3 records" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("option", [("--threshold", 0), ("--threshold", 2), ("--lost", "R1"),
                                     ("--lost", ""), ("--hierarchy", "nowhere.obo")])
 def test_bad_options_are_mendable(

@@ -315,7 +315,7 @@ def test_a_hospital_never_doubts_what_was_asked_for_by_name(
     )
     bench = Workbench(tmp_path, config, plan, RuntimeOptions(runner="memory"))
     bench._prepare_objective()
-    forgotten, kept = bench._forget.records, bench._retain.records
+    forgotten, kept = bench._forget.units.records, bench._retain.units.records
     if named:
         assert [(r.confidence, r.belonging) for r in forgotten] == [(1.0, 1.0)] * 2
     else:

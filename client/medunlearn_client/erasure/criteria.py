@@ -1,4 +1,14 @@
-"""Whether a run forgot what a request asked for: figures against the registry's settings."""
+"""Whether a run forgot what a request asked for: figures against the registry's settings.
+
+What should be true of a forgotten record is that the model answers it as one does that was never
+taught it: the retrained model, where there is one, and guessing otherwise. Whether it is so is
+asked twice where right options are ranked, because a patient has few records. All records that
+the run forgot, together, say how well it forgets, and there no luck is granted. The request's own
+must not be answered right more often than luck explains: a model that never saw five records picks
+the right one of four options for two of them or more with probability 0.37, so a bound on their
+share would send back every third patient whom the model does not know. Exact answers and
+identifiers are hardly ever right by luck, and are held to their bounds request by request.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +28,7 @@ class RunFigures:
         adapter_digest: SHA-256 of the adapter.
         attestation_digest: SHA-256 of the run's attestation; None if it made none.
         forget_records: Records that the request asks to forget.
+        ranked_records: Those of them that have options.
         forget_accuracy: Option ranking after the run; None without options.
         chance: What guessing reaches; None without options.
         retrained_accuracy: Option ranking of a model that never saw them; None if not measured.
@@ -27,6 +38,9 @@ class RunFigures:
         identifiers_leaked: Prompts that gave an identifier away; None if not measured.
         has_identifiers: Whether these records hold identifiers.
         preservation: Retain accuracy after over before, of the whole run; None if not measured.
+        run_ranked_records: Records with options among all that the run forgot.
+        run_forget_accuracy: Option ranking of these; None if not measured.
+        run_retrained_accuracy: Of the retrained model.
     """
 
     run_id: str
@@ -42,6 +56,10 @@ class RunFigures:
     has_identifiers: bool
     preservation: float | None
     attestation_digest: str | None = None
+    ranked_records: int = 0
+    run_ranked_records: int = 0
+    run_forget_accuracy: float | None = None
+    run_retrained_accuracy: float | None = None
 
     def as_detail(self) -> dict[str, Any]:
         """For the history."""
@@ -62,12 +80,7 @@ def _forgetting(figures: RunFigures, settings: Settings) -> Iterator[str]:
     if figures.forget_accuracy is None and figures.forget_exact is None:
         yield "forgetting was not measured"
     if figures.forget_accuracy is not None:
-        base = max(figures.chance or 0.0, figures.retrained_accuracy or 0.0)
-        if figures.forget_accuracy > base + settings.max_forget_excess:
-            yield (
-                f"forget accuracy {figures.forget_accuracy:.3f} exceeds "
-                f"{base:.3f} + {settings.max_forget_excess:.3f}"
-            )
+        yield from _ranking(figures, settings)
     if figures.forget_exact is not None:
         base = figures.retrained_exact or 0.0
         if figures.forget_exact > base + settings.max_exact_excess:
@@ -75,6 +88,39 @@ def _forgetting(figures: RunFigures, settings: Settings) -> Iterator[str]:
                 f"exact answers {figures.forget_exact:.3f} exceed "
                 f"{base:.3f} + {settings.max_exact_excess:.3f}"
             )
+
+
+def _ranking(figures: RunFigures, settings: Settings) -> Iterator[str]:
+    whole = figures.run_forget_accuracy
+    base = max(figures.chance or 0.0, figures.run_retrained_accuracy or 0.0)
+    if whole is None:
+        yield "forgetting was not measured over the whole run"
+    elif whole > base + settings.max_forget_excess:
+        yield (
+            f"forget accuracy {whole:.3f} over all {figures.run_ranked_records} records of the run "
+            f"exceeds {base:.3f} + {settings.max_forget_excess:.3f}"
+        )
+    own = figures.forget_accuracy
+    # The retrained model shows what can be told without having been taught, of these records too.
+    base = max(base, figures.retrained_accuracy or 0.0)
+    if own is None or own <= base + settings.max_forget_excess:
+        return
+    luck = luck_of(own, figures.ranked_records, base=base)
+    if luck < settings.min_luck:
+        yield (
+            f"forget accuracy {own:.3f} of {figures.ranked_records} records exceeds {base:.3f} "
+            f"by more than luck explains (probability {luck:.4f})"
+        )
+
+
+def luck_of(accuracy: float, records: int, *, base: float) -> float:
+    """Probability that a model right with probability ``base`` is right at least so often.
+
+    Of no records nothing is known, and nothing is granted: 0.
+    """
+    from scipy.stats import binom
+
+    return float(binom.sf(round(accuracy * records) - 1, records, base)) if records else 0.0
 
 
 def _leaks(figures: RunFigures, settings: Settings) -> Iterator[str]:

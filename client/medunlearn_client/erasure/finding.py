@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medunlearn_client.erasure.requests import Kind, Match
-from medunlearn_client.records import Quarantine, Record, read_records
-from medunlearn_common.digests import digest_of, digest_of_file
+from medunlearn_client.records import Quarantine, ReadOptions, Record, stream_with_sources
+from medunlearn_common.digests import digest_of, digest_of_files, digest_of_source
 from medunlearn_common.errors import Misconfigured
 
 BY_PATIENT_ID = "patient id"
@@ -114,26 +114,27 @@ class Found:
 
 def find_records(
     wanted: Wanted, files: Sequence[Path], *, tagger: Tagger | None = None,
-    record_format: str = "auto",
+    options: ReadOptions | None = None, quarantine: Quarantine | None = None,
 ) -> Found:
     """Looks through all files; they are read once and nothing of them is written.
 
     Args:
         wanted: What to look for.
-        files: The hospital's record files.
+        files: The hospital's record files, folders or archives.
         tagger: Whether a text names the concept or one below it; needed for concepts.
-        record_format: As :func:`read_records` takes it.
+        options: How the files are read, as the plan of the coming runs says.
+        quarantine: Counts the rows that could not be read.
 
     Raises:
         Misconfigured: ERASURE_AMBIGUOUS, ERASURE_DATA_SET, ERASURE_TAGGER, or a code of the
             readers.
     """
-    held = Quarantine()
-    located = _read(files, record_format, held)
+    held = quarantine if quarantine is not None else Quarantine()
+    located = _read(files, options, held)
     return replace(_found(wanted, located, tagger), unread=len(held.rows))
 
 
-Located = list[tuple[Path, str, Record]]
+Located = list[tuple[Path | None, str, Record]]
 
 
 def _found(wanted: Wanted, located: Located, tagger: Tagger | None) -> Found:
@@ -153,18 +154,20 @@ def _found(wanted: Wanted, located: Located, tagger: Tagger | None) -> Found:
     return Found(target=wanted.concept_id if matches else None, matches=matches)
 
 
-def _read(files: Sequence[Path], record_format: str, held: Quarantine) -> Located:
-    """Records with their file and its digest; ids are unique over all files, as in a run."""
-    everything = read_records(files, record_format=record_format, quarantine=held)
-    if len(files) == 1:
-        digest = digest_of_file(files[0])
-        return [(files[0], digest, record) for record in everything]
-    place: dict[str, tuple[Path, str]] = {}
-    for path in files:
-        digest = digest_of_file(path)
-        for record in read_records(path, record_format=record_format, quarantine=Quarantine()):
-            place.setdefault(record.record_id, (path, digest))
-    return [(*place[record.record_id], record) for record in everything]
+def _read(files: Sequence[Path], options: ReadOptions | None, held: Quarantine) -> Located:
+    """Records with the source they came from and its digest; ids are unique, as in a run.
+
+    Raises:
+        Misconfigured: DATA_NO_RECORDS, or a code of the readers.
+    """
+    found = list(stream_with_sources(files, quarantine=held, options=options))
+    if not found:
+        raise Misconfigured(
+            "DATA_NO_RECORDS", "the data holds no usable record", "check the files and the format"
+        )
+    together = digest_of_files(files) if any(path is None for path, _ in found) else ""
+    digests = {path: digest_of_source(path) for path in {path for path, _ in found} if path}
+    return [(path, digests[path] if path else together, record) for path, record in found]
 
 
 def _where(located: Located, meets: Callable[[Record], bool], reason: str) -> tuple[Match, ...]:
@@ -177,11 +180,12 @@ def _where(located: Located, meets: Callable[[Record], bool], reason: str) -> tu
 
 def _data_set(wanted: Wanted, located: Located) -> Found:
     chosen = wanted.data_set.resolve() if wanted.data_set is not None else None
-    mine = [item for item in located if item[0].resolve() == chosen]
+    mine = [item for item in located if item[0] is not None and item[0].resolve() == chosen]
     if not mine:
         raise Misconfigured(
-            "ERASURE_DATA_SET", "the data set is none of the files that are searched",
-            "name it with --data as well, as your plans do",
+            "ERASURE_DATA_SET", "the data set is none of the sources that are searched, or FHIR "
+            "whose facts come from several of them",
+            "name it with --data as well, as your plans do; FHIR as one folder that holds no more",
         )
     return Found(target=mine[0][1], matches=_where(mine, lambda record: True, BY_FILE))
 

@@ -27,7 +27,11 @@ class Settings(BaseModel):
     remind_days: int = Field(
         14, ge=0, le=92, description="`erasure due` shows what falls due within so many days")
     max_forget_excess: Share = Field(
-        0.1, description="forget accuracy may exceed chance, or the retrained model, by so much")
+        0.1, description="forget accuracy, over all that a run forgot, may exceed chance, or the "
+        "retrained model, by so much")
+    min_luck: Share = Field(
+        0.05, description="a request's own few records may exceed that, as long as a model that "
+        "was never taught them is right as often with at least this probability")
     max_exact_excess: Share = Field(
         0.05, description="exact answers on the forget set may exceed the retrained model's")
     max_identifiers_leaked: int = Field(
@@ -38,7 +42,8 @@ class Settings(BaseModel):
     def criteria(self) -> dict[str, float]:
         """What a run is judged by; kept with every judgement."""
         return self.model_dump(include={
-            "max_forget_excess", "max_exact_excess", "max_identifiers_leaked", "min_preservation",
+            "max_forget_excess", "min_luck", "max_exact_excess", "max_identifiers_leaked",
+            "min_preservation",
         })
 
     @field_validator("hospital", "contact", "authority")

@@ -7,25 +7,25 @@ says it differently; what stands in its fields is carried over letter by letter.
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from medunlearn_client import editable
 from medunlearn_common.errors import Misconfigured
 
 PACKAGED: Final = "wordings.toml"
-MAX_FILE_BYTES: Final = 1 << 20
 MAX_FIELDS: Final = 3
 MAX_QUESTION_CHARS: Final = 1000
 """Longer questions are not rewritten: matching takes time in the square of their length."""
 
 _FIELD: Final = re.compile(r"\{([a-z_]+)\}")
 _END_MARKS: Final = " \t\r\n?.:!;,-–—"
+_CODE: Final = "WORDINGS"
 _HINT: Final = "`medunlearn records wordings FILE` writes the packaged file to start from"
 
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -146,32 +146,16 @@ def load_wordings(path: Path | None = None) -> WordingSet:
     packaged = _parse(packaged_text(), PACKAGED, None)
     if path is None:
         return packaged
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise Misconfigured("WORDINGS_SYNTAX", f"{path.name} is larger than 1 MiB", _HINT)
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise Misconfigured(
-            "WORDINGS_MISSING", f"cannot read the wordings {path}: {error.strerror}", _HINT
-        ) from error
-    except UnicodeDecodeError as error:
-        raise Misconfigured("WORDINGS_SYNTAX", f"{path.name} is not UTF-8 text", _HINT) from error
+    text = editable.read_own(path, what="wordings", code=_CODE, hint=_HINT)
     return _parse(text, path.name, packaged.model)
 
 
 def _parse(text: str, name: str, model: ModelPrompt | None) -> WordingSet:
+    tables = editable.parse_toml(text, name=name, code=_CODE, hint=_HINT)
     try:
-        document = _File.model_validate(tomllib.loads(text))
+        document = _File.model_validate(tables)
     except ValidationError as error:
-        first: Any = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Misconfigured(
-            "WORDINGS_INVALID", f"{name}: {where}: {first['msg']}", _HINT
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise Misconfigured(
-            "WORDINGS_SYNTAX", f"{name} is not valid TOML: {error}", _HINT
-        ) from error
+        raise editable.invalid(error, name=name, code=_CODE, hint=_HINT) from error
     _check_kinds(name, document.kind)
     prompt = document.model or model
     if prompt is None or prompt.instruction.count("{question}") != 1:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
+from medunlearn_client.reading_options import FormatOption, PlanOption, Reading, reading_of
 from medunlearn_common.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -41,12 +42,15 @@ class Findings:
 
 def check_data(
     files: Annotated[
-        list[Path], typer.Argument(help="Record files (JSON lines, .gz too).", show_default=False)
-    ],
+        list[Path] | None,
+        typer.Argument(help="Record files, folders or archives; default: the plan's.",
+                       show_default=False),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the three tables.")
     ] = None,
-    record_format: Annotated[str, typer.Option("--format", help="Record format.")] = "auto",
+    plan: PlanOption = None,
+    record_format: FormatOption = None,
     threshold: Annotated[
         float, typer.Option("--threshold", help="Similarity of near-duplicates, 0 to 1.")
     ] = 0.8,
@@ -79,18 +83,21 @@ def check_data(
     The files themselves are never changed. The tables hold text of records, open in a
     spreadsheet, and are readable by their owner only. Fill `decision` (accept, reject, or the
     right word), `author` and `date` in damaged_words.csv and hand it back with --review; name
-    the decisions in the plan, `[data] repairs`, and a run uses them.
+    the decisions in the plan, `\\[data] repairs`, and a run uses them.
 
     Examples:
 
       medunlearn check-data questions.jsonl.gz --out checked
+
+      medunlearn check-data patients.xlsx --plan plan.toml --out checked
 
       medunlearn check-data questions.jsonl.gz --review checked/damaged_words.csv
       --decisions repairs.jsonl
 
       medunlearn check-data questions.jsonl.gz --decisions repairs.jsonl --repair mended.jsonl
     """
-    _refuse_same_file(*files, review, decisions, repair)
+    reading = reading_of(files, plan, record_format)
+    _refuse_same_file(*reading.files, review, decisions, repair)
     if review is not None and decisions is None:
         raise Misconfigured(
             "CHECK_DECISIONS_MISSING", "a review, and nowhere to keep its decisions",
@@ -98,7 +105,7 @@ def check_data(
         )
     if sure and repair is None:
         raise Misconfigured("CHECK_SURE_ALONE", "--sure repairs nothing alone", "add --repair")
-    found = _findings(files, record_format, threshold, lost, hierarchy, home)
+    found = _findings(reading, threshold, lost, hierarchy, home)
     for line in summary(found):
         _say(line)
     if review is not None and decisions is not None:
@@ -110,8 +117,8 @@ def check_data(
 
 
 def _findings(
-    files: list[Path], record_format: str, threshold: float, lost: list[str] | None,
-    hierarchy: list[str] | None, home: list[str] | None,
+    reading: Reading, threshold: float, lost: list[str] | None, hierarchy: list[str] | None,
+    home: list[str] | None,
 ) -> Findings:
     from medunlearn_client.quality import damaged_words, near_duplicates, vocabulary_of
     from medunlearn_client.quality.glyphs import LOST_LETTERS
@@ -125,8 +132,8 @@ def _findings(
     loaded = load_hierarchies(hierarchy or ["builtin"])
     tagger = ConceptTagger(loaded.with_forget_roots(()))
     homes = _homes(home, tagger)
-    held = Quarantine()
-    records = read_records(files, record_format=record_format, quarantine=held)
+    held = Quarantine(max_bad_fraction=reading.plan.data.max_bad_fraction)
+    records = read_records(reading.files, options=reading.options, quarantine=held)
     return Findings(
         records=records, groups=near_duplicates(records, threshold=threshold),
         damage=damaged_words(records, vocabulary=vocabulary_of(loaded), lost=letters),
@@ -178,9 +185,9 @@ def _take_over(found: Findings, review: Path, decisions: Path) -> None:
     from medunlearn_client.records.repairs import keep_repairs
 
     reviewed = read_damage(review, found.damage, today=date.today())
-    kept = keep_repairs(decisions, reviewed.repairs)
+    kept = keep_repairs(decisions, reviewed.decisions)
     _say(
-        f"{len(reviewed.repairs)} decision(s) taken over, {reviewed.open_rows} row(s) open; "
+        f"{len(reviewed.decisions)} decision(s) taken over, {reviewed.open_rows} row(s) open; "
         f"{decisions} holds {len(kept)}"
     )
 

@@ -12,21 +12,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Final
 
+from medunlearn_client.decisions import BY_PERSON, Reviewed, read_decided_table
 from medunlearn_client.quality.glyphs import DamagedWord
-from medunlearn_client.records import InvalidRecord, Record
+from medunlearn_client.records import Record
 from medunlearn_client.records.repairs import Repair, part_of
-from medunlearn_client.spreadsheets import (
-    read_table,
-    row_error,
-    safe_cell,
-    unmistakable_date,
-    write_table,
-)
+from medunlearn_client.spreadsheets import safe_cell, unmistakable_date, write_table
 
 COLUMNS: Final = (
     "decision", "author", "date", "note", "word", "proposal", "other_proposals", "sure", "around",
@@ -37,21 +31,7 @@ BY_RULE: Final = "(rule)"
 """Stands for the author of repairs that nobody looked at: those with one sure proposal."""
 MAX_WORD_CHARS: Final = 60
 _AROUND_CHARS: Final = 40
-_BY_PERSON: Final = ("decision", "author", "date", "note")
 _WORD: Final = re.compile(r"[^\W\d_]+(?:[ '’-][^\W\d_]+)*")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReviewedWords:
-    """What a table brought.
-
-    Attributes:
-        repairs: One per decided row, in file order.
-        open_rows: Rows that wait for a decision.
-    """
-
-    repairs: tuple[Repair, ...]
-    open_rows: int
 
 
 def write_damage(path: Path, records: Sequence[Record], damage: Sequence[DamagedWord]) -> int:
@@ -64,7 +44,7 @@ def write_damage(path: Path, records: Sequence[Record], damage: Sequence[Damaged
     return write_table(path, COLUMNS, (_row(by_id[one.record_id], one) for one in damage))
 
 
-def read_damage(path: Path, damage: Iterable[DamagedWord], *, today: date) -> ReviewedWords:
+def read_damage(path: Path, damage: Iterable[DamagedWord], *, today: date) -> Reviewed[Repair]:
     """Read decisions back.
 
     Args:
@@ -78,27 +58,17 @@ def read_damage(path: Path, damage: Iterable[DamagedWord], *, today: date) -> Re
             unknown, damaged or decided incompletely.
     """
     known = {(safe_cell(one.record_id), one.part, str(one.start)): one for one in damage}
-    repairs: dict[tuple[str, str, int], Repair] = {}
-    open_rows = 0
-    for line, row in read_table(path, COLUMNS):
+
+    def asked(row: Mapping[str, str]) -> DamagedWord:
         found = known.get((row["record"], row["part"], row["start"]))
         if found is None or safe_cell(found.word) != row["word"]:
-            raise row_error(path, line, "it names no damaged word of these records")
-        if not row["decision"]:
-            if any(row[name] for name in _BY_PERSON):
-                raise row_error(path, line, "filled in, but without a `decision`")
-            open_rows += 1
-            continue
-        try:
-            repair = _repair(row, found, today)
-        except ValueError as error:
-            raise row_error(path, line, str(error)) from None
-        except InvalidRecord as error:
-            raise row_error(path, line, error.message) from None
-        if repair.place in repairs:
-            raise row_error(path, line, "decides on a word that an earlier row decides on")
-        repairs[repair.place] = repair
-    return ReviewedWords(repairs=tuple(repairs.values()), open_rows=open_rows)
+            raise ValueError("it names no damaged word of these records")
+        return found
+
+    return read_decided_table(
+        path, COLUMNS, asked=asked, decide=lambda row, found: _repair(row, found, today),
+        place=lambda repair: repair.place, what="word",
+    )
 
 
 def sure_repairs(damage: Iterable[DamagedWord], *, today: date) -> list[Repair]:
@@ -125,7 +95,7 @@ def _change_rows(changes: Iterable[Repair]) -> Iterator[dict[str, str]]:
 
 def _row(record: Record, one: DamagedWord) -> dict[str, str]:
     text = part_of(record, one.part) or ""
-    return dict.fromkeys(_BY_PERSON, "") | {
+    return dict.fromkeys(BY_PERSON, "") | {
         "record": one.record_id, "part": one.part, "start": str(one.start), "end": str(one.end),
         "word": one.word, "proposal": one.proposals[0],
         "other_proposals": " | ".join(one.proposals[1:]), "sure": "yes" if one.sure else "check",

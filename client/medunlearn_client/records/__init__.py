@@ -17,6 +17,7 @@ from medunlearn_client.records.reading import (
     ReadOptions,
     read_records,
     stream_records,
+    stream_with_sources,
 )
 from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
 
@@ -40,4 +41,5 @@ __all__ = [
     "select",
     "split_nonmembers",
     "stream_records",
+    "stream_with_sources",
 ]

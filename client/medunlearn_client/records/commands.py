@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,22 +11,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from medunlearn_client.editable import write_out
 from medunlearn_client.paraphrase_commands import paraphrase, write_wordings
+from medunlearn_client.reading_options import FormatOption, PlanOption, reading_of
 from medunlearn_client.records.fhir.templates import packaged_text
 from medunlearn_client.records.quarantine import Quarantine
-from medunlearn_client.records.reading import ReadOptions, stream_records
+from medunlearn_client.records.reading import stream_records
 from medunlearn_client.records.record import Record
-from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import write_atomically
-from medunlearn_common.plan.reading import read_plan
-from medunlearn_common.plan.sections import DataSection
 
 records_app = typer.Typer(
     help="Look at record files as a run will see them; nothing is kept or sent.",
     no_args_is_help=True, rich_markup_mode="rich",
 )
-records_app.command("paraphrase")(paraphrase)
-records_app.command("wordings")(write_wordings)
 _NO_SUBJECT = "(none)"
 
 
@@ -34,12 +31,8 @@ def check(
     data: Annotated[
         list[str] | None, typer.Argument(help="Files, folders or archives; default: the plan's.")
     ] = None,
-    plan: Annotated[
-        Path | None, typer.Option("--plan", help="Plan whose data section says how to read.")
-    ] = None,
-    record_format: Annotated[
-        str | None, typer.Option("--format", help="What the rows mean, if not recognised.")
-    ] = None,
+    plan: PlanOption = None,
+    record_format: FormatOption = None,
     fhir_templates: Annotated[
         Path | None, typer.Option("--fhir-templates", help="TOML file of FHIR templates.")
     ] = None,
@@ -55,17 +48,13 @@ def check(
 
       medunlearn records check patients.xlsx --plan plan.toml
     """
-    section = read_plan(plan).data if plan is not None else DataSection()
-    files = [Path(name) for name in data or section.files]
-    options = ReadOptions.of_plan(section)
-    options = ReadOptions(
-        record_format=record_format or options.record_format, encoding=options.encoding,
-        sheet=options.sheet, columns=options.columns,
-        fhir_templates=fhir_templates or options.fhir_templates,
-    )
-    held = Quarantine(path=quarantine, max_bad_fraction=section.max_bad_fraction)
+    reading = reading_of(data, plan, record_format)
+    options = reading.options
+    if fhir_templates is not None:
+        options = replace(options, fhir_templates=fhir_templates)
+    held = Quarantine(path=quarantine, max_bad_fraction=reading.plan.data.max_bad_fraction)
     tally = RecordTally()
-    for record in stream_records(files, quarantine=held, options=options):
+    for record in stream_records(reading.files, quarantine=held, options=options):
         tally.add(record)
     _print(tally, held)
 
@@ -106,18 +95,14 @@ def templates(
     file: Annotated[Path, typer.Argument(help="Where to write; - prints them.")] = Path("-"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write the FHIR templates, to edit and to name as [data] fhir_templates.
+    """Write the FHIR templates, to edit and to name as \\[data] fhir_templates.
 
     Example:
 
       medunlearn records templates our-templates.toml
     """
-    if str(file) == "-":
-        typer.echo(packaged_text(), nl=False)
-        return
-    if file.exists() and not force:
-        raise Misconfigured(
-            "TEMPLATES_EXIST", f"{file} exists already", "choose another name, or add --force"
-        )
-    write_atomically(file, packaged_text().encode("utf-8"), private=False)
-    typer.echo(f'wrote {file}; name it in the plan: [data] fhir_templates = "{file}"')
+    write_out(file, packaged_text(), key="data.fhir_templates", code="TEMPLATES", force=force)
+
+
+records_app.command("paraphrase")(paraphrase)
+records_app.command("wordings")(write_wordings)

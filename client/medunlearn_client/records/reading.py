@@ -158,17 +158,33 @@ def stream_records(
             DATA_ANSWER_NUMBERING, DATA_HUB_NAME, DATA_TOO_MANY_BAD_ROWS, or a TEMPLATE code.
         Transient: QUARANTINE_UNWRITABLE or DATA_HUB_UNREACHABLE.
     """
+    for _, record in stream_with_sources(paths, quarantine=quarantine, options=options):
+        yield record
+
+
+def stream_with_sources(
+    paths: Path | Sequence[Path],
+    *,
+    quarantine: Quarantine | None = None,
+    options: ReadOptions | None = None,
+) -> Iterator[tuple[Path | None, Record]]:
+    """As :func:`stream_records`, each with the path it came from.
+
+    FHIR facts are made of resources of all files together; where several are read they come
+    from none alone, and their path is None.
+    """
     files = [paths] if isinstance(paths, Path) else list(paths)
     if not files:
         raise Misconfigured("DATA_FILE_MISSING", "no data file is named", "name at least one")
+    only = files[0] if len(files) == 1 else None
     with ExitStack() as stack:
         seen = stack.enter_context(SeenIds())
         held = quarantine if quarantine is not None else Quarantine()
         reading = _Reading(options or ReadOptions(), held, seen)
         stack.callback(reading.close)
         for path in files:
-            yield from reading.path(path)
-        yield from reading.rest()
+            yield from ((path, record) for record in reading.path(path))
+        yield from ((only, record) for record in reading.rest())
         held.finish(reading.total_rows)
 
 
@@ -278,6 +294,6 @@ def _recognised(file: str, rows: Sequence[tuple[int, Row]]) -> RecordReader | No
     raise Misconfigured(
         "DATA_FORMAT_UNKNOWN",
         f"the rows of {file} are in no known format",
-        f"known are {', '.join((FHIR, *READERS))}; for other columns set [data.columns], as "
-        "docs/data.md shows",
+        f"known are {', '.join((FHIR, *READERS))}; for other columns set [data.columns] in "
+        "a plan, as docs/data.md shows, and name it (--plan)",
     )

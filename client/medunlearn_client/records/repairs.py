@@ -12,18 +12,15 @@ Guarantees:
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
+from medunlearn_client.decisions import keep_lines, read_lines
 from medunlearn_client.records.record import InvalidRecord, Record
-from medunlearn_client.records.streams import json_lines
-from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import write_atomically
 
 PROMPT: Final = "prompt"
 ANSWER: Final = "answer"
@@ -125,7 +122,9 @@ def read_repairs(path: Path) -> Repairs:
     Raises:
         Misconfigured: REPAIRS_DAMAGED with the line, or a code of ``json_lines``.
     """
-    return Repairs(_from_row(path, number, row) for number, row in json_lines(path))
+    return Repairs(read_lines(
+        path, _from_row, code="REPAIRS_DAMAGED", origin="repairs are made by reading a review file",
+    ))
 
 
 def keep_repairs(path: Path, new: Iterable[Repair]) -> Repairs:
@@ -138,11 +137,7 @@ def keep_repairs(path: Path, new: Iterable[Repair]) -> Repairs:
         Transient: WRITE_FAILED; the file is untouched.
     """
     held = read_repairs(path) if path.exists() else NO_REPAIRS
-    known = set(held.history())
-    every = (*held.history(), *(one for one in dict.fromkeys(new) if one not in known))
-    lines = (json.dumps(asdict(one) | {"decided_on": one.decided_on.isoformat()}) for one in every)
-    write_atomically(path, "".join(f"{line}\n" for line in lines).encode("utf-8"))
-    return Repairs(every)
+    return Repairs(keep_lines(path, held.history(), new))
 
 
 def _still_stands(record: Record, repair: Repair) -> bool:
@@ -194,20 +189,11 @@ def _moved(place: int, edits: Sequence[tuple[int, Repair]], *, is_end: bool) -> 
     return moved
 
 
-def _from_row(path: Path, number: int, row: dict[str, Any] | InvalidRecord) -> Repair:
-    problem = row.message if isinstance(row, InvalidRecord) else "a field is missing or damaged"
-    try:
-        if isinstance(row, InvalidRecord):
-            raise ValueError
-        texts = ("record_id", "part", "word", "repaired", "author", "note")
-        if not all(isinstance(row[name], str) for name in texts) or type(row["start"]) is not int:
-            raise TypeError
-        return Repair(**row | {"decided_on": date.fromisoformat(row["decided_on"])})
-    except (KeyError, TypeError, ValueError, InvalidRecord) as error:
-        raise Misconfigured(
-            "REPAIRS_DAMAGED", f"{path.name}, line {number}: {problem}",
-            "restore the file from its backup; repairs are made by reading a review file",
-        ) from error
+def _from_row(row: dict[str, Any]) -> Repair:
+    texts = ("record_id", "part", "word", "repaired", "author", "note")
+    if not all(isinstance(row[name], str) for name in texts) or type(row["start"]) is not int:
+        raise TypeError
+    return Repair(**row)
 
 
 def _invalid(problem: str) -> InvalidRecord:

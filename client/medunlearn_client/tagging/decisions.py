@@ -9,19 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from medunlearn_client.decisions import keep_lines, read_lines
 from medunlearn_client.records.record import InvalidRecord
-from medunlearn_client.records.streams import json_lines
 from medunlearn_client.tagging.spans import Assertion, ConceptSpan
 from medunlearn_common.concepts.hierarchy import ConceptHierarchy
 from medunlearn_common.concepts.leveled import LeveledHierarchy
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import write_atomically
 
 if TYPE_CHECKING:
     from medunlearn_client.records import Record
@@ -158,7 +157,10 @@ def read_decisions(path: Path) -> TagDecisions:
     Raises:
         Misconfigured: DECISIONS_DAMAGED with the line, or a code of ``json_lines``.
     """
-    return TagDecisions(_from_row(path, number, row) for number, row in json_lines(path))
+    return TagDecisions(read_lines(
+        path, _from_row, code="DECISIONS_DAMAGED", origin="decisions are made by reading a review "
+        "file",
+    ))
 
 
 def keep_decisions(path: Path, new: Iterable[TagDecision]) -> TagDecisions:
@@ -174,11 +176,7 @@ def keep_decisions(path: Path, new: Iterable[TagDecision]) -> TagDecisions:
         Transient: WRITE_FAILED; the file is untouched.
     """
     held = read_decisions(path) if path.exists() else NO_DECISIONS
-    known = set(held.history())
-    every = (*held.history(), *(d for d in dict.fromkeys(new) if d not in known))
-    lines = (json.dumps(asdict(d) | {"decided_on": d.decided_on.isoformat()}) for d in every)
-    write_atomically(path, "".join(f"{line}\n" for line in lines).encode("utf-8"))
-    return TagDecisions(every)
+    return TagDecisions(keep_lines(path, held.history(), new))
 
 
 def _decided(
@@ -200,23 +198,11 @@ def _ids_in(hierarchy: ConceptHierarchy, held: Iterable[TagDecision]) -> set[str
     return {d.concept_id for d in held if d.concept_id and d.concept_id in hierarchy}
 
 
-def _from_row(path: Path, number: int, row: dict[str, Any] | InvalidRecord) -> TagDecision:
-    problem = row.message if isinstance(row, InvalidRecord) else "a field is missing or damaged"
-    try:
-        if isinstance(row, InvalidRecord):
-            raise ValueError
-        if not all(isinstance(row[name], str) for name in ("key", "mention", "author", "note")):
-            raise TypeError
-        if not isinstance(row["everywhere"], bool):
-            raise TypeError
-        return TagDecision(**row | {
-            "outcome": Outcome(row["outcome"]), "decided_on": date.fromisoformat(row["decided_on"]),
-        })
-    except (KeyError, TypeError, ValueError, InvalidRecord) as error:
-        raise Misconfigured(
-            "DECISIONS_DAMAGED", f"{path.name}, line {number}: {problem}",
-            "restore the file from its backup; decisions are made by reading a review file",
-        ) from error
+def _from_row(row: dict[str, Any]) -> TagDecision:
+    texts = all(isinstance(row[name], str) for name in ("key", "mention", "author", "note"))
+    if not texts or not isinstance(row["everywhere"], bool):
+        raise TypeError
+    return TagDecision(**row | {"outcome": Outcome(row["outcome"])})
 
 
 def _invalid_decision(problem: str) -> InvalidRecord:

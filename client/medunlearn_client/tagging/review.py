@@ -12,19 +12,12 @@ words in every record: what they mean, not whether a patient has it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Final
 
-from medunlearn_client.records.record import InvalidRecord
-from medunlearn_client.spreadsheets import (
-    read_table,
-    row_error,
-    safe_cell,
-    unmistakable_date,
-    write_table,
-)
+from medunlearn_client.decisions import BY_PERSON, Reviewed, read_decided_table
+from medunlearn_client.spreadsheets import safe_cell, unmistakable_date, write_table
 from medunlearn_client.tagging.decisions import Outcome, TagDecision
 from medunlearn_client.tagging.readings import UncertainTag
 from medunlearn_common.concepts.hierarchy import ConceptHierarchy
@@ -37,20 +30,7 @@ COLUMNS: Final = (
 EVERYWHERE: Final = "everywhere"
 CONTEXT_CHARS: Final = 80
 
-_BY_CLINICIAN: Final = ("decision", "scope", "author", "date", "note")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reviewed:
-    """What a review file brought.
-
-    Attributes:
-        decisions: One per decided row, in file order.
-        open_rows: Rows that wait for a decision.
-    """
-
-    decisions: tuple[TagDecision, ...]
-    open_rows: int
+_BY_CLINICIAN: Final = (*BY_PERSON, "scope")
 
 
 def write_review(path: Path, tags: Iterable[UncertainTag], hierarchy: ConceptHierarchy) -> int:
@@ -67,7 +47,7 @@ def write_review(path: Path, tags: Iterable[UncertainTag], hierarchy: ConceptHie
 
 def read_review(
     path: Path, tags: Iterable[UncertainTag], hierarchy: ConceptHierarchy, *, today: date
-) -> Reviewed:
+) -> Reviewed[TagDecision]:
     """Read decisions back.
 
     Args:
@@ -83,30 +63,22 @@ def read_review(
             unknown, damaged or decided incompletely.
     """
     known = {tag.key: tag for tag in tags}
-    decisions: dict[str, TagDecision] = {}
-    open_rows = 0
-    for line, row in read_table(path, COLUMNS):
+
+    def asked(row: Mapping[str, str]) -> UncertainTag:
         tag = known.get(row["key"])
         if tag is None:
-            raise row_error(path, line, "its key names no uncertain mention of these records")
-        if safe_cell(tag.mention) != row["mention"] or safe_cell(tag.record.record_id) != row[
-            "record"
-        ]:
-            raise row_error(path, line, "`mention` or `record` does not belong to its `key`")
-        if not row["decision"]:
-            if any(row[name] for name in _BY_CLINICIAN):
-                raise row_error(path, line, "filled in, but without a `decision`")
-            open_rows += 1
-            continue
-        if row["key"] in decisions:
-            raise row_error(path, line, "decides on a mention that an earlier row decides on")
-        try:
-            decisions[row["key"]] = _decision(row, tag, hierarchy, today)
-        except ValueError as error:
-            raise row_error(path, line, str(error)) from None
-        except InvalidRecord as error:
-            raise row_error(path, line, error.message) from None
-    return Reviewed(decisions=tuple(decisions.values()), open_rows=open_rows)
+            raise ValueError("its key names no uncertain mention of these records")
+        if (safe_cell(tag.mention), safe_cell(tag.record.record_id)) != (
+            row["mention"], row["record"]
+        ):
+            raise ValueError("`mention` or `record` does not belong to its `key`")
+        return tag
+
+    return read_decided_table(
+        path, COLUMNS, asked=asked, by_person=_BY_CLINICIAN,
+        decide=lambda row, tag: _decision(row, tag, hierarchy, today),
+        place=lambda decision: decision.key, what="mention",
+    )
 
 
 def _row(tag: UncertainTag, hierarchy: ConceptHierarchy) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
@@ -22,6 +23,10 @@ plan_app = typer.Typer(
     help="Write and check plans: one commented TOML file that says everything about a run.",
     no_args_is_help=True, rich_markup_mode="rich",
 )
+_FORGET_NOTHING = {
+    False: "subject Surgery of the demo",
+    True: "nothing yet: fill [forget], or give `simulate` --forget-subject or --erasure",
+}
 
 
 @plan_app.command("init")
@@ -68,7 +73,7 @@ def check(
     table.add_column(style="bold")
     table.add_column()
     for name, value in plan_facts(plan):
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     Console().print(table)
 
 
@@ -88,7 +93,7 @@ def plan_facts(plan: Plan) -> list[tuple[str, str]]:
     return [
         ("model", f"{plan.model.source}, LoRA rank {plan.model.lora_rank}, {plan.model.dtype}"),
         ("data", ", ".join(plan.data.files) or "the embedded demo"),
-        ("forget", ", ".join(asked) or "subject Surgery of the demo"),
+        ("forget", ", ".join(asked) or _FORGET_NOTHING[bool(plan.data.files)]),
         ("sites", f"{federation.sites}, at least {federation.min_sites} per round"),
         ("rounds", f"{plan.run.rounds}{vote}, {server.optimizer} at {server.learning_rate:g}"),
         ("objective", f"{plan.objective.name}, projection {plan.geometry.projection}"),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import openpyxl
 import pytest
 
 from medunlearn_client.erasure import Registry
@@ -180,3 +181,55 @@ def test_the_registry_holds_no_text_of_a_record(typed: Typed, data: Path) -> Non
     assert b"secret-patient-1" in stored
     for text in (b"Ann Lee", b"MR-123-45", b"1990-01-02", b"gout", b"records.jsonl"):
         assert text not in stored
+
+
+OWN_TABLE = """Nr;Frage;Antwort;Fall
+1;Was hat Ann Lee?;Gicht;secret-patient
+2;Was hat er?;Rheuma;b
+"""
+OWN_PLAN = """[data]
+files = ["{file}"]
+[data.columns]
+id = "Nr"
+question = "Frage"
+answer = "Antwort"
+patient_id = "Fall"
+"""
+
+
+@pytest.mark.parametrize("kind", ["csv", "xlsx"])
+def test_a_table_with_the_hospital_s_own_columns_is_searched_by_its_plan(
+    typed: Typed, tmp_path: Path, kind: str
+) -> None:
+    file = tmp_path / f"faelle.{kind}"
+    if kind == "csv":
+        file.write_text(OWN_TABLE, encoding="utf-8")
+    else:
+        book = openpyxl.Workbook()
+        for line in OWN_TABLE.splitlines():
+            book.active.append(line.split(";"))
+        book.save(file)
+    plan = tmp_path / "plan.toml"
+    plan.write_text(OWN_PLAN.format(file=file), encoding="utf-8")
+    wanted = ("--patient", "secret-patient", "--basis", "b", *AUTHOR)
+    status, shown = typed("add", *wanted, "--data", file)
+    assert status == 2 and "DATA_FORMAT_UNKNOWN" in shown and "--plan" in shown
+    status, shown = typed("add", *wanted, "--data", file, "--plan", plan)
+    assert status == 0 and "1 record(s) by patient id" in shown, shown
+    status, shown = typed("add", *wanted, "--plan", plan, "--again")  # the plan names the files
+    assert status == 0 and "1 record(s) by patient id" in shown, shown
+    require_silent(shown)
+    status, shown = typed("add", *wanted)
+    assert status == 2 and "DATA_FILE_MISSING" in shown
+
+
+def test_a_concept_is_looked_for_in_the_plan_s_hierarchies(typed: Typed, tmp_path: Path) -> None:
+    outline = tmp_path / "own.txt"
+    outline.write_text("!outline 1\nA limb {type=anatomy; level=2}\n  B Gicht\n", "utf-8")
+    (tmp_path / "faelle.csv").write_text(OWN_TABLE, encoding="utf-8")
+    plan = tmp_path / "plan.toml"
+    text = OWN_PLAN.format(file=tmp_path / "faelle.csv")
+    plan.write_text(f'{text}[concepts]\nhierarchies = ["{outline}"]\n', encoding="utf-8")
+    wanted = ("--concept", "A", "--basis", "b", *AUTHOR)
+    status, shown = typed("add", *wanted, "--plan", plan)
+    assert status == 0 and "1 record(s) by concept" in shown, shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from medunlearn_client.erasure import Found, Wanted, find_records, finding
-from medunlearn_common.digests import digest_of_file
+from medunlearn_common.digests import digest_of_file, digest_of_files, digest_of_source
 from medunlearn_common.errors import Misconfigured
 
 Writer = Callable[..., Path]
@@ -119,6 +120,33 @@ def test_files_are_told_apart_and_a_data_set_is_one_of_them(write_rows: Writer) 
     assert (withdrawn.target, ids(withdrawn)) == (digest_of_file(two), {"c"})
     with pytest.raises(Misconfigured, match="ERASURE_DATA_SET"):
         find_records(Wanted(kind="data_set", data_set=two), [one])
+
+
+def test_a_fhir_patient_is_found_across_the_files_of_a_bulk_export(tmp_path: Path) -> None:
+    """Facts and patients lie in different files: no file alone holds a record."""
+    export = tmp_path / "export"
+    export.mkdir()
+    patients, conditions = export / "Patient.ndjson", export / "Condition.ndjson"
+    patients.write_text("".join(
+        json.dumps({"resourceType": "Patient", "id": f"p{n}", "birthDate": f"19{n}0-01-02",
+                    "name": [{"family": f"Lee{n}", "given": ["Ann"]}]}) + "\n" for n in (5, 6)
+    ))
+    conditions.write_text("".join(
+        json.dumps({"resourceType": "Condition", "id": f"c{n}", "onsetDateTime": "2020-01-01",
+                    "subject": {"reference": f"Patient/p{n}"}, "code": {"text": f"gout {n}"}})
+        + "\n" for n in (5, 6)
+    ))
+    for files, digest in (
+        ([patients, conditions], digest_of_files([patients, conditions])),
+        ([export], digest_of_source(export)),
+    ):
+        found = find_records(patient(patient_id="p5"), files)
+        assert found.target == "p5" and found.unread == 0
+        assert {match.file_digest for match in found.matches} == {digest}
+    whole = find_records(Wanted(kind="data_set", data_set=export), [export])
+    assert whole.target == digest_of_source(export) and len(whole.matches) >= 2
+    with pytest.raises(Misconfigured, match="ERASURE_DATA_SET"):
+        find_records(Wanted(kind="data_set", data_set=conditions), [patients, conditions])
 
 
 def test_concepts_need_a_tagger(write_rows: Writer) -> None:

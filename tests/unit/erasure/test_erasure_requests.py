@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -10,6 +11,7 @@ from datetime import date
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from medunlearn_client.erasure import ErasureRequest, Registry, State
 from medunlearn_client.erasure.claims import Claim
@@ -101,6 +103,7 @@ GOOD = RunFigures(
     run_id="run", adapter_digest="a" * 64, forget_records=2, forget_accuracy=0.25, chance=0.25,
     retrained_accuracy=None, forget_exact=0.0, retrained_exact=None, identifiers_asked=1,
     identifiers_leaked=0, has_identifiers=True, preservation=1.0,
+    ranked_records=20, run_ranked_records=80, run_forget_accuracy=0.3,
 )
 POOR = replace(GOOD, identifiers_leaked=1)
 WAYS: dict[State, tuple[State, ...]] = {
@@ -169,8 +172,11 @@ def replaced(**changes: object) -> RunFigures:
 
 
 @pytest.mark.parametrize(("figures", "word"), [
-    (replaced(forget_accuracy=0.36), "forget accuracy"),
-    (replaced(forget_accuracy=0.36, chance=None), "forget accuracy"),
+    (replaced(forget_accuracy=0.5), "luck"),
+    (replaced(forget_accuracy=0.5, chance=None, run_forget_accuracy=0.1), "luck"),
+    (replaced(forget_accuracy=0.5, ranked_records=0), "luck"),
+    (replaced(run_forget_accuracy=0.36), "all 80 records of the run"),
+    (replaced(run_forget_accuracy=None), "whole run"),
     (replaced(forget_accuracy=None, chance=None, forget_exact=None), "not measured"),
     (replaced(forget_exact=0.06), "exact answers"),
     (replaced(identifiers_leaked=1), "leaked"),
@@ -187,12 +193,36 @@ def test_good_figures_and_a_retrained_model_that_knows_more() -> None:
     assert shortfalls(GOOD, Settings()) == ()
     knows = replaced(forget_accuracy=0.5, retrained_accuracy=0.45)
     assert shortfalls(knows, Settings()) == ()
+    knows = replaced(run_forget_accuracy=0.5, run_retrained_accuracy=0.45)
+    assert shortfalls(knows, Settings()) == ()
     without = replaced(identifiers_leaked=None, has_identifiers=False)
     assert shortfalls(without, Settings()) == ()
 
 
+def test_a_model_that_was_never_taught_passes_and_one_that_knows_does_not() -> None:
+    """Whatever the number of a patient's records, and however the run's other records fare."""
+    for records in range(1, 41):
+        by_luck = math.floor(binom.ppf(0.95, records, 0.25)) / records
+        assert shortfalls(
+            replaced(ranked_records=records, forget_accuracy=by_luck), Settings()) == ()
+        knowing = replaced(ranked_records=records, forget_accuracy=1.0)
+        # One or two records are told from luck by the run's other records only.
+        assert bool(shortfalls(knowing, Settings())) is (records > 2)
+        alone = replaced(
+            ranked_records=records, forget_accuracy=1.0, run_ranked_records=records,
+            run_forget_accuracy=1.0)
+        assert shortfalls(alone, Settings())
+
+
+def test_a_run_that_forgets_half_verifies_no_request_however_lucky() -> None:
+    """Runs may be repeated: a request alone would pass one of them by chance."""
+    for own in (0.0, 0.25, 0.5):
+        half = replaced(ranked_records=4, forget_accuracy=own, run_forget_accuracy=0.5)
+        assert shortfalls(half, Settings())
+
+
 @pytest.mark.parametrize("change", [
-    "unknown=1", "min_preservation", "min_preservation=nan", "min_preservation=-1",
+    "min_luck=2", "unknown=1", "min_preservation", "min_preservation=nan", "min_preservation=-1",
     "max_identifiers_leaked=-1", "max_forget_excess=1.5", "hospital=", "hospital=a\x1b[1mb",
 ])
 def test_bad_settings_are_refused(change: str) -> None:

@@ -108,8 +108,10 @@ def test_a_record_with_many_wordings_moves_the_sum_by_no_more_than_the_clip(
     # The attack has teeth: were each wording a unit of its own, the record would move the sum
     # by several clips.
     for opened in (with_it, without):
-        apart = tuple((p,) for unit in opened._forget.units for p in unit)
-        opened._forget = UnitSet(records=opened._forget.records, units=apart)
+        apart = tuple((p,) for unit in opened._forget.units.units for p in unit)
+        opened._forget = opened._forget.with_units(
+            UnitSet(records=opened._forget.units.records, units=apart)
+        )
     moved = forget_sum(with_it, shared) - forget_sum(without, shared)
     assert np.linalg.norm(moved) > 2.0 * CLIP
 
@@ -148,11 +150,12 @@ def test_all_wordings_of_a_patient_are_one_unit(
         tmp_path, config, plan_from_text(text).shared(),
         RuntimeOptions(runner="memory", device="cpu"),
     )
-    units = opened._forget.units
+    units = opened._forget.units.units
     assert len(units) == 2
-    assert sorted(p for unit in units for p in unit) == list(range(len(opened._forget.records)))
+    places = range(len(opened._forget.units.records))
+    assert sorted(p for unit in units for p in unit) == list(places)
     assert all(len(unit) > 4 for unit in units)
-    assert all(len(unit) == 2 for unit in opened._forget.one_wording_each(0).units)
+    assert all(len(unit) == 2 for unit in opened._forget.units.one_wording_each(0).units)
 
 
 def encoded(number: int) -> EncodedRecord:
@@ -194,9 +197,9 @@ def test_all_wordings_of_a_fact_have_one_target(
     tmp_path: Path, tiny_model_folder: Path, question_file: Path
 ) -> None:
     opened = bench(tmp_path, tiny_model_folder, question_file, "all")
-    for unit in opened._forget.units:
+    for unit in opened._forget.units.units:
         assert len(unit) > 3
-        assert len({drawn_rank(opened._forget.records[p]) for p in unit}) == 1
+        assert len({drawn_rank(opened._forget.units.records[p]) for p in unit}) == 1
 
 
 def test_a_plan_cannot_name_a_hospitals_folders(tmp_path: Path, tiny_model_folder: Path) -> None:
@@ -252,12 +255,8 @@ QUESTIONS = {
 @pytest.fixture(scope="module")
 def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model taught to answer the packaged instruction with another wording."""
-    from medunlearn_simulation.planting import (
-        PlantedExample,
-        PlantingRecipe,
-        plant,
-        train_tokenizer,
-    )
+    from medunlearn_simulation.planting import plant, train_tokenizer
+    from medunlearn_simulation.planting_recipe import PlantedExample, PlantingRecipe
 
     prompt = load_wordings().model
     examples = [

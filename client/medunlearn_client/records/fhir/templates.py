@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from medunlearn_client import editable
 from medunlearn_client.records.fhir.extractors import FIELDS_OF
 from medunlearn_client.records.record import prompt_from_question
 from medunlearn_common.errors import Misconfigured
 
 PACKAGED = "templates.toml"
-MAX_TEMPLATE_BYTES = 1 << 20
 NOTE = "note"
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]*)\}")
 _PARTS = re.compile(r"(\{[a-z_]+\})")
 WHO_AND_WHEN = frozenset({"who", "date"})
 _PROMPT_START = prompt_from_question("x").index("x")
+_CODE = "TEMPLATE"
 _HINT = "`medunlearn records templates FILE` writes the packaged file to start from"
 
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
@@ -128,16 +128,7 @@ def load_templates(path: Path | None = None) -> TemplateSet:
     packaged = _parse(packaged_text(), PACKAGED)
     if path is None:
         return packaged
-    try:
-        if path.stat().st_size > MAX_TEMPLATE_BYTES:
-            raise Misconfigured("TEMPLATE_SYNTAX", f"{path.name} is larger than 1 MiB", _HINT)
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise Misconfigured(
-            "TEMPLATE_MISSING", f"cannot read the templates {path}: {error.strerror}", _HINT
-        ) from error
-    except UnicodeDecodeError as error:
-        raise Misconfigured("TEMPLATE_SYNTAX", f"{path.name} is not UTF-8 text", _HINT) from error
+    text = editable.read_own(path, what="templates", code=_CODE, hint=_HINT)
     own = _parse(text, path.name)
     note = own.note if own.note is not None else packaged.note
     whole = replace(packaged, questions={**packaged.questions, **own.questions}, note=note)
@@ -151,12 +142,7 @@ def load_templates(path: Path | None = None) -> TemplateSet:
 
 
 def _parse(text: str, name: str) -> TemplateSet:
-    try:
-        tables = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Misconfigured(
-            "TEMPLATE_SYNTAX", f"{name} is not valid TOML: {error}", _HINT
-        ) from error
+    tables = editable.parse_toml(text, name=name, code=_CODE, hint=_HINT)
     unknown = sorted(tables.keys() - FIELDS_OF.keys() - {NOTE})
     if unknown:
         raise Misconfigured(
@@ -171,18 +157,12 @@ def _parse(text: str, name: str) -> TemplateSet:
         }
         note = NoteTemplate.model_validate(tables[NOTE]) if NOTE in tables else None
     except ValidationError as error:
-        raise _invalid(name, error) from error
+        raise editable.invalid(error, name=name, code=_CODE, hint=_HINT) from error
     _check_fields(name, questions, note)
     return TemplateSet(questions=questions, note=note)
 
 
 _QUESTIONS: TypeAdapter[list[QuestionTemplate]] = TypeAdapter(list[QuestionTemplate])
-
-
-def _invalid(name: str, error: ValidationError) -> Misconfigured:
-    first: Any = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return Misconfigured("TEMPLATE_INVALID", f"{name}: {where}: {first['msg']}", _HINT)
 
 
 def _check_fields(

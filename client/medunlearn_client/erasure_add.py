@@ -1,0 +1,183 @@
+"""``medunlearn erasure add``: a request comes in, and the records it means are looked for.
+
+Ids, names, birth dates and identifiers are taken, used for the search, and not shown. The
+module lies outside the package ``erasure`` so that mounting the command imports nothing of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from getpass import getpass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medunlearn_client.reading_options import FormatOption, PlanOption, reading_of
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan.sections import ConceptsSection, ForgetSection
+
+if TYPE_CHECKING:
+    from medunlearn_client.erasure.finding import Found, Tagger, Wanted
+    from medunlearn_client.erasure.registry import Registry
+    from medunlearn_client.erasure.requests import ErasureRequest, Kind
+
+ASK = "-"
+DEFAULT_REGISTRY = Path("erasure.sqlite")
+
+RegistryOption = Annotated[
+    Path, typer.Option("--registry", "-r", envvar="MEDUNLEARN_ERASURE_REGISTRY",
+                       help="The hospital's registry.")
+]
+AuthorOption = Annotated[
+    str, typer.Option("--author", envvar="MEDUNLEARN_OFFICER", show_default=False,
+                      help="Who does this; stands in the history.")
+]
+
+
+def add(
+    author: AuthorOption,
+    basis: Annotated[
+        str, typer.Option("--basis", help="a to f of GDPR Art. 17(1), or another by name.",
+                          show_default=False)
+    ],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", help="File, folder or archive to search; repeat for several; "
+                     "default: the plan's."),
+    ] = None,
+    plan: PlanOption = None,
+    patient: Annotated[
+        str | None, typer.Option("--patient", help="Patient id; - asks for it.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Full name, with --birth-date; - asks for it.")
+    ] = None,
+    birth_date: Annotated[
+        str | None, typer.Option("--birth-date", help="As in the records; - asks for it.")
+    ] = None,
+    identifier: Annotated[
+        str | None, typer.Option("--identifier", help="Any identifier; - asks for it.")
+    ] = None,
+    record: Annotated[
+        str | None, typer.Option("--record", help="Record id; - asks for it.")
+    ] = None,
+    data_set: Annotated[
+        Path | None, typer.Option("--data-set", help="One of the --data files, withdrawn whole.")
+    ] = None,
+    concept: Annotated[
+        str | None, typer.Option("--concept", help="Concept id, with all below it.")
+    ] = None,
+    hierarchy: Annotated[
+        list[str] | None,
+        typer.Option("--hierarchy", help="Hierarchy of the concept; default: the plan's, or the "
+                     "built-in ones."),
+    ] = None,
+    record_format: FormatOption = None,
+    received: Annotated[
+        str | None, typer.Option("--received", help="Day of receipt, YYYY-MM-DD; else today.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Register beside an open request for the same.")
+    ] = False,
+    nothing_held: Annotated[
+        bool, typer.Option("--nothing-held", help="Register although nothing was found.")
+    ] = False,
+    registry: RegistryOption = DEFAULT_REGISTRY,
+) -> None:
+    """Register a request and look for the records it means.
+
+    A value given as - is asked for, so that it enters neither the shell's history nor the
+    list of processes.
+
+    Examples:
+
+      medunlearn erasure add --patient - --basis b --data ours.jsonl --author "A. Officer"
+
+      medunlearn erasure add --name - --birth-date - --basis b --data ours.jsonl --author AO
+
+      medunlearn erasure add --patient - --basis b --plan plan.toml --author "A. Officer"
+
+      medunlearn erasure add --data-set study.jsonl --data study.jsonl --basis d --author AO
+    """
+    from medunlearn_client.erasure.finding import find_records
+    from medunlearn_client.erasure.registry import NewRequest
+    from medunlearn_client.erasure.requests import parsed_date
+    from medunlearn_client.records import Quarantine
+
+    wanted = _wanted(
+        {"patient_id": patient, "name": name, "birth_date": birth_date, "identifier": identifier,
+         "record_id": record}, data_set, concept,
+    )
+    reading = reading_of(data, plan, record_format)
+    tagger = _tagger(concept, hierarchy, reading.plan.concepts) if concept is not None else None
+    day = parsed_date(received) if received is not None else None
+    found = find_records(
+        wanted, reading.files, tagger=tagger, options=reading.options,
+        quarantine=Quarantine(max_bad_fraction=reading.plan.data.max_bad_fraction),
+    )
+    if found.target is None and not nothing_held:
+        raise Misconfigured(
+            "ERASURE_NOT_FOUND", "nothing in the files matches; nothing was registered",
+            "check spelling and files; --nothing-held registers the request so that it can be "
+            "answered",
+        )
+    opened = open_registry(registry, create=True)
+    request = opened.add(
+        NewRequest(kind=wanted.kind, target=found.target, matches=found.matches, basis=basis,
+                   received=day or opened.today, again=again, unread=found.unread),
+        author=author,
+    )
+    _tell(request, found)
+
+
+def _tell(request: ErasureRequest, found: Found) -> None:
+    typer.echo(f"request {request.number}: received {request.received}, "
+               f"to be answered by {request.deadline}")
+    for reason, count in found.reasons.items():
+        typer.echo(f"  {count} record(s) by {reason}")
+    if found.unread:
+        typer.echo(f"  {found.unread} row(s) could not be read and were not searched")
+    if found.mentions:
+        typer.echo(f"  {found.mentions} record(s) of other patients mention what was searched; "
+                   "they are not part of the request")
+
+
+def _wanted(
+    values: dict[str, str | None], data_set: Path | None, concept: str | None
+) -> Wanted:
+    from medunlearn_client.erasure.finding import Wanted
+
+    asked = {key: _asked(key, value) for key, value in values.items() if value is not None}
+    kind: Kind = "record" if "record_id" in asked else "patient"
+    if not asked:
+        kind = "concept" if concept is not None else "data_set"
+    return Wanted(kind=kind, data_set=data_set, concept_id=concept, **asked)
+
+
+def _asked(key: str, value: str) -> str:
+    """The value, read without echo where it was given as ``-``; one line of a pipe elsewhere."""
+    if value != ASK:
+        return value.strip()
+    if sys.stdin.isatty():
+        return getpass(f"{key.replace('_', ' ')}: ").strip()
+    return sys.stdin.readline().strip()
+
+
+def _tagger(concept: str, hierarchies: list[str] | None, planned: ConceptsSection) -> Tagger:
+    """By the plan's hierarchies, as a run chooses its forget set, or by those that are named."""
+    from medunlearn_client.site_data import leveled_hierarchy
+    from medunlearn_client.tagging import ConceptTagger
+
+    if hierarchies:
+        planned = planned.model_copy(update={"hierarchies": tuple(hierarchies)})
+    without_roots = planned.model_copy(update={"forget_roots": ()})
+    leveled = leveled_hierarchy(without_roots, ForgetSection(concepts=(concept,)))
+    return ConceptTagger(leveled).matches_forget_root
+
+
+def open_registry(path: Path, *, create: bool = False) -> Registry:
+    """The registry; made anew where it is missing and ``create`` is set."""
+    from medunlearn_client.erasure.registry import Registry
+
+    return Registry(path, create=create)

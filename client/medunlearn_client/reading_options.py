@@ -1,0 +1,66 @@
+"""How a command reads record files: as the plan of the coming runs does, or as they show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan.reading import read_plan
+from medunlearn_common.plan.sections import Plan
+
+if TYPE_CHECKING:
+    from medunlearn_client.records import ReadOptions
+
+PlanOption = Annotated[
+    Path | None,
+    typer.Option("--plan", help="Plan whose \\[data] section says how to read; needed where "
+                 "columns have names of your own."),
+]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="What the rows mean, if not recognised.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Which files a command reads, and how.
+
+    Attributes:
+        plan: The plan that was named, or one of defaults.
+        files: Files of the command line, or the plan's where none is given.
+        options: How rows are read.
+    """
+
+    plan: Plan
+    files: tuple[Path, ...]
+    options: ReadOptions
+
+
+def reading_of(
+    files: Sequence[Path | str] | None, plan: Path | None, record_format: str | None = None,
+) -> Reading:
+    """The command line over the plan over what the files show by themselves.
+
+    Raises:
+        Misconfigured: DATA_FILE_MISSING if neither names a file, or a code of :func:`read_plan`.
+    """
+    from dataclasses import replace
+
+    from medunlearn_client.records import ReadOptions
+
+    chosen = read_plan(plan) if plan is not None else Plan()
+    named = tuple(Path(name) for name in files or chosen.data.files)
+    if not named:
+        raise Misconfigured(
+            "DATA_FILE_MISSING", "no data file is named",
+            "name files, or a plan with [data] files by --plan",
+        )
+    options = ReadOptions.of_plan(chosen.data)
+    if record_format is not None:
+        options = replace(options, record_format=record_format)
+    return Reading(plan=chosen, files=named, options=options)

@@ -1,0 +1,36 @@
+"""What all sections of a plan have in common: strictness, and the kinds of numbers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+LEVELS = 4
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+LevelWeights = tuple[
+    Annotated[float, Field(ge=0.0)],
+    Annotated[float, Field(ge=0.0)],
+    Annotated[float, Field(ge=0.0)],
+    Annotated[float, Field(ge=0.0)],
+]
+
+
+class Section(BaseModel):
+    """A frozen table that refuses keys it does not know."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _no_nul(cls, value: Any) -> Any:
+        # No file system and no hub has a name with NUL, and each library fails at it differently.
+        texts = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(text, str) and "\x00" in text for text in texts):
+            raise ValueError("holds a NUL character")
+        return value
