@@ -7,7 +7,7 @@ Of an answer it keeps the size alone: a digest of a few noised counts could be g
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,29 @@ from medunlearn_common.trust_folder import TRUST_FOLDER, RosterInForce, open_ide
 AUDIT_FILE = "audit.db"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What an opened envelope says of the request in it.
+
+    Attributes:
+        sender: Who signed it.
+        repeated: Whether this very envelope was answered before.
+    """
+
+    sender: str
+    repeated: bool
+
+
 class SiteAudit:
     """Log and witness of one hospital.
 
     Guarantees:
         * With a trust folder, which every hospital behind an envelope has, the hospital answers
-          no request without a signed head of the coordinator's log that continues all that it
-          saw of it; no plan and no request can switch that off.
+          no request without a head of the log of the coordinator that asks, signed by it,
+          that continues all that it saw of it; no plan and no request can switch that off.
+        * A head older than the newest one seen is taken only again, and only with a request
+          that was answered before, byte for byte: nothing new is asked beside the log.
+        * A run has one log, under one key, from its first request to its last.
         * What it charges and answers is in its own log before the answer leaves.
 
     Args:
@@ -78,32 +94,36 @@ class SiteAudit:
         if self._is_party:
             self.log.append(kind, **fields)
 
-    def taken(self, message: Message) -> tuple[Message, SignedCheckpoint | None]:
+    def taken(
+        self, message: Message, asked: Asked | None
+    ) -> tuple[Message, SignedCheckpoint | None]:
         """The request without the head it carried, and this hospital's signature on that head.
 
         Raises:
-            Rejected: CHECKPOINT_MISSING, CHECKPOINT_SIGNER if no coordinator signed it, or as
-                :meth:`WitnessStore.witness`.
+            Rejected: CHECKPOINT_MISSING, CHECKPOINT_SIGNER if it is not of the coordinator that
+                asks, or as :meth:`WitnessStore.witness`.
             Transient: AUDIT_UNAVAILABLE.
         """
         plain, carried = without_head(message)
         if not self._is_party:
             return plain, None
-        if carried is None:
+        if carried is None or asked is None:
             raise Rejected(
                 "CHECKPOINT_MISSING", "a request carries no state of the coordinator's log",
                 "update the coordinator",
             )
         head, leaves = carried
         keeper = self._roster.current.party(head.signer)
-        if keeper.role != "coordinator":
+        if keeper.role != "coordinator" or keeper.party_id != asked.sender:
             raise Rejected(
-                "CHECKPOINT_SIGNER", f"{head.signer} keeps no coordinator's log",
+                "CHECKPOINT_SIGNER", f"{head.signer} keeps no log of what {asked.sender} asks",
                 "report this to the consortium",
             )
+        run_id = message.text("run_id")
         cosigned = self.witness.witness(
-            head, keeper=keeper.party_id, leaves=leaves, repeated=True,
-            origin=coordinator_log(message.text("run_id"), key_id=keeper.key_id),
+            head, keeper=keeper.party_id, leaves=leaves, repeated=asked.repeated,
+            origin=coordinator_log(run_id, key_id=keeper.key_id),
+            only_one_under=coordinator_log(run_id, key_id=""),
         )
         return plain, cosigned
 

@@ -123,7 +123,7 @@ class Coordinator:
             progress = self._begin()
         else:
             round_index = progress.state.next_round
-            self._trail.resumed(next_round=round_index)
+            self._trail.resumed(progress.state)
             self._sites.gather(progress.agreement, round_index=round_index)
         self._observer.on_ready(self._ready_report(progress), progress.agreement.layout)
         if progress.state.phase is Phase.VOTE:

@@ -147,6 +147,18 @@ class EnvelopeStore:
         with self._database.transaction() as connection:
             return [_assign(connection, draft, nonce) for draft in drafts]
 
+    def was_answered(self, request: Header) -> bool:
+        """Whether an answer to this very request, and no refusal, was sealed before."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT header FROM sent WHERE run = ? AND round = ? AND phase = ?"
+                " AND direction = 'answer' AND peer = ?",
+                (request.run, request.round, request.phase, request.sender),
+            ).fetchone()
+        return row is not None and (
+            Header.from_bytes(bytes(row[0])).transcript == header_digest(request)
+        )
+
     # -- locks ---------------------------------------------------------------------------
 
     def lock(self, lock: RunLock) -> RunLock:
@@ -235,7 +247,11 @@ def _group(header: Header) -> str:
     the older request that was under way."""
     if header.direction == "refusal":
         return "refusal"
-    return "restated" if header.phase in RESTATED else "release"
+    return "restated" if _restated(header) else "release"
+
+
+def _restated(header: Header) -> bool:
+    return header.phase.split("/")[0] in RESTATED
 
 
 def _receive(connection: sqlite3.Connection, header: Header, proof: bytes) -> Rejected | None:
@@ -253,7 +269,7 @@ def _receive(connection: sqlite3.Connection, header: Header, proof: bytes) -> Re
         " AND direction = ? AND peer = ?", slot).fetchone()
     if row is not None and bytes(row[0]) == digest:
         return None
-    may_change = header.phase in RESTATED and header.direction == "answer"
+    may_change = _restated(header) and header.direction == "answer"
     if row is not None and not may_change:
         connection.execute(
             "INSERT OR IGNORE INTO equivocations (run, round, phase, direction, peer, kept, other)"
@@ -287,7 +303,7 @@ def _assign(
                        expires=kept.expires)
         if same == kept:
             return kept
-        if not (draft.phase in RESTATED and draft.direction == "answer"):
+        if not (_restated(draft) and draft.direction == "answer"):
             raise Rejected("ANSWER_CHANGED", f"{draft.phase} of round {draft.round} was sealed "
                            "with another content before", "resume from the last checkpoint, or "
                            "start a new run; nothing was sent")
