@@ -12,14 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from medunlearn_client.request_roots import root_for_run
 from medunlearn_common.accounting import Mechanism
 from medunlearn_common.audit import AuditLog, SignedCheckpoint, WitnessStore
 from medunlearn_common.audit.carrying import COSIGNATURE_FIELD, without_head
 from medunlearn_common.audit.signing import coordinator_log, site_log
-from medunlearn_common.digests import digest_of
 from medunlearn_common.entropy import Entropy
 from medunlearn_common.errors import MedunlearnError, Rejected
-from medunlearn_common.files import write_atomically
 from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.messages import Message
 from medunlearn_common.trust_folder import TRUST_FOLDER, RosterInForce, open_identity
@@ -55,7 +54,7 @@ class SiteAudit:
     Args:
         folder: The hospital's folder.
         site_id: Its name.
-        entropy: Makes the root that stands for "no requests", at first use.
+        entropy: For what it shows of its erasure requests.
     """
 
     def __init__(self, folder: Path, *, site_id: str, entropy: Entropy) -> None:
@@ -164,12 +163,8 @@ class SiteAudit:
         self._append("run_finished", run_id=run_id, adapter_digest=adapter_digest)
 
     def request_root(self, run_id: str, *, given: str | None) -> str:
-        """The root over this hospital's erasure requests in a run, the same at every asking.
-
-        A hospital without requests answers with random bytes, which look the same.
-        """
-        path = self._folder / "runs" / f"{digest_of(run_id)}.requests"
-        if not path.is_file():
-            drawn = self._entropy.key(self._site_id, run_id, "no-requests").hex()
-            write_atomically(path, (given or drawn).encode("ascii"))
-        return path.read_text("ascii")
+        """What this hospital says of its erasure requests in a run; see :class:`RunRoot`."""
+        return root_for_run(
+            self._folder, site_id=self._site_id, run_id=run_id, given=given,
+            entropy=self._entropy,
+        ).shown
