@@ -9,7 +9,11 @@ import pytest
 
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan import Plan, RunPlan, plan_from_text, plan_template, read_plan
+from medunlearn_common.plan.commands import _schedule, gate_facts, least_answered
 from medunlearn_common.plan.sections import Section
+from medunlearn_server.federated_evaluation import count_noise
+from medunlearn_server.gates import utility_verdict
+from medunlearn_server.reports import EvaluationReport
 
 
 def test_template_of_defaults_reads_back_as_defaults() -> None:
@@ -114,3 +118,31 @@ def test_shared_part_names_no_data_and_ignores_it_in_its_digest() -> None:
     assert "p1" not in one.model_dump_json()
     assert isinstance(one, RunPlan) and not isinstance(one, Plan)
     assert plan_from_text("[run]\nrounds = 7").shared().digest != one.digest
+
+
+def test_too_few_records_for_the_utility_gate_are_warned_of_before_the_run() -> None:
+    """The bound that a check states is the one at which the gate itself changes its mind."""
+    for privacy in ({}, {"noise": "local"}, {"evaluation_rate": 0.5}):
+        plan = Plan.model_validate({"privacy": privacy})
+        least, rate = least_answered(plan), plan.privacy.evaluation_rate
+        assert 1 < least < plan.gates.max_units
+
+        def passes(kept: int, plan: Plan = plan) -> bool:
+            counts = EvaluationReport(
+                forget=(), retain=(kept * plan.privacy.evaluation_rate, 0.0, 0.0, 0.0),
+                rate=plan.privacy.evaluation_rate, sites=(), failure="", canary_kl=(),
+                noise=count_noise(
+                    plan.shared(), sigma=_schedule(plan).evaluation_sigma,
+                    sites=plan.federation.sites,
+                ), seconds=0.0, bytes_down={}, bytes_up={},
+            )
+            verdict = utility_verdict(plan.shared(), counts)
+            return verdict is not None and verdict.passed
+
+        assert passes(least) and not passes(least - max(1, round(1 / rate)))
+        assert f"number {least} or more" in dict(gate_facts(plan))["utility gate"]
+        tiny = plan.model_copy(update={
+            "gates": plan.gates.model_copy(update={"max_units": least - 1})})
+        assert "WARNING: can never pass" in dict(gate_facts(tiny))["utility gate"]
+    for sections in ({"privacy": {"noise": "none"}}, {"gates": {"min_preservation": 0.0}}):
+        assert gate_facts(Plan.model_validate(sections)) == []

@@ -112,15 +112,24 @@ class WitnessStore:
         return tuple(SignedCheckpoint.from_text(str(row[0])) for row in rows)
 
     def evidence(self) -> tuple[tuple[str, SignedCheckpoint, SignedCheckpoint], ...]:
-        """Each contradiction found: code, the state held, the state offered."""
-        with table.connected(self._path) as connection:
-            rows = connection.execute(
-                "SELECT code, kept, offered FROM evidence ORDER BY position"
-            ).fetchall()
-        return tuple(
-            (str(row[0]), SignedCheckpoint.from_text(row[1]), SignedCheckpoint.from_text(row[2]))
-            for row in rows
-        )
+        """See :func:`evidence_in`."""
+        return evidence_in(self._path)
+
+
+def evidence_in(path: Path) -> tuple[tuple[str, SignedCheckpoint, SignedCheckpoint], ...]:
+    """Each contradiction that a site found: code, the state held, the state offered.
+
+    Raises:
+        Transient: AUDIT_UNAVAILABLE.
+    """
+    with table.connected(path) as connection:
+        rows = connection.execute(
+            "SELECT code, kept, offered FROM evidence ORDER BY position"
+        ).fetchall()
+    return tuple(
+        (str(row[0]), SignedCheckpoint.from_text(row[1]), SignedCheckpoint.from_text(row[2]))
+        for row in rows
+    )
 
 
 def _latest(connection: sqlite3.Connection, origin: str) -> SignedCheckpoint | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from audit_samples import ORIGIN, SITES, add_round, roster_of
+from consistency_proofs import consistency_proof
 
 from medunlearn_common.audit import (
     COORDINATOR,
@@ -20,7 +21,7 @@ from medunlearn_common.audit import (
     cosigned_checkpoint,
     signed_checkpoint,
 )
-from medunlearn_common.audit.merkle import consistency_proof, leaf_hash, root_of
+from medunlearn_common.audit.merkle import leaf_hash, root_of
 from medunlearn_common.audit.records import AuditRecord
 from medunlearn_common.audit.signing import CHECKPOINT_CONTEXT
 from medunlearn_common.digests import canonical_json
