@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import inspect
 import sys
 import tempfile
 import time
@@ -139,7 +140,9 @@ def measured(
     clock = Clock()
     for layer, owner, names in LAYERS:
         for name in names:
-            setattr(owner, name, clock.wrapped(layer, getattr(owner, name)))
+            timed = clock.wrapped(layer, getattr(owner, name))
+            static = isinstance(inspect.getattr_static(owner, name), staticmethod)
+            setattr(owner, name, staticmethod(timed) if static else timed)
     watcher = RoundsOnly(clock, rounds)
     run_federation(FederationJob(
         plan=started.plan.shared(), folder=started.folder, run_id=started.facts.run_id,

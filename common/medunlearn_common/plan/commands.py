@@ -97,70 +97,13 @@ def plan_facts(plan: Plan) -> list[tuple[str, str]]:
         ("rounds", f"{plan.run.rounds}{vote}, {server.optimizer} at {server.learning_rate:g}"),
         ("objective", f"{plan.objective.name}, projection {plan.geometry.projection}"),
         ("support", f"{plan.support.method}, {plan.support.density:.3%} of all parameters"),
-        *privacy_facts(plan),
-        *gate_facts(plan),
+        *_noise_facts(plan),
         ("digest", f"{plan.shared().digest[:16]}..."),
     ]
 
 
-def gate_facts(plan: Plan) -> list[tuple[str, str]]:
-    """How many records the utility gate needs: with fewer, nothing is ever published."""
-    least = least_answered(plan)
-    if least == 0:
-        return []
-    rate = plan.privacy.evaluation_rate
-    told = (f"passes only if the hospitals' own retain records number {least} or more that the "
-            "model answers before (all sites together), however little is lost; with fewer the "
-            "run stops with GATE_UTILITY")
-    if least > plan.gates.max_units:
-        told = (f"WARNING: can never pass: {least} answered retain records are needed, and the "
-                f"plan's population is {plan.gates.max_units} ([gates] max_units); raise [privacy] "
-                "evaluation_share or epsilon, or set [gates] min_preservation = 0")
-    sampled = f" (each counted with probability {rate:g})" if rate < 1.0 else ""
-    return [("utility gate", told + sampled)]
-
-
-def least_answered(plan: Plan) -> int:
-    """Fewest retain records, answered before and kept, whose noised counts pass the utility gate.
-
-    Where k of them are counted and all are kept, the gate asks for
-    ``(1 - p) k >= z sqrt(s^2 ((1 - p)^2 + 1 + p^2) + (1 - q) (1 - p)^2 k)``: noise of width s on
-    three counts, and the sample's own deviation at rate q. On average; the counts drawn in a run
-    fall to either side of it.
-
-    Raises:
-        Misconfigured: PRIVACY_UNREACHABLE.
-    """
-    privacy, p = plan.privacy, plan.gates.min_preservation
-    if p in (0.0, 1.0) or privacy.evaluation_share == 0.0 or privacy.noise == "none":
-        return 0  # at 1 it asks for gains, whatever the number
-    z, rate = NormalDist().inv_cdf(plan.gates.confidence), privacy.evaluation_rate
-    sites = plan.federation.sites
-    share = sites / plan.federation.min_sites if privacy.noise == "distributed" else sites
-    noise = _schedule(plan).evaluation_sigma * sqrt(share)
-    # The larger root of ((1 - p) k)^2 = z^2 (noise + drawn k).
-    spread = z**2 * noise**2 * ((1 - p) ** 2 + 1 + p**2) / (1 - p) ** 2
-    half = z**2 * (1 - rate) / 2
-    counted = half + sqrt(half**2 + spread)
-    return ceil(counted / rate)
-
-
-def _schedule(plan: Plan) -> NoiseSchedule:
-    """The noise that a plan's budget asks for; raises Misconfigured PRIVACY_UNREACHABLE."""
-    from medunlearn_common.accounting import calibrate  # late: opens opacus and torch
-
-    privacy = plan.privacy
-    return calibrate(
-        epsilon=privacy.epsilon, delta=privacy.delta,
-        rounds=plan.run.rounds * privacy.local_steps,
-        forget_rate=privacy.forget_rate, retain_rate=privacy.retain_rate,
-        vote_share=plan.support.vote_share if plan.support.method == "vote" else 0.0,
-        evaluation_share=privacy.evaluation_share, evaluation_rate=privacy.evaluation_rate,
-    )
-
-
-def privacy_facts(plan: Plan) -> list[tuple[str, str]]:
-    """The guarantee and the noise it takes.
+def _noise_facts(plan: Plan) -> list[tuple[str, str]]:
+    """The guarantee, and what its noise asks of the data.
 
     Raises:
         Misconfigured: PRIVACY_UNREACHABLE.
@@ -168,7 +111,65 @@ def privacy_facts(plan: Plan) -> list[tuple[str, str]]:
     privacy = plan.privacy
     if privacy.noise == "none":
         return [("privacy", "none: sums are clipped but not noised, so there is no guarantee")]
-    schedule = _schedule(plan)
+    from medunlearn_common.accounting import calibrate  # late: opens opacus and torch
+
+    schedule = calibrate(
+        epsilon=privacy.epsilon, delta=privacy.delta,
+        rounds=plan.run.rounds * privacy.local_steps,
+        forget_rate=privacy.forget_rate, retain_rate=privacy.retain_rate,
+        vote_share=plan.support.vote_share if plan.support.method == "vote" else 0.0,
+        evaluation_share=privacy.evaluation_share, evaluation_rate=privacy.evaluation_rate,
+    )
+    return [*privacy_facts(plan, schedule), *gate_facts(plan, sigma=schedule.evaluation_sigma)]
+
+
+def gate_facts(plan: Plan, *, sigma: float) -> list[tuple[str, str]]:
+    """How many records the utility gate needs: with fewer, nothing is ever published.
+
+    Args:
+        plan: The plan.
+        sigma: Noise of one count at one site, or of the guaranteed sites' sum.
+    """
+    least = least_answered(plan, sigma=sigma)
+    if least == 0:
+        return []
+    told = (f"passes only if the hospitals' own retain records number {least} or more that the "
+            "model answers before (all sites together), however little is lost; with fewer the "
+            "run stops with GATE_UTILITY")
+    if least > plan.gates.max_units:
+        told = (f"WARNING: can never pass: {least} answered retain records are needed, and the "
+                f"plan's population is {plan.gates.max_units} ([gates] max_units); raise [privacy] "
+                "evaluation_share or epsilon, or set [gates] min_preservation = 0")
+    rate = plan.privacy.evaluation_rate
+    sampled = f" (each counted with probability {rate:g})" if rate < 1.0 else ""
+    return [("utility gate", told + sampled)]
+
+
+def least_answered(plan: Plan, *, sigma: float) -> int:
+    """Fewest retain records, answered before and kept, whose noised counts pass the utility gate.
+
+    Where k of them are counted and all are kept, the gate asks for
+    ``(1 - p) k >= z sqrt(s^2 ((1 - p)^2 + 1 + p^2) + (1 - q) (1 - p)^2 k)``: noise of width s on
+    three counts, and the sample's own deviation at rate q. On average; the counts drawn in a run
+    fall to either side of it.
+    """
+    privacy, p = plan.privacy, plan.gates.min_preservation
+    if p in (0.0, 1.0) or privacy.evaluation_share == 0.0 or privacy.noise == "none":
+        return 0  # at p = 1 it asks for gains, whatever the number
+    z, rate = NormalDist().inv_cdf(plan.gates.confidence), privacy.evaluation_rate
+    sites = plan.federation.sites
+    share = sites / plan.federation.min_sites if privacy.noise == "distributed" else sites
+    noise = sigma * sqrt(share)
+    # The larger root of ((1 - p) k)^2 = z^2 (noise + drawn k).
+    spread = z**2 * noise**2 * ((1 - p) ** 2 + 1 + p**2) / (1 - p) ** 2
+    half = z**2 * (1 - rate) / 2
+    counted = half + sqrt(half**2 + spread)
+    return ceil(counted / rate)
+
+
+def privacy_facts(plan: Plan, schedule: NoiseSchedule) -> list[tuple[str, str]]:
+    """The guarantee and the noise it takes."""
+    privacy = plan.privacy
     share = 1.0 / sqrt(plan.federation.min_sites) if privacy.noise == "distributed" else 1.0
     facts = [
         ("privacy", f"epsilon {schedule.epsilon:.3f} (budget {privacy.epsilon:g}), delta "
