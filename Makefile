@@ -5,6 +5,7 @@
 #   make lint      ruff, mypy --strict and the import rules
 #   make kills     1,000 kills at random moments: of a charging ledger, and of an audit log
 #   make fuzz      damaged input for every loader and parser, FUZZ_SECONDS each
+#   make wycheproof VECTORS=DIR   Wycheproof's files through our primitives (DIR: testvectors_v1)
 #   make masking-long   10,000 masked rounds, 10,000 sequences, 1,000 kills
 #   make results   the long experiments behind docs/results.md
 #   make wrong-labels   the experiment with wrong labels behind docs/results.md
@@ -26,8 +27,9 @@ SEEDS ?= 0 1 2
 PLANS ?= $(wildcard benchmarks/plans/*.toml)
 ARGS ?=
 FUZZ_SECONDS ?= 60
+VECTORS ?=
 
-.PHONY: demo test lint kills masking-long fuzz results wrong-labels protos deployed rehearsal failures \
+.PHONY: demo test lint kills masking-long wycheproof fuzz results wrong-labels protos deployed rehearsal failures \
 	deploy-check clean install help
 
 help:
@@ -60,6 +62,9 @@ kills: $(STAMP)
 fuzz: $(STAMP)
 	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q tests/trust/test_fuzzed_parsers.py
+
+wycheproof: $(STAMP)
+	@$(BIN)/python tests/wycheproof/run.py "$(VECTORS)"
 
 masking-long: $(STAMP)
 	MASKING_ROUNDS=10000 MASKING_SEQUENCES=10000 MASKING_KILLS=1000 \

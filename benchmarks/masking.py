@@ -20,13 +20,13 @@ import numpy as np
 
 from medunlearn_client.masking.site import add_own_masks
 from medunlearn_common.entropy import SeededEntropy
+from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.masking.binding import Binding
-from medunlearn_common.masking.expansion import add_mask
+from medunlearn_common.masking.expansion import add_masks
 from medunlearn_common.masking.keys import SessionSecrets
 from medunlearn_common.masking.members import Members
 from medunlearn_common.masking.shamir import Weights, split
 from medunlearn_common.masking.sharing import SharePair, share_out
-from medunlearn_common.masking.signing import SeededIdentities
 from medunlearn_server.masking.opening import open_sum
 from medunlearn_server.masking.session import Collecting, Session
 
@@ -45,11 +45,11 @@ def cpu_ms(action: Callable[[], object], repeats: int = 3) -> float:
 
 def federation(count: int) -> tuple[Binding, list[SessionSecrets]]:
     """Keys of ``count`` sites and an attempt in which all of them mask."""
-    identities = SeededIdentities(SeededEntropy(1))
+    entropy = SeededEntropy(1)
     names = [f"site-{index:04d}" for index in range(count)]
     secrets = [SessionSecrets(root=SeededEntropy(2).key(name)) for name in names]
     members = Members.of([
-        s.offer(identities.signer(n), run_id="bench", session="0.1", site_id=n)
+        s.offer(SigningIdentity.generate(n, entropy), run_id="bench", session="0.1", site_id=n)
         for s, n in zip(secrets, names, strict=True)
     ], run_id="bench", session="0.1")
     binding = Binding(members=members, participants=tuple(range(count)), release="round-0",
@@ -186,7 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--large", action="store_true")
     large = parser.parse_args().large
-    add_mask(np.zeros(WORDS, dtype=np.uint32), bytes(32), sign=1)  # warm up
+    add_masks(np.zeros(WORDS, dtype=np.uint32), [(bytes(32), 1)])  # warm up
     sharing()
     thirty_sites()
     on_the_wire()

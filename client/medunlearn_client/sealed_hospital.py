@@ -37,7 +37,7 @@ from medunlearn_client.policy import (
     require_acceptable,
     require_sigma,
 )
-from medunlearn_client.site_audit import SiteAudit
+from medunlearn_client.site_audit import Asked, SiteAudit
 from medunlearn_client.witnessing import WitnessingHospital
 from medunlearn_common.code_digest import installed_code_digest
 from medunlearn_common.entropy import Entropy
@@ -72,7 +72,15 @@ MAX_HELLO_BYTES = 8 << 20
 
 
 class Answering(Protocol):
-    """What stands inside: :class:`medunlearn_client.hospital.Hospital`."""
+    """What stands inside: :class:`medunlearn_client.witnessing.WitnessingHospital`."""
+
+    def handle(self, message: Message, asked: Asked) -> Message:
+        """Answer one request; ``asked`` is what its envelope says of it."""
+        ...
+
+
+class InnerHospital(Protocol):
+    """What is put behind all layers: :class:`medunlearn_client.hospital.Hospital`."""
 
     def handle(self, message: Message) -> Message:
         """Answer one request; never raises."""
@@ -151,7 +159,10 @@ class SealedHospital:
         header = opened.header
         try:
             self._admit(opened, now=now)
-            answer = self.inside.handle(self._for_inside(opened.message))
+            asked = Asked(
+                sender=header.sender, repeated=self.trust.store.was_answered(header)
+            )
+            answer = self.inside.handle(self._for_inside(opened.message), asked)
             sealed = self._answer(opened, answer)
         except MedunlearnError as error:
             _LOG.error("%s: %s", self.site_id, error)
@@ -287,7 +298,7 @@ def _bare(code: str) -> Message:
 
 
 def seal_hospital(
-    folder: Path, inside: Answering, *, entropy: Entropy | None = None,
+    folder: Path, inside: InnerHospital, *, entropy: Entropy | None = None,
     clock: Callable[[], float] = time.time, survives_power_cut: bool = True,
     gate: Gate | None = None,
 ) -> SealedHospital:

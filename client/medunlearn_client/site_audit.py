@@ -7,19 +7,18 @@ Of an answer it keeps the size alone: a digest of a few noised counts could be g
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from medunlearn_client.request_roots import root_for_run
 from medunlearn_common.accounting import Mechanism
 from medunlearn_common.audit import AuditLog, SignedCheckpoint, WitnessStore
 from medunlearn_common.audit.carrying import COSIGNATURE_FIELD, without_head
 from medunlearn_common.audit.signing import coordinator_log, site_log
-from medunlearn_common.digests import digest_of
 from medunlearn_common.entropy import Entropy
 from medunlearn_common.errors import MedunlearnError, Rejected
-from medunlearn_common.files import write_atomically
 from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.messages import Message
 from medunlearn_common.trust_folder import TRUST_FOLDER, RosterInForce, open_identity
@@ -27,19 +26,35 @@ from medunlearn_common.trust_folder import TRUST_FOLDER, RosterInForce, open_ide
 AUDIT_FILE = "audit.db"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What an opened envelope says of the request in it.
+
+    Attributes:
+        sender: Who signed it.
+        repeated: Whether this very envelope was answered before.
+    """
+
+    sender: str
+    repeated: bool
+
+
 class SiteAudit:
     """Log and witness of one hospital.
 
     Guarantees:
         * With a trust folder, which every hospital behind an envelope has, the hospital answers
-          no request without a signed head of the coordinator's log that continues all that it
-          saw of it; no plan and no request can switch that off.
+          no request without a head of the log of the coordinator that asks, signed by it,
+          that continues all that it saw of it; no plan and no request can switch that off.
+        * A head older than the newest one seen is taken only again, and only with a request
+          that was answered before, byte for byte: nothing new is asked beside the log.
+        * A run has one log, under one key, from its first request to its last.
         * What it charges and answers is in its own log before the answer leaves.
 
     Args:
         folder: The hospital's folder.
         site_id: Its name.
-        entropy: Makes the root that stands for "no requests", at first use.
+        entropy: For what it shows of its erasure requests.
     """
 
     def __init__(self, folder: Path, *, site_id: str, entropy: Entropy) -> None:
@@ -78,32 +93,36 @@ class SiteAudit:
         if self._is_party:
             self.log.append(kind, **fields)
 
-    def taken(self, message: Message) -> tuple[Message, SignedCheckpoint | None]:
+    def taken(
+        self, message: Message, asked: Asked | None
+    ) -> tuple[Message, SignedCheckpoint | None]:
         """The request without the head it carried, and this hospital's signature on that head.
 
         Raises:
-            Rejected: CHECKPOINT_MISSING, CHECKPOINT_SIGNER if no coordinator signed it, or as
-                :meth:`WitnessStore.witness`.
+            Rejected: CHECKPOINT_MISSING, CHECKPOINT_SIGNER if it is not of the coordinator that
+                asks, or as :meth:`WitnessStore.witness`.
             Transient: AUDIT_UNAVAILABLE.
         """
         plain, carried = without_head(message)
         if not self._is_party:
             return plain, None
-        if carried is None:
+        if carried is None or asked is None:
             raise Rejected(
                 "CHECKPOINT_MISSING", "a request carries no state of the coordinator's log",
                 "update the coordinator",
             )
         head, leaves = carried
         keeper = self._roster.current.party(head.signer)
-        if keeper.role != "coordinator":
+        if keeper.role != "coordinator" or keeper.party_id != asked.sender:
             raise Rejected(
-                "CHECKPOINT_SIGNER", f"{head.signer} keeps no coordinator's log",
+                "CHECKPOINT_SIGNER", f"{head.signer} keeps no log of what {asked.sender} asks",
                 "report this to the consortium",
             )
+        run_id = message.text("run_id")
         cosigned = self.witness.witness(
-            head, keeper=keeper.party_id, leaves=leaves, repeated=True,
-            origin=coordinator_log(message.text("run_id"), key_id=keeper.key_id),
+            head, keeper=keeper.party_id, leaves=leaves, repeated=asked.repeated,
+            origin=coordinator_log(run_id, key_id=keeper.key_id),
+            only_one_under=coordinator_log(run_id, key_id=""),
         )
         return plain, cosigned
 
@@ -148,12 +167,8 @@ class SiteAudit:
         self._append("run_finished", run_id=run_id, adapter_digest=adapter_digest)
 
     def request_root(self, run_id: str, *, given: str | None) -> str:
-        """The root over this hospital's erasure requests in a run, the same at every asking.
-
-        A hospital without requests answers with random bytes, which look the same.
-        """
-        path = self._folder / "runs" / f"{digest_of(run_id)}.requests"
-        if not path.is_file():
-            drawn = self._entropy.key(self._site_id, run_id, "no-requests").hex()
-            write_atomically(path, (given or drawn).encode("ascii"))
-        return path.read_text("ascii")
+        """What this hospital says of its erasure requests in a run; see :class:`RunRoot`."""
+        return root_for_run(
+            self._folder, site_id=self._site_id, run_id=run_id, given=given,
+            entropy=self._entropy,
+        ).shown

@@ -36,7 +36,7 @@ class SiteConfig(BaseModel):
         budget_unit: Whom it protects. A run that protects records cannot be charged to a
             budget per patient, and is refused.
         request_root: Merkle root over commitments to the erasure requests behind ``forget``;
-            None where there are none, and then a random one is given in its place.
+            None where there are none. Each run is shown a commitment of its own to it.
         entropy_seed: Seed of noise and sampling in simulations; None draws from the
             operating system, as every hospital must.
     """

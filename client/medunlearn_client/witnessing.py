@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from medunlearn_client.site_audit import SiteAudit
+from medunlearn_client.site_audit import Asked, SiteAudit
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.messages import Message
 
@@ -26,22 +26,27 @@ class WitnessingHospital:
     """Answers like the hospital inside it, and signs the head that the request carried.
 
     Guarantees:
-        A request whose head does not continue what this hospital saw is refused unread.
+        A request whose head does not continue what this hospital saw is refused unread. An
+        older head comes only with a request that was answered before, byte for byte.
     """
 
     def __init__(self, inner: Answering, audit: SiteAudit) -> None:
         self.inner = inner
         self._audit = audit
 
-    def handle(self, message: Message) -> Message:
+    def handle(self, message: Message, asked: Asked | None = None) -> Message:
         """Answer one request.
+
+        Args:
+            message: The request.
+            asked: What its envelope says of it; None for a hospital without a trust folder.
 
         Raises:
             Rejected: As :meth:`SiteAudit.taken`.
             Transient: AUDIT_UNAVAILABLE.
         """
         try:
-            plain, cosigned = self._audit.taken(message)
+            plain, cosigned = self._audit.taken(message, asked)
         except MedunlearnError as error:
             self._audit.refused(request=message.kind, code=error.code)
             raise

@@ -50,7 +50,7 @@ from medunlearn_common.plan.sections import (
     ModelSection,
     ParaphrasesSection,
 )
-from medunlearn_common.support import Support, support_size
+from medunlearn_common.support import Support, planned_random_support, support_size
 
 
 @lru_cache(maxsize=2)
@@ -165,7 +165,8 @@ class Workbench:
         """The run's support, from the request or from this site's store.
 
         Raises:
-            Rejected: SUPPORT_MISMATCH, SUPPORT_UNKNOWN or SUPPORT_TOO_LARGE.
+            Rejected: SUPPORT_MISMATCH, SUPPORT_UNKNOWN, SUPPORT_TOO_LARGE, or
+                SUPPORT_NOT_DRAWN if a plan with a random support got another than its own.
         """
         if digest in self._supports:
             return self._supports[digest]
@@ -189,7 +190,15 @@ class Workbench:
                 "SUPPORT_MISMATCH", "the support does not match its digest or the layout",
                 "resume the run from its checkpoint",
             )
-        if support.size > support_size(self.layout, self.plan.support.density):
+        density = self.plan.support.density
+        if self.plan.support.method == "random" and support != planned_random_support(
+            self.layout, density=density, plan_digest=self.plan.digest
+        ):
+            raise Rejected(
+                "SUPPORT_NOT_DRAWN", "the support is not the one that the plan's digest draws",
+                "the coordinator chose coordinates itself: report it to the consortium",
+            )
+        if support.size > support_size(self.layout, density):
             raise Rejected(
                 "SUPPORT_TOO_LARGE",
                 f"{support.size} coordinates are more than the plan's density allows",

@@ -25,6 +25,7 @@ from medunlearn_common import __version__
 from medunlearn_common.attestation.commands import verify
 from medunlearn_common.concepts.commands import concepts_group
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
+from medunlearn_common.evidence.commands import evidence_app
 from medunlearn_common.identity.commands import keys_app
 from medunlearn_common.ledger.commands import ledger_app
 from medunlearn_common.plan.commands import plan_app
@@ -91,6 +92,7 @@ class CommandLine:
         app.add_typer(ledger_app, name="ledger")
         app.add_typer(keys_app, name="keys")
         app.add_typer(roster_app, name="roster")
+        app.add_typer(evidence_app, name="evidence")
         app.command(name="verify")(verify)
         groups = {"concepts": concepts_group(), **party_groups()}
         for name, group in groups.items():

@@ -29,6 +29,8 @@ MASK_SHARES = "mask_shares"
 MASK_AGREE = "mask_agree"
 MASK_OPEN = "mask_open"
 ERROR = "error"
+# READY's field for the number of the coordinator's own start.
+START = "start"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,21 +105,3 @@ def clip_steps(codec: RingCodec, *, clip_l2: float, dimension: int) -> float:
             "use a smaller support or less noise",
         )
     return full - rounding
-
-
-def sum_exactly(vectors: list[RingVector]) -> RingVector:
-    """Add ring vectors modulo 2^32.
-
-    Raises:
-        Rejected: If there is none or if lengths differ.
-    """
-    if not vectors or any(v.shape != vectors[0].shape for v in vectors):
-        raise Rejected(
-            "UPDATE_SHAPES_DIFFER",
-            f"{len(vectors)} vectors of different or no lengths cannot be summed",
-            "check that all sites use the same support",
-        )
-    total = np.zeros_like(vectors[0])
-    for vector in vectors:
-        np.add(total, vector, out=total)
-    return total

@@ -83,10 +83,31 @@ def support_size(layout: AdapterLayout, density: float) -> int:
 
 
 def random_support(layout: AdapterLayout, *, size: int, seed: int) -> Support:
-    """Seeded random-k: the control that costs no privacy (protocol.md, step 2b)."""
+    """Seeded random-k: the control that costs no privacy (protocol.md, step 2b).
+
+    ``seed`` has at most 128 bits.
+    """
     generator = np.random.Generator(np.random.Philox(key=seed))
     chosen = generator.choice(layout.dimension, size=size, replace=False)
     return Support(indices=np.sort(chosen).astype(np.int64), layout_digest=layout.digest)
+
+
+def planned_random_support(
+    layout: AdapterLayout, *, density: float, plan_digest: str
+) -> Support:
+    """The one random support of a plan, which every party draws for itself.
+
+    Guarantees:
+        Who leads the run chooses no coordinate: the draw follows from the digest of a plan
+        that every site has accepted. (Whoever writes plans can write many, and so try draws.)
+
+    Raises:
+        Misconfigured: SUPPORT_EMPTY if not one coordinate fits.
+    """
+    seed = hashlib.sha256(b"medunlearn/random-support/1" + bytes.fromhex(plan_digest)).digest()
+    return random_support(
+        layout, size=support_size(layout, density), seed=int.from_bytes(seed[:16], "big")
+    )
 
 
 def damped_ratio(

@@ -23,11 +23,12 @@ from medunlearn_common.audit import AuditLog, AuditRecord, SignedCheckpoint
 from medunlearn_common.audit.carrying import COSIGNATURE_FIELD, with_head
 from medunlearn_common.audit.signing import COSIGNATURE_CONTEXT, coordinator_log
 from medunlearn_common.errors import Rejected
-from medunlearn_common.messages import COLLECT, EVALUATE, FINISH, PUBLISH, READY, Message
+from medunlearn_common.messages import COLLECT, FINISH, PUBLISH, READY, Message
 from medunlearn_common.trust_folder import RosterInForce, open_identity
 from medunlearn_common.updates import SparseUpdate
 from medunlearn_server.reports import GateVerdict, RoundReport, RunOutcome, VoteReport
 from medunlearn_server.roster import Agreement, Roster
+from medunlearn_server.round_state import Phase, RoundState
 from medunlearn_server.transport import Reply, Transport
 
 AUDIT_FILE = "audit.db"
@@ -46,6 +47,8 @@ class AuditTrail:
         self._folder = folder
         self._party = party or folder
         self._run_id = run_id
+        self._floor = 0  # READY of this process never comes under an older record
+        self._heads: dict[int, tuple[SignedCheckpoint, tuple[bytes, ...]]] = {}
 
     @cached_property
     def log(self) -> AuditLog:
@@ -69,32 +72,43 @@ class AuditTrail:
     def carried_by(self, request: Message) -> Message:
         """The request with the log's head as it was when the request's step began."""
         size = 1 + self._milestone(request)
-        return with_head(request, self.log.head_at(size), self.log.leaves[:size])
+        if size not in self._heads:
+            self._heads = {size: (self.log.head_at(size), self.log.leaves[:size])}
+        return with_head(request, *self._heads[size])
 
     def _milestone(self, request: Message) -> int:
-        """The record after which the request belongs; the first one if there is no such record."""
+        """The record after which the request belongs; the first one if there is no such record.
+
+        It never goes back: a site that has seen a head takes an older one with a repeated
+        request only. So READY comes with the head of the step that it leads to.
+        """
         if request.kind in (PUBLISH, COLLECT):  # each publication is a slot of its own
             return len(self.log.records) - 1
         if request.kind == FINISH:
-            return self._last(lambda record: record.kind == "run_ended")
-        if request.kind == EVALUATE:  # after the last round, however many there were
-            return self._last(lambda record: record.kind == "round_accepted")
-        round_index = request.fields.get("round", -1)
-        if round_index == 0 and request.kind != READY:
-            return self._last(lambda record: record.kind == "support_chosen")
-        if isinstance(round_index, int) and round_index > 0:
-            return self._last(
-                lambda record: record.kind == "round_accepted"
-                and record.fields["round"] == round_index - 1
-            )
+            return self._last("run_ended")
+        round_index = request.fields.get("round")
+        if not isinstance(round_index, int):
+            return self._before_vote()
         if request.kind == READY:
-            return 0
-        supported = self._last(lambda record: record.kind == "support_chosen") or None
-        return self._last(lambda record: record.kind == "sites_agreed", before=supported)
+            return max(self._floor, self._before_round(round_index) if round_index else 0)
+        return self._before_round(round_index)
 
-    def _last(self, fits: Callable[[AuditRecord], bool], *, before: int | None = None) -> int:
+    def _before_vote(self) -> int:
+        supported = self._last("support_chosen") or None
+        return self._last("sites_agreed", before=supported)
+
+    def _before_round(self, round_index: int) -> int:
+        """The last round accepted before this one; before the first, the support."""
+        return self._last(
+            "round_accepted", where=lambda record: record.fields["round"] < round_index
+        ) or self._last("support_chosen")
+
+    def _last(
+        self, kind: str, *, before: int | None = None,
+        where: Callable[[AuditRecord], bool] = lambda record: True,
+    ) -> int:
         records = self.log.records[:before]
-        return max((record.index for record in records if fits(record)), default=0)
+        return max((r.index for r in records if r.kind == kind and where(r)), default=0)
 
     def begun(self, *, plan_digest: str) -> None:
         """The run begins; before anybody is asked."""
@@ -102,9 +116,13 @@ class AuditTrail:
             "run_begun", run_id=self._run_id, plan_digest=plan_digest, version=__version__
         )
 
-    def resumed(self, *, next_round: int) -> None:
-        """The run goes on."""
-        self.log.append("run_resumed", run_id=self._run_id, next_round=next_round)
+    def resumed(self, state: RoundState) -> None:
+        """The run goes on; what is asked from here on comes under what sites may have seen."""
+        if state.phase is Phase.VOTE:
+            self._floor = self._before_vote()
+        else:  # after the end the sites may know of it already, and are told once more
+            self._floor = self._last("run_ended") or self._before_round(state.next_round)
+        self.log.append("run_resumed", run_id=self._run_id, next_round=state.next_round)
 
     def agreed(self, agreement: Agreement, roster: Roster) -> None:
         """The sites agree; again at the end, where some came later."""

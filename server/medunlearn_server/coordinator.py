@@ -9,6 +9,7 @@ again with the same bytes, which sites answer from their ledgers at no privacy c
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -140,7 +141,7 @@ class Coordinator:
             progress = self._begin()
         else:
             round_index = progress.state.next_round
-            self._trail.resumed(next_round=round_index)
+            self._trail.resumed(progress.state)
             self._sites.gather(progress.agreement, round_index=round_index)
         self._observer.on_ready(self._ready_report(progress), progress.agreement.layout)
         if progress.state.phase is Phase.VOTE:
@@ -379,6 +380,13 @@ class Coordinator:
         return outcome
 
 
-def new_run_id(plan: RunPlan, *, nonce: str) -> str:
-    """A run's name: readable, and unique by ``nonce`` (random, or a seed to repeat a run)."""
-    return f"{plan.run.name}-{digest_of([plan.digest, nonce])[:12]}"
+def new_run_id(plan: RunPlan, *, nonce: str | None = None) -> str:
+    """A run's name: readable, and its own.
+
+    Args:
+        plan: What is run.
+        nonce: For simulations, whose runs repeat; None draws one, as every deployment must:
+            sites lock a run's name to its first plan, log and answers.
+    """
+    drawn = nonce if nonce is not None else secrets.token_hex(16)
+    return f"{plan.run.name}-{digest_of([plan.digest, drawn])[:12]}"

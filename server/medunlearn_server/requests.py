@@ -10,16 +10,18 @@ import numpy as np
 
 from medunlearn_common.digests import canonical_json
 from medunlearn_common.layout import AdapterLayout
-from medunlearn_common.messages import EVALUATE, FINISH, READY, STEP, VOTE, Message
+from medunlearn_common.messages import EVALUATE, FINISH, READY, START, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.support import Support
 from medunlearn_server.geometry import Geometry
 
 
-def ready_request(plan: RunPlan, *, run_id: str, round_index: int) -> Message:
+def ready_request(plan: RunPlan, *, run_id: str, round_index: int, start: int) -> Message:
     """Ask a site to open its data and model and to name what it has.
 
     ``round_index`` says from which round on the site is wanted; late joiners start later.
+    ``start`` counts the coordinator's own starts: each may say READY anew, under the log as it
+    then is.
     """
     return Message(
         kind=READY,
@@ -28,6 +30,7 @@ def ready_request(plan: RunPlan, *, run_id: str, round_index: int) -> Message:
             "plan": canonical_json(plan.model_dump(mode="json")).decode("ascii"),
             "plan_digest": plan.digest,
             "round": round_index,
+            START: start,
         },
     )
 

@@ -84,7 +84,7 @@ class Sites:
         return self._leader.state.ordinal
 
     def started(self, start: int) -> None:
-        """Name masking's sessions after this start of the coordinator, the ``start``-th."""
+        """Name READY and masking's sessions after this start of the coordinator."""
         self._leader.start = start
 
     def take_up(self, sums: int, opening: Checkpoint | None) -> None:
@@ -139,7 +139,9 @@ class Sites:
         """Fill in ``answers``; returns who stayed silent. Errors go to the roster."""
         if not addresses:
             return {}
-        request = ready_request(self._plan, run_id=self._run_id, round_index=round_index)
+        request = ready_request(
+            self._plan, run_id=self._run_id, round_index=round_index, start=self._leader.start
+        )
         silent: dict[str, str] = {}
         replies = self._exchange(dict.fromkeys(addresses, request))
         for address, reply in replies.items():

@@ -10,7 +10,7 @@ from medunlearn_common.plan import RunPlan
 from medunlearn_common.support import (
     Support,
     damped_ratio,
-    random_support,
+    planned_random_support,
     support_from_row_scores,
     support_size,
 )
@@ -81,8 +81,9 @@ def _public(
 def _random(
     plan: RunPlan, sites: Sites, agreement: Agreement, run_id: str, sigma: float
 ) -> Choice:
-    size = support_size(agreement.layout, plan.support.density)
-    return random_support(agreement.layout, size=size, seed=plan.run.seed), Answers()
+    return planned_random_support(
+        agreement.layout, density=plan.support.density, plan_digest=plan.digest
+    ), Answers()
 
 
 METHODS: Mapping[str, Callable[[RunPlan, Sites, Agreement, str, float], Choice]] = {

@@ -26,7 +26,7 @@ from medunlearn_client.erasure import (
 from medunlearn_client.evaluation import EvaluationReport
 from medunlearn_client.records import ReadOptions, Record, read_records
 from medunlearn_client.site_data import record_tagger
-from medunlearn_common.errors import Misconfigured
+from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.files import expanded, write_atomically
 from medunlearn_common.plan import Plan
 from medunlearn_common.plan.sections import ForgetSection
@@ -122,6 +122,21 @@ def unnamed(claim: Claim | None, plan: Plan) -> Iterator[None]:
             f"the run's data lack what a request names (request {lacking})",
             "give the run the files that the request was found in, or withdraw it and add it anew",
         ) from None
+
+
+@contextmanager
+def kept_in_run(claim: Claim | None) -> Iterator[None]:
+    """Says of a run that stops how its requests, which it still holds, become free again."""
+    try:
+        yield
+    except MedunlearnError as error:
+        if claim is not None:
+            numbers = ", ".join(map(str, claim.numbers))
+            error.hint += (
+                f"; its erasure requests ({numbers}) stay in_run until it is resumed, or given up "
+                "with `medunlearn erasure reopen NUMBER`"
+            )
+        raise
 
 
 def _lacking(claim: Claim, plan: Plan) -> list[int]:

@@ -35,6 +35,7 @@ from medunlearn_simulation.erasure import (
     keep_figures,
     kept_claim,
     kept_figures,
+    kept_in_run,
     new_claim,
     requested_records,
     unnamed,
@@ -243,7 +244,8 @@ def carry_out(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> R
         board.say(f"{started.folder.root} is complete")
         result = load_result(started.folder.result_file)
     else:
-        result = _result_of(started, runtime, board)
+        with kept_in_run(started.claim):
+            result = _result_of(started, runtime, board)
     if started.claim is not None:  # after a crash before this, a resumption comes straight here
         digest = attestation_digest(started.folder)
         started.claim.settle({

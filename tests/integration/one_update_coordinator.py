@@ -11,6 +11,7 @@ import pytest
 import torch
 from one_update_hospital import RUN_ID, SEED, SIGMA, Journey
 from peft import PeftModel
+from seeded_identities import SeededIdentities
 
 from medunlearn_client.adoption.loading import open_adapter
 from medunlearn_client.flower_app import from_records, to_records
@@ -21,7 +22,6 @@ from medunlearn_client.models import load_causal_lm
 from medunlearn_common.adapter_facts import AdapterFacts, write_adapter_facts
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import Misconfigured, Rejected, Transient
-from medunlearn_common.masking.signing import SeededIdentities
 from medunlearn_common.messages import READY, Message
 from medunlearn_server import adapter_store
 from medunlearn_server.aggregation import (

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from seeded_identities import SeededIdentities
 
 from medunlearn_client.masking.hospital import MaskedHospital
 from medunlearn_client.masking.journal import ShareJournal
@@ -22,7 +23,6 @@ from medunlearn_common.canaries import CANARY_TEXTS, MICRO_NATS
 from medunlearn_common.counting import COUNT_STEPS, cells_of, count_codec
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.layout import AdapterLayout
-from medunlearn_common.masking.signing import SeededIdentities
 from medunlearn_common.messages import ERROR, EVALUATE, READY, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.ring import RingCodec

@@ -25,7 +25,7 @@ from medunlearn_common.messages import STEP, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.support import Support
 from medunlearn_server.checkpoints import RunStore
-from medunlearn_server.coordinator import Coordinator
+from medunlearn_server.coordinator import Coordinator, new_run_id
 from medunlearn_server.observer import NoObserver
 from medunlearn_server.reports import ReadyReport, RoundReport, RunOutcome
 from medunlearn_server.sealed_transport import seal_transport
@@ -349,6 +349,13 @@ def test_checkpoints_of_other_runs_and_damaged_ones(tmp_path: Path) -> None:
     path = lab.run_folder / "checkpoint.bin"
     path.write_bytes(path.read_bytes()[:-1])
     assert code_of(lambda: lab.run(plan, resume=True)) == "CHECKPOINT_CORRUPT"
+
+
+def test_equal_plans_are_runs_of_their_own_unless_a_seed_repeats_them() -> None:
+    plan = small_plan()
+    assert len({new_run_id(plan) for _ in range(50)}) == 50
+    assert new_run_id(plan, nonce="seed-0") == new_run_id(plan, nonce="seed-0")
+    assert new_run_id(plan, nonce="seed-0") != new_run_id(plan, nonce="seed-1")
 
 
 def test_two_coordinators_of_one_run_exclude_each_other(tmp_path: Path) -> None:

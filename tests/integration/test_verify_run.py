@@ -412,7 +412,7 @@ def test_a_site_stops_answering_after_a_split_view(
 ) -> None:
     """The site is asked again with a log that does not continue what it saw in its run."""
     from medunlearn_client.hospital import open_hospital
-    from medunlearn_client.site_audit import SiteAudit
+    from medunlearn_client.site_audit import Asked, SiteAudit
     from medunlearn_client.witnessing import WitnessingHospital
     from medunlearn_common.audit.carrying import with_head
     from medunlearn_common.errors import Rejected
@@ -426,9 +426,11 @@ def test_a_site_stops_answering_after_a_split_view(
         SiteAudit(folder, site_id="site-1", entropy=SeededEntropy(1)),
     )
 
-    def refusal_of(message: Message) -> str:
+    asked = Asked(sender="coordinator", repeated=False)
+
+    def refusal_of(message: Message, asked: Asked = asked) -> str:
         with pytest.raises(Rejected) as refused:
-            witness.handle(message)
+            witness.handle(message, asked)
         return refused.value.code
 
     request = Message(kind=FINISH, fields={
@@ -456,5 +458,11 @@ def test_a_site_stops_answering_after_a_split_view(
     for number in range(4):
         twin.append("run_resumed", run_id="x", next_round=number)
     assert refusal_of(with_head(request, twin.head, twin.leaves)) == "AUDIT_SPLIT_VIEW"
-    answer = witness.handle(with_head(request, whole.head, whole.leaves))
-    assert "audit_cosignature" in answer.fields
+    # The log of one coordinator under a request of another, and an old head with a new request.
+    latest = with_head(request, whole.head, whole.leaves)
+    assert refusal_of(latest, Asked(sender="rival", repeated=False)) == "CHECKPOINT_SIGNER"
+    older = with_head(request, whole.head_at(1), whole.leaves[:1])
+    assert refusal_of(older) == "AUDIT_ROLLBACK"
+    for message, repeated in ((latest, False), (latest, True), (older, True)):
+        answer = witness.handle(message, Asked(sender="coordinator", repeated=repeated))
+        assert "audit_cosignature" in answer.fields

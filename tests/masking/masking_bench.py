@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from seeded_identities import SeededIdentities
 
 from medunlearn_client.masking.hospital import JOURNAL_FILE, MaskedHospital
 from medunlearn_client.masking.journal import ShareJournal
 from medunlearn_client.masking.rules import MaskingIdentity
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import MedunlearnError
-from medunlearn_common.masking.signing import SeededIdentities
 from medunlearn_common.messages import ERROR, READY, STEP, Message, Scalar
 from medunlearn_common.plan import RunPlan
 from medunlearn_server.masking.attempt import Attempt

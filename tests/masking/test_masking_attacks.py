@@ -14,7 +14,7 @@ from medunlearn_client.masking.journal import SessionState
 from medunlearn_client.masking.site import add_own_masks
 from medunlearn_common.errors import Rejected
 from medunlearn_common.masking.binding import Binding, request_digest
-from medunlearn_common.masking.expansion import add_mask
+from medunlearn_common.masking.expansion import add_masks
 from medunlearn_common.masking.keys import SessionSecrets, check_public_key, public_of
 from medunlearn_common.masking.members import Members
 from medunlearn_common.masking.parts import (
@@ -89,7 +89,7 @@ def signatures(bench: Bench, cut: Cut, sites: tuple[str, ...]) -> dict[int, byte
 
 def mask_of(seed: bytes, words: int = 64) -> np.ndarray:
     vector = np.zeros(words, dtype=np.uint32)
-    add_mask(vector, seed, sign=1)
+    add_masks(vector, [(seed, 1)])
     return vector
 
 
@@ -525,10 +525,10 @@ def opened_by(masked: np.ndarray, binding: Binding, self_seed: bytes, mask_key: 
               ) -> np.ndarray:
     """Take all masks of site 2 away, with the two secrets that were revealed."""
     vector = masked.copy()
-    add_mask(vector, binding.self_mask_seed(self_seed, 2), sign=-1)
+    add_masks(vector, [(binding.self_mask_seed(self_seed, 2), -1)])
     for other in binding.masking_neighbours(2):
         seed = binding.pair_mask_seed(mask_key, 2, other)
-        add_mask(vector, seed, sign=-1 if other > 2 else 1)
+        add_masks(vector, [(seed, -1 if other > 2 else 1)])
     return vector
 
 

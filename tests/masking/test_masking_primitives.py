@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
 from medunlearn_common.masking.binding import Binding
-from medunlearn_common.masking.expansion import CHUNK_WORDS, add_mask
+from medunlearn_common.masking.expansion import CHUNK_WORDS, add_masks
 from medunlearn_common.masking.graph import neighbour_lists
 from medunlearn_common.masking.keys import SessionSecrets, agree, commitment, public_of
 from medunlearn_common.masking.parameters import require_plan
@@ -58,7 +58,7 @@ def run_vector(vector: dict[str, Any]) -> Any:
             return ChaCha20Poly1305(raw["key"]).encrypt(raw["nonce"], raw["plain"], raw["data"])
         case "mask":
             words = np.zeros(4, dtype=np.uint32)
-            add_mask(words, raw["seed"], sign=1)
+            add_masks(words, [(raw["seed"], 1)])
             return words.tobytes()
         case "split":
             found = split(raw["secret"], threshold=3, points=(1, 2, 3, 4, 5), seed=raw["seed"])
@@ -137,11 +137,11 @@ def test_any_t_shares_give_the_secret_and_fewer_give_another(
 @pytest.mark.parametrize("size", [1, CHUNK_WORDS - 1, CHUNK_WORDS, CHUNK_WORDS + 1, 200_001])
 def test_masks_cancel_at_every_length_and_are_one_stream(size: int) -> None:
     vector = np.arange(size, dtype=np.uint32)
-    add_mask(vector, b"k" * 32, sign=1)
+    add_masks(vector, [(b"k" * 32, 1)])
     longer = np.arange(size + 7, dtype=np.uint32)
-    add_mask(longer, b"k" * 32, sign=1)
+    add_masks(longer, [(b"k" * 32, 1)])
     assert vector.tolist() == longer[:size].tolist()
-    add_mask(vector, b"k" * 32, sign=-1)
+    add_masks(vector, [(b"k" * 32, -1)])
     assert vector.tolist() == list(range(size))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from medunlearn_client.policy import SitePolicy
 from medunlearn_client.sealed_hospital import SealedHospital
+from medunlearn_client.site_audit import Asked
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.envelope import EnvelopeStore, sign_bytes
 from medunlearn_common.identity import SigningIdentity
@@ -72,11 +73,13 @@ class Inside:
     def __init__(self, site_id: str) -> None:
         self.site_id = site_id
         self.asked: list[Message] = []
+        self.repeated: list[bool] = []
         self.payload = b"\x01\x00\x00\x00" * 4
         self.error = ""
 
-    def handle(self, message: Message) -> Message:
+    def handle(self, message: Message, asked: Asked) -> Message:
         self.asked.append(message)
+        self.repeated.append(asked.repeated)
         if self.error:
             return Message(kind=ERROR, fields={"site_id": self.site_id, "code": self.error})
         fields = {"site_id": self.site_id}

@@ -20,6 +20,8 @@ from medunlearn_common.ledger import PrivacyLedger
 from medunlearn_common.messages import ERROR, EVALUATE, READY, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions, plan_from_text
 from medunlearn_common.support import random_support
+from medunlearn_server.gates import canary_verdict
+from medunlearn_server.reports import EvaluationReport
 
 PLAN = """
 [run]
@@ -158,6 +160,28 @@ def test_a_destroyed_model_has_lost_what_it_knew_of_canaries(
     assert kept.tolist() == before.tolist() and left.mean() < 0.5 * before.mean()
     again = hospital.handle(request(plan, layout, public=True))
     assert again.payload == untouched.payload  # the adapter is set anew, nothing sticks
+
+
+def test_ruined_adapters_are_stopped_and_idle_ones_are_not(
+    folder: Path, taught_canaries: None
+) -> None:
+    """Power of the default limit on a model that knows its canaries."""
+    plan = plan_of(noise="none")
+    hospital, layout = opened(folder, plan)
+
+    def passes(value: float) -> bool:
+        answer = hospital.handle(request(plan, layout, value=value, public=True))
+        before, after = canary_nats(answer)
+        verdict = canary_verdict(plan, EvaluationReport(
+            forget=(), retain=(), rate=1.0, noise=0.0, sites=(), failure="",
+            canary_before=tuple(map(float, before)), canary_after=tuple(map(float, after)),
+            seconds=0.0, bytes_down={}, bytes_up={},
+        ))
+        assert verdict is not None
+        return verdict.passed
+
+    assert [passes(value) for value in (0.0, 1e-4)] == [True] * 2
+    assert [passes(value) for value in (5.0, -5.0, 20.0, 1000.0)] == [False] * 4
 
 
 def test_a_model_that_was_never_taught_canaries_knows_none(folder: Path) -> None:

@@ -20,7 +20,7 @@ from medunlearn_common.plan import RunPlan, RuntimeOptions, plan_from_text
 from medunlearn_common.plan.public_files import by_digest
 from medunlearn_common.plan.sections import DataSection
 from medunlearn_common.ring import RingCodec
-from medunlearn_common.support import Support, random_support
+from medunlearn_common.support import Support, planned_random_support, random_support
 
 PLAN = """
 [run]
@@ -226,6 +226,22 @@ def test_a_support_denser_than_the_plan_is_refused(hospital: Hospital, plan: Run
     layout = ready(hospital, plan)
     dense = random_support(layout, size=layout.dimension, seed=0)
     assert code(hospital.handle(step_message(plan, layout, dense))) == "SUPPORT_TOO_LARGE"
+
+
+def test_a_coordinators_own_choice_does_not_pass_for_a_random_support(
+    hospital: Hospital, plan: RunPlan
+) -> None:
+    """As dense as planned, and chosen to see the coordinates that it wants to see."""
+    random = changed(plan, support={"method": "random"})
+    layout = ready(hospital, random)
+    drawn = planned_random_support(
+        layout, density=random.support.density, plan_digest=random.digest
+    )
+    other = random_support(layout, size=drawn.size, seed=random.run.seed)
+    assert code(hospital.handle(step_message(random, layout, other))) == "SUPPORT_NOT_DRAWN"
+    fewer = Support(indices=drawn.indices[:-1], layout_digest=layout.digest)
+    assert code(hospital.handle(step_message(random, layout, fewer))) == "SUPPORT_NOT_DRAWN"
+    assert hospital.handle(step_message(random, layout, drawn)).kind == STEP
 
 
 def test_nothing_is_answered_before_ready(hospital: Hospital, plan: RunPlan) -> None:

@@ -9,7 +9,11 @@ import pytest
 
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan import Plan, RunPlan, plan_from_text, plan_template, read_plan
+from medunlearn_common.plan.commands import gate_facts, least_answered
 from medunlearn_common.plan.sections import Section
+from medunlearn_server.federated_evaluation import count_noise
+from medunlearn_server.gates import utility_verdict
+from medunlearn_server.reports import EvaluationReport
 
 
 def test_template_of_defaults_reads_back_as_defaults() -> None:
@@ -114,3 +118,33 @@ def test_shared_part_names_no_data_and_ignores_it_in_its_digest() -> None:
     assert "p1" not in one.model_dump_json()
     assert isinstance(one, RunPlan) and not isinstance(one, Plan)
     assert plan_from_text("[run]\nrounds = 7").shared().digest != one.digest
+
+
+@pytest.mark.parametrize("privacy", [{}, {"noise": "local"}, {"evaluation_rate": 0.5}])
+def test_too_few_records_for_the_utility_gate_are_warned_of_before_the_run(
+    privacy: dict[str, object]
+) -> None:
+    """The number that a check states is the one at which the gate itself changes its mind."""
+    plan, sigma = Plan.model_validate({"privacy": privacy}), 4.2
+    least, rate = least_answered(plan, sigma=sigma), plan.privacy.evaluation_rate
+    assert 1 < least < plan.gates.max_units
+
+    def passes(kept: int) -> bool:
+        counts = EvaluationReport(
+            forget=(), retain=(kept * rate, 0.0, 0.0, 0.0), rate=rate, sites=(), failure="",
+            noise=count_noise(plan.shared(), sigma=sigma, sites=plan.federation.sites),
+            canary_before=(), canary_after=(), seconds=0.0, bytes_down={}, bytes_up={},
+        )
+        verdict = utility_verdict(plan.shared(), counts)
+        return verdict is not None and verdict.passed
+
+    assert passes(least) and not passes(least - 2)
+    assert f"number {least} or more" in dict(gate_facts(plan, sigma=sigma))["utility gate"]
+    tiny = plan.model_copy(update={
+        "gates": plan.gates.model_copy(update={"max_units": least - 1})})
+    assert "WARNING: can never pass" in dict(gate_facts(tiny, sigma=sigma))["utility gate"]
+
+
+def test_a_plan_without_counts_or_gate_is_not_warned_of() -> None:
+    for sections in ({"privacy": {"noise": "none"}}, {"gates": {"min_preservation": 0.0}}):
+        assert gate_facts(Plan.model_validate(sections), sigma=4.0) == []

@@ -2,8 +2,8 @@
 
 A request is committed to as HMAC-SHA256 over its canonical facts, under a key of its own that
 is derived from the hospital's commitment key and the run. All of a run's commitments lie in a
-Merkle tree among made-up ones, at places that follow from their values; only its root leaves
-the hospital.
+Merkle tree among made-up ones, at places that follow from their values; of its root a
+commitment per run leaves the hospital (``request_roots``).
 
 Guarantees:
     * The root tells nothing without the key: not whom it concerns, and not how many, for the

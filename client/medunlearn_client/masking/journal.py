@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS plans (
     plan_digest TEXT PRIMARY KEY, min_sites INTEGER NOT NULL, sites INTEGER NOT NULL,
     model_digest TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sessions (
-    run_id TEXT NOT NULL, session TEXT NOT NULL, generation INTEGER NOT NULL,
+    run_id TEXT NOT NULL, session TEXT NOT NULL,
     state INTEGER NOT NULL, root BLOB NOT NULL, members BLOB NOT NULL, delivery BLOB NOT NULL,
     release TEXT NOT NULL, request TEXT NOT NULL, plan_digest TEXT NOT NULL,
     masked BLOB NOT NULL, survivors BLOB NOT NULL, shares BLOB NOT NULL,
@@ -59,7 +59,6 @@ class SessionRecord:
     Attributes:
         run_id: The run.
         session: Its name.
-        generation: How often its keys were drawn anew.
         state: How far it has come.
         root: Its secrets; empty once opened.
         members: All key offers, as received.
@@ -74,7 +73,6 @@ class SessionRecord:
 
     run_id: str
     session: str
-    generation: int
     state: SessionState
     root: bytes = field(repr=False)
     members: bytes = b""

@@ -27,9 +27,11 @@ class SessionSetup(SiteRules):
             step.note_plan(plan_digest, plan)
 
     def keys(self, run_id: str, session: str, *, plan_digest: str) -> bytes:
-        """Fresh keys for a session; the same ones until the session goes on.
+        """Fresh keys for a session, once: whoever asks again gets the same ones.
 
-        A session that was set up but never opened begins anew: its secrets are gone then.
+        Guarantees:
+            Asking again changes nothing, however far the session has come: a request that was
+            delayed or repeated cannot end a session that is under way.
 
         Raises:
             Rejected: PLAN_UNKNOWN, MASKING_JOURNAL_LOST, MASKING_SESSION_CLOSED.
@@ -43,14 +45,10 @@ class SessionSetup(SiteRules):
         record = step.session(run_id, session)
         if record is not None and record.state is SessionState.OPENED:
             raise closed()
-        if record is None or record.state is not SessionState.KEYS:
-            generation = 0 if record is None else record.generation + 1
-            root = self._me.entropy.key(
-                "masking", self._me.site_id, run_id, session, generation
-            )
+        if record is None:
+            root = self._me.entropy.key("masking", self._me.site_id, run_id, session)
             record = SessionRecord(
-                run_id=run_id, session=session, generation=generation,
-                state=SessionState.KEYS, root=root,
+                run_id=run_id, session=session, state=SessionState.KEYS, root=root
             )
             step.put(record)
         offer = SessionSecrets(root=record.root).offer(

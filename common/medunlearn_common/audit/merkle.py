@@ -2,8 +2,8 @@
 
 Hashing is that of RFC 6962, section 2.1: a leaf is SHA-256(0x00 || record), a node SHA-256(0x01
 || left || right), and the root of no leaves is SHA-256 of nothing. The two prefixes keep a
-record from passing for a node. Proofs are made as in RFC 6962 and verified as in RFC 9162,
-sections 2.1.3.2 and 2.1.4.2, whose steps are numbered below.
+record from passing for a node. Inclusion proofs are made as in RFC 6962; both kinds of proof
+are verified as in RFC 9162, sections 2.1.3.2 and 2.1.4.2, whose steps are numbered below.
 
 Pure functions over 32-byte hashes: no I/O and no state.
 """
@@ -56,28 +56,6 @@ def inclusion_proof(leaves: Sequence[Hash], index: int) -> tuple[Hash, ...]:
     if index < split:
         return (*inclusion_proof(leaves[:split], index), root_of(leaves[split:]))
     return (*inclusion_proof(leaves[split:], index - split), root_of(leaves[:split]))
-
-
-def consistency_proof(leaves: Sequence[Hash], old_size: int) -> tuple[Hash, ...]:
-    """What shows that the first ``old_size`` leaves stayed: PROOF of RFC 6962, section 2.1.2.
-
-    Raises:
-        ValueError: If ``old_size`` is not between 1 and the number of leaves.
-    """
-    if not 1 <= old_size <= len(leaves):
-        raise ValueError("no such older tree")
-    return _subproof(leaves, old_size, whole=True)
-
-
-def _subproof(leaves: Sequence[Hash], old_size: int, *, whole: bool) -> tuple[Hash, ...]:
-    if old_size == len(leaves):
-        return () if whole else (root_of(leaves),)
-    split = _split(len(leaves))
-    if old_size <= split:
-        return (*_subproof(leaves[:split], old_size, whole=whole), root_of(leaves[split:]))
-    return (
-        *_subproof(leaves[split:], old_size - split, whole=False), root_of(leaves[:split]),
-    )
 
 
 def _split(size: int) -> int:

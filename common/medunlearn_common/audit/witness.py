@@ -31,7 +31,7 @@ class WitnessStore:
           the latest one taken of that log; it is on disk before the cosignature is given.
         * What does not continue it is refused with AUDIT_ROLLBACK (fewer records, or the same
           number under another root: AUDIT_SPLIT_VIEW) and kept as evidence with what it
-          contradicts.
+          contradicts. So is a second log where there may be one only (AUDIT_LOG_CHANGED).
 
     Args:
         path: The file; made if it is not there.
@@ -51,7 +51,7 @@ class WitnessStore:
     def witness(
         self, offered: SignedCheckpoint, *, keeper: str, origin: str,
         proof: Sequence[bytes] | None = None, leaves: Sequence[bytes] | None = None,
-        repeated: bool = False,
+        repeated: bool = False, only_one_under: str | None = None,
     ) -> SignedCheckpoint:
         """Take a state of another party's log, and countersign it.
 
@@ -64,11 +64,14 @@ class WitnessStore:
                 saw last.
             repeated: Take a state again that was taken before, though later ones were: it came
                 with a request that is repeated byte for byte, and says nothing new.
+            only_one_under: How the names of all logs begin of which there may be one only: of a
+                run, under whatever key.
 
         Raises:
             Rejected: CHECKPOINT_ORIGIN, CHECKPOINT_SIGNER, the verifier's code,
-                AUDIT_ROLLBACK, AUDIT_SPLIT_VIEW, or AUDIT_NOT_CONSISTENT where what came with
-                the state does not show that it continues the last one.
+                AUDIT_LOG_CHANGED if another log of this beginning was seen, AUDIT_ROLLBACK,
+                AUDIT_SPLIT_VIEW, or AUDIT_NOT_CONSISTENT where what came with the state does
+                not show that it continues the last one.
         """
         state = offered.checkpoint
         if state.origin != origin:
@@ -78,8 +81,12 @@ class WitnessStore:
             )
         offered.require_signature(self._verifier, by=keeper, context=CHECKPOINT_CONTEXT)
         with table.transaction(self._path) as connection:
-            kept = _latest(connection, origin)
-            refused = _refusal(kept, offered, proof=proof, leaves=leaves)
+            kept = _other(connection, origin, only_one_under)
+            if kept is None:
+                kept = _latest(connection, origin)
+                refused = _refusal(kept, offered, proof=proof, leaves=leaves)
+            else:
+                refused = _changed(kept)
             if repeated and _was_taken(connection, offered):
                 refused = None
             if refused is None:
@@ -105,15 +112,24 @@ class WitnessStore:
         return tuple(SignedCheckpoint.from_text(str(row[0])) for row in rows)
 
     def evidence(self) -> tuple[tuple[str, SignedCheckpoint, SignedCheckpoint], ...]:
-        """Each contradiction found: code, the state held, the state offered."""
-        with table.connected(self._path) as connection:
-            rows = connection.execute(
-                "SELECT code, kept, offered FROM evidence ORDER BY position"
-            ).fetchall()
-        return tuple(
-            (str(row[0]), SignedCheckpoint.from_text(row[1]), SignedCheckpoint.from_text(row[2]))
-            for row in rows
-        )
+        """See :func:`evidence_in`."""
+        return evidence_in(self._path)
+
+
+def evidence_in(path: Path) -> tuple[tuple[str, SignedCheckpoint, SignedCheckpoint], ...]:
+    """Each contradiction that a site found: code, the state held, the state offered.
+
+    Raises:
+        Transient: AUDIT_UNAVAILABLE.
+    """
+    with table.connected(path) as connection:
+        rows = connection.execute(
+            "SELECT code, kept, offered FROM evidence ORDER BY position"
+        ).fetchall()
+    return tuple(
+        (str(row[0]), SignedCheckpoint.from_text(row[1]), SignedCheckpoint.from_text(row[2]))
+        for row in rows
+    )
 
 
 def _latest(connection: sqlite3.Connection, origin: str) -> SignedCheckpoint | None:
@@ -121,6 +137,27 @@ def _latest(connection: sqlite3.Connection, origin: str) -> SignedCheckpoint | N
         "SELECT note FROM seen WHERE origin = ? ORDER BY size DESC LIMIT 1", (origin,)
     ).fetchone()
     return None if row is None else SignedCheckpoint.from_text(str(row[0]))
+
+
+def _other(
+    connection: sqlite3.Connection, origin: str, beginning: str | None
+) -> SignedCheckpoint | None:
+    """A state of another log whose name begins so."""
+    if beginning is None:
+        return None
+    row = connection.execute(
+        "SELECT note FROM seen WHERE origin <> ?1 AND substr(origin, 1, ?2) = ?3 LIMIT 1",
+        (origin, len(beginning), beginning),
+    ).fetchone()
+    return None if row is None else SignedCheckpoint.from_text(str(row[0]))
+
+
+def _changed(kept: SignedCheckpoint) -> Rejected:
+    return Rejected(
+        "AUDIT_LOG_CHANGED",
+        f"this run's log was {kept.checkpoint.origin[:80]} until now; another one is shown",
+        "a run has one log under one key: report it to the consortium, and start a new run",
+    )
 
 
 def _was_taken(connection: sqlite3.Connection, offered: SignedCheckpoint) -> bool:

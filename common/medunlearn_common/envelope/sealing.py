@@ -28,7 +28,7 @@ from medunlearn_common.envelope.dsse import Signer, open_signed, parse_signed, s
 from medunlearn_common.envelope.header import HEADER_TYPE, NO_DIGEST, Header
 from medunlearn_common.errors import Rejected
 from medunlearn_common.masking.parts import SESSION
-from medunlearn_common.messages import Message, Scalar
+from medunlearn_common.messages import READY, START, Message, Scalar
 from medunlearn_common.strict_cbor import decode_map, encode
 
 # Kinds of the outer messages that transports carry.
@@ -107,7 +107,8 @@ def slot_facts(message: Message) -> dict[str, Any]:
 
     One exchange may have parts that differ by right: a step with the support for a site that
     lost it, and gradients of public text beside the vote. Each part is a slot of its own, and
-    so is every attempt at a masked sum, by the name of its session.
+    so is every attempt at a masked sum, by the name of its session, and READY of every start
+    of the coordinator.
     """
     session = message.fields.get(SESSION, "")
     part = "support" if message.fields.get("support_bytes") else ""
@@ -115,6 +116,8 @@ def slot_facts(message: Message) -> dict[str, Any]:
         part = "gradients"
     if message.kind == "evaluate" and message.fields.get("public") is True:
         part = f"canaries{part}"
+    if message.kind == READY:
+        part = str(message.fields.get(START, ""))
     part = "/".join(filter(None, (str(session), part)))
     support = message.fields.get("support_digest", "")
     return {

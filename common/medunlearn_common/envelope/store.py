@@ -122,17 +122,6 @@ class EnvelopeStore:
         return [Equivocation(run=r[0], round=r[1], phase=r[2], peer=r[3], kept=r[4], other=r[5])
                 for r in rows]
 
-    def proof_of(
-        self, run: str, *, round_index: int, phase: str, direction: str, peer: str
-    ) -> bytes | None:
-        """The signed header that was accepted for a slot, as DSSE; None if none was."""
-        with self._database.reading() as connection:
-            row = connection.execute(
-                "SELECT proof FROM received WHERE run = ? AND round = ? AND phase = ?"
-                " AND direction = ? AND peer = ?", (run, round_index, phase, direction, peer),
-            ).fetchone()
-        return bytes(row[0]) if row else None
-
     # -- sending -------------------------------------------------------------------------
 
     def assign(self, *drafts: Header, nonce: Callable[[Header], bytes]) -> list[Header]:
@@ -146,6 +135,18 @@ class EnvelopeStore:
         """
         with self._database.transaction() as connection:
             return [_assign(connection, draft, nonce) for draft in drafts]
+
+    def was_answered(self, request: Header) -> bool:
+        """Whether an answer to this very request, and no refusal, was sealed before."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT header FROM sent WHERE run = ? AND round = ? AND phase = ?"
+                " AND direction = 'answer' AND peer = ?",
+                (request.run, request.round, request.phase, request.sender),
+            ).fetchone()
+        return row is not None and (
+            Header.from_bytes(bytes(row[0])).transcript == header_digest(request)
+        )
 
     # -- locks ---------------------------------------------------------------------------
 
@@ -235,7 +236,12 @@ def _group(header: Header) -> str:
     the older request that was under way."""
     if header.direction == "refusal":
         return "refusal"
-    return "restated" if header.phase in RESTATED else "release"
+    return "restated" if is_restated(header) else "release"
+
+
+def is_restated(header: Header) -> bool:
+    """Whether a phase releases nothing, so that its answer may be given anew."""
+    return header.phase.split("/")[0] in RESTATED
 
 
 def _receive(connection: sqlite3.Connection, header: Header, proof: bytes) -> Rejected | None:
@@ -253,7 +259,7 @@ def _receive(connection: sqlite3.Connection, header: Header, proof: bytes) -> Re
         " AND direction = ? AND peer = ?", slot).fetchone()
     if row is not None and bytes(row[0]) == digest:
         return None
-    may_change = header.phase in RESTATED and header.direction == "answer"
+    may_change = is_restated(header) and header.direction == "answer"
     if row is not None and not may_change:
         connection.execute(
             "INSERT OR IGNORE INTO equivocations (run, round, phase, direction, peer, kept, other)"
@@ -287,7 +293,7 @@ def _assign(
                        expires=kept.expires)
         if same == kept:
             return kept
-        if not (draft.phase in RESTATED and draft.direction == "answer"):
+        if not (is_restated(draft) and draft.direction == "answer"):
             raise Rejected("ANSWER_CHANGED", f"{draft.phase} of round {draft.round} was sealed "
                            "with another content before", "resume from the last checkpoint, or "
                            "start a new run; nothing was sent")

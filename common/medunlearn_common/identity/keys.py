@@ -103,11 +103,14 @@ def verify_signature(public_key: bytes, context: str, message: bytes, signature:
     Raises:
         Rejected: SIGNATURE_INVALID, KEY_INVALID.
     """
+    verify_bytes(public_key, pre_authentication_encoding(context, message), signature)
+
+
+def verify_bytes(public_key: bytes, signed: bytes, signature: bytes) -> None:
+    """Check a signature over bytes that carry their context already; raises as above."""
     require_sound_key(public_key)
     try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(
-            signature, pre_authentication_encoding(context, message)
-        )
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, signed)
     except (InvalidSignature, ValueError) as error:
         raise Rejected(
             "SIGNATURE_INVALID", f"a signature under key {key_id(public_key)[:16]} is wrong",

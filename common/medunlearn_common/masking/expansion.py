@@ -26,31 +26,17 @@ _ZEROS = bytes(CHUNK_WORDS * _WORD_BYTES)
 _BATCH = 256
 
 
-def add_mask(vector: RingVector, seed: bytes, *, sign: int) -> None:
-    """Add (``sign`` 1) or subtract (-1) the mask of ``seed`` in place, modulo 2^32.
-
-    Args:
-        vector: uint32, shape ``(k,)``, contiguous.
-        seed: 32 secret bytes, used for one mask only.
-        sign: 1 or -1.
-
-    Raises:
-        ValueError: If seed, sign or dtype is wrong.
-    """
-    add_masks(vector, [(seed, sign)])
-
-
 def add_masks(vector: RingVector, masks: Sequence[tuple[bytes, int]]) -> None:
-    """Add or subtract several masks in place, a chunk of the vector at a time.
+    """Add or subtract masks in place, modulo 2^32, a chunk of the vector at a time.
 
     A chunk stays in the processor's cache while all masks are added to it.
 
     Args:
         vector: uint32, shape ``(k,)``, contiguous.
-        masks: Seeds and signs, as :func:`add_mask`.
+        masks: Seeds (32 secret bytes, each used for one mask only) and signs (1 or -1).
 
     Raises:
-        ValueError: As :func:`add_mask`; the vector is unchanged then.
+        ValueError: If a seed, a sign or the dtype is wrong; the vector is unchanged then.
     """
     if vector.dtype != np.uint32 or any(
         len(seed) != SEED_BYTES or sign not in (1, -1) for seed, sign in masks

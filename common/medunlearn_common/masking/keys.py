@@ -36,7 +36,14 @@ def derive(secret: bytes, purpose: str, info: bytes = b"") -> bytes:
     """32 bytes by HKDF-SHA256 from a secret, for one purpose."""
     label = f"{PROTOCOL}/{purpose}".encode("ascii")
     whole = len(label).to_bytes(2, "big") + label + info
-    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=whole).derive(secret)
+    return hkdf_sha256(secret, info=whole)
+
+
+def hkdf_sha256(
+    secret: bytes, *, info: bytes, salt: bytes | None = None, length: int = KEY_BYTES
+) -> bytes:
+    """RFC 5869; raises ValueError beyond 255 hashes."""
+    return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(secret)
 
 
 def check_public_key(key: bytes) -> bytes:

@@ -54,10 +54,28 @@ def seal_shares(
         key, data = _channel(secrets.sealing, members, sender=position, recipient=other,
                              peer=other)
         pair = shares[other]
-        sealed[other] = ChaCha20Poly1305(key).encrypt(
-            _NONCE, pair.self_seed + pair.mask_key, data
-        )
+        sealed[other] = seal_text(key, pair.self_seed + pair.mask_key, data)
     return sealed
+
+
+def seal_text(key: bytes, plain: bytes, data: bytes, *, nonce: bytes = _NONCE) -> bytes:
+    """ChaCha20-Poly1305 (RFC 8439): ciphertext and tag."""
+    return ChaCha20Poly1305(key).encrypt(nonce, plain, data)
+
+
+def open_text(key: bytes, sealed: bytes, data: bytes, *, nonce: bytes = _NONCE) -> bytes:
+    """Back from :func:`seal_text`.
+
+    Raises:
+        Rejected: MASKING_SHARE_SEALED.
+    """
+    try:
+        return ChaCha20Poly1305(key).decrypt(nonce, sealed, data)
+    except InvalidTag as error:
+        raise Rejected(
+            "MASKING_SHARE_SEALED", "shares were not sealed for this site and session",
+            "the coordinator mixed up shares, or the site that sent them is faulty",
+        ) from error
 
 
 def open_share(
@@ -71,14 +89,7 @@ def open_share(
     """
     key, data = _channel(secrets.sealing, members, sender=sender, recipient=recipient,
                          peer=sender)
-    try:
-        plain = ChaCha20Poly1305(key).decrypt(_NONCE, sealed, data)
-    except InvalidTag as error:
-        raise Rejected(
-            "MASKING_SHARE_SEALED",
-            f"the shares of {members.names[sender]} were not sealed for this site and session",
-            "the coordinator mixed up shares, or the site that sent them is faulty",
-        ) from error
+    plain = open_text(key, sealed, data)
     return SharePair(
         self_seed=check_share(plain[:SHARE_BYTES]), mask_key=check_share(plain[SHARE_BYTES:])
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import ceil, sqrt
 from pathlib import Path
-from typing import Annotated
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -18,6 +19,9 @@ from medunlearn_common.plan.absences import absence_spans
 from medunlearn_common.plan.reading import read_plan
 from medunlearn_common.plan.sections import Plan
 from medunlearn_common.plan.template import plan_template
+
+if TYPE_CHECKING:
+    from medunlearn_common.accounting import NoiseSchedule
 
 plan_app = typer.Typer(
     help="Write and check plans: one commented TOML file that says everything about a run.",
@@ -98,13 +102,13 @@ def plan_facts(plan: Plan) -> list[tuple[str, str]]:
         ("rounds", f"{plan.run.rounds}{vote}, {server.optimizer} at {server.learning_rate:g}"),
         ("objective", f"{plan.objective.name}, projection {plan.geometry.projection}"),
         ("support", f"{plan.support.method}, {plan.support.density:.3%} of all parameters"),
-        *privacy_facts(plan),
+        *_noise_facts(plan),
         ("digest", f"{plan.shared().digest[:16]}..."),
     ]
 
 
-def privacy_facts(plan: Plan) -> list[tuple[str, str]]:
-    """The guarantee and the noise it takes.
+def _noise_facts(plan: Plan) -> list[tuple[str, str]]:
+    """The guarantee, and what its noise asks of the data.
 
     Raises:
         Misconfigured: PRIVACY_UNREACHABLE.
@@ -121,6 +125,56 @@ def privacy_facts(plan: Plan) -> list[tuple[str, str]]:
         vote_share=plan.support.vote_share if plan.support.method == "vote" else 0.0,
         evaluation_share=privacy.evaluation_share, evaluation_rate=privacy.evaluation_rate,
     )
+    return [*privacy_facts(plan, schedule), *gate_facts(plan, sigma=schedule.evaluation_sigma)]
+
+
+def gate_facts(plan: Plan, *, sigma: float) -> list[tuple[str, str]]:
+    """How many records the utility gate needs: with fewer, nothing is ever published.
+
+    Args:
+        plan: The plan.
+        sigma: Noise of one count at one site, or of the guaranteed sites' sum.
+    """
+    least = least_answered(plan, sigma=sigma)
+    if least == 0:
+        return []
+    told = (f"passes only if the hospitals' own retain records number {least} or more that the "
+            "model answers before (all sites together), however little is lost; with fewer the "
+            "run stops with GATE_UTILITY")
+    if least > plan.gates.max_units:
+        told = (f"WARNING: can never pass: {least} answered retain records are needed, and the "
+                f"plan's population is {plan.gates.max_units} ([gates] max_units); raise [privacy] "
+                "evaluation_share or epsilon, or set [gates] min_preservation = 0")
+    rate = plan.privacy.evaluation_rate
+    sampled = f" (each counted with probability {rate:g})" if rate < 1.0 else ""
+    return [("utility gate", told + sampled)]
+
+
+def least_answered(plan: Plan, *, sigma: float) -> int:
+    """Fewest retain records, answered before and kept, whose noised counts pass the utility gate.
+
+    Where k of them are counted and all are kept, the gate asks for
+    ``(1 - p) k >= z sqrt(s^2 ((1 - p)^2 + 1 + p^2) + (1 - q) (1 - p)^2 k)``: noise of width s on
+    three counts, and the sample's own deviation at rate q. On average; the counts drawn in a run
+    fall to either side of it.
+    """
+    privacy, p = plan.privacy, plan.gates.min_preservation
+    if p in (0.0, 1.0) or privacy.evaluation_share == 0.0 or privacy.noise == "none":
+        return 0  # at p = 1 it asks for gains, whatever the number
+    z, rate = NormalDist().inv_cdf(plan.gates.confidence), privacy.evaluation_rate
+    sites = plan.federation.sites
+    share = sites / plan.federation.min_sites if privacy.noise == "distributed" else sites
+    noise = sigma * sqrt(share)
+    # The larger root of ((1 - p) k)^2 = z^2 (noise + drawn k).
+    spread = z**2 * noise**2 * ((1 - p) ** 2 + 1 + p**2) / (1 - p) ** 2
+    half = z**2 * (1 - rate) / 2
+    counted = half + sqrt(half**2 + spread)
+    return ceil(counted / rate)
+
+
+def privacy_facts(plan: Plan, schedule: NoiseSchedule) -> list[tuple[str, str]]:
+    """The guarantee and the noise it takes."""
+    privacy = plan.privacy
     share = 1.0 / sqrt(plan.federation.min_sites) if privacy.noise == "distributed" else 1.0
     facts = [
         ("privacy", f"epsilon {schedule.epsilon:.3f} (budget {privacy.epsilon:g}), delta "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from audit_samples import ORIGIN, SITES, add_round, roster_of
+from consistency_proofs import consistency_proof
 
 from medunlearn_common.audit import (
     COORDINATOR,
@@ -20,7 +21,7 @@ from medunlearn_common.audit import (
     cosigned_checkpoint,
     signed_checkpoint,
 )
-from medunlearn_common.audit.merkle import consistency_proof, leaf_hash, root_of
+from medunlearn_common.audit.merkle import leaf_hash, root_of
 from medunlearn_common.audit.records import AuditRecord
 from medunlearn_common.audit.signing import CHECKPOINT_CONTEXT
 from medunlearn_common.digests import canonical_json
@@ -325,6 +326,29 @@ def test_repeated_request_brings_a_state_again_but_never_one_that_was_not_seen(
     assert again(len(leaves), repeated=True).checkpoint == first.checkpoint
     refused("AUDIT_ROLLBACK", lambda: again(len(leaves), repeated=False))
     refused("AUDIT_ROLLBACK", lambda: again(len(leaves) + 1, repeated=True))
+
+
+def test_another_log_in_the_middle_of_a_run(
+    log: AuditLog, witness: WitnessStore, tmp_path: Path, signers: Signers
+) -> None:
+    """The same coordinator, and a log of this run that begins anew under another name or key."""
+    offer(witness, log, only_one_under="coordinator/demo-1")
+    other = AuditLog(
+        tmp_path / "other.db", origin=f"{ORIGIN}/second", signer=signers[COORDINATOR]
+    )
+    add_round(other, 0)
+
+    def offered(only_one_under: str) -> object:
+        return witness.witness(
+            other.head, keeper=COORDINATOR, origin=other.origin, leaves=other.leaves,
+            only_one_under=only_one_under,
+        )
+
+    for _ in range(2):
+        refused("AUDIT_LOG_CHANGED", lambda: offered("coordinator/demo-1"))
+    assert [code for code, _, _ in witness.evidence()] == ["AUDIT_LOG_CHANGED"]
+    assert witness.seen(other.origin) == ()
+    offered("coordinator/demo-2")
 
 
 def test_witness_signature_forged_doubled_or_from_outside(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from consistency_proofs import consistency_proof
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medunlearn_common.audit.merkle import (
-    consistency_proof,
     inclusion_proof,
     is_consistent,
     is_included,

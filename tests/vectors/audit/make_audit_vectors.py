@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from consistency_proofs import consistency_proof
 
 from medunlearn_common.attestation.dsse import sealed
 from medunlearn_common.audit import (
@@ -21,12 +26,7 @@ from medunlearn_common.audit import (
     LogExport,
     cosigned_checkpoint,
 )
-from medunlearn_common.audit.merkle import (
-    consistency_proof,
-    inclusion_proof,
-    leaf_hash,
-    root_of,
-)
+from medunlearn_common.audit.merkle import inclusion_proof, leaf_hash, root_of
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.roster import Root, Roster, enrolment_request

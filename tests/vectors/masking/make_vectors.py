@@ -7,20 +7,24 @@ that this step must give. The RFC vectors are typed in from their RFCs, not comp
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from seeded_identities import SeededIdentities
+
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.masking.binding import Binding
-from medunlearn_common.masking.expansion import add_mask
+from medunlearn_common.masking.expansion import add_masks
 from medunlearn_common.masking.keys import SessionSecrets, agree, commitment, public_of
 from medunlearn_common.masking.members import Members
 from medunlearn_common.masking.parts import Shares, Survivors, offer_to_bytes
 from medunlearn_common.masking.shamir import split
 from medunlearn_common.masking.sharing import seal_shares
-from medunlearn_common.masking.signing import SeededIdentities
 
 FILE = Path(__file__).with_name("vectors.json")
 RUN, SESSION = "vectors", "0.1"
@@ -48,7 +52,7 @@ def vectors() -> list[dict[str, Any]]:
     found, secrets = members()
     binding = binding_of(found)
     mask = np.zeros(4, dtype=np.uint32)
-    add_mask(mask, bytes(range(32)), sign=1)
+    add_masks(mask, [(bytes(range(32)), 1)])
     shares = split(bytes(range(32)), threshold=3, points=(1, 2, 3, 4, 5), seed=bytes([9]) * 32)
     sealed = seal_shares(secrets[0], found, 0)[1]
     offer = offer_to_bytes(found.offers[0])
