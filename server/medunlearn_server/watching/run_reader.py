@@ -226,7 +226,9 @@ def _evaluation(values: Mapping[str, Any]) -> EvaluationReport | None:
     return replace(
         report, sites=tuple(_lawful(name, s) for s in report.sites),
         failure=_lawful(code, report.failure), forget=tuple(map(float, report.forget)),
-        retain=tuple(map(float, report.retain)), canary_kl=tuple(map(float, report.canary_kl)),
+        retain=tuple(map(float, report.retain)),
+        canary_before=tuple(map(float, report.canary_before)),
+        canary_after=tuple(map(float, report.canary_after)),
         bytes_up=_sizes(report.bytes_up), bytes_down=_sizes(report.bytes_down),
     )
 

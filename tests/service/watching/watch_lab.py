@@ -31,7 +31,7 @@ CANARY = "Jane Doe, born 1970, HIV positive"
 SETTINGS: dict[str, dict[str, Any]] = {
     "run": {"name": "lab", "rounds": 8},
     "privacy": {"noise": "distributed", "epsilon": 8.0, "clip_l2": 1.0},
-    "gates": {"max_units": 1000, "min_preservation": 0.0, "max_canary_kl": 1e-6},
+    "gates": {"max_units": 1000, "min_preservation": 0.0, "max_canary_loss": 1e-6},
     "server": {"learning_rate": 0.1},
     "federation": {"sites": 7, "min_sites": 3, "round_deadline_s": 60.0,
                    "absences": ("3:2-3", "4:4-4")},
