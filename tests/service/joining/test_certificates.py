@@ -144,6 +144,40 @@ def test_a_servers_certificate_commands_nothing(tmp_path: Path) -> None:
     assert admitted == {"client": True, "server": False, "rival": False}
 
 
+def test_grpc_too_admits_clients_certificates_alone() -> None:
+    """The control service is gRPC, whose TLS library is another one."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import grpc
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    from medunlearn_common.pki import to_pem
+
+    def pems(pair: KeyPair) -> tuple[bytes, bytes]:
+        key = pair.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return key, to_pem([pair.certificate])
+
+    root = to_pem([CA.certificate])
+    server = grpc.server(ThreadPoolExecutor(2))
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials(
+        [pems(issue_server(CA, ["localhost"], now=NOW))], root, require_client_auth=True))
+    server.start()
+    answers = {}
+    for name, pair in (("client", issue_client(CA, "control-client", now=NOW)),
+                       ("server", issue_server(CA, ["thief"], now=NOW)),
+                       ("rival", issue_client(OTHER_CA, "control-client", now=NOW))):
+        key, certificate = pems(pair)
+        with grpc.secure_channel(f"localhost:{port}", grpc.ssl_channel_credentials(
+                root, key, certificate)) as channel:
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary("/none/none")(b"", timeout=10.0)
+            answers[name] = caught.value.code()
+    server.stop(None)
+    refused = grpc.StatusCode.UNAVAILABLE
+    assert answers == {"client": grpc.StatusCode.UNIMPLEMENTED, "server": refused,
+                       "rival": refused}
+
+
 def test_a_leaf_signs_no_further_certificates(tmp_path: Path) -> None:
     thief = issue_server(CA, ["localhost"], now=NOW)
     forged = issue_server(thief, ["localhost"], now=NOW)
