@@ -185,6 +185,7 @@ class WitnessedTransport:
     def __init__(self, inner: Transport, trail: AuditTrail) -> None:
         self._inner = inner
         self._trail = trail
+        self._kept: dict[str, str] = {}  # a site signs one head several times, to the same bytes
 
     def sites(self) -> tuple[str, ...]:
         """As the inner transport."""
@@ -212,9 +213,12 @@ class WitnessedTransport:
         return replace(reply, fields=fields)
 
     def _keep(self, note: str, *, site: str) -> None:
+        if self._kept.get(site) == note:
+            return
         cosigned = SignedCheckpoint.from_text(note)
         cosigned.require_signature(self._trail.roster, by=site, context=COSIGNATURE_CONTEXT)
         self._trail.log.keep_cosignature(cosigned)
+        self._kept[site] = note
 
 
 def sum_digest(total: SparseUpdate) -> str:
