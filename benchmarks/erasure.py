@@ -23,12 +23,14 @@ from collections import Counter, defaultdict
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from medunlearn_client.erasure import Registry
-from medunlearn_client.records import Record, read_records
+from medunlearn_client.erasure import Match, NewRequest, Registry
+from medunlearn_client.records import ReadOptions, Record, read_records
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine
+from medunlearn_common.digests import digest_of_file
+from medunlearn_common.plan.reading import read_plan
 
 SHARED = Path(os.environ.get("MEDUNLEARN_DATA", "../shared/data"))
-PLAN = Path(__file__).parent / "plans" / "erasure.toml"
+PLAN = Path(__file__).with_suffix(".toml")
 STUDIES = ("ALPHA", "BRAVO", "CARDIA", "DELTA", "ECHO")
 WITHDRAWN = 1
 SUBJECTS = ("condition", "phone")
@@ -52,11 +54,9 @@ def main() -> None:
         PLAN.read_text(encoding="utf-8").replace('"study.csv"', f'"{folder / "study.csv"}"'),
         encoding="utf-8")
     registry = folder / "erasure.sqlite"
-    for number, patient in enumerate(participants[: 1 if asked.alone else None], start=1):
-        medunlearn("erasure", "add", "--patient", patient, "--basis", "b", "--plan", plan,
-                   "--registry", registry, *OFFICER)
-        medunlearn("erasure", "validate", number, "--identity", "study register", "--registry",
-                   registry, *OFFICER)
+    medunlearn("erasure", "add", "--patient", participants[0], "--basis", "b", "--plan", plan,
+               "--registry", registry, *OFFICER)
+    register(Registry(registry), plan, participants[1:] if not asked.alone else [])
     medunlearn("simulate", plan, "--erasure", registry, "--runner", "memory", "--seed",
                asked.seed, "--out", folder / "run", "--quiet")
     tell(Registry(registry), folder)
@@ -86,6 +86,24 @@ def write_table(path: Path, patients: int) -> list[str]:
                     own["phone"].answer if "phone" in own else "",
                 ])
     return chosen[WITHDRAWN :: len(STUDIES)]
+
+
+def register(registry: Registry, plan: Path, others: list[str]) -> None:
+    """Registers the others, as `erasure add` would but reading once, and validates all."""
+    data = read_plan(plan).data
+    file = Path(data.files[0])
+    records, digest = read_records(file, options=ReadOptions.of_plan(data)), digest_of_file(file)
+    for patient in others:
+        registry.add(NewRequest(
+            kind="patient", target=patient, basis="b", received=registry.today,
+            matches=tuple(
+                Match(record_id=record.record_id, file_digest=digest, reason="patient id",
+                      owned=True)
+                for record in records if record.patient_id == patient
+            ),
+        ), author=OFFICER[1])
+    for request in registry.requests():
+        registry.validate(request.number, author=OFFICER[1], identity="study register")
 
 
 def medunlearn(*arguments: object) -> None:
