@@ -12,8 +12,8 @@ def report(
     forget: tuple[float, ...], retain: tuple[float, ...], noise: float
 ) -> EvaluationReport:
     return EvaluationReport(
-        forget=forget, retain=retain, rate=1.0, noise=noise, sites=("a", "b", "c"), failure="", canary_before=(), canary_after=(),
-        seconds=0.0, bytes_down={}, bytes_up={},
+        forget=forget, retain=retain, rate=1.0, noise=noise, sites=("a", "b", "c"), failure="",
+        canary_before=(), canary_after=(), seconds=0.0, bytes_down={}, bytes_up={},
     )
 
 
