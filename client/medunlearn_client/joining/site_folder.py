@@ -140,7 +140,9 @@ def make_site_folder(
         write_atomically(draft / enrolment, _enrolment(
             identity, node, entry, federation=invitation.federation, token=invitation.token,
             now=now), private=False)
-        write_service_files(draft, role="hospital", final=folder.absolute())
+        outside = [Path(name) for name in (joining.model_folder, *joining.data.files)
+                   if Path(name).is_absolute()]
+        write_service_files(draft, role="hospital", final=folder.absolute(), readable=outside)
     return folder / enrolment
 
 

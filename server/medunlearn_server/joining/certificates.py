@@ -48,8 +48,10 @@ def _leaves(coordinator: CoordinatorFolder, now: float) -> list[str]:
     write_pair(client, certificate=coordinator.tls("client_certificate"),
                key=coordinator.tls("client_key"))
     told = []
+    server = issue_server(authority, config.names, now=now)
+    write_pair(server, certificate=coordinator.tls("control_certificate"),
+               key=coordinator.tls("control_key"))
     if config.server_ca == config.ca:
-        server = issue_server(authority, config.names, now=now)
         write_pair(server, certificate=coordinator.tls("certificate"), key=coordinator.tls("key"))
         until = server.certificate.not_valid_after_utc.strftime("%Y-%m-%d")
         told.append(f"server certificate for {', '.join(config.names)}, valid until {until}")

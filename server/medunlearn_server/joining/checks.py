@@ -82,6 +82,11 @@ def _certificates(coordinator: CoordinatorFolder, now: float) -> Iterator[Findin
     authorities = read_certificates(coordinator.tls("server_ca"))
     require_key_of(chain[0], open_private_file(coordinator.tls("key")),
                    name=coordinator.config.tls.key)
+    if coordinator.config.tls.control_certificate != coordinator.config.tls.certificate:
+        control = read_certificates(coordinator.tls("control_certificate"))
+        require_server_chain(control, read_certificates(coordinator.tls("ca")), "127.0.0.1",
+                             now=now)
+        yield _expiry("control service's certificate", control[0], now)
     sound = True
     for name in coordinator.config.tls.names:
         try:

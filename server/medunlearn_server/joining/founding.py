@@ -95,7 +95,9 @@ def found(folder: Path, founding: Founding, *, entropy: Entropy, now: float) -> 
     config = CoordinatorConfig(
         federation=FederationSection(name=founding.federation, address=founding.address),
         listen=ListenSection(public=f"0.0.0.0:{port}"),
-        tls=TlsSection(names=names, server_ca="tls/institution-ca.pem" if own else "tls/ca.pem"),
+        tls=TlsSection(names=names) if own is None else TlsSection(
+            names=names, server_ca="tls/institution-ca.pem",
+            control_certificate="tls/control-server.pem", control_key="tls/control-server.key"),
     )
     with new_folder(folder) as draft:
         for name in ("nodes", "invitations", "enrolments", "state", "runs", "published"):
@@ -170,6 +172,9 @@ def _certificates(
         write_pair(issue_server(authority, names, now=now),
                    certificate=tls / "server.pem", key=tls / "server.key")
     else:
+        # The command line trusts the federation's own authority alone, also for the server.
+        write_pair(issue_server(authority, names, now=now), certificate=tls / "control-server.pem",
+                   key=tls / "control-server.key")
         adopt_certificate(own, names[0], certificate=tls / "server.pem", key=tls / "server.key",
                           authority=tls / "institution-ca.pem", now=now)
 

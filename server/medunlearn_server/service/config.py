@@ -87,9 +87,12 @@ class TlsSection(_Section):
     names: tuple[str, ...] = Field(
         ("localhost", "127.0.0.1"), min_length=1,
         description="DNS names and IP addresses under which hospitals reach this coordinator")
-    certificate: str = Field("tls/server.pem", description="certificate chain of both ports")
+    certificate: str = Field("tls/server.pem", description="certificate chain of the gateway")
     key: str = Field("tls/server.key", description="its key, mode 0600")
     ca: str = Field("tls/ca.pem", description="whom the control service's clients are signed by")
+    control_certificate: str = Field("tls/server.pem", description="certificate of the control "
+                                     "service, always signed by `ca`")
+    control_key: str = Field("tls/server.key", description="its key, mode 0600")
     server_ca: str = Field("tls/ca.pem", description="whom the certificate is signed by: what "
                            "invitations carry; another file where an institution's authority "
                            "signed it")

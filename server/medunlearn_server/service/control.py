@@ -217,7 +217,8 @@ class ControlServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         try:
             credentials = grpc.ssl_server_credentials(
-                [(folder.tls("key").read_bytes(), folder.tls("certificate").read_bytes())],
+                [(folder.tls("control_key").read_bytes(),
+                  folder.tls("control_certificate").read_bytes())],
                 root_certificates=folder.tls("ca").read_bytes(), require_client_auth=True,
             )
         except OSError as error:
