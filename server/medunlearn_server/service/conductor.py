@@ -161,8 +161,7 @@ class Conductor:
             asked_at: float | None = None
             while not leader.ended(within_s=_LOOK_EVERY_S):
                 if self._around.generation() != generation:
-                    _LOG.warning("the SuperLink was started anew: so is the Flower run")
-                    leader.kill()
+                    leader.kill()  # Flower has given its run up
                 asked_at = self._asked_to_end(row, asked_at)
                 patience = _LEAVE_S if self._around.stopping.is_set() else _STOP_S
                 if asked_at is not None and time.monotonic() - asked_at > patience:
