@@ -29,7 +29,6 @@ from medunlearn_client.service.config import read_hospital_config
 from medunlearn_common.errors import MedunlearnError, Misconfigured
 
 _LOG = logging.getLogger("medunlearn.bundle")
-_REPLACED = ("install_from_fab", "get_load_client_app_fn", "Error")
 
 
 class BundleGuard:
@@ -62,12 +61,15 @@ def without_text(code: int, reason: str | None = None) -> Error:
 
 def guard_flower(guard: BundleGuard) -> None:
     """Put the guard where the pinned flwr looks; raises Misconfigured FLOWER_VERSION."""
-    if not all(hasattr(flower, name) for name in _REPLACED):
-        raise Misconfigured("FLOWER_VERSION", "this flwr is not the one this node was made for",
-                            "install medunlearn with its pinned flwr")
-    flower.install_from_fab = guard.install  # type: ignore[assignment]
-    flower.get_load_client_app_fn = guard.loader
-    flower.Error = without_text  # type: ignore[assignment,misc]
+    replaced = {
+        "install_from_fab": guard.install, "get_load_client_app_fn": guard.loader,
+        "Error": without_text,
+    }
+    for name, ours in replaced.items():
+        if not hasattr(flower, name):
+            raise Misconfigured("FLOWER_VERSION", "this flwr is not the one this node was made "
+                                "for", "install medunlearn with its pinned flwr")
+        setattr(flower, name, ours)
 
 
 def main(folder: Path) -> None:

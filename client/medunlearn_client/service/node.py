@@ -18,6 +18,7 @@ import shlex
 import signal
 import sys
 import threading
+from ipaddress import ip_address
 from pathlib import Path
 from secrets import token_hex
 
@@ -45,7 +46,7 @@ class HospitalNode:
         """Prepare; nothing is started yet.
 
         Raises:
-            Misconfigured: HOSPITAL_CONFIG_ codes, NODE_KEY, NODE_CA, FLOWER_MISSING.
+            Misconfigured: HOSPITAL_CONFIG_ codes, NODE_KEY, NODE_CA, NODE_INSECURE, FLOWER_MISSING.
             Transient: WRITE_FAILED.
         """
         self.paths = HospitalPaths(folder=folder)
@@ -190,6 +191,10 @@ def _is_alive(pid: int) -> bool:
 
 def _require_files(paths: HospitalPaths, config: HospitalConfig) -> None:
     if config.node.insecure:
+        host = config.coordinator.address.rpartition(":")[0].strip("[]")
+        if not _is_loopback(host):
+            raise Misconfigured("NODE_INSECURE", "[node] insecure leaves this machine",
+                                "remove it; the coordinator's invitation brings its certificate")
         return
     if not paths.ca.is_file():
         raise Misconfigured("NODE_CA", "tls/ca.pem is missing",
@@ -197,6 +202,13 @@ def _require_files(paths: HospitalPaths, config: HospitalConfig) -> None:
     if not paths.node_key.is_file() or paths.node_key.stat().st_mode & 0o077:
         raise Misconfigured("NODE_KEY", "node/node.key is missing, or others may read it",
                             "`medunlearn hospital doctor` says which; chmod 600 node/node.key")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _require_only_service(paths: HospitalPaths) -> int:

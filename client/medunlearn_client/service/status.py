@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import write_atomically
+from medunlearn_common.errors import Misconfigured, Transient
 
 WorkerState = Literal["starting", "idle", "answering", "stopping", "stopped"]
 _MAX_BYTES = 1 << 20
@@ -53,8 +53,22 @@ class SiteStatus:
     restarts: int = 0
 
     def write(self, path: Path) -> None:
-        """Atomically; raises Transient WRITE_FAILED."""
-        write_atomically(path, (json.dumps(asdict(self), sort_keys=True) + "\n").encode("utf-8"))
+        """Atomically, but not durably: a request need not wait for the disk.
+
+        Raises:
+            Transient: STATUS_FAILED; the old file is untouched.
+        """
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+                           "w", encoding="utf-8") as stream:
+                stream.write(json.dumps(asdict(self), sort_keys=True) + "\n")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise Transient("STATUS_FAILED", f"cannot write {path.name}: {error.strerror}",
+                            "free disk space or mend permissions; requests are answered"
+                            ) from error
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -129,3 +129,19 @@ def test_a_bundle_that_shadows_the_installed_package_runs_in_plain_flower_and_no
     assert found == {"fields": {"code": "BUNDLE_HOLDS_CODE"}, "reason": "None"}
     assert not mark.exists()
     assert not (tmp_path / "guarded" / "apps").exists()  # not even written to disk
+
+
+def test_another_flower_than_the_pinned_one_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flwr.supernode.runtime import run_clientapp
+
+    from medunlearn_client.service.app_process import BundleGuard, guard_flower
+
+    for name in ("install_from_fab", "get_load_client_app_fn", "Error"):
+        with monkeypatch.context() as patch:
+            for kept in ("install_from_fab", "get_load_client_app_fn", "Error"):
+                patch.setattr(run_clientapp, kept, getattr(run_clientapp, kept))  # put back after
+            patch.delattr(run_clientapp, name)
+            with pytest.raises(Misconfigured, match="FLOWER_VERSION"):
+                guard_flower(BundleGuard(pinned=()))

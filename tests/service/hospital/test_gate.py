@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from medunlearn_client.service.gate import RunGate
 from medunlearn_client.service.status import SiteStatus
 from medunlearn_client.site_audit import SiteAudit
 from medunlearn_common.entropy import SeededEntropy
-from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
-from medunlearn_common.messages import FINISH, READY, STEP
+from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected, Transient
+from medunlearn_common.messages import ERROR, FINISH, READY, STEP, Message
 from medunlearn_common.offer import RunOffer
 from medunlearn_common.plan import RunPlan
+from medunlearn_server.sites import NOT_YET_PAUSE_S, Sites
+from medunlearn_server.transport import Reply
 
 
 def offer(run: str = "run-1", seed: int = 0, coordinator: str = "coordinator") -> RunOffer:
@@ -141,3 +144,50 @@ def test_a_status_file_reads_back_and_a_damaged_one_ends_in_a_code(tmp_path: Pat
         path.write_bytes(damaged)
         with pytest.raises(Misconfigured, match="STATUS_DAMAGED"):
             SiteStatus.read(path)
+
+
+class Waiting:
+    """A transport to three sites that all say "not yet", as answers that were verified."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+        self.asked = 0
+
+    def sites(self) -> tuple[str, ...]:
+        return ("a", "b", "c")
+
+    def exchange(self, requests: Mapping[str, Message], *, deadline_s: float) -> dict[str, Reply]:
+        self.asked += len(requests)
+        return {a: Message(kind=ERROR, fields={"site_id": a, "code": self.code})
+                for a in requests}
+
+
+def gathered(transport: Waiting) -> tuple[MedunlearnError, float]:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    plan = RunPlan.model_validate({
+        "federation": {"sites": 3, "min_sites": 3, "round_deadline_s": 60.0}})
+    sites = Sites(plan=plan, run_id="r", transport=transport, clock=lambda: now[0], sleep=sleep,
+                  keep=lambda checkpoint: None)
+    with pytest.raises(MedunlearnError) as caught:
+        sites.gather(None, round_index=0)
+    return caught.value, now[0]
+
+
+@pytest.mark.parametrize("code", ["PLAN_AWAITS_APPROVAL", "SITE_BUSY"])
+def test_a_coordinator_waits_for_sites_that_are_not_yet_ready(code: str) -> None:
+    transport = Waiting(code)
+    error, waited_s = gathered(transport)
+    assert isinstance(error, Transient) and error.code == "ROUND_TOO_FEW_SITES"
+    assert waited_s >= 60.0  # the whole deadline, then the run may be resumed
+    assert 3 * waited_s / NOT_YET_PAUSE_S <= transport.asked <= 3 * waited_s / NOT_YET_PAUSE_S + 3
+
+
+def test_a_coordinator_does_not_wait_for_sites_that_said_no() -> None:
+    transport = Waiting("PLAN_DECLINED")
+    error, waited_s = gathered(transport)
+    assert isinstance(error, Misconfigured) and error.code == "PLAN_DECLINED"
+    assert waited_s == 0.0 and transport.asked == 3

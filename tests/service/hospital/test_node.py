@@ -200,6 +200,13 @@ def test_a_node_without_certificate_or_key_does_not_start(lab: Lab) -> None:
         "worker", "supernode", "superexec", "watch"]
 
 
+def test_a_link_without_tls_never_leaves_the_machine(lab: Lab) -> None:
+    for address in ("unlearn.example.org:9443", "10.0.0.7:9443", "127.evil.org:9443"):
+        lab.configure(node={"insecure": True}, coordinator={"address": address})
+        with pytest.raises(Misconfigured, match="NODE_INSECURE"):
+            HospitalNode(lab.home)
+
+
 def test_the_executor_finds_one_program_only(lab: Lab) -> None:
     config = HospitalConfig.model_validate({"node": {"insecure": True}})
     lab.paths.config.write_text(hospital_template(config))
