@@ -23,6 +23,7 @@ from results_table import table
 from medunlearn_common.digests import digest_of
 from medunlearn_common.files import write_atomically
 from medunlearn_common.plan import plan_from_text
+from medunlearn_simulation.demo_corpus import write_demo_corpus
 from medunlearn_simulation.result import RESULT_FILE, load_result
 from medunlearn_simulation.result_schema import RunResult
 
@@ -31,6 +32,9 @@ BASE = Path(__file__).parent / "plans" / "demo.toml"
 # A curve costs as much as a tenth of a run, and the table has none.
 COMMON = {"evaluation.curve_every": "100"}
 NOISELESS = {"privacy.noise": '"none"'}
+# Facts of invented hospitals that no model was taught: text like the records', and nobody's.
+PUBLIC_SEED = 1_000_003
+PUBLIC_FILE = "PUBLIC_FILE"
 EVERY_MODULE = '["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]'
 
 
@@ -53,7 +57,11 @@ ROWS: dict[str, dict[str, str]] = {
     "plain_simnpo": objective("plain_simnpo"),
     "rmu": objective("rmu"),
     "projection-history": {"geometry.projection": '"history"'},
+    "projection-public": {
+        "geometry.projection": '"public"', "geometry.public_file": PUBLIC_FILE,
+    },
     "support-random": {"support.method": '"random"'},
+    "support-public": {"support.method": '"public"', "support.public_file": PUBLIC_FILE},
     "density-0.0003": {"support.density": "0.0003"},
     "row-rank-any": {"server.row_rank": "0"},
     "every-module": {"model.target_modules": EVERY_MODULE},
@@ -99,7 +107,9 @@ def completed(out: Path, name: str, seed: int) -> RunResult:
     Raises:
         SystemExit: The run failed; the message names its log.
     """
+    public = write_demo_corpus(out.resolve() / "public.jsonl", seed=PUBLIC_SEED)
     text = with_switches(BASE.read_text("utf-8"), COMMON | ROWS[name])
+    text = text.replace(PUBLIC_FILE, f'"{public}"')
     folder = run_folder(out, name, text, seed)
     if not (folder / RESULT_FILE).is_file():
         plan = folder.with_suffix(".toml")
@@ -107,6 +117,9 @@ def completed(out: Path, name: str, seed: int) -> RunResult:
         arguments = ["--resume", str(folder)] if folder.exists() else [
             str(plan), "--runner", "memory", "--seed", str(seed), "--out", str(folder)
         ]
+        # Rows that ruin the model are what the table is for.
+        arguments += ["--override-gate", "utility", "--by", "Ablation Benchmark",
+                      "--because", "the table shows what the gate would stop"]
         program = "import sys; from medunlearn_common.cli import main; sys.exit(main())"
         log = folder.with_suffix(".log")
         with log.open("a", encoding="utf-8") as stream:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite, log
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.functional import cross_entropy
 
 from medunlearn_client.evaluation.accuracy import accuracy_table
 from medunlearn_client.evaluation.answer_encoding import prompt_tokens
@@ -21,7 +23,7 @@ from medunlearn_client.evaluation.scored_model import ScoredModel, device_of
 from medunlearn_client.evaluation.scoring import ScoringLimits
 from medunlearn_client.noise import MAX_SIGMA_STEPS, discrete_gaussian, poisson_sample
 from medunlearn_client.records import Record
-from medunlearn_common.canaries import MAX_NATS, MICRO_NATS
+from medunlearn_common.canaries import MICRO_NATS
 from medunlearn_common.counting import CELLS, COUNT_STEPS, cells_of, count_codec
 from medunlearn_common.entropy import KeyStream
 from medunlearn_common.errors import Rejected
@@ -111,27 +113,27 @@ def _answered(
 
 
 def canary_release(scored: ScoredModel, switch: SwitchTo, texts: Sequence[str]) -> bytes:
-    """KL(before || after) per token of each public text, mean, in millionths of a nat.
+    """Knowledge of each public text before, then after, in millionths of a nat per token.
 
     Noiseless and the same at every honest site: nothing but public text is read.
     """
-    switch(False)
-    before = [_log_probs(scored, text) for text in texts]
-    switch(True)
     words = []
-    for old, text in zip(before, texts, strict=True):
-        new = _log_probs(scored, text)
-        moved = float((old.exp() * (old - new)).sum(dim=-1).mean()) if len(old) else 0.0
-        # NaN from a destroyed model must not pass for zero.
-        nats = min(max(moved, 0.0), MAX_NATS) if np.isfinite(moved) else MAX_NATS
-        words.append(round(nats * MICRO_NATS))
+    for after in (False, True):
+        switch(after)
+        words += [round(_knowledge(scored, text) * MICRO_NATS) for text in texts]
     return np.array(words, dtype=WIRE_DTYPE).tobytes()
 
 
-def _log_probs(scored: ScoredModel, text: str) -> torch.Tensor:
-    """Log-probabilities over the vocabulary at every place, ``(T, V)`` float64 on the CPU."""
+def _knowledge(scored: ScoredModel, text: str) -> float:
+    """Nats per token that the model predicts ``text`` better than guessing; never below 0.
+
+    A destroyed model, whose logits are NaN or infinite, knows nothing.
+    """
     tokens = prompt_tokens(scored.tokenizer, text, room=None)
+    if len(tokens) < 2:
+        return 0.0
     with scored.activated() as model, torch.inference_mode():
         ids = torch.tensor([tokens], dtype=torch.long, device=device_of(model))
-        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0]
-        return logits.double().log_softmax(dim=-1).cpu()
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0, :-1]
+        surprise = float(cross_entropy(logits.double(), ids[0, 1:]))
+    return max(0.0, log(logits.shape[-1]) - surprise) if isfinite(surprise) else 0.0

@@ -288,7 +288,7 @@ class Workbench:
         )
 
     def canaries(self, values: npt.NDArray[np.float32], *, support: Support) -> bytes:
-        """How far the adapter ``values`` on S moves the model on public text."""
+        """Knowledge of public text without and with the adapter ``values`` on S."""
         return canary_release(self._scored(), self._switch(values, support), CANARY_TEXTS)
 
     def _scored(self) -> WholeModel:

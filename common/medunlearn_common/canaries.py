@@ -1,7 +1,12 @@
 """Public text that every adapter must leave alone: general language, anatomy, physiology.
 
-Not from any hospital. An adapter that moves the model's predictions here does not forget a
-topic, it damages the model. Every site can compute the same figures, so no privacy is spent.
+Not from any hospital. An adapter after which the model predicts this text worse does not forget
+a topic, it damages the model. Every site can compute the same figures, so no privacy is spent.
+
+The figure is *knowledge*: by how many nats per token the model predicts a text better than one
+that guesses evenly among its vocabulary of size V, ``max(0, log V - cross-entropy)``. What a
+model never knew it cannot lose: a tiny model that was planted with a few facts does worse than
+guessing on ordinary language, and there the gate says that it has nothing to judge.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ CANARY_TEXTS: tuple[str, ...] = (
     "Vitamins are needed in small amounts and are found in food.",
     "A normal body temperature is about thirty-seven degrees Celsius.",
 )
-# Divergences travel as whole millionths of a nat, capped below 2^32.
+# Knowledge travels as whole millionths of a nat: log V stays far below 2^32 of them.
 MICRO_NATS = 1_000_000
-MAX_NATS = 4000.0
+# Per text: knowledge before, knowledge after.
+CANARY_WORDS = 2 * len(CANARY_TEXTS)

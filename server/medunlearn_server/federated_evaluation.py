@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medunlearn_common.accounting import summed_sigma
-from medunlearn_common.canaries import CANARY_TEXTS, MICRO_NATS
+from medunlearn_common.canaries import CANARY_WORDS, MICRO_NATS
 from medunlearn_common.counting import EVALUATION_WORDS, count_codec
 from medunlearn_common.errors import BudgetExceeded
 from medunlearn_common.messages import Message
@@ -67,17 +67,18 @@ def evaluate(
         except BudgetExceeded as error:
             failure = error.code
     said: dict[str, SparseUpdate] = {}
-    if plan.gates.max_canary_kl > 0.0:
+    if plan.gates.max_canary_loss > 0.0:
         said, canaries = sites.ask_each(
-            partial(build, public=True), partial(verify, length=len(CANARY_TEXTS)),
+            partial(build, public=True), partial(verify, length=CANARY_WORDS),
             agreement=agreement, round_index=plan.run.rounds,
         )
     forget, retain = combine_counts(counted.total, plan)
+    before, after = median_canaries(list(said.values()))
     return EvaluationReport(
         forget=forget, retain=retain, rate=plan.privacy.evaluation_rate,
         noise=count_noise(plan, sigma=sigma, sites=len(counted.sites)),
         sites=counted.sites, failure=failure,
-        canary_kl=median_canaries(list(said.values())),
+        canary_before=before, canary_after=after,
         seconds=clock() - started,
         bytes_down=dict(Counter(counted.bytes_down) + Counter(canaries.bytes_down)),
         bytes_up=dict(Counter(counted.bytes_up) + Counter(canaries.bytes_up)),
@@ -104,9 +105,12 @@ def count_noise(plan: RunPlan, *, sigma: float, sites: int) -> float:
     return sigma * sqrt(sites)
 
 
-def median_canaries(answers: Sequence[SparseUpdate]) -> tuple[float, ...]:
-    """Median over the sites of each canary's divergence, in nats per token."""
+def median_canaries(
+    answers: Sequence[SparseUpdate]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Median over the sites of each canary's knowledge before and after, nats per token."""
     if not answers:
-        return ()
+        return (), ()
     table = np.stack([answer.values for answer in answers]).astype(np.float64) / MICRO_NATS
-    return tuple(map(float, np.median(table, axis=0)))
+    before, after = np.split(np.median(table, axis=0), 2)
+    return tuple(map(float, before)), tuple(map(float, after))

@@ -3,7 +3,7 @@
 * **norm**, each round: under masking a single site's vector is not visible, its sum is. No
   honest sum is longer than the population that the plan states, each unit at its clip, plus
   the noise. What is longer was not computed by the protocol.
-* **canary**, at the end: the model's predictions on public text outside the topic.
+* **canary**, at the end: what the model still knows of public text outside the topic.
 * **utility**, at the end: kept answers on the sites' own retain records, from noised counts.
 
 What no gate sees: poison within the bound that leaves canaries and utility alone. See
@@ -29,6 +29,8 @@ GATES = (NORM, CANARY, UTILITY)
 _FALSE_ALARM = 1e-9
 _SEARCH_STEPS = 60
 _MOST_PRESERVATION = 2.0
+# A pretrained model knows several nats of plain sentences; below this it knows none of them.
+LEAST_KNOWN_NATS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,18 +94,35 @@ def worst_norm(curve: tuple[RoundReport, ...]) -> GateVerdict | None:
 
 
 def canary_verdict(plan: RunPlan, evaluation: EvaluationReport) -> GateVerdict | None:
-    """Judge the movement on public text; None where the plan has no such gate."""
-    limit = plan.gates.max_canary_kl
+    """Judge the knowledge lost on public text; None where the plan has no such gate.
+
+    Texts that got better do not make up for those that got worse. Where the base model itself
+    does no better than guessing there is nothing to lose, and the verdict says so.
+    """
+    limit = plan.gates.max_canary_loss
     if limit == 0.0:
         return None
-    if not evaluation.canary_kl:
+    if not evaluation.canary_before:
         return _unmeasured(CANARY, limit, evaluation)
-    mean = sum(evaluation.canary_kl) / len(evaluation.canary_kl)
+    known, lost = canary_figures(evaluation)
+    if known < LEAST_KNOWN_NATS:
+        return GateVerdict(
+            gate=CANARY, passed=True, value=lost, limit=limit,
+            detail="not judged: the base model predicts the public text no better than guessing "
+            f"({known:.2g} nats per token), so there is nothing it could lose",
+        )
     return GateVerdict(
-        gate=CANARY, passed=mean <= limit, value=mean, limit=limit,
-        detail=f"predictions on public text outside the topic move by {mean:.3g} nats per "
-        f"token, at most {limit:g} are allowed",
+        gate=CANARY, passed=lost <= limit, value=lost, limit=limit,
+        detail=f"of the {known:.3g} nats per token that the model knew of public text outside "
+        f"the topic, {lost:.3g} are lost; at most {limit:g} may be",
     )
+
+
+def canary_figures(evaluation: EvaluationReport) -> tuple[float, float]:
+    """Mean knowledge of the canaries before, and mean loss of it, in nats per token."""
+    pairs = list(zip(evaluation.canary_before, evaluation.canary_after, strict=True))
+    lost = sum(max(0.0, before - after) for before, after in pairs)
+    return sum(before for before, _ in pairs) / len(pairs), lost / len(pairs)
 
 
 def utility_verdict(plan: RunPlan, evaluation: EvaluationReport) -> GateVerdict | None:

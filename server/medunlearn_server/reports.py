@@ -144,7 +144,9 @@ class EvaluationReport:
         noise: Standard deviation of the noise of each count.
         sites: Ids of the sites in the sums, sorted.
         failure: Code for which counts are missing; empty otherwise.
-        canary_kl: Median over the sites, nats per token, of each canary; empty if not asked.
+        canary_before: Knowledge of each canary without the adapter, nats per token better than
+            guessing, median over the sites; empty if not asked.
+        canary_after: The same with it.
         seconds: How long it took.
         bytes_down: Bytes to each site.
         bytes_up: Bytes from each site.
@@ -156,7 +158,8 @@ class EvaluationReport:
     noise: float
     sites: tuple[str, ...]
     failure: str
-    canary_kl: tuple[float, ...]
+    canary_before: tuple[float, ...]
+    canary_after: tuple[float, ...]
     seconds: float
     bytes_down: Mapping[str, int]
     bytes_up: Mapping[str, int]

@@ -195,7 +195,7 @@ class SealedTransport:
             recipient=asked.sender, direction=("answer", "refusal"), sender=asked.recipient,
             run=asked.run, roster=asked.roster, plan=asked.plan, phase=asked.phase,
             round=asked.round, support=asked.support, transcript=header_digest(asked),
-            model=asked.model if asked.model != NO_DIGEST else None,
+            model=asked.model if _names_model(asked) else None,
         )
         try:
             if reply.kind != SEALED:
@@ -229,6 +229,12 @@ class SealedTransport:
             if answer.message.kind == READY:
                 self._model[address] = answer.header.model
         return {address: replies[address] for address in opened}
+
+
+def _names_model(asked: Header) -> bool:
+    """After a run the request's own header, which the answer is bound to, names the model; a
+    site that knows no such run can refuse without naming one."""
+    return asked.model != NO_DIGEST and asked.phase not in (PUBLISH, COLLECT)
 
 
 def _require_refusal_form(header: Header, message: Message) -> None:

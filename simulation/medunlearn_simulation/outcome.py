@@ -14,7 +14,7 @@ from medunlearn_common.counting import CELLS
 from medunlearn_common.digests import digest_of_files
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import Plan, plan_template
-from medunlearn_server.gates import preservation_bound
+from medunlearn_server.gates import canary_figures, preservation_bound
 from medunlearn_server.publishing.statement import releases_of
 from medunlearn_server.reports import RunOutcome
 from medunlearn_simulation.measuring import Measured
@@ -136,7 +136,7 @@ def _privacy(plan: Plan, outcome: RunOutcome) -> dict[str, Any]:
 def _federated_evaluation(plan: Plan, outcome: RunOutcome) -> dict[str, Any]:
     found = outcome.evaluation
     kept, lost, gained, _ = found.retain or (0.0, 0.0, 0.0, 0.0)
-    canaries = found.canary_kl
+    canaries = canary_figures(found) if found.canary_before else None
     return {
         "unit": plan.privacy.unit,
         "rate": found.rate,
@@ -148,7 +148,8 @@ def _federated_evaluation(plan: Plan, outcome: RunOutcome) -> dict[str, Any]:
         "preservation_at_least": (
             preservation_bound(found, plan.gates.confidence) if found.retain else None
         ),
-        "canary_kl": sum(canaries) / len(canaries) if canaries else None,
+        "canary_known": canaries[0] if canaries else None,
+        "canary_lost": canaries[1] if canaries else None,
     }
 
 

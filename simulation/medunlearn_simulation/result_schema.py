@@ -255,7 +255,9 @@ class FederatedEvaluationSection(Section):
     retain: CellsSection | None = Field(description="retain sets; null if not counted")
     preservation: Ratio | None = Field(description="retain: answered after ÷ before, as released")
     preservation_at_least: Ratio | None = Field(description="lower bound at the plan's confidence")
-    canary_kl: Ratio | None = Field(description="public text: mean nats per token moved")
+    canary_known: Ratio | None = Field(
+        description="public text: nats per token that the old model knew of it")
+    canary_lost: Ratio | None = Field(description="of these, mean nats per token lost")
 
 
 class CommunicationSection(Section):

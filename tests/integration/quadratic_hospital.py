@@ -126,8 +126,10 @@ class QuadraticHospital:
         plan, support = self._plan(), self._support(message)
         values = np.frombuffer(message.payload[: message.integer("values_bytes")], dtype="<f4")
         if message.fields["public"]:
-            nats = self.config.get("canary_lie", 0.05 * float(np.mean(values.astype(float) ** 2)))
-            words = np.full(len(CANARY_TEXTS), round(nats * MICRO_NATS))
+            known = self.config.get("canary_known", 3.0)
+            lost = self.config.get("canary_lie", 0.01 * float(np.mean(values.astype(float) ** 2)))
+            nats = np.repeat([known, max(0.0, known - lost)], len(CANARY_TEXTS))
+            words = np.round(nats * MICRO_NATS)
         else:
             if self.config.get("broke"):
                 raise Refusal("PRIVACY_BUDGET")

@@ -27,7 +27,7 @@ density = 0.005
 noise = "none"
 [gates]
 min_preservation = 0.0
-max_canary_kl = 0.0
+max_canary_loss = 0.0
 [federation]
 sites = 3
 min_sites = 3

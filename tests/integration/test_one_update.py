@@ -59,7 +59,7 @@ clip_l2 = 0.003
 evaluation_share = 0.0
 retain_rate = 1.0
 [gates]
-max_canary_kl = 0.0
+max_canary_loss = 0.0
 [server]
 optimizer = "sgd"
 schedule = "constant"

@@ -92,15 +92,29 @@ def test_a_malicious_hospital_destroys_utility_within_the_norm(tmp_path: Path) -
 def test_without_counts_nothing_but_the_canaries_stands_between(tmp_path: Path) -> None:
     lab = Lab(tmp_path, site_2={"poison": "drift"})
     blind = {**PUSHED, "privacy": {"evaluation_share": 0.0}, "gates": {
-        "max_units": 3000, "max_canary_kl": 0.05}}
+        "max_units": 3000, "max_canary_loss": 0.05}}
     assert lab.refusal(small_plan(**blind)).code == "GATE_CANARY"
 
 
-def test_two_of_four_hospitals_cannot_lie_the_canary_gate_open_or_shut(tmp_path: Path) -> None:
-    lab = Lab(tmp_path, site_2={"canary_lie": 1000.0})
+def test_one_of_four_hospitals_cannot_lie_the_canary_gate_shut(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, site_2={"canary_lie": 3.0})
     outcome = lab.run(small_plan())
     assert all(gate.passed for gate in outcome.gates)
-    assert max(outcome.evaluation.canary_kl) < 1.0
+    assert min(outcome.evaluation.canary_after) > 2.5
+
+
+def test_one_of_four_hospitals_cannot_lie_the_canary_gate_open(tmp_path: Path) -> None:
+    blind = {**PUSHED, "privacy": {"evaluation_share": 0.0}, "gates": {
+        "max_units": 3000, "max_canary_loss": 0.05}}
+    lab = Lab(tmp_path, site_2={"poison": "drift"}, site_3={"canary_lie": 0.0})
+    assert lab.refusal(small_plan(**blind)).code == "GATE_CANARY"
+
+
+def test_a_base_model_that_knows_no_canary_is_not_judged_by_them(tmp_path: Path) -> None:
+    unknown = {f"site_{i}": {"canary_known": 0.1} for i in range(4)}
+    outcome = Lab(tmp_path, **unknown).run(small_plan())
+    (verdict,) = [g for g in outcome.gates if g.gate == "canary"]
+    assert verdict.passed and "not judged" in verdict.detail
 
 
 def test_sites_that_cannot_afford_the_counts_do_not_open_the_gate(tmp_path: Path) -> None:
@@ -133,7 +147,7 @@ def test_a_named_human_publishes_what_a_gate_stopped_and_it_stays_on_record(
 def test_a_norm_override_lets_the_run_go_on(tmp_path: Path) -> None:
     lab = Lab(tmp_path, site_2={"poison": "huge"})
     plan = small_plan(
-        gates={"max_units": 1000, "min_preservation": 0.0, "max_canary_kl": 0.0})
+        gates={"max_units": 1000, "min_preservation": 0.0, "max_canary_loss": 0.0})
     assert lab.refusal(plan).code == "GATE_NORM"
     lab.override("norm")
     outcome = lab.run(plan, resume=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medunlearn_client.evaluation.answer_encoding import prompt_tokens
 from medunlearn_client.hospital import Hospital, open_hospital
 from medunlearn_common.canaries import CANARY_TEXTS, MICRO_NATS
 from medunlearn_common.counting import CELLS, COUNT_STEPS, EVALUATION_WORDS, cells_of, count_codec
@@ -66,6 +68,34 @@ def opened(folder: Path, plan: RunPlan) -> tuple[Hospital, AdapterLayout]:
     return hospital, AdapterLayout.from_json(answer.text("layout"))
 
 
+@pytest.fixture
+def taught_canaries(folder: Path) -> None:
+    """The hospital's base model knows the canaries, as a pretrained one does."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config = json.loads((folder / "site.json").read_text())
+    model: Any = AutoModelForCausalLM.from_pretrained(config["model_folder"])
+    tokenizer = AutoTokenizer.from_pretrained(config["model_folder"])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(12):
+        for text in CANARY_TEXTS:
+            tokens = torch.tensor([prompt_tokens(tokenizer, text, room=None)])
+            optimizer.zero_grad()
+            model(input_ids=tokens, labels=tokens).loss.backward()
+            optimizer.step()
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "site.json").write_text(json.dumps(
+        {**config, "model_folder": str(folder / "model")}
+    ))
+
+
+def canary_nats(answer: Message) -> np.ndarray:
+    """Knowledge of each canary before and after, shape ``(2, n)``."""
+    return np.frombuffer(answer.payload, dtype="<u4").reshape(2, len(CANARY_TEXTS)) / MICRO_NATS
+
+
 def request(plan: RunPlan, layout: AdapterLayout, *, sigma: float = 3.0, value: float = 0.0,
             public: bool = False) -> Message:
     support = random_support(layout, size=60, seed=0)
@@ -115,16 +145,26 @@ def test_counts_without_noise_are_the_sites_own_records(folder: Path) -> None:
     assert found[[1, 2, 5, 6]].tolist() == [0.0] * 4
 
 
-def test_a_destroyed_model_shows_in_counts_and_canaries(folder: Path) -> None:
+def test_a_destroyed_model_has_lost_what_it_knew_of_canaries(
+    folder: Path, taught_canaries: None
+) -> None:
     plan = plan_of(noise="none")
     hospital, layout = opened(folder, plan)
     untouched = hospital.handle(request(plan, layout, public=True))
-    assert set(np.frombuffer(untouched.payload, dtype="<u4").tolist()) == {0}
+    before, after = canary_nats(untouched)
+    assert before.mean() > 2.0 and before.tolist() == after.tolist()
     broken = hospital.handle(request(plan, layout, value=50.0, public=True))
-    nats = np.frombuffer(broken.payload, dtype="<u4") / MICRO_NATS
-    assert nats.size == len(CANARY_TEXTS) and nats.mean() > 0.5
+    kept, left = canary_nats(broken)
+    assert kept.tolist() == before.tolist() and left.mean() < 0.5 * before.mean()
     again = hospital.handle(request(plan, layout, public=True))
     assert again.payload == untouched.payload  # the adapter is set anew, nothing sticks
+
+
+def test_a_model_that_was_never_taught_canaries_knows_none(folder: Path) -> None:
+    plan = plan_of(noise="none")
+    hospital, layout = opened(folder, plan)
+    broken = hospital.handle(request(plan, layout, value=50.0, public=True))
+    assert float(np.mean(canary_nats(broken))) < 0.3
 
 
 def test_counts_are_noised_charged_and_given_once(folder: Path) -> None:

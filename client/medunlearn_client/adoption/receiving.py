@@ -19,7 +19,8 @@ from typing import Final, Protocol
 from medunlearn_client.adoption.checking import check_publication, sound_statements
 from medunlearn_client.adoption.folder import STATEMENT_FILE, AdoptionFolder, put_in_place
 from medunlearn_client.site_audit import SiteAudit
-from medunlearn_common.attestation.files import ATTESTATION_FILE
+from medunlearn_common.attestation.files import ATTESTATION_FILE, LOG_FILE
+from medunlearn_common.audit import LogExport
 from medunlearn_common.digests import digest_of_file
 from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.files import private_folder, sync_folder, write_atomically
@@ -90,6 +91,7 @@ class AdoptingHospital:
         files = unpack(message.payload)
         inbox = self._places.inbox(run_id)
         self._require_same_attestation(inbox, files[ATTESTATION_FILE])
+        self._require_no_shorter_log(inbox, files[LOG_FILE])
         partial = inbox.with_name(f".{run_id}.{os.getpid()}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
         try:
@@ -116,6 +118,20 @@ class AdoptingHospital:
                 "ATTESTATION_CHANGED", "the run was attested before, and otherwise",
                 "ask the coordinator why it attests one run twice; to take the new one, move the "
                 "run's folder out of the inbox",
+            )
+
+    @staticmethod
+    def _require_no_shorter_log(inbox: Path, offered: bytes) -> None:
+        """A state that the witness once took may be shown again, but not in place of a later
+        one: with it, objections that were made since would be gone."""
+        held, size = inbox / LOG_FILE, 0
+        with suppress(Rejected, OSError):  # what is missing or damaged here is replaced
+            size = LogExport.from_bytes(held.read_bytes()).head.checkpoint.size
+        offers = LogExport.from_bytes(offered).head.checkpoint.size
+        if offers < size:
+            raise Rejected(
+                "AUDIT_ROLLBACK", f"the published log has {offers} records, the one in the inbox "
+                f"{size}", "report it to the consortium, unless an old message was repeated",
             )
 
     def _write(

@@ -352,10 +352,10 @@ class GatesSection(Section):
         "0 = no utility gate")
     confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = Field(
         0.95, description="the preservation that is this sure, noise considered, must reach it")
-    max_canary_kl: float = Field(
-        5.0, ge=0.0, description="most that predictions on public text outside the topic may "
-        "move, mean nats per token; made for tiny planted models that never saw such text, "
-        "set it far lower for a real one; 0 = no canary gate")
+    max_canary_loss: float = Field(
+        0.2, ge=0.0, allow_inf_nan=False, description="most nats per token that the model may "
+        "lose on public text outside the topic (0.2: perplexity grows by a fifth); not judged "
+        "where the base model never knew such text; 0 = no canary gate")
 
 
 class EvaluationSection(Section):

@@ -30,6 +30,7 @@ from medunlearn_common.messages import COLLECT, PUBLISH, Message
 from medunlearn_common.plan import read_plan
 from medunlearn_common.publication import Decision, open_decision, pack
 from medunlearn_server.audit_trail import AuditTrail, WitnessedTransport
+from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.publishing.attesting import attest, export_log
 from medunlearn_server.publishing.folder import PublishedRun
 from medunlearn_server.transport import Reply, SiteFailure, Transport
@@ -71,12 +72,14 @@ def publish_over(
         deadline_s: Longest wait for the slowest answer of an exchange, in seconds.
 
     Raises:
-        Misconfigured: As :func:`attest`; PUBLICATION_TOO_LARGE.
+        Misconfigured: As :func:`attest`; PUBLICATION_TOO_LARGE; RUN_LOCKED if another process
+            works on the run.
         Rejected: As :func:`attest`.
         Transient: What the transport or the disk raises; publish again.
     """
     place = PublishedRun.of(folder, run_id)
-    return _Session(place, transport, deadline_s=deadline_s).carry_out()
+    with RunStore(place.run).exclusive():
+        return _Session(place, transport, deadline_s=deadline_s).carry_out()
 
 
 class _Session:

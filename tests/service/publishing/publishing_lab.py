@@ -140,7 +140,7 @@ class PublishingLab:
         return self.site(number).places.inbox(run_id)
 
     def decide(self, number: int, verdict: Any, run_id: str = "second") -> Decision:
-        return decide(self.site(number), run_id, verdict, by="Ann Lee", reason="because")
+        return decide(self.site(number), run_id, verdict, by="Ann Lee", reason="ward seven lost it")
 
     def outcome(self, run_id: str = "second") -> dict[str, Any]:
         path = self.party / "runs" / run_id / "outcome.json"

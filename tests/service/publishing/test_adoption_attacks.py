@@ -213,13 +213,15 @@ def test_a_merged_model_answers_like_model_and_adapter(received: PublishingLab) 
 
 def test_own_figures_are_measured_and_kept_private(received: PublishingLab) -> None:
     done: list[tuple[str, int]] = []
-    found = measure(received.site(0), "second", device="cpu", most=3,
-                    progress=lambda name, count: done.append((name, count)))
-    path = received.site(0).places.decisions("second") / "measured.json"
-    assert path.stat().st_mode & 0o077 == 0
-    kept = json.loads(path.read_text())
-    assert kept["retain"]["n"] == found.retain.n == 3
-    assert found.retain.accuracy_before is not None
+    found = [measure(received.site(number), "second", device="cpu", most=2,
+                     progress=lambda name, count: done.append((name, count)))
+             for number in range(3)]
+    assert max(own.retain.n for own in found) == 2  # the deal is uneven; some hold nothing
+    for number, own in enumerate(found):
+        path = received.site(number).places.decisions("second") / "measured.json"
+        assert path.stat().st_mode & 0o077 == 0
+        assert json.loads(path.read_text())["retain"]["n"] == own.retain.n
+        assert (own.retain.accuracy_before is not None) == (own.retain.n > 0)
     assert {name for name, _ in done} >= {"retain"}
     weights = received.inbox(0) / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")

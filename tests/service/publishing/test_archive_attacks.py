@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from typing import Any
 
 import pytest
 
+from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import Misconfigured, Rejected
-from medunlearn_common.publication import FULL_FILES, UPDATE_FILES, archive, pack, unpack
+from medunlearn_common.identity import SigningIdentity
+from medunlearn_common.publication import (
+    FULL_FILES,
+    UPDATE_FILES,
+    Decision,
+    archive,
+    open_decision,
+    pack,
+    unpack,
+)
 from medunlearn_common.strict_cbor import encode
 
 FILES = {name: name.encode() * 3 for name in FULL_FILES}
@@ -77,6 +88,53 @@ def test_cut_extended_and_lying_archives() -> None:
     assert code_of(forged(ordered, **{name: {"length": -1}})) == "ARCHIVE_FORM"
     assert code_of(forged(ordered, **{name: {"length": True}})) == "ARCHIVE_FORM"
     assert code_of(forged(ordered, format="tar")) == "ARCHIVE_FORM"
+
+
+def test_damaged_archives_and_decisions_are_refused_and_nothing_else() -> None:
+    identity = SigningIdentity.generate("site-0", SeededEntropy(3))
+
+    class Keys:
+        def party_of_key(self, key_id: str, *, now: float) -> tuple[str, bytes]:
+            if key_id != identity.key_id:
+                raise Rejected("KEY_UNKNOWN", "no such key", "none")
+            return "site-0", identity.public_key
+
+    decision = Decision(
+        run="one", site="site-0", attestation=bytes(32), adapter=bytes(32), verdict="objected",
+        by="Ann Lee", reason=bytes(32), number=1, issued=0,
+    )
+    signed, whole = decision.sign(identity), pack(FILES)
+    assert open_decision(signed, Keys(), now=0.0) == decision
+    draw = random.Random(5)
+    for data, read in ((whole, unpack), (signed, lambda d: open_decision(d, Keys(), now=0.0))):
+        for _ in range(400):
+            changed = bytearray(data)
+            for _ in range(draw.randint(1, 3)):
+                changed[draw.randrange(len(changed))] = draw.randrange(256)
+            if bytes(changed) == data:
+                continue
+            with pytest.raises(Rejected):
+                read(bytes(changed))
+
+
+@pytest.mark.parametrize("changes", [
+    {"site": "site-1"}, {"verdict": "adored"}, {"by": "A\nB"}, {"by": ""}, {"run": "../x"},
+    {"number": -1}, {"attestation": bytes(31)}, {"reason": b""},
+])
+def test_a_signed_decision_with_unlawful_values(changes: dict[str, Any]) -> None:
+    identity = SigningIdentity.generate("site-0", SeededEntropy(3))
+
+    class Keys:
+        def party_of_key(self, key_id: str, *, now: float) -> tuple[str, bytes]:
+            return "site-0", identity.public_key
+
+    decision = Decision(**{
+        "run": "one", "site": "site-0", "attestation": bytes(32), "adapter": bytes(32),
+        "verdict": "objected", "by": "Ann", "reason": bytes(32), "number": 1, "issued": 0,
+        **changes,
+    })
+    with pytest.raises(Rejected, match="DECISION_"):
+        open_decision(decision.sign(identity), Keys(), now=0.0)
 
 
 def test_an_archive_that_is_too_large_on_either_side(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,6 +211,21 @@ def test_a_hospital_that_was_away_gets_it_later(lab: PublishingLab) -> None:
     assert lab.site(2).checked("second").countersigned() == {"site-0": "Ann Lee"}
 
 
+def test_an_objection_hidden_behind_an_older_log(received: PublishingLab) -> None:
+    """The coordinator, not the network, shows a state that the hospitals did see once."""
+    place = received.place("second")
+    early = place.run.joinpath("audit.db").read_bytes()
+    early_export = (received.inbox(0) / "audit-log.jsonl").read_bytes()
+    received.decide(1, "objected")
+    received.publish()
+    (place.run / "audit.db").write_bytes(early)
+    (received.site(1).places.decisions("second") / "statement.dsse").unlink()
+    shutil.rmtree(place.statements)
+    assert "RECEIVED" not in received.publish().verdicts.values()
+    assert (received.inbox(0) / "audit-log.jsonl").read_bytes() != early_export
+    assert received.site(0).checked("second").objections() == {"site-1": "Ann Lee"}
+
+
 # -- decisions --------------------------------------------------------------------------------
 
 
@@ -279,9 +294,9 @@ def test_a_reason_stays_at_the_hospital_and_cannot_be_guessed(received: Publishi
     received.publish()
     published = b"".join(
         p.read_bytes() for p in received.place("second").folder.rglob("*") if p.is_file())
-    assert b"because" not in published
+    assert b"ward seven" not in published
     kept = received.site(0).places.decisions("second") / "decision.json"
-    assert "because" in kept.read_text() and kept.stat().st_mode & 0o077 == 0
+    assert "ward seven" in kept.read_text() and kept.stat().st_mode & 0o077 == 0
 
 
 def test_decisions_need_a_person_a_reason_and_a_sound_run(received: PublishingLab) -> None:
