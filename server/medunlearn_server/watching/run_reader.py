@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from math import isfinite
 from pathlib import Path
@@ -22,6 +22,7 @@ from medunlearn_common.attestation.dsse import named_signer
 from medunlearn_common.attestation.files import ATTESTATION_FILE
 from medunlearn_common.audit.kinds import code, digest, name, person
 from medunlearn_common.audit.kinds import run_id as is_run_id
+from medunlearn_common.audit.records import AuditRecord
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.plan import read_plan
 from medunlearn_server.checkpoints import values_shown
@@ -42,6 +43,7 @@ from medunlearn_server.watching.views import (
 )
 
 PLAN_FILE, CHECKPOINT_FILE, AUDIT_FILE = "plan.toml", "checkpoint.bin", "audit.db"
+_ATTESTED, _DECISIONS = ("published", "attested"), ("countersigned", "objected")
 _MAX_FILE_BYTES = 32 << 20
 _PHASES = {"ready": "gathering", "vote": "support", "rounds": "rounds", "finished": "finished"}
 _Value = TypeVar("_Value")
@@ -94,13 +96,18 @@ class RunReader:
         return replace(view, troubles=tuple(sorted(self._troubles)))
 
     def _attestation(self, log: LogView) -> AttestationView | None:
-        named = {r.fields["attestation_digest"] for r in log.records if r.kind == "published"}
+        named = {r.fields["attestation_digest"] for r in log.records if r.kind in _ATTESTED}
         for folder in (self._folder, self._published):
             if folder is None:
                 continue
             found = self._unchanged(folder / ATTESTATION_FILE, _attested)
             if found is not None:
-                return replace(found, in_log=found.digest in named)
+                said = decisions(log.records, found.digest)
+                return replace(
+                    found, in_log=found.digest in named,
+                    countersigned=tuple(s for s in sorted(said) if said[s] == "countersigned"),
+                    objected=tuple(s for s in sorted(said) if said[s] == "objected"),
+                )
         return None
 
     def _unchanged(self, path: Path, parse: Callable[[Path], _Value]) -> _Value | None:
@@ -126,6 +133,15 @@ class RunReader:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self._troubles.add("FILE_UNREADABLE")
         return None
+
+
+def decisions(records: Sequence[AuditRecord], attestation_digest: str) -> dict[str, str]:
+    """What each hospital last said of an attestation: countersigned or objected, by site."""
+    return {
+        str(record.fields["site"]): record.kind for record in records
+        if record.kind in _DECISIONS
+        and record.fields["attestation_digest"] == attestation_digest
+    }
 
 
 def _lawful(check: Callable[[Any], bool], value: Any) -> str:

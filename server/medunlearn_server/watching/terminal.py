@@ -157,7 +157,9 @@ def _figures(run: RunView, *, now: float) -> RenderableType:
                               f"{len(log.witnesses)} witnesses")
     if run.attestation is not None:
         named = "named in the log" if run.attestation.in_log else "NOT named in the log"
-        grid.add_row("attestation", f"{run.attestation.digest[:16]}, {named}")
+        grid.add_row("attestation", f"{run.attestation.digest[:16]}, {named}, "
+                                    f"{len(run.attestation.countersigned)} countersigned, "
+                                    f"{len(run.attestation.objected)} object")
     return grid
 
 

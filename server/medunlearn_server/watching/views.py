@@ -160,11 +160,15 @@ class AttestationView:
         digest: SHA-256 (hex) of its file.
         in_log: Whether the audit log names this very digest.
         signer: Who is said to have signed; ``medunlearn verify`` checks it.
+        countersigned: Hospitals that stand by it, as the log last has it, sorted.
+        objected: Hospitals that object to it, sorted.
     """
 
     digest: str
     in_log: bool
     signer: str
+    countersigned: tuple[str, ...] = ()
+    objected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

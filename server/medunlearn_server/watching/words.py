@@ -30,8 +30,13 @@ LOG_NAMES = {
     "run_stopped": "run stopped", "gate_failed": "gate failed",
     "gate_overridden": "gate overridden", "adapter_written": "adapter written",
     "run_ended": "run ended", "measured": "measured", "published": "attested",
-    "request_refused": "answer refused",
+    "attested": "attested",
+    "request_refused": "answer refused", "delivered": "delivered",
+    "countersigned": "countersigned", "objected": "objected",
 }
+_SHOWN = frozenset({
+    "code", "gate", "by", "method", "reason", "site", "verdict", "size", "request", "version",
+})
 _ORDER = {"round": 0, "code": 0, "gate": 0, "sites": 1, "failures": 2, "refused": 2, "epsilon": 3}
 
 
@@ -67,7 +72,7 @@ def record_words(record: AuditRecord) -> str:
             parts.append(f"{key.removesuffix('_digest')} {value[:12]}")
         elif key == "epsilon" and value is not None:
             parts.append(f"ε {decimal(value)}")
-        elif key in ("code", "gate", "by", "method", "reason", "size", "request", "version"):
+        elif key in _SHOWN:
             parts.append(str(value))
     return " · ".join(parts)
 

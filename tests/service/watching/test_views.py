@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sqlite3
 from io import StringIO
 from pathlib import Path
+from typing import cast
 
 import pytest
 from rich.console import Console
 from watch_lab import RUN, Lab
 
+from medunlearn_common.attestation.dsse import sealed
+from medunlearn_common.audit.kinds import KINDS, digest, name
+from medunlearn_common.audit.records import AuditRecord
+from medunlearn_common.trust_folder import open_identity
+from medunlearn_server.audit_trail import AuditTrail
 from medunlearn_server.checkpoints import Checkpoint
 from medunlearn_server.service.config import open_folder
 from medunlearn_server.watching.federation import FederationReader
-from medunlearn_server.watching.run_reader import RunReader
+from medunlearn_server.watching.run_reader import RunReader, decisions
 from medunlearn_server.watching.terminal import spark, status_view, watch
 from medunlearn_server.watching.views import UNREADABLE, FederationView, RunView
 
@@ -174,3 +181,36 @@ def test_spark_of_anything() -> None:
 def test_a_single_run_folder_can_be_read_without_a_registry(lab: Lab) -> None:
     run = RunReader(lab.finished / "runs" / RUN).read()
     assert (run.run_id, run.state) == (RUN, "finished")
+
+
+def test_a_hospital_that_changes_its_mind_is_shown_with_its_last_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lawful = {"site": name, "attestation_digest": digest}
+    for kind in ("countersigned", "objected"):
+        monkeypatch.setitem(cast("dict[str, object]", KINDS), kind, lawful)
+    said = [("countersigned", "north", "a"), ("objected", "north", "a"),
+            ("countersigned", "south", "a"), ("objected", "west", "b")]
+    records = [
+        AuditRecord(index=index, at=1, kind=kind,
+                    fields={"site": site, "attestation_digest": letter * 64})
+        for index, (kind, site, letter) in enumerate(said)
+    ]
+    assert decisions(records, "a" * 64) == {"north": "objected", "south": "countersigned"}
+
+
+def test_attestation_counts_only_if_the_log_names_it(copy: Path) -> None:
+    folder = copy / "runs" / RUN
+    log = AuditTrail(folder, run_id=RUN).log
+    data = sealed(b'{"any":"statement"}', open_identity(folder))
+    (folder / "attestation.json").write_bytes(data)
+    found = run_at(copy).attestation
+    assert found is not None and not found.in_log
+    log.append("published", attestation_digest=hashlib.sha256(data).hexdigest(),
+               report_digest="0" * 64)
+    found = run_at(copy).attestation
+    assert found is not None and found.in_log and found.signer == "coordinator"
+    assert "named in the log" in said(FederationReader(open_folder(copy)).read(connect=False))
+    (folder / "attestation.json").write_bytes(data.replace(b"coordinator", b"coordinatoR"))
+    found = run_at(copy).attestation
+    assert found is not None and not found.in_log
