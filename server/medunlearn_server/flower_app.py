@@ -37,6 +37,7 @@ from flwr.serverapp import Grid, ServerApp
 from medunlearn_common.envelope import HELLO
 from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.files import private_folder
+from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.messages import ERROR, Message, Scalar
 from medunlearn_common.plan import read_plan
 from medunlearn_server.checkpoints import RunStore
@@ -220,6 +221,7 @@ def _carry(
     plan = read_plan(Path(_text(settings, "plan"))).shared()
     run_id = _text(settings, "run-id")
     party = Path(str(settings["trust-folder"])) if settings.get("trust-folder") else None
+    PartyMarks(party or folder).require_run(run_id)
     wake = settings.get("wake-file")
     waiting = Waiting(
         shown_in=folder / NOW_FILE, halt=partial(obey_while_waiting, folder),

@@ -29,6 +29,7 @@ from medunlearn_common.errors import Misconfigured, Transient
 from medunlearn_common.files import write_atomically
 from medunlearn_common.flower_environment import flower_command, flower_environment
 from medunlearn_common.identity.key_files import PASSPHRASE_VARIABLE
+from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.processes import Child, Children, ChildSpec, wait_until
 
 _LOG = logging.getLogger("medunlearn.node")
@@ -46,9 +47,11 @@ class HospitalNode:
         """Prepare; nothing is started yet.
 
         Raises:
-            Misconfigured: HOSPITAL_CONFIG_ codes, NODE_KEY, NODE_CA, NODE_INSECURE, FLOWER_MISSING.
+            Misconfigured: PARTY_RETIRED, HOSPITAL_CONFIG_ codes, NODE_KEY, NODE_CA, NODE_INSECURE,
+                FLOWER_MISSING.
             Transient: WRITE_FAILED.
         """
+        PartyMarks(folder).require_in_service()
         self.paths = HospitalPaths(folder=folder)
         self.config = read_hospital_config(folder)
         _require_files(self.paths, self.config)

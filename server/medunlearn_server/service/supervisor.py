@@ -24,6 +24,7 @@ from typing import Final
 
 from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.files import require_writable
+from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.processes import Children, ChildSpec, on_termination
 from medunlearn_common.trust_folder import open_identity
 from medunlearn_server.service.conductor import Conductor, Surroundings
@@ -153,11 +154,12 @@ def serve(path: Path) -> None:
     """Run a coordinator's service until SIGTERM or SIGINT; from the main thread only.
 
     Raises:
-        Misconfigured: COORDINATOR_CONFIG_ codes, SERVICE_RUNNING, CONTROL_PORT, and as
-            :class:`Supervisor`.
+        Misconfigured: COORDINATOR_CONFIG_ codes, PARTY_RETIRED, SERVICE_RUNNING, CONTROL_PORT,
+            and as :class:`Supervisor`.
         Transient: As :class:`Supervisor`.
     """
     folder = open_folder(path)
+    PartyMarks(folder.path).require_in_service()
     with _alone(folder):
         supervisor = Supervisor(folder)
         on_termination(supervisor.stopping)

@@ -38,7 +38,8 @@ class Task:
 
 
 def demo_task(
-    folder: Path, *, hospitals: int, board: PhaseBoard, **changes: dict[str, Any]
+    folder: Path, *, hospitals: int, board: PhaseBoard, model: Path | None = None,
+    **changes: dict[str, Any],
 ) -> Task:
     """The demo's records, dealt to hospitals as the simulation deals them, each in its own file.
 
@@ -46,6 +47,7 @@ def demo_task(
         folder: Where to write.
         hospitals: How many.
         board: Shows phases: planting takes a minute where it is not cached.
+        model: Folder of a model to use in place of the planted one.
         changes: Values of plan sections, by section.
 
     Raises:
@@ -53,9 +55,10 @@ def demo_task(
     """
     place = RunFolder(root=folder)
     plan = with_demo_file(
-        _planned(plan_for_run(None, Overrides(sites=hospitals)), changes), place)
+        _planned(plan_for_run(None, Overrides(
+            sites=hospitals, model=str(model) if model is not None else None)), changes), place)
     records = prepare_records(plan, place, board)
-    model, _ = prepare_models(plan, records, board, retrained=None)
+    found, _ = prepare_models(plan, records, board, retrained=None)
     lines: list[list[str]] = [[] for _ in range(hospitals)]
     for line in Path(plan.data.files[0]).read_text(encoding="utf-8").splitlines():
         site = records.site_of.get(json.loads(line)["id"])
@@ -69,7 +72,7 @@ def demo_task(
     shared = plan.shared().model_dump(mode="python")
     write_atomically(folder / "plan.toml",
                      plan_template(Plan.model_validate(shared)).encode("utf-8"))
-    return Task(model=Path(model), records=tuple(files), plan=folder / "plan.toml")
+    return Task(model=Path(found), records=tuple(files), plan=folder / "plan.toml")
 
 
 def forget_lines() -> str:

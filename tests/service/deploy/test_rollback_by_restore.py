@@ -290,6 +290,22 @@ def test_a_failed_final_backup_does_not_retire(
     assert not list(consortium.folder.glob("*.tmp*"))
 
 
+def test_a_coordinator_does_not_go_on_with_a_run_it_forgot_the_end_of(
+    consortium: lab.Lab,
+) -> None:
+    """From an old checkpoint it would sign other requests for rounds that were asked already."""
+    from medunlearn_server.flower_app import lead
+
+    folder = restored_over_a_lost_disk(consortium)
+    plan = consortium.folder / "plan.toml"
+    plan.write_text("[federation]\nsites = 3\nmin_sites = 3\n")
+    with pytest.raises(Rejected) as refused:
+        lead(None, {  # type: ignore[arg-type]
+            "plan": str(plan), "run-id": "run-1", "run-folder": str(folder / "runs" / "run-1"),
+            "trust-folder": str(folder)})
+    assert code_of(refused) == "HISTORY_LOST_RUN"
+
+
 def test_the_lab_is_a_lab(consortium: lab.Lab) -> None:
     """The step that the attacks above repeat is answered where nothing was lost."""
     assert not isinstance(consortium.step(0)["site-0"], str)

@@ -1,0 +1,64 @@
+"""``medunlearn rehearse``: a whole federation of real processes on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from medunlearn_common.files import expanded
+
+
+def rehearse(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Keep all folders here; must not exist.")
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, max=50)] = 3,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="A model's folder; left out: a small one is "
+                                  "planted, once.", show_default=False)
+    ] = None,
+    namespaces: Annotated[
+        bool | None, typer.Option("--namespaces/--loopback", help="A network per party; left "
+                                  "out: where this machine allows it.", show_default=False)
+    ] = None,
+) -> None:
+    """Rehearse a deployment: a coordinator and three hospitals, from invitation to adoption.
+
+    Real processes, TLS, node keys and networks, and the commands of docs/deploy.md, on the
+    embedded demo.
+
+    Examples:
+
+      medunlearn rehearse
+
+      medunlearn rehearse --out rehearsal --loopback
+    """
+    # Late: these bring torch, and every command of the program loads this file.
+    from medunlearn_simulation.progress import PhaseBoard
+    from medunlearn_simulation.rehearsal.rehearse import federation
+    from medunlearn_simulation.rehearsal.rehearse import rehearse as carry_out
+    from medunlearn_simulation.rehearsal.task import demo_task
+
+    console = Console(highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    with ExitStack() as stack:
+        root = expanded(out).absolute() if out is not None else Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="medunlearn-rehearsal-")))
+        if out is not None:
+            root.mkdir(parents=True)
+        task = demo_task(root / "task", hospitals=3, board=PhaseBoard(), model=model,
+                         run={"rounds": rounds})
+        made = stack.enter_context(federation(root, task, say=say, separate=namespaces))
+        where = "a network namespace each" if made.network.separate else "one loopback"
+        say(f"four parties on {where}")
+        seconds = carry_out(made)
+        say("the adapter is adopted at every hospital")
+        say("seconds: " + ", ".join(f"{name} {took:.0f}" for name, took in seconds.items()))
