@@ -40,7 +40,7 @@ from medunlearn_common.ledger import Budget, PrivacyLedger
 from medunlearn_common.messages import STEP, Message
 from medunlearn_common.plan import Plan, RuntimeOptions
 from medunlearn_common.ring import NOISE_STEPS
-from medunlearn_common.support import Support, random_support, support_size
+from medunlearn_common.support import Support, planned_random_support
 from medunlearn_server.aggregation import PROGRESS_SHARE, round_codec
 from medunlearn_server.geometry import Geometry, orthonormal_rows
 from medunlearn_server.requests import step_request
@@ -68,8 +68,10 @@ class Journey:
 
     @property
     def support(self) -> Support:
-        size = support_size(self.layout, self.plan.support.density)
-        return random_support(self.layout, size=size, seed=1)
+        plan = self.plan.shared()
+        return planned_random_support(
+            self.layout, density=plan.support.density, plan_digest=plan.digest
+        )
 
     @property
     def values(self) -> np.ndarray:
