@@ -37,6 +37,7 @@ TOKENS = (
     b";", b",", b"0", b"-1", b"C04", b"Patient/", b"#REF!", b"../", b"\xed\xa0\x80", b"''" * 99,
 )
 SLOWEST_S = 30
+LAST_INPUT = "last-input"  # what a child was at that died
 _MAX_EDITS = 6
 
 
@@ -112,6 +113,7 @@ def fuzz(name: str, target: Target, *, seconds: float, seed: int, scratch: Path,
     seen: set[str] = set()
     while waiting or time.process_time() - begun < seconds:
         content = waiting.pop() if waiting else damaged(chance.choice(target.seeds), chance)
+        scratch.with_name(LAST_INPUT).write_bytes(content)
         try:
             with time_limit(SLOWEST_S):
                 tally.accepted += run_attempt(target, scratch, content)
@@ -149,8 +151,8 @@ def fuzz_in_child(name: str, *, seconds: float, seed: int, findings: Path) -> Ta
         _, status = os.waitpid(child, 0)
         if report.is_file():
             return Tally(**json.loads(report.read_text(encoding="utf-8")))
-        last = next((path for path in scratch.rglob("*") if path.is_file()), None)
-        content = last.read_bytes() if last is not None else b""
+        last = scratch.with_name(LAST_INPUT)
+        content = last.read_bytes() if last.is_file() else b""
         return Tally(findings=[keep(findings, name, content, f"the process died: {status}\n")])
 
 

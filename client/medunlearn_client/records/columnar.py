@@ -94,10 +94,26 @@ def dataset_rows(folder: Path) -> Iterator[ParsedRow]:
     import datasets  # slow to import, and only needed here
 
     try:
+        for entry in files:
+            _validate_arrow(folder / entry["filename"])
         loaded = datasets.load_from_disk(str(folder)).with_format(None)
         yield from _dataset_rows(loaded)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _dataset_damaged(folder, type(error).__name__) from error
+
+
+def _validate_arrow(path: Path) -> None:
+    """Checks every offset and every text of a file batch by batch, before a value is made of it.
+
+    Arrow files are used as they lie on disk, and nobody else looks at their offsets: one that
+    points beyond its buffer ends the process.
+
+    Raises:
+        pa.ArrowException: The file is damaged.
+    """
+    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as batches:
+        for batch in batches:
+            batch.validate(full=True)
 
 
 def hub_rows(source: str) -> Iterator[ParsedRow]:
