@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from seeded_identities import SeededIdentities
 
 from medunlearn_client.masking.hospital import MaskedHospital
 from medunlearn_client.masking.journal import ShareJournal
@@ -202,6 +201,8 @@ def open_hospital(folder: Path, runtime: RuntimeOptions) -> QuadraticHospital:
 
 def open_masked(folder: Path, runtime: RuntimeOptions) -> WitnessingHospital:
     """Masked without envelopes, for tests of the coordinator over a bare transport."""
+    from seeded_identities import SeededIdentities  # late: Flower's actors lack its folder
+
     inner, entropy = QuadraticHospital(folder, runtime), SeededEntropy(7)
     site_id, identities = inner.config["site_id"], SeededIdentities(entropy)
     journal = ShareJournal(folder / "masking.db", synchronous="OFF")
