@@ -16,6 +16,7 @@ from medunlearn_simulation.rehearsal.task import demo_task
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+
 @pytest.fixture(scope="module")
 def served(
     tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path
