@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.messages import ERROR, Message
 from medunlearn_common.plan import Plan, RunPlan, RuntimeOptions, plan_template
 from medunlearn_server import flower_app as server_side
+from medunlearn_server.directives import Directive, write_directive
 from medunlearn_server.observer import NoObserver
 from medunlearn_server.transport import SITE_SILENT, SiteFailure
 from medunlearn_simulation.enrolment import enrol
@@ -173,6 +175,44 @@ def test_a_failed_run_leaves_its_code(tmp_path: Path, grid: OwnGrid) -> None:
     with pytest.raises(MedunlearnError):
         server_side.lead(grid, given, sleep=lambda s: None)  # type: ignore[arg-type]
     assert "ROUND_TOO_FEW_SITES" in (tmp_path / "run" / "failure.json").read_text()
+
+
+@pytest.mark.parametrize("word", ["pause", "leave"])
+def test_a_run_that_was_halted_goes_on_to_the_same_adapter(
+    tmp_path: Path, grid: OwnGrid, word: Directive
+) -> None:
+    given, run = settings(tmp_path, small_plan()), tmp_path / "run"
+    push, pushed = grid.push_messages, count()
+
+    def watch(messages: Iterable[FlowerMessage]) -> Iterable[str]:
+        if next(pushed) == 60:  # in the middle of a round
+            write_directive(run, word)
+        return push(messages)
+
+    grid.push_messages = watch  # type: ignore[method-assign]
+    with pytest.raises(MedunlearnError) as caught:
+        server_side.lead(grid, given, sleep=lambda s: None)  # type: ignore[arg-type]
+    assert caught.value.code == {"pause": "RUN_PAUSED", "leave": "COORDINATOR_LEAVES"}[word]
+    write_directive(run, "run")
+    resumed = {**given, "resume": True}
+    server_side.lead(grid, resumed, sleep=lambda s: None)  # type: ignore[arg-type]
+    outcome = read_outcome(run)
+    assert outcome.adapter_digest == by_memory(tmp_path / "memory", small_plan())
+    assert [report.round_index for report in outcome.curve] == list(range(6))
+
+
+def test_a_coordinator_of_several_runs_keeps_trust_in_one_place(
+    tmp_path: Path, grid: OwnGrid
+) -> None:
+    """Key, roster and record lie in the party's folder; offer and log with each run."""
+    given, party = settings(tmp_path, small_plan()), tmp_path / "run"
+    folder = party / "runs" / "one"  # the sites' policies here accept one run
+    server_side.lead(grid, {  # type: ignore[arg-type]
+        **given, "run-folder": str(folder), "run-id": "one", "trust-folder": str(party),
+    }, sleep=lambda s: None)
+    assert (folder / "offer.dsse").is_file() and (folder / "audit.db").is_file()
+    assert not (folder / "trust").exists() and read_outcome(folder).run_id == "one"
+    assert not (party / "trust" / "offer.dsse").exists()
 
 
 def test_settings_that_lack_a_key_are_named(grid: OwnGrid) -> None:

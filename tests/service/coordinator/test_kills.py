@@ -132,5 +132,6 @@ def test_a_run_survives_the_death_of_every_part(running: Running, tmp_path: Path
         assert len(list(site.glob("round-*.bin"))) == ROUNDS
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(60) == 0
+    federation.stop_nodes()  # their command line names the folder too
     assert processes_of(federation.path) == []
     running.process = federation.start_service()  # for the fixture
