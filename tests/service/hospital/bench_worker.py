@@ -18,7 +18,7 @@ from hospital_lab import PLAN, Lab, Remote
 from medunlearn_common.envelope.sealing import unverified
 from medunlearn_common.messages import Message
 
-ROUNDS = 20
+ROUNDS = 8
 GREETINGS = 50
 
 
