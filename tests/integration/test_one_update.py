@@ -97,7 +97,7 @@ STEPS: tuple[tuple[str, Callable[[Journey], None]], ...] = (
     ("medunlearn_server.round_state.RoundState.accepted", coordinator.step_accept),
     ("medunlearn_server.checkpoints.RunStore.save", coordinator.step_save),
     ("medunlearn_server.adapter_store.commit", coordinator.step_commit),
-    ("medunlearn_simulation.exporting.open_adapter", coordinator.step_open),
+    ("medunlearn_client.adoption.loading.open_adapter", coordinator.step_open),
 )
 
 

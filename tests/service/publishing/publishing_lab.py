@@ -52,7 +52,6 @@ noise = "local"
 epsilon = 40.0
 [gates]
 min_preservation = 0.0
-max_canary_kl = 20.0
 [federation]
 sites = 3
 min_sites = 3

@@ -13,7 +13,7 @@ def report(
 ) -> EvaluationReport:
     return EvaluationReport(
         forget=forget, retain=retain, rate=1.0, noise=noise, sites=("a", "b", "c"), failure="",
-        canary_kl=(), seconds=0.0, bytes_down={}, bytes_up={},
+        canary_before=(), canary_after=(), seconds=0.0, bytes_down={}, bytes_up={},
     )
 
 
