@@ -144,8 +144,8 @@ class Federation:
     def launch(self) -> str:
         """Begin the run; returns its name."""
         return self.coordinator.run(
-            "coordinator", "launch", str(self.task.plan), "--dir",
-            str(self.coordinator.folder)).strip().splitlines()[-1]
+            "coordinator", "launch", str(self.task.plan), "--model-folder", str(self.task.model),
+            "--dir", str(self.coordinator.folder)).strip().splitlines()[-1]
 
     def state(self, run: str) -> str:
         """What the coordinator says of a run; empty while its service does not answer."""
