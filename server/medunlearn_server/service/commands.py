@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.model_files import model_digest as digest_of
+from medunlearn_common.model_files import tokenizer_digest as tokenizer_of
 from medunlearn_server.service.client import ControlClient
 from medunlearn_server.service.config import open_folder
 from medunlearn_server.service.supervisor import serve as serve_folder
@@ -37,9 +39,13 @@ def launch(
     folder: Folder = _HERE,
     model_digest: Annotated[str, typer.Option(help="Of the base model, from doctor.")] = "",
     tokenizer_digest: Annotated[str, typer.Option(help="Of the tokenizer, from doctor.")] = "",
+    model_folder: Annotated[Path | None, typer.Option(
+        help="The base model here, to name it by its digests, as `invite` does.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress until it ends.")] = False,
 ) -> None:
     """Begin a run.
+
+    Hospitals whose policy knows base models by digest refuse a run that names none.
 
     Example: medunlearn coordinator launch plan.toml --dir /srv/coordinator --wait
     """
@@ -48,6 +54,8 @@ def launch(
     except OSError as error:
         raise Misconfigured("PLAN_MISSING", f"cannot read the plan {plan}: {error.strerror}",
                             "`medunlearn plan init` writes one") from error
+    if model_folder is not None:
+        model_digest, tokenizer_digest = digest_of(model_folder), tokenizer_of(model_folder)
     with ControlClient(open_folder(folder)) as client:
         run = client.launch(text, model_digest=model_digest, tokenizer_digest=tokenizer_digest)
         typer.echo(run.run_id)

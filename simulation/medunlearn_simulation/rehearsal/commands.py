@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -49,6 +50,8 @@ def rehearse(
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
+    # Ended like by Ctrl-C, so that processes and networks go along.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
         root = expanded(out).absolute() if out is not None else Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="medunlearn-rehearsal-")))

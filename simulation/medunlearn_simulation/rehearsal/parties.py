@@ -28,7 +28,7 @@ HOSPITAL_PARTS = {
     "worker": "service.worker", "clientapp": "service.app_process",
 }
 _LOOK_S = 0.1
-_COMMAND_S = 180.0
+_COMMAND_S = 600.0
 _GRACE_S = 40.0
 _TAIL = 3_000
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,17 +70,21 @@ class Federation:
         told = _found(_FINGERPRINT, lead.run(
             "coordinator", "invite", folder, *(h.name for h in self.hospitals),
             "--model-folder", str(self.task.model)))
-        words = [self._invited(hospital, records, told) for hospital, records in
-                 zip(self.hospitals, self.task.records, strict=True)]
-        files = [str(h.folder / f"{h.name}.enrolment") for h in self.hospitals]
-        told_back = [part for one in words for part in ("--fingerprint", one)]
-        lead.run("coordinator", "enrol", folder, *files, *told_back)
-        for hospital in self.hospitals:
-            hospital.run("hospital", "join", str(hospital.folder),
-                         str(lead.folder / "trust" / "roster.dsse"))
+        words = dict.fromkeys((h.name for h in self.hospitals), "")
 
-    def _invited(self, hospital: Party, records: Path, fingerprint: str) -> str:
+        def join(hospital: Party) -> None:
+            words[hospital.name] = self._invited(hospital, told)
+
+        self._each(join)
+        files = [str(h.folder / f"{h.name}.enrolment") for h in self.hospitals]
+        told_back = [part for one in words.values() for part in ("--fingerprint", one)]
+        lead.run("coordinator", "enrol", folder, *files, *told_back)
+        roster = str(lead.folder / "trust" / "roster.dsse")
+        self._each(lambda h: h.run("hospital", "join", str(h.folder), roster))
+
+    def _invited(self, hospital: Party, fingerprint: str) -> str:
         """Make a hospital's folder; returns the fingerprint of its enrolment."""
+        records = self.task.records[hospital.index - 1]
         invitation = self.coordinator.folder / "invitations" / f"{hospital.name}.invitation"
         printed = hospital.run(
             "hospital", "init", str(hospital.folder), "--invitation", str(invitation),
@@ -127,16 +132,20 @@ class Federation:
                    for h in self.hospitals)
 
     def doctors(self) -> None:
-        """Let every party check itself."""
+        """Let every party check itself, all at once."""
         self.coordinator.run("coordinator", "doctor", str(self.coordinator.folder))
-        for hospital in self.hospitals:
-            hospital.run("hospital", "doctor", str(hospital.folder))
+        self._each(lambda h: h.run("hospital", "doctor", str(h.folder)))
+
+    def _each(self, does: Callable[[Party], object]) -> None:
+        """At all hospitals at once: they are different machines; raises what the first raised."""
+        with ThreadPoolExecutor(len(self.hospitals)) as pool:
+            list(pool.map(does, self.hospitals))
 
     def launch(self) -> str:
         """Begin the run; returns its name."""
         return self.coordinator.run(
-            "coordinator", "launch", str(self.task.plan), "--dir",
-            str(self.coordinator.folder)).strip().splitlines()[-1]
+            "coordinator", "launch", str(self.task.plan), "--model-folder", str(self.task.model),
+            "--dir", str(self.coordinator.folder)).strip().splitlines()[-1]
 
     def state(self, run: str) -> str:
         """What the coordinator says of a run; empty while its service does not answer."""
@@ -177,18 +186,19 @@ class Federation:
 
     def decide(self, run: str) -> None:
         """Each hospital looks at it, measures on its own records, and countersigns."""
-        for hospital in self.hospitals:
+        def one(hospital: Party) -> None:
             place = ("--folder", str(hospital.folder))
             hospital.run("hospital", "inbox", run, *place)
-            self.say(hospital.run("hospital", "measure", run, *place, deadline_s=600.0))
+            self.say(hospital.run("hospital", "measure", run, *place))
             hospital.run("hospital", "countersign", run, "--by", "Ann Lee",
                          "--reason", "measured on our own records", *place)
 
+        self._each(one)
+
     def adopt(self, run: str) -> None:
         """Each hospital puts the adapter into service."""
-        for hospital in self.hospitals:
-            hospital.run("hospital", "adopt", run, "--by", "Ann Lee", "--folder",
-                         str(hospital.folder), deadline_s=600.0)
+        self._each(lambda h: h.run(
+            "hospital", "adopt", run, "--by", "Ann Lee", "--folder", str(h.folder)))
 
     def end(self) -> None:
         """End every service."""

@@ -22,7 +22,9 @@ from loopback_federation import Federation, three_sites
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_server.service.client import ControlClient
 
-pytestmark = [pytest.mark.slow, pytest.mark.flower]
+pytestmark = [pytest.mark.slow, pytest.mark.flower, pytest.mark.skipif(
+    not os.environ.get("MEDUNLEARN_DEPLOYED"), reason="kills of a real federation: make deployed"
+)]
 ROUNDS = 7
 # A loaded machine of two cores; what is measured is printed.
 PATIENCE_S = float(os.environ.get("KILLS_PATIENCE_S", "240"))
