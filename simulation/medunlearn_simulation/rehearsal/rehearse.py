@@ -228,10 +228,15 @@ def rehearse(made: Federation) -> dict[str, float]:
         seconds[name] = time.monotonic() - began
 
     run: list[str] = []
+
+    def carry() -> None:
+        run.append(made.launch())
+        made.finish(run[0])
+
     step("join", made.found)
     step("serve", made.serve)
     step("doctor", made.doctors)
-    step("run", lambda: (run.append(made.launch()), made.finish(run[0]))[1])
+    step("run", carry)
     step("publish", lambda: made.publish(run[0]))
     step("decide", lambda: made.decide(run[0]))
     step("collect", lambda: made.publish(run[0]))
