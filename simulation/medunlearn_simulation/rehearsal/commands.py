@@ -13,7 +13,6 @@ from rich.console import Console
 
 from medunlearn_common.files import expanded
 
-
 # Few rounds of a small model would pass no gate; what is rehearsed is machines, not the method.
 _OPEN_GATES = {"min_preservation": 0.0, "max_canary_loss": 0.0}
 
