@@ -13,6 +13,9 @@ from rich.console import Console
 
 from medunlearn_common.files import expanded
 
+# Few rounds of a small model would pass no gate; what is rehearsed is machines, not the method.
+_OPEN_GATES = {"min_preservation": 0.0, "max_canary_loss": 0.0}
+
 
 def rehearse(
     out: Annotated[
@@ -58,7 +61,7 @@ def rehearse(
         if out is not None:
             root.mkdir(parents=True)
         task = demo_task(root / "task", hospitals=3, board=PhaseBoard(), model=model,
-                         run={"rounds": rounds})
+                         run={"rounds": rounds}, gates=_OPEN_GATES)
         made = stack.enter_context(federation(root, task, say=say, separate=namespaces))
         where = "a network namespace each" if made.network.separate else "one loopback"
         say(f"four parties on {where}")

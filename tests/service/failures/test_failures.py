@@ -54,12 +54,8 @@ class Run:
         path = self.folder / "events.jsonl"
         if not path.exists():
             return 0
-        done = set()
-        for line in path.read_text("utf-8").splitlines():
-            event = json.loads(line)
-            if event.get("event", event.get("kind")) == "round":
-                done.add(json.dumps(event.get("report", event), sort_keys=True))
-        return len(done)
+        events = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return len({e["report"]["round_index"] for e in events if e["event"] == "round"})
 
     def next_round(self, *, within_s: float = RECOVERY_S) -> float:
         """Wait for one more round; returns the seconds that it took."""
