@@ -232,8 +232,10 @@ def test_resumption(case: cases.BadResult, refused: Refusal, run_copy: Path) -> 
 
 def test_errors_of_hospitals_are_in_their_log(refused: Refusal, run_copy: Path) -> None:
     """A site's own trouble shows as its code; the words are in the run's folder."""
-    for name in ("result.json", "checkpoint.bin", "checkpoint.previous.bin"):
+    for name in ("result.json", "checkpoint.bin", "checkpoint.previous.bin", "audit.db"):
         (run_copy / name).unlink()
+    for log in run_copy.glob("sites/*/audit.db"):
+        log.unlink()
     for site in run_copy.glob("sites/*"):
         document = json.loads((site / "site.json").read_text(encoding="utf-8"))
         document["data"]["files"] = ["/nowhere/questions.jsonl"]

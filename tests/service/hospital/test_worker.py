@@ -111,7 +111,7 @@ def test_an_approval_is_of_one_run_and_an_edited_policy_holds_at_once(
     served: tuple[Lab, Child]
 ) -> None:
     lab, _ = served
-    request = ready_request(lab.plan, run_id="again", round_index=0)
+    request = ready_request(lab.plan, run_id="again", round_index=0, start=0)
     assert code_of(lab.ask(request, run_id="again")) == "POLICY_QUOTA"
     policy = lab.home / "trust" / "policy.toml"
     policy.write_text(policy.read_text().replace("max_runs = 1", "max_runs = 5"))

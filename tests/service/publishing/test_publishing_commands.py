@@ -33,7 +33,8 @@ def registered(lab: PublishingLab) -> None:
     registry = RunsDb(lab.party / "state" / "runs.db")
     for run in ("first", "second"):
         registry.add(run, plan_digest="0" * 64)
-        registry.move(run, "running", flower_run_id="1")
+        registry.count_start(run)
+        registry.carried_by(run, "1")
         registry.move(run, "finished")
     registry.close()
 

@@ -68,7 +68,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     )), encoding="utf-8")
     registry = RunsDb(folder / "state" / "runs.db", clock=lambda: 1_790_000_000.0)
     registry.add(RUN, plan_digest=plan.digest)
-    registry.move(RUN, "running", flower_run_id="17")
+    registry.count_start(RUN)
+    registry.carried_by(RUN, "17")
     # One hospital answers with a patient's name for a code; a person gives one as a reason.
     sites = write_sites(root / "sites", 7, site_6={"ready_error": CANARY})
     add_override(RunStore(run), new_override(
@@ -89,7 +90,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     shutil.copytree(folder, root / "halfway")
     carry(None, resume=True)
     registry = RunsDb(folder / "state" / "runs.db", clock=lambda: 1_790_000_100.0)
-    registry.move(RUN, "running", flower_run_id="18")
+    registry.count_start(RUN)
+    registry.carried_by(RUN, "18")
     registry.move(RUN, "finished")
     registry.close()
     return Lab(halfway=root / "halfway", finished=folder)
