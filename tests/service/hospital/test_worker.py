@@ -202,7 +202,7 @@ def test_sigterm_finishes_the_answer_under_way_and_refuses_the_next(
 ) -> None:
     lab, child = served
     answers: list[Message] = []
-    asked = Remote(lab.client())
+    asked = Remote(lab.client(patience_s=5.0))  # nobody starts the worker again
     # More greetings than can be answered at once: the first is under way, others wait.
     hello = Message(kind="hello", payload=(lab.home / "trust" / "roster.dsse").read_bytes())
     pid = child.pid
@@ -219,7 +219,8 @@ def test_sigterm_finishes_the_answer_under_way_and_refuses_the_next(
     for thread in [*threads, stopper]:
         thread.join(60)
     codes = [a.fields.get("code") for a in answers]
-    assert len(answers) == 3 and set(codes) <= {None, "SITE_STOPPING", "SITE_WORKER_AWAY"}
+    assert len(answers) == 3 and set(codes) <= {
+        None, "SITE_STOPPING", "SITE_WORKER_AWAY", "SITE_WORKER_LOST"}
     assert child.last_exit == 0
     assert SiteStatus.read(lab.paths.status).state == "stopped"
     assert not lab.paths.socket.exists()
