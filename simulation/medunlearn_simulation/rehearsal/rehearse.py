@@ -27,6 +27,8 @@ PORT = 9443
 # Eight words, as people compare them on the telephone.
 _FINGERPRINT = re.compile(r"fingerprint of \S+: (.+)$", re.M)
 _ENROLMENT = re.compile(r"fingerprint is:?\n\s+(.+)$|its fingerprint:\n\s+(.+)$", re.M)
+# A look is a command of its own, with all that it imports: not too often.
+_LOOK_S = 5.0
 _ROW_OF = r"^{run}\s+(\S+)"
 
 
@@ -115,7 +117,7 @@ class Federation:
         for hospital in self.hospitals:
             hospital.serve()
         took = wait_for(self._all_seen, within_s=240.0, what="all hospitals at the coordinator",
-                        look_s=1.0)
+                        look_s=_LOOK_S)
         self.say(f"all hospitals are connected after {took:.0f} s")
 
     def _all_seen(self) -> bool:
@@ -164,7 +166,7 @@ class Federation:
             Transient: REHEARSAL_RUN if it ended otherwise than finished.
         """
         ended = ("finished", "failed", "stopped")
-        took = wait_for(lambda: self.state(run) in ended, within_s=within_s, look_s=2.0,
+        took = wait_for(lambda: self.state(run) in ended, within_s=within_s, look_s=_LOOK_S,
                         what=f"the end of {run}")
         if self.state(run) != "finished":
             raise Transient("REHEARSAL_RUN", f"{run} is {self.state(run)}\n"
@@ -181,7 +183,7 @@ class Federation:
             lambda: all((h.folder / "inbox" / run / "attestation.dsse").exists()
                         or any((h.folder / "inbox" / run).glob("*attestation*"))
                         for h in self.hospitals) and self.state(run) == "finished",
-            within_s=within_s, look_s=1.0, what=f"{run} at all hospitals")
+            within_s=within_s, look_s=_LOOK_S, what=f"{run} at all hospitals")
         self.say(f"published to all hospitals after {took:.0f} s")
 
     def decide(self, run: str) -> None:
@@ -228,10 +230,15 @@ def rehearse(made: Federation) -> dict[str, float]:
         seconds[name] = time.monotonic() - began
 
     run: list[str] = []
+
+    def carry_out() -> None:
+        run.append(made.launch())
+        made.finish(run[0])
+
     step("join", made.found)
     step("serve", made.serve)
     step("doctor", made.doctors)
-    step("run", lambda: (run.append(made.launch()), made.finish(run[0]))[1])
+    step("run", carry_out)
     step("publish", lambda: made.publish(run[0]))
     step("decide", lambda: made.decide(run[0]))
     step("collect", lambda: made.publish(run[0]))
