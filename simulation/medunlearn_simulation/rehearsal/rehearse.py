@@ -231,14 +231,14 @@ def rehearse(made: Federation) -> dict[str, float]:
 
     run: list[str] = []
 
-    def carry() -> None:
+    def carry_out() -> None:
         run.append(made.launch())
         made.finish(run[0])
 
     step("join", made.found)
     step("serve", made.serve)
     step("doctor", made.doctors)
-    step("run", carry)
+    step("run", carry_out)
     step("publish", lambda: made.publish(run[0]))
     step("decide", lambda: made.decide(run[0]))
     step("collect", lambda: made.publish(run[0]))
