@@ -74,6 +74,10 @@ _EPILOG = """\
 """
 
 
+# Groups that this package brings itself, entry points or not.
+BUILT_IN = ("plan", "ledger", "keys", "roster", "evidence", "verify", "concepts")
+
+
 @dataclass(kw_only=True)
 class CommandLine:
     """One invocation: the mounted commands and what the global options said."""
@@ -240,10 +244,26 @@ def _version_asked(asked: bool) -> None:
         raise typer.Exit
 
 
+def asked_for(commands: Iterable[EntryPoint], arguments: Sequence[str]) -> list[EntryPoint]:
+    """Only what the arguments name: loading all commands costs seconds, one takes a moment.
+
+    All of them where nothing known is named, for `--help` and for what is misspelt.
+    """
+    known = list(commands)
+    words = [word for word in arguments if not word.startswith("-")][:2]
+    for named in (".".join(words), *words[:1]):
+        found = [entry for entry in known if entry.name == named] or [
+            entry for entry in known if entry.name.startswith(f"{named}.")
+        ]
+        if named and found:
+            return found
+    return known if not words or words[0] not in BUILT_IN else []
+
+
 def main() -> None:
     """The console script."""
     line = CommandLine()
-    app = line.build(entry_points(group=COMMAND_GROUP))
+    app = line.build(asked_for(entry_points(group=COMMAND_GROUP), sys.argv[1:]))
     sys.exit(line.run(app))
 
 

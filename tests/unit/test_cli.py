@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from medunlearn_common import __version__
-from medunlearn_common.cli import COMMAND_GROUP, CommandLine, translated
+from medunlearn_common.cli import COMMAND_GROUP, CommandLine, asked_for, translated
 from medunlearn_common.errors import BudgetExceeded, Misconfigured
 from medunlearn_common.plan import Plan, read_plan
 
@@ -239,3 +239,20 @@ def help_texts(command: object, path: str) -> Iterator[tuple[str, str]]:
                 yield path, text
     for name, inner in getattr(command, "commands", {}).items():
         yield from help_texts(inner, f"{path} {name}")
+
+
+@pytest.mark.parametrize(("typed", "loaded"), [
+    (["coordinator", "launch", "plan.toml"], ["coordinator.launch"]),
+    (["--debug", "coordinator", "launch"], ["coordinator.launch"]),
+    (["coordinator", "--help"], ["coordinator.launch", "coordinator.stop"]),
+    (["coordinator", "lunch"], ["coordinator.launch", "coordinator.stop"]),
+    (["simulate", "coordinator"], ["simulate"]),
+    (["verify", "runs/one"], []),
+    ([], ["coordinator.launch", "coordinator.stop", "simulate"]),
+    (["--help"], ["coordinator.launch", "coordinator.stop", "simulate"]),
+    (["simulat"], ["coordinator.launch", "coordinator.stop", "simulate"]),
+])
+def test_only_the_named_command_is_loaded(typed: list[str], loaded: list[str]) -> None:
+    names = ("coordinator.launch", "coordinator.stop", "simulate")
+    known = [EntryPoint(name=name, value="nowhere:nothing", group="x") for name in names]
+    assert [entry.name for entry in asked_for(known, typed)] == loaded
