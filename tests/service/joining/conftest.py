@@ -10,8 +10,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 _COLLECTED, _now = time.time(), time.time
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def a_clock_that_starts_when_tests_are_collected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a module took for now is now, however long the suite has run before."""
+    """What a module took for now is now, however long the suite has run before.
+
+    Not for tests with gRPC, which computes its deadlines from this clock.
+    """
     late_s = _now() - _COLLECTED
     monkeypatch.setattr(time, "time", lambda: _now() - late_s)

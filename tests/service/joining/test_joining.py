@@ -44,6 +44,7 @@ from medunlearn_server.joining.membership import BaseModel, Membership
 from medunlearn_server.joining.own_certificate import OwnCertificate
 from medunlearn_server.service.config import CoordinatorConfig, open_folder
 
+pytestmark = pytest.mark.usefixtures("a_clock_that_starts_when_tests_are_collected")
 NOW = time.time()
 DAY_S = 86_400
 MODEL = BaseModel(name="tiny", model_digest="a" * 64, tokenizer_digest="b" * 64)
