@@ -25,6 +25,8 @@ PYTHON ?= $(shell for candidate in python3.11 python3.12 python3.13 python3; do 
 
 SEEDS ?= 0 1 2
 PLANS ?= $(wildcard benchmarks/plans/*.toml)
+# Processes of the test suite.
+WORKERS ?= 2
 ARGS ?=
 FUZZ_SECONDS ?= 60
 VECTORS ?=
@@ -46,7 +48,7 @@ demo: $(STAMP)
 	@$(BIN)/medunlearn simulate $(ARGS)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
