@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +18,10 @@ from medunlearn_common.model_files import tokenizer_digest as tokenizer_of
 from medunlearn_server.service.client import ControlClient
 from medunlearn_server.service.config import open_folder
 from medunlearn_server.service.supervisor import serve as serve_folder
+from medunlearn_server.watching.federation import FederationReader
+from medunlearn_server.watching.terminal import watch as watch_views
 
-Folder = Annotated[Path, typer.Option("--dir", "-d", help="The coordinator's folder.")]
+Folder = Annotated[Path, typer.Option("--folder", "--dir", "-d", help="The coordinator's folder.")]
 RunId = Annotated[str, typer.Argument(help="Name of the run; the only one if left out.")]
 _HERE = Path(".")
 
@@ -63,8 +66,17 @@ def launch(
             _follow(client, run.run_id)
 
 
-def status(folder: Folder = _HERE) -> None:
+def status(
+    folder: Folder = _HERE,
+    watch: Annotated[bool, typer.Option(
+        "--watch", "-w", help="Look again every second: rounds, sites, budget; Ctrl-C ends it."
+    )] = False,
+) -> None:
     """The service, its sites, and what its runs are doing."""
+    if watch:
+        with suppress(KeyboardInterrupt):
+            watch_views(FederationReader(open_folder(folder)).read, Console())
+        return
     with ControlClient(open_folder(folder)) as client:
         found = client.status()
     console = Console()
