@@ -35,7 +35,7 @@ def write_atomically(path: Path, data: bytes, *, private: bool = True) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        sync_path(path.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
@@ -91,9 +91,9 @@ def require_writable(folder: Path) -> None:
         ) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the rename itself durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Wait until a file's bytes, or the renames in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -18,10 +18,11 @@ from safetensors.numpy import save
 from medunlearn_common.adapter_facts import lora_config
 from medunlearn_common.digests import canonical_json, digest_of_files
 from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_common.files import sync_path
 from medunlearn_common.frozen import B_PART, a_name, frozen_a
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.support import Support
-from medunlearn_server.storage import storage_errors, sync_folder, write_synced
+from medunlearn_server.storage import storage_errors, write_synced
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -113,5 +114,5 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     with suppress(FileNotFoundError):
         os.replace(folder, old)
     os.replace(temporary, folder)
-    sync_folder(folder.parent)
+    sync_path(folder.parent)
     shutil.rmtree(old, ignore_errors=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from medunlearn_common.errors import Transient
+from medunlearn_common.files import sync_path
 
 
 class Storage(Protocol):
@@ -42,7 +43,7 @@ class DiskStorage:
             if keep is not None and path.exists():
                 _keep_old(path, keep)
             os.replace(temporary, path)
-            sync_folder(path.parent)
+            sync_path(path.parent)
         finally:
             with suppress(OSError):
                 temporary.unlink()
@@ -54,15 +55,6 @@ def write_synced(path: Path, data: bytes) -> None:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until renames in ``folder`` are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _keep_old(path: Path, keep: Path) -> None:

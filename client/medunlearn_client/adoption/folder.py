@@ -21,7 +21,7 @@ from medunlearn_common.attestation.files import ATTESTATION_FILE
 from medunlearn_common.audit.kinds import person
 from medunlearn_common.audit.kinds import run_id as is_run_id
 from medunlearn_common.errors import Misconfigured, Transient
-from medunlearn_common.files import private_folder, sync_folder
+from medunlearn_common.files import private_folder, sync_path
 
 MEASURED_FILE: Final = "measured.json"
 DECISION_FILE: Final = "decision.json"
@@ -121,7 +121,7 @@ def put_in_place(temporary: Path, folder: Path) -> None:
     if folder.exists():
         os.replace(folder, old)
     os.replace(temporary, folder)
-    sync_folder(folder.parent)
+    sync_path(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -23,7 +23,7 @@ from medunlearn_common.attestation.files import ATTESTATION_FILE, LOG_FILE
 from medunlearn_common.audit import LogExport
 from medunlearn_common.digests import digest_of_file
 from medunlearn_common.errors import MedunlearnError, Rejected
-from medunlearn_common.files import private_folder, sync_folder, write_atomically
+from medunlearn_common.files import private_folder, sync_path, write_atomically
 from medunlearn_common.messages import COLLECT, PUBLISH, Message
 from medunlearn_common.publication import FULL_FILES, STATEMENTS_FOLDER, open_decision, unpack
 from medunlearn_common.trust_folder import Trust
@@ -155,7 +155,7 @@ class AdoptingHospital:
                                "the coordinator sends the whole the next time")
             (partial / name).parent.mkdir(exist_ok=True)
             _link_or_copy(inbox / name, partial / name)
-        sync_folder(partial)
+        sync_path(partial)
 
     # -- COLLECT -------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from medunlearn_common.attestation.files import (
 from medunlearn_common.audit import AuditRecord
 from medunlearn_common.digests import digest_of_file, digest_of_files
 from medunlearn_common.errors import Misconfigured, Rejected, Transient
-from medunlearn_common.files import private_folder, sync_folder, write_atomically
+from medunlearn_common.files import private_folder, sync_path, write_atomically
 
 MODEL_FOLDER: Final = "model"
 BASE_ALONE: Final = 0
@@ -69,7 +69,7 @@ def prepare_version(
     target.mkdir()
     for name in (*ADAPTER_FILES, ATTESTATION_FILE):
         shutil.copyfile(checked.folder / ADAPTER_FOLDER / name, target / name)
-        _sync(target / name)
+        sync_path(target / name)
     for name, expected in checked.statement.files.items():
         if digest_of_file(place / name) != expected:
             raise Rejected("FILE_CHANGED", f"{name} changed while it was copied",
@@ -89,7 +89,7 @@ def _merge(hospital: AdoptionHospital, checked: CheckedRun, place: Path) -> str:
     )
     write_model(model.merge_and_unload(safe_merge=True), base.tokenizer, place / MODEL_FOLDER)
     for path in (place / MODEL_FOLDER).iterdir():
-        _sync(path)
+        sync_path(path)
     return digests_of_model(place / MODEL_FOLDER)[0]
 
 
@@ -98,7 +98,7 @@ def write_adoption(place: Path, adoption: Adoption) -> None:
     value = {**vars(adoption), "despite": list(adoption.despite)}
     text = json.dumps(value, indent=2, sort_keys=True) + "\n"
     write_atomically(place / ADOPTION_FILE, text.encode("ascii"))
-    sync_folder(place.parent)
+    sync_path(place.parent)
 
 
 def sound_version(hospital: AdoptionHospital, version: int) -> Adoption:
@@ -176,20 +176,12 @@ def switch_to(hospital: AdoptionHospital, version: int) -> None:
             temporary.symlink_to(f"versions/{hospital.places.version(version).name}")
             os.replace(temporary, link)
         if link.parent.is_dir():
-            sync_folder(link.parent)
+            sync_path(link.parent)
     except OSError as error:
         raise Transient(
             "WRITE_FAILED", f"the link adopted/current cannot be changed ({error.strerror})",
             "mend the folder; the next command finishes the change",
         ) from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

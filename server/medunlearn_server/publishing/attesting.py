@@ -34,7 +34,7 @@ from medunlearn_common.attestation.files import (
 from medunlearn_common.audit import AuditLog
 from medunlearn_common.digests import canonical_json, digest_of_files
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import private_folder, write_atomically
+from medunlearn_common.files import private_folder, sync_path, write_atomically
 from medunlearn_common.plan import RunPlan, read_plan
 from medunlearn_common.roster import TrustedRoster
 from medunlearn_common.trust_folder import TRUST_FOLDER, open_identity
@@ -48,7 +48,7 @@ from medunlearn_server.publishing.statement import (
     statement_of,
 )
 from medunlearn_server.reports import RunOutcome
-from medunlearn_server.storage import storage_errors, sync_folder
+from medunlearn_server.storage import storage_errors
 
 
 def attest(place: PublishedRun) -> str:
@@ -104,7 +104,7 @@ def _lay_out(place: PublishedRun, log: AuditLog) -> None:
         _write_statement(place, log, plan, outcome, partial)
         with storage_errors("put the published run in place"):
             os.replace(partial, place.folder)
-            sync_folder(place.folder.parent)
+            sync_path(place.folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
