@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import select
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import cast
@@ -171,6 +177,38 @@ def test_watch_ends_when_it_is_told_to(lab: Lab) -> None:
     console = Console(file=StringIO(), width=100)
     last = watch(fetch, console, until=lambda view: len(looks) == 3, sleep=lambda _: None)
     assert last is looks[2]
+
+
+def test_status_watch_shows_the_run_and_ctrl_c_ends_it_well(lab: Lab) -> None:
+    program = """
+import sys, medunlearn_common.cli as cli
+from importlib.metadata import EntryPoint
+value = "medunlearn_server.service.commands:status"
+cli.entry_points = lambda group: [EntryPoint("coordinator.status", value, group)]
+cli.main()
+"""
+    ours, theirs = os.openpty()  # a live view is drawn on terminals only
+    watching = subprocess.Popen(
+        [sys.executable, "-c", program, "coordinator", "status", "--watch", "--folder",
+         str(lab.finished)],
+        stdout=theirs, stderr=theirs, start_new_session=True,
+        env={**os.environ, "COLUMNS": "120", "TERM": "xterm",
+             "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    os.close(theirs)
+    try:
+        seen = b""
+        while RUN.encode() not in seen:
+            assert select.select([ours], [], [], 60.0)[0], seen
+            seen += os.read(ours, 1 << 16)
+        watching.send_signal(signal.SIGINT)
+        with suppress(OSError):  # the terminal is gone with the process
+            while select.select([ours], [], [], 60.0)[0] and os.read(ours, 1 << 16):
+                pass
+        assert watching.wait(30) == 0
+    finally:
+        watching.kill()
+        os.close(ours)
 
 
 def test_spark_of_anything() -> None:
