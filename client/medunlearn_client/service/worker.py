@@ -36,6 +36,7 @@ from medunlearn_client.service.config import (
 from medunlearn_client.service.gate import RunGate
 from medunlearn_client.service.status import SiteStatus, WorkerState
 from medunlearn_client.service.wire import from_wire, listen, server_options, to_wire
+from medunlearn_common import logs
 from medunlearn_common.code_digest import installed_code_digest
 from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.ledger import PrivacyLedger
@@ -264,12 +265,12 @@ def serve(folder: Path, stopping: threading.Event) -> None:
 def main() -> int:
     """The process; its exit status says whether starting it anew may help."""
     os.umask(0o077)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    folder = Path(sys.argv[1]).resolve()
     stopping = threading.Event()
     on_termination(stopping)
     try:
-        serve(Path(sys.argv[1]).resolve(), stopping)
+        logs.start(HospitalPaths(folder=folder).logs, component="worker", to_stdout=False)
+        serve(folder, stopping)
     except Misconfigured as error:
         _LOG.error("%s", error)
         return EXIT_MENDABLE

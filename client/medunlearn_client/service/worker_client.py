@@ -104,4 +104,4 @@ def socket_of(address: str) -> Path:
 
 def _transient(what: str, message: str) -> Transient:
     return Transient(f"SITE_WORKER_{what}", f"the hospital's worker {message}",
-                     "it is started anew by itself; see state/logs/worker.log")
+                     "it is started anew by itself; see state/logs/worker.private.log")

@@ -106,7 +106,9 @@ class Lab:
             self.paths.socket, **{"timeout_s": 120.0, "patience_s": 120.0, **options})
 
     def log(self) -> str:
-        return (self.paths.logs / "worker.log").read_text(encoding="utf-8")
+        """What the worker said, and what was said before it took its own log."""
+        said = (self.paths.logs / name for name in ("worker.log", "worker.private.log"))
+        return "".join(path.read_text(encoding="utf-8") for path in said if path.exists())
 
     def run(
         self, plan: RunPlan | None = None, *, run_id: str = "lab", home: Any = None,

@@ -157,7 +157,7 @@ def test_two_workers_for_one_folder_exclude_each_other(served: tuple[Lab, Child]
         [sys.executable, "-m", "medunlearn_client.service.worker", str(lab.home)],
         env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
     )
-    assert second.returncode == 2 and "WORKER_RUNNING" in second.stderr
+    assert second.returncode == 2 and "WORKER_RUNNING" in lab.log()
     assert lab.client().look().site_id == "site-0"
 
 
