@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from medunlearn_common.errors import MedunlearnError
 from medunlearn_simulation.progress import PhaseBoard
-from medunlearn_simulation.rehearsal.networks import Namespaces
+from medunlearn_simulation.rehearsal.networks import Namespaces, networks
 from medunlearn_simulation.rehearsal.rehearse import Federation, federation
 from medunlearn_simulation.rehearsal.task import demo_task
 
@@ -33,6 +34,11 @@ def served(
     from hosts import OtherClock, SmallDisk
     from plan_under_fire import HOSPITALS, PLAN
 
+    try:
+        with networks(1, separate=True):
+            pass
+    except MedunlearnError as error:
+        pytest.skip(error.message)
     root = tmp_path_factory.mktemp("federation")
     with PhaseBoard(quiet=True) as board:
         task = demo_task(root / "task", hospitals=HOSPITALS, board=board,
