@@ -23,10 +23,10 @@ SHORT_S = 45.0
 def test_a_hospitals_disk_fills(run: Run) -> None:
     """It refuses with a code and nothing leaves it; with room again it takes part by itself."""
     hospital = run.federation.hospitals[1]
-    disk = SmallDisk(folder=hospital.folder)
+    disk, since = SmallDisk(folder=hospital.folder), len(run.reports())
     disk.fill()
     try:
-        code = run.code_of(hospital.name, FULL_SITE)
+        code = run.code_of(hospital.name, FULL_SITE, since=since)
     finally:
         disk.free()
     took = run.next_round(having=[hospital.name])

@@ -65,14 +65,24 @@ class Run:
         assert is_there(), f"the run ended before {what}: more rounds are needed"
         return took
 
-    def code_of(self, site: str, codes: Collection[str], *, within_s: float = RECOVERY_S) -> str:
-        """Wait for a round that went on with one of these codes in place of the site's answer."""
-        before = len(self.reports())
+    def code_of(
+        self, site: str, codes: Collection[str], *, since: int | None = None,
+        within_s: float = RECOVERY_S,
+    ) -> str:
+        """Wait for a round that went on with one of these codes in place of the site's answer.
+
+        Args:
+            site: Its id.
+            codes: Which.
+            since: The first round that counts; None: the one that comes next.
+            within_s: How long to wait.
+        """
+        first = len(self.reports()) if since is None else since
         found: list[str] = []
 
         def is_there() -> bool:
             for index, report in self.reports().items():
-                if index >= before and site not in report["sites"]:
+                if index >= first and site not in report["sites"]:
                     found.extend(code for code in report["failures"].values() if code in codes)
             return bool(found)
 
@@ -115,7 +125,7 @@ def doctor(party: Party) -> set[str]:
 def ledger(hospital: Party, run_id: str) -> Report:
     """What a hospital's own ledger has of a run."""
     shown = json.loads(hospital.run("ledger", "show", str(hospital.folder), "--json", quiet=True))
-    (figures,) = [run for run in shown["runs"] if run["run_id"] == run_id]
+    (figures,) = [run for run in shown["runs"] if run["run"] == run_id]
     found: Report = figures
     return found
 
