@@ -15,12 +15,12 @@ from under_fire import RECOVERY_S, Run, tell
 
 from medunlearn_common.messages import MASK_AGREE, MASK_OPEN, STEP
 from medunlearn_simulation.rehearsal.networks import COORDINATOR_ADDRESS
+from medunlearn_simulation.rehearsal.parties import COORDINATOR_PARTS, HOSPITAL_PARTS
 from medunlearn_simulation.rehearsal.rehearse import Federation
 
 PARTS = (
-    ("coordinator", "serverapp"), ("hospital", "worker"), ("coordinator", "gateway"),
-    ("hospital", "supernode"), ("coordinator", "superexec"), ("hospital", "superexec"),
-    ("coordinator", "superlink"), ("hospital", "clientapp"),
+    *(("coordinator", part) for part in COORDINATOR_PARTS),
+    *(("hospital", part) for part in HOSPITAL_PARTS),
 )
 PHASES = (STEP, MASK_AGREE, MASK_OPEN)
 EVERY = bool(os.environ.get("MEDUNLEARN_EVERY_PHASE"))
