@@ -25,6 +25,7 @@ from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Misconfigu
 from medunlearn_common.messages import STEP, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.support import Support
+from medunlearn_server import sites
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import Coordinator, new_run_id
 from medunlearn_server.observer import NoObserver
@@ -225,12 +226,32 @@ def with_a_change(lab: Lab, plan: RunPlan, *, at_round: int, **digests: str) -> 
     return watcher.rounds
 
 
-def test_a_site_that_was_refused_and_mended_is_let_in_again(tmp_path: Path) -> None:
+def test_a_site_that_was_refused_and_mended_is_let_in_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sites, "REFUSED_PATIENCE_S", 0.0)
     lab = Lab(tmp_path, site_3={"digests": {"model_digest": "other"}})
-    plan = small_plan(run={"rounds": 8}, federation={"absences": ("3:0-1", "3:4-5")})
+    plan = small_plan(federation={"absences": ("3:0-1",)})
     rounds = with_a_change(lab, plan, at_round=3)
     assert rounds[3].failures == {"site-3": "MODEL_MISMATCH"}
-    assert ["hospital-3" in report.sites for report in rounds] == [False] * 6 + [True] * 2
+    assert ["hospital-3" in report.sites for report in rounds] == [False] * 4 + [True] * 2
+
+
+def test_a_site_that_was_refused_and_restarted_is_let_in_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(tmp_path, site_3={"digests": {"model_digest": "other"}})
+    everybody = MemoryTransport.sites
+
+    def but_for_one_round(transport: MemoryTransport) -> tuple[str, ...]:
+        restarting = len(list(lab.sites[0].glob("round-*.bin"))) == 4
+        return tuple(s for s in everybody(transport) if s != "site-3" or not restarting)
+
+    monkeypatch.setattr(MemoryTransport, "sites", but_for_one_round)
+    plan = small_plan(federation={"absences": ("3:0-1",)})
+    rounds = with_a_change(lab, plan, at_round=3)
+    assert rounds[3].failures == {"site-3": "MODEL_MISMATCH"}
+    assert ["hospital-3" in report.sites for report in rounds] == [False] * 5 + [True]
 
 
 def test_a_site_that_comes_back_with_another_model_is_in_no_sum(tmp_path: Path) -> None:
