@@ -22,6 +22,7 @@ from medunlearn_client.step_message import EvaluationRequest, StepRequest
 from medunlearn_client.workbench import Workbench
 from medunlearn_common import __version__
 from medunlearn_common.accounting import Mechanism
+from medunlearn_common.code_digest import installed_code_digest
 from medunlearn_common.digests import HUB_PREFIX, digest_of, digest_of_files
 from medunlearn_common.entropy import Entropy, OsEntropy, SeededEntropy
 from medunlearn_common.errors import MedunlearnError, Rejected
@@ -114,6 +115,7 @@ class Hospital:
         bench = self._open(plan, run_id=message.text("run_id"))
         bench.check()
         write_atomically(self._plan_path(plan.digest), plan.model_dump_json().encode())
+        write_atomically(self._opened_path(plan.digest), opened_with(bench).encode("ascii"))
         run_id = message.text("run_id")
         root = self._audit.request_root(run_id, given=self._config.request_root)
         self._audit.plan_accepted(run_id=run_id, plan_digest=plan.digest, request_root=root)
@@ -265,7 +267,7 @@ class Hospital:
                     "start the run with READY",
                 )
             plan = RunPlan.model_validate_json(path.read_bytes())
-            self._open(plan, run_id=message.text("run_id"))
+            self._require_as_accepted(self._open(plan, run_id=message.text("run_id")))
         if self._bench is None:
             raise RuntimeError("no plan is open")
         if message.fields.get("layout_digest", self._bench.layout.digest) != (
@@ -281,6 +283,22 @@ class Hospital:
         if len(digest) != _DIGEST_CHARACTERS or not set(digest) <= set("0123456789abcdef"):
             raise Rejected("PLAN_DIGEST", "a plan digest is no SHA-256", "update the coordinator")
         return self._folder / "plans" / f"{digest}.json"
+
+    def _opened_path(self, digest: str) -> Path:
+        return self._plan_path(digest).with_suffix(".opened")
+
+    def _require_as_accepted(self, bench: Workbench) -> None:
+        """Refuse to go on, after a restart, with another model or code than was accepted.
+
+        READY looks at both: the policy, the offer and the coordinator each have their say.
+        """
+        path = self._opened_path(bench.plan.digest)
+        if not path.is_file() or path.read_text("ascii") != opened_with(bench):
+            self._bench, self._opened = None, ("", "")
+            raise Rejected(
+                "PLAN_UNKNOWN", "this plan was accepted with another base model or other code",
+                "put them back, or let the coordinator greet this site anew",
+            )
 
     def _open(self, plan: RunPlan, *, run_id: str) -> Workbench:
         """Open the plan on the record files as they lie there now."""
@@ -308,6 +326,11 @@ class Hospital:
                 "those with which this run began",
                 "put the files back to resume it, or start a new run",
             )
+
+
+def opened_with(bench: Workbench) -> str:
+    """SHA-256 (hex) over what a plan was accepted with: base model, tokenizer and code."""
+    return digest_of([bench.model_digest, bench.tokenizer_digest, installed_code_digest()])
 
 
 def _not_planned(what: str) -> Rejected:

@@ -119,7 +119,7 @@ class Roster:
 
     Attributes:
         ready: Address to site id.
-        refused: Address to code; not asked again by this process.
+        refused: Address to code; not asked again while it stands here.
         request_roots: Site id to the root over its erasure requests.
     """
 
@@ -145,6 +145,11 @@ class Roster:
         self.ready[address] = answer.site_id
         if answer.request_root is not None:
             self.request_roots[answer.site_id] = answer.request_root
+
+    def refuse(self, address: str, code: str) -> None:
+        """Keep a site out, also one that was in: it came back as something else."""
+        self.ready.pop(address, None)
+        self.refused[address] = code
 
     def present(self, addresses: Sequence[str]) -> dict[str, str]:
         """Ready sites among ``addresses``: address to site id, by site id."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import TypeVar
 
 from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Misconfigured, Transient
@@ -40,6 +41,8 @@ POLL_PAUSE_S = 0.2
 NOT_YET_PAUSE_S = 5.0
 # The same once a run is under way, where each greeting lengthens a round.
 NOT_YET_PATIENCE_S = 60.0
+# When a site that refused, or differed, is asked again: people may have mended it.
+REFUSED_PATIENCE_S = 120.0
 
 # Codes of a site that was restarted and can be helped at once.
 PLAN_UNKNOWN = "PLAN_UNKNOWN"
@@ -77,6 +80,7 @@ class Sites:
         self._sleep = sleep
         self.roster = Roster()
         self._not_yet: dict[str, float] = {}  # address to when it said so
+        self._refused_at: dict[str, tuple[int, float]] = {}  # address to round and time
 
     @property
     def sums(self) -> int:
@@ -121,7 +125,7 @@ class Sites:
             raise _too_few(self._plan, len(answers), {**silent, **self.roster.refused})
         if agreement is None:
             agreement = agree(list(answers.values()), self._plan)
-        self._admit(answers, agreement, present)
+        self._admit(answers, agreement, present, round_index=round_index)
         return agreement
 
     def _gathered(self, answered: int, asked: int, waited_s: float) -> bool:
@@ -152,28 +156,51 @@ class Sites:
                 gone = isinstance(reply, SiteFailure) and reply.code != SITE_SILENT
                 if error.code in NOT_YET:
                     gone, self._not_yet[address] = True, self._clock()
-                (silent if gone else self.roster.refused)[address] = error.code
+                if gone:
+                    silent[address] = error.code
+                else:
+                    self._refuse(address, error.code, round_index=round_index)
         return silent
 
     def _admit(
-        self, answers: Mapping[str, ReadyAnswer], agreement: Agreement, present: tuple[str, ...]
+        self, answers: Mapping[str, ReadyAnswer], agreement: Agreement,
+        present: tuple[str, ...], *, round_index: int,
     ) -> None:
         for address, answer in answers.items():
             try:
                 agreement.require(answer)
                 self.roster.admit(address, answer, present=present)
             except Refused as error:
-                self.roster.refused[address] = error.code
+                self._refuse(address, error.code, round_index=round_index)
+
+    def _refuse(self, address: str, code: str, *, round_index: int) -> None:
+        self.roster.refuse(address, code)
+        # One that stays silent would cost a deadline each time: it must have been away first.
+        since = inf if code == SITE_SILENT else self._clock()
+        self._refused_at[address] = (round_index, since)
+
+    def _reconsider(self, present: tuple[str, ...], *, round_index: int) -> None:
+        """Forget refusals of earlier rounds, of sites that were away since or after a while.
+
+        Never in the same round: there the site would be asked the same, and has answered that.
+        """
+        for address, (refused_in, since) in list(self._refused_at.items()):
+            if address not in present:
+                since = -inf
+                self._refused_at[address] = (refused_in, since)
+            if round_index > refused_in and self._clock() - since >= REFUSED_PATIENCE_S:
+                del self._refused_at[address], self.roster.refused[address]
 
     def welcome(self, agreement: Agreement, *, round_index: int) -> None:
-        """Let in sites that appeared since; one that differs is refused, the run goes on."""
+        """Let in sites that appeared or changed since; one that differs is refused."""
         present = self._transport.sites()
+        self._reconsider(present, round_index=round_index)
         answers: dict[str, ReadyAnswer] = {}
         asked_before = self._clock() - NOT_YET_PATIENCE_S
         fresh = [a for a in self.roster.newcomers(present)
                  if self._not_yet.get(a, asked_before) <= asked_before]
         self._ask_ready(fresh, answers, round_index=round_index)
-        self._admit(answers, agreement, present)
+        self._admit(answers, agreement, present, round_index=round_index)
 
     def ask(
         self, build: Build, verify: Verify, *, agreement: Agreement, round_index: int,
@@ -288,7 +315,9 @@ class Sites:
         answers: dict[str, ReadyAnswer] = {}
         forgetful = [a for a, s in helped.items() if found.failures[s] == PLAN_UNKNOWN]
         self._ask_ready(forgetful, answers, round_index=round_index)
-        self._admit(answers, agreement, tuple(present))
+        self._admit(answers, agreement, tuple(present), round_index=round_index)
+        found.failures |= {s: self.roster.refused[a] for a, s in helped.items()
+                           if a in self.roster.refused}
         again = {a: request(s, True) for a, s in helped.items() if a in self.roster.ready}
         repaired = self._collect(helped, again, parse, found)
         for site in repaired:

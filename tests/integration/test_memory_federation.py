@@ -13,6 +13,7 @@ import pytest
 from quadratic_hospital import (
     FORGET_TARGET,
     LAYOUT,
+    QuadraticHospital,
     open_hospital,
     open_masked,
     small_plan,
@@ -24,6 +25,7 @@ from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Misconfigu
 from medunlearn_common.messages import STEP, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.support import Support
+from medunlearn_server import sites
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import Coordinator, new_run_id
 from medunlearn_server.observer import NoObserver
@@ -200,6 +202,64 @@ def test_a_late_joiner_with_another_model_is_refused_and_the_run_goes_on(tmp_pat
     outcome = lab.run(small_plan(federation={"absences": ("3:0-1",)}))
     assert all("hospital-3" not in report.sites for report in outcome.curve)
     assert outcome.curve[3].failures == {"site-3": "MODEL_MISMATCH"}
+
+
+class Tampering(Watcher):
+    """Changes a hospital between two rounds, as a restart with other files does."""
+
+    def __init__(self, hospital: QuadraticHospital, at_round: int, digests: dict[str, str]) -> None:
+        super().__init__()
+        self._hospital, self._at, self._digests = hospital, at_round, digests
+
+    def on_round(self, report: RoundReport, values: np.ndarray) -> None:
+        super().on_round(report, values)
+        if report.round_index == self._at:
+            self._hospital.config["digests"] = self._digests
+            (self._hospital.folder / "plan.json").unlink(missing_ok=True)
+
+
+def with_a_change(lab: Lab, plan: RunPlan, *, at_round: int, **digests: str) -> list[RoundReport]:
+    """Run while the last hospital becomes another one after a round."""
+    hospitals = {site.name: open_hospital(site, RUNTIME) for site in lab.sites}
+    watcher = Tampering(hospitals["site-3"], at_round, digests)
+    run_in_memory(plan, hospitals, run_folder=lab.run_folder, run_id="lab", observer=watcher)
+    return watcher.rounds
+
+
+def test_a_site_that_was_refused_and_mended_is_let_in_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sites, "REFUSED_PATIENCE_S", 0.0)
+    lab = Lab(tmp_path, site_3={"digests": {"model_digest": "other"}})
+    plan = small_plan(federation={"absences": ("3:0-1",)})
+    rounds = with_a_change(lab, plan, at_round=3)
+    assert rounds[3].failures == {"site-3": "MODEL_MISMATCH"}
+    assert ["hospital-3" in report.sites for report in rounds] == [False] * 4 + [True] * 2
+
+
+def test_a_site_that_was_refused_and_restarted_is_let_in_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(tmp_path, site_3={"digests": {"model_digest": "other"}})
+    everybody = MemoryTransport.sites
+
+    def but_for_one_round(transport: MemoryTransport) -> tuple[str, ...]:
+        restarting = len(list(lab.sites[0].glob("round-*.bin"))) == 4
+        return tuple(s for s in everybody(transport) if s != "site-3" or not restarting)
+
+    monkeypatch.setattr(MemoryTransport, "sites", but_for_one_round)
+    plan = small_plan(federation={"absences": ("3:0-1",)})
+    rounds = with_a_change(lab, plan, at_round=3)
+    assert rounds[3].failures == {"site-3": "MODEL_MISMATCH"}
+    assert ["hospital-3" in report.sites for report in rounds] == [False] * 5 + [True]
+
+
+def test_a_site_that_comes_back_with_another_model_is_in_no_sum(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    rounds = with_a_change(lab, small_plan(), at_round=2, model_digest="other")
+    assert ["hospital-3" in report.sites for report in rounds] == [True] * 3 + [False] * 3
+    assert rounds[3].failures == {"hospital-3": "MODEL_MISMATCH"}
+    assert rounds[4].failures == {"site-3": "MODEL_MISMATCH"}
 
 
 @pytest.mark.parametrize("what", ["model", "tokenizer", "hierarchy"])

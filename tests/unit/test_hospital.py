@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from medunlearn_client import hospital as hospital_module
 from medunlearn_client.hospital import Hospital, open_hospital, records_digest
 from medunlearn_client.site_config import read_site_config
 from medunlearn_common.accounting import Mechanism
@@ -296,6 +298,33 @@ def test_a_run_does_not_go_on_with_other_records(
     assert code(answer) == "DATA_CHANGED"
     new = first.handle(Message(kind=READY, fields={"run_id": "another", **fields}))
     assert new.kind == READY
+
+
+@pytest.mark.parametrize("what", ["model", "code"])
+def test_a_hospital_that_comes_back_with_another_model_or_code_waits_for_ready(
+    folder: Path, plan: RunPlan, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    """Else it would go on under the digest that it accepted, with something else behind it."""
+    layout = ready(open_hospital(folder, RuntimeOptions(runner="memory")), plan)
+    if what == "model":
+        other = folder / "other-model"
+        shutil.copytree(tiny_model_folder, other)
+        weights = bytearray((other / "model.safetensors").read_bytes())
+        weights[-1] ^= 1
+        (other / "model.safetensors").write_bytes(bytes(weights))
+        config = json.loads((folder / "site.json").read_text())
+        (folder / "site.json").write_text(json.dumps({**config, "model_folder": str(other)}))
+    else:
+        monkeypatch.setattr(hospital_module, "installed_code_digest", lambda: "0" * 64)
+    again = open_hospital(folder, RuntimeOptions(runner="memory"))
+    for _ in range(2):
+        answer = again.handle(step_message(plan, layout, small_support(layout)))
+        assert code(answer) == "PLAN_UNKNOWN"
+    assert not (folder / "ledger.db").exists() or not PrivacyLedger(
+        folder / "ledger.db").releases(run_id="run")
+    ready(again, plan)
+    assert again.handle(step_message(plan, layout, small_support(layout))).kind == STEP
 
 
 @pytest.mark.parametrize("name", ["files", "tag_decisions", "fhir_templates"])

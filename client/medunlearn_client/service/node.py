@@ -68,8 +68,10 @@ class HospitalNode:
             self._spec(WORKER, (*python, "medunlearn_client.service.worker", folder),
                        secret=True, final_exits=frozenset({2, 127}),
                        grace_s=self.config.node.request_timeout_s),
+            # Refused until the SuperLink has missed it, or its clock or key is mended: tried
+            # again at one pace, since each doubling would be time that the run lacks this site.
             self._spec(NODE, self._supernode(), first_delay_s=self.config.node.restart_delay_s,
-                       longest_delay_s=max(60.0, self.config.node.restart_delay_s)),
+                       longest_delay_s=self.config.node.restart_delay_s),
             self._spec(EXECUTOR, self._superexec(), path=str(self._programs)),
         ]
         if self.config.watch.enabled:

@@ -96,9 +96,12 @@ class Namespaces:
             _ip("-n", self.name(index), "link", "set", "lo", "up")
         _ip("-n", self.name(0), "address", "add", f"{COORDINATOR_ADDRESS}/32", "dev", "lo")
         for hospital in range(1, self.hospitals + 1):
-            _ip("-n", self.name(0), "link", "add", f"to{hospital}", "type", "veth",
-                "peer", "name", "up0", "netns", self.name(hospital))
-            self._address(hospital)
+            self._link(hospital)
+
+    def _link(self, hospital: int) -> None:
+        _ip("-n", self.name(0), "link", "add", f"to{hospital}", "type", "veth",
+            "peer", "name", "up0", "netns", self.name(hospital))
+        self._address(hospital)
 
     def _address(self, hospital: int) -> None:
         for index, device, end in ((0, f"to{hospital}", 1), (hospital, "up0", 2)):
@@ -132,11 +135,20 @@ class Namespaces:
                                 "this needs root and /dev/net/tun")
         self._address(hospital)
 
+    def repair(self, hospital: int) -> None:
+        """Replace a degraded link by a good one."""
+        self._end_emulator(hospital)  # its devices go with it
+        self._link(hospital)
+
+    def _end_emulator(self, hospital: int) -> None:
+        emulator = self._emulators.pop(hospital)
+        emulator.kill()
+        emulator.wait()
+
     def remove(self) -> None:
         """Take everything away; what is in the namespaces must have ended."""
-        for emulator in self._emulators.values():
-            emulator.kill()
-            emulator.wait()
+        for hospital in tuple(self._emulators):
+            self._end_emulator(hospital)
         for index in range(self.hospitals + 1):
             with suppress(subprocess.SubprocessError):
                 _ip("netns", "del", self.name(index))

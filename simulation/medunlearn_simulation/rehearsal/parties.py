@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,12 +42,16 @@ class Party:
         index: Its place in the network: 0 is the coordinator.
         network: Where it lives.
         say: Is told each command, as a person would type it.
+        through: A command that runs the one that follows it, inside its network; empty: none.
+        packages: Where its medunlearn lies, if not where this process has it from.
     """
 
     folder: Path
     index: int
     network: Network
     say: Callable[[str], None]
+    through: Sequence[str] = ()
+    packages: Sequence[Path] = ()
     _service: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -70,14 +74,7 @@ class Party:
         """
         if not quiet:
             self.say(f"{self.name}$ medunlearn {' '.join(arguments)}")
-        command = self.network.inside(self.index, [*_medunlearn(), *arguments])
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=deadline_s, env=_environment(),
-                cwd=self.folder.parent, stdin=subprocess.DEVNULL, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise Transient("REHEARSAL_COMMAND", f"{arguments[:3]} took over {deadline_s:g} s",
-                            f"look into {self.folder}/state/logs") from error
+        done = self.attempt(*arguments, deadline_s=deadline_s)
         if done.returncode:
             raise Transient(
                 "REHEARSAL_COMMAND",
@@ -85,21 +82,45 @@ class Party:
                 f"{(done.stdout + done.stderr)[-_TAIL:]}", "see the command's own hint")
         return done.stdout
 
+    def attempt(
+        self, *arguments: str, deadline_s: float = _COMMAND_S
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command that may fail; its status and output.
+
+        Raises:
+            Transient: REHEARSAL_COMMAND if it takes too long.
+        """
+        try:
+            return subprocess.run(
+                self._command(*arguments), capture_output=True, text=True, timeout=deadline_s,
+                env=self._environment(), cwd=self.folder.parent, stdin=subprocess.DEVNULL,
+                check=False)
+        except subprocess.TimeoutExpired as error:
+            raise Transient("REHEARSAL_COMMAND", f"{arguments[:3]} took over {deadline_s:g} s",
+                            f"look into {self.folder}/state/logs") from error
+
     # -- service -------------------------------------------------------------------------
 
     def serve(self) -> None:
         """Start the service; it lives until :meth:`end`."""
         role = "hospital" if self.index else "coordinator"
         self.say(f"{self.name}$ medunlearn {role} serve {self.folder} &")
-        command = self.network.inside(
-            self.index, [*_medunlearn(), role, "serve", str(self.folder)])
         with self.log_file.open("ab") as log:
-            self._service = self._spawn(command, log)
+            self._service = self._spawn(self._command(role, "serve", str(self.folder)), log)
 
     def _spawn(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            env=_environment(), cwd=self.folder.parent, start_new_session=True)
+            env=self._environment(), cwd=self.folder.parent, start_new_session=True)
+
+    def _command(self, *arguments: str) -> list[str]:
+        return self.network.inside(self.index, [*self.through, *_medunlearn(), *arguments])
+
+    def _environment(self) -> dict[str, str]:
+        environment = _environment()
+        first = [str(path) for path in self.packages]
+        paths = [*first, environment.get("PYTHONPATH", "")]
+        return environment | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
     @property
     def log_file(self) -> Path:

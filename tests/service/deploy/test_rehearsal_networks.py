@@ -67,6 +67,9 @@ def test_a_cut_link_carries_nothing_and_a_bad_one_little() -> None:
             network.degrade(2, delay_ms=100.0, loss=0.3)
             came, first = asked(network, 2, 100)
             assert 20 <= came <= 80 and first >= 0.2
+            network.repair(2)
+            came, first = asked(network, 2, 3)
+            assert came == 3 and first < 0.2
         finally:
             echo.kill()
             echo.wait()
@@ -88,7 +91,7 @@ def test_a_service_is_ended_with_everything_that_it_started(tmp_path: Path) -> N
     stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
     parent = (
         "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', "
-        f"{stubborn!r}, 'flower-supernode'], start_new_session=True); time.sleep(600)")
+        f"{stubborn!r}, 'flower-' + 'supernode'], start_new_session=True); time.sleep(600)")
     with party.log_file.open("ab") as log:
         party._service = party._spawn([sys.executable, "-c", parent], log)
     wait_for(lambda: bool(party.pids("supernode")), within_s=30.0, what="the child")

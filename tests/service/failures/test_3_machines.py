@@ -1,0 +1,91 @@
+"""What a machine does to its party: a full disk, a wrong clock, a certificate that expires."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from hosts import OtherClock, SmallDisk
+from under_fire import PATIENCE, RECOVERY_S, Run, doctor, tell
+
+from medunlearn_common.pki import issue_server, read_pair, write_pair
+from medunlearn_server.service.config import open_folder
+from medunlearn_simulation.rehearsal.parties import wait_for
+
+# As docs/runbook.md names them under STORAGE_FULL.
+FULL_SITE = ("LEDGER_UNAVAILABLE", "ENVELOPE_STORE", "SHARE_JOURNAL_UNAVAILABLE",
+             "AUDIT_UNAVAILABLE", "SITE_STORAGE")
+FULL_COORDINATOR = ("STORAGE_FULL", "RUNS_DB", "ENVELOPE_STORE", "AUDIT_UNAVAILABLE")
+OFF_S = 600
+SHORT_S = 45.0
+
+
+def test_a_hospitals_disk_fills(run: Run) -> None:
+    """It refuses with a code and nothing leaves it; with room again it takes part by itself."""
+    hospital = run.federation.hospitals[1]
+    disk, since = SmallDisk(folder=hospital.folder), len(run.reports())
+    disk.fill()
+    try:
+        code = run.code_of(hospital.name, FULL_SITE, since=since)
+    finally:
+        disk.free()
+    took = run.next_round(having=[hospital.name])
+    tell(f"a hospital's full disk is {code}; back in a sum {took:.0f} s after room was made")
+
+
+def test_the_coordinators_disk_fills(run: Run) -> None:
+    """The run waits with a code; with room again it goes on from its last whole round."""
+    lead = run.federation.coordinator
+    disk, before = SmallDisk(folder=lead.folder), run.reports()
+    disk.fill()
+    try:
+        wait_for(lambda: any(code in lead.said() for code in FULL_COORDINATOR),
+                 within_s=RECOVERY_S, look_s=0.5, what=f"one of {FULL_COORDINATOR}")
+        full = run.reports()
+    finally:
+        disk.free()
+    assert len(full) <= len(before) + 1
+    took = run.next_round()
+    tell(f"a coordinator's full disk: a round {took:.0f} s after room was made")
+    assert {i: r["sum_digest"] for i, r in run.reports().items() if i in before} == {
+        i: r["sum_digest"] for i, r in before.items()}
+
+
+def test_a_clock_ten_minutes_off(run: Run) -> None:
+    """Flower refuses the node, the run goes on, `doctor` names the clock; set right, it is back."""
+    hospital = run.federation.hospitals[2]
+    clock = OtherClock.of(hospital)
+    clock.set_off(OFF_S)
+    try:
+        run.next_round(lacking=hospital.name)
+        assert "CLOCK_OFF" in doctor(hospital)
+    finally:
+        clock.set_off(0)
+    took = run.next_round(having=[hospital.name])
+    tell(f"a clock {OFF_S} s ahead: back in a sum {took:.0f} s after it was set right")
+
+
+def test_the_servers_certificate_expires(run: Run) -> None:
+    """Nobody connects through it; a new one is taken up without a restart, and the run goes on."""
+    lead, hospitals = run.federation.coordinator, run.federation.hospitals
+    life_s = SHORT_S * PATIENCE
+    _serve_with_certificate(lead.folder, life_s)
+    issued = time.monotonic()
+    lead.kill("gateway")  # connections from before would not look at it
+    run.next_round()
+    time.sleep(max(0.0, life_s + 1.0 - (time.monotonic() - issued)))
+    lead.kill("gateway")
+    wait_for(lambda: "TLS_EXPIRED" in doctor(hospitals[0]), within_s=RECOVERY_S, look_s=1.0,
+             what="TLS_EXPIRED")
+    lead.run("coordinator", "rotate-certificate", str(lead.folder))
+    took = run.next_round(having=[h.name for h in hospitals])
+    tell(f"an expired certificate: all in a sum {took:.0f} s after it was rotated")
+
+
+def _serve_with_certificate(folder: Path, life_s: float) -> None:
+    """The gateway's certificate made anew by the federation's authority, for seconds."""
+    tls = folder / "tls"
+    authority = read_pair(certificate=tls / "ca.pem", key=tls / "ca.key")
+    names = open_folder(folder).config.tls.names
+    pair = issue_server(authority, names, now=time.time() + life_s - 86_400, days=1)
+    write_pair(pair, certificate=tls / "server.pem", key=tls / "server.key")
