@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +17,6 @@ from medunlearn_client.service.approvals import Approvals, Asked
 from medunlearn_client.service.config import HospitalPaths, read_hospital_config
 from medunlearn_client.service.status import SiteStatus
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.processes import on_termination
 
 Folder = Annotated[Path, typer.Argument(help="The hospital's folder.")]
 By = Annotated[str, typer.Option("--by", help="Name of the person who decides.")]
@@ -36,13 +32,9 @@ def serve(folder: Folder = _HERE) -> None:
 
     The answer under way is finished before the processes end. Logs lie in state/logs.
     """
-    from medunlearn_client.service.node import HospitalNode  # late: it needs gRPC
+    from medunlearn_client.service.node import serve as serve_folder  # late: it needs gRPC
 
-    os.umask(0o077)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    stopping = threading.Event()
-    on_termination(stopping)
-    HospitalNode(folder.resolve()).run(stopping)
+    raise typer.Exit(serve_folder(folder.resolve()))
 
 
 def stop(

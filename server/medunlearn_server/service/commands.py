@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -33,8 +32,7 @@ def serve(
 
     Example: medunlearn coordinator serve /srv/coordinator
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    serve_folder(folder)
+    raise typer.Exit(serve_folder(folder))
 
 
 def launch(

@@ -33,6 +33,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from medunlearn_common.log_fields import event
 from medunlearn_server.service.config import LimitsSection
 from medunlearn_server.service.node_keys import NodeKeys
 
@@ -129,7 +130,8 @@ class Gateway:
     ) -> None:
         refused = self._refusal(request)
         if refused is not None:
-            _LOG.info("refused a call with %d", refused)
+            _LOG.info("refused a call with %d", refused,
+                      extra=event("caller_refused", status=refused))
             # The body is not read, so the connection cannot be used again.
             await Response(status_code=refused, headers={"connection": "close"})(
                 scope, receive, send

@@ -160,7 +160,8 @@ class Party:
         logs = [self.log_file, *sorted((self.folder / "state" / "logs").glob("*.log"))]
         return "\n".join(
             f"== {path.name}\n{path.read_text('utf-8', 'replace')[-_TAIL:]}"
-            for path in logs if path.is_file() and (not names or path.stem in names))
+            for path in logs
+            if path.is_file() and (not names or path.name.partition(".")[0] in names))
 
 
 def wait_for(

@@ -177,7 +177,7 @@ def test_a_second_service_for_one_folder_does_not_start(federation: Federation) 
     found = subprocess.run(
         [sys.executable, "-m", "medunlearn_client.service", str(federation.lab.home)],
         env=federation.environment, capture_output=True, text=True, check=False, timeout=60)
-    assert "SERVICE_RUNNING" in found.stderr
+    assert found.returncode == 2 and "SERVICE_RUNNING" in found.stdout
 
 
 def test_a_node_without_certificate_or_key_does_not_start(lab: Lab) -> None:
