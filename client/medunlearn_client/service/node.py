@@ -251,7 +251,7 @@ def _require_only_service(paths: HospitalPaths) -> int:
     except OSError as error:
         os.close(descriptor)
         raise Misconfigured("SERVICE_RUNNING", "a service runs for this folder already",
-                            "medunlearn hospital stop DIR") from error
+                            "medunlearn hospital stop") from error
     os.ftruncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode("ascii"))
     return descriptor

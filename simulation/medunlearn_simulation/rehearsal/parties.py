@@ -90,9 +90,9 @@ class Party:
     def serve(self) -> None:
         """Start the service; it lives until :meth:`end`."""
         role = "hospital" if self.index else "coordinator"
-        self.say(f"{self.name}$ medunlearn {role} serve {self.folder} &")
+        self.say(f"{self.name}$ medunlearn {role} serve --folder {self.folder} &")
         command = self.network.inside(
-            self.index, [*_medunlearn(), role, "serve", str(self.folder)])
+            self.index, [*_medunlearn(), role, "serve", "--folder", str(self.folder)])
         with self.log_file.open("ab") as log:
             self._service = self._spawn(command, log)
 

@@ -196,8 +196,8 @@ def test_a_hospitals_service_that_cannot_start_with_canaries_in_its_files(tmp_pa
     (folder / "tls" / "ca.pem").write_text(CANARY)
     (folder / "hospital.toml").write_text('[coordinator]\naddress = "127.0.0.1:9"\n')
     done = subprocess.run(
-        [sys.executable, "-m", "medunlearn_client.service", str(folder)], capture_output=True,
-        text=True, timeout=60, check=False)
+        [sys.executable, "-m", "medunlearn_client.service", "--folder", str(folder)],
+        capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2 and done.stderr == ""
     clean(done.stdout, "the journal")
     assert json.loads(done.stdout.splitlines()[-1])["code"] == "NODE_KEY"
