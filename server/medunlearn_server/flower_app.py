@@ -52,6 +52,7 @@ from medunlearn_server.jobs import (
     leading,
 )
 from medunlearn_server.sealed_transport import OFFER_FILE, seal_transport
+from medunlearn_server.service.passphrase_desk import take_passphrase
 from medunlearn_server.shown_progress import ShownProgress
 from medunlearn_server.transport import SITE_GONE, SITE_SILENT, Reply, SiteFailure
 from medunlearn_server.waiting import Waiting
@@ -173,6 +174,7 @@ def build_app(settings: Mapping[str, Scalar]) -> ServerApp:
         if folder:
             # Flower throws away what the processes of its executor print.
             logs.start(Path(folder) / "state" / "logs", component="serverapp", to_stdout=False)
+            take_passphrase(Path(folder) / "state")
             found = deployed_settings(Path(folder), context.run_config)
             _lead_deployed(grid, {**settings, **found})
             return

@@ -91,8 +91,8 @@ class HospitalNode:
     ) -> ChildSpec:
         environment = flower_environment(
             home=self.paths.state / "flwr", more={"PYTHONSAFEPATH": "1"})
-        if not secret:  # what carries messages cannot open the hospital's key
-            environment.pop(PASSPHRASE_VARIABLE, None)
+        if secret and PASSPHRASE_VARIABLE in os.environ:
+            environment[PASSPHRASE_VARIABLE] = os.environ[PASSPHRASE_VARIABLE]
         if path is not None:
             environment["PATH"] = path
         return ChildSpec(

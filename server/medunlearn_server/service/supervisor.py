@@ -13,6 +13,7 @@ Guarantees:
 from __future__ import annotations
 
 import fcntl
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from typing import Final
 
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import require_writable
+from medunlearn_common.identity.key_files import PASSPHRASE_VARIABLE
 from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.log_view import SERVICE
 from medunlearn_common.logs import EventLog
@@ -35,6 +37,7 @@ from medunlearn_server.service.config import CoordinatorFolder, open_folder, spl
 from medunlearn_server.service.control import Control, ControlServer, now_s
 from medunlearn_server.service.loopback_tls import new_loopback_tls
 from medunlearn_server.service.node_keys import NodeKeys
+from medunlearn_server.service.passphrase_desk import SOCKET, PassphraseDesk
 from medunlearn_server.service.registration import NODES_FILE, Registration
 from medunlearn_server.service.runs_db import RunsDb
 from medunlearn_server.service.superlink import SuperLink
@@ -60,6 +63,7 @@ class Supervisor:
         folder.state.mkdir(exist_ok=True, mode=0o700)
         self._folder, self._log = folder, log
         self._superlink = SuperLink(folder, new_loopback_tls(folder.state))
+        self._desk = self._passphrase_desk()
         self._superlink.prepare()
         self.stopping, self._wake = threading.Event(), threading.Event()
         self._runs = RunsDb(folder.runs_db)
@@ -88,6 +92,14 @@ class Supervisor:
             stdout=self._log.stream.fileno() if self._log.stream is not None else None,
         )
 
+    def _passphrase_desk(self) -> PassphraseDesk | None:
+        given = os.environ.get(PASSPHRASE_VARIABLE)
+        if not given:
+            (self._folder.state / SOCKET).unlink(missing_ok=True)
+            return None
+        return PassphraseDesk(self._folder.state, given.encode("utf-8"),
+                              executor=lambda: self._children["superexec"].pid)
+
     def _ready(self) -> bool:
         running = all(self._children[n].state == "running" for n in ("superlink", "superexec"))
         return running and self._registration.settled
@@ -101,6 +113,8 @@ class Supervisor:
                 stopping=self.stopping, wake=self._wake,
             ),
         )
+        if self._desk is not None:
+            self._desk.start()
         self._children.start()
         self._registration.start()
         self._server.start()
@@ -124,6 +138,8 @@ class Supervisor:
         self._registration.stop()
         self._server.stop()
         self._children.stop()
+        if self._desk is not None:
+            self._desk.stop()
         self._runs.close()
 
 
