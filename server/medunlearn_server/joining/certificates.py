@@ -58,7 +58,7 @@ def _leaves(coordinator: CoordinatorFolder, now: float) -> list[str]:
     else:
         told.append("the server's certificate is an institution's: copy its new files over "
                     f"{config.certificate} and {config.key} (mode 0600)")
-    return [*told, "next: restart the coordinator's service"]
+    return [*told, "a service that runs takes them up by itself"]
 
 
 def _prepared(coordinator: CoordinatorFolder, now: float) -> list[str]:

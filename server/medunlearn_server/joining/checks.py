@@ -27,7 +27,7 @@ from medunlearn_server.joining.own_certificate import require_key_of
 from medunlearn_server.service.config import CoordinatorFolder, open_folder, split_address
 
 _ANYWHERE = ("0.0.0.0", "::")
-_ROTATE = "medunlearn coordinator rotate-certificate, then restart the service"
+_ROTATE = "medunlearn coordinator rotate-certificate"
 
 
 def coordinator_checks(folder: Path, *, now: float) -> Mapping[str, Check]:

@@ -245,7 +245,8 @@ def rotate_certificate(
     switch_authority: Annotated[bool, typer.Option(
         "--switch-authority", help="Second step, once every hospital has the new one.")] = False,
 ) -> None:
-    """Issue the server's and the command line's certificates anew; then restart the service.
+    """Issue the server's and the command line's certificates anew; a running service takes
+    them up by itself.
 
     Hospitals notice nothing, as they trust the authority. For a new authority they need a new
     file first: medunlearn coordinator rotate-certificate --new-authority says how.
