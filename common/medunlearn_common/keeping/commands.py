@@ -61,12 +61,19 @@ def restore(
     console = Console(highlight=False)
     console.print(f"{len(done.placed)} files put back, {len(done.kept)} left as they were",
                   soft_wrap=True)
+    if done.in_service:
+        console.print(f"version {done.in_service} in adopted/ is in service again, as the "
+                      "hospital's log has it; `medunlearn hospital inbox` checks it",
+                      soft_wrap=True)
     mark = done.history_lost
     if mark is not None:
         made = datetime.fromtimestamp(mark.backup_at, UTC).isoformat(timespec="minutes")
         console.print(
             f"history since {made} is lost: {len(mark.known_runs)} known runs are closed to this "
             "party, and any other needs `medunlearn restore-admit`", soft_wrap=True)
+        if done.in_service:
+            console.print("if an adapter was adopted or rolled back since, do it again",
+                          soft_wrap=True)
 
 
 def restore_admit(
