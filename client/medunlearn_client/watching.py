@@ -31,8 +31,7 @@ from starlette.routing import Route
 from medunlearn_common import __version__
 from medunlearn_common.audit.kinds import code
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.logs import EventLog
-from medunlearn_common.loopback import server_of, split_loopback
+from medunlearn_common.loopback import run_app, split_loopback
 from medunlearn_common.metrics import Sample, exposition
 from medunlearn_common.service_log import exit_status
 from medunlearn_common.service_log import run as run_logged
@@ -216,18 +215,6 @@ def watch_address(folder: Path) -> str:
     return address
 
 
-def serve(folder: Path, address: str, *, log: EventLog | None = None) -> None:
-    """Serve until SIGTERM or Ctrl-C.
-
-    Raises:
-        Misconfigured: WATCH_ADDRESS.
-    """
-    server = server_of(application(lambda: read_view(folder)), address, log=log)
-    if log is not None:
-        log.info("serving", port=split_loopback(address)[1])
-    server.run()
-
-
 def main(arguments: list[str]) -> int:
     """``DIR [ADDRESS]``; exit status 2 for what the caller can mend.
 
@@ -236,8 +223,9 @@ def main(arguments: list[str]) -> int:
     """
     folder = Path(arguments[0]) if arguments else Path()
     address = arguments[1] if len(arguments) > 1 else watch_address(folder)
+    app = application(lambda: read_view(folder))
     return run_logged(
-        folder / "state" / "logs", COMPONENT, lambda log: serve(folder, address, log=log))
+        folder / "state" / "logs", COMPONENT, lambda log: run_app(app, address, log=log))
 
 
 if __name__ == "__main__":

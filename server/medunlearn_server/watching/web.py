@@ -24,8 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from medunlearn_common import __version__
-from medunlearn_common.logs import EventLog
-from medunlearn_common.loopback import server_of, split_loopback
+from medunlearn_common.loopback import run_app
 from medunlearn_common.metrics import exposition
 from medunlearn_common.pages.rendering import asset
 from medunlearn_common.service_log import exit_status
@@ -61,7 +60,7 @@ class SharedView:
 
 
 def dashboard(view: View) -> Starlette:
-    """The application over ``view``; serve it by :func:`medunlearn_common.loopback.server_of`."""
+    """The application over ``view``; served by :func:`medunlearn_common.loopback.run_app`."""
 
     def runs(request: Request) -> Response:
         return _page(request, render_runs(view()))
@@ -131,18 +130,6 @@ def view_of(folder: Path) -> View:
     return lambda: FederationView(at=time.time(), version=__version__, runs=(reader.read(),))
 
 
-def serve(folder: Path, address: str, *, log: EventLog | None = None) -> None:
-    """Serve until SIGTERM or Ctrl-C.
-
-    Raises:
-        Misconfigured: WATCH_ADDRESS or a COORDINATOR_CONFIG code.
-    """
-    server = server_of(dashboard(SharedView(view_of(folder))), address, log=log)
-    if log is not None:
-        log.info("serving", port=split_loopback(address)[1])
-    server.run()
-
-
 def main(arguments: list[str]) -> int:
     """``DIR [ADDRESS]``; exit status 2 for what the caller can mend.
 
@@ -154,12 +141,13 @@ def main(arguments: list[str]) -> int:
     """
     folder = Path(arguments[0]) if arguments else Path()
     given = arguments[1] if len(arguments) > 1 else ""
+    app = dashboard(SharedView(view_of(folder)))
     if not (folder / CONFIG_FILE).exists():
-        serve(folder, given or DEFAULT_ADDRESS)
+        run_app(app, given or DEFAULT_ADDRESS)
         return 0
     found = open_folder(folder)
     address = given or found.config.watch.address
-    return run_logged(found.logs, COMPONENT, lambda log: serve(folder, address, log=log))
+    return run_logged(found.logs, COMPONENT, lambda log: run_app(app, address, log=log))
 
 
 if __name__ == "__main__":
