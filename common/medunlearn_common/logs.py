@@ -51,7 +51,7 @@ from medunlearn_common.log_view import as_json, readable
 from medunlearn_common.private_file import PrivateFile
 
 MAX_PUBLIC_BYTES = 32 << 20
-_THROTTLED = ("library", "caller_refused")
+_THROTTLED = ("library", "caller_refused", "exchange_failed")
 """What others can cause as often as they like: a library's lines, and callers from outside."""
 Clock = Callable[[], float]
 

@@ -119,7 +119,8 @@ class Gateway:
             return
         except Exception as error:
             status = _status_of(error)
-            _LOG.warning("an exchange ended with %d (%s)", status, type(error).__name__)
+            _LOG.warning("an exchange ended with %d (%s)", status, type(error).__name__,
+                         extra=event("exchange_failed", status=status))
             if not begun:
                 await Response(status_code=status)(scope, receive, send)
             else:
