@@ -20,6 +20,27 @@ import pytest
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Every file of a party is flushed to disk, thousands of times in this suite, and no test can cut
+# the power: where there is room, temporary folders lie in memory, for this process and for all
+# that it starts.
+MEMORY_FOLDER, MEMORY_BYTES = Path("/dev/shm"), 4 << 30
+
+
+def temporary_root() -> Path | None:
+    """A file system in memory with enough room, on which programs run, if there is one."""
+    try:
+        free = os.statvfs(MEMORY_FOLDER)
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+    if free.f_flag & os.ST_NOEXEC:
+        return None
+    return MEMORY_FOLDER if min(free.f_bavail * free.f_frsize, available) > MEMORY_BYTES else None
+
+
+if "PYTEST_DEBUG_TEMPROOT" not in os.environ and (root := temporary_root()) is not None:
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(root)
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 

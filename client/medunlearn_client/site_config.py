@@ -136,7 +136,7 @@ def site_template(
                        model_folder=model_folder)
     return "\n".join([
         "# Which model and records this hospital takes part with. It never leaves the hospital;",
-        "# unknown keys are errors. Check it with `medunlearn hospital doctor FOLDER`.",
+        "# unknown keys are errors. Check it with `medunlearn hospital doctor`.",
         "# party id in the roster",
         f"site_id = {json.dumps(plain.site_id)}",
         "# base model: folder with config.json, *.safetensors and tokenizer, or a hub id",

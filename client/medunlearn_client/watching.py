@@ -28,12 +28,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from medunlearn_common import __version__, logs
+from medunlearn_common import __version__
 from medunlearn_common.audit.kinds import code
-from medunlearn_common.errors import MedunlearnError, Misconfigured
-from medunlearn_common.logs import EventLog
-from medunlearn_common.loopback import server_of, split_loopback
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.loopback import run_app, split_loopback
 from medunlearn_common.metrics import Sample, exposition
+from medunlearn_common.service_log import exit_status
+from medunlearn_common.service_log import run as run_logged
 
 COMPONENT = "watch"
 DEFAULT_ADDRESS = "127.0.0.1:9481"
@@ -214,34 +215,18 @@ def watch_address(folder: Path) -> str:
     return address
 
 
-def serve(folder: Path, address: str, *, log: EventLog | None = None) -> None:
-    """Serve until SIGTERM or Ctrl-C.
+def main(arguments: list[str]) -> int:
+    """``DIR [ADDRESS]``; exit status 2 for what the caller can mend.
 
     Raises:
-        Misconfigured: WATCH_ADDRESS.
+        Misconfigured: HOSPITAL_CONFIG_SYNTAX, WATCH_ADDRESS; all that comes later is logged.
     """
-    server = server_of(application(lambda: read_view(folder)), address, log=log)
-    if log is not None:
-        log.info("serving", port=split_loopback(address)[1])
-    server.run()
-
-
-def main(arguments: list[str]) -> int:
-    """``DIR [ADDRESS]``; exit status 2 for what the caller can mend."""
     folder = Path(arguments[0]) if arguments else Path()
-    log = None
-    try:
-        address = arguments[1] if len(arguments) > 1 else watch_address(folder)
-        log = logs.start(folder / "state" / "logs", component=COMPONENT)
-        serve(folder, address, log=log)
-    except MedunlearnError as error:
-        if log is None:
-            sys.stderr.write(f"{error}\n")
-        else:
-            log.error("failed", error)
-        return 2
-    return 0
+    address = arguments[1] if len(arguments) > 1 else watch_address(folder)
+    app = application(lambda: read_view(folder))
+    return run_logged(
+        folder / "state" / "logs", COMPONENT, lambda log: run_app(app, address, log=log))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(exit_status(lambda: main(sys.argv[1:])))

@@ -2,7 +2,8 @@
 
 Guarantees:
     Flower's telemetry, its update check and its installation of packages at run time are off:
-    a Flower process connects to where it was told to, and runs what is installed.
+    a Flower process connects to where it was told to, and runs what is installed. The passphrase
+    of a party's key is not among what it knows.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from medunlearn_common.errors import Misconfigured
 # What a process may know of its parent's environment.
 _INHERITED = (
     "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "XDG_RUNTIME_DIR", "LD_LIBRARY_PATH",
-    "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "SSL_CERT_FILE", "MEDUNLEARN_PASSPHRASE",
-    "HTTPS_PROXY", "https_proxy", "HF_HOME", "HF_HUB_OFFLINE",
+    "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "SSL_CERT_FILE", "HTTPS_PROXY",
+    "https_proxy", "HF_HOME", "HF_HUB_OFFLINE",
 )
 _POLL_TASKS_S = 0.05
 

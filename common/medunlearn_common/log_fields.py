@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -36,7 +37,7 @@ FIELDS: Mapping[str, Check] = MappingProxyType({
     "round": count, "rounds": count, "sites": count, "asked": count, "answered": count,
     "attempts": count, "starts": count, "restarts": count, "pid": count, "port": count,
     "bytes": count, "bytes_up": count, "bytes_down": count, "exit_status": count,
-    "signal": count, "count": count, "status": count, "days": count,
+    "signal": count, "count": count, "status": count, "days": count, "dropped": count,
     "seconds": real, "epsilon": real, "budget": real, "delta": real,
     "plan_digest": digest, "adapter_digest": digest, "attestation_digest": digest,
     "version": version,
@@ -45,12 +46,13 @@ FIELDS: Mapping[str, Check] = MappingProxyType({
 
 EVENTS: frozenset[str] = frozenset({
     # Both sides.
-    "started", "stopping", "stopped", "child_started", "child_ended", "child_restarted",
-    "serving", "unhealthy", "healthy", "certificate_expires", "failed",
+    "started", "stopping", "stopped", "child_started", "child_ended", "child_failed",
+    "serving", "unhealthy", "healthy", "certificate_expires", "certificate_renewed", "failed",
     # The coordinator's.
     "run_launched", "run_started", "run_paused", "run_resumed", "run_stopped", "run_failed",
-    "run_finished", "run_published", "support_chosen", "round_done", "gate_failed",
-    "site_absent", "site_enrolled", "site_revoked", "caller_refused",
+    "run_finished", "run_published", "run_delayed", "support_chosen", "round_done", "gate_failed",
+    "site_absent", "site_enrolled", "site_revoked", "sites_admitted", "caller_refused",
+    "exchange_failed",
     # A hospital's.
     "worker_ready", "worker_lost", "request_answered", "request_refused", "plan_waits",
     "plan_approved", "plan_declined", "adapter_received", "adapter_adopted",
@@ -59,6 +61,28 @@ EVENTS: frozenset[str] = frozenset({
     "library", "uncaught",
 })
 """Every event; any other is written as ``unnamed``."""
+
+EVENT_KEY = "medunlearn_event"
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a line of Python's ``logging`` says besides its text; made by :func:`event`."""
+
+    name: str
+    fields: Mapping[str, Any]
+
+
+def event(name: str, **fields: Any) -> dict[str, Event]:
+    """For ``extra=``, so that a line of ``logging`` becomes an event with fields.
+
+    The text of the line goes to the private file as ever; where no log was started, as in a
+    test, the text alone is seen::
+
+        _LOG.info("run %s: start %d", run, n, extra=event("run_started", run_id=run, starts=n))
+    """
+    return {EVENT_KEY: Event(name, fields)}
+
 
 _PLAIN = (str, int, float, type(None))
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")

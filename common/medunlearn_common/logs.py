@@ -14,18 +14,22 @@ Use it once in each process, first thing in ``main``::
     log.info("serving", port=9443)
 
 From then on Python's ``logging``, uncaught exceptions of every thread, warnings and all that
-native code writes to stdout and stderr go the same two ways.
+native code writes to stdout and stderr go the same two ways. A process that people start is
+wrapped in :func:`medunlearn_common.service_log.run` instead.
+
+Neither file grows without bound: the first is replaced at 32 MiB, the second at 16 MiB, with one
+predecessor each; and one place of code that keeps logging writes :data:`~.log_limits.MOST` lines
+a minute, the next one with the number of those left out.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -33,16 +37,22 @@ from typing import Any, TextIO
 
 from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.log_fields import (
+    EVENT_KEY,
     FIELDS,
+    Event,
     lawful,
     lawful_class,
     lawful_event,
     lawful_logger,
     lawful_place,
 )
+from medunlearn_common.log_limits import Throttle
+from medunlearn_common.log_view import as_json, readable
 from medunlearn_common.private_file import PrivateFile
 
 MAX_PUBLIC_BYTES = 32 << 20
+_THROTTLED = ("library", "caller_refused", "exchange_failed")
+"""What others can cause as often as they like: a library's lines, and callers from outside."""
 Clock = Callable[[], float]
 
 
@@ -60,14 +70,18 @@ class EventLog:
         private: Where everything else goes.
         path: The public file; None where lines only go to ``stream``.
         stream: Also written to, such as the process's original stdout for a journal; or None.
+        shown: How a line looks on ``stream``; an empty text leaves it out there.
         clock: Unix seconds.
+        throttle: Counts what comes too often.
     """
 
     component: str
     private: PrivateFile
     path: Path | None = None
     stream: TextIO | None = None
+    shown: Callable[[Mapping[str, Any]], str] = as_json
     clock: Clock = time.time
+    throttle: Throttle = field(default_factory=Throttle, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def info(self, event: str, **fields: Any) -> None:
@@ -87,33 +101,40 @@ class EventLog:
 
     def library(self, record: logging.LogRecord) -> None:
         """What came through Python's ``logging``, from us or from a library."""
+        told = getattr(record, EVENT_KEY, None)
+        event = lawful_event(told.name) if type(told) is Event else "library"
+        where = lawful_place(record.pathname, record.lineno)
+        dropped = self.throttle.admit((event, where)) if event in _THROTTLED else 0
+        if dropped is None:
+            return
         error = record.exc_info[1] if record.exc_info else None
         given = record.args if isinstance(record.args, tuple) else ()
         named = next((a for a in (error, *given) if isinstance(a, MedunlearnError)), None)
-        about = {
-            "logger": lawful_logger(record.name),
-            "where": lawful_place(record.pathname, record.lineno),
-            "ref": self.private.write(_message(record), error),
+        about: dict[str, Any] = lawful(told.fields) if type(told) is Event else {
+            "logger": lawful_logger(record.name), "where": where,
         }
+        about["ref"] = self.private.write(_message(record), error)
+        if dropped:
+            about["dropped"] = dropped
         shown = named or error
         if shown is not None:
             about |= _kind_of(shown)
-        self._write(_level(record.levelno), "library", about)
+        self._write(_level(record.levelno), event, about)
 
     def _told(self, error: BaseException) -> dict[str, Any]:
         return {**_kind_of(error), "ref": self.private.write("", error)}
 
     def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        line = json.dumps({
+        line = {
             "at": _instant(self.clock()), "level": level, "component": self.component,
             "event": lawful_event(event), **fields,
-        }, allow_nan=False)
+        }
         with self._lock:
             try:
                 if self.path is not None:
-                    _append(self.path, line)
-                if self.stream is not None:
-                    print(line, file=self.stream, flush=True)
+                    _append(self.path, as_json(line))
+                if self.stream is not None and (shown := self.shown(line)):
+                    print(shown, file=self.stream, flush=True)
             except (OSError, ValueError):
                 return  # a full disk or a closed stream may not stop what is being logged
 
@@ -145,8 +166,8 @@ def start(
         level: Least level of Python's ``logging`` that is written.
         take_output: Also point file descriptors 1 and 2 at the private file, so that nothing,
             native code included, can print past the log.
-        to_stdout: Also write the public lines to the process's original stdout, for a journal or
-            a container's log.
+        to_stdout: Also write the public lines to the process's original stdout: as they are for
+            a journal or a container's log, and where that is a terminal as a person reads them.
 
     Raises:
         Misconfigured: LOG_COMPONENT, or LOG_READABLE if others may read the private file.
@@ -158,7 +179,8 @@ def start(
     private = PrivateFile(folder / f"{component}.private.log")
     stream = os.fdopen(os.dup(1), "w", encoding="ascii") if to_stdout else None
     log = EventLog(
-        component=component, private=private, path=folder / f"{component}.jsonl", stream=stream
+        component=component, private=private, path=folder / f"{component}.jsonl", stream=stream,
+        shown=readable if stream is not None and stream.isatty() else as_json,
     )
     if take_output:
         private.take_output()

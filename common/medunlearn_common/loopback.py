@@ -138,3 +138,15 @@ def server_of(app: ASGIApp, address: str, *, log: EventLog | None = None) -> uvi
         limit_concurrency=_AT_ONCE, timeout_keep_alive=_IDLE_S,
         h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
     ))
+
+
+def run_app(app: ASGIApp, address: str, *, log: EventLog | None = None) -> None:
+    """Serve until SIGTERM or Ctrl-C; ``log`` is told the port.
+
+    Raises:
+        Misconfigured: WATCH_ADDRESS.
+    """
+    server = server_of(app, address, log=log)
+    if log is not None:
+        log.info("serving", port=split_loopback(address)[1])
+    server.run()

@@ -42,7 +42,7 @@ CA_DAYS, LEAF_DAYS = 3650, 397  # 397: the longest that TLS libraries agree to c
 BACKDATED = timedelta(minutes=5)  # clocks of new machines
 MAX_PEM_BYTES = 1 << 16
 MAX_CERTIFICATES = 8
-_HINT_ROTATE = "medunlearn coordinator rotate-certificate FOLDER, then restart the service"
+_HINT_ROTATE = "medunlearn coordinator rotate-certificate"
 
 
 @dataclass(frozen=True, kw_only=True)

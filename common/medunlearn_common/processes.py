@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from medunlearn_common.errors import Misconfigured, Transient
+from medunlearn_common.log_fields import Event, event
 
 _LOG = logging.getLogger("medunlearn.processes")
 
@@ -37,6 +39,7 @@ State = Literal["new", "running", "waiting", "stopped", "failed"]
 MAX_LOG_BYTES = 8 << 20
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.02
+_LOOK_AT_LOGS_S = 30.0
 
 # Run by the interpreter in the child, between fork and exec: Python code between the two in
 # this process could deadlock on a lock that another thread held (subprocess: preexec_fn).
@@ -61,7 +64,10 @@ class ChildSpec:
         name: Stable name, for logs and status.
         command: Program and arguments; the program is looked up in PATH of ``environment``.
         environment: The whole environment; nothing of the supervisor's is added.
-        log_file: Takes stdout and stderr; rotated once to ``NAME.1`` when it is large.
+        log_file: Takes stdout and stderr; what is over MAX_LOG_BYTES moves to ``NAME.1``, at a
+            start and while it runs.
+        stdout: A descriptor that takes stdout instead, for a process of ours, which writes
+            nothing to it but its log's public lines.
         folder: Working directory; None keeps the supervisor's.
         first_delay_s: Wait before the first restart, doubled with each quick failure.
         longest_delay_s: Longest such wait.
@@ -75,6 +81,7 @@ class ChildSpec:
     environment: Mapping[str, str]
     log_file: Path
     folder: Path | None = None
+    stdout: int | None = None
     first_delay_s: float = 1.0
     longest_delay_s: float = 60.0
     settled_after_s: float = 30.0
@@ -158,13 +165,15 @@ class Child:
                 break
             if self.last_exit in self.spec.final_exits:
                 _LOG.error("%s ended with status %d and is not started again; see %s",
-                           self.spec.name, self.last_exit, self.spec.log_file.name)
+                           self.spec.name, self.last_exit, self.spec.log_file.name,
+                           extra=self._event("child_failed"))
                 self._set("failed")
                 return
             quick = 1 if time.monotonic() - began >= self.spec.settled_after_s else quick + 1
             delay = delay_before(self.spec, quick)
             _LOG.warning("%s ended with status %s; started anew in %.1f s",
-                         self.spec.name, self.last_exit, delay)
+                         self.spec.name, self.last_exit, delay,
+                         extra=self._event("child_ended", seconds=delay))
             self._set("waiting")
             self._stopping.wait(delay)
         self._set("stopped")
@@ -180,6 +189,8 @@ class Child:
         with self._guard:
             self._process = process
         self.starts += 1
+        _LOG.info("%s runs (pid %d)", self.spec.name, process.pid, extra=event(
+            "child_started", child=self.spec.name, pid=process.pid, starts=self.starts))
         self._set("running")
         if self._stopping.is_set():  # stop() may have looked before there was a pid
             self.signal(signal.SIGTERM)
@@ -189,6 +200,11 @@ class Child:
             _kill_group(process.pid)
             self._process = None
             return process.wait()
+
+    def _event(self, name: str, **fields: float) -> dict[str, Event]:
+        status = self.last_exit or 0
+        how = {"exit_status": status} if status >= 0 else {"signal": -status}
+        return event(name, child=self.spec.name, **how, **fields)
 
     def _set(self, state: State) -> None:
         self.state = state
@@ -202,6 +218,7 @@ class Children:
     def __init__(self, specs: Sequence[ChildSpec], *,
                  on_change: Callable[[Child], None] | None = None) -> None:
         self._children = {spec.name: Child(spec, on_change=on_change) for spec in specs}
+        self._stopping = threading.Event()
         if len(self._children) < len(specs):
             raise Misconfigured("CHILD_SPEC", "two children have one name", "rename one")
 
@@ -215,9 +232,17 @@ class Children:
         """Start all."""
         for child in self:
             child.start()
+        threading.Thread(target=self._limit_logs, name="limit-logs", daemon=True).start()
+
+    def _limit_logs(self) -> None:
+        """A SuperLink that runs for months writes its log for months."""
+        while not self._stopping.wait(_LOOK_AT_LOGS_S):
+            for child in self:
+                _limit_log(child.spec.log_file)
 
     def stop(self) -> None:
         """Stop all, the last one first."""
+        self._stopping.set()
         for child in reversed(tuple(self)):
             child.stop()
 
@@ -259,13 +284,28 @@ def _launch(spec: ChildSpec, log: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *spec.command],
         env=dict(spec.environment), cwd=spec.folder, stdin=subprocess.DEVNULL,
-        stdout=log, stderr=log, start_new_session=True,
+        stdout=log if spec.stdout is None else spec.stdout, stderr=log, start_new_session=True,
     )
 
 
 def _kill_group(leader: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
+
+
+def _limit_log(path: Path) -> None:
+    """Move what a running process has written to ``NAME.1`` once it is large.
+
+    The process keeps its file and appends, so the file is emptied in place; a line written
+    between copy and emptying is lost.
+    """
+    with suppress(OSError):
+        if path.stat().st_size > MAX_LOG_BYTES:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            kept = os.open(path.with_name(f"{path.name}.1"), flags, 0o600)
+            with path.open("rb") as old, os.fdopen(kept, "wb") as new:
+                shutil.copyfileobj(old, new)
+            os.truncate(path, 0)
 
 
 def _opened_log(path: Path) -> IO[bytes]:

@@ -34,6 +34,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 from flwr.app import Message as FlowerMessage
 from flwr.serverapp import Grid, ServerApp
 
+from medunlearn_common import logs
 from medunlearn_common.envelope import HELLO
 from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.files import private_folder
@@ -51,6 +52,7 @@ from medunlearn_server.jobs import (
     leading,
 )
 from medunlearn_server.sealed_transport import OFFER_FILE, seal_transport
+from medunlearn_server.service.passphrase_desk import take_passphrase
 from medunlearn_server.shown_progress import ShownProgress
 from medunlearn_server.transport import SITE_GONE, SITE_SILENT, Reply, SiteFailure
 from medunlearn_server.waiting import Waiting
@@ -170,7 +172,9 @@ def build_app(settings: Mapping[str, Scalar]) -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         folder = os.environ.get(FOLDER_VARIABLE)
         if folder:
-            _log_to(Path(folder))
+            # Flower throws away what the processes of its executor print.
+            logs.start(Path(folder) / "state" / "logs", component="serverapp", to_stdout=False)
+            take_passphrase(Path(folder) / "state")
             found = deployed_settings(Path(folder), context.run_config)
             _lead_deployed(grid, {**settings, **found})
             return
@@ -207,6 +211,7 @@ def _lead_deployed(grid: Grid, settings: Mapping[str, Scalar]) -> None:
         try:
             lead(grid, settings)
         except MedunlearnError as error:
+            _LOG.error("start %d of %s: %s", attempt, folder.name, error)
             Ending(attempt=attempt, family=type(error).__name__, code=error.code).write(folder)
             raise
         except BaseException:
@@ -246,16 +251,6 @@ def _carry(
         observer=ShownProgress(folder / EVENTS_FILE, waiting), sleep=sleep,
         halt=partial(obey, folder), party=party,
     ).run(resume=bool(settings.get("resume", False)))
-
-
-def _log_to(folder: Path) -> None:
-    """Flower throws away what the processes of its executor print."""
-    path = folder / "state" / "logs" / "serverapp.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    _LOG.addHandler(handler)
-    _LOG.setLevel(logging.INFO)
 
 
 def _text(settings: Mapping[str, Scalar], name: str) -> str:

@@ -29,6 +29,7 @@ for _folder in ("integration", "terminologies"):
 
 import format_samples as records  # noqa: E402
 import terminology_samples as terms  # noqa: E402
+from joining_targets import DOCUMENTS  # noqa: E402
 
 from medunlearn_client.records import Quarantine, ReadOptions, read_records  # noqa: E402
 from medunlearn_client.records.fhir import load_templates  # noqa: E402
@@ -265,7 +266,18 @@ ONTOLOGIES: dict[str, Target] = {
     },
 }
 
-TARGETS: dict[str, Target] = {**RECORDS, **ONTOLOGIES}
+# -- joining ---------------------------------------------------------------------------------
+
+
+def _joining(seed: bytes, read: Callable[[bytes], object]) -> Target:
+    return Target(seeds=(seed,), attempt=lambda _, content: accepted(lambda: read(content)))
+
+
+JOINING: dict[str, Target] = {
+    name: _joining(seed, read) for name, (seed, read) in DOCUMENTS.items()
+}
+
+TARGETS: dict[str, Target] = {**RECORDS, **ONTOLOGIES, **JOINING}
 
 
 def run_attempt(target: Target, folder: Path, content: bytes) -> bool:

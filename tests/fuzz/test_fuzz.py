@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fuzz import fuzz
-from targets import ONTOLOGIES, TARGETS
+from targets import JOINING, ONTOLOGIES, TARGETS
 
 from medunlearn_common.concepts import LOADERS
 
@@ -16,6 +16,12 @@ SECONDS = float(os.environ.get("FUZZ_SECONDS", "0.2"))
 
 def test_every_ontology_loader_is_a_target() -> None:
     assert {name.partition("/")[0] for name in ONTOLOGIES} == LOADERS.keys()
+
+
+def test_each_document_of_joining_is_damaged_before_it_is_signed_too() -> None:
+    documents = {name.partition(",")[0] for name in JOINING}
+    assert documents == {"invitation", "enrolment", "leave"}
+    assert {f"{name}, signed" for name in documents} <= JOINING.keys()
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -38,7 +38,7 @@ def test_equivocation_is_proven_by_a_command_from_public_keys_alone(
     keys.write_bytes(signed(roster()))
     root.write_bytes(ROOT.to_bytes())
     runner = CliRunner()
-    told = runner.invoke(evidence_app, ["export", str(site), str(file)])
+    told = runner.invoke(evidence_app, ["export", str(file), "--folder", str(site)])
     assert "1 contradictions" in told.stdout
     arguments = ["verify", str(file), "--keys", str(keys), "--root", str(root)]
     told = runner.invoke(evidence_app, arguments)

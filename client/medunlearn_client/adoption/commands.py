@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunlearn_common.party_folder import HERE, PartyFolder
+
 if TYPE_CHECKING:
     from medunlearn_client.adoption.hospital import AdoptionHospital
     from medunlearn_client.adoption.measuring import SetFigures
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 RunArgument = Annotated[
     str, typer.Argument(help="A run in the inbox.", show_default=False)
 ]
-FolderOption = Annotated[Path, typer.Option("--folder", help="The hospital's folder.")]
 ByOption = Annotated[
     str, typer.Option("--by", help="Who decides: a person's name.", show_default=False)
 ]
@@ -35,7 +36,7 @@ def inbox(
     run: Annotated[
         str | None, typer.Argument(help="Show this run alone, and check it anew.")
     ] = None,
-    folder: FolderOption = Path("."),
+    folder: PartyFolder = HERE,
 ) -> None:
     """Say which finished runs have come, who stands behind them, and what is in service.
 
@@ -53,7 +54,7 @@ def inbox(
 
 def measure(
     run: RunArgument,
-    folder: FolderOption = Path("."),
+    folder: PartyFolder = HERE,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     most: Annotated[
         int, typer.Option("--most", min=0, help="Most records of each set; 0 asks all.")
@@ -95,7 +96,7 @@ def _row(name: str, figures: SetFigures) -> str:
 
 
 def countersign(
-    run: RunArgument, by: ByOption, reason: ReasonOption, folder: FolderOption = Path(".")
+    run: RunArgument, by: ByOption, reason: ReasonOption, folder: PartyFolder = HERE
 ) -> None:
     """Stand behind a received adapter, with this hospital's key.
 
@@ -109,7 +110,7 @@ def countersign(
 
 
 def object_to(
-    run: RunArgument, by: ByOption, reason: ReasonOption, folder: FolderOption = Path(".")
+    run: RunArgument, by: ByOption, reason: ReasonOption, folder: PartyFolder = HERE
 ) -> None:
     """Object to a received adapter, with this hospital's key; no hospital adopts it lightly then.
 
@@ -140,7 +141,7 @@ def adopt(
     older: Annotated[
         bool, typer.Option("--rollback", help="Adopt although a later run is in service.")
     ] = False,
-    folder: FolderOption = Path("."),
+    folder: PartyFolder = HERE,
 ) -> None:
     """Put a received adapter into service: the link adopted/current then names it.
 
@@ -165,7 +166,7 @@ def adopt(
         typer.echo(f"despite objections of {', '.join(adoption.despite)}")
 
 
-def rollback(by: ByOption, folder: FolderOption = Path(".")) -> None:
+def rollback(by: ByOption, folder: PartyFolder = HERE) -> None:
     """Return to what was in service before the present version.
 
     Example:

@@ -64,7 +64,7 @@ def hospital_checks(folder: Path, *, now: float, offline: bool = False) -> Mappi
         "trust": lambda: _trust(folder, opened),
         "roster": lambda: check_roster(
             folder, now=now, join="send the .enrolment file to the coordinator; with the roster "
-            "that comes back: medunlearn hospital join FOLDER roster.dsse"),
+            "that comes back: medunlearn hospital join roster.dsse"),
         "policy": lambda: _policy(folder, opened),
         "model": lambda: _model(folder, opened),
         "memory": lambda: _memory(folder, config),
@@ -98,19 +98,19 @@ def _trust(folder: Path, opened: OpenedInvitation) -> Iterator[Finding]:
     key = folder / "node" / NODE_KEY
     if not key.exists():
         yield problem("NODE_KEY_MISSING", "there is no node key: this hospital has left",
-                      "to come back: medunlearn hospital rotate FOLDER, or a new invitation")
+                      "to come back: medunlearn hospital rotate, or a new invitation")
         return
     public = node_public_key(read_node_key(key).public_key())
     if (folder / "node" / NODE_PUBLIC).read_bytes().split()[:2] != public.split():
         yield problem("NODE_KEY_OTHER", "node.pub is not the public half of node.key",
-                      "medunlearn hospital rotate FOLDER --no-identity")
+                      "medunlearn hospital rotate --no-identity")
     else:
         yield ok("NODE_KEY", "the node's key pair is sound")
     for path in sorted(folder.glob("*.enrolment")):
         yield ok("ENROLMENT", f"{path.name}: {open_enrolment(path.read_bytes()).fingerprint}")
     if (folder / NEXT_FOLDER).exists():
         yield warning("ROTATION_PENDING", "new keys wait to come into force",
-                      "after the coordinator's `enrol`: medunlearn hospital join FOLDER ROSTER")
+                      "after the coordinator's `enrol`: medunlearn hospital join ROSTER")
 
 
 def _policy(folder: Path, opened: OpenedInvitation) -> Iterator[Finding]:

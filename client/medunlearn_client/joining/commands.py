@@ -25,14 +25,12 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.founding import require_confirmed
 from medunlearn_common.identity.commands import PassphraseOption
 from medunlearn_common.invitation import invitation_fingerprint, open_invitation
+from medunlearn_common.party_folder import HERE, PartyFolder
 from medunlearn_common.plan.sections import DataSection
-
-FolderArgument = Annotated[Path, typer.Argument(help="The hospital's folder.",
-                                                show_default=False)]
 
 
 def init(
-    folder: FolderArgument,
+    folder: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
     invitation: Annotated[Path, typer.Option("--invitation", help="What the coordinator sent.")],
     fingerprint: Annotated[str | None, typer.Option(
         "--fingerprint", help="The eight words that the coordinator told you.")] = None,
@@ -71,17 +69,17 @@ def init(
     typer.echo(f"made {folder} for {opened.invitation.site_id} in {opened.invitation.federation}")
     typer.echo(f"next: send {enrolment} to the coordinator, who will telephone you and ask for "
                f"its fingerprint:\n  {open_enrolment(enrolment.read_bytes()).fingerprint}\n"
-               f"then, with the roster that comes back: medunlearn hospital join {folder} "
-               "roster.dsse")
+               "then, with the roster that comes back: medunlearn hospital join roster.dsse "
+               f"--folder {folder}")
     if not (model and records.files):
         typer.echo(f"meanwhile set model_folder and [data] files in {folder / 'site.toml'}, and "
                    f"read {folder / 'trust' / 'policy.toml'}")
 
 
 def join(
-    folder: FolderArgument,
     roster: Annotated[Path | None, typer.Argument(
         help="The roster that the coordinator sent.", show_default=False)] = None,
+    folder: PartyFolder = HERE,
     refresh: Annotated[Path | None, typer.Option(
         "--refresh", help="A signed refresh of address, authority or base model.")] = None,
 ) -> None:
@@ -89,7 +87,7 @@ def join(
 
     Example:
 
-      medunlearn hospital join clinic roster.dsse
+      medunlearn hospital join roster.dsse --folder clinic
     """
     now = time.time()
     if refresh is not None:
@@ -100,12 +98,12 @@ def join(
         typer.echo(f"roster {taken.version} is in force: {len(taken.sites)} hospitals")
     for line in activate_next_keys(folder):
         typer.echo(line)
-    typer.echo(f"next: medunlearn hospital doctor {folder}, then medunlearn hospital serve "
-               f"{folder} (restart it if it runs)")
+    typer.echo(f"next: medunlearn hospital doctor --folder {folder}, then\n"
+               f"  medunlearn hospital serve --folder {folder} (restart it if it runs)")
 
 
 def rotate(
-    folder: FolderArgument,
+    folder: PartyFolder = HERE,
     identity: Annotated[bool, typer.Option(help="Replace the signing key.")] = True,
     node: Annotated[bool, typer.Option(help="Replace the node's key.")] = True,
 ) -> None:
@@ -114,12 +112,12 @@ def rotate(
                                now=time.time())
     typer.echo(f"next: send {enrolment} to the coordinator (medunlearn coordinator enrol); its "
                f"fingerprint is\n  {open_enrolment(enrolment.read_bytes()).fingerprint}\n"
-               f"then: medunlearn hospital join {folder} roster.dsse, and restart the service; "
-               "from the enrolment on, the old keys are no longer let in")
+               f"then: medunlearn hospital join roster.dsse --folder {folder}, and restart the "
+               "service; from the enrolment on, the old keys are no longer let in")
 
 
 def leave(
-    folder: FolderArgument,
+    folder: PartyFolder = HERE,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Leave the federation: a signed notice for the coordinator; the node's key is destroyed.
@@ -135,7 +133,7 @@ def leave(
 
 
 def doctor(
-    folder: FolderArgument, as_json: JsonOption = False,
+    folder: PartyFolder = HERE, as_json: JsonOption = False,
     offline: Annotated[bool, typer.Option("--offline", help="Do not connect anywhere.")] = False,
 ) -> None:
     """Check everything about this folder and machine, and say what to do about each finding."""

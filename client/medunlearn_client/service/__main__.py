@@ -1,4 +1,4 @@
-"""``python -m medunlearn_client.service DIR``: as ``medunlearn hospital serve DIR``."""
+"""``python -m medunlearn_client.service``: as ``medunlearn hospital serve``."""
 
 import sys
 

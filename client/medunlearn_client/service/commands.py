@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import threading
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,33 +16,26 @@ from medunlearn_client.service.approvals import Approvals, Asked
 from medunlearn_client.service.config import HospitalPaths, read_hospital_config
 from medunlearn_client.service.status import SiteStatus
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.processes import on_termination
+from medunlearn_common.party_folder import HERE, PartyFolder
 
-Folder = Annotated[Path, typer.Argument(help="The hospital's folder.")]
 By = Annotated[str, typer.Option("--by", help="Name of the person who decides.")]
 Run = Annotated[str | None, typer.Option("--run", help="Where several runs have the plan.")]
-Where = Annotated[Path, typer.Option("--folder", help="The hospital's folder.")]
-_HERE = Path(".")
 
 __all__ = ["approve", "decline", "policy", "serve", "status", "stop"]
 
 
-def serve(folder: Folder = _HERE) -> None:
+def serve(folder: PartyFolder = HERE) -> None:
     """Run this hospital's node and worker until Ctrl-C or SIGTERM.
 
     The answer under way is finished before the processes end. Logs lie in state/logs.
     """
-    from medunlearn_client.service.node import HospitalNode  # late: it needs gRPC
+    from medunlearn_client.service.node import serve as serve_folder  # late: it needs gRPC
 
-    os.umask(0o077)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    stopping = threading.Event()
-    on_termination(stopping)
-    HospitalNode(folder.resolve()).run(stopping)
+    raise typer.Exit(serve_folder(folder.resolve()))
 
 
 def stop(
-    folder: Folder = _HERE,
+    folder: PartyFolder = HERE,
     deadline_s: Annotated[float, typer.Option(help="Longest wait, in seconds.")] = 3600.0,
 ) -> None:
     """End the service of this folder, once the answer under way is given."""
@@ -57,7 +46,7 @@ def stop(
 
 
 def status(
-    folder: Folder = _HERE,
+    folder: PartyFolder = HERE,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show what the service does, and which plans wait for a person."""
@@ -92,7 +81,7 @@ def status(
 
 def approve(
     digest: Annotated[str, typer.Argument(help="The plan's digest, or its first digits.")] = "",
-    by: By = "", run: Run = None, folder: Where = _HERE,
+    by: By = "", run: Run = None, folder: PartyFolder = HERE,
     show: Annotated[bool, typer.Option("--show", help="Print the plan; decide nothing.")] = False,
 ) -> None:
     """Let a plan that waits begin; without a digest, list what waits.
@@ -116,7 +105,7 @@ def approve(
 
 def decline(
     digest: Annotated[str, typer.Argument(help="The plan's digest, or its first digits.")],
-    by: By = "", run: Run = None, folder: Where = _HERE,
+    by: By = "", run: Run = None, folder: PartyFolder = HERE,
 ) -> None:
     """Refuse a plan that waits; the coordinator gets a code, no reason."""
     approvals = Approvals(HospitalPaths(folder=folder.resolve()).approvals)

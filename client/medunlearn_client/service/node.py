@@ -30,7 +30,10 @@ from medunlearn_common.files import write_atomically
 from medunlearn_common.flower_environment import flower_command, flower_environment
 from medunlearn_common.identity.key_files import PASSPHRASE_VARIABLE
 from medunlearn_common.keeping import PartyMarks
-from medunlearn_common.processes import Child, Children, ChildSpec, wait_until
+from medunlearn_common.log_view import SERVICE
+from medunlearn_common.logs import EventLog
+from medunlearn_common.processes import Children, ChildSpec, on_termination, wait_until
+from medunlearn_common.service_log import run as run_logged
 
 _LOG = logging.getLogger("medunlearn.node")
 WORKER, NODE, EXECUTOR, WATCH = "worker", "supernode", "superexec", "watch"
@@ -43,8 +46,12 @@ LOCK_FILE = "service.lock"
 class HospitalNode:
     """All processes of one hospital."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, stdout: int | None = None) -> None:
         """Prepare; nothing is started yet.
+
+        Args:
+            folder: The hospital's.
+            stdout: Where its own processes write the public lines of their logs.
 
         Raises:
             Misconfigured: PARTY_RETIRED, HOSPITAL_CONFIG_ codes, NODE_KEY, NODE_CA, NODE_INSECURE,
@@ -52,11 +59,11 @@ class HospitalNode:
             Transient: WRITE_FAILED.
         """
         PartyMarks(folder).require_in_service()
-        self.paths = HospitalPaths(folder=folder)
+        self.paths, self._stdout = HospitalPaths(folder=folder), stdout
         self.config = read_hospital_config(folder)
         _require_files(self.paths, self.config)
         self._write_state()
-        self.children = Children(self.specs(), on_change=self._changed)
+        self.children = Children(self.specs())
         self._client = WorkerClient(
             self.paths.socket, timeout_s=self.config.node.request_timeout_s, patience_s=0.0)
 
@@ -86,13 +93,14 @@ class HospitalNode:
     ) -> ChildSpec:
         environment = flower_environment(
             home=self.paths.state / "flwr", more={"PYTHONSAFEPATH": "1"})
-        if not secret:  # what carries messages cannot open the hospital's key
-            environment.pop(PASSPHRASE_VARIABLE, None)
+        if secret and PASSPHRASE_VARIABLE in os.environ:
+            environment[PASSPHRASE_VARIABLE] = os.environ[PASSPHRASE_VARIABLE]
         if path is not None:
             environment["PATH"] = path
         return ChildSpec(
             name=name, command=command, environment=environment, folder=self.paths.state,
             log_file=self.paths.logs / f"{name}.log", final_exits=final_exits,
+            stdout=self._stdout if name in (WORKER, WATCH) else None,
             first_delay_s=first_delay_s, longest_delay_s=longest_delay_s, grace_s=grace_s,
         )
 
@@ -142,10 +150,7 @@ class HospitalNode:
             f'{shlex.quote(str(self.paths.folder))} "$@"\n').encode())
         program.chmod(0o700)
 
-    def _changed(self, child: Child) -> None:
-        _LOG.info("%s is %s (pid %s)", child.spec.name, child.state, child.pid)
-
-    def run(self, stopping: threading.Event) -> None:
+    def run(self, stopping: threading.Event, *, log: EventLog | None = None) -> None:
         """Serve until ``stopping`` is set, then finish the answer under way and stop.
 
         Raises:
@@ -159,7 +164,10 @@ class HospitalNode:
                 if failed:
                     raise Misconfigured(
                         "SERVICE_FAILED", f"{failed[0]} cannot work as configured",
-                        f"read state/logs/{failed[0]}.log, mend it, and serve again")
+                        f"read what it said in state/logs ({failed[0]}.private.log or "
+                        f"{failed[0]}.log), mend it, and serve again")
+            if log is not None:
+                log.info("stopping")
             self._finish()
         finally:
             self.children.stop()
@@ -184,6 +192,27 @@ class HospitalNode:
         except OSError:
             return True
         return not any(_is_alive(int(child)) for child in children.split())
+
+
+def serve(folder: Path) -> int:
+    """Run a hospital's service until SIGTERM or SIGINT; returns the exit status.
+
+    From the main thread of a process of its own: it takes over what the process says.
+
+    Raises:
+        Misconfigured: HOSPITAL_CONFIG_ codes; all that comes later is logged.
+    """
+    os.umask(0o077)
+    read_hospital_config(folder)  # before a folder for logs is made in a place that is none
+
+    def work(log: EventLog) -> None:
+        stopping = threading.Event()
+        on_termination(stopping)
+        node = HospitalNode(
+            folder, stdout=log.stream.fileno() if log.stream is not None else None)
+        node.run(stopping, log=log)
+
+    return run_logged(HospitalPaths(folder=folder).logs, SERVICE, work)
 
 
 def _is_alive(pid: int) -> bool:
@@ -224,7 +253,7 @@ def _require_only_service(paths: HospitalPaths) -> int:
     except OSError as error:
         os.close(descriptor)
         raise Misconfigured("SERVICE_RUNNING", "a service runs for this folder already",
-                            "medunlearn hospital stop DIR") from error
+                            "medunlearn hospital stop") from error
     os.ftruncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode("ascii"))
     return descriptor

@@ -40,6 +40,7 @@ from medunlearn_common import logs
 from medunlearn_common.code_digest import installed_code_digest
 from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.ledger import PrivacyLedger
+from medunlearn_common.log_fields import event
 from medunlearn_common.messages import ERROR, EVALUATE, STEP, VOTE, Message
 from medunlearn_common.processes import on_termination
 from medunlearn_common.service.worker_pb2 import (
@@ -131,7 +132,12 @@ class LocalSite:
     def _told(self, run: str, kind: str, code: str) -> None:
         self.status = replace(self.status, run_id=run, last_kind=kind)
         if code:
+            _LOG.warning("run %s: refused %s, %s", run, kind, code, extra=event(
+                "request_refused", run_id=run, kind=kind, code=code))
             self._count(code)
+        else:
+            _LOG.info("run %s: answered %s", run, kind, extra=event(
+                "request_answered", run_id=run, kind=kind))
 
     def _count(self, code: str) -> None:
         errors = {**self.status.errors}
@@ -251,7 +257,8 @@ def serve(folder: Path, stopping: threading.Event) -> None:
         listen(server, paths.socket)
         server.start()
         site.note(state="idle")
-        _LOG.info("%s answers on its socket", site.status.site_id)
+        _LOG.info("%s answers on its socket", site.status.site_id,
+                  extra=event("worker_ready", site=site.status.site_id))
         while not stopping.wait(_LOOK_S):  # a signal may wake another thread than this one
             pass
         worker.drain()
@@ -269,7 +276,7 @@ def main() -> int:
     stopping = threading.Event()
     on_termination(stopping)
     try:
-        logs.start(HospitalPaths(folder=folder).logs, component="worker", to_stdout=False)
+        logs.start(HospitalPaths(folder=folder).logs, component="worker")
         serve(folder, stopping)
     except Misconfigured as error:
         _LOG.error("%s", error)

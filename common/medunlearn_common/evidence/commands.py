@@ -10,6 +10,7 @@ import typer
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.evidence.contradictions import collected, from_bytes, proven, to_bytes
 from medunlearn_common.files import write_atomically
+from medunlearn_common.party_folder import HERE, PartyFolder
 from medunlearn_common.roster import Root, verify_roster
 from medunlearn_common.roster.trusted import ROOT_FILE
 
@@ -21,14 +22,14 @@ evidence_app = typer.Typer(
 
 @evidence_app.command("export")
 def export(
-    folder: Annotated[Path, typer.Argument(help="Folder of a site or a coordinator.")],
     file: Annotated[Path, typer.Argument(help="Where to write.")] = Path("evidence.json"),
+    folder: PartyFolder = HERE,
 ) -> None:
     """Write what this party has found out; signed headers and log states, no contents.
 
     Example:
 
-      medunlearn evidence export /srv/medunlearn evidence.json
+      medunlearn evidence export evidence.json --folder /srv/medunlearn
     """
     found = collected(folder)
     if not found:

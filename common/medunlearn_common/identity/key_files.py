@@ -103,8 +103,21 @@ def require_passphrase(passphrase: bytes) -> None:
         )
 
 
+_held: list[bytes] = []
+
+
+def hold_passphrase(passphrase: bytes) -> None:
+    """Keep a passphrase for this process, which was not given it in its environment.
+
+    Unlike a variable it is passed on to no child, and ``/proc`` does not show it.
+    """
+    _held[:] = [passphrase]
+
+
 def passphrase_from(file: Path | None) -> bytes | None:
-    """The passphrase from ``file``, else from the environment; None if there is neither.
+    """The passphrase from ``file``, else from the environment, else the one that is held.
+
+    None if there is none of them.
 
     Raises:
         Misconfigured: As :func:`open_private_file`, for the passphrase file.
@@ -112,7 +125,9 @@ def passphrase_from(file: Path | None) -> bytes | None:
     if file is not None:
         return open_private_file(file).rstrip(b"\r\n")
     found = os.environ.get(PASSPHRASE_VARIABLE)
-    return found.encode("utf-8") if found else None
+    if found:
+        return found.encode("utf-8")
+    return _held[0] if _held else None
 
 
 def _invalid(path: Path, why: str) -> Misconfigured:

@@ -12,13 +12,12 @@ from rich.console import Console
 from medunlearn_common.keeping.backup import make_backup
 from medunlearn_common.keeping.marks import admit_run
 from medunlearn_common.keeping.restore import restore as put_back
-
-_FolderArgument = Annotated[Path, typer.Argument(help="The party's folder.")]
+from medunlearn_common.party_folder import HERE, PartyFolder
 
 
 def backup(
-    folder: _FolderArgument,
     out: Annotated[Path, typer.Argument(help="The archive to write; must not exist.")],
+    folder: PartyFolder = HERE,
     final: Annotated[
         bool, typer.Option("--final", help="Retire this folder: it moves to another machine.")
     ] = False,
@@ -29,9 +28,9 @@ def backup(
 
     Examples:
 
-      medunlearn backup /srv/medunlearn /mnt/backup/hospital-$(date +%F).tar
+      medunlearn backup /mnt/backup/hospital-$(date +%F).tar --folder /srv/medunlearn
 
-      medunlearn backup --final /srv/medunlearn /mnt/move/hospital.tar
+      medunlearn backup --final /mnt/move/hospital.tar --folder /srv/medunlearn
     """
     made = make_backup(folder, out, final=final)
     console = Console(highlight=False)
@@ -44,7 +43,7 @@ def backup(
 
 def restore(
     archive: Annotated[Path, typer.Argument(help="Written by `medunlearn backup`.")],
-    folder: _FolderArgument,
+    folder: Annotated[Path, typer.Argument(help="The party's folder; made if it is not there.")],
     history_lost: Annotated[
         bool, typer.Option("--history-lost", help="The newer ledger and envelopes are gone.")
     ] = False,
@@ -62,17 +61,24 @@ def restore(
     console = Console(highlight=False)
     console.print(f"{len(done.placed)} files put back, {len(done.kept)} left as they were",
                   soft_wrap=True)
+    if done.in_service:
+        console.print(f"version {done.in_service} in adopted/ is in service again, as the "
+                      "hospital's log has it; `medunlearn hospital inbox` checks it",
+                      soft_wrap=True)
     mark = done.history_lost
     if mark is not None:
         made = datetime.fromtimestamp(mark.backup_at, UTC).isoformat(timespec="minutes")
         console.print(
             f"history since {made} is lost: {len(mark.known_runs)} known runs are closed to this "
             "party, and any other needs `medunlearn restore-admit`", soft_wrap=True)
+        if done.in_service:
+            console.print("if an adapter was adopted or rolled back since, do it again",
+                          soft_wrap=True)
 
 
 def restore_admit(
-    folder: _FolderArgument,
     run_id: Annotated[str, typer.Argument(help="A run that began after the restore.")],
+    folder: PartyFolder = HERE,
 ) -> None:
     """Say that a run began after this party was restored with lost history.
 
@@ -80,7 +86,7 @@ def restore_admit(
 
     Examples:
 
-      medunlearn restore-admit /srv/medunlearn run-7
+      medunlearn restore-admit run-7 --folder /srv/medunlearn
     """
     admit_run(folder, run_id)
     Console(highlight=False).print(f"{run_id} may be answered", markup=False, soft_wrap=True)

@@ -97,7 +97,7 @@ class PartyMarks:
             + ("what it said in this run since then is lost" if known else
                "nobody here has said that this run began after that"),
             "this party is out of the run; it can take part in a new one" if known else
-            "if the run began after the restore: medunlearn restore-admit FOLDER RUN",
+            "if the run began after the restore: medunlearn restore-admit RUN",
         )
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from medunlearn_common.accounting import Mechanism
 from medunlearn_common.digests import digest_of_file
 from medunlearn_common.errors import Misconfigured, Rejected, Transient
+from medunlearn_common.keeping.adopted import relink
 from medunlearn_common.keeping.backup import FORMAT, MANIFEST
 from medunlearn_common.keeping.catalogue import class_of
 from medunlearn_common.keeping.marks import HistoryLost, PartyMarks
@@ -42,12 +43,14 @@ class Restored:
         placed: Names put in place.
         kept: Names that were there already, and stayed as they were.
         history_lost: The mark, where history was put back.
+        in_service: The adopted version whose link was made anew; 0 for none.
     """
 
     party_id: str
     placed: tuple[str, ...]
     kept: tuple[str, ...]
     history_lost: HistoryLost | None
+    in_service: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +81,11 @@ def restore(
           the backup knew and asks people about any other (:class:`PartyMarks`). A hospital's
           ledger then says that nothing bounds what was spent over all runs.
         * A share journal comes back from a final backup only.
+        * The adapter in service is the one that the log in the folder names: see
+          :func:`medunlearn_common.keeping.adopted.relink`.
 
     Raises:
-        Rejected: BACKUP_FORM, BACKUP_DAMAGED, BACKUP_OTHER_PARTY.
+        Rejected: BACKUP_FORM, BACKUP_DAMAGED, BACKUP_OTHER_PARTY, AUDIT_LOG_DAMAGED.
         Misconfigured: RESTORE_HISTORY if history is missing and nobody said that it is lost;
             PARTY_RETIRED.
         Transient: RESTORE_FAILED.
@@ -102,9 +107,11 @@ def restore(
             _place(Path(scratch) / name, folder / name)
     if mark is not None and manifest.role == "hospital":
         _say_unbounded(folder / LEDGER_FILE, mark)
+    with _reported():
+        in_service = relink(folder) if manifest.role == "hospital" else 0
     kept = tuple(name for name in manifest.files if name not in set(missing))
     return Restored(party_id=manifest.party_id, placed=tuple(missing), kept=kept,
-                    history_lost=mark)
+                    history_lost=mark, in_service=in_service)
 
 
 def _unpacked(archive: Path, scratch: Path) -> _Manifest:

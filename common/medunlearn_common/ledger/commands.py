@@ -13,6 +13,7 @@ from rich.table import Table
 
 from medunlearn_common.ledger.spending import run_epsilon
 from medunlearn_common.ledger.store import PrivacyLedger, RunSpending, _prv
+from medunlearn_common.party_folder import HERE, PartyFolder
 
 LEDGER_FILE = "ledger.db"
 # At which delta runs are added up where the site names none.
@@ -32,7 +33,10 @@ def _group() -> None:
 
 @ledger_app.command("show")
 def show(
-    ledger: Annotated[Path, typer.Argument(help="A hospital's folder, or its ledger.db.")],
+    ledger: Annotated[Path | None, typer.Argument(
+        help="A ledger.db, or the folder it is in, instead of --folder.", show_default=False)
+    ] = None,
+    folder: PartyFolder = HERE,
     as_json: Annotated[bool, typer.Option("--json", help="Figures as JSON.")] = False,
     delta: Annotated[
         float, typer.Option("--delta", min=1e-12, max=0.5, help="At which all runs are added up.")
@@ -42,12 +46,12 @@ def show(
 
     Examples:
 
-      medunlearn ledger show runs/one/sites/site-0
+      medunlearn ledger show --folder runs/one/sites/site-0
 
-      medunlearn ledger show /srv/medunlearn/ledger.db --json
+      medunlearn ledger show copy/ledger.db --json
     """
-    path = ledger / LEDGER_FILE if ledger.is_dir() else ledger
-    opened = PrivacyLedger.existing(path)
+    place = ledger or folder
+    opened = PrivacyLedger.existing(place / LEDGER_FILE if place.is_dir() else place)
     figures = ledger_figures(opened, delta=delta)
     if as_json:
         typer.echo(json.dumps(figures, indent=2, allow_nan=False))

@@ -1,7 +1,7 @@
 """New certificates for a coordinator: every year the leaves, sometimes the authority.
 
 A new authority takes two steps, so that no hospital is ever locked out: first hospitals learn to
-trust both (a new invitation file carries both, `medunlearn hospital join --invitation`), then the
+trust both (a refresh carries both, `medunlearn hospital join --refresh`), then the
 server changes over.
 """
 
@@ -58,7 +58,7 @@ def _leaves(coordinator: CoordinatorFolder, now: float) -> list[str]:
     else:
         told.append("the server's certificate is an institution's: copy its new files over "
                     f"{config.certificate} and {config.key} (mode 0600)")
-    return [*told, "next: restart the coordinator's service"]
+    return [*told, "a service that runs takes them up by itself"]
 
 
 def _prepared(coordinator: CoordinatorFolder, now: float) -> list[str]:
@@ -72,9 +72,9 @@ def _prepared(coordinator: CoordinatorFolder, now: float) -> list[str]:
     write_atomically(tls / "ca.pem", to_pem(both), private=False)
     return [
         "made the next authority; it is trusted beside the present one and not used yet",
-        f"next: medunlearn coordinator refresh {coordinator.path}, and send each hospital the file "
-        "that it writes; they run `medunlearn hospital join FOLDER --refresh FILE`",
-        f"when all have: medunlearn coordinator rotate-certificate {coordinator.path} "
+        f"next: medunlearn coordinator refresh --folder {coordinator.path}, and send each hospital "
+        "the file that it writes; they run `medunlearn hospital join --refresh FILE`",
+        f"when all have: medunlearn coordinator rotate-certificate --folder {coordinator.path} "
         "--switch-authority",
     ]
 

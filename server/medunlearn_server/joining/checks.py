@@ -27,7 +27,7 @@ from medunlearn_server.joining.own_certificate import require_key_of
 from medunlearn_server.service.config import CoordinatorFolder, open_folder, split_address
 
 _ANYWHERE = ("0.0.0.0", "::")
-_ROTATE = "medunlearn coordinator rotate-certificate, then restart the service"
+_ROTATE = "medunlearn coordinator rotate-certificate"
 
 
 def coordinator_checks(folder: Path, *, now: float) -> Mapping[str, Check]:
@@ -65,7 +65,7 @@ def _members(coordinator: CoordinatorFolder, now: float) -> Iterator[Finding]:
     for site in roster.sites:
         if site not in enrolled:
             yield problem("NODE_KEY_MISSING", f"{site} is in the roster, but its node has no key "
-                          "here", f"medunlearn coordinator enrol FOLDER {site}.enrolment")
+                          "here", f"medunlearn coordinator enrol {site}.enrolment")
     if enrolled:
         yield ok("NODES", f"{len(enrolled)} hospitals' nodes are let in")
     for issued in membership.issued():
@@ -136,5 +136,5 @@ def _service(coordinator: CoordinatorFolder) -> Iterator[Finding]:
         yield from answers
     else:
         yield warning("SERVICE_STOPPED", "the service does not answer on this machine",
-                      "medunlearn coordinator serve FOLDER, or systemctl start "
+                      "medunlearn coordinator serve, or systemctl start "
                       "medunlearn-coordinator")

@@ -19,6 +19,7 @@ from medunlearn_common.founding import require_confirmed
 from medunlearn_common.identity.commands import PassphraseOption
 from medunlearn_common.invitation import federation_fingerprint
 from medunlearn_common.model_files import model_digest, tokenizer_digest
+from medunlearn_common.party_folder import HERE, PartyFolder
 from medunlearn_server.joining.founding import (
     ENTRY_FILE,
     ROOT_FOLDER,
@@ -29,8 +30,6 @@ from medunlearn_server.joining.founding import (
 from medunlearn_server.joining.membership import BaseModel, Membership
 from medunlearn_server.joining.own_certificate import OwnCertificate
 
-FolderArgument = Annotated[Path, typer.Argument(help="The coordinator's folder.",
-                                                show_default=False)]
 FirstUseOption = Annotated[bool, typer.Option(
     "--trust-on-first-use", help="Go on without comparing fingerprints: pilots only.")]
 ValidityOption = Annotated[int, typer.Option("--days", min=1, max=3650,
@@ -48,7 +47,7 @@ PILOT: the consortium's root keys were made here, in {root}/.
 
 
 def init(
-    folder: FolderArgument,
+    folder: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
     name: Annotated[str, typer.Option("--name", help="Name of the federation.")],
     address: Annotated[str, typer.Option("--address", help="host:port at which hospitals reach "
                                          "this machine.")],
@@ -86,17 +85,17 @@ def init(
     if root_keys:
         typer.echo(_PILOT.format(root=folder / ROOT_FOLDER))
         _show_fingerprint(Membership(folder, now=time.time()))
-        typer.echo(f"next: medunlearn coordinator invite {folder} HOSPITAL")
+        typer.echo(f"next: medunlearn coordinator invite HOSPITAL --folder {folder}")
     else:
         typer.echo(f"next: give {folder / ENTRY_FILE} to the consortium (medunlearn roster add), "
-                   f"then\n  medunlearn coordinator roster import {folder} roster.dsse "
-                   "--root root.cbor")
+                   "then\n  medunlearn coordinator roster import roster.dsse --root root.cbor "
+                   f"--folder {folder}")
 
 
 def invite(
-    folder: FolderArgument,
     sites: Annotated[list[str], typer.Argument(help="Party ids for the hospitals.",
                                                show_default=False)],
+    folder: PartyFolder = HERE,
     days: Annotated[int, typer.Option("--days", min=1, max=90, help="Good for so long.")] = 14,
     model: ModelOption = "",
     model_folder: ModelFolderOption = None,
@@ -105,7 +104,7 @@ def invite(
 
     Example:
 
-      medunlearn coordinator invite lead clinic-a clinic-b clinic-c --model-folder models/base
+      medunlearn coordinator invite clinic-a clinic-b clinic-c --model-folder models/base
     """
     membership = Membership(folder, now=time.time())
     base = _base_model(model, model_folder)
@@ -116,11 +115,12 @@ def invite(
     _show_fingerprint(membership)
     typer.echo("  the hospital's engineer asks you for these words by telephone; never put them "
                "in the same mail\n"
-               f"next: medunlearn coordinator enrol {folder} SITE.enrolment, which they send back")
+               f"next, with what they send back: medunlearn coordinator enrol SITE.enrolment "
+               f"--folder {folder}")
 
 
 def refresh(
-    folder: FolderArgument, model: ModelOption = "", model_folder: ModelFolderOption = None,
+    folder: PartyFolder = HERE, model: ModelOption = "", model_folder: ModelFolderOption = None,
 ) -> None:
     """Tell hospitals that take part a new address, authority, version or base model.
 
@@ -131,13 +131,13 @@ def refresh(
         path = membership.refresh(site, model=_base_model(model, model_folder),
                                   version=__version__, code_digest=installed_code_digest())
         typer.echo(f"wrote {path}")
-    typer.echo("next: each hospital runs `medunlearn hospital join FOLDER --refresh FILE`")
+    typer.echo("next: each hospital runs `medunlearn hospital join --refresh FILE`")
 
 
 def enrol(
-    folder: FolderArgument,
     files: Annotated[list[Path], typer.Argument(help="What hospitals sent back.",
                                                 show_default=False)],
+    folder: PartyFolder = HERE,
     fingerprint: Annotated[list[str] | None, typer.Option(
         "--fingerprint", help="The words that the hospital told you, per file.")] = None,
     trust_on_first_use: FirstUseOption = False,
@@ -147,7 +147,7 @@ def enrol(
 
     Example:
 
-      medunlearn coordinator enrol lead clinic-a.enrolment
+      medunlearn coordinator enrol clinic-a.enrolment
     """
     told = list(fingerprint or ())
     if told and len(told) != len(files):
@@ -171,8 +171,8 @@ def enrol(
 
 
 def revoke(
-    folder: FolderArgument,
     site: Annotated[str, typer.Argument(help="Party id.", show_default=False)] = "",
+    folder: PartyFolder = HERE,
     notice: Annotated[Path | None, typer.Option(
         "--notice", help="What `medunlearn hospital leave` wrote.")] = None,
     days: ValidityOption = ROSTER_DAYS,
@@ -181,7 +181,7 @@ def revoke(
 
     Example:
 
-      medunlearn coordinator revoke lead clinic-a
+      medunlearn coordinator revoke clinic-a
     """
     membership = Membership(folder, now=time.time())
     if notice is not None:
@@ -198,7 +198,7 @@ def revoke(
 
 
 @roster_app.command("show")
-def roster_show(folder: FolderArgument) -> None:
+def roster_show(folder: PartyFolder = HERE) -> None:
     """Print the roster in force, with nodes and open invitations."""
     membership = Membership(folder, now=time.time())
     roster, nodes = membership.roster().current, membership.sync_nodes()
@@ -218,8 +218,8 @@ def roster_show(folder: FolderArgument) -> None:
 
 @roster_app.command("import")
 def roster_import(
-    folder: FolderArgument,
     file: Annotated[Path, typer.Argument(help="The signed roster.", show_default=False)],
+    folder: PartyFolder = HERE,
     root: Annotated[Path | None, typer.Option(
         "--root", help="root.cbor, at the first import: it is pinned from then on.")] = None,
 ) -> None:
@@ -231,24 +231,25 @@ def roster_import(
 
 
 @roster_app.command("renew")
-def roster_renew(folder: FolderArgument, days: ValidityOption = ROSTER_DAYS) -> None:
+def roster_renew(folder: PartyFolder = HERE, days: ValidityOption = ROSTER_DAYS) -> None:
     """Make the next version with the same parties, before the one in force expires."""
     membership = Membership(folder, now=time.time())
     _advanced(membership, membership.advance(days=days, renew=True))
 
 
 def rotate_certificate(
-    folder: FolderArgument,
+    folder: PartyFolder = HERE,
     new_authority: Annotated[bool, typer.Option(
         "--new-authority", help="First step to a new authority: made and sent along with "
         "invitations, not used yet.")] = False,
     switch_authority: Annotated[bool, typer.Option(
         "--switch-authority", help="Second step, once every hospital has the new one.")] = False,
 ) -> None:
-    """Issue the server's and the command line's certificates anew; then restart the service.
+    """Issue the server's and the command line's certificates anew; a running service takes
+    them up by itself.
 
     Hospitals notice nothing, as they trust the authority. For a new authority they need a new
-    file first: medunlearn coordinator rotate-certificate FOLDER --new-authority says how.
+    file first: medunlearn coordinator rotate-certificate --new-authority says how.
     """
     from medunlearn_server.joining.certificates import Rotation, rotate
 
@@ -258,7 +259,7 @@ def rotate_certificate(
         typer.echo(line)
 
 
-def doctor(folder: FolderArgument, as_json: JsonOption = False) -> None:
+def doctor(folder: PartyFolder = HERE, as_json: JsonOption = False) -> None:
     """Check everything about this folder and machine, and say what to do about each finding."""
     from medunlearn_server.joining.checks import coordinator_checks
 
@@ -282,7 +283,8 @@ def _advanced(membership: Membership, signed: bool) -> None:
     typer.echo(f"wrote {draft}; the owners of the root look at it and sign it:\n"
                f"  medunlearn roster show {draft}\n"
                f"  medunlearn roster sign ROOT_KEY --draft {draft}\n"
-               f"then: medunlearn coordinator roster import {membership.path} roster.dsse")
+               f"then: medunlearn coordinator roster import roster.dsse "
+               f"--folder {membership.path}")
 
 
 def _show_fingerprint(membership: Membership) -> None:

@@ -122,7 +122,7 @@ def found(folder: Path, founding: Founding, *, entropy: Entropy, now: float) -> 
 def coordinator_text(config: CoordinatorConfig) -> str:
     """``coordinator.toml`` with every key explained; parsing it gives an equal configuration."""
     parts = ["# A medunlearn coordinator. Unknown keys are errors.",
-             "# Check an edited file with `medunlearn coordinator doctor FOLDER`."]
+             "# Check an edited file with `medunlearn coordinator doctor`."]
     parts += [section_text(name, getattr(config, name)) for name in type(config).model_fields]
     return "\n".join(parts) + "\n"
 

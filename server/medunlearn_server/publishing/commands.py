@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from medunlearn_common.party_folder import HERE, PartyFolder
 
 if TYPE_CHECKING:
     from medunlearn_server.publishing.folder import PublishedRun
@@ -13,9 +14,7 @@ if TYPE_CHECKING:
 
 def publish(
     run: Annotated[str, typer.Argument(help="Name of the finished run.", show_default=False)],
-    folder: Annotated[
-        Path, typer.Option("--folder", help="The coordinator's folder.")
-    ] = Path("."),
+    folder: PartyFolder = HERE,
     show: Annotated[
         bool, typer.Option("--show", help="Say who has it and who decided what; send nothing.")
     ] = False,

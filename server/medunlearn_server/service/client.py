@@ -103,7 +103,7 @@ class ControlClient:
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             return Transient(
                 "CONTROL_UNREACHABLE", f"no coordinator's service answers at {self.address}",
-                "start it with `medunlearn coordinator serve DIR`; `doctor` checks certificates",
+                "start it with `medunlearn coordinator serve`; `doctor` checks certificates",
             )
         return Transient("CONTROL_FAILED", f"the service failed ({error.code().name})",
                          "its log in state/logs says why")

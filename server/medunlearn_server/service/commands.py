@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,31 +14,27 @@ from rich.table import Table
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.model_files import model_digest as digest_of
 from medunlearn_common.model_files import tokenizer_digest as tokenizer_of
+from medunlearn_common.party_folder import HERE, PartyFolder
 from medunlearn_server.service.client import ControlClient
 from medunlearn_server.service.config import open_folder
 from medunlearn_server.service.supervisor import serve as serve_folder
 from medunlearn_server.watching.federation import FederationReader
 from medunlearn_server.watching.terminal import watch as watch_views
 
-Folder = Annotated[Path, typer.Option("--folder", "--dir", "-d", help="The coordinator's folder.")]
 RunId = Annotated[str, typer.Argument(help="Name of the run; the only one if left out.")]
-_HERE = Path(".")
 
 
-def serve(
-    folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = _HERE,
-) -> None:
+def serve(folder: PartyFolder = HERE) -> None:
     """Run the coordinator's service until it is told to end (Ctrl-C or SIGTERM).
 
-    Example: medunlearn coordinator serve /srv/coordinator
+    Example: medunlearn coordinator serve --folder /srv/coordinator
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    serve_folder(folder)
+    raise typer.Exit(serve_folder(folder))
 
 
 def launch(
     plan: Annotated[Path, typer.Argument(help="The plan that all parties share.")],
-    folder: Folder = _HERE,
+    folder: PartyFolder = HERE,
     model_digest: Annotated[str, typer.Option(help="Of the base model, from doctor.")] = "",
     tokenizer_digest: Annotated[str, typer.Option(help="Of the tokenizer, from doctor.")] = "",
     model_folder: Annotated[Path | None, typer.Option(
@@ -50,7 +45,7 @@ def launch(
 
     Hospitals whose policy knows base models by digest refuse a run that names none.
 
-    Example: medunlearn coordinator launch plan.toml --dir /srv/coordinator --wait
+    Example: medunlearn coordinator launch plan.toml --folder /srv/coordinator --wait
     """
     try:
         text = plan.read_bytes()
@@ -67,7 +62,7 @@ def launch(
 
 
 def status(
-    folder: Folder = _HERE,
+    folder: PartyFolder = HERE,
     watch: Annotated[bool, typer.Option(
         "--watch", "-w", help="Look again every second: rounds, sites, budget; Ctrl-C ends it."
     )] = False,
@@ -94,27 +89,27 @@ def status(
     console.print(_runs_table(found.runs))
 
 
-def runs(folder: Folder = _HERE) -> None:
+def runs(folder: PartyFolder = HERE) -> None:
     """All runs of this coordinator."""
     with ControlClient(open_folder(folder)) as client:
         Console().print(_runs_table(client.runs()))
 
 
-def pause(run_id: RunId = "", folder: Folder = _HERE) -> None:
+def pause(run_id: RunId = "", folder: PartyFolder = HERE) -> None:
     """Pause a run after the round that is being asked."""
     with ControlClient(open_folder(folder)) as client:
         run = client.pause(_chosen(client, run_id))
     typer.echo(f"{run.run_id}: pauses after the round that is being asked")
 
 
-def resume(run_id: RunId = "", folder: Folder = _HERE) -> None:
+def resume(run_id: RunId = "", folder: PartyFolder = HERE) -> None:
     """Go on with a run that was paused, or that failed for a reason that was mended."""
     with ControlClient(open_folder(folder)) as client:
         run = client.resume(_chosen(client, run_id))
     typer.echo(f"{run.run_id}: goes on")
 
 
-def stop(run_id: Annotated[str, typer.Argument(help="Name of the run.")], folder: Folder = _HERE
+def stop(run_id: Annotated[str, typer.Argument(help="Name of the run.")], folder: PartyFolder = HERE
          ) -> None:
     """Stop a run for good; what the sites spent stays spent."""
     with ControlClient(open_folder(folder)) as client:

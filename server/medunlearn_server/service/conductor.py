@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.log_fields import event
 from medunlearn_server.directives import (
     COORDINATOR_LEAVES,
     RUN_PAUSED,
@@ -135,7 +136,8 @@ class Conductor:
             run_id=row.run_id, attempt=row.starts, mode=row.mode,
             poll_s=self._folder.config.runs.poll_s, **read_launch(run_folder),
         ).write(run_folder)
-        _LOG.info("run %s: start %d", row.run_id, row.starts)
+        _LOG.info("run %s: start %d", row.run_id, row.starts,
+                  extra=event("run_started", run_id=row.run_id, starts=row.starts))
         flower_run = self._superlink.start_run(run_id=row.run_id, attempt=row.starts)
         row = self._runs.carried_by(row.run_id, flower_run)
         self._watch(row, generation)
@@ -214,7 +216,9 @@ class Conductor:
     def _settle(self, row: RunRow, state: RunState, code: str) -> None:
         with suppress(Misconfigured):  # RUN_STATE: somebody was faster
             self._runs.move(row.run_id, state, failure_code=code)
-            _LOG.info("run %s: %s %s", row.run_id, state, code)
+            told = {"code": code} if code else {}
+            _LOG.info("run %s: %s %s", row.run_id, state, code,
+                      extra=event(f"run_{state}", run_id=row.run_id, **told))
         self._failures.pop(row.run_id, None)
 
     def _again_later(self, row: RunRow, code: str) -> None:
@@ -226,7 +230,8 @@ class Conductor:
         self._not_before[row.run_id] = time.monotonic() + delay
         with suppress(MedunlearnError):
             self._runs.note(row.run_id, failure_code=code)
-        _LOG.warning("run %s: %s; goes on in %.1f s", row.run_id, code, delay)
+        _LOG.warning("run %s: %s; goes on in %.1f s", row.run_id, code, delay, extra=event(
+            "run_delayed", run_id=row.run_id, code=code, seconds=delay))
 
     def _end_flower_run(self, row: RunRow) -> None:
         """So that hospitals answer nothing of it any more; nobody waits for that."""

@@ -31,6 +31,7 @@ from medunlearn_common.service import control_pb2_grpc
 from medunlearn_server.directives import read_directive, write_directive
 from medunlearn_server.jobs import NOW_FILE
 from medunlearn_server.service.config import CoordinatorFolder
+from medunlearn_server.service.control_tls import ControlTls
 from medunlearn_server.service.gateway_process import SEEN_FILE
 from medunlearn_server.service.launching import launch
 from medunlearn_server.service.node_keys import NodeKeys
@@ -204,7 +205,7 @@ class ControlServer:
         """Bind.
 
         Raises:
-            Misconfigured: CONTROL_PORT, TLS_CERTIFICATE.
+            Misconfigured: CONTROL_PORT, and as :class:`ControlTls`.
         """
         folder = control.folder
         self._health = health.HealthServicer()
@@ -215,21 +216,13 @@ class ControlServer:
         )
         control_pb2_grpc.add_ControlServicer_to_server(control, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        try:
-            credentials = grpc.ssl_server_credentials(
-                [(folder.tls("control_key").read_bytes(),
-                  folder.tls("control_certificate").read_bytes())],
-                root_certificates=folder.tls("ca").read_bytes(), require_client_auth=True,
-            )
-        except OSError as error:
-            raise Misconfigured("TLS_CERTIFICATE", f"cannot read {error.filename}",
-                                "`medunlearn coordinator doctor` checks certificates") from error
+        credentials = ControlTls(folder).credentials()
         try:
             self._server.add_secure_port(folder.config.listen.control, credentials)
         except RuntimeError as error:
             raise Misconfigured(
                 "CONTROL_PORT", f"cannot listen on {folder.config.listen.control}",
-                "another process has the port, or the certificate and its key do not fit",
+                "another process has the port",
             ) from error
 
     def start(self) -> None:

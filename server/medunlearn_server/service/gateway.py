@@ -33,6 +33,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from medunlearn_common.log_fields import event
 from medunlearn_server.service.config import LimitsSection
 from medunlearn_server.service.node_keys import NodeKeys
 
@@ -118,7 +119,8 @@ class Gateway:
             return
         except Exception as error:
             status = _status_of(error)
-            _LOG.warning("an exchange ended with %d (%s)", status, type(error).__name__)
+            _LOG.warning("an exchange ended with %d (%s)", status, type(error).__name__,
+                         extra=event("exchange_failed", status=status))
             if not begun:
                 await Response(status_code=status)(scope, receive, send)
             else:
@@ -129,7 +131,8 @@ class Gateway:
     ) -> None:
         refused = self._refusal(request)
         if refused is not None:
-            _LOG.info("refused a call with %d", refused)
+            _LOG.info("refused a call with %d", refused,
+                      extra=event("caller_refused", status=refused))
             # The body is not read, so the connection cannot be used again.
             await Response(status_code=refused, headers={"connection": "close"})(
                 scope, receive, send

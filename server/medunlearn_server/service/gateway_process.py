@@ -16,10 +16,16 @@ from typing import Final
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.log_fields import event
+from medunlearn_common.logs import EventLog
+from medunlearn_common.service_log import exit_status
+from medunlearn_common.service_log import run as run_logged
 from medunlearn_server.service.config import CoordinatorFolder, open_folder, split_address
 from medunlearn_server.service.gateway import HOLD_S, Gateway
 from medunlearn_server.service.node_keys import NodeKeys
+
+_LOG = logging.getLogger("medunlearn.gateway")
 
 WAKE_FILE: Final = "pushed"
 SEEN_FILE: Final = "seen.json"
@@ -79,7 +85,7 @@ class _Server(uvicorn.Server):
                 with suppress(OSError, ssl.SSLError):
                     context.load_cert_chain(*self.certificate)
                     seen = now
-                    logging.getLogger("medunlearn.gateway").info("certificate renewed")
+                    _LOG.info("certificate renewed", extra=event("certificate_renewed"))
 
 
 def _stamps(paths: tuple[Path, Path]) -> tuple[int, ...]:
@@ -133,16 +139,20 @@ async def serve(folder: CoordinatorFolder) -> None:
 
 
 def main(path: str) -> int:
-    """Run the process; returns its exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        asyncio.run(serve(open_folder(Path(path))))
-    except MedunlearnError as error:
-        logging.getLogger("medunlearn.gateway").error("%s", error)
-        return 2
-    return 0
+    """Run the process; returns its exit status.
+
+    Raises:
+        Misconfigured: COORDINATOR_CONFIG_ codes; all that comes later is logged.
+    """
+    folder = open_folder(Path(path))
+
+    def work(log: EventLog) -> None:
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it would tell each request
+        log.info("serving", port=split_address(folder.config.listen.public)[1])
+        asyncio.run(serve(folder))
+
+    return run_logged(folder.logs, "gateway", work)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(exit_status(lambda: main(sys.argv[1])))

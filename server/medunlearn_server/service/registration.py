@@ -16,6 +16,7 @@ from typing import Final
 
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.files import write_atomically
+from medunlearn_common.log_fields import event
 from medunlearn_server.service.node_keys import NodeKeys
 from medunlearn_server.service.superlink import SuperLink
 
@@ -66,7 +67,7 @@ class Registration:
                 self._settled.set()
                 pause = _LOOK_EVERY_S
             except MedunlearnError as error:
-                _LOG.warning("nodes are not registered yet: %s", error.message)
+                _LOG.warning("nodes are not registered yet: %s", error)
                 pause = min(_LONGEST_PAUSE_S, 2 * pause)
             self._stopping.wait(pause)
 
@@ -87,7 +88,8 @@ class Registration:
             good[site] = (wanted[site], node_id)
             self._write(good)
         self._write(good)
-        _LOG.info("%d nodes may take part", len(good))
+        _LOG.info("%d nodes may take part", len(good),
+                  extra=event("sites_admitted", sites=len(good)))
 
     def _known(self) -> Known:
         try:

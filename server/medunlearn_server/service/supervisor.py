@@ -13,7 +13,7 @@ Guarantees:
 from __future__ import annotations
 
 import fcntl
-import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,21 +22,26 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import require_writable
+from medunlearn_common.identity.key_files import PASSPHRASE_VARIABLE
 from medunlearn_common.keeping import PartyMarks
+from medunlearn_common.log_view import SERVICE
+from medunlearn_common.logs import EventLog
 from medunlearn_common.processes import Children, ChildSpec, on_termination
+from medunlearn_common.service_log import exit_status
+from medunlearn_common.service_log import run as run_logged
 from medunlearn_common.trust_folder import open_identity
 from medunlearn_server.service.conductor import Conductor, Surroundings
-from medunlearn_server.service.config import CoordinatorFolder, open_folder
+from medunlearn_server.service.config import CoordinatorFolder, open_folder, split_address
 from medunlearn_server.service.control import Control, ControlServer, now_s
 from medunlearn_server.service.loopback_tls import new_loopback_tls
 from medunlearn_server.service.node_keys import NodeKeys
+from medunlearn_server.service.passphrase_desk import SOCKET, PassphraseDesk
 from medunlearn_server.service.registration import NODES_FILE, Registration
 from medunlearn_server.service.runs_db import RunsDb
 from medunlearn_server.service.superlink import SuperLink
 
-_LOG = logging.getLogger("medunlearn.coordinator")
 LOCK_FILE: Final = "service.lock"
 _GATEWAY: Final = "medunlearn_server.service.gateway_process"
 _WATCH: Final = "medunlearn_server.watching.web"
@@ -46,7 +51,7 @@ _GRACE_S: Final = 8.0
 class Supervisor:
     """One coordinator's service."""
 
-    def __init__(self, folder: CoordinatorFolder) -> None:
+    def __init__(self, folder: CoordinatorFolder, log: EventLog) -> None:
         """Prepare; nothing runs yet.
 
         Raises:
@@ -56,8 +61,9 @@ class Supervisor:
         require_writable(folder.path)
         open_identity(folder.path)  # better now than in the first round
         folder.state.mkdir(exist_ok=True, mode=0o700)
-        self._folder = folder
+        self._folder, self._log = folder, log
         self._superlink = SuperLink(folder, new_loopback_tls(folder.state))
+        self._desk = self._passphrase_desk()
         self._superlink.prepare()
         self.stopping, self._wake = threading.Event(), threading.Event()
         self._runs = RunsDb(folder.runs_db)
@@ -83,7 +89,16 @@ class Supervisor:
             name=name, command=(sys.executable, "-m", module, str(self._folder.path)),
             environment=self._superlink.environment, grace_s=_GRACE_S,
             log_file=self._folder.logs / f"{name}.log", longest_delay_s=15.0,
+            stdout=self._log.stream.fileno() if self._log.stream is not None else None,
         )
+
+    def _passphrase_desk(self) -> PassphraseDesk | None:
+        given = os.environ.get(PASSPHRASE_VARIABLE)
+        if not given:
+            (self._folder.state / SOCKET).unlink(missing_ok=True)
+            return None
+        return PassphraseDesk(self._folder.state, given.encode("utf-8"),
+                              executor=lambda: self._children["superexec"].pid)
 
     def _ready(self) -> bool:
         running = all(self._children[n].state == "running" for n in ("superlink", "superexec"))
@@ -98,13 +113,15 @@ class Supervisor:
                 stopping=self.stopping, wake=self._wake,
             ),
         )
+        if self._desk is not None:
+            self._desk.start()
         self._children.start()
         self._registration.start()
         self._server.start()
         conducting = threading.Thread(target=conductor.conduct, name="conductor", daemon=True)
         conducting.start()
-        _LOG.info("serving hospitals on %s, control on %s", self._folder.config.listen.public,
-                  self._folder.config.listen.control)
+        self._log.info(
+            "serving", child="control", port=split_address(self._folder.config.listen.control)[1])
         try:
             while not self.stopping.wait(0.5) and conducting.is_alive():
                 self._server.show(serving=self._ready())
@@ -113,7 +130,7 @@ class Supervisor:
 
     def _end(self, conducting: threading.Thread) -> None:
         """The run first, while there is still somebody to carry its last answers."""
-        _LOG.info("ending")
+        self._log.info("stopping")
         self.stopping.set()
         self._wake.set()
         self._server.show(serving=False)
@@ -121,6 +138,8 @@ class Supervisor:
         self._registration.stop()
         self._server.stop()
         self._children.stop()
+        if self._desk is not None:
+            self._desk.stop()
         self._runs.close()
 
 
@@ -150,32 +169,26 @@ def _alone(folder: CoordinatorFolder) -> Iterator[None]:
         yield
 
 
-def serve(path: Path) -> None:
-    """Run a coordinator's service until SIGTERM or SIGINT; from the main thread only.
+def serve(path: Path) -> int:
+    """Run a coordinator's service until SIGTERM or SIGINT; returns the exit status.
+
+    From the main thread of a process of its own: it takes over what the process says.
 
     Raises:
-        Misconfigured: COORDINATOR_CONFIG_ codes, PARTY_RETIRED, SERVICE_RUNNING, CONTROL_PORT,
-            and as :class:`Supervisor`.
-        Transient: As :class:`Supervisor`.
+        Misconfigured: COORDINATOR_CONFIG_ codes; all that comes later is logged.
     """
     folder = open_folder(path)
-    PartyMarks(folder.path).require_in_service()
-    with _alone(folder):
-        supervisor = Supervisor(folder)
-        on_termination(supervisor.stopping)
-        supervisor.run()
 
+    def work(log: EventLog) -> None:
+        PartyMarks(folder.path).require_in_service()
+        with _alone(folder):
+            supervisor = Supervisor(folder, log)
+            on_termination(supervisor.stopping)
+            supervisor.run()
 
-def main(path: str) -> int:
-    """Run as a process; returns its exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    try:
-        serve(Path(path))
-    except MedunlearnError as error:
-        _LOG.error("%s", error)
-        return 2
-    return 0
+    folder.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return run_logged(folder.logs, SERVICE, work)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(exit_status(lambda: serve(Path(sys.argv[1]))))

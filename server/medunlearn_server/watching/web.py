@@ -23,12 +23,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from medunlearn_common import __version__, logs
-from medunlearn_common.errors import MedunlearnError
-from medunlearn_common.logs import EventLog
-from medunlearn_common.loopback import server_of, split_loopback
+from medunlearn_common import __version__
+from medunlearn_common.loopback import run_app
 from medunlearn_common.metrics import exposition
 from medunlearn_common.pages.rendering import asset
+from medunlearn_common.service_log import exit_status
+from medunlearn_common.service_log import run as run_logged
 from medunlearn_server.service.config import CONFIG_FILE, open_folder
 from medunlearn_server.watching.federation import FederationReader
 from medunlearn_server.watching.metrics import samples
@@ -60,7 +60,7 @@ class SharedView:
 
 
 def dashboard(view: View) -> Starlette:
-    """The application over ``view``; serve it by :func:`medunlearn_common.loopback.server_of`."""
+    """The application over ``view``; served by :func:`medunlearn_common.loopback.run_app`."""
 
     def runs(request: Request) -> Response:
         return _page(request, render_runs(view()))
@@ -130,38 +130,25 @@ def view_of(folder: Path) -> View:
     return lambda: FederationView(at=time.time(), version=__version__, runs=(reader.read(),))
 
 
-def serve(folder: Path, address: str, *, log: EventLog | None = None) -> None:
-    """Serve until SIGTERM or Ctrl-C.
+def main(arguments: list[str]) -> int:
+    """``DIR [ADDRESS]``; exit status 2 for what the caller can mend.
+
+    A single run's folder takes no log: it is what is looked at.
 
     Raises:
-        Misconfigured: WATCH_ADDRESS or a COORDINATOR_CONFIG code.
+        Misconfigured: WATCH_ADDRESS, COORDINATOR_CONFIG_ codes; a coordinator's process logs all
+            that comes later.
     """
-    server = server_of(dashboard(SharedView(view_of(folder))), address, log=log)
-    if log is not None:
-        log.info("serving", port=split_loopback(address)[1])
-    server.run()
-
-
-def main(arguments: list[str]) -> int:
-    """``DIR [ADDRESS]``; exit status 2 for what the caller can mend."""
     folder = Path(arguments[0]) if arguments else Path()
-    log = None
-    try:
-        if (folder / CONFIG_FILE).exists():
-            config = open_folder(folder)
-            log = logs.start(config.logs, component=COMPONENT)
-            default = config.config.watch.address
-        else:
-            default = DEFAULT_ADDRESS
-        serve(folder, arguments[1] if len(arguments) > 1 else default, log=log)
-    except MedunlearnError as error:
-        if log is None:
-            sys.stderr.write(f"{error}\n")
-        else:
-            log.error("failed", error)
-        return 2
-    return 0
+    given = arguments[1] if len(arguments) > 1 else ""
+    app = dashboard(SharedView(view_of(folder)))
+    if not (folder / CONFIG_FILE).exists():
+        run_app(app, given or DEFAULT_ADDRESS)
+        return 0
+    found = open_folder(folder)
+    address = given or found.config.watch.address
+    return run_logged(found.logs, COMPONENT, lambda log: run_app(app, address, log=log))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(exit_status(lambda: main(sys.argv[1:])))

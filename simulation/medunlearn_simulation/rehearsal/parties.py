@@ -104,9 +104,10 @@ class Party:
     def serve(self) -> None:
         """Start the service; it lives until :meth:`end`."""
         role = "hospital" if self.index else "coordinator"
-        self.say(f"{self.name}$ medunlearn {role} serve {self.folder} &")
+        self.say(f"{self.name}$ medunlearn {role} serve --folder {self.folder} &")
         with self.log_file.open("ab") as log:
-            self._service = self._spawn(self._command(role, "serve", str(self.folder)), log)
+            self._service = self._spawn(
+                self._command(role, "serve", "--folder", str(self.folder)), log)
 
     def _spawn(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -181,7 +182,8 @@ class Party:
         logs = [self.log_file, *sorted((self.folder / "state" / "logs").glob("*.log"))]
         return "\n".join(
             f"== {path.name}\n{path.read_text('utf-8', 'replace')[-_TAIL:]}"
-            for path in logs if path.is_file() and (not names or path.stem in names))
+            for path in logs
+            if path.is_file() and (not names or path.name.partition(".")[0] in names))
 
 
 def wait_for(

@@ -70,7 +70,7 @@ class Federation:
         lead.run("coordinator", "init", folder, "--name", FEDERATION, "--address", address,
                  "--root-keys", "1")
         told = _found(_FINGERPRINT, lead.run(
-            "coordinator", "invite", folder, *(h.name for h in self.hospitals),
+            "coordinator", "invite", *(h.name for h in self.hospitals), "--folder", folder,
             "--model-folder", str(self.task.model)))
         words = dict.fromkeys((h.name for h in self.hospitals), "")
 
@@ -80,9 +80,9 @@ class Federation:
         self._each(join)
         files = [str(h.folder / f"{h.name}.enrolment") for h in self.hospitals]
         told_back = [part for one in words.values() for part in ("--fingerprint", one)]
-        lead.run("coordinator", "enrol", folder, *files, *told_back)
+        lead.run("coordinator", "enrol", *files, *told_back, "--folder", folder)
         roster = str(lead.folder / "trust" / "roster.dsse")
-        self._each(lambda h: h.run("hospital", "join", str(h.folder), roster))
+        self._each(lambda h: h.run("hospital", "join", roster, "--folder", str(h.folder)))
 
     def _invited(self, hospital: Party, fingerprint: str) -> str:
         """Make a hospital's folder; returns the fingerprint of its enrolment."""
@@ -135,8 +135,8 @@ class Federation:
 
     def doctors(self) -> None:
         """Let every party check itself, all at once."""
-        self.coordinator.run("coordinator", "doctor", str(self.coordinator.folder))
-        self._each(lambda h: h.run("hospital", "doctor", str(h.folder)))
+        self.coordinator.run("coordinator", "doctor", "--folder", str(self.coordinator.folder))
+        self._each(lambda h: h.run("hospital", "doctor", "--folder", str(h.folder)))
 
     def _each(self, does: Callable[[Party], object]) -> None:
         """At all hospitals at once: they are different machines; raises what the first raised."""

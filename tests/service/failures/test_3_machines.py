@@ -77,7 +77,7 @@ def test_the_servers_certificate_expires(run: Run) -> None:
     lead.kill("gateway")
     wait_for(lambda: "TLS_EXPIRED" in doctor(hospitals[0]), within_s=RECOVERY_S, look_s=1.0,
              what="TLS_EXPIRED")
-    lead.run("coordinator", "rotate-certificate", str(lead.folder))
+    lead.run("coordinator", "rotate-certificate", "--folder", str(lead.folder))
     took = run.next_round(having=[h.name for h in hospitals])
     tell(f"an expired certificate: all in a sum {took:.0f} s after it was rotated")
 

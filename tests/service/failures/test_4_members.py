@@ -133,7 +133,7 @@ def test_a_node_whose_key_is_revoked(
     """Out at once, for good; the run of the others goes on to its end under the next roster."""
     last = request.config.stash[LAST]
     lead, hospital = served.coordinator, served.hospitals[3]
-    lead.run("coordinator", "revoke", str(lead.folder), hospital.name)
+    lead.run("coordinator", "revoke", hospital.name, "--folder", str(lead.folder))
     last.next_round(lacking=hospital.name)
     served.finish(last.run_id, within_s=1200.0 * PATIENCE)
     reports = last.reports()

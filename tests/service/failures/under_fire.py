@@ -118,13 +118,15 @@ def names(made: Federation) -> tuple[str, ...]:
 def doctor(party: Party) -> set[str]:
     """Codes of what a party's doctor finds wrong."""
     role = "hospital" if party.index else "coordinator"
-    shown = json.loads(party.attempt(role, "doctor", str(party.folder), "--json").stdout)
+    shown = json.loads(
+        party.attempt(role, "doctor", "--folder", str(party.folder), "--json").stdout)
     return {one["code"] for one in shown["findings"] if one["level"] == "problem"}
 
 
 def ledger(hospital: Party, run_id: str) -> Report:
     """What a hospital's own ledger has of a run."""
-    shown = json.loads(hospital.run("ledger", "show", str(hospital.folder), "--json", quiet=True))
+    shown = json.loads(hospital.run(
+        "ledger", "show", "--folder", str(hospital.folder), "--json", quiet=True))
     (figures,) = [run for run in shown["runs"] if run["run"] == run_id]
     found: Report = figures
     return found

@@ -39,9 +39,9 @@ def folder(tmp_path: Path) -> Path:
 def test_status_of_a_hospital_that_never_ran_says_what_to_do(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("status", str(folder)) == 2
+    assert run("status", "--folder", str(folder)) == 2
     assert "STATUS_MISSING" in capsys.readouterr().err
-    assert run("stop", str(folder)) == 0
+    assert run("stop", "--folder", str(folder)) == 0
     assert "no service runs" in capsys.readouterr().out
 
 
@@ -55,10 +55,10 @@ def test_a_plan_is_listed_shown_and_approved(
         Approvals(paths.approvals).require(offer)
     SiteStatus(site_id="site-1", errors={"PLAN_AWAITS_APPROVAL": 1}).write(paths.status)
 
-    assert run("status", str(folder)) == 0
+    assert run("status", "--folder", str(folder)) == 0
     told = capsys.readouterr().out
     assert "is stopped" in told and f"plan {plan.digest[:12]} of c1 for run r1" in told
-    assert run("status", str(folder), "--json") == 0
+    assert run("status", "--folder", str(folder), "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["waiting"] == [{"plan_digest": plan.digest, "run": "r1"}]
     assert found["service_pid"] is None

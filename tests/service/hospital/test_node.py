@@ -175,9 +175,9 @@ def test_only_the_worker_is_given_the_passphrase(federation: Federation) -> None
 def test_a_second_service_for_one_folder_does_not_start(federation: Federation) -> None:
     assert service_pid(federation.lab.paths) == os.getpid()
     found = subprocess.run(
-        [sys.executable, "-m", "medunlearn_client.service", str(federation.lab.home)],
+        [sys.executable, "-m", "medunlearn_client.service", "--folder", str(federation.lab.home)],
         env=federation.environment, capture_output=True, text=True, check=False, timeout=60)
-    assert "SERVICE_RUNNING" in found.stderr
+    assert found.returncode == 2 and "SERVICE_RUNNING" in found.stdout
 
 
 def test_a_node_without_certificate_or_key_does_not_start(lab: Lab) -> None:

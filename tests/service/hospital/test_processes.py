@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from medunlearn_common import processes
 from medunlearn_common.errors import Misconfigured, Transient
 from medunlearn_common.processes import (
     MAX_LOG_BYTES,
@@ -169,6 +170,23 @@ def test_a_large_log_is_rotated_at_the_next_start(
     child = spawn("print('new')", final_exits=frozenset({0}))
     holds(lambda: child.state == "failed")
     assert log.read_text() == "new\n" and log.with_name("it.log.1").exists()
+
+
+def test_the_log_of_a_process_that_runs_for_months_stays_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_LOOK_AT_LOGS_S", 0.02)
+    code = (f"import os, time\nos.write(1, b'x' * {MAX_LOG_BYTES + 1})\n"
+            "while True: os.write(1, b'later\\n'); time.sleep(0.05)")
+    children = Children([spec_of(tmp_path, code)])
+    children.start()
+    log = tmp_path / "logs" / "it.log"
+    holds(lambda: log.with_name("it.log.1").exists() and log.stat().st_size < 1000
+          and b"later\n" in log.read_bytes())
+    children.stop()
+    before = log.with_name("it.log.1")
+    assert before.stat().st_size > MAX_LOG_BYTES and before.stat().st_mode & 0o077 == 0
+    assert b"\0" not in log.read_bytes(), "the process appends, and leaves no hole"
 
 
 def test_children_are_stopped_in_reverse_order(tmp_path: Path) -> None:

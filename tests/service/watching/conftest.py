@@ -5,6 +5,7 @@ from pathlib import Path
 
 _TESTS = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(_TESTS / "integration")]
+sys.path.append(str(_TESTS / "service" / "coordinator"))
 
 from watch_lab import lab, quiet_output  # noqa: E402
 

@@ -262,7 +262,7 @@ def test_the_process_serves_until_it_is_terminated(lab: Lab, tmp_path: Path) -> 
         process.terminate()
         out, err = process.communicate(timeout=20)
     assert err == b"", "what libraries say goes to the private file"
-    assert json.loads(out.splitlines()[0])["event"] == "serving"
+    assert json.loads(out.splitlines()[1])["event"] == "serving"
     private = folder / "state" / "logs" / "watch.private.log"
     assert private.stat().st_mode & 0o777 == 0o600
 
