@@ -18,18 +18,14 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from medunlearn_client.adapters import LoraAdapter
-from medunlearn_client.encoding import RecordEncoder, collate
+from medunlearn_client.contrast import answer_inputs
+from medunlearn_client.encoding import RecordEncoder
 from medunlearn_client.evaluation.roc import auc
-from medunlearn_client.objectives import ModelView
 from medunlearn_client.records import Record, read_records
 from medunlearn_client.site_data import with_subject
 from medunlearn_client.workbench import shared_model
@@ -65,7 +61,7 @@ def main() -> None:
 
     def inputs_of(found: Sequence[Record]) -> list[Reals]:
         chosen = [found[int(i)] for i in generator.permutation(len(found))[: given.records]]
-        return answer_inputs(adapter, encoder, chosen)
+        return [np.concatenate(kept) for kept in answer_inputs(adapter, encoder, chosen)]
 
     forget = inputs_of(records.federation.forget)
     retain = inputs_of(records.federation.retain)
@@ -103,44 +99,6 @@ def gate_figures(gate: Reals, forget: Reals, retain: Reals) -> tuple[float, floa
     """AUC of telling forget from kept inputs, and the leak."""
     opened, leaked = forget @ gate, retain @ gate
     return auc(opened, leaked), float(np.sqrt(np.mean(leaked**2)) / opened.mean())
-
-
-def answer_inputs(
-    adapter: LoraAdapter, encoder: RecordEncoder, records: Sequence[Record]
-) -> list[Reals]:
-    """Inputs of each adapted module where an answer token is predicted, ``(tokens, d_in)``."""
-    view = ModelView(adapter)
-    found: list[list[Reals]] = [[] for _ in adapter.layout.names]
-    with module_inputs(adapter) as latest:
-        for record in records:
-            batch = collate([encoder.encode(record)], pad_id=0, device=adapter.device)
-            with torch.no_grad():
-                view.logits(batch)
-            before = batch.positions[0][batch.is_answer[0]] - 1
-            for place, kept in enumerate(found):
-                kept.append(latest[place][0, before].double().cpu().numpy())
-    return [np.concatenate(kept) for kept in found]
-
-
-@contextmanager
-def module_inputs(adapter: LoraAdapter) -> Iterator[dict[int, torch.Tensor]]:
-    """What last went into each adapted module, by its place in the layout."""
-    latest: dict[int, torch.Tensor] = {}
-
-    def keeper(place: int) -> Any:
-        def keep(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-            latest[place] = given[0]
-        return keep
-
-    hooks = [
-        linear.register_forward_pre_hook(keeper(place))
-        for place, linear in enumerate(adapter.a_linears())
-    ]
-    try:
-        yield latest
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""LoRA by PEFT with frozen, seeded A: the adapter whose B matrices are unlearned.
+"""LoRA by PEFT with frozen A: the adapter whose B matrices are unlearned.
 
-A is regenerated from the plan's seed on every machine, B starts at zero, so a model with a
-new adapter gives the base model's logits exactly, and one flat vector over B describes it.
+A is the same on every machine, drawn from the plan's seed or read from its file; B starts at
+zero, so a model with a new adapter gives the base model's logits exactly, and one flat vector
+over B describes it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +21,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.frozen import frozen_a
+from medunlearn_common.frozen import frozen_digest, frozen_matrices
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.support import Support
 
@@ -36,12 +38,13 @@ class LoraAdapter:
 
     def __init__(
         self, base_model: Any, *, rank: int, alpha: float,
-        target_modules: tuple[str, ...], seed: int,
+        target_modules: tuple[str, ...], seed: int, a_file: Path | None = None,
     ) -> None:
         """Attach a fresh adapter.
 
         Raises:
-            Misconfigured: ADAPTER_TARGETS if no linear module has one of the names.
+            Misconfigured: ADAPTER_TARGETS if no linear module has one of the names, A_FILE_MISSING
+                or A_FILE_INVALID.
         """
         base_parameters = sum(p.numel() for p in base_model.parameters())
         config = LoraConfig(
@@ -61,13 +64,14 @@ class LoraAdapter:
         self.model.requires_grad_(False)
         self.model.eval()
         self._layers = self._lora_layers()
-        self._set_frozen_a(seed)
         self.layout = AdapterLayout(
             names=tuple(f"{name}.lora_B.weight" for name, _ in self._layers),
             shapes=tuple(_shape(b) for b in self.b_matrices()),
             a_shapes=tuple(_shape(self._a(layer)) for _, layer in self._layers),
             base_parameters=base_parameters, alpha=alpha, seed=seed,
+            a_file=frozen_digest(a_file),
         )
+        self._set_frozen_a(a_file)
 
     def _lora_layers(self) -> list[tuple[str, Any]]:
         layers = [(n, m) for n, m in self.model.named_modules() if isinstance(m, LoraLayer)]
@@ -84,11 +88,11 @@ class LoraAdapter:
         return layer.lora_A[ADAPTER_NAME].weight  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def _set_frozen_a(self, seed: int) -> None:
-        for name, layer in self._layers:
-            a = self._a(layer)
-            values = frozen_a(seed, f"{name}.lora_A.weight", (a.shape[0], a.shape[1]))
-            a.copy_(torch.from_numpy(values))
+    def _set_frozen_a(self, file: Path | None) -> None:
+        shapes, seed = self.layout.frozen_shapes, self.layout.seed
+        matrices = frozen_matrices(shapes, seed=seed, file=file)
+        for (_, layer), values in zip(self._layers, matrices.values(), strict=True):
+            self._a(layer).copy_(torch.from_numpy(values))
 
     def b_linears(self) -> list[nn.Linear]:
         """The linear modules that hold B, in layout order."""

@@ -59,8 +59,15 @@ def shared_model(
 ) -> tuple[LoadedModel, LoraAdapter]:
     """Base model with its adapter, loaded once per process.
 
+    Args:
+        source: The model's folder.
+        model: The plan's section; ``a_file`` is a path here, not a digest.
+        seed: The plan's seed.
+        device: Where to load.
+
     Raises:
-        Misconfigured: MODEL_CONTEXT, ADAPTER_TARGETS, or a code of the model's folder.
+        Misconfigured: MODEL_CONTEXT, ADAPTER_TARGETS, A_FILE_MISSING, A_FILE_INVALID, or a code
+            of the model's folder.
     """
     loaded = load_causal_lm(source, dtype=model.dtype, device=resolve_device(device))
     context = getattr(loaded.model.config, "max_position_embeddings", None)
@@ -73,6 +80,7 @@ def shared_model(
     adapter = LoraAdapter(
         loaded.model, rank=model.lora_rank, alpha=model.lora_alpha,
         target_modules=model.target_modules, seed=seed,
+        a_file=Path(model.a_file) if model.a_file else None,
     )
     return loaded, adapter
 
@@ -87,10 +95,12 @@ class Workbench:
         self.plan = plan
         self._folder = folder
         self._runtime = runtime
-        self._loaded, self._adapter = shared_model(
-            config.model_folder, plan.model, plan.run.seed, runtime.device
-        )
         self._public_files = config.public_files
+        a_file = own_copy(plan.model.a_file, config.public_files, may_be_builtin=False)
+        self._loaded, self._adapter = shared_model(
+            config.model_folder, plan.model.model_copy(update={"a_file": a_file}), plan.run.seed,
+            runtime.device,
+        )
         concepts = self._own_concepts()
         tagger = record_tagger(concepts, config.forget, config.data)
         hierarchy = tagger.hierarchy

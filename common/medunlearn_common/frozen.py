@@ -1,16 +1,35 @@
-"""The frozen A matrices of LoRA: public, and the same at every party, from the layout's seed."""
+"""The frozen A matrices of LoRA: public, and the same at every party.
+
+They are drawn from the layout's seed, or they lie in a file that the plan names by its digest:
+directions that tell a topic's texts from others, made from public text
+(:mod:`medunlearn_client.contrast`). Privacy does not depend on which: B's gradients are clipped
+and noised whatever A is, as long as A was made without anybody's records.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import sqrt
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
+from medunlearn_common.digests import digest_of_file
 from medunlearn_common.entropy import public_generator
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import write_atomically
 
+# In the run's folder at the coordinator.
+A_FILE = "frozen_a.safetensors"
 B_PART = ".lora_B."
 A_PART = ".lora_A."
+# A larger entry would let one coordinate of B move the model beyond what float32 can follow.
+LARGEST_ENTRY = 1e4
+
+Matrix = npt.NDArray[np.float32]
 
 
 def a_name(b_name: str) -> str:
@@ -19,7 +38,7 @@ def a_name(b_name: str) -> str:
     return f"{head}{A_PART}{tail}" if head else b_name
 
 
-def frozen_a(layout_seed: int, name: str, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+def frozen_a(layout_seed: int, name: str, shape: tuple[int, int]) -> Matrix:
     """One A matrix, uniform in +-1/sqrt(d_in): PEFT's kaiming-uniform scale with a = sqrt(5).
 
     Args:
@@ -33,3 +52,74 @@ def frozen_a(layout_seed: int, name: str, shape: tuple[int, int]) -> npt.NDArray
     bound = 1.0 / sqrt(shape[1])
     generator = public_generator(layout_seed, "frozen-a", name)
     return generator.uniform(-bound, bound, size=shape).astype(np.float32)
+
+
+def frozen_digest(file: Path | None) -> str:
+    """What a layout calls the file of its A matrices: its digest, or empty without one.
+
+    Raises:
+        Misconfigured: A_FILE_MISSING.
+    """
+    if file is None:
+        return ""
+    try:
+        return digest_of_file(file)
+    except OSError as error:
+        raise _missing(error) from error
+
+
+def frozen_matrices(
+    shapes: Mapping[str, tuple[int, int]], *, seed: int, file: Path | None
+) -> dict[str, Matrix]:
+    """Every A matrix by its name: read from ``file``, or drawn from ``seed`` without one.
+
+    Args:
+        shapes: ``(rank, d_in)`` by name (:func:`a_name`).
+        seed: Seed of the adapter layout.
+        file: Safetensors file, or None.
+
+    Raises:
+        Misconfigured: A_FILE_MISSING, or A_FILE_INVALID if the file holds anything but finite
+            float32 matrices of these names and shapes.
+    """
+    if file is None:
+        return {name: frozen_a(seed, name, shape) for name, shape in shapes.items()}
+    try:
+        tensors = load(file.read_bytes())
+    except OSError as error:
+        raise _missing(error) from error
+    except (SafetensorError, ValueError) as error:
+        raise _invalid(file, "it is no safetensors file") from error
+    if set(tensors) != set(shapes):
+        raise _invalid(file, "its matrices are of other modules than the plan's")
+    for name, shape in shapes.items():
+        values = tensors[name]
+        if values.dtype != np.float32 or values.shape != shape:
+            raise _invalid(file, f"{name} has another shape or type than float32 {shape}")
+        if not (np.abs(values) <= LARGEST_ENTRY).all():  # also false for NaN
+            raise _invalid(file, f"{name} has entries beyond {LARGEST_ENTRY:g}, or none at all")
+    return {name: tensors[name] for name in shapes}
+
+
+def write_frozen(file: Path, matrices: Mapping[str, Matrix]) -> str:
+    """Write A matrices for :func:`frozen_matrices`; returns the digest that names the file.
+
+    Raises:
+        Transient: STORAGE_FULL or STORAGE_FAILED.
+    """
+    write_atomically(file, save(dict(matrices)), private=False)
+    return digest_of_file(file)
+
+
+def _missing(error: OSError) -> Misconfigured:
+    return Misconfigured(
+        "A_FILE_MISSING", f"the file of frozen A matrices cannot be read ({error.strerror})",
+        "get it from the coordinator, or make it with `medunlearn contrast`",
+    )
+
+
+def _invalid(file: Path, why: str) -> Misconfigured:
+    return Misconfigured(
+        "A_FILE_INVALID", f"{file.name} cannot serve as the frozen A matrices: {why}",
+        "make it with `medunlearn contrast` for this plan and this model",
+    )

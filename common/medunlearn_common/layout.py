@@ -1,8 +1,8 @@
 """Which LoRA parameters exist, in which order: the coordinate system of every update.
 
-Only the **B** matrices are trained (method.md, Notation: phi in R^D); **A** is frozen and
-seeded from the plan. Averaging B is therefore exact, and two hospitals with equal layout
-digests mean the same thing by "coordinate 17".
+Only the **B** matrices are trained (method.md, Notation: phi in R^D); **A** is frozen, drawn
+from the plan's seed or read from a file that the plan names. Averaging B is therefore exact, and
+two hospitals with equal layout digests mean the same thing by "coordinate 17".
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from medunlearn_common.digests import canonical_json, digest_of
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
+from medunlearn_common.frozen import a_name
 
 _REBUILD = "rebuild the layout from the model with this version of medunlearn"
 
@@ -30,6 +31,7 @@ class AdapterLayout:
         base_parameters: Number of parameters of the base model, |theta|, for densities.
         alpha: LoRA alpha; the adapter adds ``(alpha / rank) * B @ A`` to each weight.
         seed: Seed of the frozen A matrices.
+        a_file: Digest of the file that holds A; empty where A is drawn from the seed.
     """
 
     names: tuple[str, ...]
@@ -38,6 +40,7 @@ class AdapterLayout:
     base_parameters: int
     alpha: float
     seed: int
+    a_file: str = ""
 
     def __post_init__(self) -> None:
         if not self.names or len(self.names) != len(self.shapes):
@@ -61,6 +64,11 @@ class AdapterLayout:
             raise Misconfigured(
                 "LAYOUT_SHAPE", "every B needs one A of the same rank, in the same order", _REBUILD
             )
+
+    @cached_property
+    def frozen_shapes(self) -> dict[str, tuple[int, int]]:
+        """Shape ``(rank, d_in)`` of every frozen A, by the name under which PEFT saves it."""
+        return dict(zip(map(a_name, self.names), self.a_shapes, strict=True))
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -110,6 +118,7 @@ class AdapterLayout:
                 base_parameters=int(value["base_parameters"]),
                 alpha=float(value["alpha"]),
                 seed=int(value["seed"]),
+                a_file=str(value["a_file"]),
             )
         except (ValueError, TypeError, KeyError, RecursionError, MedunlearnError) as error:
             raise _bad_text() from error
@@ -125,6 +134,7 @@ class AdapterLayout:
             "base_parameters": self.base_parameters,
             "alpha": float(self.alpha),
             "seed": self.seed,
+            "a_file": self.a_file,
         }
 
 

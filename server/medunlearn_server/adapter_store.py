@@ -1,6 +1,6 @@
 """Write the finished adapter as a folder that PEFT loads without medunlearn.
 
-A is regenerated from the layout's seed and stored beside B, so that the folder stands alone.
+A is stored beside B, so that the folder stands alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from medunlearn_common.adapter_facts import lora_config
 from medunlearn_common.digests import canonical_json, digest_of_files
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import sync_path
-from medunlearn_common.frozen import B_PART, a_name, frozen_a
+from medunlearn_common.frozen import B_PART, frozen_matrices
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.support import Support
 from medunlearn_server.storage import storage_errors, write_synced
@@ -31,6 +31,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 def commit(
     folder: Path, *, layout: AdapterLayout, support: Support,
     values: npt.NDArray[np.float32], base_model: str, target_modules: tuple[str, ...],
+    a_file: Path | None = None,
 ) -> str:
     """Write the adapter with B = ``values`` on the support and zero elsewhere.
 
@@ -41,20 +42,22 @@ def commit(
         values: Shape ``(k,)``.
         base_model: What to note as the base model's name.
         target_modules: Names of the adapted linear modules, as the plan gives them.
+        a_file: The file of the frozen A matrices, where the plan names one.
 
     Returns:
         Digest over both files: the adapter's identity.
 
     Raises:
         Rejected: ADAPTER_NOT_FINITE if a value is NaN or infinite.
-        Misconfigured: LAYOUT_RANKS if PEFT could not express the layout.
+        Misconfigured: LAYOUT_RANKS if PEFT could not express the layout, A_FILE_MISSING or
+            A_FILE_INVALID.
         Transient: STORAGE_FULL or STORAGE_FAILED; no half-written folder is left.
     """
     files = {
         CONFIG_FILE: canonical_json(
             peft_config(layout, base_model=base_model, target_modules=target_modules)
         ),
-        WEIGHTS_FILE: save(adapter_tensors(layout, support, values)),
+        WEIGHTS_FILE: save(adapter_tensors(layout, support, values, a_file)),
     }
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
@@ -70,7 +73,8 @@ def commit(
 
 
 def adapter_tensors(
-    layout: AdapterLayout, support: Support, values: npt.NDArray[np.float32]
+    layout: AdapterLayout, support: Support, values: npt.NDArray[np.float32],
+    a_file: Path | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Every A and B by the names under which PEFT looks for them."""
     if not np.all(np.isfinite(values)):
@@ -81,12 +85,10 @@ def adapter_tensors(
         )
     flat = np.zeros(layout.dimension, dtype=np.float32)
     flat[support.indices] = values
-    tensors: dict[str, npt.NDArray[np.float32]] = {}
-    pieces = zip(layout.names, layout.shapes, layout.a_shapes, layout.offsets, layout.sizes,
-                 strict=True)
-    for name, shape, a_shape, offset, size in pieces:
+    tensors = frozen_matrices(layout.frozen_shapes, seed=layout.seed, file=a_file)
+    pieces = zip(layout.names, layout.shapes, layout.offsets, layout.sizes, strict=True)
+    for name, shape, offset, size in pieces:
         tensors[name] = flat[offset : offset + size].reshape(shape)
-        tensors[a_name(name)] = frozen_a(layout.seed, a_name(name), a_shape)
     return tensors
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from medunlearn_common.digests import canonical_json
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import private_folder
+from medunlearn_common.frozen import A_FILE
 from medunlearn_server.storage import DiskStorage, Storage, storage_errors
 
 OPENING_FILE = "opening.bin"
@@ -156,6 +157,11 @@ class RunStore:
     def adapter_folder(self) -> Path:
         """Where the finished adapter lies."""
         return self.folder / "adapter"
+
+    @property
+    def a_file(self) -> Path:
+        """The file of the frozen A matrices, where the plan names one."""
+        return self.folder / A_FILE
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

@@ -24,6 +24,7 @@ from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Misconfigu
 from medunlearn_common.masking.parameters import require_plan
 from medunlearn_common.masking.signing import Verifier
 from medunlearn_common.plan import RunPlan
+from medunlearn_common.plan.public_files import own_copy
 from medunlearn_server import adapter_store
 from medunlearn_server.aggregation import (
     RoundSums,
@@ -87,8 +88,14 @@ class Coordinator:
             halt: Asked between rounds and in every pause; raises what ends the run for now
                 (see :mod:`medunlearn_server.directives`).
             party: Folder whose ``trust`` is this coordinator's; None takes the run's own.
+
+        Raises:
+            Rejected: PUBLIC_FILE_UNKNOWN if the plan names a file of frozen A matrices and the
+                run's folder has another or none.
         """
         self._plan = plan
+        a_file = own_copy(plan.model.a_file, (str(store.a_file),), may_be_builtin=False)
+        self._a_file = Path(a_file) if a_file else None
         self._halt = halt
         self._store = store
         self._run_id = run_id
@@ -331,6 +338,7 @@ class Coordinator:
             self._store.adapter_folder, layout=progress.agreement.layout,
             support=learning.support, values=learning.step.published,
             base_model=self._plan.model.source, target_modules=self._plan.model.target_modules,
+            a_file=self._a_file,
         )
         outcome = self._outcome(progress, reason, adapter_digest, evaluation, gates)
         self._trail.agreed(progress.agreement, self._sites.roster)

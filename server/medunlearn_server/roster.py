@@ -9,6 +9,7 @@ from typing import Any, Self
 from medunlearn_common.errors import Rejected
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import RunPlan
+from medunlearn_common.plan.public_files import PREFIX
 from medunlearn_server.intake import ReadyAnswer
 
 # What sites must agree on: attribute of a ReadyAnswer, and the code of a disagreement.
@@ -102,6 +103,11 @@ def _require_planned(layout: AdapterLayout, plan: RunPlan) -> None:
             "LAYOUT_MISMATCH",
             f"the sites' adapters have ranks {sorted(ranks)} and alpha {layout.alpha:g}, "
             f"the plan {plan.model.lora_rank} and {plan.model.lora_alpha:g}",
+            "build the adapters from the plan that the coordinator sent",
+        )
+    if plan.model.a_file != (PREFIX + layout.a_file if layout.a_file else ""):
+        raise Rejected(
+            "LAYOUT_MISMATCH", "the sites' frozen A matrices are not those that the plan names",
             "build the adapters from the plan that the coordinator sent",
         )
 

@@ -29,6 +29,7 @@ from medunlearn_client.workbench import shared_model
 from medunlearn_common.digests import HUB_PREFIX
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded
+from medunlearn_common.frozen import frozen_digest
 from medunlearn_common.masking.parameters import require_plan
 from medunlearn_common.plan import Plan, read_plan
 from medunlearn_common.plan.reading import plan_from_mapping
@@ -145,9 +146,11 @@ def _make_absolute(document: dict[str, Any]) -> None:
         source if source.partition(":")[0] == "builtin" else _absolute(source)
         for source in concepts["hierarchies"]
     )
-    for section in (document["geometry"], document["support"]):
+    for section in (document["geometry"], document["support"], document["contrast"]):
         if section["public_file"]:
             section["public_file"] = _absolute(section["public_file"])
+    if document["model"]["a_file"]:
+        document["model"]["a_file"] = _absolute(document["model"]["a_file"])
     for key in ("wordings", "model"):
         if document["paraphrases"][key]:
             document["paraphrases"][key] = _absolute(document["paraphrases"][key])
@@ -289,6 +292,10 @@ def check_plan(plan: Plan, *, device: str) -> None:
             check_weight_files(local_folder(plan.paraphrases.model))
     Absences.of_plan(plan)
     noise_schedule(plan)
+    if plan.model.a_file:
+        frozen_digest(Path(plan.model.a_file))
+    elif plan.contrast.public_file:
+        read_records([Path(plan.contrast.public_file)])
     for file in public_texts(plan):
         read_records(Path(file))
 

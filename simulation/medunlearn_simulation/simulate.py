@@ -29,6 +29,7 @@ from medunlearn_server.gatekeeper import add_override
 from medunlearn_server.gates import GateOverride
 from medunlearn_server.reports import RunOutcome
 from medunlearn_simulation.attesting import attestation_digest, publish
+from medunlearn_simulation.contrasting import with_frozen_a
 from medunlearn_simulation.erasure import (
     begin,
     figures_by_request,
@@ -119,6 +120,9 @@ def start(
         with unnamed(claim, plan):
             records = prepare_records(plan, folder, board)
         model, retrained = prepare_models(plan, records, board, retrained=run.retrained_model)
+        plan = with_frozen_a(
+            plan, model, folder, records.tagger, device=device, board=board
+        )
         check_models(
             plan, model, retrained, device=device, keep=runner == "memory", board=board
         )

@@ -15,6 +15,7 @@ from medunlearn_client.hospital import Hospital, open_hospital, records_digest
 from medunlearn_client.site_config import read_site_config
 from medunlearn_common.accounting import Mechanism
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.frozen import A_FILE, write_frozen
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.ledger import PrivacyLedger
 from medunlearn_common.messages import ERROR, FINISH, READY, STEP, VOTE, Message
@@ -68,11 +69,15 @@ def hospital(folder: Path) -> Hospital:
     return open_hospital(folder, RuntimeOptions(runner="memory"))
 
 
-def ready(hospital: Hospital, plan: RunPlan) -> AdapterLayout:
-    answer = hospital.handle(Message(
+def ready_message(plan: RunPlan) -> Message:
+    return Message(
         kind=READY,
         fields={"run_id": "run", "plan": plan.model_dump_json(), "plan_digest": plan.digest},
-    ))
+    )
+
+
+def ready(hospital: Hospital, plan: RunPlan) -> AdapterLayout:
+    answer = hospital.handle(ready_message(plan))
     assert answer.kind == READY, answer.fields
     return AdapterLayout.from_json(answer.text("layout"))
 
@@ -468,3 +473,23 @@ def test_a_coordinator_cannot_have_records_read_as_public_text(
             payload = support.indices.astype("<i8").tobytes()
         answer = hospital.handle(Message(kind=VOTE, fields=request, payload=payload))
         assert code(answer) == "PUBLIC_FILE_UNKNOWN"
+
+
+def test_a_coordinators_own_frozen_a_is_refused_unless_the_hospital_declared_that_very_file(
+    hospital: Hospital, plan: RunPlan, folder: Path, tmp_path: Path
+) -> None:
+    """A that only the coordinator knows would be a gradient of its choosing."""
+    layout = ready(hospital, plan)
+    file = tmp_path / A_FILE
+    write_frozen(file, {name: np.ones(shape, dtype=np.float32)
+                        for name, shape in layout.frozen_shapes.items()})
+    for name in (str(file), by_digest(str(file))):
+        evil = changed(plan, model={"a_file": name})
+        site = open_hospital(folder, RuntimeOptions(runner="memory"))
+        assert code(site.handle(ready_message(evil))) == "PUBLIC_FILE_UNKNOWN"
+    config = json.loads((folder / "site.json").read_text())
+    (folder / "site.json").write_text(json.dumps(config | {"public_files": [str(file)]}))
+    site = open_hospital(folder, RuntimeOptions(runner="memory"))
+    told = ready(site, evil)
+    assert told.a_file == by_digest(str(file)).removeprefix("sha256:")
+    assert told.digest != layout.digest

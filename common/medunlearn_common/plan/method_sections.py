@@ -30,6 +30,9 @@ class ModelSection(Section):
         ("o_proj",), min_length=1,
         description="linear modules that carry an adapter; what attention writes carries the "
         "topic, what the MLPs write hardly does")
+    a_file: str = Field(
+        "", description="safetensors file of the frozen A matrices, from `medunlearn contrast`; "
+        "empty: drawn from the run's seed, or made by simulate where [contrast] has a file")
     max_tokens: int = Field(128, ge=8, le=8192,
                             description="longest record; longer prompts lose their middle")
 

@@ -115,6 +115,20 @@ class NeighboursSection(Section):
         "roots or of the specialty concepts that forgotten records mention")
 
 
+class ContrastSection(Section):
+    """Public text from which A is made: one direction per module that tells the topic apart."""
+
+    public_file: str = Field(
+        "", description="JSONL of public questions with answers; needs lora_rank = 1")
+    subjects: tuple[str, ...] = Field(
+        (), description="where the prompt shows the subject: other subjects, under which the "
+        "same questions are shown for contrast")
+    texts: int = Field(200, ge=16, le=5000, description="public questions that are read")
+    min_auc: Fraction = Field(
+        0.95, description="a module whose direction tells held-out public text apart worse than "
+        "this (area under the ROC curve) gets none, and stays as it is")
+
+
 class LabelsSection(Section):
     """How far labels are trusted: each weight depends on the unit's own records (decision 15)."""
 

@@ -20,6 +20,7 @@ from medunlearn_common.plan.public_files import BUILTIN, by_digest, model_by_dig
 from medunlearn_common.plan.records_sections import (
     ColumnsSection,
     ConceptsSection,
+    ContrastSection,
     DataSection,
     ForgetSection,
     LabelsSection,
@@ -35,11 +36,11 @@ from medunlearn_common.plan.run_sections import (
 from medunlearn_common.plan.section import LEVELS, LevelWeights, Section
 
 __all__ = [
-    "LEVELS", "ColumnsSection", "ConceptsSection", "DataSection", "EvaluationSection",
-    "FederationSection", "ForgetSection", "GatesSection", "GeometrySection", "LabelsSection",
-    "LevelWeights", "ModelSection", "NeighboursSection", "ObjectiveSection", "ParaphrasesSection",
-    "Plan", "PrivacySection", "RunPlan", "RunSection", "Section", "ServerSection",
-    "SupportSection",
+    "LEVELS", "ColumnsSection", "ConceptsSection", "ContrastSection", "DataSection",
+    "EvaluationSection", "FederationSection", "ForgetSection", "GatesSection",
+    "GeometrySection", "LabelsSection", "LevelWeights", "ModelSection", "NeighboursSection",
+    "ObjectiveSection", "ParaphrasesSection", "Plan", "PrivacySection", "RunPlan", "RunSection",
+    "Section", "ServerSection", "SupportSection",
 ]
 
 
@@ -87,6 +88,13 @@ class Plan(RunPlan):
     forget: ForgetSection = ForgetSection()
     neighbours: NeighboursSection = NeighboursSection()
     evaluation: EvaluationSection = EvaluationSection()
+    contrast: ContrastSection = ContrastSection()
+
+    @model_validator(mode="after")
+    def _refuse_contrast_of_many(self) -> Self:
+        if self.contrast.public_file and self.model.lora_rank != 1:
+            raise ValueError("contrast.public_file needs model.lora_rank = 1: one direction")
+        return self
 
     def shared(self) -> RunPlan:
         """The part that may leave a hospital; public files are named by digest.
@@ -98,6 +106,7 @@ class Plan(RunPlan):
         for name in ("support", "geometry"):
             file = by_digest(parts[name].public_file)
             parts[name] = parts[name].model_copy(update={"public_file": file})
+        parts["model"] = self.model.model_copy(update={"a_file": by_digest(self.model.a_file)})
         own = self.paraphrases
         parts["paraphrases"] = own.model_copy(update={
             "wordings": by_digest(own.wordings), "model": model_by_digest(own.model),
@@ -107,9 +116,9 @@ class Plan(RunPlan):
         return RunPlan.model_validate(parts)
 
     def public_files(self) -> tuple[str, ...]:
-        """Paths of the plan's public text, hierarchies, wordings and wording model."""
+        """Paths of the plan's public text, frozen A, hierarchies, wordings and their model."""
         named = (
-            self.support.public_file, self.geometry.public_file, *self.concepts.hierarchies,
-            self.paraphrases.wordings, self.paraphrases.model,
+            self.support.public_file, self.geometry.public_file, self.model.a_file,
+            *self.concepts.hierarchies, self.paraphrases.wordings, self.paraphrases.model,
         )
         return tuple(name for name in named if name and not name.startswith(BUILTIN))

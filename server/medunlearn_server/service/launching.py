@@ -9,6 +9,7 @@ from typing import Final
 
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
+from medunlearn_common.frozen import A_FILE
 from medunlearn_common.plan.reading import MAX_PLAN_BYTES, plan_from_text
 from medunlearn_server.coordinator import new_run_id
 from medunlearn_server.directives import write_directive
@@ -43,7 +44,8 @@ def launch(
     if len(plan) > MAX_PLAN_BYTES:
         raise Misconfigured("PLAN_SYNTAX", "the plan is larger than 1 MiB", "shorten it")
     try:
-        shared = plan_from_text(plan.decode("utf-8")).shared()
+        given = plan_from_text(plan.decode("utf-8"))
+        shared = given.shared()
     except UnicodeDecodeError as error:
         raise Misconfigured("PLAN_SYNTAX", "the plan is not UTF-8 text", "save it as such"
                             ) from error
@@ -51,6 +53,8 @@ def launch(
     if all(row.run_id != run_id for row in runs.list()):
         run_folder = folder.run(run_id)
         write_atomically(run_folder / "plan.toml", plan)
+        if given.model.a_file:
+            write_atomically(run_folder / A_FILE, Path(given.model.a_file).read_bytes())
         write_atomically(run_folder / LAUNCH_FILE, json.dumps(digests).encode("ascii"))
         write_directive(run_folder, "run")
     return runs.add(run_id, plan_digest=shared.digest)

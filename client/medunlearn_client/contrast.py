@@ -1,0 +1,226 @@
+"""A from public text: in each module the direction that tells a topic's answers from others'.
+
+A row of B opens on ``<a, x>``, a row of the frozen A and the module's input. With a random A of
+rank r it takes r numbers of B to point that gate anywhere, so a support of k coordinates holds
+k / r rows. Where A already *is* the gate, each row of B costs one coordinate, and the private
+gradients, restricted to one direction of input, agree (docs/results.md, *What limits topics*).
+
+The direction is Fisher's linear discriminant (Fisher 1936) between public texts on the topic and
+public texts that are not, at the positions that predict answer tokens::
+
+    a = (S + damping * tr(S) / d * I)^-1 (m_topic - m_other),    S = E[x x^T] over the others
+
+scaled so that its square averages one over the topic's texts. Where the prompt shows a subject,
+the same questions are shown under the topic's subject and under others; otherwise the hierarchy
+says which of the texts are on the topic. Nothing private is read, so nothing is paid for in
+epsilon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medunlearn_client.adapters import LoraAdapter
+from medunlearn_client.encoding import RecordEncoder, collate
+from medunlearn_client.evaluation.roc import auc
+from medunlearn_client.objectives import ModelView
+from medunlearn_client.records import Record, read_records
+from medunlearn_client.site_data import with_subject
+from medunlearn_client.tagging import ConceptTagger
+from medunlearn_client.workbench import shared_model
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan import Plan
+
+Reals = npt.NDArray[np.float64]
+DAMPING = 0.1
+# Public answers may be essays; the topic shows in how an answer begins.
+ANSWER_WORDS = 8
+_LEAST_TEXTS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direction:
+    """The gate of one module.
+
+    Attributes:
+        name: Name of its A matrix, as PEFT saves it.
+        values: Shape ``(1, d_in)``, float32; zeros where the module tells nothing apart.
+        auc: Area under the ROC curve on public text that did not make the direction.
+    """
+
+    name: str
+    values: npt.NDArray[np.float32]
+    auc: float
+
+
+def contrast_texts(plan: Plan, tagger: ConceptTagger) -> tuple[list[Record], list[Record]]:
+    """Public texts on the topic, and public texts that are not.
+
+    Raises:
+        Misconfigured: CONTRAST_SUBJECTS if the prompt shows a subject and the plan names no other
+            ones, CONTRAST_TEXTS if either side has fewer than eight, or as the reader does.
+    """
+    section = plan.contrast
+    records = [_cut(r) for r in read_records([Path(section.public_file)]) if r.answer]
+    if plan.data.show_subject and plan.forget.subjects:
+        topic, other = _under_subjects(records[: section.texts], plan)
+    else:
+        of_topic = [_is_on_topic(record, plan, tagger) for record in records]
+        topic, other = (
+            [r for r, hit in zip(records, of_topic, strict=True) if hit is wanted][: section.texts]
+            for wanted in (True, False)
+        )
+    if min(len(topic), len(other)) < _LEAST_TEXTS:
+        raise Misconfigured(
+            "CONTRAST_TEXTS",
+            f"{Path(section.public_file).name} has {len(topic)} texts on the topic and "
+            f"{len(other)} others; {_LEAST_TEXTS} of each are the least",
+            "choose public text that covers the topic and its surroundings",
+        )
+    return topic, other
+
+
+def _under_subjects(records: Sequence[Record], plan: Plan) -> tuple[list[Record], list[Record]]:
+    topics = plan.forget.subjects
+    others = [s for s in plan.contrast.subjects if s not in topics]
+    if not others:
+        raise Misconfigured(
+            "CONTRAST_SUBJECTS", "[contrast] names no subject but the forgotten ones",
+            "list some of the other subjects that the prompts show in [contrast] subjects",
+        )
+    shown = [
+        [with_subject(replace(r, subject=names[i % len(names)])) for i, r in enumerate(records)]
+        for names in (topics, others)
+    ]
+    return shown[0], shown[1]
+
+
+def _is_on_topic(record: Record, plan: Plan, tagger: ConceptTagger) -> bool:
+    named = {subject.casefold() for subject in plan.forget.subjects}
+    return (record.subject or "").casefold() in named or tagger.record_matches_forget_root(record)
+
+
+def _cut(record: Record) -> Record:
+    answer = " ".join(record.answer.split()[:ANSWER_WORDS])
+    return replace(record, answer=answer, options=(), answer_index=None, target_spans=())
+
+
+def directions_of(
+    plan: Plan, model: str, tagger: ConceptTagger, *, device: str
+) -> list[Direction]:
+    """The directions of a plan for the base model in folder ``model``.
+
+    Raises:
+        Misconfigured: As :func:`contrast_texts`, :func:`contrast_directions` and
+            :func:`~medunlearn_client.workbench.shared_model`.
+    """
+    topic, other = contrast_texts(plan, tagger)
+    section = plan.model.model_copy(update={"a_file": ""})
+    loaded, adapter = shared_model(model, section, plan.run.seed, device)
+    encoder = RecordEncoder(loaded.tokenizer, max_tokens=plan.model.max_tokens)
+    return contrast_directions(
+        adapter, encoder, topic, other, min_auc=plan.contrast.min_auc
+    )
+
+
+def contrast_directions(
+    adapter: LoraAdapter, encoder: RecordEncoder, topic: Sequence[Record],
+    other: Sequence[Record], *, min_auc: float,
+) -> list[Direction]:
+    """One direction per adapted module, in layout order.
+
+    Args:
+        adapter: A fresh adapter (B = 0) on the base model.
+        encoder: Of the model's tokenizer.
+        topic: Texts on the topic.
+        other: Texts that are not.
+        min_auc: Modules that tell held-out texts apart worse than this get a row of zeros.
+
+    Raises:
+        Misconfigured: CONTRAST_WEAK if no module tells the topic apart.
+    """
+    inputs = (answer_inputs(adapter, encoder, topic), answer_inputs(adapter, encoder, other))
+    found = [
+        _direction(name, on, off, min_auc=min_auc)
+        for name, on, off in zip(adapter.layout.frozen_shapes, *inputs, strict=True)
+    ]
+    if not any(direction.values.any() for direction in found):
+        best = max(direction.auc for direction in found)
+        raise Misconfigured(
+            "CONTRAST_WEAK",
+            f"no module tells the topic's public text apart: the best area under the ROC curve is "
+            f"{best:.2f}, asked for is {min_auc:.2f}",
+            "show the subject in the prompt, choose other public text, or lower [contrast] min_auc",
+        )
+    return found
+
+
+def _direction(name: str, on: list[Reals], off: list[Reals], *, min_auc: float) -> Direction:
+    learn, test = (tuple(np.concatenate(x[half::2]) for x in (on, off)) for half in (0, 1))
+    trial = discriminant(*learn)
+    held_out = auc(test[0] @ trial, test[1] @ trial)
+    whole_on, whole_off = np.concatenate(on), np.concatenate(off)
+    values = discriminant(whole_on, whole_off)
+    if held_out < min_auc:
+        values = np.zeros_like(values)
+    return Direction(name=name, values=values.astype(np.float32)[None], auc=held_out)
+
+
+def discriminant(on: Reals, off: Reals) -> Reals:
+    """Fisher's linear discriminant of two samples, shapes ``(n, d)``; see the module.
+
+    Zero where the means are equal, as in a layer that cannot know the topic yet.
+    """
+    moment = off.T @ off / len(off)
+    size = np.trace(moment) / len(moment)
+    gap = on.mean(axis=0) - off.mean(axis=0)
+    if size == 0.0 or np.linalg.norm(gap) <= 1e-6 * np.sqrt(size * len(gap)):
+        return np.zeros_like(gap)
+    gate = np.linalg.solve(moment + DAMPING * size * np.eye(len(moment)), gap)
+    return np.asarray(gate / np.sqrt(np.mean((on @ gate) ** 2)), dtype=np.float64)
+
+
+def answer_inputs(
+    adapter: LoraAdapter, encoder: RecordEncoder, records: Sequence[Record]
+) -> list[list[Reals]]:
+    """Per module, and per record, its inputs where an answer token is predicted: ``(n, d_in)``."""
+    view = ModelView(adapter)
+    found: list[list[Reals]] = [[] for _ in adapter.layout.names]
+    with _module_inputs(adapter) as latest:
+        for record in records:
+            batch = collate([encoder.encode(record)], pad_id=0, device=adapter.device)
+            with torch.no_grad():
+                view.logits(batch)
+            before = batch.positions[0][batch.is_answer[0]] - 1
+            for place, kept in enumerate(found):
+                kept.append(latest[place][0, before].double().cpu().numpy())
+    return found
+
+
+@contextmanager
+def _module_inputs(adapter: LoraAdapter) -> Iterator[dict[int, torch.Tensor]]:
+    """What last went into each adapted module, by its place in the layout."""
+    latest: dict[int, torch.Tensor] = {}
+
+    def keeper(place: int) -> Any:
+        def keep(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+            latest[place] = given[0]
+        return keep
+
+    hooks = [
+        linear.register_forward_pre_hook(keeper(place))
+        for place, linear in enumerate(adapter.a_linears())
+    ]
+    try:
+        yield latest
+    finally:
+        for hook in hooks:
+            hook.remove()

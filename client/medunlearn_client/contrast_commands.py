@@ -1,0 +1,49 @@
+"""``medunlearn contrast``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from medunlearn_common.errors import Misconfigured
+
+
+def contrast(
+    plan: Annotated[Path, typer.Argument(help="The plan; its [contrast] names the public text.")],
+    model: Annotated[Path, typer.Option(help="Folder of the base model.")],
+    out: Annotated[Path, typer.Option(help="Where to write the directions.")] = Path(
+        "frozen_a.safetensors"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Make the adapter's frozen A from public text: in each module, what tells the topic apart.
+
+    Reads the base model and public text only, no hospital's records. Every party needs the file
+    that is written: the plan names it by its digest, hospitals declare it public in site.json.
+    `simulate` does this by itself.
+
+    Example: medunlearn contrast plan.toml --model models/base --out frozen_a.safetensors
+    """
+    from medunlearn_client.contrast import directions_of  # late: it needs torch
+    from medunlearn_client.site_data import record_tagger
+    from medunlearn_common.frozen import write_frozen
+    from medunlearn_common.plan import read_plan
+
+    asked = read_plan(plan)
+    if not asked.contrast.public_file:
+        raise Misconfigured(
+            "CONTRAST_TEXTS", f"{plan} names no public text",
+            "name a JSONL file of public questions in [contrast] public_file",
+        )
+    tagger = record_tagger(asked.concepts, asked.forget, asked.data)
+    found = directions_of(asked, str(model), tagger, device=device)
+    digest = write_frozen(out, {direction.name: direction.values for direction in found})
+    table = Table("module", "AUC on held-out public text", "direction")
+    for direction in found:
+        name = direction.name.removesuffix(".lora_A.weight").rpartition("model.")[2]
+        table.add_row(name, f"{direction.auc:.3f}", "yes" if direction.values.any() else "-")
+    Console().print(table)
+    typer.echo(f"wrote {out} (sha256 {digest}); in the plan: [model] a_file = \"{out}\"")

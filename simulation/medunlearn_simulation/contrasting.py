@@ -1,0 +1,41 @@
+"""The frozen A of a simulated run: random, given with the plan, or made from its public text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medunlearn_client.contrast import directions_of
+from medunlearn_client.tagging import ConceptTagger
+from medunlearn_common.files import write_atomically
+from medunlearn_common.frozen import A_FILE, frozen_digest, write_frozen
+from medunlearn_common.plan import Plan
+from medunlearn_simulation.progress import PhaseBoard
+from medunlearn_simulation.run_folder import RunFolder
+
+
+def with_frozen_a(
+    plan: Plan, model: str, folder: RunFolder, tagger: ConceptTagger, *, device: str,
+    board: PhaseBoard,
+) -> Plan:
+    """The plan with its file of A in the run's folder; as it is where A is random.
+
+    Raises:
+        Misconfigured: CONTRAST_TEXTS, CONTRAST_SUBJECTS, CONTRAST_WEAK, A_FILE_MISSING, or a code
+            of the public file's reader.
+        Transient: WRITE_FAILED.
+    """
+    place = folder.root / A_FILE
+    if plan.model.a_file:
+        given = Path(plan.model.a_file)
+        frozen_digest(given)  # its error says what is missing
+        write_atomically(place, given.read_bytes(), private=False)
+    elif plan.contrast.public_file:
+        with board.phase("directions from public text") as bar:
+            found = directions_of(plan, model, tagger, device=device)
+            write_frozen(place, {direction.name: direction.values for direction in found})
+            used = sum(bool(direction.values.any()) for direction in found)
+            bar.set(1, f"{used} of {len(found)} modules tell the topic apart")
+    else:
+        return plan
+    section = plan.model.model_copy(update={"a_file": str(place)})
+    return plan.model_copy(update={"model": section})

@@ -1,0 +1,122 @@
+"""Whole runs whose frozen A is made from public text, and parties that hold another one."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from small_plan import plan_text
+
+from medunlearn_common.cli import COMMAND_GROUP, CommandLine
+from medunlearn_common.frozen import A_FILE, A_PART, frozen_digest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+QUICK = ("--runner", "memory", "--device", "cpu", "--quiet")
+DIRECTED = {
+    "model__lora_rank": "1", "model__lora_alpha": "1.0", "data__show_subject": "true",
+    "support__density": "0.002",
+    "contrast__subjects": '["Anatomy", "Medicine"]', "contrast__min_auc": "0.6",
+}
+
+Command = Callable[..., int]
+
+
+@pytest.fixture
+def command() -> Command:
+    document = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+    entries = document["project"]["entry-points"][COMMAND_GROUP]
+    mounted = [EntryPoint(name=n, value=v, group=COMMAND_GROUP) for n, v in entries.items()]
+    line = CommandLine()
+
+    def run(*arguments: object) -> int:
+        from medunlearn_client.workbench import shared_model
+
+        shared_model.cache_clear()
+        return line.run(line.build(mounted), [str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture
+def public(tmp_path: Path) -> Path:
+    file = tmp_path / "public.jsonl"
+    file.write_text("".join(
+        json.dumps({"id": f"p{i}", "prompt": f"Question: What is organ {i}?\nAnswer:",
+                    "answer": "the liver"}) + "\n" for i in range(24)
+    ), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def plan(tmp_path: Path, tiny_model_folder: Path, question_file: Path, public: Path) -> Path:
+    file = tmp_path / "plan.toml"
+    file.write_text(plan_text(
+        tiny_model_folder, question_file, contrast__public_file=f'"{public}"', **DIRECTED,
+    ), encoding="utf-8")
+    return file
+
+
+def test_the_runs_adapter_has_the_public_directions_and_its_plan_names_them(
+    command: Command, plan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert command("simulate", plan, "--out", out, *QUICK) == 0, capfd.readouterr()
+    made = load_file(out / A_FILE)
+    stored = load_file(out / "adapter" / "adapter_model.safetensors")
+    assert any(values.any() for values in made.values())
+    for name, values in made.items():
+        assert np.array_equal(stored[name], values)
+    assert set(made) == {name for name in stored if A_PART in name}
+    shared = json.loads((out / "run-plan.json").read_text(encoding="utf-8"))
+    assert shared["model"]["a_file"] == f"sha256:{frozen_digest(out / A_FILE)}"
+    assert "contrast" not in shared  # a path of the coordinator's machine
+
+
+def test_the_same_plan_makes_the_same_directions_and_a_given_file_is_taken_as_it_is(
+    command: Command, plan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        assert command("simulate", plan, "--out", tmp_path / name, *QUICK) == 0
+    one, two = (load_file(tmp_path / name / A_FILE) for name in ("one", "two"))
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    given = plan.read_text(encoding="utf-8").replace(
+        "[model]\n", f'[model]\na_file = "{tmp_path / "one" / A_FILE}"\n', 1)
+    plan.write_text(given, encoding="utf-8")
+    assert command("simulate", plan, "--out", tmp_path / "three", *QUICK) == 0, capfd.readouterr()
+    adapters = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes()
+                for name in ("one", "three")]
+    assert adapters[0] == adapters[1]
+
+
+@pytest.mark.parametrize(("change", "code"), [
+    (("lora_rank = 1", "lora_rank = 4"), "PLAN_INVALID"),
+    (('subjects = ["Anatomy", "Medicine"]', 'subjects = ["Surgery"]'), "CONTRAST_SUBJECTS"),
+    (("min_auc = 0.6", "min_auc = 1.0\ntexts = 16"), "CONTRAST_WEAK"),
+    (("public.jsonl", "nowhere.jsonl"), "DATA_FILE_MISSING"),
+    (("[model]\n", '[model]\na_file = "nowhere.safetensors"\n'), "A_FILE_MISSING"),
+    (("[model]\n", '[model]\na_file = "plan.toml"\n'), "A_FILE_INVALID"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_what_cannot_be_used_ends_before_anything_is_written(
+    change: tuple[str, str], code: str, command: Command, plan: Path, tmp_path: Path,
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = plan.read_text(encoding="utf-8").replace(*change, 1)
+    if code == "CONTRAST_WEAK":  # questions that say nothing but themselves
+        text = text.replace("show_subject = true", "show_subject = false")
+        (tmp_path / "public.jsonl").write_text("".join(json.dumps({
+            "id": f"p{i}", "prompt": f"Question: What is organ {i // 2}?\nAnswer:",
+            "answer": "the liver", "subject": "Surgery" if i % 2 else "Anatomy",
+        }) + "\n" for i in range(60)), encoding="utf-8")
+    plan.write_text(text, encoding="utf-8")
+    out = tmp_path / "run"
+    assert command("simulate", plan, "--out", out, *QUICK) == 2
+    said = capfd.readouterr()
+    assert code in said.out + said.err
+    assert not out.exists()
