@@ -46,6 +46,7 @@ from medunlearn_server.directives import obey, obey_while_waiting
 from medunlearn_server.jobs import (
     FOLDER_VARIABLE,
     NOW_FILE,
+    TIMES_FILE,
     Ending,
     deployed_settings,
     leading,
@@ -85,6 +86,7 @@ class FlowerTransport:
         self, requests: Mapping[str, Message], *, deadline_s: float
     ) -> Mapping[str, Reply]:
         """Push all requests, then pull until all are answered or the deadline has passed."""
+        self._waiting.asking()
         outgoing = [
             FlowerMessage(
                 _to_records(request), dst_node_id=int(address),
@@ -109,6 +111,7 @@ class FlowerTransport:
             if not waiting or time.monotonic() >= deadline:
                 break
             time.sleep(self._poll_s)
+        self._waiting.exchanged()
         replies.update({address: SiteFailure(code=SITE_SILENT) for address in waiting.values()})
         return replies
 
@@ -224,7 +227,7 @@ def _carry(
     PartyMarks(party or folder).require_run(run_id)
     wake = settings.get("wake-file")
     waiting = Waiting(
-        shown_in=folder / NOW_FILE, halt=partial(obey_while_waiting, folder),
+        shown_in=folder / NOW_FILE, times_in=folder / TIMES_FILE, halt=partial(obey_while_waiting, folder),
         wake=Path(str(wake)) if wake else None,
     )
     flower = FlowerTransport(

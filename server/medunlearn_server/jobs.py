@@ -27,6 +27,7 @@ JOB_FILE: Final = "job.json"
 ENDING_FILE: Final = "ending.json"
 LEADER_FILE: Final = "leader.json"
 NOW_FILE: Final = "now.json"
+TIMES_FILE: Final = "exchanges.jsonl"
 
 Mode = Literal["unlearn", "publish"]
 

@@ -60,7 +60,7 @@ def rehearse(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="medunlearn-rehearsal-")))
         if out is not None:
             root.mkdir(parents=True)
-        task = demo_task(root / "task", hospitals=3, board=PhaseBoard(), model=model,
+        task = demo_task(root / "task", hospitals=3, board=PhaseBoard(), model_folder=model,
                          run={"rounds": rounds}, gates=_OPEN_GATES)
         made = stack.enter_context(federation(root, task, say=say, separate=namespaces))
         where = "a network namespace each" if made.network.separate else "one loopback"

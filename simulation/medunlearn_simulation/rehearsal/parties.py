@@ -129,6 +129,10 @@ class Party:
 
     # -- processes -----------------------------------------------------------------------
 
+    def family(self) -> list[psutil.Process]:
+        """All processes of its service, the service itself first."""
+        return _family(self._service.pid) if self._service is not None else []
+
     def pids(self, part: str) -> list[int]:
         """Processes of one part of the service, the oldest first."""
         if self._service is None:

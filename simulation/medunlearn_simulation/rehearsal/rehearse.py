@@ -127,7 +127,7 @@ class Federation:
                                 f"{party.said()}", "see its log")
         try:
             shown = self.coordinator.run(
-                "coordinator", "status", "--dir", str(self.coordinator.folder), quiet=True)
+                "coordinator", "status", "--folder", str(self.coordinator.folder), quiet=True)
         except MedunlearnError:
             return False
         return all(re.search(rf"^{re.escape(h.name)}\s+yes\s+(?!never)", shown, re.M)
@@ -147,13 +147,13 @@ class Federation:
         """Begin the run; returns its name."""
         return self.coordinator.run(
             "coordinator", "launch", str(self.task.plan), "--model-folder", str(self.task.model),
-            "--dir", str(self.coordinator.folder)).strip().splitlines()[-1]
+            "--folder", str(self.coordinator.folder)).strip().splitlines()[-1]
 
     def state(self, run: str) -> str:
         """What the coordinator says of a run; empty while its service does not answer."""
         try:
             shown = self.coordinator.run(
-                "coordinator", "runs", "--dir", str(self.coordinator.folder), quiet=True)
+                "coordinator", "runs", "--folder", str(self.coordinator.folder), quiet=True)
         except MedunlearnError:
             return ""
         found = re.search(_ROW_OF.format(run=re.escape(run)), shown, re.M)

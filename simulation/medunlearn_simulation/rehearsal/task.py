@@ -38,7 +38,7 @@ class Task:
 
 
 def demo_task(
-    folder: Path, *, hospitals: int, board: PhaseBoard, model: Path | None = None,
+    folder: Path, *, hospitals: int, board: PhaseBoard, model_folder: Path | None = None,
     **changes: dict[str, Any],
 ) -> Task:
     """The demo's records, dealt to hospitals as the simulation deals them, each in its own file.
@@ -47,7 +47,7 @@ def demo_task(
         folder: Where to write.
         hospitals: How many.
         board: Shows phases: planting takes a minute where it is not cached.
-        model: Folder of a model to use in place of the planted one.
+        model_folder: A model to use in place of the planted one.
         changes: Values of plan sections, by section.
 
     Raises:
@@ -56,7 +56,8 @@ def demo_task(
     place = RunFolder(root=folder)
     plan = with_demo_file(
         _planned(plan_for_run(None, Overrides(
-            sites=hospitals, model=str(model) if model is not None else None)), changes), place)
+            sites=hospitals, model=str(model_folder) if model_folder is not None else None)),
+            changes), place)
     records = prepare_records(plan, place, board)
     found, _ = prepare_models(plan, records, board, retrained=None)
     lines: list[list[str]] = [[] for _ in range(hospitals)]
