@@ -92,7 +92,8 @@ def deployed_settings(folder: Path, run_config: Mapping[str, Any]) -> dict[str, 
         "plan": str(known[run_id] / "plan.toml"), "run-folder": str(known[run_id]),
         "run-id": run_id, "resume": True, "poll-s": job.poll_s, "mode": job.mode,
         "trust-folder": str(folder), "attempt": job.attempt,
-        "wake-file": str(folder / "state" / "pushed"), "model-digest": job.model_digest,
+        "wake-file": str(folder / "state" / "pushed"),
+        "gateway-folder": str(folder / "state"), "model-digest": job.model_digest,
         "tokenizer-digest": job.tokenizer_digest,
     }
 

@@ -2,7 +2,8 @@
 
     worker       holds trust, records and model; alone has the key's passphrase
     supernode    connects to the coordinator's gateway over TLS with the node's own key
-    superexec    starts one app process per message (``service.app_process``)
+    starter      forks one app process per message (``service.app_starter``, ``app_process``)
+    superexec    takes the node's messages and asks the starter (``service.app_caller``)
 
 The executor finds exactly one program on its PATH, so that whatever kind of task a coordinator
 schedules here, only that one can be started.
@@ -22,6 +23,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from secrets import token_hex
 
+from medunlearn_client.service import app_caller
 from medunlearn_client.service.config import HospitalConfig, HospitalPaths, read_hospital_config
 from medunlearn_client.service.wire import PREFIX
 from medunlearn_client.service.worker_client import WorkerClient
@@ -34,6 +36,7 @@ from medunlearn_common.processes import Child, Children, ChildSpec, wait_until
 
 _LOG = logging.getLogger("medunlearn.node")
 WORKER, NODE, EXECUTOR, WATCH = "worker", "supernode", "superexec", "watch"
+STARTER = "starter"
 # After the last answer: the app process hands it to the node, which looks twice a second.
 HAND_OVER_S, LINGER_S = 10.0, 1.5
 _LOOK_S = 0.2
@@ -70,6 +73,8 @@ class HospitalNode:
                        grace_s=self.config.node.request_timeout_s),
             self._spec(NODE, self._supernode(), first_delay_s=self.config.node.restart_delay_s,
                        longest_delay_s=max(60.0, self.config.node.restart_delay_s)),
+            self._spec(STARTER, (*python, "medunlearn_client.service.app_starter", folder),
+                       path=str(self._programs), grace_s=5.0),
             self._spec(EXECUTOR, self._superexec(), path=str(self._programs)),
         ]
         if self.config.watch.enabled:
@@ -136,8 +141,9 @@ class HospitalNode:
         program = self._programs / "flwr-clientapp"
         write_atomically(program, (
             "#!/bin/sh\n"
-            f"exec {shlex.quote(sys.executable)} -P -m medunlearn_client.service.app_process "
-            f'{shlex.quote(str(self.paths.folder))} "$@"\n').encode())
+            f"exec {shlex.quote(sys.executable)} -I -S {shlex.quote(app_caller.__file__)} "
+            f"{shlex.quote(str(self.paths.starter))} {shlex.quote(str(self.paths.folder))} "
+            '"$@"\n').encode())
         program.chmod(0o700)
 
     def _changed(self, child: Child) -> None:

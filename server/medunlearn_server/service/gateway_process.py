@@ -17,6 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_server.answered import ANSWERED_FILE, AnswerBoard
 from medunlearn_server.service.config import CoordinatorFolder, open_folder, split_address
 from medunlearn_server.service.gateway import HOLD_S, Gateway
 from medunlearn_server.service.node_keys import NodeKeys
@@ -103,6 +104,7 @@ async def serve(folder: CoordinatorFolder) -> None:
         superlink=config.listen.superlink, certificate=folder.state / LOOPBACK_CERTIFICATE,
         keys=NodeKeys(folder.nodes), limits=limits, wake_file=folder.state / WAKE_FILE,
         stopping=lambda: server.should_exit, seen=Seen(folder.state / SEEN_FILE).note,
+        board=AnswerBoard(folder.state / ANSWERED_FILE),
     )
     settings = uvicorn.Config(
         gateway, host=host, port=port, http=PatientProtocol, ws="none", lifespan="off",

@@ -27,12 +27,13 @@ from medunlearn_common.files import require_writable
 from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.processes import Children, ChildSpec, on_termination
 from medunlearn_common.trust_folder import open_identity
+from medunlearn_server.answered import NODES_FILE
 from medunlearn_server.service.conductor import Conductor, Surroundings
 from medunlearn_server.service.config import CoordinatorFolder, open_folder
 from medunlearn_server.service.control import Control, ControlServer, now_s
 from medunlearn_server.service.loopback_tls import new_loopback_tls
 from medunlearn_server.service.node_keys import NodeKeys
-from medunlearn_server.service.registration import NODES_FILE, Registration
+from medunlearn_server.service.registration import Registration
 from medunlearn_server.service.runs_db import RunsDb
 from medunlearn_server.service.superlink import SuperLink
 

@@ -24,7 +24,7 @@ KINDS: Mapping[str, str] = {
     "flower-superlink": "SuperLink", "flwr-serverapp": "ServerApp",
     "service.gateway_process": "gateway", "watching.web": "dashboard",
     "flower-supernode": "SuperNode", "service.app_process": "ClientApp",
-    "service.app_starter": "ClientApp", "service.worker": "worker",
+    "app_caller.py": "ClientApp", "service.app_starter": "ClientApp", "service.worker": "worker",
     "medunlearn_client.watching": "hospital's metrics",
 }
 EXECUTORS = ("coordinator's executor", "hospital's executor")

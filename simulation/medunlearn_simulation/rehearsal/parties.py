@@ -25,7 +25,7 @@ COORDINATOR_PARTS = {
 }
 HOSPITAL_PARTS = {
     "supernode": "flower-supernode", "superexec": "flower-superexec",
-    "worker": "service.worker", "clientapp": "service.app_process",
+    "starter": "service.app_starter", "worker": "service.worker", "clientapp": "app_caller.py",
 }
 _LOOK_S = 0.1
 _COMMAND_S = 600.0
