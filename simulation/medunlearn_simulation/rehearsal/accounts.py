@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import psutil
 
 from medunlearn_simulation.rehearsal.parties import Party
@@ -104,10 +106,63 @@ def spent(before: Look, after: Look) -> dict[str, float]:
 class Memory:
     """Resident memory of each process along the rounds."""
 
-    seen: dict[tuple[str, int, float], list[tuple[float, float]]] = field(
-        default_factory=lambda: defaultdict(list))
+    seen: dict[tuple[str, int, float], list[tuple[float, float]]] = field(default_factory=dict)
 
     def note(self, at: float, found: Look) -> None:
         """Take one look at round ``at`` (may be a fraction)."""
         for (pid, birth), account in found.items():
-            self.seen[account.kind, pid, birth].append((at, account.rss_kib))
+            self.seen.setdefault((account.kind, pid, birth), []).append((at, account.rss_kib))
+
+    def slopes(self, *, settled: float = 3.0) -> dict[str, Slope]:
+        """Growth by kind: one slope over all processes of a kind, each with its own level.
+
+        Args:
+            settled: Rounds of a process's life that are left out: caches fill.
+        """
+        lives: dict[str, list[list[tuple[float, float]]]] = defaultdict(list)
+        for (kind, _, _), points in self.seen.items():
+            later = [point for point in points if point[0] >= points[0][0] + settled]
+            if len(later) >= _FEWEST:
+                lives[kind].append(later)
+        return {kind: slope_of(found) for kind, found in lives.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slope:
+    """Growth of memory, by least squares.
+
+    Attributes:
+        kib: Per round.
+        error: Standard error of that. Memory moves in steps that last, so that it is too small
+            rather than too large.
+        level_kib: Mean size of one process.
+        points: How many looks it rests on.
+        processes: Of how many processes.
+    """
+
+    kib: float
+    error: float
+    level_kib: float
+    points: int
+    processes: int
+
+
+_FEWEST = 4
+
+
+def slope_of(lives: list[list[tuple[float, float]]]) -> Slope:
+    """One slope over several processes' points (round, KiB), each with a level of its own."""
+    x = np.concatenate([_centred([at for at, _ in life]) for life in lives])
+    y = np.concatenate([_centred([kib for _, kib in life]) for life in lives])
+    spread = float(x @ x)
+    kib = float(x @ y) / spread if spread else 0.0
+    left = y - kib * x
+    freedom = max(1, len(x) - len(lives) - 1)
+    error = float(np.sqrt(left @ left / freedom / spread)) if spread else float("inf")
+    level = float(np.mean([kib for life in lives for _, kib in life]))
+    return Slope(kib=kib, error=error, level_kib=level, points=len(x), processes=len(lives))
+
+
+def _centred(values: list[float]) -> npt.NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    return array - array.mean()
