@@ -202,17 +202,17 @@ def listening(path: Path) -> socket.socket:
 
 def main(folder: Path) -> int:
     """The process; ends with SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # Not logs.start: that reads what this process prints in a thread, which no fork survives.
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: stopping.append(got))
     try:
         # Late: these are what takes a second.
-        from medunlearn_client.service import worker_client
+        import medunlearn_client.service.worker_client  # noqa: F401
         from medunlearn_client.service.app_process import answer, prepared
 
         prepared(folder)
-        _LOG.info("%s is loaded", worker_client.__name__)
         gc.collect()
         gc.freeze()  # pages that no child's collector touches stay shared
         Starter(listening(HospitalPaths(folder=folder).starter), answer).serve(

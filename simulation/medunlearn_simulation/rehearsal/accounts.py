@@ -165,4 +165,5 @@ def slope_of(lives: list[list[tuple[float, float]]]) -> Slope:
 
 def _centred(values: list[float]) -> npt.NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
-    return array - array.mean()
+    centred: npt.NDArray[np.float64] = array - array.mean()
+    return centred

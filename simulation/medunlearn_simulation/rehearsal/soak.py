@@ -148,10 +148,11 @@ def _conclude(
 
 def _asked_again(hospitals: Iterable[Party], rounds: int) -> int:
     """How many steps more than rounds the hospital that was asked most often answered."""
-    return max(
-        sum(line.get("kind") == "step" for line in _lines(
-            hospital.folder / "state" / "logs" / "worker.jsonl")) - rounds
-        for hospital in hospitals)
+    def answered(hospital: Party) -> int:
+        lines = _lines(hospital.folder / "state" / "logs" / "worker.jsonl")
+        return sum(line.get("kind") == "step" for line in lines)
+
+    return max(answered(hospital) for hospital in hospitals) - rounds
 
 
 def _charges(hospitals: Iterable[Party], rounds: int) -> tuple[bool, float]:

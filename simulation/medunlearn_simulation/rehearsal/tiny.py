@@ -54,7 +54,7 @@ def write_tiny_model(folder: Path) -> Path:
     texts = [json.dumps(row) for row in demo_rows()][:_TEXTS]
     tokenizer.train_from_iterator(texts, trainer)
     folder.mkdir(parents=True)
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>"
     ).save_pretrained(folder)
     torch.manual_seed(0)
