@@ -13,6 +13,7 @@
 #   make protos    Python code of the gRPC schemas in common/medunlearn_common/service
 #   make deployed  the tests that start a real SuperLink and real nodes
 #   make rehearsal coordinator and three hospitals as real processes, to an adopted adapter
+#   make soak      200 rounds of such a federation, a kill every tenth; ARGS="--rounds 50"
 #   make failures  kills, cuts and attacks on such a federation (root, for namespaces)
 #   make clean     remove what was built (not runs/ and not the model cache)
 
@@ -31,7 +32,7 @@ ARGS ?=
 FUZZ_SECONDS ?= 60
 VECTORS ?=
 
-.PHONY: demo test lint kills masking-long wycheproof fuzz results wrong-labels protos deployed rehearsal failures \
+.PHONY: demo test lint kills masking-long wycheproof fuzz results wrong-labels protos deployed rehearsal soak failures \
 	deploy-check clean install help
 
 help:
@@ -104,6 +105,9 @@ deployed: $(STAMP)
 
 rehearsal: $(STAMP)
 	@$(BIN)/medunlearn rehearse $(ARGS)
+
+soak: $(STAMP)
+	@$(BIN)/python benchmarks/soak.py $(ARGS)
 
 failures: $(STAMP)
 	@MEDUNLEARN_FAILURES=1 $(BIN)/python -m pytest -q tests/service/failures $(ARGS)

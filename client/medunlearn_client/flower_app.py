@@ -35,7 +35,10 @@ from medunlearn_common.messages import ERROR, Message, Scalar
 from medunlearn_common.plan import RuntimeOptions
 
 _LOG = logging.getLogger("medunlearn.flower")
-_HEAD, _FIELDS, _NUMBERS, _PAYLOAD = "head", "fields", "numbers", "payload"
+_HEAD, _NUMBERS = "head", "numbers"
+_KIND, _FIELD, _PAYLOAD = "kind", "field.", "payload"
+MAX_INLINE = 1 << 20
+"""Bytes of a payload that travels within the table; Flower cuts arrays in pieces, not tables."""
 INTERNAL_ERROR = "INTERNAL"
 _WORKER, _WORKER_TIMEOUT = "worker", "worker-timeout-s"
 _DEFAULT_WORKER_TIMEOUT_S = 3600.0
@@ -137,13 +140,20 @@ def _site_folder(settings: Mapping[str, Scalar]) -> Path:
 
 
 def to_records(message: Message) -> RecordDict:
-    """A message as one flat array and two tables of scalars."""
-    payload = Array("uint8", (len(message.payload),), "raw", message.payload)
-    return RecordDict({
-        _HEAD: ConfigRecord({"kind": message.kind}),
-        _FIELDS: ConfigRecord(dict(message.fields)),
-        _NUMBERS: ArrayRecord({_PAYLOAD: payload}),
-    })
+    """A message as one table of scalars; a long payload as a flat array beside it.
+
+    Flower stores and fetches every part of a message by itself, each with several calls.
+    """
+    records = RecordDict()
+    head: dict[str, Scalar | bytes] = {_KIND: message.kind}
+    head |= {f"{_FIELD}{name}": value for name, value in message.fields.items()}
+    if len(message.payload) <= MAX_INLINE:
+        head[_PAYLOAD] = message.payload
+    else:
+        payload = Array("uint8", (len(message.payload),), "raw", message.payload)
+        records[_NUMBERS] = ArrayRecord({_PAYLOAD: payload})
+    records[_HEAD] = ConfigRecord(head)  # type: ignore[arg-type]
+    return records
 
 
 def from_records(records: RecordDict) -> Message:
@@ -153,15 +163,16 @@ def from_records(records: RecordDict) -> Message:
         Rejected: MESSAGE_RECORDS if a part is missing.
     """
     try:
+        head = records.config_records[_HEAD]
+        payload = head[_PAYLOAD] if _PAYLOAD in head else (
+            records.array_records[_NUMBERS][_PAYLOAD].data)
+        if not isinstance(payload, bytes):
+            raise KeyError(_PAYLOAD)
         fields: dict[str, Scalar] = {
-            str(name): value for name, value in records.config_records[_FIELDS].items()
-            if isinstance(value, int | float | str | bool)
+            str(name).removeprefix(_FIELD): value for name, value in head.items()
+            if str(name).startswith(_FIELD) and isinstance(value, int | float | str | bool)
         }
-        return Message(
-            kind=str(records.config_records[_HEAD]["kind"]),
-            fields=fields,
-            payload=bytes(records.array_records[_NUMBERS][_PAYLOAD].data),
-        )
+        return Message(kind=str(head[_KIND]), fields=fields, payload=payload)
     except KeyError as error:
         raise Rejected(
             "MESSAGE_RECORDS", "a request lacks one of its parts",

@@ -41,12 +41,14 @@ from medunlearn_common.files import private_folder
 from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.messages import ERROR, Message, Scalar
 from medunlearn_common.plan import read_plan
+from medunlearn_server.answered import Answered
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import Coordinator
 from medunlearn_server.directives import obey, obey_while_waiting
 from medunlearn_server.jobs import (
     FOLDER_VARIABLE,
     NOW_FILE,
+    TIMES_FILE,
     Ending,
     deployed_settings,
     leading,
@@ -60,7 +62,12 @@ from medunlearn_server.waiting import Waiting
 _LOG = logging.getLogger("medunlearn")
 EVENTS_FILE = "events.jsonl"
 FAILURE_FILE = "failure.json"
-_HEAD, _FIELDS, _NUMBERS, _PAYLOAD = "head", "fields", "numbers", "payload"
+_HEAD, _NUMBERS = "head", "numbers"
+_KIND, _FIELD, _PAYLOAD = "kind", "field.", "payload"
+MAX_INLINE = 1 << 20
+"""Bytes of a payload that travels within the table; Flower cuts arrays in pieces, not tables."""
+# Where the gateway tells whose answers are complete, all others are looked for this rarely.
+_LOOK_AT_ALL_S = 3.0
 # Beyond the deadline, so that an answer is never cut off by its own time to live.
 _TTL_MARGIN_S = 60.0
 _DEFAULT_POLL_S = 0.05
@@ -72,10 +79,14 @@ class FlowerTransport:
     Addresses are Flower node ids; they change when a simulation is resumed.
     """
 
-    def __init__(self, grid: Grid, *, poll_s: float, waiting: Waiting | None = None) -> None:
+    def __init__(
+        self, grid: Grid, *, poll_s: float, waiting: Waiting | None = None,
+        answered: Answered | None = None,
+    ) -> None:
         self._grid = grid
         self._poll_s = poll_s
         self._waiting = waiting or Waiting()
+        self._answered = answered or Answered()
 
     def sites(self) -> tuple[str, ...]:
         """Connected nodes."""
@@ -87,6 +98,7 @@ class FlowerTransport:
         self, requests: Mapping[str, Message], *, deadline_s: float
     ) -> Mapping[str, Reply]:
         """Push all requests, then pull until all are answered or the deadline has passed."""
+        self._waiting.asking()
         outgoing = [
             FlowerMessage(
                 _to_records(request), dst_node_id=int(address),
@@ -101,18 +113,33 @@ class FlowerTransport:
             if address not in waiting.values()
         }
         deadline = time.monotonic() + deadline_s
+        self._answered.asked()
         while waiting:
-            for answer in self._grid.pull_messages(list(waiting)):
+            over = time.monotonic() >= deadline
+            looked_for = self._worth_a_look(waiting, all_of_them=over)
+            for answer in self._grid.pull_messages(looked_for) if looked_for else ():
                 # Flower's own errors come from node 1, so only this field tells whose it is.
                 address = waiting.pop(answer.metadata.reply_to_message_id, None)
                 if address is not None:
                     replies[address] = _to_reply(answer)
             self._waiting.missing(len(waiting))
-            if not waiting or time.monotonic() >= deadline:
+            if not waiting or over:
                 break
             time.sleep(self._poll_s)
+        self._waiting.exchanged()
         replies.update({address: SiteFailure(code=SITE_SILENT) for address in waiting.values()})
         return replies
+
+    def _worth_a_look(self, waiting: Mapping[str, str], *, all_of_them: bool) -> list[str]:
+        """Messages whose answers may be there.
+
+        An answer that is looked for while it is still arriving costs a second: Flower's grid
+        finds that a part is missing and sleeps.
+        """
+        complete = None if all_of_them else self._answered.addresses(within_s=_LOOK_AT_ALL_S)
+        if complete is None:
+            return list(waiting)
+        return [message for message, address in waiting.items() if address in complete]
 
     def _push(
         self, outgoing: list[FlowerMessage], addresses: tuple[str, ...]
@@ -136,13 +163,18 @@ def _message_type(request: Message) -> str:
 
 
 def _to_records(message: Message) -> RecordDict:
-    """One flat array and two tables: many arrays slow Flower's store down badly."""
-    payload = Array("uint8", (len(message.payload),), "raw", message.payload)
-    return RecordDict({
-        _HEAD: ConfigRecord({"kind": message.kind}),
-        _FIELDS: ConfigRecord(dict(message.fields)),
-        _NUMBERS: ArrayRecord({_PAYLOAD: payload}),
-    })
+    """One table, and one flat array beside it where the payload is long: Flower stores and
+    fetches every part by itself, each with several calls and writes."""
+    records = RecordDict()
+    head: dict[str, Scalar | bytes] = {_KIND: message.kind}
+    head |= {f"{_FIELD}{name}": value for name, value in message.fields.items()}
+    if len(message.payload) <= MAX_INLINE:
+        head[_PAYLOAD] = message.payload
+    else:
+        payload = Array("uint8", (len(message.payload),), "raw", message.payload)
+        records[_NUMBERS] = ArrayRecord({_PAYLOAD: payload})
+    records[_HEAD] = ConfigRecord(head)  # type: ignore[arg-type]
+    return records
 
 
 def _to_reply(answer: FlowerMessage) -> Reply:
@@ -150,16 +182,19 @@ def _to_reply(answer: FlowerMessage) -> Reply:
         # The reason may hold text from a site's exception: only the number is kept.
         return SiteFailure(code=f"SITE_FLOWER_{int(answer.error.code)}")
     try:
-        fields = answer.content.config_records[_FIELDS]
+        head = answer.content.config_records[_HEAD]
+        payload = head[_PAYLOAD] if _PAYLOAD in head else (
+            answer.content.array_records[_NUMBERS][_PAYLOAD].data)
+        if not isinstance(payload, bytes):
+            raise KeyError(_PAYLOAD)
         known: dict[str, Scalar] = {
-            str(name): value for name, value in fields.items()
-            if isinstance(value, int | float | str | bool)
+            str(name).removeprefix(_FIELD): value for name, value in head.items()
+            if str(name).startswith(_FIELD) and isinstance(value, int | float | str | bool)
         }
-        kind = str(answer.content.config_records[_HEAD]["kind"])
-        payload = answer.content.array_records[_NUMBERS][_PAYLOAD].data
+        kind = str(head[_KIND])
         if kind == ERROR and known.get("code") == SITE_GONE:
             return SiteFailure(code=SITE_GONE)  # a simulated absence
-        return Message(kind=kind, fields=known, payload=bytes(payload))
+        return Message(kind=kind, fields=known, payload=payload)
     except KeyError:
         return SiteFailure(code="SITE_MALFORMED")
 
@@ -227,13 +262,14 @@ def _carry(
     run_id = _text(settings, "run-id")
     party = Path(str(settings["trust-folder"])) if settings.get("trust-folder") else None
     PartyMarks(party or folder).require_run(run_id)
-    wake = settings.get("wake-file")
+    wake, gateway = settings.get("wake-file"), settings.get("gateway-folder")
     waiting = Waiting(
-        shown_in=folder / NOW_FILE, halt=partial(obey_while_waiting, folder),
-        wake=Path(str(wake)) if wake else None,
+        shown_in=folder / NOW_FILE, times_in=folder / TIMES_FILE,
+        halt=partial(obey_while_waiting, folder), wake=Path(str(wake)) if wake else None,
     )
     flower = FlowerTransport(
-        grid, poll_s=float(settings.get("poll-s", _DEFAULT_POLL_S)), waiting=waiting
+        grid, poll_s=float(settings.get("poll-s", _DEFAULT_POLL_S)), waiting=waiting,
+        answered=Answered(Path(str(gateway)) if gateway else None),
     )
     transport = seal_transport(
         flower, party or folder, plan=plan, run_id=run_id,

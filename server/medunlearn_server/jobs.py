@@ -27,6 +27,7 @@ JOB_FILE: Final = "job.json"
 ENDING_FILE: Final = "ending.json"
 LEADER_FILE: Final = "leader.json"
 NOW_FILE: Final = "now.json"
+TIMES_FILE: Final = "exchanges.jsonl"
 
 Mode = Literal["unlearn", "publish"]
 
@@ -91,7 +92,8 @@ def deployed_settings(folder: Path, run_config: Mapping[str, Any]) -> dict[str, 
         "plan": str(known[run_id] / "plan.toml"), "run-folder": str(known[run_id]),
         "run-id": run_id, "resume": True, "poll-s": job.poll_s, "mode": job.mode,
         "trust-folder": str(folder), "attempt": job.attempt,
-        "wake-file": str(folder / "state" / "pushed"), "model-digest": job.model_digest,
+        "wake-file": str(folder / "state" / "pushed"),
+        "gateway-folder": str(folder / "state"), "model-digest": job.model_digest,
         "tokenizer-digest": job.tokenizer_digest,
     }
 

@@ -1,6 +1,7 @@
 """What a run waits for right now: shown to the operator, and where a stop reaches it.
 
-The file is advice for people: it is not flushed to disk and no decision rests on it.
+The files are advice for people: they are not flushed to disk and no decision rests on them. One
+says what is open now, the other when each exchange began and ended, one line each.
 """
 
 from __future__ import annotations
@@ -20,21 +21,26 @@ class Waiting:
 
     Args:
         shown_in: File that says what is awaited; None shows nothing.
+        times_in: File that takes a line per exchange; None takes none.
         halt: Asked all the while; raises what ends the run for now.
         wake: Touched when messages were put where hospitals look for them.
         clock: Seconds since 1970.
     """
 
     def __init__(
-        self, *, shown_in: Path | None = None, halt: Callable[[], None] = lambda: None,
-        wake: Path | None = None, clock: Callable[[], float] = time.time,
+        self, *, shown_in: Path | None = None, times_in: Path | None = None,
+        halt: Callable[[], None] = lambda: None, wake: Path | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._shown_in = shown_in
+        self._times_in = times_in
         self._halt = halt
         self._wake = wake
         self._clock = clock
         self._facts: dict[str, float | str] = {}
         self._shown_at = 0.0
+        self._began = self._pushed = clock()
+        self._answered: list[float] = []
 
     def note(self, **facts: float | str) -> None:
         """Where the run stands."""
@@ -47,8 +53,13 @@ class Waiting:
         self._facts["connected"] = nodes
         self._show()
 
+    def asking(self) -> None:
+        """An exchange begins: requests are handed over."""
+        self._began, self._answered = self._clock(), []
+
     def asked(self, sites: int) -> None:
         """So many were asked just now."""
+        self._pushed = self._clock()
         self._facts |= {"asked": sites, "missing": sites, "since": self._clock()}
         if self._wake is not None:
             with suppress(OSError):  # the gateway looks by itself after a while
@@ -59,9 +70,21 @@ class Waiting:
         """So many have not answered yet."""
         if sites:
             self._halt()
-        changed = self._facts.get("missing") != sites
+        before = self._facts.get("missing")
+        changed = before != sites
+        if isinstance(before, int) and sites < before:
+            self._answered += [self._clock()] * (before - sites)
         self._facts["missing"] = sites
         self._show(now=changed)
+
+    def exchanged(self) -> None:
+        """The exchange is over."""
+        if self._times_in is None:
+            return
+        line = json.dumps({"began": self._began, "asked": self._pushed,
+                           "answered": self._answered, "ended": self._clock()})
+        with suppress(OSError), self._times_in.open("a", encoding="ascii") as stream:
+            stream.write(line + "\n")
 
     def _show(self, *, now: bool = False) -> None:
         at = self._clock()

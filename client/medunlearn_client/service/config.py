@@ -152,12 +152,20 @@ class HospitalPaths:
     @property
     def socket(self) -> Path:
         """The worker's Unix socket: in the state folder, or short where that is too long."""
-        path = self.state / "socket" / "worker.sock"
+        return self._socket("worker.sock")
+
+    @property
+    def starter(self) -> Path:
+        """The Unix socket of what starts a process per message, beside the worker's."""
+        return self._socket("starter.sock")
+
+    def _socket(self, name: str) -> Path:
+        path = self.state / "socket" / name
         if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
             return path
         runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/medunlearn-{os.getuid()}")
-        name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
-        return runtime / f"medunlearn-{name}" / "worker.sock"
+        own = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
+        return runtime / f"medunlearn-{own}" / name
 
 
 def read_hospital_config(folder: Path) -> HospitalConfig:

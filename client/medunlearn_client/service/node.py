@@ -2,7 +2,8 @@
 
     worker       holds trust, records and model; alone has the key's passphrase
     supernode    connects to the coordinator's gateway over TLS with the node's own key
-    superexec    starts one app process per message (``service.app_process``)
+    starter      forks one app process per message (``service.app_starter``, ``app_process``)
+    superexec    takes the node's messages and asks the starter (``service.app_caller``)
 
 The executor finds exactly one program on its PATH, so that whatever kind of task a coordinator
 schedules here, only that one can be started.
@@ -22,6 +23,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from secrets import token_hex
 
+from medunlearn_client.service import app_caller
 from medunlearn_client.service.config import HospitalConfig, HospitalPaths, read_hospital_config
 from medunlearn_client.service.wire import PREFIX
 from medunlearn_client.service.worker_client import WorkerClient
@@ -37,9 +39,12 @@ from medunlearn_common.service_log import run as run_logged
 
 _LOG = logging.getLogger("medunlearn.node")
 WORKER, NODE, EXECUTOR, WATCH = "worker", "supernode", "superexec", "watch"
+STARTER = "starter"
 # After the last answer: the app process hands it to the node, which looks twice a second.
 HAND_OVER_S, LINGER_S = 10.0, 1.5
 _LOOK_S = 0.2
+# Each look is a call of the node, all day long: at 0.05 s they took 4 % of a core.
+_POLL_TASKS_S = 0.1
 LOCK_FILE = "service.lock"
 
 
@@ -79,6 +84,8 @@ class HospitalNode:
             # again at one pace, since each doubling would be time that the run lacks this site.
             self._spec(NODE, self._supernode(), first_delay_s=self.config.node.restart_delay_s,
                        longest_delay_s=self.config.node.restart_delay_s),
+            self._spec(STARTER, (*python, "medunlearn_client.service.app_starter", folder),
+                       path=str(self._programs), grace_s=5.0),
             self._spec(EXECUTOR, self._superexec(), path=str(self._programs)),
         ]
         if self.config.watch.enabled:
@@ -92,7 +99,9 @@ class HospitalNode:
         first_delay_s: float = 1.0, longest_delay_s: float = 60.0, grace_s: float = 10.0,
     ) -> ChildSpec:
         environment = flower_environment(
-            home=self.paths.state / "flwr", more={"PYTHONSAFEPATH": "1"})
+            home=self.paths.state / "flwr", more={"PYTHONSAFEPATH": "1"},
+            poll_tasks_s=_POLL_TASKS_S)
+        # What carries messages cannot open the hospital's key.
         if secret and PASSPHRASE_VARIABLE in os.environ:
             environment[PASSPHRASE_VARIABLE] = os.environ[PASSPHRASE_VARIABLE]
         if path is not None:
@@ -146,8 +155,9 @@ class HospitalNode:
         program = self._programs / "flwr-clientapp"
         write_atomically(program, (
             "#!/bin/sh\n"
-            f"exec {shlex.quote(sys.executable)} -P -m medunlearn_client.service.app_process "
-            f'{shlex.quote(str(self.paths.folder))} "$@"\n').encode())
+            f"exec {shlex.quote(sys.executable)} -I -S {shlex.quote(app_caller.__file__)} "
+            f"{shlex.quote(str(self.paths.starter))} {shlex.quote(str(self.paths.folder))} "
+            '"$@"\n').encode())
         program.chmod(0o700)
 
     def run(self, stopping: threading.Event, *, log: EventLog | None = None) -> None:

@@ -38,9 +38,11 @@ from medunlearn_client.service.status import SiteStatus, WorkerState
 from medunlearn_client.service.wire import from_wire, listen, server_options, to_wire
 from medunlearn_common import logs
 from medunlearn_common.code_digest import installed_code_digest
+from medunlearn_common.envelope import SEALED
 from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.ledger import PrivacyLedger
 from medunlearn_common.log_fields import event
+from medunlearn_common.logs import EventLog
 from medunlearn_common.messages import ERROR, EVALUATE, STEP, VOTE, Message
 from medunlearn_common.processes import on_termination
 from medunlearn_common.service.worker_pb2 import (
@@ -180,9 +182,13 @@ class LocalSite:
 class Worker(WorkerServicer):
     """The gRPC service: takes requests from any thread, answers them in one."""
 
-    def __init__(self, site: LocalSite, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, site: LocalSite, *, clock: Callable[[], float] = time.time,
+        log: EventLog | None = None,
+    ) -> None:
         self._site = site
         self._clock = clock
+        self._log = log
         # One thread, always the same: sums do not depend on which thread took a request.
         self._turns = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answers")
         self._stopping = threading.Event()
@@ -196,9 +202,17 @@ class Worker(WorkerServicer):
     def _in_turn(self, message: Message) -> Message:
         if self._stopping.is_set():
             return bare(SITE_STOPPING)
+        began = self._clock()
         answer = self._site.handle(message)
-        self._turns.submit(self._site.settle, self._clock())  # not in the answer's way
+        now = self._clock()
+        self._turns.submit(self._settle, message.kind, now, now - began)  # not in the answer's way
         return answer
+
+    def _settle(self, kind: str, now: float, seconds: float) -> None:
+        if self._log is not None:
+            inner = self._site.status.last_kind if kind == SEALED else kind
+            self._log.info("request_answered", kind=inner, seconds=round(seconds, 4))
+        self._site.settle(now)
 
     def Look(self, request: LookRequest, context: grpc.ServicerContext) -> LookReply:
         """At once, also while an answer is computed."""
@@ -239,7 +253,7 @@ def require_only_worker(paths: HospitalPaths) -> int:
     return descriptor
 
 
-def serve(folder: Path, stopping: threading.Event) -> None:
+def serve(folder: Path, stopping: threading.Event, log: EventLog | None = None) -> None:
     """Open the hospital and answer until ``stopping`` is set.
 
     Raises:
@@ -250,7 +264,7 @@ def serve(folder: Path, stopping: threading.Event) -> None:
     require_installed_code()
     lock = require_only_worker(paths)
     try:
-        worker = Worker(site := LocalSite(folder, config))
+        worker = Worker(site := LocalSite(folder, config), log=log)
         server = grpc.server(
             ThreadPoolExecutor(max_workers=_GRPC_THREADS), options=server_options())
         add_WorkerServicer_to_server(worker, server)
@@ -276,8 +290,8 @@ def main() -> int:
     stopping = threading.Event()
     on_termination(stopping)
     try:
-        logs.start(HospitalPaths(folder=folder).logs, component="worker")
-        serve(folder, stopping)
+        log = logs.start(HospitalPaths(folder=folder).logs, component="worker")
+        serve(folder, stopping, log)
     except Misconfigured as error:
         _LOG.error("%s", error)
         return EXIT_MENDABLE

@@ -34,6 +34,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from medunlearn_common.log_fields import event
+from medunlearn_server.answered import AnswerBoard
 from medunlearn_server.service.config import LimitsSection
 from medunlearn_server.service.node_keys import NodeKeys
 
@@ -41,6 +42,7 @@ _LOG = logging.getLogger("medunlearn.gateway")
 
 PREFIX: Final = "/v1/fleet/"
 PULL: Final = f"{PREFIX}pull-messages"
+ANSWER: Final = f"{PREFIX}push-messages"
 CALLS: Final = frozenset(PREFIX + name for name in (
     "activate-node", "deactivate-node", "send-node-heartbeat", "pull-messages",
     "push-messages", "get-run", "get-fab", "push-object", "pull-object",
@@ -76,7 +78,7 @@ class Gateway:
     def __init__(
         self, *, superlink: str, certificate: Path, keys: NodeKeys, limits: LimitsSection,
         wake_file: Path, stopping: Callable[[], bool] = lambda: False,
-        seen: Callable[[str], None] = lambda site: None,
+        seen: Callable[[str], None] = lambda site: None, board: AnswerBoard | None = None,
     ) -> None:
         """Prepare.
 
@@ -88,7 +90,9 @@ class Gateway:
             wake_file: Touched by whoever put new messages into the SuperLink.
             stopping: Whether held calls should end.
             seen: Told whose call was answered.
+            board: Told whose answers are complete.
         """
+        self._board = board
         self._seen = seen
         self._keys = keys
         self._limits = limits
@@ -169,6 +173,8 @@ class Gateway:
         ) as answer:
             status = answer.status_code if answer.status_code < 500 else 502
             self._note(request, status)
+            if request.url.path == ANSWER and status == 200:
+                self._on_board(request, begins=True)
             if status == 502:
                 await Response(status_code=502)(scope, receive, send)
                 return
@@ -206,6 +212,7 @@ class Gateway:
 
     async def _held(self, request: Request) -> Response:
         """Ask until there is a message; a node that went away gets none, so that none is lost."""
+        self._on_board(request, begins=False)
         body = b"".join([chunk async for chunk in self._body(request, _MAX_PULL_BYTES)])
         headers = _kept(request.headers, _TO_SUPERLINK)
         until = time.monotonic() + HOLD_S
@@ -238,6 +245,12 @@ class Gateway:
             return self._wake_file.stat().st_mtime_ns
         except OSError:
             return 0
+
+    def _on_board(self, request: Request, *, begins: bool) -> None:
+        """A node brings an answer, part by part, and only then asks for work again."""
+        site = self._site(request)
+        if self._board is not None and site is not None:
+            (self._board.begins if begins else self._board.asks_again)(site)
 
     def _note(self, request: Request, status: int) -> None:
         """Remember who was let in; the SuperLink has checked the signature by then."""

@@ -21,6 +21,7 @@ from medunlearn_common.log_fields import event
 from medunlearn_common.logs import EventLog
 from medunlearn_common.service_log import exit_status
 from medunlearn_common.service_log import run as run_logged
+from medunlearn_server.answered import ANSWERED_FILE, AnswerBoard
 from medunlearn_server.service.config import CoordinatorFolder, open_folder, split_address
 from medunlearn_server.service.gateway import HOLD_S, Gateway
 from medunlearn_server.service.node_keys import NodeKeys
@@ -109,6 +110,7 @@ async def serve(folder: CoordinatorFolder) -> None:
         superlink=config.listen.superlink, certificate=folder.state / LOOPBACK_CERTIFICATE,
         keys=NodeKeys(folder.nodes), limits=limits, wake_file=folder.state / WAKE_FILE,
         stopping=lambda: server.should_exit, seen=Seen(folder.state / SEEN_FILE).note,
+        board=AnswerBoard(folder.state / ANSWERED_FILE),
     )
     settings = uvicorn.Config(
         gateway, host=host, port=port, http=PatientProtocol, ws="none", lifespan="off",

@@ -21,7 +21,6 @@ from medunlearn_server.service.node_keys import NodeKeys
 from medunlearn_server.service.superlink import SuperLink
 
 _LOG = logging.getLogger("medunlearn.coordinator")
-NODES_FILE: Final = "nodes.json"
 _LOOK_EVERY_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 15.0
 

@@ -11,7 +11,7 @@ import json
 import secrets
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ _CONNECTION: Final = "coordinator"
 _SECRET_BYTES: Final = 32
 _COMMAND_S: Final = 60.0
 _GRACE_S: Final = 8.0
+_POLL_TASKS_S: Final = 0.5
 _BUNDLE: Final = f"""\
 [build-system]
 requires = ["hatchling"]
@@ -111,7 +112,12 @@ class SuperLink:
             "--root-certificates", str(self._tls.certificate),
             "--superexec-auth-secret-file", str(self._secret),
         )
-        return self._child("superlink", superlink), self._child("superexec", executor)
+        # It has something to do once in a run; each look is a call and a write of the SuperLink.
+        seldom = flower_environment(
+            home=self._home, more={FOLDER_VARIABLE: str(self._folder.path)},
+            poll_tasks_s=_POLL_TASKS_S)
+        return (self._child("superlink", superlink),
+                replace(self._child("superexec", executor), environment=seldom))
 
     def _child(self, name: str, command: tuple[str, ...]) -> ChildSpec:
         return ChildSpec(

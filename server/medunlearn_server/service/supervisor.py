@@ -32,13 +32,14 @@ from medunlearn_common.processes import Children, ChildSpec, on_termination
 from medunlearn_common.service_log import exit_status
 from medunlearn_common.service_log import run as run_logged
 from medunlearn_common.trust_folder import open_identity
+from medunlearn_server.answered import NODES_FILE
 from medunlearn_server.service.conductor import Conductor, Surroundings
 from medunlearn_server.service.config import CoordinatorFolder, open_folder, split_address
 from medunlearn_server.service.control import Control, ControlServer, now_s
 from medunlearn_server.service.loopback_tls import new_loopback_tls
 from medunlearn_server.service.node_keys import NodeKeys
 from medunlearn_server.service.passphrase_desk import SOCKET, PassphraseDesk
-from medunlearn_server.service.registration import NODES_FILE, Registration
+from medunlearn_server.service.registration import Registration
 from medunlearn_server.service.runs_db import RunsDb
 from medunlearn_server.service.superlink import SuperLink
 

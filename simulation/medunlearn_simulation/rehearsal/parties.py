@@ -25,7 +25,7 @@ COORDINATOR_PARTS = {
 }
 HOSPITAL_PARTS = {
     "supernode": "flower-supernode", "superexec": "flower-superexec",
-    "worker": "service.worker", "clientapp": "service.app_process",
+    "starter": "service.app_starter", "worker": "service.worker", "clientapp": "app_caller.py",
 }
 _LOOK_S = 0.1
 _COMMAND_S = 600.0
@@ -150,6 +150,10 @@ class Party:
         service.wait()
 
     # -- processes -----------------------------------------------------------------------
+
+    def family(self) -> list[psutil.Process]:
+        """All processes of its service, the service itself first."""
+        return _family(self._service.pid) if self._service is not None else []
 
     def pids(self, part: str) -> list[int]:
         """Processes of one part of the service, the oldest first."""

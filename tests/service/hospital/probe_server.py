@@ -7,18 +7,13 @@ import os
 import time
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
+from medunlearn_client.flower_app import from_records, to_records
+from medunlearn_common.messages import Message as OurMessage
+
 app = ServerApp()
-
-
-def records(kind: str, payload: bytes) -> RecordDict:
-    """As medunlearn's ServerApp packs a message."""
-    return RecordDict({
-        "head": ConfigRecord({"kind": kind}), "fields": ConfigRecord({"round": 0}),
-        "numbers": ArrayRecord({"payload": Array("uint8", (len(payload),), "raw", payload)}),
-    })
 
 
 @app.main()
@@ -31,8 +26,8 @@ def main(grid: Grid, context: Context) -> None:
     for kind, message_type, payload in (
         ("hello", "query.hello", roster), ("sealed", "train.sealed", b"Jane Roe"),
     ):
-        asked = Message(records(kind, payload), dst_node_id=nodes[0], message_type=message_type,
-                        ttl=90.0)
+        ours = OurMessage(kind=kind, fields={"round": 0}, payload=payload)
+        asked = Message(to_records(ours), dst_node_id=nodes[0], message_type=message_type, ttl=90.0)
         began = time.monotonic()
         found = _answer(grid, str(next(iter(grid.push_messages([asked])))), deadline)
         with out.open("a") as stream:
@@ -44,7 +39,7 @@ def _answer(grid: Grid, message_id: str, deadline: float) -> dict[str, object]:
         for answer in grid.pull_messages([message_id]):
             if answer.has_error():
                 return {"error": answer.error.code, "reason": str(answer.error.reason)}
-            fields = dict(answer.content.config_records["fields"])
-            return {"kind": str(answer.content.config_records["head"]["kind"]), **fields}
+            found = from_records(answer.content)
+            return {"kind": found.kind, **found.fields}
         time.sleep(0.05)
     return {"error": "silent"}

@@ -89,6 +89,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.runtime import run_clientapp as flower
 TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
 if sys.argv[2] == "guarded":
+    from medunlearn_client.flower_app import from_records
     from medunlearn_client.service.app_process import BundleGuard, guard_flower
     guard_flower(BundleGuard(pinned=()))
 fab = Path(sys.argv[1]).read_bytes()
@@ -100,7 +101,7 @@ if sys.argv[2] == "guarded":
     answer = app(asked, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(),
                                 run_config={}))
     error = flower.Error(2, "KeyError: 'Jane Roe'")
-    print(json.dumps({"fields": dict(answer.content.config_records["fields"]),
+    print(json.dumps({"fields": dict(from_records(answer.content).fields),
                       "reason": str(error.reason)}))
 """
 

@@ -197,7 +197,7 @@ def test_a_node_without_certificate_or_key_does_not_start(lab: Lab) -> None:
     lab.paths.node_key.chmod(0o600)
     node = HospitalNode(lab.home)
     assert [child.spec.name for child in node.children] == [
-        "worker", "supernode", "superexec", "watch"]
+        "worker", "supernode", "starter", "superexec", "watch"]
 
 
 def test_a_link_without_tls_never_leaves_the_machine(lab: Lab) -> None:
@@ -215,5 +215,5 @@ def test_the_executor_finds_one_program_only(lab: Lab) -> None:
              for name in os.listdir(folder)]
     assert [path.name for path in found] == ["flwr-clientapp"]
     assert found[0].stat().st_mode & 0o777 == 0o700
-    assert "app_process" in found[0].read_text()
+    assert "app_caller" in found[0].read_text()
     assert (lab.paths.state / "superexec.secret").stat().st_mode & 0o777 == 0o600
