@@ -18,7 +18,7 @@ epsilon.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +37,7 @@ from medunlearn_client.site_data import with_subject
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.workbench import shared_model
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.frozen import A_PART, Matrix
 from medunlearn_common.plan import Plan
 
 Reals = npt.NDArray[np.float64]
@@ -44,6 +45,7 @@ DAMPING = 0.1
 # Public answers may be essays; the topic shows in how an answer begins.
 ANSWER_WORDS = 8
 _LEAST_TEXTS = 8
+_PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +54,30 @@ class Direction:
 
     Attributes:
         name: Name of its A matrix, as PEFT saves it.
-        values: Shape ``(1, d_in)``, float32; zeros where the module tells nothing apart.
+        values: Shape ``(1, d_in)``, float32.
         auc: Area under the ROC curve on public text that did not make the direction.
+        is_used: Whether that is enough for the module to carry an adapter.
     """
 
     name: str
     values: npt.NDArray[np.float32]
     auc: float
+    is_used: bool
+
+    @property
+    def module(self) -> str:
+        """The module's path in the base model, as ``[model] target_modules`` takes it."""
+        return self.name.removeprefix(_PEFT_PREFIX).removesuffix(f"{A_PART}weight")
+
+
+def used_matrices(found: Iterable[Direction]) -> dict[str, Matrix]:
+    """A of the modules that carry an adapter, by name."""
+    return {direction.name: direction.values for direction in found if direction.is_used}
+
+
+def used_modules(found: Iterable[Direction]) -> tuple[str, ...]:
+    """The plan's ``target_modules`` for these directions."""
+    return tuple(direction.module for direction in found if direction.is_used)
 
 
 def contrast_texts(plan: Plan, tagger: ConceptTagger) -> tuple[list[Record], list[Record]]:
@@ -142,7 +161,7 @@ def contrast_directions(
         encoder: Of the model's tokenizer.
         topic: Texts on the topic.
         other: Texts that are not.
-        min_auc: Modules that tell held-out texts apart worse than this get a row of zeros.
+        min_auc: Modules that tell held-out texts apart worse than this are not used.
 
     Raises:
         Misconfigured: CONTRAST_WEAK if no module tells the topic apart.
@@ -152,7 +171,7 @@ def contrast_directions(
         _direction(name, on, off, min_auc=min_auc)
         for name, on, off in zip(adapter.layout.frozen_shapes, *inputs, strict=True)
     ]
-    if not any(direction.values.any() for direction in found):
+    if not any(direction.is_used for direction in found):
         best = max(direction.auc for direction in found)
         raise Misconfigured(
             "CONTRAST_WEAK",
@@ -168,10 +187,10 @@ def _direction(name: str, on: list[Reals], off: list[Reals], *, min_auc: float) 
     trial = discriminant(*learn)
     held_out = auc(test[0] @ trial, test[1] @ trial)
     whole_on, whole_off = np.concatenate(on), np.concatenate(off)
-    values = discriminant(whole_on, whole_off)
-    if held_out < min_auc:
-        values = np.zeros_like(values)
-    return Direction(name=name, values=values.astype(np.float32)[None], auc=held_out)
+    values = discriminant(whole_on, whole_off).astype(np.float32)[None]
+    return Direction(
+        name=name, values=values, auc=held_out, is_used=held_out >= min_auc and bool(values.any())
+    )
 
 
 def discriminant(on: Reals, off: Reals) -> Reals:

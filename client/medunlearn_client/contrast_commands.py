@@ -27,7 +27,8 @@ def contrast(
 
     Example: medunlearn contrast plan.toml --model models/base --out frozen_a.safetensors
     """
-    from medunlearn_client.contrast import directions_of  # late: it needs torch
+    # Late: it needs torch.
+    from medunlearn_client.contrast import directions_of, used_matrices, used_modules
     from medunlearn_client.site_data import record_tagger
     from medunlearn_common.frozen import write_frozen
     from medunlearn_common.plan import read_plan
@@ -40,10 +41,11 @@ def contrast(
         )
     tagger = record_tagger(asked.concepts, asked.forget, asked.data)
     found = directions_of(asked, str(model), tagger, device=device)
-    digest = write_frozen(out, {direction.name: direction.values for direction in found})
-    table = Table("module", "AUC on held-out public text", "direction")
+    digest = write_frozen(out, used_matrices(found))
+    table = Table("module", "AUC on held-out public text", "used")
     for direction in found:
-        name = direction.name.removesuffix(".lora_A.weight").rpartition("model.")[2]
-        table.add_row(name, f"{direction.auc:.3f}", "yes" if direction.values.any() else "-")
+        table.add_row(direction.module, f"{direction.auc:.3f}", "yes" if direction.is_used else "-")
     Console().print(table)
-    typer.echo(f"wrote {out} (sha256 {digest}); in the plan: [model] a_file = \"{out}\"")
+    modules = ", ".join(f'"{name}"' for name in used_modules(found))
+    typer.echo(f"wrote {out} (sha256 {digest}). In the plan's [model]:")
+    typer.echo(f'a_file = "{out}"\ntarget_modules = [{modules}]')

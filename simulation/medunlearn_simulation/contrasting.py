@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medunlearn_client.contrast import directions_of
+from medunlearn_client.contrast import directions_of, used_matrices, used_modules
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_common.files import write_atomically
 from medunlearn_common.frozen import A_FILE, frozen_digest, write_frozen
@@ -19,12 +19,14 @@ def with_frozen_a(
 ) -> Plan:
     """The plan with its file of A in the run's folder; as it is where A is random.
 
+    Where A is made here, only the modules that tell the topic apart carry an adapter.
+
     Raises:
         Misconfigured: CONTRAST_TEXTS, CONTRAST_SUBJECTS, CONTRAST_WEAK, A_FILE_MISSING, or a code
             of the public file's reader.
         Transient: WRITE_FAILED.
     """
-    place = folder.root / A_FILE
+    place, section = folder.root / A_FILE, plan.model
     if plan.model.a_file:
         given = Path(plan.model.a_file)
         frozen_digest(given)  # its error says what is missing
@@ -32,10 +34,12 @@ def with_frozen_a(
     elif plan.contrast.public_file:
         with board.phase("directions from public text") as bar:
             found = directions_of(plan, model, tagger, device=device)
-            write_frozen(place, {direction.name: direction.values for direction in found})
-            used = sum(bool(direction.values.any()) for direction in found)
-            bar.set(1, f"{used} of {len(found)} modules tell the topic apart")
+            modules = used_modules(found)
+            write_frozen(place, used_matrices(found))
+            bar.set(1, f"{len(modules)} of {len(found)} modules tell the topic apart")
+        section = section.model_copy(update={"target_modules": modules})
     else:
         return plan
-    section = plan.model.model_copy(update={"a_file": str(place)})
-    return plan.model_copy(update={"model": section})
+    return plan.model_copy(update={
+        "model": section.model_copy(update={"a_file": str(place)})
+    })

@@ -69,7 +69,7 @@ def test_the_runs_adapter_has_the_public_directions_and_its_plan_names_them(
     assert command("simulate", plan, "--out", out, *QUICK) == 0, capfd.readouterr()
     made = load_file(out / A_FILE)
     stored = load_file(out / "adapter" / "adapter_model.safetensors")
-    assert any(values.any() for values in made.values())
+    assert made and all(values.any() for values in made.values())
     for name, values in made.items():
         assert np.array_equal(stored[name], values)
     assert set(made) == {name for name in stored if A_PART in name}
@@ -85,8 +85,10 @@ def test_the_same_plan_makes_the_same_directions_and_a_given_file_is_taken_as_it
         assert command("simulate", plan, "--out", tmp_path / name, *QUICK) == 0
     one, two = (load_file(tmp_path / name / A_FILE) for name in ("one", "two"))
     assert all(np.array_equal(one[name], two[name]) for name in one)
+    modules = [name[len("base_model.model."):-len(".lora_A.weight")] for name in one]
     given = plan.read_text(encoding="utf-8").replace(
-        "[model]\n", f'[model]\na_file = "{tmp_path / "one" / A_FILE}"\n', 1)
+        'target_modules = ["q_proj", "v_proj"]', f"target_modules = {json.dumps(modules)}", 1
+    ).replace("[model]\n", f'[model]\na_file = "{tmp_path / "one" / A_FILE}"\n', 1)
     plan.write_text(given, encoding="utf-8")
     assert command("simulate", plan, "--out", tmp_path / "three", *QUICK) == 0, capfd.readouterr()
     adapters = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes()

@@ -158,11 +158,11 @@ def test_directions_open_on_unseen_texts_of_the_topic(tiny_model_folder: Path) -
     topic, other = told_apart(tiny_model_folder)
     found = contrast_directions(adapter, encoder, topic, other, min_auc=0.6)
     assert [d.name for d in found] == list(adapter.layout.frozen_shapes)
-    used = [i for i, d in enumerate(found) if d.values.any()]
+    used = [i for i, d in enumerate(found) if d.is_used]
     assert used and all(found[i].auc >= 0.6 for i in used)
     # The first layer's attention sees one token at a time: it cannot know the subject.
     assert not next(d for d in found if d.name.endswith("layers.0.self_attn.q_proj.lora_A.weight")
-                    ).values.any()
+                    ).is_used
     unseen = [with_subject(public_record(100 + i, subject=s)) for s in (TOPIC, "Anatomy")
               for i in range(12)]
     inputs = answer_inputs(adapter, encoder, unseen)
@@ -286,5 +286,9 @@ def test_the_command_makes_the_file_that_a_plan_then_names(
     done = CliRunner().invoke(app, [str(plan), "--model", str(tiny_model_folder),
                                     "--out", str(out)], catch_exceptions=False)
     assert done.exit_code == 0 and frozen_digest(out) in done.output.replace("\n", "")
-    shapes = fresh_adapter(tiny_model_folder).layout.frozen_shapes
-    assert any(values.any() for values in frozen_matrices(shapes, seed=0, file=out).values())
+    held = load_file(out)
+    assert held and set(held) < set(fresh_adapter(tiny_model_folder).layout.frozen_shapes)
+    listed = done.output.rpartition("target_modules = ")[2]
+    assert listed.count("model.layers.") == len(held)
+    assert all(f'"{name[len("base_model.model."):-len(".lora_A.weight")]}"' in listed
+               for name in held)
