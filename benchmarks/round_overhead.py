@@ -107,7 +107,7 @@ def works_of(hospital: Path) -> list[Work]:
     """What a hospital's worker answered so far."""
     found = []
     for line in lines_of(hospital / "state" / "logs" / "worker.jsonl"):
-        if line["event"] == "request_answered" and "seconds" in line:
+        if line["event"] == "request_timed":
             ended = datetime.fromisoformat(line["at"]).timestamp()
             found.append(Work(kind=line.get("kind", ""), began=ended - line["seconds"],
                               ended=ended))

@@ -54,7 +54,8 @@ EVENTS: frozenset[str] = frozenset({
     "site_absent", "site_enrolled", "site_revoked", "sites_admitted", "caller_refused",
     "exchange_failed",
     # A hospital's.
-    "worker_ready", "worker_lost", "request_answered", "request_refused", "plan_waits",
+    "worker_ready", "worker_lost", "request_answered", "request_refused", "request_timed",
+    "plan_waits",
     "plan_approved", "plan_declined", "adapter_received", "adapter_adopted",
     "adapter_rolled_back",
     # Whatever a library logs through Python's logging: its text stays in the private file.

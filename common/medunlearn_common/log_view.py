@@ -31,6 +31,7 @@ _SENTENCES: Mapping[str, str] = MappingProxyType({
     "sites_admitted": "{sites} hospitals may take part",
     "worker_ready": "{site} is ready to answer",
     "request_answered": "run {run_id}: answered {kind}",
+    "request_timed": "{kind} took {seconds} s",
     "request_refused": "run {run_id}: refused {kind}, {code}",
 })
 

@@ -211,7 +211,7 @@ class Worker(WorkerServicer):
     def _settle(self, kind: str, now: float, seconds: float) -> None:
         if self._log is not None:
             inner = self._site.status.last_kind if kind == SEALED else kind
-            self._log.info("request_answered", kind=inner, seconds=round(seconds, 4))
+            self._log.info("request_timed", kind=inner, seconds=round(seconds, 4))
         self._site.settle(now)
 
     def Look(self, request: LookRequest, context: grpc.ServicerContext) -> LookReply:

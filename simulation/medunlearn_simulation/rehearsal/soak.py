@@ -150,7 +150,8 @@ def _asked_again(hospitals: Iterable[Party], rounds: int) -> int:
     """How many steps more than rounds the hospital that was asked most often answered."""
     def answered(hospital: Party) -> int:
         lines = _lines(hospital.folder / "state" / "logs" / "worker.jsonl")
-        return sum(line.get("kind") == "step" for line in lines)
+        timed = [line for line in lines if line.get("event") == "request_timed"]
+        return sum(line.get("kind") == "step" for line in timed)
 
     return max(answered(hospital) for hospital in hospitals) - rounds
 
@@ -162,8 +163,8 @@ def _charges(hospitals: Iterable[Party], rounds: int) -> tuple[bool, float]:
     """
     once, epsilon = True, 0.0
     for hospital in hospitals:
-        shown = json.loads(hospital.run("ledger", "show", str(hospital.folder), "--json",
-                                        quiet=True))
+        shown = json.loads(hospital.run("ledger", "show", "--folder", str(hospital.folder),
+                                        "--json", quiet=True))
         (figures,) = shown["runs"]
         names = [release["release"] for release in figures["releases"]]
         wanted = [f"round-{index}" for index in range(rounds)]
