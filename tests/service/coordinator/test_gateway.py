@@ -54,10 +54,10 @@ class OddSuperLink:
 
     async def answer(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope, receive)
-        body = await request.body()
+        body, said = await request.body(), self.body  # said before a test sees the request
         self.seen.append((request.method, request.url.path, dict(request.headers), body))
         await asyncio.sleep(self.delay_s)
-        await Response(self.body, status_code=self.status, headers={
+        await Response(said, status_code=self.status, headers={
             "location": "https://elsewhere", "content-type": "application/protobuf",
         })(scope, receive, send)
 
