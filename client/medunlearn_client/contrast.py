@@ -33,12 +33,13 @@ from medunlearn_client.encoding import RecordEncoder, collate
 from medunlearn_client.evaluation.roc import auc
 from medunlearn_client.objectives import ModelView
 from medunlearn_client.records import Record, read_records
-from medunlearn_client.site_data import with_subject
+from medunlearn_client.site_data import record_tagger, with_subject
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.workbench import shared_model
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.frozen import A_PART, Matrix
 from medunlearn_common.plan import Plan
+from medunlearn_common.plan.sections import DataSection, ForgetSection
 
 Reals = npt.NDArray[np.float64]
 DAMPING = 0.1
@@ -132,16 +133,23 @@ def _cut(record: Record) -> Record:
     return replace(record, answer=answer, options=(), answer_index=None, target_spans=())
 
 
-def directions_of(
-    plan: Plan, model: str, tagger: ConceptTagger, *, device: str
-) -> list[Direction]:
+def public_tagger(plan: Plan) -> ConceptTagger:
+    """What the shared plan alone says of concepts.
+
+    A leaves without noise, so no hospital's decisions on its records, and no request's concepts,
+    may have a part in it.
+    """
+    return record_tagger(plan.concepts, ForgetSection(), DataSection())
+
+
+def directions_of(plan: Plan, model: str, *, device: str) -> list[Direction]:
     """The directions of a plan for the base model in folder ``model``.
 
     Raises:
         Misconfigured: As :func:`contrast_texts`, :func:`contrast_directions` and
             :func:`~medunlearn_client.workbench.shared_model`.
     """
-    topic, other = contrast_texts(plan, tagger)
+    topic, other = contrast_texts(plan, public_tagger(plan))
     section = plan.model.model_copy(update={"a_file": ""})
     loaded, adapter = shared_model(model, section, plan.run.seed, device)
     encoder = RecordEncoder(loaded.tokenizer, max_tokens=plan.model.max_tokens)

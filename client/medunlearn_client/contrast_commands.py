@@ -29,7 +29,6 @@ def contrast(
     """
     # Late: it needs torch.
     from medunlearn_client.contrast import directions_of, used_matrices, used_modules
-    from medunlearn_client.site_data import record_tagger
     from medunlearn_common.frozen import write_frozen
     from medunlearn_common.plan import read_plan
 
@@ -39,8 +38,7 @@ def contrast(
             "CONTRAST_TEXTS", f"{plan} names no public text",
             "name a JSONL file of public questions in [contrast] public_file",
         )
-    tagger = record_tagger(asked.concepts, asked.forget, asked.data)
-    found = directions_of(asked, str(model), tagger, device=device)
+    found = directions_of(asked, str(model), device=device)
     digest = write_frozen(out, used_matrices(found))
     table = Table("module", "AUC on held-out public text", "used")
     for direction in found:

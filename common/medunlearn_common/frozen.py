@@ -68,6 +68,18 @@ def frozen_digest(file: Path | None) -> str:
         raise _missing(error) from error
 
 
+def frozen_bytes(file: Path) -> bytes:
+    """A copy of the file of A matrices.
+
+    Raises:
+        Misconfigured: A_FILE_MISSING.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise _missing(error) from error
+
+
 def frozen_matrices(
     shapes: Mapping[str, tuple[int, int]], *, seed: int, file: Path | None
 ) -> dict[str, Matrix]:
@@ -84,10 +96,9 @@ def frozen_matrices(
     """
     if file is None:
         return {name: frozen_a(seed, name, shape) for name, shape in shapes.items()}
+    data = frozen_bytes(file)
     try:
-        tensors = load(file.read_bytes())
-    except OSError as error:
-        raise _missing(error) from error
+        tensors = load(data)
     except (SafetensorError, ValueError) as error:
         raise _invalid(file, "it is no safetensors file") from error
     if set(tensors) != set(shapes):

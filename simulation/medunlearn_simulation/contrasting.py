@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from medunlearn_client.contrast import directions_of, used_matrices, used_modules
-from medunlearn_client.tagging import ConceptTagger
 from medunlearn_common.files import write_atomically
-from medunlearn_common.frozen import A_FILE, frozen_digest, write_frozen
+from medunlearn_common.frozen import A_FILE, frozen_bytes, write_frozen
 from medunlearn_common.plan import Plan
 from medunlearn_simulation.progress import PhaseBoard
 from medunlearn_simulation.run_folder import RunFolder
 
 
 def with_frozen_a(
-    plan: Plan, model: str, folder: RunFolder, tagger: ConceptTagger, *, device: str,
-    board: PhaseBoard,
+    plan: Plan, model: str, folder: RunFolder, *, device: str, board: PhaseBoard,
 ) -> Plan:
     """The plan with its file of A in the run's folder; as it is where A is random.
 
@@ -28,12 +26,10 @@ def with_frozen_a(
     """
     place, section = folder.root / A_FILE, plan.model
     if plan.model.a_file:
-        given = Path(plan.model.a_file)
-        frozen_digest(given)  # its error says what is missing
-        write_atomically(place, given.read_bytes(), private=False)
+        write_atomically(place, frozen_bytes(Path(plan.model.a_file)), private=False)
     elif plan.contrast.public_file:
         with board.phase("directions from public text") as bar:
-            found = directions_of(plan, model, tagger, device=device)
+            found = directions_of(plan, model, device=device)
             modules = used_modules(found)
             write_frozen(place, used_matrices(found))
             bar.set(1, f"{len(modules)} of {len(found)} modules tell the topic apart")

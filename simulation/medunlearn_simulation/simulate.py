@@ -120,9 +120,7 @@ def start(
         with unnamed(claim, plan):
             records = prepare_records(plan, folder, board)
         model, retrained = prepare_models(plan, records, board, retrained=run.retrained_model)
-        plan = with_frozen_a(
-            plan, model, folder, records.tagger, device=device, board=board
-        )
+        plan = with_frozen_a(plan, model, folder, device=device, board=board)
         check_models(
             plan, model, retrained, device=device, keep=runner == "memory", board=board
         )

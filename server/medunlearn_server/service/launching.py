@@ -9,7 +9,7 @@ from typing import Final
 
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
-from medunlearn_common.frozen import A_FILE
+from medunlearn_common.frozen import A_FILE, frozen_bytes
 from medunlearn_common.plan.reading import MAX_PLAN_BYTES, plan_from_text
 from medunlearn_server.coordinator import new_run_id
 from medunlearn_server.directives import write_directive
@@ -32,7 +32,7 @@ def launch(
     a folder that nothing refers to.
 
     Raises:
-        Misconfigured: PLAN_ codes, LAUNCH_INVALID, RUN_EXISTS.
+        Misconfigured: PLAN_ codes, LAUNCH_INVALID, RUN_EXISTS, A_FILE_MISSING.
         Transient: WRITE_FAILED, RUNS_DB.
     """
     digests = dict(zip(_NAMES, (model_digest, tokenizer_digest), strict=True))
@@ -49,12 +49,14 @@ def launch(
     except UnicodeDecodeError as error:
         raise Misconfigured("PLAN_SYNTAX", "the plan is not UTF-8 text", "save it as such"
                             ) from error
+    a_file = given.model.a_file
+    frozen = frozen_bytes(Path(a_file)) if a_file else None  # a digest alone is no file
     run_id = new_run_id(shared, nonce=nonce)
     if all(row.run_id != run_id for row in runs.list()):
         run_folder = folder.run(run_id)
         write_atomically(run_folder / "plan.toml", plan)
-        if given.model.a_file:
-            write_atomically(run_folder / A_FILE, Path(given.model.a_file).read_bytes())
+        if frozen is not None:
+            write_atomically(run_folder / A_FILE, frozen)
         write_atomically(run_folder / LAUNCH_FILE, json.dumps(digests).encode("ascii"))
         write_directive(run_folder, "run")
     return runs.add(run_id, plan_digest=shared.digest)

@@ -20,12 +20,13 @@ from medunlearn_client.contrast import (
     contrast_directions,
     contrast_texts,
     discriminant,
+    public_tagger,
 )
 from medunlearn_client.contrast_commands import contrast
 from medunlearn_client.encoding import RecordEncoder
 from medunlearn_client.models import load_causal_lm
 from medunlearn_client.records import Record
-from medunlearn_client.site_data import record_tagger, with_subject
+from medunlearn_client.site_data import with_subject
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.frozen import (
     A_FILE,
@@ -111,7 +112,7 @@ def test_the_same_questions_stand_under_the_topic_and_under_the_others(
     questions: list[Record], tmp_path: Path
 ) -> None:
     plan = plan_of(tmp_path / "p.jsonl", texts=20)
-    topic, other = contrast_texts(plan, record_tagger(plan.concepts, plan.forget, plan.data))
+    topic, other = contrast_texts(plan, public_tagger(plan))
     assert len(topic) == len(other) == 20
     assert {r.subject for r in topic} == {TOPIC} and {r.subject for r in other} == set(OTHERS)
     for on, off in zip(topic, other, strict=True):
@@ -127,16 +128,32 @@ def test_without_a_shown_subject_the_texts_own_topics_divide_them(
                     for i, r in enumerate(questions)]
     plan = plan_of(tmp_path / "p.jsonl")
     plan = plan.model_copy(update={"data": plan.data.model_copy(update={"show_subject": False})})
-    topic, other = contrast_texts(plan, record_tagger(plan.concepts, plan.forget, plan.data))
+    topic, other = contrast_texts(plan, public_tagger(plan))
     assert (len(topic), len(other)) == (14, 26)
     assert {r.subject for r in topic} == {TOPIC}
+
+
+def test_no_hospitals_decisions_and_no_requests_concepts_reach_the_texts(
+    questions: list[Record], tmp_path: Path
+) -> None:
+    """A leaves without noise: what only one hospital knows may not show in it."""
+    questions[:] = [replace(r, subject=TOPIC if i % 3 == 0 else "Anatomy",
+                            prompt=f"Question: What follows appendectomy {i}?\nAnswer:")
+                    for i, r in enumerate(questions)]
+    said = []
+    for secret in ({}, {"forget": {"subjects": [TOPIC], "concepts": ["MU:S0001"]},
+                        "data": {"tag_decisions": str(tmp_path / "of_one_hospital.csv")}}):
+        values = plan_of(tmp_path / "p.jsonl").model_dump() | {"data": {}} | secret
+        plan = Plan.model_validate(values)
+        said.append(contrast_texts(plan, public_tagger(plan)))
+    assert said[0] == said[1] and len(said[0][0]) == 14
 
 
 def test_no_other_subject_and_too_few_texts_are_refused(
     questions: list[Record], tmp_path: Path
 ) -> None:
     file = tmp_path / "p.jsonl"
-    tagger = record_tagger(plan_of(file).concepts, plan_of(file).forget, plan_of(file).data)
+    tagger = public_tagger(plan_of(file))
     alone = plan_of(file, subjects=(TOPIC,))
     assert code_of(lambda: contrast_texts(alone, tagger)) == "CONTRAST_SUBJECTS"
     del questions[7:]
