@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from medunlearn_common.errors import Misconfigured, Transient
+from medunlearn_common.frozen import A_FILE
 from medunlearn_server.directives import obey, obey_while_waiting, read_directive, write_directive
 from medunlearn_server.jobs import Ending, Job, deployed_settings, leading, process_began
 from medunlearn_server.service.launching import launch, read_launch
@@ -171,9 +172,16 @@ def test_a_launch_writes_all_or_says_why(tmp_path: Path) -> None:
         (plan, "../../x", "", "LAUNCH_INVALID"), (plan, "", "", "LAUNCH_INVALID"),
         (plan, "ab" * 8, "zz", "LAUNCH_INVALID"), (b"#" * (1 << 20) + b"\n", "ab" * 8, "",
                                                    "PLAN_SYNTAX"),
+        (plan + b'[model]\na_file = "sha256:' + b"0" * 64 + b'"\n', "ab" * 8, "",
+         "A_FILE_MISSING"),
     ]
     for text, nonce, digest, code in bad:
         with pytest.raises(Misconfigured) as caught:
             launch(folder, runs, text, nonce=nonce, model_digest=digest)
         assert caught.value.code == code
     assert len(runs.list()) == 1 and len(list(folder.runs.iterdir())) == 1
+    named = tmp_path / "given.safetensors"
+    named.write_bytes(b"directions")
+    with_file = plan + f'[model]\na_file = "{named}"\n'.encode()
+    row = launch(folder, runs, with_file, nonce="cd" * 8)
+    assert (folder.run(row.run_id) / A_FILE).read_bytes() == b"directions"
