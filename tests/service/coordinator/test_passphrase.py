@@ -113,13 +113,30 @@ def served(root: Path) -> Iterator[tuple[Federation, int]]:
 
 
 def environments(pid: int) -> dict[str, bytes]:
-    """Command line to environment, of every process below one."""
-    found = {}
-    for process in psutil.Process(pid).children(recursive=True):
+    """Command line to environment, of every program that was started below one.
+
+    Between its fork and its exec a child is still the service itself, command line and all:
+    that copy is nobody else's to read, and it is looked at again once it is a program.
+    """
+    service, found = psutil.Process(pid), {}
+    for process in service.children(recursive=True):
         try:
-            found[" ".join(process.cmdline())] = Path(f"/proc/{process.pid}/environ").read_bytes()
+            command = process.cmdline()  # first: a program never turns back into the service
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
         except (psutil.Error, OSError):
             continue
+        if command != service.cmdline():
+            found[" ".join(command)] = environment
+    return found
+
+
+def copies(pid: int) -> list[int]:
+    """Children that are still the service itself."""
+    service, found = psutil.Process(pid), []
+    for child in service.children():
+        with suppress(psutil.Error):
+            if child.cmdline() == service.cmdline():
+                found.append(child.pid)
     return found
 
 
@@ -139,6 +156,9 @@ def test_the_passphrase_in_proc_of_superlink_executor_and_gateway(tmp_path: Path
         assert _names(found, "flower-superlink", "flower-superexec", "gateway_process")
         for line, environment in found.items():
             assert PASSPHRASE_VARIABLE.encode() not in environment, line
+        lasting = set(copies(pid))
+        threading.Event().wait(0.5)
+        assert not lasting & set(copies(pid)), "a copy of the service lives on below it"
 
 
 @pytest.mark.slow
