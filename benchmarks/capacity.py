@@ -27,7 +27,8 @@ import numpy as np
 import torch
 
 from medunlearn_client.adapters import LoraAdapter
-from medunlearn_client.contrast import contrast_directions
+from medunlearn_client.alternatives import AlternativeAnswers
+from medunlearn_client.contrast import contrast_directions, public_tagger
 from medunlearn_client.encoding import EncodedRecord, RecordEncoder, TokenBatch, collate
 from medunlearn_client.evaluation import CurveMeter, WholeModel
 from medunlearn_client.models import LoadedModel
@@ -91,10 +92,13 @@ class Trial:
         self._generator = np.random.default_rng(seed)
         self._encoder = RecordEncoder(loaded.tokenizer, max_tokens=plan.model.max_tokens)
         self._view = ModelView(adapter, cache_bytes=2 << 30, compute_dtype=torch.bfloat16)
-        self._forget, self._retain = (
-            [self._encoder.encode(record) for record in found]
-            for found in (records.federation.forget, records.federation.retain)
-        )
+        tagger = public_tagger(plan)
+        others = AlternativeAnswers(tagger.hierarchy.hierarchy, tagger)
+        self._forget = [
+            self._encoder.encode(record, alternatives=others.of(record))
+            for record in records.federation.forget
+        ]
+        self._retain = [self._encoder.encode(record) for record in records.federation.retain]
         self._objective = OBJECTIVES[plan.objective.name](plan.objective)
         self._objective.prepare(self._view, self._forget)
         self._vote = VoteObjective(self._objective)

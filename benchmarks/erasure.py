@@ -50,9 +50,10 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     participants = write_table(folder / "study.csv", asked.patients)
     plan = folder / "plan.toml"
-    plan.write_text(
-        PLAN.read_text(encoding="utf-8").replace('"study.csv"', f'"{folder / "study.csv"}"'),
-        encoding="utf-8")
+    text = PLAN.read_text(encoding="utf-8")
+    for file in (folder / "study.csv", SHARED / "medquad.jsonl.gz"):
+        text = text.replace(f'"{file.name}"', f'"{file.resolve()}"')
+    plan.write_text(text, encoding="utf-8")
     registry = folder / "erasure.sqlite"
     medunlearn("erasure", "add", "--patient", participants[0], "--basis", "b", "--plan", plan,
                "--registry", registry, *OFFICER)

@@ -120,10 +120,15 @@ class ContrastSection(Section):
 
     public_file: str = Field(
         "", description="JSONL of public questions with answers; needs lora_rank = 1")
+    topics: tuple[str, ...] = Field(
+        (), description="where the prompt shows the subject: the subjects that are forgotten; "
+        "default: those of [forget]. For requests from a registry, which the plan does not know")
     subjects: tuple[str, ...] = Field(
         (), description="where the prompt shows the subject: other subjects, under which the "
         "same questions are shown for contrast")
-    texts: int = Field(200, ge=16, le=5000, description="public questions that are read")
+    texts: int = Field(
+        1500, ge=16, le=5000, description="public questions that are read; with fewer the "
+        "directions open more on what is kept")
     min_auc: Fraction = Field(
         0.95, description="a module whose direction tells held-out public text apart worse than "
         "this (area under the ROC curve) gets none, and stays as it is")

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from medunlearn_client.adapters import LoraAdapter
 from medunlearn_client.contrast import (
     ANSWER_WORDS,
+    DAMPING,
     answer_inputs,
     contrast_directions,
     contrast_texts,
@@ -38,6 +39,7 @@ from medunlearn_common.frozen import (
 )
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import Plan
+from medunlearn_common.plan.sections import ForgetSection
 from medunlearn_common.support import Support
 from medunlearn_server import adapter_store
 
@@ -86,7 +88,7 @@ def test_the_discriminant_of_two_normal_samples_is_fishers() -> None:
     on = generator.standard_normal((20_000, 3)) @ spread + [1.0, 1.0, 1.0]
     gate = discriminant(on, off)
     size = np.trace(spread**2) / 3
-    wanted = 1.0 / (np.diag(spread) ** 2 + 0.1 * size)
+    wanted = 1.0 / (np.diag(spread) ** 2 + DAMPING * size)
     assert np.allclose(gate / np.linalg.norm(gate), wanted / np.linalg.norm(wanted), atol=0.02)
     assert np.mean((on @ gate) ** 2) == pytest.approx(1.0)
 
@@ -119,6 +121,16 @@ def test_the_same_questions_stand_under_the_topic_and_under_the_others(
         assert on.prompt.partition("\n")[2] == off.prompt.partition("\n")[2]
         assert on.prompt.startswith(f"Subject: {TOPIC}\n")
         assert on.answer == off.answer and len(on.answer.split()) == ANSWER_WORDS
+
+
+def test_where_the_plan_does_not_know_what_is_forgotten_it_names_the_topics(
+    questions: list[Record], tmp_path: Path
+) -> None:
+    """A registry's requests never stand in the plan; that a study is withdrawn may."""
+    plan = plan_of(tmp_path / "p.jsonl", texts=20, topics=["BRAVO"])
+    plan = plan.model_copy(update={"forget": ForgetSection()})
+    topic, other = contrast_texts(plan, public_tagger(plan))
+    assert {r.subject for r in topic} == {"BRAVO"} and {r.subject for r in other} == set(OTHERS)
 
 
 def test_without_a_shown_subject_the_texts_own_topics_divide_them(
