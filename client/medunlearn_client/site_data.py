@@ -103,6 +103,15 @@ def with_subject(record: Record) -> Record:
     return replace(record, prompt=line + record.prompt, target_spans=spans)
 
 
+def without_subject(record: Record) -> Record:
+    """The record as somebody asks who does not name the subject; undoes :func:`with_subject`."""
+    line = f"Subject: {record.subject}\n"
+    if not record.subject or not record.prompt.startswith(line):
+        return record
+    spans = tuple((start - len(line), end - len(line)) for start, end in record.target_spans)
+    return replace(record, prompt=record.prompt.removeprefix(line), target_spans=spans)
+
+
 def load_federation_records(
     *, data: DataSection, forget: ForgetSection, concepts: ConceptsSection, unit: Unit,
     n_sites: int, seed: int, concentration: float, quarantine: Quarantine | None = None,

@@ -190,7 +190,7 @@ def figures_by_request(
     """
     ranked = {record.record_id for record in forget if record.options}
     identifiers = {record.record_id for record in forget if record.is_identifier}
-    kept = report.retain
+    kept, unnamed = report.retain, report.forget.unnamed
     figures: dict[int, RunFigures] = {}
     for number in claim.numbers:
         own, ids = report.requests[str(number)], requested[str(number)]
@@ -200,6 +200,8 @@ def figures_by_request(
             ranked_records=len(ids & ranked), run_ranked_records=len(ranked),
             run_forget_accuracy=report.forget.accuracy_after,
             run_retrained_accuracy=report.forget.accuracy_retrained,
+            run_unnamed_records=unnamed.n if unnamed else 0,
+            run_unnamed_accuracy=unnamed.accuracy_after if unnamed else None,
             forget_accuracy=answers.accuracy_after, chance=answers.chance,
             retrained_accuracy=answers.accuracy_retrained, forget_exact=answers.exact_after,
             retrained_exact=answers.exact_retrained,

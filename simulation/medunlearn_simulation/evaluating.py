@@ -101,7 +101,9 @@ def _table(report: EvaluationReport) -> Table:
         table.add_column(column, justify="left" if not column else "right")
     groups: dict[str, ThreeWay | None] = {
         "forget": report.forget, "forget, in other words": report.forget.paraphrased,
-        "retain": report.retain, "neighbours": report.neighbours,
+        "forget, subject not named": report.forget.unnamed,
+        "retain": report.retain, "retain, subject not named": report.retain.unnamed,
+        "neighbours": report.neighbours,
     }
     for name, group in groups.items():
         if group is not None:

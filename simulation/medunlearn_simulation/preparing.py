@@ -230,10 +230,11 @@ def of_forgets_kind(
     of_patients = any(record.patient_id is not None for record in forget)
     if request.concepts:
         alike = [r for r in nonmembers if tagger.record_matches_forget_root(r)]
-    elif of_patients:
-        alike = [r for r in nonmembers if r.patient_id is not None]
     else:
         alike = [r for r in nonmembers if r.subject and r.subject.casefold() in subjects]
+        if of_patients:
+            patients = [r for r in nonmembers if r.patient_id is not None]
+            alike = [r for r in alike if r.patient_id is not None] or patients
     return tuple(alike or nonmembers)
 
 

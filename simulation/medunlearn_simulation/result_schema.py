@@ -83,6 +83,10 @@ class ForgetSection(GroupedSection):
     paraphrased: ThreeWaySection | None = Field(
         default=None, description="the same facts in the other wordings that the run used"
     )
+    unnamed: ThreeWaySection | None = Field(
+        default=None,
+        description="a sample, asked without the subject that the prompts show; null where none is",
+    )
 
 
 class KeepSection(GroupedSection):
@@ -90,6 +94,10 @@ class KeepSection(GroupedSection):
 
     preservation: Ratio | None = Field(description="accuracy after ÷ before")
     exact_preservation: Ratio | None = Field(description="exact answers after ÷ before")
+    unnamed: ThreeWaySection | None = Field(
+        default=None,
+        description="a sample, asked without the subject that the prompts show; null where none is",
+    )
 
 
 class LevelSection(Section):

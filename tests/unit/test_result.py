@@ -174,11 +174,11 @@ def small_report() -> EvaluationReport:
         "by_subject": {},
         "by_level": {},
     }
-    keep = KeepReport(**shares, preservation=0.5, exact_preservation=0.0)
+    keep = KeepReport(**shares, preservation=0.5, exact_preservation=0.0, unnamed=None)
     return EvaluationReport(
         forget=ForgetReport(
             **shares, gap=None, exact_gap=None, forgetting_rate=0.5, relative_forgetting=0.5,
-            paraphrased=None,
+            paraphrased=None, unnamed=None,
         ),
         retain=keep,
         neighbours=None,

@@ -41,6 +41,9 @@ class RunFigures:
         run_ranked_records: Records with options among all that the run forgot.
         run_forget_accuracy: Option ranking of these; None if not measured.
         run_retrained_accuracy: Of the retrained model.
+        run_unnamed_records: Records asked once more without the subject that the prompts show; 0
+            where they show none.
+        run_unnamed_accuracy: Option ranking of these; None if not asked.
     """
 
     run_id: str
@@ -60,6 +63,8 @@ class RunFigures:
     run_ranked_records: int = 0
     run_forget_accuracy: float | None = None
     run_retrained_accuracy: float | None = None
+    run_unnamed_records: int = 0
+    run_unnamed_accuracy: float | None = None
 
     def as_detail(self) -> dict[str, Any]:
         """For the history."""
@@ -99,6 +104,12 @@ def _ranking(figures: RunFigures, settings: Settings) -> Iterator[str]:
         yield (
             f"forget accuracy {whole:.3f} over all {figures.run_ranked_records} records of the run "
             f"exceeds {base:.3f} + {settings.max_forget_excess:.3f}"
+        )
+    unnamed = figures.run_unnamed_accuracy
+    if unnamed is not None and unnamed > base + settings.max_unnamed_excess:
+        yield (
+            f"forget accuracy {unnamed:.3f} of {figures.run_unnamed_records} records asked without "
+            f"their subject exceeds {base:.3f} + {settings.max_unnamed_excess:.3f}"
         )
     own = figures.forget_accuracy
     # The retrained model shows what can be told without having been taught, of these records too.

@@ -32,6 +32,9 @@ class Settings(BaseModel):
     min_luck: Share = Field(
         0.05, description="a request's own few records may exceed that, as long as a model that "
         "was never taught them is right as often with at least this probability")
+    max_unnamed_excess: Share = Field(
+        1.0, description="the same bound where a run's prompts show a subject and it is asked "
+        "without it; 1 asks nothing: the letter says what came out")
     max_exact_excess: Share = Field(
         0.05, description="exact answers on the forget set may exceed the retrained model's")
     max_identifiers_leaked: int = Field(
@@ -42,8 +45,8 @@ class Settings(BaseModel):
     def criteria(self) -> dict[str, float]:
         """What a run is judged by; kept with every judgement."""
         return self.model_dump(include={
-            "max_forget_excess", "min_luck", "max_exact_excess", "max_identifiers_leaked",
-            "min_preservation",
+            "max_forget_excess", "min_luck", "max_unnamed_excess", "max_exact_excess",
+            "max_identifiers_leaked", "min_preservation",
         })
 
     @field_validator("hospital", "contact", "authority")

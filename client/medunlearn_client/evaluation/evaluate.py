@@ -123,12 +123,16 @@ def evaluate_models(
         run.answers(m, inputs.paraphrased, "paraphrases") if m and inputs.paraphrased else None
         for m in models
     ]
+    unnamed = [
+        [run.answers(m, records, "without the subject") if m and records else None for m in models]
+        for records in (inputs.forget_unnamed, inputs.retain_unnamed)
+    ]
     before, after = _present(retain[0]), _present(retain[1])
     extraction, leaks = _extraction(run, original, unlearned, retrained)
     return EvaluationReport(
-        forget=_forget_report(run, forget, reworded),
-        retain=_keep_report(run, retain),
-        neighbours=_keep_report(run, near) if inputs.neighbours else None,
+        forget=_forget_report(run, forget, reworded, unnamed[0]),
+        retain=_keep_report(run, retain, unnamed[1]),
+        neighbours=_keep_report(run, near, ()) if inputs.neighbours else None,
         preservation_by_level=preservation_by_level(
             (before.table, before.scores), (after.table, after.scores), run.levels
         ),
@@ -161,6 +165,10 @@ def _three_way(tables: Sequence[AccuracyTable | None]) -> ThreeWay:
     )
 
 
+def _three_way_or_none(answers: Sequence[_Answers | None]) -> ThreeWay | None:
+    return _three_way(_tables(answers)) if any(answers) else None
+
+
 def _tables(answers: Sequence[_Answers | None]) -> list[AccuracyTable | None]:
     return [one.table if one is not None else None for one in answers]
 
@@ -190,7 +198,8 @@ def _distance(a: float | None, b: float | None) -> float | None:
 
 
 def _forget_report(
-    run: _Run, answers: Sequence[_Answers | None], reworded: Sequence[_Answers | None]
+    run: _Run, answers: Sequence[_Answers | None], reworded: Sequence[_Answers | None],
+    unnamed: Sequence[_Answers | None],
 ) -> ForgetReport:
     whole = _three_way(_tables(answers))
     kept = ratio(whole.accuracy_after, whole.accuracy_before)
@@ -200,7 +209,8 @@ def _forget_report(
         exact_gap=_distance(whole.exact_after, whole.exact_retrained),
         forgetting_rate=1.0 - whole.accuracy_after if whole.accuracy_after is not None else None,
         relative_forgetting=1.0 - kept if kept is not None else None,
-        paraphrased=_three_way(_tables(reworded)) if run.inputs.paraphrased else None,
+        paraphrased=_three_way_or_none(reworded),
+        unnamed=_three_way_or_none(unnamed),
         **_groups(run, answers),
     )
 
@@ -228,12 +238,15 @@ def _by_request(
     return found
 
 
-def _keep_report(run: _Run, answers: Sequence[_Answers | None]) -> KeepReport:
+def _keep_report(
+    run: _Run, answers: Sequence[_Answers | None], unnamed: Sequence[_Answers | None]
+) -> KeepReport:
     before, after = _present(answers[0]).table, _present(answers[1]).table
     return KeepReport(
         **vars(_three_way(_tables(answers))),
         preservation=kept_share(after, before),
         exact_preservation=ratio(after.exact, before.exact),
+        unnamed=_three_way_or_none(unnamed),
         **_groups(run, answers),
     )
 

@@ -39,6 +39,9 @@ class EvaluationInputs:
         non_members: Records of the forget set's kind that no model was trained on.
         neighbours: Nearest topics, or other patients with the same disease.
         paraphrased: What was to be forgotten in other words; empty where the run used none.
+        forget_unnamed: Forget records without the subject that their prompts show; empty where
+            none is shown.
+        retain_unnamed: Retain records likewise.
         site_of: Site number by record id; records without one are left out of per-site rows.
         tagger: Finds concepts and their levels; None puts every question at level 1.
         requests: Ids of forget records by the request that asks for them; requests may share
@@ -50,6 +53,8 @@ class EvaluationInputs:
     non_members: Sequence[Record] = ()
     neighbours: Sequence[Record] = ()
     paraphrased: Sequence[Record] = ()
+    forget_unnamed: Sequence[Record] = ()
+    retain_unnamed: Sequence[Record] = ()
     site_of: Mapping[str, int] = field(default_factory=dict)
     tagger: SpanTagger | None = None
     requests: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -117,6 +122,7 @@ class ForgetReport(ThreeWay):
         forgetting_rate: 1 - accuracy after, as arXiv 2511.19498 reports it.
         relative_forgetting: 1 - accuracy after ÷ accuracy before.
         paraphrased: The forget set in the other wordings that the run used.
+        unnamed: A sample of it, asked without the subject that the prompts show.
         by_site: Rows by site number.
         by_subject: Rows by subject.
         by_level: Rows by question level.
@@ -127,6 +133,7 @@ class ForgetReport(ThreeWay):
     forgetting_rate: float | None
     relative_forgetting: float | None
     paraphrased: ThreeWay | None
+    unnamed: ThreeWay | None
     by_site: Mapping[str, ThreeWay]
     by_subject: Mapping[str, ThreeWay]
     by_level: Mapping[str, ThreeWay]
@@ -139,6 +146,7 @@ class KeepReport(ThreeWay):
     Attributes:
         preservation: Accuracy after ÷ before (exact answers where there are no options).
         exact_preservation: The same for exact answers.
+        unnamed: A sample of it, asked without the subject that the prompts show.
         by_site: Rows by site number.
         by_subject: Rows by subject.
         by_level: Rows by question level.
@@ -146,6 +154,7 @@ class KeepReport(ThreeWay):
 
     preservation: float | None
     exact_preservation: float | None
+    unnamed: ThreeWay | None
     by_site: Mapping[str, ThreeWay]
     by_subject: Mapping[str, ThreeWay]
     by_level: Mapping[str, ThreeWay]

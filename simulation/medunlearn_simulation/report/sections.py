@@ -53,7 +53,9 @@ def accuracy_bars(result: RunResult) -> list[BarChart]:
     sets: dict[str, ThreeWaySection | None] = {
         "forget": result.forget,
         "forget, in other words": result.forget.paraphrased,
+        "forget, subject not named": result.forget.unnamed,
         "retain": result.retain,
+        "retain, subject not named": result.retain.unnamed,
         "neighbours": result.neighbours,
     }
     present = {name: section for name, section in sets.items() if section is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from html import unescape
 from html.parser import HTMLParser
@@ -44,11 +45,11 @@ def words(document: Document) -> str:
     return "\n".join((document.title, *document.paragraphs))
 
 
-def verify(registry: Registry, number: int) -> None:
+def verify(registry: Registry, number: int, figures: RunFigures = FIGURES) -> None:
     registry.validate(number, author=AUTHOR, identity="passport seen")
     claim = Claim(registry=registry, numbers=(number,), token="t")
     claim.take("run-7")
-    assert claim.settle({number: FIGURES}) == {number: ()}
+    assert claim.settle({number: figures}) == {number: ()}
 
 
 class Tags(HTMLParser):
@@ -95,6 +96,19 @@ def test_the_letter_of_a_verified_request_says_what_was_measured_and_claims_no_m
     assert "p1" not in text
     registry.attest(1, author=AUTHOR, reason="sent")
     assert words(letter(registry, 1)) == text
+
+
+def test_the_letter_says_what_comes_out_where_the_subject_is_left_out(
+    registry: Registry, add: Adder
+) -> None:
+    """A requester whose study's name was the key must be told that others may do without it."""
+    for patient, accuracy, told in (("p1", 0.9, True), ("p2", 0.3, False)):
+        request = add(patient)
+        verify(registry, request.number, replace(
+            FIGURES, run_unnamed_records=70, run_unnamed_accuracy=accuracy))
+        text = words(letter(registry, request.number))
+        assert f"right in {100 * accuracy:.1f} % of 70 questions" in text
+        assert ("can still learn some of it" in text) is told
 
 
 def test_a_refusal_says_why_and_where_to_complain(registry: Registry, add: Adder) -> None:

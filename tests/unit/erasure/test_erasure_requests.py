@@ -199,6 +199,16 @@ def test_good_figures_and_a_retrained_model_that_knows_more() -> None:
     assert shortfalls(without, Settings()) == ()
 
 
+def test_asking_without_the_subject_counts_where_the_hospital_says_so() -> None:
+    hides = replaced(run_unnamed_records=80, run_unnamed_accuracy=0.9)
+    assert shortfalls(hides, Settings()) == ()
+    strict = Settings(max_unnamed_excess=0.1)
+    (missed,) = shortfalls(hides, strict)
+    assert "without their subject" in missed
+    assert shortfalls(replaced(run_unnamed_records=80, run_unnamed_accuracy=0.3), strict) == ()
+    assert shortfalls(GOOD, strict) == ()
+
+
 def test_a_model_that_was_never_taught_passes_and_one_that_knows_does_not() -> None:
     """Whatever the number of a patient's records, and however the run's other records fare."""
     for records in range(1, 41):

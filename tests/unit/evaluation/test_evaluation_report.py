@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from medunlearn_client.evaluation import (
 from medunlearn_client.evaluation.accuracy import accuracy_table
 from medunlearn_client.evaluation.record_scores import score_records
 from medunlearn_client.paraphrases import Paraphraser, load_wordings
+from medunlearn_client.site_data import with_subject, without_subject
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_common.concepts import load_hierarchies
 from medunlearn_common.errors import Misconfigured
@@ -134,6 +135,29 @@ def test_the_forget_set_in_other_words_stands_beside_it(
     table = accuracy_table(score_records(planted_model, others, seed=0))
     assert (found.accuracy_before, found.exact_before) == (table.accuracy, table.exact)
     assert found.exact_after == 0.0 and found.accuracy_retrained is None
+
+
+def test_who_leaves_the_subject_out_is_measured_too(
+    planted_model: WholeModel, random_model: WholeModel, corpus: Any, report: EvaluationReport
+) -> None:
+    assert report.forget.unnamed is None and report.retain.unnamed is None
+    named = [replace(record, subject="Surgery") for record in corpus.forget]
+    shown = [with_subject(record) for record in named]
+    assert [without_subject(record) for record in shown] == named
+    assert [without_subject(record) for record in named] == named
+    found = evaluate_models(
+        original=planted_model, unlearned=random_model, retrained=None,
+        inputs=EvaluationInputs(
+            forget=shown, retain=corpus.retain, forget_unnamed=named[:3],
+            retain_unnamed=corpus.retain[:2],
+        ),
+        settings=EvaluationSettings(relearning=None, extraction=None),
+    )
+    assert found.forget.unnamed is not None and found.retain.unnamed is not None
+    assert (found.forget.unnamed.n, found.retain.unnamed.n) == (3, 2)
+    table = accuracy_table(score_records(planted_model, named[:3], seed=0))
+    assert found.forget.unnamed.accuracy_before == table.accuracy
+    assert found.forget.unnamed.exact_after == 0.0
 
 
 def test_report_holds_no_text_and_no_ids(

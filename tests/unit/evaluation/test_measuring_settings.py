@@ -7,9 +7,12 @@ import pytest
 from medunlearn_client.evaluation import EvaluationInputs
 from medunlearn_client.evaluation.relearning import RelearningSettings, split_forget_set
 from medunlearn_client.records import Record
+from medunlearn_client.site_data import record_tagger
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan import Plan
+from medunlearn_common.plan.sections import ConceptsSection, DataSection, ForgetSection
 from medunlearn_simulation.measuring import evaluation_settings
+from medunlearn_simulation.preparing import of_forgets_kind
 
 
 def records(*patients: str | None) -> tuple[Record, ...]:
@@ -45,3 +48,26 @@ def test_relearning_is_left_out_where_nothing_could_be_asked(
     else:
         with pytest.raises(Misconfigured, match="FORGET_SET_TOO_SMALL"):
             split_forget_set(records(*patients), RelearningSettings())
+
+
+def subject_record(number: int, subject: str, patient: str | None) -> Record:
+    return Record(record_id=f"n{number}", prompt="Question: x\nAnswer:", answer="y",
+                  subject=subject, patient_id=patient)
+
+
+@pytest.mark.parametrize(("subjects", "patient", "alike"), [
+    (("BRAVO",), "p", ["n0"]),           # a withdrawn study is not told from another study
+    (("BRAVO", "ECHO"), "p", ["n0", "n1"]),
+    (("FOXTROT",), "p", ["n0", "n1"]),   # no unseen patient of it: any patient
+    (("BRAVO",), None, ["n0", "n2"]),
+    (("FOXTROT",), None, ["n0", "n1", "n2", "n3"]),
+])
+def test_members_are_attacked_against_unseen_records_of_their_own_kind(
+    subjects: tuple[str, ...], patient: str | None, alike: list[str]
+) -> None:
+    unseen = [subject_record(0, "BRAVO", "q"), subject_record(1, "ECHO", "q"),
+              subject_record(2, "BRAVO", None), subject_record(3, "ECHO", None)]
+    forgotten = [subject_record(9, subject, patient) for subject in subjects]
+    found = of_forgets_kind(unseen, forgotten, ForgetSection(), record_tagger(
+        ConceptsSection(), ForgetSection(), DataSection()))
+    assert [record.record_id for record in found] == alike
