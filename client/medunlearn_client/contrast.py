@@ -18,6 +18,7 @@ epsilon.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,17 +30,22 @@ import numpy.typing as npt
 import torch
 
 from medunlearn_client.adapters import LoraAdapter
+from medunlearn_client.alternatives import AlternativeAnswers
 from medunlearn_client.encoding import RecordEncoder, collate
 from medunlearn_client.evaluation.roc import auc
+from medunlearn_client.models import DTYPES
 from medunlearn_client.objectives import ModelView
+from medunlearn_client.public_start import StepProgress, public_start
 from medunlearn_client.records import Record, read_records
 from medunlearn_client.site_data import record_tagger, with_subject
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.workbench import shared_model
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.frozen import A_PART, Matrix
+from medunlearn_common.frozen import A_FILE, A_PART, Matrix, b_name, write_frozen
+from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import Plan
 from medunlearn_common.plan.sections import DataSection, ForgetSection
+from medunlearn_common.support import support_size
 
 Reals = npt.NDArray[np.float64]
 # Of S; on real records 0.1 leaks a tenth more into what is kept, 0.001 no less (docs/results.md).
@@ -59,12 +65,14 @@ class Direction:
         values: Shape ``(1, d_in)``, float32.
         auc: Area under the ROC curve on public text that did not make the direction.
         is_used: Whether that is enough for the module to carry an adapter.
+        start: Where its B starts, shape ``(d_out, 1)``; None: at zero.
     """
 
     name: str
-    values: npt.NDArray[np.float32]
+    values: Matrix
     auc: float
     is_used: bool
+    start: Matrix | None = None
 
     @property
     def module(self) -> str:
@@ -73,8 +81,12 @@ class Direction:
 
 
 def used_matrices(found: Iterable[Direction]) -> dict[str, Matrix]:
-    """A of the modules that carry an adapter, by name."""
-    return {direction.name: direction.values for direction in found if direction.is_used}
+    """A of the modules that carry an adapter, and where B starts, by name."""
+    used = [direction for direction in found if direction.is_used]
+    return {direction.name: direction.values for direction in used} | {
+        b_name(direction.name): direction.start for direction in used
+        if direction.start is not None
+    }
 
 
 def used_modules(found: Iterable[Direction]) -> tuple[str, ...]:
@@ -144,20 +156,61 @@ def public_tagger(plan: Plan) -> ConceptTagger:
     return record_tagger(plan.concepts, ForgetSection(), DataSection())
 
 
-def directions_of(plan: Plan, model: str, *, device: str) -> list[Direction]:
-    """The directions of a plan for the base model in folder ``model``.
+def directions_of(
+    plan: Plan, model: str, *, device: str, on_step: StepProgress | None = None
+) -> list[Direction]:
+    """The directions of a plan for the base model in folder ``model``, and where B starts.
+
+    Args:
+        plan: Its [contrast], [model], [objective] and [data].
+        model: Folder of the base model.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        on_step: Told of every step that B learns, and of how many there are.
 
     Raises:
-        Misconfigured: As :func:`contrast_texts`, :func:`contrast_directions` and
+        Misconfigured: START_OUTSIDE_SUPPORT if B has more rows than the support may, or as
+            :func:`contrast_texts`, :func:`contrast_directions`, :func:`public_start` and
             :func:`~medunlearn_client.workbench.shared_model`.
     """
-    topic, other = contrast_texts(plan, public_tagger(plan))
+    tagger = public_tagger(plan)
+    topic, other = contrast_texts(plan, tagger)
     section = plan.model.model_copy(update={"a_file": ""})
     loaded, adapter = shared_model(model, section, plan.run.seed, device)
     encoder = RecordEncoder(loaded.tokenizer, max_tokens=plan.model.max_tokens)
-    return contrast_directions(
-        adapter, encoder, topic, other, min_auc=plan.contrast.min_auc
+    found = contrast_directions(adapter, encoder, topic, other, min_auc=plan.contrast.min_auc)
+    if not plan.contrast.start_steps:
+        return found
+    # Anew, with the modules that are used alone: A is set, and what B learns is what is published.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / A_FILE
+        write_frozen(file, used_matrices(found))
+        used = section.model_copy(update={
+            "a_file": str(file), "target_modules": used_modules(found)})
+        loaded, adapter = shared_model(model, used, plan.run.seed, device)
+    _require_room(adapter.layout, plan.support.density)
+    alternatives = AlternativeAnswers(tagger.hierarchy.hierarchy, tagger)
+    starts = public_start(
+        adapter,
+        [encoder.encode(record, alternatives=alternatives.of(record)) for record in topic],
+        [encoder.encode(record) for record in other],
+        plan, compute_dtype=DTYPES[section.compute_dtype], on_step=on_step,
     )
+    by_name = dict(zip(adapter.layout.names, starts, strict=True))
+    return [
+        replace(direction, start=by_name[b_name(direction.name)])
+        if direction.is_used else direction for direction in found
+    ]
+
+
+def _require_room(layout: AdapterLayout, density: float) -> None:
+    if (size := support_size(layout, density)) < layout.dimension:
+        raise Misconfigured(
+            "START_OUTSIDE_SUPPORT",
+            f"B has {layout.dimension} rows where the topic is told apart, and the support {size} "
+            "coordinates",
+            "raise [contrast] min_auc, name fewer [model] target_modules, or set [contrast] "
+            "start_steps = 0",
+        )
 
 
 def contrast_directions(

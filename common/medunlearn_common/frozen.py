@@ -1,9 +1,12 @@
-"""The frozen A matrices of LoRA: public, and the same at every party.
+"""The frozen A matrices of LoRA, and where B starts: public, and the same at every party.
 
 They are drawn from the layout's seed, or they lie in a file that the plan names by its digest:
 directions that tell a topic's texts from others, made from public text
 (:mod:`medunlearn_client.contrast`). Privacy does not depend on which: B's gradients are clipped
-and noised whatever A is, as long as A was made without anybody's records.
+and noised whatever A is, as long as A was made without anybody's records. Such a file may also
+hold the values at which B starts, learnt from public text
+(:mod:`medunlearn_client.public_start`); the coordinator begins there, sites are sent it as they
+are sent every round's B.
 """
 
 from __future__ import annotations
@@ -36,6 +39,12 @@ def a_name(b_name: str) -> str:
     """PEFT's name of the A matrix that belongs to a B matrix."""
     head, _, tail = b_name.rpartition(B_PART)
     return f"{head}{A_PART}{tail}" if head else b_name
+
+
+def b_name(a_matrix: str) -> str:
+    """PEFT's name of the B matrix that belongs to an A matrix."""
+    head, _, tail = a_matrix.rpartition(A_PART)
+    return f"{head}{B_PART}{tail}" if head else a_matrix
 
 
 def frozen_a(layout_seed: int, name: str, shape: tuple[int, int]) -> Matrix:
@@ -92,28 +101,59 @@ def frozen_matrices(
 
     Raises:
         Misconfigured: A_FILE_MISSING, or A_FILE_INVALID if the file holds anything but finite
-            float32 matrices of these names and shapes.
+            float32 matrices of these names and shapes, and B's starts beside all or none of them.
     """
     if file is None:
         return {name: frozen_a(seed, name, shape) for name, shape in shapes.items()}
-    data = frozen_bytes(file)
+    tensors = _tensors(file)
+    if set(tensors) - {b_name(name) for name in shapes} != set(shapes):
+        raise _invalid(file, "its matrices are of other modules than the plan's")
+    return {name: _matrix(file, tensors, name, shape) for name, shape in shapes.items()}
+
+
+def start_of_b(shapes: Mapping[str, tuple[int, int]], file: Path | None) -> Matrix | None:
+    """Where B starts, all matrices as one flat vector; None where it starts at zero.
+
+    Args:
+        shapes: ``(d_out, rank)`` by name, in the layout's order.
+        file: Safetensors file, or None.
+
+    Raises:
+        Misconfigured: A_FILE_MISSING or A_FILE_INVALID, as :func:`frozen_matrices`.
+    """
+    tensors = _tensors(file) if file is not None else {}
+    if file is None or not any(B_PART in name for name in tensors):
+        return None
+    if not set(shapes) <= set(tensors):
+        raise _invalid(file, "it says of some modules where B starts, and not of others")
+    return np.concatenate([
+        _matrix(file, tensors, name, shape).reshape(-1) for name, shape in shapes.items()
+    ])
+
+
+def _tensors(file: Path) -> dict[str, Matrix]:
     try:
-        tensors = load(data)
+        return load(frozen_bytes(file))
     except (SafetensorError, ValueError) as error:
         raise _invalid(file, "it is no safetensors file") from error
-    if set(tensors) != set(shapes):
-        raise _invalid(file, "its matrices are of other modules than the plan's")
-    for name, shape in shapes.items():
-        values = tensors[name]
-        if values.dtype != np.float32 or values.shape != shape:
-            raise _invalid(file, f"{name} has another shape or type than float32 {shape}")
-        if not (np.abs(values) <= LARGEST_ENTRY).all():  # also false for NaN
-            raise _invalid(file, f"{name} has entries beyond {LARGEST_ENTRY:g}, or none at all")
-    return {name: tensors[name] for name in shapes}
+
+
+def _matrix(
+    file: Path, tensors: Mapping[str, Matrix], name: str, shape: tuple[int, int]
+) -> Matrix:
+    values = tensors[name]
+    if values.dtype != np.float32 or values.shape != shape:
+        raise _invalid(file, f"{name} has another shape or type than float32 {shape}")
+    if not (np.abs(values) <= LARGEST_ENTRY).all():  # also false for NaN
+        raise _invalid(file, f"{name} has entries beyond {LARGEST_ENTRY:g}, or none at all")
+    return values
 
 
 def write_frozen(file: Path, matrices: Mapping[str, Matrix]) -> str:
-    """Write A matrices for :func:`frozen_matrices`; returns the digest that names the file.
+    """Write A, and B's start if there is one, by PEFT's names.
+
+    Returns:
+        The digest that names the file.
 
     Raises:
         Transient: STORAGE_FULL or STORAGE_FAILED.

@@ -52,7 +52,7 @@ from medunlearn_server.reports import (
 )
 from medunlearn_server.requests import finish_request, step_request
 from medunlearn_server.round_state import FinishReason, Phase, RoundState
-from medunlearn_server.server_step import StepState, direction_of, gap_closed, take_step
+from medunlearn_server.server_step import direction_of, first_step, gap_closed, take_step
 from medunlearn_server.sites import Sites
 from medunlearn_server.support_choice import choose_support
 from medunlearn_server.transport import Transport
@@ -213,7 +213,8 @@ class Coordinator:
             run_id=self._run_id, sigma=progress.schedule.vote_sigma, clock=self._clock,
         )
         learning = Learning(
-            support=support, vote=vote, step=StepState.zero(support.size), history=history
+            support=support, vote=vote, history=history,
+            step=first_step(progress.agreement.layout, support, self._a_file),
         )
         state = progress.state.supported(support.digest)
         self._trail.supported(vote)

@@ -20,13 +20,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, cos, pi
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.frozen import start_of_b
+from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan.sections import ServerSection
+from medunlearn_common.support import Support
 from medunlearn_server.aggregation import RoundSums
 from medunlearn_server.geometry import Geometry
 
@@ -63,10 +67,36 @@ class StepState:
         zeros = np.zeros(size)
         return cls(values=zeros, first=zeros, second=zeros, average=zeros)
 
+    @classmethod
+    def at(cls, values: Reals) -> Self:
+        """An adapter that public text alone has made; ``values`` of shape ``(k,)``, float64."""
+        return replace(cls.zero(len(values)), values=values)
+
     @property
     def published(self) -> npt.NDArray[np.float32]:
         """What the adapter store gets: the average if there is one, else phi."""
         return (self.average if self.averaged else self.values).astype(np.float32)
+
+
+def first_step(layout: AdapterLayout, support: Support, a_file: Path | None) -> StepState:
+    """Where the rounds start: at zero, or where the file of A says that B starts.
+
+    Raises:
+        Misconfigured: START_OUTSIDE_SUPPORT if the support lacks coordinates of the start, or as
+            :func:`~medunlearn_common.frozen.start_of_b`.
+    """
+    start = start_of_b(dict(zip(layout.names, layout.shapes, strict=True)), a_file)
+    if start is None:
+        return StepState.zero(support.size)
+    values = start[support.indices]
+    if lost := np.count_nonzero(start) - np.count_nonzero(values):
+        raise Misconfigured(
+            "START_OUTSIDE_SUPPORT",
+            f"{lost} of {np.count_nonzero(start)} coordinates of B's start are not in the support",
+            'set [support] method = "random" and a density that holds every row, or adapt fewer '
+            "modules",
+        )
+    return StepState.at(values.astype(np.float64))
 
 
 def direction_of(

@@ -28,11 +28,13 @@ def with_frozen_a(
     if plan.model.a_file:
         write_atomically(place, frozen_bytes(Path(plan.model.a_file)), private=False)
     elif plan.contrast.public_file:
-        with board.phase("directions from public text") as bar:
-            found = directions_of(plan, model, device=device)
+        steps = max(1, plan.contrast.start_steps)
+        with board.phase("directions from public text", steps) as bar:
+            found = directions_of(
+                plan, model, device=device, on_step=lambda done, _: bar.set(done, "B's start"))
             modules = used_modules(found)
             write_frozen(place, used_matrices(found))
-            bar.set(1, f"{len(modules)} of {len(found)} modules tell the topic apart")
+            bar.set(steps, f"{len(modules)} of {len(found)} modules tell the topic apart")
         section = section.model_copy(update={"target_modules": modules})
     else:
         return plan

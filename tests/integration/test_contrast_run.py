@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from small_plan import plan_text
 
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine
-from medunlearn_common.frozen import A_FILE, A_PART, frozen_digest
+from medunlearn_common.frozen import A_FILE, A_PART, B_PART, b_name, frozen_digest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 QUICK = ("--runner", "memory", "--device", "cpu", "--quiet")
@@ -22,6 +22,7 @@ DIRECTED = {
     "model__lora_rank": "1", "model__lora_alpha": "1.0", "data__show_subject": "true",
     "support__density": "0.002",
     "contrast__subjects": '["Anatomy", "Medicine"]', "contrast__min_auc": "0.6",
+    "contrast__start_steps": "0",
 }
 
 Command = Callable[..., int]
@@ -78,6 +79,33 @@ def test_the_runs_adapter_has_the_public_directions_and_its_plan_names_them(
     assert "contrast" not in shared  # a path of the coordinator's machine
 
 
+def test_the_rounds_go_on_from_where_public_text_ended(
+    command: Command, plan: Path, tmp_path: Path, tiny_model_folder: Path, question_file: Path,
+    public: Path, capfd: pytest.CaptureFixture[str],
+) -> None:
+    """With steps of no size the run's adapter is the start, coordinate by coordinate."""
+    started = DIRECTED | {
+        "contrast__public_file": f'"{public}"', "contrast__start_steps": "3",
+        "contrast__start_batch": "4", "support__density": "0.05",
+    }
+    for name, rate in (("still", "1e-12"), ("moved", "0.1"), ("again", "0.1")):
+        plan.write_text(plan_text(
+            tiny_model_folder, question_file, **started, server__learning_rate=rate,
+        ), encoding="utf-8")
+        assert command("simulate", plan, "--out", tmp_path / name, *QUICK) == 0, capfd.readouterr()
+    made = load_file(tmp_path / "still" / A_FILE)
+    still, moved, again = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+        for name in ("still", "moved", "again")
+    )
+    starts = [name for name in made if B_PART in name]
+    assert starts and {b_name(name) for name in made if A_PART in name} == set(starts)
+    for name in starts:
+        assert made[name].any() and np.allclose(still[name], made[name], atol=1e-9)
+        assert not np.allclose(moved[name], made[name], atol=1e-3)
+        assert np.array_equal(moved[name], again[name])
+
+
 def test_the_same_plan_makes_the_same_directions_and_a_given_file_is_taken_as_it_is(
     command: Command, plan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,6 +128,8 @@ def test_the_same_plan_makes_the_same_directions_and_a_given_file_is_taken_as_it
     (("lora_rank = 1", "lora_rank = 4"), "PLAN_INVALID"),
     (('subjects = ["Anatomy", "Medicine"]', 'subjects = ["Surgery"]'), "CONTRAST_SUBJECTS"),
     (("min_auc = 0.6", "min_auc = 1.0\ntexts = 16"), "CONTRAST_WEAK"),
+    (("start_steps = 0", "start_steps = 3"), "START_OUTSIDE_SUPPORT"),
+    (("start_steps = 0", "start_steps = 3\nstart_rate = 1e4"), "CONTRAST_START"),
     (("public.jsonl", "nowhere.jsonl"), "DATA_FILE_MISSING"),
     (("[model]\n", '[model]\na_file = "nowhere.safetensors"\n'), "A_FILE_MISSING"),
     (("[model]\n", '[model]\na_file = "plan.toml"\n'), "A_FILE_INVALID"),
@@ -110,6 +140,8 @@ def test_what_cannot_be_used_ends_before_anything_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     text = plan.read_text(encoding="utf-8").replace(*change, 1)
+    if code == "START_OUTSIDE_SUPPORT":
+        text = text.replace("density = 0.002", "density = 0.0001")
     if code == "CONTRAST_WEAK":  # questions that say nothing but themselves
         text = text.replace("show_subject = true", "show_subject = false")
         (tmp_path / "public.jsonl").write_text("".join(json.dumps({

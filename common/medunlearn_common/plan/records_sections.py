@@ -132,6 +132,16 @@ class ContrastSection(Section):
     min_auc: Fraction = Field(
         0.95, description="a module whose direction tells held-out public text apart worse than "
         "this (area under the ROC curve) gets none, and stays as it is")
+    start_steps: int = Field(
+        160, ge=0, le=100_000, description="steps in which B learns from the public text, before "
+        "and without any record, what the directions should do; 0 = B starts at zero. Needs "
+        "support.method = random and a support that holds every row: none is voted")
+    start_rate: float = Field(
+        0.05, gt=0.0, le=1e4, allow_inf_nan=False, description="Adam's step size in these steps")
+    start_batch: int = Field(
+        24, ge=1, le=4096, description="texts on the topic in one of them; twice as many others")
+    start_retain_weight: float = Field(
+        1.0, ge=0.0, allow_inf_nan=False, description="weight of the retain loss, on the others")
 
 
 class LabelsSection(Section):

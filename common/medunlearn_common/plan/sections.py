@@ -94,6 +94,11 @@ class Plan(RunPlan):
     def _refuse_contrast_of_many(self) -> Self:
         if self.contrast.public_file and self.model.lora_rank != 1:
             raise ValueError("contrast.public_file needs model.lora_rank = 1: one direction")
+        starts = self.contrast.public_file and self.contrast.start_steps
+        if starts and self.support.method != "random":
+            raise ValueError(
+                'contrast.start_steps needs support.method = "random": a start has every row, and '
+                "a vote would drop some; or set contrast.start_steps = 0")
         return self
 
     def shared(self) -> RunPlan:

@@ -63,7 +63,7 @@ def plan_of(file: Path, **contrast: object) -> Plan:
     return Plan.model_validate({
         "model": {"lora_rank": 1, "lora_alpha": 1.0, "target_modules": TARGETS},
         "data": {"show_subject": True}, "forget": {"subjects": [TOPIC]},
-        "contrast": {"public_file": str(file), "subjects": OTHERS, **contrast},
+        "contrast": {"public_file": str(file), "subjects": OTHERS, "start_steps": 0} | contrast,
     })
 
 
@@ -308,7 +308,8 @@ def test_the_command_makes_the_file_that_a_plan_then_names(
     plan.write_text(
         f'[model]\nlora_rank = 1\nlora_alpha = 1.0\ntarget_modules = {list(TARGETS)}\n'
         f'[data]\nshow_subject = true\n[forget]\nsubjects = ["{TOPIC}"]\n'
-        f'[contrast]\npublic_file = "{public}"\nsubjects = ["Anatomy"]\nmin_auc = 0.6\n')
+        f'[contrast]\npublic_file = "{public}"\nsubjects = ["Anatomy"]\nmin_auc = 0.6\n'
+        f'start_steps = 0\n')
     out = tmp_path / A_FILE
     app = typer.Typer()
     app.command()(contrast)
