@@ -168,7 +168,7 @@ def directions_of(
         on_step: Told of every step that B learns, and of how many there are.
 
     Raises:
-        Misconfigured: START_OUTSIDE_SUPPORT if B has more rows than the support may, or as
+        Misconfigured: START_OUTSIDE_SUPPORT as :func:`within_support`, or as
             :func:`contrast_texts`, :func:`contrast_directions`, :func:`public_start` and
             :func:`~medunlearn_client.workbench.shared_model`.
     """
@@ -180,6 +180,7 @@ def directions_of(
     found = contrast_directions(adapter, encoder, topic, other, min_auc=plan.contrast.min_auc)
     if not plan.contrast.start_steps:
         return found
+    found = within_support(found, adapter.layout, plan.support.density)
     # Anew, with the modules that are used alone: A is set, and what B learns is what is published.
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / A_FILE
@@ -187,7 +188,6 @@ def directions_of(
         used = section.model_copy(update={
             "a_file": str(file), "target_modules": used_modules(found)})
         loaded, adapter = shared_model(model, used, plan.run.seed, device)
-    _require_room(adapter.layout, plan.support.density)
     alternatives = AlternativeAnswers(tagger.hierarchy.hierarchy, tagger)
     starts = public_start(
         adapter,
@@ -202,15 +202,33 @@ def directions_of(
     ]
 
 
-def _require_room(layout: AdapterLayout, density: float) -> None:
-    if (size := support_size(layout, density)) < layout.dimension:
+def within_support(
+    found: Sequence[Direction], layout: AdapterLayout, density: float
+) -> list[Direction]:
+    """Those modules alone in use, best AUC first, of which the support holds every row.
+
+    Args:
+        found: In the layout's order.
+        layout: Of all modules.
+        density: Of the support.
+
+    Raises:
+        Misconfigured: START_OUTSIDE_SUPPORT if not one module has room.
+    """
+    room = left = support_size(layout, density)
+    kept: set[str] = set()
+    rows = dict(zip((direction.name for direction in found), layout.sizes, strict=True))
+    for direction in sorted(found, key=lambda direction: -direction.auc):
+        if direction.is_used and rows[direction.name] <= left:
+            kept.add(direction.name)
+            left -= rows[direction.name]
+    if not kept:
         raise Misconfigured(
             "START_OUTSIDE_SUPPORT",
-            f"B has {layout.dimension} rows where the topic is told apart, and the support {size} "
-            "coordinates",
-            "raise [contrast] min_auc, name fewer [model] target_modules, or set [contrast] "
-            "start_steps = 0",
+            f"no module that tells the topic apart fits into a support of {room} coordinates",
+            "raise [support] density, or set [contrast] start_steps = 0",
         )
+    return [replace(d, is_used=d.name in kept) for d in found]
 
 
 def contrast_directions(

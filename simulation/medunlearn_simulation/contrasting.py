@@ -34,7 +34,7 @@ def with_frozen_a(
                 plan, model, device=device, on_step=lambda done, _: bar.set(done, "B's start"))
             modules = used_modules(found)
             write_frozen(place, used_matrices(found))
-            bar.set(steps, f"{len(modules)} of {len(found)} modules tell the topic apart")
+            bar.set(steps, f"{len(modules)} of {len(found)} modules carry an adapter")
         section = section.model_copy(update={"target_modules": modules})
     else:
         return plan

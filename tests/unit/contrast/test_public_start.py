@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from medunlearn_client.adapters import LoraAdapter
+from medunlearn_client.contrast import Direction, within_support
 from medunlearn_client.encoding import RecordEncoder, collate
 from medunlearn_client.models import load_causal_lm
 from medunlearn_client.objectives import OBJECTIVES, ModelView
@@ -113,6 +115,26 @@ def test_half_a_start_is_no_start(tmp_path: Path) -> None:
     write_frozen(tmp_path / A_FILE, held())
     cut = Support(indices=np.array([0, 1, 2, 3]), layout_digest=LAYOUT.digest)
     assert code_of(lambda: first_step(LAYOUT, cut, tmp_path / A_FILE)) == "START_OUTSIDE_SUPPORT"
+
+
+# -- room ------------------------------------------------------------------------------------
+
+
+def direction(name: str, auc: float, used: bool = True) -> Direction:
+    return Direction(name=name, values=np.ones((1, 4), np.float32), auc=auc, is_used=used)
+
+
+def test_the_best_modules_are_used_of_which_the_support_holds_every_row() -> None:
+    m, n = (direction(name, auc) for name, auc in zip(A_SHAPES, (0.97, 0.99), strict=True))
+
+    def used(density: float, *found: Direction) -> list[bool]:
+        return [d.is_used for d in within_support(found, LAYOUT, density)]
+
+    assert used(0.005, m, n) == [True, True]  # 3 and 2 rows, 1,000 parameters
+    assert used(0.004, m, n) == [False, True]
+    assert used(0.004, replace(m, auc=0.999), n) == [True, False]
+    assert used(0.005, replace(m, is_used=False), n) == [False, True]
+    assert code_of(lambda: used(0.001, m, n)) == "START_OUTSIDE_SUPPORT"
 
 
 # -- the descent -----------------------------------------------------------------------------
