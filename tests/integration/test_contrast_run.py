@@ -106,6 +106,25 @@ def test_the_rounds_go_on_from_where_public_text_ended(
         assert np.array_equal(moved[name], again[name])
 
 
+@pytest.mark.flower
+def test_through_flower_the_rounds_start_there_too(
+    command: Command, plan: Path, tmp_path: Path, tiny_model_folder: Path, question_file: Path,
+    public: Path, capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Real server and client apps come to the memory runner's adapter."""
+    plan.write_text(plan_text(
+        tiny_model_folder, question_file, server__learning_rate="0.1", **DIRECTED | {
+            "contrast__public_file": f'"{public}"', "contrast__start_steps": "3",
+            "contrast__start_batch": "4", "support__density": "0.05",
+        }), encoding="utf-8")
+    for name in ("memory", "flower"):
+        assert command("simulate", plan, "--out", tmp_path / name, "--runner", name, "--device",
+                       "cpu", "--quiet") == 0, capfd.readouterr()
+    one, two = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+                for name in ("memory", "flower"))
+    assert all(np.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
 def test_the_same_plan_makes_the_same_directions_and_a_given_file_is_taken_as_it_is(
     command: Command, plan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -125,7 +125,8 @@ class ContrastSection(Section):
         "default: those of [forget]. For requests from a registry, which the plan does not know")
     subjects: tuple[str, ...] = Field(
         (), description="where the prompt shows the subject: other subjects, under which the "
-        "same questions are shown for contrast")
+        'same questions are shown for contrast; "" shows none, for who asks without one: keeps '
+        "what they ask of the rest, and of the topic")
     texts: int = Field(
         1500, ge=16, le=5000, description="public questions that are read; with fewer the "
         "directions open more on what is kept")

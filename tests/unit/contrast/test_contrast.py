@@ -133,6 +133,13 @@ def test_where_the_plan_does_not_know_what_is_forgotten_it_names_the_topics(
     assert {r.subject for r in topic} == {"BRAVO"} and {r.subject for r in other} == set(OTHERS)
 
 
+def test_an_empty_subject_shows_none(questions: list[Record], tmp_path: Path) -> None:
+    plan = plan_of(tmp_path / "p.jsonl", texts=20, subjects=["", "Anatomy"])
+    _, other = contrast_texts(plan, public_tagger(plan))
+    assert sum(record.prompt.startswith("Question:") for record in other) == 10
+    assert sum(record.prompt.startswith("Subject: Anatomy\n") for record in other) == 10
+
+
 def test_without_a_shown_subject_the_texts_own_topics_divide_them(
     questions: list[Record], tmp_path: Path
 ) -> None:
