@@ -131,10 +131,31 @@ def start_of_b(shapes: Mapping[str, tuple[int, int]], file: Path | None) -> Matr
     ])
 
 
+def require_unvoted_start(file: Path | None, method: str) -> None:
+    """Refuse a start of B before a support is voted, which is paid for and would cut it.
+
+    Args:
+        file: Safetensors file, or None.
+        method: The plan's ``support.method``.
+
+    Raises:
+        Misconfigured: START_OUTSIDE_SUPPORT; A_FILE_MISSING or A_FILE_INVALID.
+    """
+    if file is None or method == "random":
+        return
+    if any(B_PART in name for name in _tensors(file)):
+        raise Misconfigured(
+            "START_OUTSIDE_SUPPORT",
+            f'{file.name} says where B starts in every row, and support.method = "{method}" would '
+            "drop rows",
+            'set [support] method = "random", or make the file with [contrast] start_steps = 0',
+        )
+
+
 def _tensors(file: Path) -> dict[str, Matrix]:
     try:
         return load(frozen_bytes(file))
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type numpy lacks
         raise _invalid(file, "it is no safetensors file") from error
 
 

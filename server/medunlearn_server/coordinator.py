@@ -21,6 +21,7 @@ import numpy as np
 
 from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Misconfigured
+from medunlearn_common.frozen import require_unvoted_start
 from medunlearn_common.masking.parameters import require_plan
 from medunlearn_common.masking.signing import Verifier
 from medunlearn_common.plan import RunPlan
@@ -92,10 +93,13 @@ class Coordinator:
         Raises:
             Rejected: PUBLIC_FILE_UNKNOWN if the plan names a file of frozen A matrices and the
                 run's folder has another or none.
+            Misconfigured: START_OUTSIDE_SUPPORT if that file says where B starts and the support is
+                not random; A_FILE_INVALID.
         """
         self._plan = plan
         a_file = own_copy(plan.model.a_file, (str(store.a_file),), may_be_builtin=False)
         self._a_file = Path(a_file) if a_file else None
+        require_unvoted_start(self._a_file, plan.support.method)
         self._halt = halt
         self._store = store
         self._run_id = run_id

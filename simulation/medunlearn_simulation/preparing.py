@@ -29,7 +29,7 @@ from medunlearn_client.workbench import shared_model
 from medunlearn_common.digests import HUB_PREFIX
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded
-from medunlearn_common.frozen import frozen_digest
+from medunlearn_common.frozen import frozen_digest, require_unvoted_start
 from medunlearn_common.masking.parameters import require_plan
 from medunlearn_common.plan import Plan, read_plan
 from medunlearn_common.plan.reading import plan_from_mapping
@@ -295,6 +295,7 @@ def check_plan(plan: Plan, *, device: str) -> None:
     noise_schedule(plan)
     if plan.model.a_file:
         frozen_digest(Path(plan.model.a_file))
+        require_unvoted_start(Path(plan.model.a_file), plan.support.method)
     elif plan.contrast.public_file:
         read_records([Path(plan.contrast.public_file)])
     for file in public_texts(plan):

@@ -8,7 +8,7 @@ printed and kept nowhere.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from datetime import date
 from importlib import resources
 from pathlib import Path
@@ -18,6 +18,7 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from medunlearn_client.erasure import history
+from medunlearn_client.erasure.criteria import RunFigures
 from medunlearn_client.erasure.finding import by_file
 from medunlearn_client.erasure.registry import Registry
 from medunlearn_client.erasure.requests import (
@@ -32,6 +33,9 @@ from medunlearn_common.errors import Misconfigured
 
 MAX_TEMPLATE_BYTES = 1 << 16
 MAX_ADDRESS_LINES = 8
+_FIGURE_DEFAULTS = {
+    field.name: field.default for field in fields(RunFigures) if field.default is not MISSING
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +128,11 @@ def _letter_facts(registry: Registry, number: int) -> dict[str, Any]:
 
 
 def figures_of(events: Sequence[Event]) -> Mapping[str, Any] | None:
-    """The figures of the run that verified the request; None before."""
-    return next((e.detail for e in reversed(events)
+    """The figures of the run that verified the request; None before.
+
+    A history may be older than a figure, which then has its default: not measured.
+    """
+    return next((_FIGURE_DEFAULTS | dict(e.detail) for e in reversed(events)
                  if e.before is State.IN_RUN and e.after is State.VERIFIED), None)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
-from medunlearn_common.frozen import A_FILE, frozen_bytes
+from medunlearn_common.frozen import A_FILE, frozen_bytes, require_unvoted_start
 from medunlearn_common.plan.reading import MAX_PLAN_BYTES, plan_from_text
 from medunlearn_server.coordinator import new_run_id
 from medunlearn_server.directives import write_directive
@@ -32,7 +32,8 @@ def launch(
     a folder that nothing refers to.
 
     Raises:
-        Misconfigured: PLAN_ codes, LAUNCH_INVALID, RUN_EXISTS, A_FILE_MISSING.
+        Misconfigured: PLAN_ codes, LAUNCH_INVALID, RUN_EXISTS, A_FILE_MISSING, A_FILE_INVALID,
+            START_OUTSIDE_SUPPORT.
         Transient: WRITE_FAILED, RUNS_DB.
     """
     digests = dict(zip(_NAMES, (model_digest, tokenizer_digest), strict=True))
@@ -51,6 +52,7 @@ def launch(
                             ) from error
     a_file = given.model.a_file
     frozen = frozen_bytes(Path(a_file)) if a_file else None  # a digest alone is no file
+    require_unvoted_start(Path(a_file) if a_file else None, shared.support.method)
     run_id = new_run_id(shared, nonce=nonce)
     if all(row.run_id != run_id for row in runs.list()):
         run_folder = folder.run(run_id)

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from medunlearn_common.errors import Misconfigured, Transient
-from medunlearn_common.frozen import A_FILE
+from medunlearn_common.frozen import A_FILE, write_frozen
 from medunlearn_server.directives import obey, obey_while_waiting, read_directive, write_directive
 from medunlearn_server.jobs import Ending, Job, deployed_settings, leading, process_began
 from medunlearn_server.service.launching import launch, read_launch
@@ -181,7 +183,15 @@ def test_a_launch_writes_all_or_says_why(tmp_path: Path) -> None:
         assert caught.value.code == code
     assert len(runs.list()) == 1 and len(list(folder.runs.iterdir())) == 1
     named = tmp_path / "given.safetensors"
-    named.write_bytes(b"directions")
     with_file = plan + f'[model]\na_file = "{named}"\n'.encode()
+    directions = {"m.lora_A.weight": np.ones((1, 3), np.float32)}
+    for held, code in ((b"directions", "A_FILE_INVALID"),
+                       (save(directions | {"m.lora_B.weight": np.ones((2, 1), np.float32)}),
+                        "START_OUTSIDE_SUPPORT")):  # the default support is voted
+        named.write_bytes(held)
+        with pytest.raises(Misconfigured) as caught:
+            launch(folder, runs, with_file, nonce="cd" * 8)
+        assert caught.value.code == code and len(list(folder.runs.iterdir())) == 1
+    write_frozen(named, directions)
     row = launch(folder, runs, with_file, nonce="cd" * 8)
-    assert (folder.run(row.run_id) / A_FILE).read_bytes() == b"directions"
+    assert (folder.run(row.run_id) / A_FILE).read_bytes() == named.read_bytes()

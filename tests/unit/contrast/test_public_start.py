@@ -27,6 +27,7 @@ from medunlearn_common.frozen import (
     a_name,
     b_name,
     frozen_matrices,
+    require_unvoted_start,
     start_of_b,
     write_frozen,
 )
@@ -93,6 +94,30 @@ def test_a_b_of_another_module_is_refused_by_who_reads_only_a(tmp_path: Path) ->
     save_file(held() | {"x.lora_B.weight": np.ones((2, 1), np.float32)}, tmp_path / A_FILE)
     assert code_of(lambda: frozen_matrices(A_SHAPES, seed=0, file=tmp_path / A_FILE)
                    ) == "A_FILE_INVALID"
+
+
+def test_a_start_is_refused_before_a_vote_is_paid_for(tmp_path: Path) -> None:
+    file = tmp_path / A_FILE
+    write_frozen(file, held())
+    require_unvoted_start(file, "random")
+    require_unvoted_start(None, "vote")
+    for method in ("vote", "public"):
+        assert code_of(lambda m=method: require_unvoted_start(file, m)) == "START_OUTSIDE_SUPPORT"
+    write_frozen(file, {name: held()[name] for name in A_SHAPES})
+    require_unvoted_start(file, "vote")  # directions alone may be voted on
+
+
+def test_a_file_of_numbers_that_are_not_ours_is_refused(tmp_path: Path) -> None:
+    """safetensors knows types that numpy does not."""
+    from safetensors.torch import save_file as save_torch
+
+    save_torch({name: torch.ones(shape, dtype=torch.bfloat16)
+                for name, shape in A_SHAPES.items()}, tmp_path / A_FILE)
+    for read in (lambda: start_of_b(SHAPES, tmp_path / A_FILE),
+                 lambda: frozen_matrices(A_SHAPES, seed=0, file=tmp_path / A_FILE),
+                 lambda: require_unvoted_start(tmp_path / A_FILE, "vote")):
+        with pytest.raises(MedunlearnError, match="A_FILE_INVALID"):
+            read()
 
 
 # -- the coordinator -------------------------------------------------------------------------

@@ -111,6 +111,22 @@ def test_the_letter_says_what_comes_out_where_the_subject_is_left_out(
         assert ("can still learn some of it" in text) is told
 
 
+def test_a_request_verified_before_a_figure_existed_still_has_its_letter(
+    registry: Registry, add: Adder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_now = RunFigures.as_detail
+
+    def as_then(figures: RunFigures) -> dict[str, object]:
+        return {k: v for k, v in as_now(figures).items() if "unnamed" not in k}
+
+    add()
+    monkeypatch.setattr(RunFigures, "as_detail", as_then)
+    verify(registry, 1)
+    text = words(letter(registry, 1))
+    assert "25.0 %" in text and "Asked without that name" not in text
+    assert officer_report(registry, 1).paragraphs
+
+
 def test_a_refusal_says_why_and_where_to_complain(registry: Registry, add: Adder) -> None:
     add()
     registry.change_settings(
