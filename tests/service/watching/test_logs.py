@@ -19,7 +19,7 @@ from medunlearn_common.log_fields import EVENTS, FIELDS, lawful
 from medunlearn_common.logs import EventLog, start
 from medunlearn_common.private_file import PrivateFile
 
-CANARY = "Jane Doe, born 1970, HIV"
+CANARY = "Jane Doe, born 31.02.1970, HIV"
 WORD = "Doesmith"
 
 EVERYWHERE = f"""

@@ -20,7 +20,8 @@ from medunlearn_server.watching.federation import FederationReader
 from medunlearn_server.watching.terminal import status_view
 from medunlearn_server.watching.web import SharedView, dashboard, view_of
 
-PARTS = ("Jane", "Doe", "1970", "HIV")
+# A date that no day, number or hexadecimal digest can spell: those are shown, and rightly.
+PARTS = ("Jane", "Doe", "31.02.1970", "HIV")
 
 # A hospital's process as it runs: its log, then real code that meets real trouble.
 HOSPITAL = f"""

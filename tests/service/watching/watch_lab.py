@@ -27,7 +27,7 @@ from medunlearn_server.service.runs_db import RunsDb
 from medunlearn_simulation.memory_runner import Faults, run_in_memory
 
 RUN = "lab-0123456789ab"
-CANARY = "Jane Doe, born 1970, HIV positive"
+CANARY = "Jane Doe, born 31.02.1970, HIV positive"
 SETTINGS: dict[str, dict[str, Any]] = {
     "run": {"name": "lab", "rounds": 8},
     "privacy": {"noise": "distributed", "epsilon": 8.0, "clip_l2": 1.0},
