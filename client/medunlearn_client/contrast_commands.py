@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from medunlearn_common.errors import Misconfigured
@@ -19,7 +20,7 @@ def contrast(
         "frozen_a.safetensors"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Make the adapter's frozen A from public text: in each module, what tells the topic apart.
+    """Make the adapter's frozen A, and B's start, from public text: what tells the topic apart.
 
     Reads the base model and public text only, no hospital's records. Every party needs the file
     that is written: the plan names it by its digest, hospitals declare it public in site.json.
@@ -38,7 +39,14 @@ def contrast(
             "CONTRAST_TEXTS", f"{plan} names no public text",
             "name a JSONL file of public questions in [contrast] public_file",
         )
-    found = directions_of(asked, str(model), device=device)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        steps = asked.contrast.start_steps
+        task = progress.add_task("directions, then B's start", total=steps or None)
+        found = directions_of(
+            asked, str(model), device=device,
+            on_step=lambda done, of: progress.update(task, completed=done, total=of),
+        )
     digest = write_frozen(out, used_matrices(found))
     table = Table("module", "AUC on held-out public text", "used")
     for direction in found:
@@ -47,3 +55,5 @@ def contrast(
     modules = ", ".join(f'"{name}"' for name in used_modules(found))
     typer.echo(f"wrote {out} (sha256 {digest}). In the plan's [model]:")
     typer.echo(f'a_file = "{out}"\ntarget_modules = [{modules}]')
+    if any(direction.start is not None for direction in found):
+        typer.echo('and, for the start has every row, in [support]:\nmethod = "random"')
