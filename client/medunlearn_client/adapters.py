@@ -43,8 +43,8 @@ class LoraAdapter:
         """Attach a fresh adapter.
 
         Raises:
-            Misconfigured: ADAPTER_TARGETS if no linear module has one of the names, A_FILE_MISSING
-                or A_FILE_INVALID.
+            Misconfigured: ADAPTER_TARGETS if no linear module has one of the names,
+                A_FILE_MISSING, A_FILE_INVALID, or A_FILE_CHANGED if the file is replaced meanwhile.
         """
         base_parameters = sum(p.numel() for p in base_model.parameters())
         config = LoraConfig(
@@ -89,8 +89,11 @@ class LoraAdapter:
 
     @torch.no_grad()
     def _set_frozen_a(self, file: Path | None) -> None:
-        shapes, seed = self.layout.frozen_shapes, self.layout.seed
-        matrices = frozen_matrices(shapes, seed=seed, file=file)
+        layout = self.layout
+        matrices = frozen_matrices(
+            layout.frozen_shapes, seed=layout.seed, file=file, digest=layout.a_file,
+            starts=layout.trained_shapes,
+        )
         for (_, layer), values in zip(self._layers, matrices.values(), strict=True):
             self._a(layer).copy_(torch.from_numpy(values))
 

@@ -41,6 +41,7 @@ from medunlearn_client.unit_encoding import UnitEncoding, privacy_units
 from medunlearn_common.canaries import CANARY_TEXTS
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import write_atomically
+from medunlearn_common.frozen import frozen_digest
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.plan.public_files import own_copy
@@ -53,11 +54,10 @@ from medunlearn_common.plan.sections import (
 from medunlearn_common.support import Support, planned_random_support, support_size
 
 
-@lru_cache(maxsize=2)
 def shared_model(
     source: str, model: ModelSection, seed: int, device: str
 ) -> tuple[LoadedModel, LoraAdapter]:
-    """Base model with its adapter, loaded once per process.
+    """Base model with its adapter, loaded once per process for each content of the file of A.
 
     Args:
         source: The model's folder.
@@ -69,6 +69,20 @@ def shared_model(
         Misconfigured: MODEL_CONTEXT, ADAPTER_TARGETS, A_FILE_MISSING, A_FILE_INVALID, or a code
             of the model's folder.
     """
+    a_file = Path(model.a_file) if model.a_file else None
+    return _loaded_model(source, model, seed, device, frozen_digest(a_file))
+
+
+def drop_shared_models() -> None:
+    """Gives the memory of :func:`shared_model` back."""
+    _loaded_model.cache_clear()
+
+
+@lru_cache(maxsize=2)
+def _loaded_model(
+    source: str, model: ModelSection, seed: int, device: str, a_digest: str
+) -> tuple[LoadedModel, LoraAdapter]:
+    """``a_digest`` tells apart two files that lay at one place, one after the other."""
     loaded = load_causal_lm(source, dtype=model.dtype, device=resolve_device(device))
     context = getattr(loaded.model.config, "max_position_embeddings", None)
     if isinstance(context, int) and model.max_tokens > context:
@@ -80,7 +94,7 @@ def shared_model(
     adapter = LoraAdapter(
         loaded.model, rank=model.lora_rank, alpha=model.lora_alpha,
         target_modules=model.target_modules, seed=seed,
-        a_file=Path(model.a_file) if model.a_file else None,
+        a_file=Path(model.a_file) if a_digest else None,
     )
     return loaded, adapter
 

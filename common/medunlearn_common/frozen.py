@@ -11,6 +11,7 @@ are sent every round's B.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from math import sqrt
 from pathlib import Path
@@ -90,7 +91,8 @@ def frozen_bytes(file: Path) -> bytes:
 
 
 def frozen_matrices(
-    shapes: Mapping[str, tuple[int, int]], *, seed: int, file: Path | None
+    shapes: Mapping[str, tuple[int, int]], *, seed: int, file: Path | None,
+    digest: str | None = None, starts: Mapping[str, tuple[int, int]] | None = None,
 ) -> dict[str, Matrix]:
     """Every A matrix by its name: read from ``file``, or drawn from ``seed`` without one.
 
@@ -98,31 +100,46 @@ def frozen_matrices(
         shapes: ``(rank, d_in)`` by name (:func:`a_name`).
         seed: Seed of the adapter layout.
         file: Safetensors file, or None.
+        digest: What the layout calls the file; None takes any.
+        starts: ``(d_out, rank)`` of B by name, to look at B's start too; None does not.
 
     Raises:
-        Misconfigured: A_FILE_MISSING, or A_FILE_INVALID if the file holds anything but finite
-            float32 matrices of these names and shapes, and B's starts beside all or none of them.
+        Misconfigured: A_FILE_MISSING, A_FILE_CHANGED if it is another file than ``digest`` says,
+            or A_FILE_INVALID if it holds anything but finite float32 matrices of these names and
+            shapes, and B's starts beside all or none of them.
     """
+    tensors = _tensors(file, digest)
     if file is None:
         return {name: frozen_a(seed, name, shape) for name, shape in shapes.items()}
-    tensors = _tensors(file)
     if set(tensors) - {b_name(name) for name in shapes} != set(shapes):
         raise _invalid(file, "its matrices are of other modules than the plan's")
+    if starts is not None:
+        _start(file, tensors, starts)
     return {name: _matrix(file, tensors, name, shape) for name, shape in shapes.items()}
 
 
-def start_of_b(shapes: Mapping[str, tuple[int, int]], file: Path | None) -> Matrix | None:
+def start_of_b(
+    shapes: Mapping[str, tuple[int, int]], file: Path | None, *, digest: str | None = None
+) -> Matrix | None:
     """Where B starts, all matrices as one flat vector; None where it starts at zero.
 
     Args:
         shapes: ``(d_out, rank)`` by name, in the layout's order.
         file: Safetensors file, or None.
+        digest: What the layout calls the file; None takes any.
 
     Raises:
-        Misconfigured: A_FILE_MISSING or A_FILE_INVALID, as :func:`frozen_matrices`.
+        Misconfigured: A_FILE_MISSING, A_FILE_CHANGED or A_FILE_INVALID, as
+            :func:`frozen_matrices`.
     """
-    tensors = _tensors(file) if file is not None else {}
-    if file is None or not any(B_PART in name for name in tensors):
+    tensors = _tensors(file, digest)
+    return None if file is None else _start(file, tensors, shapes)
+
+
+def _start(
+    file: Path, tensors: Mapping[str, Matrix], shapes: Mapping[str, tuple[int, int]]
+) -> Matrix | None:
+    if not any(B_PART in name for name in tensors):
         return None
     if not set(shapes) <= set(tensors):
         raise _invalid(file, "it says of some modules where B starts, and not of others")
@@ -152,9 +169,20 @@ def require_unvoted_start(file: Path | None, method: str) -> None:
         )
 
 
-def _tensors(file: Path) -> dict[str, Matrix]:
+def _tensors(file: Path | None, digest: str | None = None) -> dict[str, Matrix]:
+    """What is in the file that ``digest`` names: the very bytes that were hashed are parsed."""
+    data = frozen_bytes(file) if file is not None else b""
+    found = hashlib.sha256(data).hexdigest() if file is not None else ""
+    if digest not in (None, found):
+        raise Misconfigured(
+            "A_FILE_CHANGED",
+            "the file of frozen A matrices is not the one that the layout names",
+            f"put {A_FILE} of the run's start back, or start a new run",
+        )
+    if file is None:
+        return {}
     try:
-        return load(frozen_bytes(file))
+        return load(data)
     except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type numpy lacks
         raise _invalid(file, "it is no safetensors file") from error
 

@@ -71,6 +71,11 @@ class AdapterLayout:
         return dict(zip(map(a_name, self.names), self.a_shapes, strict=True))
 
     @cached_property
+    def trained_shapes(self) -> dict[str, tuple[int, int]]:
+        """Shape ``(d_out, rank)`` of every B, by its name."""
+        return dict(zip(self.names, self.shapes, strict=True))
+
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Number of coordinates of each B matrix."""
         return tuple(prod(shape) for shape in self.shapes)

@@ -49,8 +49,8 @@ def commit(
 
     Raises:
         Rejected: ADAPTER_NOT_FINITE if a value is NaN or infinite.
-        Misconfigured: LAYOUT_RANKS if PEFT could not express the layout, A_FILE_MISSING or
-            A_FILE_INVALID.
+        Misconfigured: LAYOUT_RANKS if PEFT could not express the layout, A_FILE_MISSING,
+            A_FILE_INVALID, or A_FILE_CHANGED if the file is not the one that the layout names.
         Transient: STORAGE_FULL or STORAGE_FAILED; no half-written folder is left.
     """
     files = {
@@ -85,7 +85,9 @@ def adapter_tensors(
         )
     flat = np.zeros(layout.dimension, dtype=np.float32)
     flat[support.indices] = values
-    tensors = frozen_matrices(layout.frozen_shapes, seed=layout.seed, file=a_file)
+    tensors = frozen_matrices(
+        layout.frozen_shapes, seed=layout.seed, file=a_file, digest=layout.a_file
+    )
     pieces = zip(layout.names, layout.shapes, layout.offsets, layout.sizes, strict=True)
     for name, shape, offset, size in pieces:
         tensors[name] = flat[offset : offset + size].reshape(shape)

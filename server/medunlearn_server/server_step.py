@@ -85,7 +85,7 @@ def first_step(layout: AdapterLayout, support: Support, a_file: Path | None) -> 
         Misconfigured: START_OUTSIDE_SUPPORT if the support lacks coordinates of the start, or as
             :func:`~medunlearn_common.frozen.start_of_b`.
     """
-    start = start_of_b(dict(zip(layout.names, layout.shapes, strict=True)), a_file)
+    start = start_of_b(layout.trained_shapes, a_file, digest=layout.a_file)
     if start is None:
         return StepState.zero(support.size)
     values = start[support.indices]

@@ -25,7 +25,7 @@ from medunlearn_client.site_data import (
     record_tagger,
 )
 from medunlearn_client.tagging import ConceptTagger
-from medunlearn_client.workbench import shared_model
+from medunlearn_client.workbench import drop_shared_models, shared_model
 from medunlearn_common.digests import HUB_PREFIX
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded
@@ -340,7 +340,7 @@ def check_models(
         for file in public_texts(plan):
             public_units(file, encoder)
         if not keep:
-            shared_model.cache_clear()
+            drop_shared_models()
 
 
 def planting_size(taught: int, *, seed: int) -> tuple[Any, int]:

@@ -72,9 +72,9 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
 @pytest.fixture(autouse=True)
 def forgetful() -> Iterator[None]:
     """No model stays loaded from one test to the next: folders change between them."""
-    from medunlearn_client.workbench import shared_model
+    from medunlearn_client.workbench import drop_shared_models
 
-    shared_model.cache_clear()
+    drop_shared_models()
     yield
 
 

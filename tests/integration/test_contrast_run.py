@@ -36,9 +36,9 @@ def command() -> Command:
     line = CommandLine()
 
     def run(*arguments: object) -> int:
-        from medunlearn_client.workbench import shared_model
+        from medunlearn_client.workbench import drop_shared_models
 
-        shared_model.cache_clear()
+        drop_shared_models()
         return line.run(line.build(mounted), [str(argument) for argument in arguments])
 
     return run

@@ -95,9 +95,9 @@ class Lab:
 
 @pytest.fixture(autouse=True)
 def forgetful() -> Iterator[None]:
-    from medunlearn_client.workbench import shared_model
+    from medunlearn_client.workbench import drop_shared_models
 
-    shared_model.cache_clear()
+    drop_shared_models()
     yield
 
 

@@ -32,11 +32,11 @@ Simulate = Callable[[str], dict[str, object]]
 @pytest.fixture(scope="module", autouse=True)
 def one_model() -> Iterator[None]:
     """The model is loaded once for all formats, as a hospital's process does for all requests."""
-    from medunlearn_client.workbench import shared_model
+    from medunlearn_client.workbench import drop_shared_models
 
-    shared_model.cache_clear()
+    drop_shared_models()
     yield
-    shared_model.cache_clear()
+    drop_shared_models()
 
 
 @pytest.fixture

@@ -124,22 +124,22 @@ def test_a_file_of_numbers_that_are_not_ours_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_coordinator_starts_there_and_nowhere_else(tmp_path: Path) -> None:
-    write_frozen(tmp_path / A_FILE, held())
-    whole = Support(indices=np.arange(5), layout_digest=LAYOUT.digest)
-    step = first_step(LAYOUT, whole, tmp_path / A_FILE)
+    layout = replace(LAYOUT, a_file=write_frozen(tmp_path / A_FILE, held()))
+    whole = Support(indices=np.arange(5), layout_digest=layout.digest)
+    step = first_step(layout, whole, tmp_path / A_FILE)
     assert step.values.tolist() == step.published.tolist() == [1, 2, 3, 0, 5]
     assert step.steps == step.averaged == 0 and not step.first.any() and not step.second.any()
     assert not first_step(LAYOUT, whole, None).values.any()
     # Row 3 starts at zero: a support without it has all of the start.
-    most = Support(indices=np.array([0, 1, 2, 4]), layout_digest=LAYOUT.digest)
-    assert first_step(LAYOUT, most, tmp_path / A_FILE).values.tolist() == [1, 2, 3, 5]
+    most = Support(indices=np.array([0, 1, 2, 4]), layout_digest=layout.digest)
+    assert first_step(layout, most, tmp_path / A_FILE).values.tolist() == [1, 2, 3, 5]
 
 
 def test_half_a_start_is_no_start(tmp_path: Path) -> None:
     """B learnt as a whole: what is left of it without some rows nobody has looked at."""
-    write_frozen(tmp_path / A_FILE, held())
-    cut = Support(indices=np.array([0, 1, 2, 3]), layout_digest=LAYOUT.digest)
-    assert code_of(lambda: first_step(LAYOUT, cut, tmp_path / A_FILE)) == "START_OUTSIDE_SUPPORT"
+    layout = replace(LAYOUT, a_file=write_frozen(tmp_path / A_FILE, held()))
+    cut = Support(indices=np.array([0, 1, 2, 3]), layout_digest=layout.digest)
+    assert code_of(lambda: first_step(layout, cut, tmp_path / A_FILE)) == "START_OUTSIDE_SUPPORT"
 
 
 # -- room ------------------------------------------------------------------------------------
