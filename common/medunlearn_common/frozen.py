@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from errno import EINVAL
 from math import sqrt
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 import numpy.typing as npt
@@ -70,21 +72,18 @@ def frozen_digest(file: Path | None) -> str:
     Raises:
         Misconfigured: A_FILE_MISSING.
     """
-    if file is None:
-        return ""
-    try:
-        return digest_of_file(file)
-    except OSError as error:
-        raise _missing(error) from error
+    return "" if file is None else hashlib.sha256(frozen_bytes(file)).hexdigest()
 
 
 def frozen_bytes(file: Path) -> bytes:
     """A copy of the file of A matrices.
 
     Raises:
-        Misconfigured: A_FILE_MISSING.
+        Misconfigured: A_FILE_MISSING, also for what is no regular file: a device has no end.
     """
     try:
+        if not S_ISREG(file.stat().st_mode):
+            raise OSError(EINVAL, "no regular file")
         return file.read_bytes()
     except OSError as error:
         raise _missing(error) from error

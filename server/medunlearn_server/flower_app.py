@@ -40,7 +40,6 @@ from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.files import private_folder
 from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.messages import ERROR, Message, Scalar
-from medunlearn_common.plan import read_plan
 from medunlearn_server.answered import Answered
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import Coordinator
@@ -53,6 +52,7 @@ from medunlearn_server.jobs import (
     deployed_settings,
     leading,
 )
+from medunlearn_server.run_plan import shared_plan
 from medunlearn_server.sealed_transport import OFFER_FILE, seal_transport
 from medunlearn_server.service.passphrase_desk import take_passphrase
 from medunlearn_server.shown_progress import ShownProgress
@@ -258,7 +258,7 @@ def _lead_deployed(grid: Grid, settings: Mapping[str, Scalar]) -> None:
 def _carry(
     grid: Grid, settings: Mapping[str, Scalar], folder: Path, *, sleep: Callable[[float], None]
 ) -> None:
-    plan = read_plan(Path(_text(settings, "plan"))).shared()
+    plan = shared_plan(Path(_text(settings, "plan")), folder)
     run_id = _text(settings, "run-id")
     party = Path(str(settings["trust-folder"])) if settings.get("trust-folder") else None
     PartyMarks(party or folder).require_run(run_id)

@@ -9,8 +9,9 @@ has itself declared public.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from errno import ENOENT
+from errno import EINVAL, ENOENT
 from pathlib import Path
+from stat import S_ISREG
 
 from medunlearn_common.concepts.formats import source_files
 from medunlearn_common.digests import digest_of_file, digest_of_files
@@ -34,6 +35,8 @@ def by_digest(name: str) -> str:
     try:
         if path.is_dir():
             return PREFIX + digest_of_files(source_files(path))
+        if not S_ISREG(path.stat().st_mode):  # a device or a pipe has no end
+            raise OSError(EINVAL, "no regular file")
         return PREFIX + digest_of_file(path)
     except OSError as error:
         raise Misconfigured(

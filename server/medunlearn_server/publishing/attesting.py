@@ -35,7 +35,7 @@ from medunlearn_common.audit import AuditLog
 from medunlearn_common.digests import canonical_json, digest_of_files
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import private_folder, sync_path, write_atomically
-from medunlearn_common.plan import RunPlan, read_plan
+from medunlearn_common.plan import RunPlan
 from medunlearn_common.roster import TrustedRoster
 from medunlearn_common.trust_folder import TRUST_FOLDER, open_identity
 from medunlearn_server.audit_trail import AuditTrail
@@ -48,6 +48,7 @@ from medunlearn_server.publishing.statement import (
     statement_of,
 )
 from medunlearn_server.reports import RunOutcome
+from medunlearn_server.run_plan import shared_plan
 from medunlearn_server.storage import storage_errors
 
 
@@ -126,7 +127,7 @@ def _outcome(place: PublishedRun) -> RunOutcome:
 
 
 def _plan(place: PublishedRun) -> RunPlan:
-    return read_plan(place.run / PLAN_FILE).shared()
+    return shared_plan(place.run / PLAN_FILE, place.run)
 
 
 def _copy_adapter(place: PublishedRun, outcome: RunOutcome, target: Path) -> None:

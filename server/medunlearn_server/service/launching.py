@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Final
 
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import write_atomically
+from medunlearn_common.files import expanded, write_atomically
 from medunlearn_common.frozen import A_FILE, frozen_bytes, require_unvoted_start
+from medunlearn_common.plan import Plan, RunPlan
+from medunlearn_common.plan.public_files import PREFIX
 from medunlearn_common.plan.reading import MAX_PLAN_BYTES, plan_from_text
 from medunlearn_server.coordinator import new_run_id
 from medunlearn_server.directives import write_directive
@@ -32,8 +35,8 @@ def launch(
     a folder that nothing refers to.
 
     Raises:
-        Misconfigured: PLAN_ codes, LAUNCH_INVALID, RUN_EXISTS, A_FILE_MISSING, A_FILE_INVALID,
-            START_OUTSIDE_SUPPORT.
+        Misconfigured: PLAN_ codes, PUBLIC_FILE_MISSING, LAUNCH_INVALID, RUN_EXISTS,
+            A_FILE_MISSING, A_FILE_INVALID, A_FILE_CHANGED, START_OUTSIDE_SUPPORT.
         Transient: WRITE_FAILED, RUNS_DB.
     """
     digests = dict(zip(_NAMES, (model_digest, tokenizer_digest), strict=True))
@@ -50,9 +53,7 @@ def launch(
     except UnicodeDecodeError as error:
         raise Misconfigured("PLAN_SYNTAX", "the plan is not UTF-8 text", "save it as such"
                             ) from error
-    a_file = given.model.a_file
-    frozen = frozen_bytes(Path(a_file)) if a_file else None  # a digest alone is no file
-    require_unvoted_start(Path(a_file) if a_file else None, shared.support.method)
+    frozen = _frozen_copy(given, shared)
     run_id = new_run_id(shared, nonce=nonce)
     if all(row.run_id != run_id for row in runs.list()):
         run_folder = folder.run(run_id)
@@ -62,6 +63,25 @@ def launch(
         write_atomically(run_folder / LAUNCH_FILE, json.dumps(digests).encode("ascii"))
         write_directive(run_folder, "run")
     return runs.add(run_id, plan_digest=shared.digest)
+
+
+def _frozen_copy(given: Plan, shared: RunPlan) -> bytes | None:
+    """The file of A that the shared plan names, to keep with the run; None where A is drawn."""
+    if not given.model.a_file:
+        if given.contrast.public_file:  # else A would be random, and epsilon spent in vain
+            raise Misconfigured(
+                "A_FILE_MISSING", "the plan has A made from public text, which no launch does",
+                "make it with `medunlearn contrast`, and name the file in [model] a_file",
+            )
+        return None
+    file = expanded(given.model.a_file)  # a digest alone is no file
+    require_unvoted_start(file, shared.support.method)
+    data = frozen_bytes(file)
+    if PREFIX + hashlib.sha256(data).hexdigest() != shared.model.a_file:
+        raise Misconfigured(
+            "A_FILE_CHANGED", f"{file.name} was replaced during the launch", "launch again"
+        )
+    return data
 
 
 def read_launch(run_folder: Path) -> dict[str, str]:
