@@ -202,6 +202,8 @@ def figures_by_request(
             run_retrained_accuracy=report.forget.accuracy_retrained,
             run_unnamed_records=unnamed.n if unnamed else 0,
             run_unnamed_accuracy=unnamed.accuracy_after if unnamed else None,
+            run_unnamed_exact=unnamed.exact_after if unnamed else None,
+            run_retrained_exact=report.forget.exact_retrained, run_chance=report.forget.chance,
             forget_accuracy=answers.accuracy_after, chance=answers.chance,
             retrained_accuracy=answers.accuracy_retrained, forget_exact=answers.exact_after,
             retrained_exact=answers.exact_retrained,

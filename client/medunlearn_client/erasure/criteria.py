@@ -13,7 +13,8 @@ identifiers are hardly ever right by luck, and are held to their bounds request 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from typing import Any
 
 from medunlearn_client.erasure.settings import Settings
@@ -30,7 +31,7 @@ class RunFigures:
         forget_records: Records that the request asks to forget.
         ranked_records: Those of them that have options.
         forget_accuracy: Option ranking after the run; None without options.
-        chance: What guessing reaches; None without options.
+        chance: What guessing reaches, of these records; None without options.
         retrained_accuracy: Option ranking of a model that never saw them; None if not measured.
         forget_exact: Exact answers after the run.
         retrained_exact: Exact answers of the retrained model.
@@ -41,9 +42,12 @@ class RunFigures:
         run_ranked_records: Records with options among all that the run forgot.
         run_forget_accuracy: Option ranking of these; None if not measured.
         run_retrained_accuracy: Of the retrained model.
+        run_retrained_exact: Exact answers of the retrained model over all of them.
+        run_chance: What guessing reaches there; None if not measured.
         run_unnamed_records: Records asked once more without the subject that the prompts show; 0
             where they show none.
-        run_unnamed_accuracy: Option ranking of these; None if not asked.
+        run_unnamed_accuracy: Option ranking of these; None if not asked, or without options.
+        run_unnamed_exact: Exact answers of these; None if not asked.
     """
 
     run_id: str
@@ -65,6 +69,9 @@ class RunFigures:
     run_retrained_accuracy: float | None = None
     run_unnamed_records: int = 0
     run_unnamed_accuracy: float | None = None
+    run_unnamed_exact: float | None = None
+    run_retrained_exact: float | None = None
+    run_chance: float | None = None
 
     def as_detail(self) -> dict[str, Any]:
         """For the history."""
@@ -76,15 +83,29 @@ def shortfalls(figures: RunFigures, settings: Settings) -> tuple[str, ...]:
 
     What was not measured counts as missed: nothing is attested on trust.
     """
+    figures = _measured(figures)
     return (
-        *_forgetting(figures, settings), *_leaks(figures, settings), *_keeping(figures, settings)
+        *_forgetting(figures, settings), *_without_subject(figures, settings),
+        *_leaks(figures, settings), *_keeping(figures, settings),
     )
+
+
+def _measured(figures: RunFigures) -> RunFigures:
+    """NaN is no measurement, and no bound is ever exceeded by it."""
+    unknown: dict[str, Any] = {
+        name: None for name, value in asdict(figures).items()
+        if isinstance(value, float) and not isfinite(value)
+    }
+    return replace(figures, **unknown)
 
 
 def _forgetting(figures: RunFigures, settings: Settings) -> Iterator[str]:
     if figures.forget_accuracy is None and figures.forget_exact is None:
         yield "forgetting was not measured"
-    if figures.forget_accuracy is not None:
+        return
+    if figures.forget_exact is None:
+        yield "exact answers were not measured"
+    if figures.forget_accuracy is not None or figures.ranked_records:
         yield from _ranking(figures, settings)
     if figures.forget_exact is not None:
         base = figures.retrained_exact or 0.0
@@ -96,8 +117,7 @@ def _forgetting(figures: RunFigures, settings: Settings) -> Iterator[str]:
 
 
 def _ranking(figures: RunFigures, settings: Settings) -> Iterator[str]:
-    whole = figures.run_forget_accuracy
-    base = max(figures.chance or 0.0, figures.run_retrained_accuracy or 0.0)
+    whole, base = figures.run_forget_accuracy, _run_base(figures)
     if whole is None:
         yield "forgetting was not measured over the whole run"
     elif whole > base + settings.max_forget_excess:
@@ -105,16 +125,11 @@ def _ranking(figures: RunFigures, settings: Settings) -> Iterator[str]:
             f"forget accuracy {whole:.3f} over all {figures.run_ranked_records} records of the run "
             f"exceeds {base:.3f} + {settings.max_forget_excess:.3f}"
         )
-    unnamed = figures.run_unnamed_accuracy
-    if unnamed is not None and unnamed > base + settings.max_unnamed_excess:
-        yield (
-            f"forget accuracy {unnamed:.3f} of {figures.run_unnamed_records} records asked without "
-            f"their subject exceeds {base:.3f} + {settings.max_unnamed_excess:.3f}"
-        )
-    own = figures.forget_accuracy
-    # The retrained model shows what can be told without having been taught, of these records too.
-    base = max(base, figures.retrained_accuracy or 0.0)
-    if own is None or own <= base + settings.max_forget_excess:
+    own, base = figures.forget_accuracy, _own_base(figures)
+    if own is None:
+        yield f"forget accuracy of {figures.ranked_records} records was not measured"
+        return
+    if own <= base + settings.max_forget_excess:
         return
     luck = luck_of(own, figures.ranked_records, base=base)
     if luck < settings.min_luck:
@@ -122,6 +137,40 @@ def _ranking(figures: RunFigures, settings: Settings) -> Iterator[str]:
             f"forget accuracy {own:.3f} of {figures.ranked_records} records exceeds {base:.3f} "
             f"by more than luck explains (probability {luck:.4f})"
         )
+
+
+def _run_base(figures: RunFigures) -> float:
+    """What a model that was never taught reaches over the run.
+
+    The request's own records may have fewer options than the run's others: guessing them well is
+    no excuse for remembering the rest.
+    """
+    return max(figures.run_chance or 0.0, figures.run_retrained_accuracy or 0.0)
+
+
+def _own_base(figures: RunFigures) -> float:
+    """What a model that was never taught reaches on the request's own records.
+
+    The retrained model shows what can be told without having been taught: of these records, and
+    of the run's by how far it is above guessing, which may be easier or harder there.
+    """
+    chance = figures.chance or 0.0
+    lift = (figures.run_retrained_accuracy or 0.0) - (figures.run_chance or 0.0)
+    return min(1.0, max(chance, figures.retrained_accuracy or 0.0, chance + lift))
+
+
+def _without_subject(figures: RunFigures, settings: Settings) -> Iterator[str]:
+    """Also of records without options: there, what greedy decoding writes is what is known."""
+    asked = (
+        ("forget accuracy", figures.run_unnamed_accuracy, _run_base(figures)),
+        ("exact answers", figures.run_unnamed_exact, figures.run_retrained_exact or 0.0),
+    )
+    for what, found, base in asked:
+        if found is not None and found > base + settings.max_unnamed_excess:
+            yield (
+                f"{what} {found:.3f} of {figures.run_unnamed_records} records asked without "
+                f"their subject exceed {base:.3f} + {settings.max_unnamed_excess:.3f}"
+            )
 
 
 def luck_of(accuracy: float, records: int, *, base: float) -> float:

@@ -32,7 +32,7 @@ FIGURES = RunFigures(
     run_id="run-7", adapter_digest="ab" * 32, forget_records=2, forget_accuracy=0.25, chance=0.25,
     retrained_accuracy=None, forget_exact=0.0, retrained_exact=None, identifiers_asked=3,
     identifiers_leaked=0, has_identifiers=True, preservation=0.97,
-    ranked_records=2, run_ranked_records=80, run_forget_accuracy=0.3,
+    ranked_records=2, run_ranked_records=80, run_forget_accuracy=0.3, run_chance=0.25,
 )
 INJECTIONS = (
     "<script>alert(1)</script>", "</p><img src=x onerror=alert(1)>", "<b>unclosed",

@@ -103,7 +103,7 @@ GOOD = RunFigures(
     run_id="run", adapter_digest="a" * 64, forget_records=2, forget_accuracy=0.25, chance=0.25,
     retrained_accuracy=None, forget_exact=0.0, retrained_exact=None, identifiers_asked=1,
     identifiers_leaked=0, has_identifiers=True, preservation=1.0,
-    ranked_records=20, run_ranked_records=80, run_forget_accuracy=0.3,
+    ranked_records=20, run_ranked_records=80, run_forget_accuracy=0.3, run_chance=0.25,
 )
 POOR = replace(GOOD, identifiers_leaked=1)
 WAYS: dict[State, tuple[State, ...]] = {
@@ -174,6 +174,7 @@ def replaced(**changes: object) -> RunFigures:
 @pytest.mark.parametrize(("figures", "word"), [
     (replaced(forget_accuracy=0.5), "luck"),
     (replaced(forget_accuracy=0.5, chance=None, run_forget_accuracy=0.1), "luck"),
+    (replaced(run_chance=None), "all 80 records of the run"),
     (replaced(forget_accuracy=0.5, ranked_records=0), "luck"),
     (replaced(run_forget_accuracy=0.36), "all 80 records of the run"),
     (replaced(run_forget_accuracy=None), "whole run"),
