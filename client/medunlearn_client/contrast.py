@@ -44,6 +44,7 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.frozen import A_FILE, A_PART, Matrix, b_name, write_frozen
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import Plan
+from medunlearn_common.plan.public_files import require_no_records
 from medunlearn_common.plan.sections import DataSection, ForgetSection
 from medunlearn_common.support import support_size
 
@@ -99,9 +100,11 @@ def contrast_texts(plan: Plan, tagger: ConceptTagger) -> tuple[list[Record], lis
 
     Raises:
         Misconfigured: CONTRAST_SUBJECTS if the prompt shows a subject and the plan names no other
-            ones, CONTRAST_TEXTS if either side has fewer than eight, or as the reader does.
+            ones, CONTRAST_TEXTS if either side has fewer than eight, PUBLIC_FILE_PRIVATE if they
+            are the plan's records, or as the reader does.
     """
     section = plan.contrast
+    require_no_records((section.public_file,), plan.data.files)
     records = [_cut(r) for r in read_records([Path(section.public_file)]) if r.answer]
     if plan.data.show_subject and (topics := section.topics or plan.forget.subjects):
         topic, other = _under_subjects(records[: section.texts], topics, section.subjects)
@@ -124,7 +127,8 @@ def contrast_texts(plan: Plan, tagger: ConceptTagger) -> tuple[list[Record], lis
 def _under_subjects(
     records: Sequence[Record], topics: Sequence[str], subjects: Sequence[str]
 ) -> tuple[list[Record], list[Record]]:
-    others = [subject for subject in subjects if subject not in topics]
+    named = {topic.strip().casefold() for topic in topics}  # as [forget] compares them
+    others = [subject for subject in subjects if subject.strip().casefold() not in named]
     if not others:
         raise Misconfigured(
             "CONTRAST_SUBJECTS", "[contrast] names no subject but the forgotten ones",

@@ -44,7 +44,7 @@ from medunlearn_common.files import write_atomically
 from medunlearn_common.frozen import frozen_digest
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import RunPlan, RuntimeOptions
-from medunlearn_common.plan.public_files import own_copy
+from medunlearn_common.plan.public_files import own_copy, require_no_records
 from medunlearn_common.plan.sections import (
     ConceptsSection,
     DataSection,
@@ -110,6 +110,7 @@ class Workbench:
         self._folder = folder
         self._runtime = runtime
         self._public_files = config.public_files
+        require_no_records(config.public_files, config.data.files)
         a_file = own_copy(plan.model.a_file, config.public_files, may_be_builtin=False)
         self._loaded, self._adapter = shared_model(
             config.model_folder, plan.model.model_copy(update={"a_file": a_file}), plan.run.seed,

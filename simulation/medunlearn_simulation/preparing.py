@@ -32,6 +32,7 @@ from medunlearn_common.files import expanded
 from medunlearn_common.frozen import frozen_digest, require_unvoted_start
 from medunlearn_common.masking.parameters import require_plan
 from medunlearn_common.plan import Plan, read_plan
+from medunlearn_common.plan.public_files import require_no_records
 from medunlearn_common.plan.reading import plan_from_mapping
 from medunlearn_common.plan.sections import ForgetSection
 from medunlearn_common.support import support_size
@@ -276,8 +277,8 @@ def check_plan(plan: Plan, *, device: str) -> None:
 
     Raises:
         Misconfigured: MASKING_TOO_FEW_SITES, PLAN_MIN_SITES, ABSENCE_INVALID,
-            PRIVACY_UNREACHABLE, DEVICE_UNAVAILABLE, or a code of the public text's reader, of
-            the wordings or of their model's folder.
+            PUBLIC_FILE_PRIVATE, PRIVACY_UNREACHABLE, DEVICE_UNAVAILABLE, or a code of the public
+            text's reader, of the wordings or of their model's folder.
     """
     require_plan(plan.federation.sites)
     if plan.federation.min_sites < FLOOR_SITES:
@@ -292,6 +293,7 @@ def check_plan(plan: Plan, *, device: str) -> None:
         if plan.paraphrases.model:
             check_weight_files(local_folder(plan.paraphrases.model))
     Absences.of_plan(plan)
+    require_no_records((*plan.public_files(), plan.contrast.public_file), plan.data.files)
     noise_schedule(plan)
     if plan.model.a_file:
         frozen_digest(Path(plan.model.a_file))

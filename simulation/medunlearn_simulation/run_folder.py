@@ -175,7 +175,9 @@ def new_run_folder(out: Path | None, name: str) -> RunFolder:
     if root.exists() and not root.is_dir():
         raise Misconfigured("OUT_NOT_A_FOLDER", f"{out} is a file", "choose another --out")
     if root.is_dir() and {path.name for path in root.iterdir()} - _BEFORE_THE_RUN:
-        hint = f"choose another --out, or go on with: medunlearn simulate --resume {out}"
+        hint = "choose another --out"
+        if RunFolder(root=root).run_file.is_file():
+            hint += f", or go on with: medunlearn simulate --resume {out}"
         raise Misconfigured("OUT_EXISTS", f"{out} is not empty", hint)
     return RunFolder(root=root)
 

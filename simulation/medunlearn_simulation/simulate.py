@@ -125,7 +125,7 @@ def start(
             plan, model, retrained, device=device, keep=runner == "memory", board=board
         )
         facts = RunFacts(
-            run_id=new_run_id(plan.shared(), nonce=f"seed-{plan.run.seed}"), runner=runner,
+            run_id=_run_id(plan), runner=runner,
             model=model, retrained=retrained, package_version=__version__,
         )
         write_sites(plan, folder, model, request_root=_request_root(claim, facts.run_id))
@@ -179,8 +179,8 @@ def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
     """A run from its folder.
 
     Raises:
-        Misconfigured: RESUME_NOTHING, RUN_FILE_INVALID, RUN_MODEL_CHANGED, or a code of plan,
-            records, models or registry.
+        Misconfigured: RESUME_NOTHING, RUN_FILE_INVALID, RUN_MODEL_CHANGED, RUN_PLAN_CHANGED, or
+            a code of plan, records, models or registry.
         Rejected: ERASURE_CLAIMED.
     """
     folder = RunFolder(root=expanded(root).absolute())
@@ -192,11 +192,26 @@ def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
         records = prepare_records(plan, folder, board)
     _require_models(plan, facts, records, board)
     if not folder.result_file.is_file():
+        _require_public_files(plan, facts)
         check_models(
             plan, facts.model, facts.retrained, device=device, keep=facts.runner == "memory",
             board=board,
         )
     return Started(folder=folder, plan=plan, facts=facts, records=records, claim=claim)
+
+
+def _run_id(plan: Plan) -> str:
+    return new_run_id(plan.shared(), nonce=f"seed-{plan.run.seed}")
+
+
+def _require_public_files(plan: Plan, facts: RunFacts) -> None:
+    """The files that the plan names are those by whose digests the run has its name."""
+    if _run_id(plan) != facts.run_id:
+        raise Misconfigured(
+            "RUN_PLAN_CHANGED", "a public file of the plan, or the run's file of A, is not the one "
+            "that the run began with",
+            "put the old file back, or start a new run with the new one",
+        )
 
 
 def _require_models(

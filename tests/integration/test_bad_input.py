@@ -463,7 +463,7 @@ def test_bad_retrained_model_is_found_before_the_run(
          {"support__method": '"public"', "support__public_file": '"nowhere.jsonl"'}),
         ("DATA_FILE_MISSING",
          {"geometry__projection": '"public"', "geometry__public_file": '"nowhere.jsonl"'}),
-        ("PUBLIC_TEXT", {"support__method": '"public"', "support__public_file": '"{data}"'}),
+        ("PUBLIC_TEXT", {"support__method": '"public"', "support__public_file": '"{public}"'}),
     ],
 )
 def test_plan_that_does_not_fit_its_model(
@@ -472,7 +472,9 @@ def test_plan_that_does_not_fit_its_model(
 ) -> None:
     plan, out = tmp_path / "plan.toml", tmp_path / "out"
     text = plan_text(tiny_model_folder, question_file, **changes)
-    plan.write_text(text.replace("{data}", str(question_file)), encoding="utf-8")
+    public = tmp_path / "public.jsonl"
+    public.write_bytes(question_file.read_bytes() + b"\n")
+    plan.write_text(text.replace("{public}", str(public)), encoding="utf-8")
     refused(code, "simulate", plan, "--out", out, *QUICK)
     require_untouched(out)
 

@@ -414,12 +414,14 @@ def test_public_figures_say_nothing_of_a_hospitals_own_records(
     folder: Path, plan: RunPlan, question_file: Path, objective: str
 ) -> None:
     """They leave without noise: hospitals that forget different things give the same bytes."""
-    evil = changed(plan, support={"method": "public", "public_file": by_digest(str(question_file))},
+    public = folder / "public.jsonl"
+    public.write_bytes(question_file.read_bytes() + b"\n")
+    evil = changed(plan, support={"method": "public", "public_file": by_digest(str(public))},
                    objective={"name": objective})
     said = []
     for forget in ({"subjects": ["Surgery"]}, {"records": ["q9"], "concepts": ["MU:S0001"]}):
         config = json.loads((folder / "site.json").read_text())
-        config |= {"forget": forget, "public_files": [str(question_file)]}
+        config |= {"forget": forget, "public_files": [str(public)]}
         (folder / "site.json").write_text(json.dumps(config))
         site = open_hospital(folder, RuntimeOptions(runner="memory"))
         layout = ready(site, evil)
@@ -430,6 +432,21 @@ def test_public_figures_say_nothing_of_a_hospitals_own_records(
         assert answer.kind == VOTE, answer.fields
         said.append(answer.payload)
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("as_copy", [False, True])
+def test_records_that_were_declared_public_by_a_slip_are_not_read_as_such(
+    folder: Path, plan: RunPlan, question_file: Path, tmp_path: Path, as_copy: bool
+) -> None:
+    file = question_file
+    if as_copy:
+        file = tmp_path / "public.jsonl"
+        shutil.copy(question_file, file)
+    evil = changed(plan, support={"method": "public", "public_file": by_digest(str(file))})
+    config = json.loads((folder / "site.json").read_text())
+    (folder / "site.json").write_text(json.dumps(config | {"public_files": [str(file)]}))
+    site = open_hospital(folder, RuntimeOptions(runner="memory"))
+    assert code(site.handle(ready_message(evil))) == "PUBLIC_FILE_PRIVATE"
 
 
 def test_a_coordinator_gets_nothing_that_the_plan_has_no_place_for(

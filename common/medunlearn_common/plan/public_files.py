@@ -100,6 +100,39 @@ def own_copy(name: str, declared: Iterable[str], *, may_be_builtin: bool = True)
     )
 
 
+def require_no_records(public: Iterable[str], records: Iterable[str]) -> None:
+    """Refuse a file of records that is declared public, also under another name or as a copy.
+
+    A guard against a slip, no proof: what is read as public leaves without noise, and a copy with
+    one more blank is another file.
+
+    Raises:
+        Misconfigured: PUBLIC_FILE_PRIVATE.
+    """
+    held = tuple(filter(None, records))
+    for name in filter(None, public):
+        if any(_are_one(name, other) for other in held):
+            raise Misconfigured(
+                "PUBLIC_FILE_PRIVATE",
+                f"{Path(name).name} is named as public text and as a file of records",
+                "what is public is read without noise: name text that no hospital's records are in",
+            )
+
+
+def _are_one(public: str, records: str) -> bool:
+    if public == records:
+        return True
+    one, other = Path(public).expanduser(), Path(records).expanduser()
+    if not (one.exists() and other.exists()):
+        return False
+    if other.is_dir():
+        return one.resolve().is_relative_to(other.resolve())
+    if not (one.is_file() and other.is_file()):
+        return False
+    same_size = one.stat().st_size == other.stat().st_size
+    return one.samefile(other) or (same_size and digest_of_file(one) == digest_of_file(other))
+
+
 def _has_digest(path: Path, name: str) -> bool:
     """Whether a declared file, or the folder of a release, is what a digest names."""
     try:

@@ -173,8 +173,9 @@ def test_no_other_subject_and_too_few_texts_are_refused(
 ) -> None:
     file = tmp_path / "p.jsonl"
     tagger = public_tagger(plan_of(file))
-    alone = plan_of(file, subjects=(TOPIC,))
-    assert code_of(lambda: contrast_texts(alone, tagger)) == "CONTRAST_SUBJECTS"
+    for same in (TOPIC, TOPIC.lower(), f" {TOPIC}"):  # else the topic stands against itself
+        alone = plan_of(file, subjects=(same,))
+        assert code_of(lambda plan=alone: contrast_texts(plan, tagger)) == "CONTRAST_SUBJECTS"
     del questions[7:]
     assert code_of(lambda: contrast_texts(plan_of(file), tagger)) == "CONTRAST_TEXTS"
 
