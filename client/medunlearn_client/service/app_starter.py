@@ -69,7 +69,9 @@ class Starter:
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         while not stopped():
             for key, _ in self._selector.select(timeout=1.0):
-                key.data()
+                # What an earlier one of the same look ended is no news any more.
+                if self._selector.get_map().get(key.fd) is key:
+                    key.data()
 
     def _accept(self) -> None:
         caller, _ = self._listener.accept()
@@ -77,7 +79,7 @@ class Starter:
             arguments = _request(caller)
             require_one_thread()
             caller.sendall(TAKEN)  # fails where the caller gave up and does it itself
-        except (OSError, ValueError, MedunlearnError) as error:
+        except (OSError, ValueError, RecursionError, MedunlearnError) as error:
             _LOG.error("a caller is refused: %s", error)
             caller.close()  # it starts the process itself
             return
@@ -86,7 +88,12 @@ class Starter:
     def _start(self, caller: socket.socket, arguments: list[str]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # no memory, or too many processes: the next one may fit
+            _LOG.error("no process for a message: %s", error)
+            caller.close()
+            return
         if pid == 0:
             self._become(caller, arguments)
         child = _Child(pid=pid, handle=os.pidfd_open(pid), caller=caller)

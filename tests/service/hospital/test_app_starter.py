@@ -146,9 +146,34 @@ def test_without_a_starter_the_process_is_started_from_nothing(started: Started)
     assert started.said() == []
 
 
+@pytest.mark.parametrize("first", ["handle", "caller"])
+def test_a_process_and_its_caller_that_end_together_do_not_end_the_starter(
+    started: Started, first: str
+) -> None:
+    """Both are news of one look, and after the first of them the other is about nobody."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(started.socket))
+        request = b'["sleep"]'
+        caller.sendall(LENGTH.pack(len(request)) + request)
+        assert caller.recv(1) == app_caller.TAKEN
+        holds(lambda: len(started.said()) == 1)
+        (pid, _, _), = started.said()
+        os.kill(started.process.pid, signal.SIGSTOP)
+        if first == "handle":
+            os.kill(pid, signal.SIGKILL)
+            holds(lambda: not _runs(pid))
+    if first == "caller":
+        os.kill(pid, signal.SIGKILL)
+        holds(lambda: not _runs(pid))
+    os.kill(started.process.pid, signal.SIGCONT)
+    assert asked(str(started.socket), ["exit", "7"]) == 7
+    assert started.process.poll() is None
+
+
 @pytest.mark.parametrize("data", [
     b"", b"\0", LENGTH.pack(MAX_REQUEST + 1), LENGTH.pack(4) + b"null", LENGTH.pack(3) + b"[1]",
     LENGTH.pack(2) + b"\xff\xfe", LENGTH.pack(100) + b"[]",
+    LENGTH.pack(60_000) + b"[" * 60_000,
 ])
 def test_garbage_on_the_socket_starts_nothing(started: Started, data: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as caller:
