@@ -16,6 +16,7 @@ import numpy as np
 
 from medunlearn_client.models import is_out_of_memory
 from medunlearn_client.releases import KeyFor
+from medunlearn_client.run_rules import not_planned, records_digest, require_planned_geometry
 from medunlearn_client.site_audit import SiteAudit
 from medunlearn_client.site_config import SiteConfig, read_site_config
 from medunlearn_client.step_message import EvaluationRequest, StepRequest
@@ -23,10 +24,10 @@ from medunlearn_client.workbench import Workbench
 from medunlearn_common import __version__
 from medunlearn_common.accounting import Mechanism
 from medunlearn_common.code_digest import installed_code_digest
-from medunlearn_common.digests import HUB_PREFIX, digest_of, digest_of_files
+from medunlearn_common.digests import digest_of
 from medunlearn_common.entropy import Entropy, OsEntropy, SeededEntropy
 from medunlearn_common.errors import MedunlearnError, Rejected
-from medunlearn_common.files import expanded, write_atomically
+from medunlearn_common.files import write_atomically
 from medunlearn_common.ledger import Budget, PrivacyLedger
 from medunlearn_common.messages import (
     ERROR,
@@ -39,7 +40,6 @@ from medunlearn_common.messages import (
     is_public,
 )
 from medunlearn_common.plan import RunPlan, RuntimeOptions
-from medunlearn_common.plan.sections import DataSection
 
 _LOG = logging.getLogger("medunlearn.hospital")
 INTERNAL_ERROR = "INTERNAL"
@@ -138,7 +138,7 @@ class Hospital:
         if is_public(message):
             return self._answer(message, self._public_answer(bench, message))
         if bench.plan.support.method != "vote":
-            raise _not_planned("a vote")
+            raise not_planned("a vote")
         sigma = message.number("sigma")
         request = digest_of({"release": "vote", "plan": bench.plan.digest, "sigma": sigma})
         payload = self._release(
@@ -153,10 +153,10 @@ class Hospital:
         """Saliency or gradients of the plan's public text: no record is touched."""
         if "support_digest" not in message.fields:
             if bench.plan.support.method != "public":
-                raise _not_planned("saliency of public text")
+                raise not_planned("saliency of public text")
             return bench.public_vote()
         if bench.plan.geometry.projection != "public":
-            raise _not_planned("gradients of public text")
+            raise not_planned("gradients of public text")
         indices = np.frombuffer(message.payload, dtype="<i8").astype(np.int64)
         support = bench.support(message.text("support_digest"), indices)
         return bench.public_gradients(support, count=message.integer("geometry_rank"))
@@ -165,7 +165,8 @@ class Hospital:
         bench = self._bench_for(message)
         request = StepRequest.from_message(message)
         if not 0 <= request.round_index < bench.plan.run.rounds:
-            raise _not_planned(f"a round beyond its {bench.plan.run.rounds}")
+            raise not_planned(f"a round beyond its {bench.plan.run.rounds}")
+        require_planned_geometry(bench.plan, request)
         support = bench.support(request.support_digest, request.support_indices)
         request.check_lengths(support)
         payload = self._release(
@@ -302,7 +303,7 @@ class Hospital:
 
     def _open(self, plan: RunPlan, *, run_id: str) -> Workbench:
         """Open the plan on the record files as they lie there now."""
-        digest = records_digest(self._config.data)
+        digest = records_digest(self._config.data, self._config.forget)
         if digest:  # else the reader says which file is missing
             self._require_same_records(digest, run_id=run_id)
         opened = (plan.digest, digest)
@@ -322,9 +323,9 @@ class Hospital:
         elif path.read_text("ascii") != digest:
             raise Rejected(
                 "DATA_CHANGED",
-                "the record files, or the decisions or templates that they are read with, are not "
-                "those with which this run began",
-                "put the files back to resume it, or start a new run",
+                "the record files, what they are read with, or the [data] and [forget] settings of "
+                "this site are not those with which this run began",
+                "put them back to resume it, or start a new run",
             )
 
 
@@ -333,40 +334,11 @@ def opened_with(bench: Workbench) -> str:
     return digest_of([bench.model_digest, bench.tokenizer_digest, installed_code_digest()])
 
 
-def _not_planned(what: str) -> Rejected:
-    return Rejected(
-        "NOT_PLANNED", f"the plan that was accepted has no place for {what}",
-        "the coordinator must follow the plan",
-    )
-
-
 def _mechanism(plan: RunPlan, sigma: float, *, count: int) -> Mechanism:
     return Mechanism(
         sigma=sigma, forget_rate=plan.privacy.forget_rate,
         retain_rate=plan.privacy.retain_rate, count=count,
     )
-
-
-def records_digest(data: DataSection) -> str:
-    """What decides which records there are: the files, and what they are read and tagged with.
-
-    A data set of the hub is digested by its name only: whether its owner has changed it since
-    cannot be seen from here. Where that matters, save it and name the folder.
-
-    Returns:
-        SHA-256 (hex), or nothing where a named file is missing.
-    """
-    named = {"files": data.files, "tag_decisions": (data.tag_decisions,),
-             "fhir_templates": (data.fhir_templates,)}
-    digests: list[str | list[str]] = []
-    for kind, names in named.items():
-        for name in filter(None, names):
-            path = expanded(name)
-            if not name.startswith(HUB_PREFIX) and not path.exists():
-                return ""
-            digest = digest_of_files([path])
-            digests.append(digest if kind == "files" else [kind, digest])
-    return digest_of(digests)
 
 
 def open_hospital(folder: Path, runtime: RuntimeOptions) -> Hospital:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from medunlearn_client import hospital as hospital_module
-from medunlearn_client.hospital import Hospital, open_hospital, records_digest
+from medunlearn_client.hospital import Hospital, open_hospital
+from medunlearn_client.run_rules import records_digest
 from medunlearn_client.site_config import read_site_config
 from medunlearn_common.accounting import Mechanism
 from medunlearn_common.errors import Misconfigured
@@ -21,7 +22,7 @@ from medunlearn_common.ledger import PrivacyLedger
 from medunlearn_common.messages import ERROR, FINISH, READY, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions, plan_from_text
 from medunlearn_common.plan.public_files import by_digest
-from medunlearn_common.plan.sections import DataSection
+from medunlearn_common.plan.sections import DataSection, ForgetSection
 from medunlearn_common.ring import RingCodec
 from medunlearn_common.support import Support, planned_random_support, random_support
 
@@ -332,7 +333,7 @@ def test_a_hospital_that_comes_back_with_another_model_or_code_waits_for_ready(
     assert again.handle(step_message(plan, layout, small_support(layout))).kind == STEP
 
 
-@pytest.mark.parametrize("name", ["files", "tag_decisions", "fhir_templates"])
+@pytest.mark.parametrize("name", ["files", "tag_decisions", "fhir_templates", "repairs"])
 def test_what_decides_the_records_cannot_change_during_a_run(
     tmp_path: Path, question_file: Path, name: str
 ) -> None:
@@ -340,15 +341,59 @@ def test_what_decides_the_records_cannot_change_during_a_run(
     named = tmp_path / "named"
     named.write_text("as the run began", encoding="utf-8")
     fields = {"files": [str(question_file), "hf:owner/name"], "tag_decisions": "",
-              "fhir_templates": ""}
+              "fhir_templates": "", "repairs": ""}
     fields[name] = [str(named), "hf:owner/name"] if name == "files" else str(named)
-    data = DataSection.model_validate(fields)
-    before = records_digest(data)
-    assert before and before == records_digest(data)
+    data, forget = DataSection.model_validate(fields), ForgetSection(subjects=("Surgery",))
+    before = records_digest(data, forget)
+    assert before and before == records_digest(data, forget)
     named.write_text("and as it is now", encoding="utf-8")
-    assert records_digest(data) not in ("", before)
+    assert records_digest(data, forget) not in ("", before)
     named.unlink()
-    assert not records_digest(data)
+    assert not records_digest(data, forget)
+
+
+@pytest.mark.parametrize("change", [
+    {"forget": {"subjects": ["Anatomy"]}}, {"forget": {"subjects": ["Surgery"], "records": ["q1"]}},
+    {"data": {"show_subject": True}}, {"data": {"columns": {"answer": "reply"}}},
+])
+def test_who_comes_back_with_another_forget_set_or_reading_is_out_of_the_run(
+    folder: Path, plan: RunPlan, change: dict[str, dict[str, object]]
+) -> None:
+    """A unit would be in both halves of one run, or another record of the same name."""
+    layout = ready(open_hospital(folder, RuntimeOptions(runner="memory")), plan)
+    config = json.loads((folder / "site.json").read_text())
+    for section, values in change.items():
+        config[section] = {**config[section], **values} if section == "data" else values
+    (folder / "site.json").write_text(json.dumps(config))
+    again = open_hospital(folder, RuntimeOptions(runner="memory"))
+    answer = again.handle(step_message(plan, layout, small_support(layout)))
+    assert code(answer) == "DATA_CHANGED"
+    assert PrivacyLedger(folder / "ledger.db").releases(run_id="run") == 0
+
+
+@pytest.mark.parametrize(("planned", "rank", "expected"), [
+    ({"projection": "none"}, 1, "NOT_PLANNED"),
+    ({"projection": "history", "rank": 2}, 3, "NOT_PLANNED"),
+    ({"projection": "history", "rank": 2}, 2, None),
+])
+def test_a_projection_that_the_plan_lacks_chooses_no_coordinates(
+    hospital: Hospital, plan: RunPlan, folder: Path, planned: dict[str, Any], rank: int,
+    expected: str | None,
+) -> None:
+    """All but one of the drawn coordinates weighed at nothing: the whole clip is that one's."""
+    plan = changed(plan, geometry=planned)
+    layout = ready(hospital, plan)
+    support = small_support(layout)
+    good = step_message(plan, layout, support)
+    weights = np.full(support.size, 1e-20, dtype="<f4")
+    weights[3] = 1.0
+    basis = np.eye(rank, support.size, k=5, dtype="<f4")
+    asked = Message(kind=STEP, fields={**good.fields, "geometry_rank": rank},
+                    payload=good.payload + weights.tobytes() + basis.tobytes())
+    answer = hospital.handle(asked)
+    assert (answer.kind == STEP) if expected is None else (code(answer) == expected)
+    charged = PrivacyLedger(folder / "ledger.db").releases(run_id="run")
+    assert charged == (1 if expected is None else 0)
 
 
 def test_a_plan_that_does_not_match_its_digest_is_refused(
@@ -431,6 +476,7 @@ def test_public_figures_say_nothing_of_a_hospitals_own_records(
         }))
         assert answer.kind == VOTE, answer.fields
         said.append(answer.payload)
+        shutil.rmtree(folder / "runs")  # two hospitals: one would not be let change its mind
     assert said[0] == said[1]
 
 

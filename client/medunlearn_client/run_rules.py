@@ -1,0 +1,61 @@
+"""What a hospital holds a run to: the records it began with, and what its plan has a place for."""
+
+from __future__ import annotations
+
+from medunlearn_client.step_message import StepRequest
+from medunlearn_common.digests import HUB_PREFIX, digest_of, digest_of_files
+from medunlearn_common.errors import Rejected
+from medunlearn_common.files import expanded
+from medunlearn_common.plan import RunPlan
+from medunlearn_common.plan.sections import DataSection, ForgetSection
+
+
+def not_planned(what: str) -> Rejected:
+    """The refusal of a request beyond the plan."""
+    return Rejected(
+        "NOT_PLANNED", f"the plan that was accepted has no place for {what}",
+        "the coordinator must follow the plan",
+    )
+
+
+def require_planned_geometry(plan: RunPlan, request: StepRequest) -> None:
+    """Refuse a transform that the plan has no place for.
+
+    It weighs coordinates before the clip, and so would choose among those that were drawn.
+
+    Raises:
+        Rejected: NOT_PLANNED.
+    """
+    geometry, planned = request.geometry, plan.geometry
+    if geometry is None:
+        return
+    if planned.projection == "none":
+        raise not_planned("a projection")
+    if len(geometry.basis) > planned.rank:
+        raise not_planned(f"a projection of more than {planned.rank} directions")
+
+
+def records_digest(data: DataSection, forget: ForgetSection) -> str:
+    """What decides which records there are, and which of them are forgotten.
+
+    These are the files, what they are read, mended and tagged with, and the site's own settings
+    of both. Where a file lies does not count.
+
+    A data set of the hub is digested by its name only: whether its owner has changed it since
+    cannot be seen from here. Where that matters, save it and name the folder.
+
+    Returns:
+        SHA-256 (hex), or nothing where a named file is missing.
+    """
+    named = {"files": data.files, "tag_decisions": (data.tag_decisions,),
+             "fhir_templates": (data.fhir_templates,), "repairs": (data.repairs,)}
+    settings = [data.model_dump(mode="json", exclude=set(named)), forget.model_dump(mode="json")]
+    digests: list[str | list[str]] = [digest_of(settings)]
+    for kind, names in named.items():
+        for name in filter(None, names):
+            path = expanded(name)
+            if not name.startswith(HUB_PREFIX) and not path.exists():
+                return ""
+            digest = digest_of_files([path])
+            digests.append(digest if kind == "files" else [kind, digest])
+    return digest_of(digests)
