@@ -129,9 +129,10 @@ def _under_subjects(
 ) -> tuple[list[Record], list[Record]]:
     named = {topic.strip().casefold() for topic in topics}  # as [forget] compares them
     others = [subject for subject in subjects if subject.strip().casefold() not in named]
-    if not others:
+    if not others or "" in named:
         raise Misconfigured(
-            "CONTRAST_SUBJECTS", "[contrast] names no subject but the forgotten ones",
+            "CONTRAST_SUBJECTS", "[contrast] names no subject but the forgotten ones, or an empty "
+            "topic",
             "list some of the other subjects that the prompts show in [contrast] subjects",
         )
     shown = [

@@ -11,6 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import require_writable
 
 
 def contrast(
@@ -33,6 +34,7 @@ def contrast(
     from medunlearn_common.frozen import write_frozen
     from medunlearn_common.plan import read_plan
 
+    _require_free(out)
     asked = read_plan(plan)
     if not asked.contrast.public_file:
         raise Misconfigured(
@@ -57,3 +59,10 @@ def contrast(
     typer.echo(f'a_file = "{out}"\ntarget_modules = [{modules}]')
     if any(direction.start is not None for direction in found):
         typer.echo('and, for the start has every row, in [support]:\nmethod = "random"')
+
+
+def _require_free(out: Path) -> None:
+    """Before the long work; a file that is there may be another run's, by its digest."""
+    if out.exists():
+        raise Misconfigured("OUT_EXISTS", f"{out} is there already", "choose another --out")
+    require_writable(out.parent)
