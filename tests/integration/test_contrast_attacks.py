@@ -16,6 +16,9 @@ from small_plan import plan_text
 from medunlearn_client import contrast, public_start
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 from medunlearn_common.frozen import A_FILE, write_frozen
+from medunlearn_common.ledger import PrivacyLedger
+from medunlearn_common.plan import read_plan
+from medunlearn_server.progress import noise_schedule
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 QUICK = ("--runner", "memory", "--device", "cpu", "--quiet")
@@ -183,3 +186,36 @@ def test_records_are_no_public_text(
     assert command("simulate", plan, "--out", tmp_path / "run", *QUICK) == 2
     said = capfd.readouterr()
     assert "PUBLIC_FILE_PRIVATE" in said.err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("unit", ["record", "patient"])
+def test_a_start_neither_costs_nor_hides_epsilon(
+    command: Command, plan: Path, question_file: Path, tmp_path: Path, unit: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """No vote is charged, and all that is released is: rounds at both rates, and the counts."""
+    rows = [json.loads(line) for line in question_file.read_text("utf-8").splitlines()]
+    own = tmp_path / "of-patients.jsonl"
+    own.write_text("".join(
+        json.dumps(row | {"patient_id": f"{row['subject']}-{place // 2}"}) + "\n"
+        for place, row in enumerate(rows)
+    ), encoding="utf-8")
+    text = plan.read_text(encoding="utf-8").replace(
+        'noise = "none"', f'noise = "distributed"\nunit = "{unit}"\nepsilon = 6.0\n'
+        "forget_rate = 0.5\nretain_rate = 0.25\nevaluation_rate = 0.5")
+    if unit == "patient":
+        text = text.replace(str(question_file), str(own))
+    plan.write_text(text, encoding="utf-8")
+    out = tmp_path / "run"
+    assert command("simulate", plan, "--out", out, *QUICK) == 0, capfd.readouterr()
+    asked = read_plan(out / "plan.toml")
+    schedule = noise_schedule(asked)
+    result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    assert schedule.vote_sigma == 0.0
+    for site in range(3):
+        ledger = PrivacyLedger.existing(out / "sites" / f"site-{site}" / "ledger.db")
+        (run,) = ledger.runs()
+        assert ledger.releases(run_id=run.run_id) == asked.run.rounds + 1
+        spent = ledger.epsilon(run_id=run.run_id, delta=asked.privacy.delta)
+        assert spent == pytest.approx(schedule.epsilon, abs=0.02) and 5.9 < spent <= 6.0
+    assert result["privacy"]["epsilon"] == pytest.approx(schedule.epsilon, abs=0.02)
