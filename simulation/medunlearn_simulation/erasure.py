@@ -116,12 +116,35 @@ def unnamed(claim: Claim | None, plan: Plan) -> Iterator[None]:
     except Misconfigured as error:
         if claim is None or error.code not in _ABOUT_IDS:
             raise
-        lacking = ", ".join(map(str, _lacking(claim, plan))) or "unknown"
-        raise Misconfigured(
-            "ERASURE_RECORDS_MISSING",
-            f"the run's data lack what a request names (request {lacking})",
-            "give the run the files that the request was found in, or withdraw it and add it anew",
-        ) from None
+        raise _missing(_lacking(claim, plan)) from None
+
+
+def require_whole(claim: Claim | None, requested: Mapping[str, frozenset[str]]) -> None:
+    """Refuse a run whose data hold fewer of a patient's records than the request was found with.
+
+    Of what a run has not read nothing is forgotten and nothing measured; there may be more, since
+    a patient's records grow.
+
+    Raises:
+        Misconfigured: ERASURE_RECORDS_MISSING.
+    """
+    if claim is None:
+        return
+    lacking = [
+        number for number in claim.numbers
+        if claim.registry.request(number).kind == "patient"
+        and len(requested[str(number)]) < len(claim.registry.matches(number))
+    ]
+    if lacking:
+        raise _missing(lacking)
+
+
+def _missing(numbers: Sequence[int]) -> Misconfigured:
+    named = ", ".join(map(str, numbers)) or "unknown"
+    return Misconfigured(
+        "ERASURE_RECORDS_MISSING", f"the run's data lack what a request names (request {named})",
+        "give the run the files that the request was found in, or withdraw it and add it anew",
+    )
 
 
 @contextmanager

@@ -39,6 +39,7 @@ from medunlearn_simulation.erasure import (
     kept_in_run,
     new_claim,
     requested_records,
+    require_whole,
     unnamed,
 )
 from medunlearn_simulation.measuring import measure_run
@@ -119,6 +120,7 @@ def start(
         plan = with_demo_file(plan, folder)
         with unnamed(claim, plan):
             records = prepare_records(plan, folder, board)
+        require_whole(claim, requested_records(claim, plan, records.federation.forget))
         model, retrained = prepare_models(plan, records, board, retrained=run.retrained_model)
         plan = with_frozen_a(plan, model, folder, device=device, board=board)
         check_models(

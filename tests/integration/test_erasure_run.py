@@ -346,6 +346,21 @@ def test_data_that_lack_the_patient_name_the_request_only(demo: Lab) -> None:
     demo.require_silence()
 
 
+def test_half_of_a_patients_records_verify_nothing(demo: Lab) -> None:
+    """The request was found in two files; the plan of the run names one of them."""
+    lines = demo.data.read_text(encoding="utf-8").splitlines(keepends=True)
+    mine = [line for line in lines if PATIENT in line]
+    other = demo.folder / "other.jsonl"
+    other.write_text(mine[0], encoding="utf-8")
+    demo.data.write_text("".join(line for line in lines if line != mine[0]), encoding="utf-8")
+    demo.validated("--patient", PATIENT, "--data", other)
+    assert demo.simulate() == 2
+    assert "[ERASURE_RECORDS_MISSING]" in demo.shown[-1] and "request 1" in demo.shown[-1]
+    assert demo.registry.request(1).state is State.VALIDATED
+    assert not (demo.folder / "run").exists()
+    demo.require_silence()
+
+
 def test_a_forget_set_beside_the_registry_is_refused(demo: Lab) -> None:
     demo.validated("--patient", PATIENT)
     assert demo.simulate("run", "--forget-subject", "Patient") == 2
