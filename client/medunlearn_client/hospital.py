@@ -16,7 +16,12 @@ import numpy as np
 
 from medunlearn_client.models import is_out_of_memory
 from medunlearn_client.releases import KeyFor
-from medunlearn_client.run_rules import not_planned, records_digest, require_planned_geometry
+from medunlearn_client.run_rules import (
+    keep_of_plan,
+    not_planned,
+    records_digest,
+    require_planned_geometry,
+)
 from medunlearn_client.site_audit import SiteAudit
 from medunlearn_client.site_config import SiteConfig, read_site_config
 from medunlearn_client.step_message import EvaluationRequest, StepRequest
@@ -116,6 +121,7 @@ class Hospital:
         bench.check()
         write_atomically(self._plan_path(plan.digest), plan.model_dump_json().encode())
         write_atomically(self._opened_path(plan.digest), opened_with(bench).encode("ascii"))
+        keep_of_plan(self._folder, plan, bench.layout, self._config.public_files)
         run_id = message.text("run_id")
         root = self._audit.request_root(run_id, given=self._config.request_root)
         self._audit.plan_accepted(run_id=run_id, plan_digest=plan.digest, request_root=root)

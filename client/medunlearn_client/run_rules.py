@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from medunlearn_client.step_message import StepRequest
 from medunlearn_common.digests import HUB_PREFIX, digest_of, digest_of_files
 from medunlearn_common.errors import Rejected
-from medunlearn_common.files import expanded
+from medunlearn_common.files import expanded, write_atomically
+from medunlearn_common.frozen import frozen_bytes
+from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import RunPlan
+from medunlearn_common.plan.public_files import own_copy
 from medunlearn_common.plan.sections import DataSection, ForgetSection
+
+
+def kept_layout(folder: Path, plan: RunPlan) -> Path:
+    """Where a hospital keeps the adapter's layout under a plan that it accepted."""
+    return folder / "plans" / f"{plan.digest}.layout"
+
+
+def kept_a_file(folder: Path, plan: RunPlan) -> Path:
+    """Where a hospital keeps its copy of the plan's file of A."""
+    return folder / "plans" / f"{plan.digest}.safetensors"
+
+
+def keep_of_plan(
+    folder: Path, plan: RunPlan, layout: AdapterLayout, public_files: tuple[str, ...]
+) -> None:
+    """Keep what an adapter of an accepted plan is checked against, when its run is long over.
+
+    Raises:
+        Rejected: PUBLIC_FILE_UNKNOWN.
+        Misconfigured: A_FILE_MISSING.
+        Transient: WRITE_FAILED.
+    """
+    write_atomically(kept_layout(folder, plan), layout.to_json().encode("ascii"))
+    a_file = own_copy(plan.model.a_file, public_files, may_be_builtin=False)
+    if a_file:
+        write_atomically(kept_a_file(folder, plan), frozen_bytes(Path(a_file)))
 
 
 def not_planned(what: str) -> Rejected:

@@ -6,7 +6,8 @@
 3. It is the run that was accepted here: name, coordinator and plan of the run's lock.
 4. The base model is the one that this hospital named when the run began.
 5. PEFT's configuration says what the plan says and nothing more.
-6. The log continues every state of it that this hospital has signed.
+6. The weights are those of such an adapter: the plan's own A, and a sparse B.
+7. The log continues every state of it that this hospital has signed.
 
 What is done with it later checks all of this again: the files lie on a disk in between.
 """
@@ -18,11 +19,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from medunlearn_client.adoption.weights import require_planned_weights
 from medunlearn_client.site_audit import SiteAudit
+from medunlearn_client.site_config import read_site_config
 from medunlearn_common.adapter_facts import lora_config
 from medunlearn_common.attestation.files import (
     ADAPTER_CONFIG,
     ADAPTER_FOLDER,
+    ADAPTER_WEIGHTS,
     LOG_FILE,
     RUN_PLAN_FILE,
     Evidence,
@@ -109,7 +113,8 @@ def check_publication(
     Raises:
         StepFailed: A step of the verification.
         Rejected: RUN_SIMULATED, RUN_UNKNOWN_HERE, RUN_MISMATCH, PLAN_MISMATCH, RUN_COORDINATOR,
-            MODEL_MISMATCH, ADAPTER_CONFIG, or as :meth:`WitnessStore.witness`.
+            MODEL_MISMATCH, ADAPTER_CONFIG, or as :func:`require_planned_weights` and
+            :meth:`WitnessStore.witness`.
     """
     trust = hospital / TRUST_FOLDER
     verification = Verification(
@@ -123,8 +128,12 @@ def check_publication(
     _require_own(statement, verification.keeper.party_id, lock)  # 3, 4
     plan = plan_from_canonical((folder / RUN_PLAN_FILE).read_text(encoding="ascii"))
     _require_config(folder / ADAPTER_FOLDER / ADAPTER_CONFIG, plan)  # 5
+    require_planned_weights(  # 6
+        folder / ADAPTER_FOLDER / ADAPTER_WEIGHTS, plan, folder=hospital,
+        public_files=read_site_config(hospital).public_files,
+    )
     export = LogExport.from_bytes((folder / LOG_FILE).read_bytes())
-    audit.witness.witness(  # 6
+    audit.witness.witness(  # 7
         export.head, keeper=verification.keeper.party_id, leaves=export.leaves, repeated=True,
         origin=coordinator_log(predicate.process.run_id, key_id=verification.keeper.key_id),
     )

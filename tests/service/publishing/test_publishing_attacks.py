@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from publishing_lab import SITES, PublishingLab
+from safetensors.numpy import load_file, save_file
 
 from medunlearn_common.audit import AuditLog
 from medunlearn_common.digests import canonical_json, digest_of_files
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.envelope.sealing import unverified
 from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_common.frozen import A_PART, B_PART, b_name
 from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.messages import COLLECT, PUBLISH, Message
 from medunlearn_common.publication import FULL_FILES
@@ -85,20 +88,64 @@ def test_an_attestation_swapped_after_it_was_logged(lab: PublishingLab) -> None:
         lab.publish()
 
 
-def test_a_configuration_that_makes_peft_import_a_module(lab: PublishingLab) -> None:
-    """Everything is signed and logged as it should be; only the plan never said this."""
-    place = lab.place("second")
-    adapter = place.run / "adapter"
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    config["auto_mapping"] = {"base_model_class": "x", "parent_library": "attacker.module"}
-    (adapter / "adapter_config.json").write_bytes(canonical_json(config))
+def attested_anew(lab: PublishingLab) -> None:
+    """Everything is signed and logged as it should be, for the adapter as it lies there now."""
+    adapter = lab.place("second").run / "adapter"
     digest = digest_of_files(
         adapter / name for name in ("adapter_config.json", "adapter_model.safetensors"))
     log = lab.log()
     ended = next(r.fields for r in reversed(log.records) if r.kind == "run_ended")
     log.append("run_ended", **{**ended, "adapter_digest": digest})
     lab.change_outcome(adapter_digest=digest)
+
+
+def test_a_configuration_that_makes_peft_import_a_module(lab: PublishingLab) -> None:
+    """Only the plan never said this."""
+    path = lab.place("second").run / "adapter" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["auto_mapping"] = {"base_model_class": "x", "parent_library": "attacker.module"}
+    path.write_bytes(canonical_json(config))
+    attested_anew(lab)
     assert refused_everywhere(lab) == "ADAPTER_CONFIG"
+
+
+def _other_a(held: dict[str, np.ndarray], a: str) -> None:
+    held[a] = held[a] + np.float32(1e-3)
+
+
+def _dense_b(held: dict[str, np.ndarray], a: str) -> None:
+    held.update({name: np.full_like(held[name], 1e-3) for name in held if B_PART in name})
+
+
+def _one_module_less(held: dict[str, np.ndarray], a: str) -> None:
+    del held[a], held[b_name(a)]
+
+
+def _one_matrix_more(held: dict[str, np.ndarray], a: str) -> None:
+    held["base_model.model.lm_head.weight"] = np.ones((4, 4), np.float32)
+
+
+def _no_number(held: dict[str, np.ndarray], a: str) -> None:
+    held[b_name(a)][0, 0] = np.nan
+
+
+def _halves(held: dict[str, np.ndarray], a: str) -> None:
+    held[a] = held[a].astype(np.float16)
+
+
+@pytest.mark.parametrize("change", [
+    _other_a, _dense_b, _one_module_less, _one_matrix_more, _no_number, _halves,
+])
+def test_an_adapter_of_the_coordinators_own_making(
+    lab: PublishingLab, change: Callable[[dict[str, np.ndarray], str], None]
+) -> None:
+    """No round led to it: another A, or more of B than the support has."""
+    path = lab.place("second").run / "adapter" / "adapter_model.safetensors"
+    held = load_file(path)
+    change(held, min(name for name in held if A_PART in name))
+    save_file(held, path)
+    attested_anew(lab)
+    assert refused_everywhere(lab) == "ADAPTER_WEIGHTS"
 
 
 def test_another_base_model_than_the_hospitals_named(lab: PublishingLab) -> None:
