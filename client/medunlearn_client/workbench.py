@@ -35,12 +35,12 @@ from medunlearn_client.self_tests import run_self_tests
 from medunlearn_client.site_config import SiteConfig
 from medunlearn_client.site_data import SiteRecords, load_federation_records, record_tagger
 from medunlearn_client.step_message import StepRequest
+from medunlearn_client.supports import KeptSupports
 from medunlearn_client.training import UnitSet
 from medunlearn_client.trust import with_estimates
 from medunlearn_client.unit_encoding import UnitEncoding, privacy_units
 from medunlearn_common.canaries import CANARY_TEXTS
-from medunlearn_common.errors import Misconfigured, Rejected
-from medunlearn_common.files import write_atomically
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.frozen import frozen_digest
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import RunPlan, RuntimeOptions
@@ -51,7 +51,7 @@ from medunlearn_common.plan.sections import (
     ModelSection,
     ParaphrasesSection,
 )
-from medunlearn_common.support import Support, planned_random_support, support_size
+from medunlearn_common.support import Support
 
 
 def shared_model(
@@ -107,7 +107,6 @@ class Workbench:
     ) -> None:
         torch.set_num_threads(max(1, runtime.threads))
         self.plan = plan
-        self._folder = folder
         self._runtime = runtime
         self._public_files = config.public_files
         require_no_records(config.public_files, config.data.files)
@@ -147,7 +146,7 @@ class Workbench:
             compute_dtype=DTYPES[plan.model.compute_dtype],
         )
         self._prepared = False
-        self._supports: dict[str, Support] = {}
+        self._supports = KeptSupports(folder, plan, self.layout)
 
     @property
     def layout(self) -> AdapterLayout:
@@ -187,48 +186,8 @@ class Workbench:
         run_self_tests(self._adapter, vocabulary=self._view.vocabulary)
 
     def support(self, digest: str, indices: npt.NDArray[np.int64] | None) -> Support:
-        """The run's support, from the request or from this site's store.
-
-        Raises:
-            Rejected: SUPPORT_MISMATCH, SUPPORT_UNKNOWN, SUPPORT_TOO_LARGE, or
-                SUPPORT_NOT_DRAWN if a plan with a random support got another than its own.
-        """
-        if digest in self._supports:
-            return self._supports[digest]
-        path = self._folder / "supports" / f"{self.plan.digest}.npy"
-        if indices is None:
-            if not path.is_file():
-                raise Rejected(
-                    "SUPPORT_UNKNOWN", "this site has not been sent the run's support",
-                    "resume the run from its checkpoint",
-                )
-            indices = np.frombuffer(path.read_bytes(), dtype="<i8").astype(np.int64)
-        support = Support(indices=indices, layout_digest=self.layout.digest)
-        self._check_support(support, digest)
-        write_atomically(path, support.indices.astype("<i8").tobytes())
-        self._supports[digest] = support
-        return support
-
-    def _check_support(self, support: Support, digest: str) -> None:
-        if support.digest != digest or support.indices[-1] >= self.layout.dimension:
-            raise Rejected(
-                "SUPPORT_MISMATCH", "the support does not match its digest or the layout",
-                "resume the run from its checkpoint",
-            )
-        density = self.plan.support.density
-        if self.plan.support.method == "random" and support != planned_random_support(
-            self.layout, density=density, plan_digest=self.plan.digest
-        ):
-            raise Rejected(
-                "SUPPORT_NOT_DRAWN", "the support is not the one that the plan's digest draws",
-                "the coordinator chose coordinates itself: report it to the consortium",
-            )
-        if support.size > support_size(self.layout, density):
-            raise Rejected(
-                "SUPPORT_TOO_LARGE",
-                f"{support.size} coordinates are more than the plan's density allows",
-                "the coordinator must use the plan's density",
-            )
+        """The run's support; see :meth:`KeptSupports.get`."""
+        return self._supports.get(digest, indices)
 
     def vote(self, *, sigma: float, key: KeyFor) -> bytes:
         """Noised gradient norms per row of B: forget, then retain, as ring words."""

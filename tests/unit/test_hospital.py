@@ -306,6 +306,24 @@ def test_a_run_does_not_go_on_with_other_records(
     assert new.kind == READY
 
 
+def test_the_support_of_another_run_of_the_plan_is_asked_for_anew(
+    folder: Path, plan: RunPlan
+) -> None:
+    """One file a plan: after a restart it may be the other run's, which the coordinator can mend
+    only if it is told that this site does not know the support."""
+    first = open_hospital(folder, RuntimeOptions(runner="memory"))
+    layout = ready(first, plan)
+    mine, others = small_support(layout), random_support(layout, size=60, seed=9)
+    for run, support in (("run", mine), ("other", others)):
+        asked = step_message(plan, layout, support)
+        assert first.handle(Message(kind=STEP, fields={**asked.fields, "run_id": run},
+                                    payload=asked.payload)).kind == STEP
+    again = open_hospital(folder, RuntimeOptions(runner="memory"))
+    later = step_message(plan, layout, mine, round_index=1, send_support=False)
+    assert code(again.handle(later)) == "SUPPORT_UNKNOWN"
+    assert again.handle(step_message(plan, layout, mine, round_index=1)).kind == STEP
+
+
 @pytest.mark.parametrize("what", ["model", "code"])
 def test_a_hospital_that_comes_back_with_another_model_or_code_waits_for_ready(
     folder: Path, plan: RunPlan, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch,
