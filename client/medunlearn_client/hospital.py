@@ -163,9 +163,12 @@ class Hospital:
             return bench.public_vote()
         if bench.plan.geometry.projection != "public":
             raise not_planned("gradients of public text")
+        count = message.integer("geometry_rank")
+        if not 1 <= count <= bench.plan.geometry.rank:  # each is a vector as long as the support
+            raise not_planned(f"{count} directions of public text")
         indices = np.frombuffer(message.payload, dtype="<i8").astype(np.int64)
         support = bench.support(message.text("support_digest"), indices)
-        return bench.public_gradients(support, count=message.integer("geometry_rank"))
+        return bench.public_gradients(support, count=count)
 
     def _step(self, message: Message) -> Message:
         bench = self._bench_for(message)

@@ -513,6 +513,28 @@ def test_records_that_were_declared_public_by_a_slip_are_not_read_as_such(
     assert code(site.handle(ready_message(evil))) == "PUBLIC_FILE_PRIVATE"
 
 
+@pytest.mark.parametrize("count", [10**12, 9, 0, -1])
+def test_no_more_directions_of_public_text_than_planned(
+    folder: Path, plan: RunPlan, question_file: Path, count: int
+) -> None:
+    """Each is as long as the support: a million of them are a hospital without memory."""
+    public = folder / "public.jsonl"
+    public.write_bytes(question_file.read_bytes() + b"\n")
+    plan = changed(plan, geometry={"projection": "public", "rank": 8,
+                                   "public_file": by_digest(str(public))})
+    config = json.loads((folder / "site.json").read_text())
+    (folder / "site.json").write_text(json.dumps(config | {"public_files": [str(public)]}))
+    site = open_hospital(folder, RuntimeOptions(runner="memory"))
+    layout = ready(site, plan)
+    support = small_support(layout)
+    answer = site.handle(Message(
+        kind=VOTE, payload=support.indices.astype("<i8").tobytes(),
+        fields={"run_id": "run", "plan_digest": plan.digest, "layout_digest": layout.digest,
+                "sigma": 0.0, "public": True, "support_digest": support.digest,
+                "geometry_rank": count}))
+    assert code(answer) == "NOT_PLANNED"
+
+
 def test_a_coordinator_gets_nothing_that_the_plan_has_no_place_for(
     hospital: Hospital, plan: RunPlan
 ) -> None:
