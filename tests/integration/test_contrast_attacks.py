@@ -18,7 +18,8 @@ from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 from medunlearn_common.frozen import A_FILE, write_frozen
 from medunlearn_common.ledger import PrivacyLedger
 from medunlearn_common.plan import read_plan
-from medunlearn_server.progress import noise_schedule
+from medunlearn_server.coordinator import Coordinator
+from medunlearn_server.progress import RunProgress, noise_schedule
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 QUICK = ("--runner", "memory", "--device", "cpu", "--quiet")
@@ -69,14 +70,12 @@ def plan(tmp_path: Path, tiny_model_folder: Path, question_file: Path, public: P
 
 def interrupted_after_round(command: Command, monkeypatch: pytest.MonkeyPatch, rounds: int,
                             *arguments: object) -> int:
-    from medunlearn_server.coordinator import Coordinator
-
     honest = Coordinator._round
 
-    def cut(self: Coordinator, progress: object) -> object:
-        if progress.state.next_round == rounds:  # type: ignore[attr-defined]
+    def cut(self: Coordinator, progress: RunProgress) -> RunProgress:
+        if progress.state.next_round == rounds:
             raise KeyboardInterrupt
-        return honest(self, progress)  # type: ignore[arg-type]
+        return honest(self, progress)
 
     with monkeypatch.context() as patched:
         patched.setattr(Coordinator, "_round", cut)
@@ -109,8 +108,6 @@ def test_directions_changed_before_the_first_answer_are_seen_too(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """No checkpoint is there yet to say which file it was."""
-    from medunlearn_server.coordinator import Coordinator
-
     out = tmp_path / "run"
 
     def cut(self: Coordinator, **_: object) -> None:
