@@ -120,7 +120,7 @@ def test_the_field_is_a_field() -> None:
     assert all(pow(3, n - 1, n) != 1 for n in range(2**256 + 1, PRIME, 2))  # the smallest one
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 12), st.integers(0, 6), st.binary(min_size=32, max_size=32),
        st.randoms(use_true_random=False))
 def test_any_t_shares_give_the_secret_and_fewer_give_another(
@@ -159,7 +159,7 @@ def test_plans_too_small_to_mask_are_refused(sites: int) -> None:
         require_plan(sites)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=300))
 def test_parsers_refuse_with_a_code_or_read_what_they_would_write(data: bytes) -> None:
     for parse in (

@@ -279,7 +279,7 @@ class AnythingMayHappen(RuleBasedStateMachine):
 
 
 AnythingMayHappen.TestCase.settings = settings(
-    max_examples=SEQUENCES, stateful_step_count=6, deadline=None, derandomize=True,
+    max_examples=SEQUENCES, stateful_step_count=6, derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
 TestAnythingMayHappen = AnythingMayHappen.TestCase

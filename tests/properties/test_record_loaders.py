@@ -30,7 +30,7 @@ from medunlearn_common.plan.sections import ColumnsSection
 
 EXAMPLES = int(os.environ.get("MEDUNLEARN_FUZZ_EXAMPLES", "25"))
 fuzz = settings(
-    max_examples=EXAMPLES, deadline=None,
+    max_examples=EXAMPLES,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -114,7 +114,7 @@ def single(*terms: str) -> LeveledHierarchy:
     return ConceptHierarchy.from_concepts([concept], source="p").with_forget_roots(["C0"])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(hierarchies(), TEXTS)
 @example(single("ab", "ab-a b"), "ab  a b ab a")
 @example(single("AB", "ab a"), "ab AB AB a")
@@ -122,7 +122,7 @@ def test_tagging_equals_the_oracle(hierarchy: LeveledHierarchy, text: str) -> No
     assert list(ConceptTagger(hierarchy).tag(text)) == oracle(hierarchy, text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(hierarchies(), st.data())
 def test_planted_terms_are_found(hierarchy: LeveledHierarchy, data: st.DataObject) -> None:
     terms = [t for c in hierarchy.hierarchy.concepts() for t in c.terms]
@@ -134,7 +134,7 @@ def test_planted_terms_are_found(hierarchy: LeveledHierarchy, data: st.DataObjec
     assert not taggable or spans[0].start == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(hierarchies(), st.text(max_size=80))
 def test_spans_are_sorted_disjoint_visible_and_in_range(
     hierarchy: LeveledHierarchy, text: str
@@ -181,7 +181,6 @@ def test_token_levels_equal_a_character_by_character_count(
     assert token_levels(spans, offsets).tolist() == expected
 
 
-@settings(deadline=None)
 @given(hierarchies(), TEXTS, st.integers(0, 5), st.sampled_from(["parent", "sibling"]))
 def test_abstraction_changes_nothing_outside_the_targets(
     hierarchy: LeveledHierarchy, text: str, choice: int, mode: str
@@ -205,7 +204,7 @@ NOTES = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(hierarchies(), NOTES, st.text("no bAd?.", min_size=1, max_size=12))
 def test_records_keep_offsets_and_levels_only_sink(
     hierarchy: LeveledHierarchy, prompt: str, answer: str
@@ -244,7 +243,7 @@ SPELLED = {
 PADDING = st.text(st.sampled_from(" \n\t\u0130\u00dfé,.(\U0001f642\u2013"), max_size=8)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(FOLDED), st.data())
 def test_folded_spellings_are_found_at_their_place_in_the_original(
     term: str, data: st.DataObject
@@ -258,7 +257,7 @@ def test_folded_spellings_are_found_at_their_place_in_the_original(
     ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(["TURP", "AIDS", "T-PA", "5-HT"]), st.data())
 def test_folding_leaves_acronyms_alone(term: str, data: st.DataObject) -> None:
     """Only as written, hyphens apart, or with a plural s."""

@@ -24,7 +24,7 @@ from medunlearn_common.errors import Misconfigured
 EXAMPLES = int(os.environ.get("MEDUNLEARN_FUZZ_EXAMPLES", "150"))
 OPTIONS = SourceOptions(licensed_sources=("MSHGER",))
 FUZZED = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow]
 )
 
 FILES: dict[str, str] = {

@@ -158,7 +158,7 @@ def forests(draw: st.DrawFn, letter: str, others: str) -> ConceptHierarchy:
     return source(*concepts)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(forests("A", "BC"), forests("B", "AC"), forests("C", "AB"), st.randoms())
 def test_any_references_end_in_one_acyclic_graph_with_every_concept(
     first: ConceptHierarchy, second: ConceptHierarchy, third: ConceptHierarchy, chance: object

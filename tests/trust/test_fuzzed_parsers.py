@@ -96,14 +96,14 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(VALUES)
 def test_cbor_round_trips(value: Any) -> None:
     data = encode(value)
     assert encode(decode(data, max_bytes=1 << 16)) == data
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=80))
 def test_whatever_decodes_has_this_one_spelling(data: bytes) -> None:
     try:

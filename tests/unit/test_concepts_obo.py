@@ -179,7 +179,7 @@ def test_size_limit_holds_for_the_unpacked_text(tmp_path: Path) -> None:
     assert error_of(path, max_bytes=10_000).code == "CONCEPT_FILE_TOO_LARGE"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     position=st.integers(0, len(SMALL)),
     removed=st.integers(0, 40),

@@ -97,7 +97,7 @@ def test_many_rows_are_hashed_and_many_repeats_stay_linear() -> None:
     assert 0.8 <= found[0].similarity < 1.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text("ab 1not?", min_size=1, max_size=24), max_size=90))
 def test_groups_are_disjoint_and_any_text_is_taken(texts: list[str]) -> None:
     rows = [record(n, text.rstrip() or "x") for n, text in enumerate(texts)]
@@ -165,7 +165,7 @@ def test_places_refer_to_their_part_and_records_stay_as_they_are() -> None:
     assert repr((row.prompt, row.answer, row.options)) == before
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.text(min_size=1, max_size=20), max_size=8))
 def test_any_text_is_taken(texts: list[str]) -> None:
     rows = [record(n, text.strip()) for n, text in enumerate(texts) if text.strip()]

@@ -307,7 +307,6 @@ def test_all_rows_bad_within_a_limit_of_one(tmp_path: Path) -> None:
 
 @settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
@@ -346,7 +345,6 @@ FIELD_NAMES = [
 
 @settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(

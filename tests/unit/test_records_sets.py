@@ -174,7 +174,7 @@ def test_cut_patient_is_refused_for_the_patient_unit() -> None:
         require_whole_patients(select(nameless, ForgetRequest(patient_ids=("p4",))))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n_records=st.integers(1, 60),
     n_sites=st.integers(1, 12),

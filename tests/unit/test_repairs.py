@@ -109,7 +109,7 @@ def test_a_damaged_decisions_file_is_refused_with_its_line(tmp_path: Path, line:
     assert caught.value.code == "REPAIRS_DAMAGED"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_repair_keeps_spans_within_the_text(data: st.DataObject) -> None:
     text = data.draw(st.text("ab c", min_size=1, max_size=12)).strip() or "a"

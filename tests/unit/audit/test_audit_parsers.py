@@ -72,7 +72,7 @@ PARSERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("name", PARSERS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.binary(max_size=200) | JSON.map(lambda v: json.dumps(v).encode()))
 @example(data=b"[" * 200_000)
 @example(data=b'{"a":' * 50_000)
@@ -86,7 +86,7 @@ def test_any_bytes_give_an_error_of_ours(name: str, data: bytes) -> None:
     assert again.rstrip(b"\n") == data.rstrip(b"\n")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(position=st.integers(0, len(STATEMENT) - 1), byte=st.integers(0, 255))
 def test_a_statement_with_one_byte_changed_is_refused_or_read_as_it_stands(
     position: int, byte: int
@@ -99,7 +99,7 @@ def test_a_statement_with_one_byte_changed_is_refused_or_read_as_it_stands(
         assert bytes(changed) != STATEMENT
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(path=st.lists(st.integers(0, 8), max_size=4), value=JSON)
 def test_a_statement_with_another_value_somewhere(path: list[int], value: Any) -> None:
     document = json.loads(STATEMENT)
@@ -122,7 +122,7 @@ def test_a_statement_with_another_value_somewhere(path: list[int], value: Any) -
         assert error.code in ("STATEMENT_MALFORMED", "JSON_NOT_CANONICAL")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     head=st.text(max_size=30) | st.integers(),
     leaves=st.text("0123456789abcdefXY", max_size=140),

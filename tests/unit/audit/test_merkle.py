@@ -52,7 +52,7 @@ def test_proofs_of_the_reference_tree() -> None:
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(size=st.integers(1, 70), data=st.data())
 def test_every_proof_verifies_and_no_changed_one_does(size: int, data: st.DataObject) -> None:
     leaves, root = RANDOM[:size], root_of(RANDOM[:size])
@@ -83,7 +83,7 @@ def test_every_proof_verifies_and_no_changed_one_does(size: int, data: st.DataOb
         assert not included(index=wrong)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     index=st.integers(-2, 1 << 64), size=st.integers(-2, 1 << 64),
     proof=st.lists(st.binary(max_size=40), max_size=70),

@@ -147,7 +147,7 @@ def test_planted_model_knows_what_it_was_taught(planted_model: WholeModel, corpu
 
 
 @given(scores_lists, scores_lists)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_auc_counts_pairs(positive: list[float], negative: list[float]) -> None:
     won = sum(1.0 if p > n else 0.5 if p == n else 0.0 for p, n in product(positive, negative))
     area = auc(np.asarray(positive), np.asarray(negative))
@@ -157,7 +157,7 @@ def test_auc_counts_pairs(positive: list[float], negative: list[float]) -> None:
 
 
 @given(scores_lists, scores_lists)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_roc_points_equal_thresholding_by_hand(
     positive: list[float], negative: list[float]
 ) -> None:

@@ -168,7 +168,7 @@ def test_the_number_of_wordings_is_bounded(
     assert len({other.prompt for other in made.records}) == len(made.made)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(min_size=1, max_size=80).filter(str.strip))
 def test_any_text_is_worded_faithfully_or_not_at_all(text: str) -> None:
     tagger = ConceptTagger(HIERARCHY.with_forget_roots([]))
