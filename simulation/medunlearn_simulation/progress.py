@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from medunlearn_common.errors import MedunlearnError
+from medunlearn_common.files import write_atomically
 
 LINE_EVERY_S = 20.0
 
@@ -67,6 +73,7 @@ class PhaseBoard:
         self._open = 0
         self._open_since = 0.0
         self._passed_s = 0.0
+        self._kept_in: Path | None = None
         self._quiet = quiet
         self.progress = Progress(
             SpinnerColumn(finished_text="✓"),
@@ -94,6 +101,28 @@ class PhaseBoard:
         """Wall-clock seconds in which at least one phase ran, those still open included."""
         return self._passed_s + (time.monotonic() - self._open_since if self._open else 0.0)
 
+    def keep_in(self, file: Path) -> None:
+        """Counts on from what an interrupted process left in ``file``, and keeps it up to date.
+
+        A process that was killed has not said what its last phase took: that part is missing. A
+        file that cannot be read counts as none, for times decide nothing.
+        """
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            earlier = json.loads(file.read_text(encoding="utf-8"))
+            by_phase = {str(n): _duration(taken) for n, taken in earlier["by_phase"].items()}
+            self._passed_s += _duration(earlier["total"])
+            for name, taken in by_phase.items():
+                self.seconds[name] = self.seconds.get(name, 0.0) + taken
+        self._kept_in = file
+        self._keep()
+
+    def _keep(self) -> None:
+        if self._kept_in is None:
+            return
+        text = json.dumps({"total": self.total_s, "by_phase": self.seconds}, indent=1)
+        with suppress(MedunlearnError, OSError):  # a full disk is said by what needs the room
+            write_atomically(self._kept_in, text.encode("utf-8"))
+
     @contextmanager
     def phase(self, name: str, total: float | None = None) -> Iterator[Bar]:
         """Shows and times one phase."""
@@ -114,6 +143,7 @@ class PhaseBoard:
             if not self._open:
                 self._passed_s += ended - self._open_since
             self.seconds[name] = self.seconds.get(name, 0.0) + taken
+            self._keep()
             bar.close(complete=finished)
             if finished:
                 self.line(f"{name}: done in {taken:.1f} s")
@@ -127,3 +157,9 @@ class PhaseBoard:
         """A lasting remark, shown above the bars too."""
         if not self._quiet:
             self.console.print(text, soft_wrap=True)
+
+
+def _duration(value: object) -> float:
+    if not isinstance(value, float) or not 0.0 <= value < math.inf:
+        raise ValueError("not a duration")
+    return value

@@ -281,7 +281,7 @@ class CommunicationSection(Section):
 class SecondsSection(Section):
     """Wall-clock time."""
 
-    total: Seconds = Field(description="whole run, this start of it")
+    total: Seconds = Field(description="whole run, over all processes that a resumed run took")
     by_phase: Mapping[str, Seconds] = Field(
         description="by phase, in order; models are planted side by side, so the sum may exceed "
         "the total")

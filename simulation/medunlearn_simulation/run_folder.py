@@ -2,6 +2,7 @@
 
     plan.toml            the plan as it was run, paths made absolute
     run.json             run id, runner and where the models lie
+    seconds.json         what each phase took, over all processes of the run
     erasure.json         requests that the run works for, where a registry was named
     erasure-figures.json each request's own figures
     demo.jsonl           the embedded records, where no data were given
@@ -80,6 +81,11 @@ class RunFolder:
     def run_file(self) -> Path:
         """See :class:`RunFacts`."""
         return self.root / "run.json"
+
+    @property
+    def seconds_file(self) -> Path:
+        """What each phase took so far; see ``PhaseBoard.keep_in``."""
+        return self.root / "seconds.json"
 
     @property
     def erasure_file(self) -> Path:

@@ -134,6 +134,7 @@ def start(
         with begin(claim, folder, facts.run_id):
             folder.write_start(plan, facts)
         override_gate(folder, run.override)
+    board.keep_in(folder.seconds_file)
     return Started(folder=folder, plan=plan, facts=facts, records=records, claim=claim)
 
 
@@ -187,6 +188,8 @@ def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
     """
     folder = RunFolder(root=expanded(root).absolute())
     plan, facts = folder.read_start()
+    if not folder.result_file.is_file():
+        board.keep_in(folder.seconds_file)
     claim = kept_claim(folder)
     if claim is not None:
         claim.take(facts.run_id)

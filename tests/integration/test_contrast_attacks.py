@@ -132,6 +132,8 @@ def test_a_resumed_run_needs_its_public_text_no_more(
         command, monkeypatch, 1, "simulate", plan, "--out", out, *QUICK) == 130
     public.unlink()
     assert command("simulate", "--resume", out, "--device", "cpu", "--quiet") == 0
+    taken = json.loads((out / "result.json").read_text())["seconds"]
+    assert taken["by_phase"]["directions from public text"] > 0.0, "what the first process took"
 
 
 @pytest.mark.parametrize("module", [contrast, public_start])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from medunlearn_simulation import progress
@@ -39,3 +41,47 @@ def test_a_phase_that_fails_is_counted_too(monkeypatch: pytest.MonkeyPatch) -> N
         now[0] += 2.0
         raise ValueError("no")
     assert board.total_s == pytest.approx(2.0)
+
+
+def test_a_resumed_run_counts_on_from_what_the_interrupted_one_took(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    kept = tmp_path / "seconds.json"
+    board = PhaseBoard(quiet=True)
+    with board.phase("planting"):
+        now[0] += 3.0
+    board.keep_in(kept)
+    with pytest.raises(KeyboardInterrupt), board.phase("rounds"):
+        now[0] += 5.0
+        raise KeyboardInterrupt
+    now[0] += 1000.0  # the night between
+    board = PhaseBoard(quiet=True)
+    board.keep_in(kept)
+    with board.phase("rounds"):
+        now[0] += 2.0
+    assert board.seconds == pytest.approx({"planting": 3.0, "rounds": 7.0})
+    assert board.total_s == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("text", [
+    "", "[]", "{", '{"total": 1.0}', '{"total": NaN, "by_phase": {}}',
+    '{"total": -1.0, "by_phase": {}}', '{"total": 1.0, "by_phase": {"a": "b"}}',
+    '{"total": 1.0, "by_phase": {"a": Infinity}}',
+])
+def test_times_that_cannot_be_read_are_no_reason_to_stop(tmp_path: Path, text: str) -> None:
+    kept = tmp_path / "seconds.json"
+    kept.write_text(text)
+    board = PhaseBoard(quiet=True)
+    board.keep_in(kept)
+    assert board.seconds == {} and board.total_s == 0.0
+
+
+def test_times_that_cannot_be_written_are_no_reason_to_stop(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    board = PhaseBoard(quiet=True)
+    board.keep_in(tmp_path / "file" / "seconds.json")
+    with board.phase("a"):
+        pass
+    assert "a" in board.seconds
