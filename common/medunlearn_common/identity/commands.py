@@ -18,6 +18,7 @@ from medunlearn_common.identity.key_files import (
     write_identity,
 )
 from medunlearn_common.identity.keys import SigningIdentity
+from medunlearn_common.naming import require_entity, require_name
 from medunlearn_common.roster.document import (
     Party,
     Role,
@@ -65,6 +66,8 @@ def new(
       medunlearn keys new identity.key --party clinic-a --entity "Clinic A GmbH"
     """
     _require_role(role)
+    require_name(party, of="a party")
+    require_entity(entity)
     identity = SigningIdentity.generate(party, OsEntropy())
     entry = _entry(identity, "site" if role == "root" else role, entity, days)
     write_identity(file, identity, passphrase=passphrase_for(passphrase_file, new=True))

@@ -50,6 +50,9 @@ def new(
       medunlearn roster new a.key.entry b.key.entry c.key.entry --threshold 2
     """
     keys = tuple(sorted({read_entry(path).public_key for path in roots}))
+    if threshold > len(keys):
+        raise Misconfigured("ROOT_THRESHOLD", f"{threshold} of {len(keys)} root keys",
+                            "choose a threshold from 1 to the number of different keys")
     root, now = Root(threshold=threshold, keys=keys), int(time.time())
     roster = Roster(version=1, issued=now, expires=now + days * _DAY_S, parties=(), root=root)
     write_atomically(draft.with_name(ROOT_FILE), root.to_bytes(), private=False)
