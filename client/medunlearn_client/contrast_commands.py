@@ -14,7 +14,8 @@ from medunlearn_common.errors import Misconfigured
 
 
 def contrast(
-    plan: Annotated[Path, typer.Argument(help="The plan; its [contrast] names the public text.")],
+    plan: Annotated[Path, typer.Argument(
+        help="The plan; its \\[contrast] names the public text.")],
     model: Annotated[Path, typer.Option(help="Folder of the base model.")],
     out: Annotated[Path, typer.Option(help="Where to write the directions.")] = Path(
         "frozen_a.safetensors"),

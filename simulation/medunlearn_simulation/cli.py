@@ -93,7 +93,7 @@ def simulate(
       medunlearn simulate --resume runs/one
       [dim]  go on after Ctrl-C or a crash; at most the current round is repeated[/dim]
 
-      medunlearn simulate --resume runs/one --override-gate utility --by "Ann Lee" \
+      medunlearn simulate --resume runs/one --override-gate utility --by "Ann Lee"
         --because "retain set is known to be mislabelled, see ticket 12"
       [dim]  publish although a gate failed: a named person's decision, on record[/dim]
     """

@@ -16,6 +16,7 @@ import typer
 from medunlearn_common import __version__
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine, asked_for, translated
 from medunlearn_common.errors import BudgetExceeded, Misconfigured
+from medunlearn_common.help_texts import joined_lines
 from medunlearn_common.plan import Plan, read_plan
 
 PATIENT_TEXT = "Mrs Example has a very rare disease"
@@ -230,6 +231,40 @@ def test_no_help_text_loses_the_name_of_a_plan_s_table() -> None:
         if not re.fullmatch(r"\[/?(?:bold|dim)\]", found[0])
     ]
     assert not lost
+
+
+def test_every_argument_and_option_says_what_it_is() -> None:
+    """With click 8.5 arguments lost their help without a word."""
+    app = CommandLine().build(entry_points(group=COMMAND_GROUP))
+    silent = [
+        f"{path} {parameter.name}"
+        for path, command in every_command(typer.main.get_command(app), "medunlearn")
+        for parameter in getattr(command, "params", ())
+        if not getattr(parameter, "help", None)
+    ]
+    assert not silent
+
+
+def every_command(command: object, path: str) -> Iterator[tuple[str, object]]:
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from every_command(inner, f"{path} {name}")
+
+
+def test_prose_of_help_breaks_where_the_terminal_ends_and_examples_stay() -> None:
+    """Line ends of a docstring are its editor's; in a narrow terminal they broke lines twice."""
+    text = """First
+    line.
+
+    Second
+    paragraph.
+
+      medunlearn one
+        what it does
+    """
+    assert joined_lines(text) == (
+        "First line.\n\nSecond paragraph.\n\n  medunlearn one\n    what it does")
+    assert joined_lines(joined_lines(text)) == joined_lines(text)
 
 
 def help_texts(command: object, path: str) -> Iterator[tuple[str, str]]:
