@@ -248,7 +248,9 @@ def test_requests_of_one_run_have_figures_of_their_own(demo: Lab) -> None:
 
 
 def test_a_run_that_falls_short_gives_the_request_back_with_the_reason(demo: Lab) -> None:
-    demo.validated("--patient", PATIENT, settings=(*LENIENT[:4], "--set", "min_preservation=9"))
+    demo.validated("--patient", PATIENT, settings=LENIENT[:4])
+    unattainable = demo.registry.settings().model_copy(update={"min_preservation": 9.0})
+    demo.registry.change_settings(unattainable, author="A. Officer")
     assert demo.simulate() == 0
     assert demo.registry.request(1).state is State.VALIDATED
     event = demo.registry.events(1)[-1]

@@ -233,12 +233,20 @@ def test_a_run_that_forgets_half_verifies_no_request_however_lucky() -> None:
 
 @pytest.mark.parametrize("change", [
     "min_luck=2", "unknown=1", "min_preservation", "min_preservation=nan", "min_preservation=-1",
+    "min_preservation=95",
     "max_identifiers_leaked=-1", "max_forget_excess=1.5", "hospital=", "hospital=a\x1b[1mb",
 ])
 def test_bad_settings_are_refused(change: str) -> None:
     with pytest.raises(MedunlearnError) as caught:
         changed(Settings(), [change])
     assert caught.value.code in ("ERASURE_SETTING", "ERASURE_TEXT")
+
+
+def test_a_registry_with_a_setting_nobody_may_type_any_more_still_opens(
+    registry: Registry,
+) -> None:
+    registry.change_settings(Settings(min_preservation=95.0), author=AUTHOR)
+    assert registry.settings().min_preservation == 95.0
 
 
 def test_settings_are_read_back(registry: Registry) -> None:
