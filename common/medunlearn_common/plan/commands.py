@@ -14,7 +14,7 @@ from rich.text import Text
 
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
-from medunlearn_common.masking.parameters import require_plan
+from medunlearn_common.masking.parameters import require_plan, require_survivors
 from medunlearn_common.plan.absences import absence_spans
 from medunlearn_common.plan.reading import read_plan
 from medunlearn_common.plan.sections import Plan
@@ -72,6 +72,7 @@ def check(
     """
     plan = read_plan(file)
     require_plan(plan.federation.sites)
+    require_survivors(plan.federation.min_sites)
     absence_spans(plan.federation.absences, sites=plan.federation.sites)
     table = Table(title=f"plan {plan.run.name}: valid", show_header=False, title_justify="left")
     table.add_column(style="bold")
