@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, cast
@@ -40,10 +41,21 @@ DaysOption = Annotated[int, typer.Option("--days", min=1, max=3650, help="Validi
 
 
 def passphrase_for(file: Path | None, *, new: bool, of: str = "the key") -> bytes:
-    """The passphrase from file, environment or prompt."""
+    """The passphrase from file, environment or prompt.
+
+    Raises:
+        Misconfigured: KEY_PASSPHRASE where none is given and nobody can be asked.
+    """
     found = passphrase_from(file)
     if found is None:
-        typed = typer.prompt(f"Passphrase of {of}", hide_input=True, confirmation_prompt=new)
+        try:
+            typed = typer.prompt(f"Passphrase of {of}", hide_input=True, confirmation_prompt=new)
+        except typer.Abort:
+            if sys.stdin.isatty():
+                raise  # Ctrl-C
+            raise Misconfigured(
+                "KEY_PASSPHRASE", f"no passphrase of {of} was given, and there is nobody to ask",
+                "name a file by --passphrase-file, or set MEDUNLEARN_PASSPHRASE") from None
         found = str(typed).encode("utf-8")
     if new:
         require_passphrase(found)
