@@ -43,8 +43,8 @@ class Bar:
         now = time.monotonic()
         if now - self._shown_at >= LINE_EVERY_S:
             self._shown_at = now
-            share = f"{done / self._total:.0%}" if self._total else f"{done:g}"
-            self._board.line(f"{self._name}: {share} {note or ''}".rstrip())
+            share = f"{done / self._total:.0%}" if self._total else ""  # a sum of unlike steps
+            self._board.line(" ".join(filter(None, (f"{self._name}:", share, note))))
 
     def close(self, *, complete: bool) -> None:
         """The phase is over; an unfinished bar of a finished phase is filled."""

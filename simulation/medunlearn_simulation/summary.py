@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from medunlearn_common.invocation import command_name
 from medunlearn_simulation.result_schema import RunResult, ThreeWaySection
 from medunlearn_simulation.run_folder import RunFolder
 
@@ -24,7 +25,8 @@ def print_summary(result: RunResult, folder: RunFolder, console: Console) -> Non
     for path in (folder.report_file, folder.result_file, folder.adapter):
         console.print(f"  {_shown(path)}", highlight=False, soft_wrap=True)
     console.print(
-        f"to verify it: medunlearn verify {_shown(folder.root)}", highlight=False, soft_wrap=True
+        f"to verify it: {command_name()} verify {_shown(folder.root)}", highlight=False,
+        soft_wrap=True
     )
 
 

@@ -17,6 +17,7 @@ from medunlearn_common import __version__
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine, asked_for, translated
 from medunlearn_common.errors import BudgetExceeded, Misconfigured
 from medunlearn_common.help_texts import joined_lines
+from medunlearn_common.invocation import command_name
 from medunlearn_common.plan import Plan, read_plan
 
 PATIENT_TEXT = "Mrs Example has a very rare disease"
@@ -231,6 +232,36 @@ def test_no_help_text_loses_the_name_of_a_plan_s_table() -> None:
         if not re.fullmatch(r"\[/?(?:bold|dim)\]", found[0])
     ]
     assert not lost
+
+
+def test_a_plan_that_every_run_refuses_is_not_called_valid(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plan.toml"
+    file.write_text("[federation]\nsites = 5\nmin_sites = 2\n", encoding="utf-8")
+    assert run("plan", "check", str(file)) == 2
+    assert "PLAN_MIN_SITES" in capsys.readouterr().err
+
+
+def test_the_command_is_named_as_it_can_be_called_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `make demo` it is on no path; what it says about going on must work as typed."""
+    program = tmp_path / ".venv" / "bin" / "medunlearn"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [".venv/bin/medunlearn", "simulate"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert command_name() == ".venv/bin/medunlearn"
+    monkeypatch.chdir(program.parent.parent)
+    monkeypatch.setattr("sys.argv", [str(program)])
+    assert command_name() == "bin/medunlearn"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert command_name() == "medunlearn"
+    monkeypatch.setattr("sys.argv", ["/usr/bin/pytest"])
+    assert command_name() == "medunlearn"
 
 
 def test_every_argument_and_option_says_what_it_is() -> None:

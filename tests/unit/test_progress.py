@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from io import StringIO
+
 import pytest
+from rich.console import Console
 
 from medunlearn_simulation import progress
 from medunlearn_simulation.progress import PhaseBoard
@@ -39,3 +42,18 @@ def test_a_phase_that_fails_is_counted_too(monkeypatch: pytest.MonkeyPatch) -> N
         now[0] += 2.0
         raise ValueError("no")
     assert board.total_s == pytest.approx(2.0)
+
+
+def test_a_phase_without_a_known_end_names_its_step_and_no_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """"evaluating: 8599 relearning" told nobody anything."""
+    shown = StringIO()
+    with PhaseBoard(console=Console(file=shown)) as board:
+        monkeypatch.setattr("medunlearn_simulation.progress.LINE_EVERY_S", 0.0)
+        with board.phase("evaluating") as bar:
+            bar.set(8599.0, "relearning")
+        with board.phase("rounds", total=4.0) as bar:
+            bar.set(1.0, "round 1")
+    assert "evaluating: relearning\n" in shown.getvalue()
+    assert "rounds: 25% round 1\n" in shown.getvalue()
