@@ -24,7 +24,7 @@ def contrast(
     """Make the adapter's frozen A, and B's start, from public text: what tells the topic apart.
 
     Reads the base model and public text only, no hospital's records. Every party needs the file
-    that is written: the plan names it by its digest, hospitals declare it public in site.json.
+    that is written: the plan names it by its digest, hospitals declare it public in site.toml.
     `simulate` does this by itself.
 
     Example: medunlearn contrast plan.toml --model models/base --out frozen_a.safetensors
