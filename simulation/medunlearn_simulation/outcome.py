@@ -74,13 +74,14 @@ def task_name(plan: Plan, records: PreparedRecords) -> str:
     asked = [*plan.forget.subjects, *plan.forget.concepts]
     patients = {r.patient_id for r in records.federation.forget if r.patient_id is not None}
     if plan.forget.patients or plan.forget.patient_fraction:
-        asked.append(_counted(len(patients), "patient"))
+        asked.append(counted(len(patients), "patient"))
     if plan.forget.records:
-        asked.append(_counted(len(plan.forget.records), "named record"))
+        asked.append(counted(len(plan.forget.records), "named record"))
     return ", ".join(asked)
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """1 patient, 2 patients."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
