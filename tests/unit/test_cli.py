@@ -276,6 +276,18 @@ def test_every_argument_and_option_says_what_it_is() -> None:
     assert not silent
 
 
+def test_every_command_that_asks_for_something_shows_how() -> None:
+    """The first page promises it: `medunlearn COMMAND --help` explains with examples."""
+    app = CommandLine().build(entry_points(group=COMMAND_GROUP))
+    bare = [
+        path for path, command in every_command(typer.main.get_command(app), "medunlearn")
+        if not getattr(command, "commands", None)
+        and any(parameter.required for parameter in getattr(command, "params", ()))
+        and "Example" not in (getattr(command, "help", None) or "")
+    ]
+    assert not bare
+
+
 def every_command(command: object, path: str) -> Iterator[tuple[str, object]]:
     yield path, command
     for name, inner in getattr(command, "commands", {}).items():

@@ -92,7 +92,12 @@ def new(
 def show(
     file: Annotated[Path, typer.Argument(help="Key file or its .entry.", show_default=False)],
 ) -> None:
-    """Show the public side of a key. The fingerprint is what two people compare by telephone."""
+    """Show the public side of a key. The fingerprint is what two people compare by telephone.
+
+    Example:
+
+      medunlearn keys show identity.key
+    """
     entry_file = file if file.suffix == ENTRY_SUFFIX else _entry_file(file)
     _show(read_entry(entry_file))
 

@@ -226,7 +226,12 @@ def roster_import(
     root: Annotated[Path | None, typer.Option(
         "--root", help="root.cbor, at the first import: it is pinned from then on.")] = None,
 ) -> None:
-    """Put a roster that the consortium signed into force."""
+    """Put a roster that the consortium signed into force.
+
+    Example:
+
+      medunlearn coordinator roster import roster.dsse --root root.cbor --folder lead
+    """
     membership = Membership(folder, now=time.time())
     roster = membership.import_roster(_read(file), root=_read(root) if root else None)
     typer.echo(f"roster {roster.version} is in force, with {len(roster.sites)} hospitals")
