@@ -257,6 +257,8 @@ def test_a_run_that_falls_short_gives_the_request_back_with_the_reason(demo: Lab
     assert event.before is State.IN_RUN
     assert any("preservation" in missed for missed in event.detail["shortfalls"])
     assert "erasure request 1: validated, not verified: preservation" in demo.shown[-1]
+    assert demo.erasure("show", 1) == 0
+    assert "the last run fell short" in " ".join(demo.shown[-1].split())
     assert demo.erasure("report", 1, "--out", demo.folder / "letters") == 0
     letter = (demo.folder / "letters" / "letter-0001.html").read_text(encoding="utf-8")
     assert "was changed so that" not in letter and "next run" in letter

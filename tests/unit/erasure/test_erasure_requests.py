@@ -19,9 +19,11 @@ from medunlearn_client.erasure.criteria import RunFigures, shortfalls
 from medunlearn_client.erasure.requests import (
     GDPR_GROUNDS,
     TRANSITIONS,
+    Event,
     basis_in_words,
     deadline,
     legal_basis,
+    next_step,
     parsed_date,
     plain_text,
 )
@@ -254,3 +256,17 @@ def test_settings_are_read_back(registry: Registry) -> None:
     registry.change_settings(wanted, author=AUTHOR)
     assert registry.settings() == wanted
     assert wanted.hospital == "St. Anna = West" and wanted.min_preservation == 0.95
+
+
+def test_the_next_step_after_a_run_that_fell_short_is_not_just_another_run() -> None:
+    """`erasure list` is what an officer looks at; it hid that a run had failed."""
+    request = ErasureRequest(
+        number=3, kind="patient", target=None, basis="b", received=date(2026, 1, 5),
+        state=State.VALIDATED, extended=False)
+    event = Event(position=1, request=3, at="", author=AUTHOR, before=State.IN_RUN,
+                  after=State.VALIDATED, detail={"shortfalls": ["preservation"]}, digest="")
+    by_hand = replace(event, detail={"reason": "given up"})
+    assert next_step(request, ()).startswith("run `medunlearn simulate")
+    assert next_step(request, (event,)).startswith("the last run fell short (`erasure show 3`)")
+    assert next_step(request, (event, by_hand)).startswith("run `medunlearn simulate")
+    assert not next_step(replace(request, state=State.REFUSED), (event,))
