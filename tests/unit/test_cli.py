@@ -243,6 +243,19 @@ def test_a_plan_that_every_run_refuses_is_not_called_valid(
     assert "PLAN_MIN_SITES" in capsys.readouterr().err
 
 
+def test_a_plan_check_says_which_data_it_cannot_see(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    Path("ours.jsonl").write_text("{}\n", encoding="utf-8")
+    Path("plan.toml").write_text(
+        '[data]\nfiles = ["ours.jsonl", "our.jsonl", "hf:owner/name"]\n', encoding="utf-8")
+    assert run("plan", "check", "plan.toml") == 0
+    shown = capsys.readouterr().out
+    assert "ours.jsonl, our.jsonl (not found from here), hf:owner/name " in shown
+
+
 def test_the_command_is_named_as_it_can_be_called_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import write_atomically
+from medunlearn_common.files import expanded, write_atomically
 from medunlearn_common.masking.parameters import require_plan, require_survivors
 from medunlearn_common.plan.absences import absence_spans
 from medunlearn_common.plan.reading import read_plan
@@ -82,6 +82,12 @@ def check(
     Console().print(table)
 
 
+def _file_words(name: str) -> str:
+    """A name as it stands; no error where it is missing, for a plan may be checked elsewhere."""
+    return name if name.startswith("hf:") or expanded(Path(name)).exists() else (
+        f"{name} (not found from here)")
+
+
 def plan_facts(plan: Plan) -> list[tuple[str, str]]:
     """What a run of this plan does, in the reader's words, derived figures included."""
     federation, server = plan.federation, plan.server
@@ -97,7 +103,7 @@ def plan_facts(plan: Plan) -> list[tuple[str, str]]:
         asked.append(f"{forget.patient_fraction:.0%} of the patients")
     return [
         ("model", f"{plan.model.source}, LoRA rank {plan.model.lora_rank}, {plan.model.dtype}"),
-        ("data", ", ".join(plan.data.files) or "the embedded demo"),
+        ("data", ", ".join(map(_file_words, plan.data.files)) or "the embedded demo"),
         ("forget", ", ".join(asked) or _FORGET_NOTHING[bool(plan.data.files)]),
         ("sites", f"{federation.sites}, at least {federation.min_sites} per round"),
         ("rounds", f"{plan.run.rounds}{vote}, {server.optimizer} at {server.learning_rate:g}"),
