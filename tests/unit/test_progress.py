@@ -55,5 +55,6 @@ def test_a_phase_without_a_known_end_names_its_step_and_no_number(
             bar.set(8599.0, "relearning")
         with board.phase("rounds", total=4.0) as bar:
             bar.set(1.0, "round 1")
+            bar.set(4.1, "round 4")
     assert "evaluating: relearning\n" in shown.getvalue()
-    assert "rounds: 25% round 1\n" in shown.getvalue()
+    assert "rounds: 25% round 1\nrounds: 100% round 4\n" in shown.getvalue()
