@@ -15,7 +15,8 @@ from medunlearn_common.files import require_writable
 
 
 def contrast(
-    plan: Annotated[Path, typer.Argument(help="The plan; its [contrast] names the public text.")],
+    plan: Annotated[Path, typer.Argument(
+        help="The plan; its \\[contrast] names the public text.")],
     model: Annotated[Path, typer.Option(help="Folder of the base model.")],
     out: Annotated[Path, typer.Option(help="Where to write the directions.")] = Path(
         "frozen_a.safetensors"),
@@ -24,7 +25,7 @@ def contrast(
     """Make the adapter's frozen A, and B's start, from public text: what tells the topic apart.
 
     Reads the base model and public text only, no hospital's records. Every party needs the file
-    that is written: the plan names it by its digest, hospitals declare it public in site.json.
+    that is written: the plan names it by its digest, hospitals declare it public in site.toml.
     `simulate` does this by itself.
 
     Example: medunlearn contrast plan.toml --model models/base --out frozen_a.safetensors

@@ -159,9 +159,12 @@ def _asked(key: str, value: str) -> str:
     """The value, read without echo where it was given as ``-``; one line of a pipe elsewhere."""
     if value != ASK:
         return value.strip()
-    if sys.stdin.isatty():
-        return getpass(f"{key.replace('_', ' ')}: ").strip()
-    return sys.stdin.readline().strip()
+    what = key.replace("_", " ")
+    typed = getpass(f"{what}: ") if sys.stdin.isatty() else sys.stdin.readline()
+    if not typed.strip():
+        raise Misconfigured("ERASURE_WANTED", f"no {what} was given",
+                            "type it when asked, or pass it as one line on standard input")
+    return typed.strip()
 
 
 def _tagger(concept: str, hierarchies: list[str] | None, planned: ConceptsSection) -> Tagger:

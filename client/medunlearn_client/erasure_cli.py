@@ -81,7 +81,12 @@ def show(
     ] = False,
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
-    """Show a request, what was found for it and why, and its history."""
+    """Show a request, what was found for it and why, and its history.
+
+    Example:
+
+      medunlearn erasure show 7
+    """
     from medunlearn_client.erasure.documents import officer_report
     from medunlearn_client.erasure.shown import document_parts, matches_table
 
@@ -102,7 +107,12 @@ def validate(
     ],
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
-    """Identity is checked and the ground holds: the next run may take the request."""
+    """Identity is checked and the ground holds: the next run may take the request.
+
+    Example:
+
+      medunlearn erasure validate 7 --identity "passport seen" --author "A. Officer"
+    """
     _say(open_registry(registry).validate(number, author=author, identity=identity))
 
 
@@ -111,7 +121,12 @@ def refuse(
     number: NumberArgument, author: AuthorOption, reason: ReasonOption,
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
-    """Refuse a request; the reason stands in the letter."""
+    """Refuse a request; the reason stands in the letter.
+
+    Example:
+
+      medunlearn erasure refuse 7 --reason "kept by law for ten years" --author AO
+    """
     _say(open_registry(registry).refuse(number, author=author, reason=reason))
 
 
@@ -120,7 +135,12 @@ def withdraw(
     number: NumberArgument, author: AuthorOption, reason: ReasonOption,
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
-    """Close a request that the requester took back."""
+    """Close a request that the requester took back.
+
+    Example:
+
+      medunlearn erasure withdraw 7 --reason "letter of 3 May" --author AO
+    """
     _say(open_registry(registry).withdraw(number, author=author, reason=reason))
 
 
@@ -129,7 +149,12 @@ def extend(
     number: NumberArgument, author: AuthorOption, reason: ReasonOption,
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
-    """Extend the deadline by two months (GDPR Art. 12(3)); the reason stands in the letter."""
+    """Extend the deadline by two months (GDPR Art. 12(3)); the reason stands in the letter.
+
+    Example:
+
+      medunlearn erasure extend 7 --reason "the next run begins in June" --author AO
+    """
     _say(open_registry(registry).extend(number, author=author, reason=reason))
 
 
@@ -138,7 +163,12 @@ def reopen(
     number: NumberArgument, author: AuthorOption, reason: ReasonOption,
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
-    """Take a request back from a run that was given up."""
+    """Take a request back from a run that was given up.
+
+    Example:
+
+      medunlearn erasure reopen 7 --reason "run one was deleted" --author AO
+    """
     _say(open_registry(registry).reopen(number, author=author, reason=reason))
 
 
@@ -147,7 +177,12 @@ def attest(
     number: NumberArgument, author: AuthorOption, reason: ReasonOption,
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
-    """Close a verified request once the requester was told; the reason says how."""
+    """Close a verified request once the requester was told; the reason says how.
+
+    Example:
+
+      medunlearn erasure attest 7 --reason "letter sent on 9 May" --author AO
+    """
     _say(open_registry(registry).attest(number, author=author, reason=reason))
 
 
@@ -204,7 +239,12 @@ def _address(source: Path) -> str:
 def template(
     file: Annotated[Path, typer.Argument(help="Where to write.", show_default=False)],
 ) -> None:
-    """Write the letter's wording to a file, to edit and to give to `report --template`."""
+    """Write the letter's wording to a file, to edit and to give to `report --template`.
+
+    Example:
+
+      medunlearn erasure template our-letter.txt
+    """
     from medunlearn_client.erasure.documents import letter_template
     from medunlearn_common.files import write_atomically
 

@@ -1,6 +1,6 @@
 """The Fisher-metric transform T that every site applies before it clips.
 
-method.md, Strategy 2: with M = F_r + lambda I and R the retain gradient directions,
+The Fisher-metric projection: with M = F_r + lambda I and R the retain gradient directions,
 T = (I - Q Q^T) M^(-1/2), Q = orth(M^(-1/2) R). M and Q come from the coordinator and depend
 only on sums that were released before, so clipping after T is still DP-SGD.
 """

@@ -11,6 +11,8 @@ from medunlearn_client.policy import policy_template, read_policy
 from medunlearn_common.code_digest import installed_code_digest
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
+from medunlearn_common.party_folder import HERE, PartyFolder
+from medunlearn_common.trust_folder import POLICY_FILE, TRUST_FOLDER
 
 policy_app = typer.Typer(
     help="What this hospital accepts from a coordinator.",
@@ -38,9 +40,18 @@ def init(
 
 @policy_app.command("check")
 def check(
-    file: Annotated[Path, typer.Argument(help="The policy.")] = Path("policy.toml"),
+    file: Annotated[Path | None, typer.Argument(
+        help="The policy; else the one in force in the folder, else its policy.toml.",
+        show_default=False)] = None,
+    folder: PartyFolder = HERE,
 ) -> None:
-    """Check a policy and say in one line each what it allows."""
+    """Check a policy and say in one line each what it allows.
+
+    Example:
+
+      medunlearn hospital policy check --folder clinic
+    """
+    file = file or _policy_of(folder)
     policy = read_policy(file)
     privacy, federation = policy.privacy, policy.federation
     typer.echo(f"{file}: valid")
@@ -52,6 +63,11 @@ def check(
         typer.echo("  WARNING: plans without noise are accepted; they protect nobody")
     if not policy.known.models:
         typer.echo("  any base model that is installed here is accepted")
+
+
+def _policy_of(folder: Path) -> Path:
+    in_force = folder / TRUST_FOLDER / POLICY_FILE
+    return in_force if in_force.exists() else folder / POLICY_FILE
 
 
 @policy_app.command("digest")

@@ -1,6 +1,6 @@
 """Start-up self-tests: cheap, always on, on made-up tokens and never on patient data.
 
-method.md, Self-tests: a noise-free step equals plain SGD, B = 0 is the base model, and a
+Checked here: a noise-free step equals plain SGD, B = 0 is the base model, and a
 saved adapter gives the same logits when PEFT loads it again (silent corruption of adapters
 trained with Opacus has been reported upstream).
 """

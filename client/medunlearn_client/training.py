@@ -1,6 +1,6 @@
 """One noised sum of clipped per-unit gradients: the step that leaves a hospital.
 
-Order (method.md, Private, sparse, masked): per-example gradient, gathered on the support ->
+Order (docs/one_update.md, steps 8 to 12): per-example gradient, gathered on the support ->
 T -> summed within each unit -> clipped -> rounded to ring steps -> summed over a Poisson
 sample -> discrete Gaussian noise. T and the support depend on public data and earlier
 releases only.

@@ -2,7 +2,7 @@
 
 Noise-resilient training tells clean labels from wrong ones by the model's own loss: small-loss
 selection, or the posterior of a two-component mixture fitted to the losses of a whole data set
-(method.md, strategy 1; Arazo et al. 2019; in federations FedCorr, Xu et al. 2022). Under
+(Arazo et al. 2019; in federations FedCorr, Xu et al. 2022). Under
 differential privacy a mixture will not do: its parameters come from all records, so that one
 record's coming or going would move the weight of every other, and the noise covers one clip
 only. Here each weight is a public function of the privacy unit alone:

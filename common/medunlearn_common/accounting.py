@@ -2,8 +2,8 @@
 
 Adjacency: one unit (a record, or all records of a patient) is added to or removed from one
 hospital's data. Forget and retain sets are disjoint, so a unit is in one of them: the two
-sums of a round compose in parallel, and epsilon is the larger of two tracks (method.md,
-Private, sparse, masked).
+sums of a round compose in parallel, and epsilon is the larger of two tracks (decision 2:
+one sum of forget records, one of retain records).
 
 The accountant assumes continuous Gaussians. The noise of the sum is a sum of discrete
 Gaussians, 2^16 steps wide in all (one of h sites adds 2^16 / sqrt(h)), for which the

@@ -26,6 +26,7 @@ from medunlearn_common.attestation.commands import verify
 from medunlearn_common.concepts.commands import concepts_group
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
 from medunlearn_common.evidence.commands import evidence_app
+from medunlearn_common.help_texts import joined_lines, reflow
 from medunlearn_common.identity.commands import keys_app
 from medunlearn_common.ledger.commands import ledger_app
 from medunlearn_common.plan.commands import plan_app
@@ -58,17 +59,21 @@ set of adapter coordinates; what comes out is an ordinary PEFT adapter.
 _EPILOG = """\
 [bold]First steps[/bold]
 
-  medunlearn simulate
-  [dim]  the embedded demo: five hospitals forget surgery, then a report[/dim]
+medunlearn simulate
 
-  medunlearn plan init plan.toml
-  [dim]  a plan with every key explained; `plan check` says what it would do[/dim]
+[dim]→ the embedded demo: five hospitals forget surgery, then a report[/dim]
 
-  medunlearn simulate plan.toml --data questions.jsonl.gz --forget-subject Surgery
-  [dim]  the same on your own records[/dim]
+medunlearn plan init plan.toml
 
-  medunlearn simulate --resume runs/NAME
-  [dim]  go on after Ctrl-C or a crash[/dim]
+[dim]→ a plan with every key explained; `plan check` says what it would do[/dim]
+
+medunlearn simulate plan.toml --data ours.jsonl --forget-subject Surgery
+
+[dim]→ the same on your own records[/dim]
+
+medunlearn simulate --resume runs/NAME
+
+[dim]→ go on after Ctrl-C or a crash[/dim]
 
 `medunlearn COMMAND --help` explains a command with examples.
 """
@@ -87,7 +92,7 @@ class CommandLine:
     def build(self, commands: Iterable[EntryPoint]) -> typer.Typer:
         """The application: ``plan``, ``ledger``, ``concepts`` and all entry points' commands."""
         app = typer.Typer(
-            name="medunlearn", help=_HELP, epilog=_EPILOG, no_args_is_help=True,
+            name="medunlearn", help=joined_lines(_HELP), epilog=_EPILOG, no_args_is_help=True,
             rich_markup_mode="rich", pretty_exceptions_enable=False,
             context_settings={"help_option_names": ["-h", "--help"]},
         )
@@ -97,7 +102,6 @@ class CommandLine:
         app.add_typer(keys_app, name="keys")
         app.add_typer(roster_app, name="roster")
         app.add_typer(evidence_app, name="evidence")
-        app.command(name="verify")(verify)
         groups = {"concepts": concepts_group(), **party_groups()}
         for name, group in groups.items():
             app.add_typer(group, name=name)
@@ -107,6 +111,8 @@ class CommandLine:
                 mount(groups[group_name], entry, name=name)
             else:
                 mount(app, entry)
+        app.command(name="verify")(verify)  # last, so that the list is in order
+        reflow(app)
         return app
 
     def _global_options(

@@ -27,6 +27,7 @@ from medunlearn_common.armour import armoured, unarmoured
 from medunlearn_common.envelope.dsse import Signer, open_signed, parse_signed, sign_bytes
 from medunlearn_common.errors import Rejected
 from medunlearn_common.fingerprints import fingerprint, same_fingerprint
+from medunlearn_common.naming import NAME
 from medunlearn_common.pki import certificates_from_pem, require_authority
 from medunlearn_common.roster import Root, Roster, verify_roster
 from medunlearn_common.roster.document import SKEW_S
@@ -37,7 +38,6 @@ LABEL = "MEDUNLEARN INVITATION"
 MAX_INVITATION_BYTES = 8 << 20
 TOKEN_BYTES = 16
 _OUTER = frozenset(("federation", "root", "roster", "invitation"))
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ADDRESS = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}")
 _DIGEST = re.compile(r"([0-9a-f]{64})?")
 _HINT = "ask the coordinator for a new invitation, and compare its fingerprint by telephone"
@@ -79,7 +79,7 @@ class Invitation:
 
     def __post_init__(self) -> None:
         good = (
-            all(_NAME.fullmatch(n) for n in (self.federation, self.coordinator, self.site_id))
+            all(NAME.fullmatch(n) for n in (self.federation, self.coordinator, self.site_id))
             and _ADDRESS.fullmatch(self.address) and len(self.token) == TOKEN_BYTES
             and _DIGEST.fullmatch(self.code_digest) and _DIGEST.fullmatch(self.model_digest)
             and _DIGEST.fullmatch(self.tokenizer_digest)
@@ -192,7 +192,7 @@ def open_invitation(
 def _outer(document: bytes) -> Mapping[str, Any]:
     outer = decode_map(unarmoured(LABEL, document), keys=_OUTER, max_bytes=MAX_INVITATION_BYTES)
     federation = outer["federation"]
-    if not isinstance(federation, str) or not _NAME.fullmatch(federation) or not all(
+    if not isinstance(federation, str) or not NAME.fullmatch(federation) or not all(
         isinstance(outer[name], bytes) for name in ("root", "roster", "invitation")
     ):
         raise _malformed()

@@ -1,6 +1,6 @@
 """Which LoRA parameters exist, in which order: the coordinate system of every update.
 
-Only the **B** matrices are trained (method.md, Notation: phi in R^D); **A** is frozen, drawn
+Only the **B** matrices are trained (docs/notation.md); **A** is frozen, drawn
 from the plan's seed or read from a file that the plan names. Averaging B is therefore exact, and
 two hospitals with equal layout digests mean the same thing by "coordinate 17".
 """

@@ -2,7 +2,7 @@
 
 A real vector is scaled to integer steps, noised in steps, clamped and taken modulo 2^32.
 The clamp leaves head-room for ``n`` summands, so the sum of all sites never wraps
-(protocol.md, Encoding).
+(decision 1).
 
 The noise of the whole sum is ``NOISE_STEPS`` steps wide. Each record's clipped gradient is
 itself rounded to whole steps before it is summed; with k coordinates that rounding moves it

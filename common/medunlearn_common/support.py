@@ -1,7 +1,7 @@
 """The shared sparse support S: the only coordinates that an update may touch.
 
 One support for all sites, never a union of per-site choices: a coordinate sent by a single
-site would reveal it (protocol.md, step 2).
+site would reveal it (decision 6).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def support_size(layout: AdapterLayout, density: float) -> int:
 
 
 def random_support(layout: AdapterLayout, *, size: int, seed: int) -> Support:
-    """Seeded random-k: the control that costs no privacy (protocol.md, step 2b).
+    """Seeded random-k: the control that costs no privacy.
 
     ``seed`` has at most 128 bits.
     """
@@ -140,9 +140,9 @@ def support_from_row_scores(
 ) -> Support:
     """Take whole rows of B by falling score, then fill the last row to exactly ``size``.
 
-    Rows have far better signal-to-noise under a private vote than single coordinates
-    (method.md, Private, sparse, masked). Ties fall to the lower row, so that every party
-    computes the same support from the same scores.
+    Rows have far better signal-to-noise under a private vote than single coordinates.
+    Ties fall to the lower row, so that every party computes the same support from the same
+    scores.
 
     Raises:
         Misconfigured: If the scores do not fit the layout or are not finite.

@@ -31,6 +31,8 @@ _SEARCH_STEPS = 60
 _MOST_PRESERVATION = 2.0
 # A pretrained model knows several nats of plain sentences; below this it knows none of them.
 LEAST_KNOWN_NATS = 0.5
+# How the words of a verdict begin that holds because there was nothing to judge.
+NOT_JUDGED = "not judged"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,7 @@ def canary_verdict(plan: RunPlan, evaluation: EvaluationReport) -> GateVerdict |
     if known < LEAST_KNOWN_NATS:
         return GateVerdict(
             gate=CANARY, passed=True, value=lost, limit=limit,
-            detail="not judged: the base model predicts the public text no better than guessing "
+            detail=f"{NOT_JUDGED}: the base model predicts the public text no better than guessing "
             f"({known:.2g} nats per token), so there is nothing it could lose",
         )
     return GateVerdict(

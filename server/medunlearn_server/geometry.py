@@ -1,6 +1,6 @@
 r"""The Fisher metric and the retain subspace, from sums that were released before.
 
-All of the mathematics of method.md, Strategy 2, that runs at the coordinator:
+All of the mathematics of the Fisher-metric projection that runs at the coordinator:
 
 * Released retain sums arrive whitened by the geometry they were asked under. The raw sum of
   round t is ``g_t = s_t / inverse_root_t`` (``s_t`` without geometry), and the noise in it has

@@ -38,7 +38,7 @@ def ready_request(plan: RunPlan, *, run_id: str, round_index: int, start: int) -
 def vote_request(
     plan: RunPlan, layout: AdapterLayout, *, run_id: str, sigma: float, public: bool
 ) -> Message:
-    """Ask for forget and retain energies per row of B (protocol.md, step 2)."""
+    """Ask for forget and retain energies per row of B."""
     return Message(
         kind=VOTE,
         fields={

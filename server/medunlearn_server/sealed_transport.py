@@ -207,7 +207,7 @@ class SealedTransport:
             site = opened.message.fields.get("site_id", asked.recipient)
             if site != asked.recipient:
                 raise Rejected("SITE_MISMATCH", "an answer names another site than its signer",
-                               "site.json and the roster must agree on the site's id")
+                               "the site's own settings and the roster must agree on its id")
         except Rejected as error:
             return SiteFailure(code=error.code)
         return opened

@@ -1,4 +1,4 @@
-"""Find the shared support: by private vote, from public text, or at random (protocol.md, 2)."""
+"""Find the shared support: by private vote, from public text, or at random."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.invocation import command_name
 from medunlearn_common.plan import RuntimeOptions
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def simulate(
       medunlearn simulate --resume runs/one
       [dim]  go on after Ctrl-C or a crash; at most the current round is repeated[/dim]
 
-      medunlearn simulate --resume runs/one --override-gate utility --by "Ann Lee" \
+      medunlearn simulate --resume runs/one --override-gate utility --by "Ann Lee"
         --because "retain set is known to be mislabelled, see ticket 12"
       [dim]  publish although a gate failed: a named person's decision, on record[/dim]
     """
@@ -142,7 +143,7 @@ def _simulate(
         console = Console(stderr=True, highlight=False)
         folder = _shown(started.folder.root)
         console.print(
-            f"to go on: medunlearn simulate --resume {folder}", soft_wrap=True
+            f"to go on: {command_name()} simulate --resume {folder}", soft_wrap=True
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
     board.progress.stop()

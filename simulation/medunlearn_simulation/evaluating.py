@@ -28,7 +28,7 @@ from medunlearn_simulation.measuring import (
 from medunlearn_simulation.preparing import Overrides, plan_for_run, prepare_records
 from medunlearn_simulation.progress import PhaseBoard
 from medunlearn_simulation.run_folder import RunFolder, write_json
-from medunlearn_simulation.summary import percent
+from medunlearn_simulation.summary import pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ def evaluate_adapter(
 
 
 def _table(report: EvaluationReport) -> Table:
-    table = Table(title="accuracy (exact answers)", title_justify="left")
+    table = Table(title="percent right by option ranking (exact answers)", title_justify="left")
     for column in ("", "records", "before", "after", "retrained"):
         table.add_column(column, justify="left" if not column else "right")
     groups: dict[str, ThreeWay | None] = {
@@ -109,8 +109,8 @@ def _table(report: EvaluationReport) -> Table:
         if group is not None:
             table.add_row(
                 name, str(group.n),
-                f"{percent(group.accuracy_before)} ({percent(group.exact_before)})",
-                f"{percent(group.accuracy_after)} ({percent(group.exact_after)})",
-                f"{percent(group.accuracy_retrained)} ({percent(group.exact_retrained)})",
+                pair(group.accuracy_before, group.exact_before),
+                pair(group.accuracy_after, group.exact_after),
+                pair(group.accuracy_retrained, group.exact_retrained),
             )
     return table

@@ -74,10 +74,15 @@ def task_name(plan: Plan, records: PreparedRecords) -> str:
     asked = [*plan.forget.subjects, *plan.forget.concepts]
     patients = {r.patient_id for r in records.federation.forget if r.patient_id is not None}
     if plan.forget.patients or plan.forget.patient_fraction:
-        asked.append(f"{len(patients)} patients")
+        asked.append(counted(len(patients), "patient"))
     if plan.forget.records:
-        asked.append(f"{len(plan.forget.records)} named records")
+        asked.append(counted(len(plan.forget.records), "named record"))
     return ", ".join(asked)
+
+
+def counted(number: int, noun: str) -> str:
+    """1 patient, 2 patients."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _run(

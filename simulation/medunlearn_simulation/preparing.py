@@ -30,7 +30,7 @@ from medunlearn_common.digests import HUB_PREFIX
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded
 from medunlearn_common.frozen import frozen_digest, require_unvoted_start
-from medunlearn_common.masking.parameters import require_plan
+from medunlearn_common.masking.parameters import require_plan, require_survivors
 from medunlearn_common.plan import Plan, read_plan
 from medunlearn_common.plan.public_files import require_no_records
 from medunlearn_common.plan.reading import plan_from_mapping
@@ -281,12 +281,7 @@ def check_plan(plan: Plan, *, device: str) -> None:
             text's reader, of the wordings or of their model's folder.
     """
     require_plan(plan.federation.sites)
-    if plan.federation.min_sites < FLOOR_SITES:
-        raise Misconfigured(
-            "PLAN_MIN_SITES", f"sums over {plan.federation.min_sites} sites, no site's policy "
-            f"allows fewer than {FLOOR_SITES}",
-            f"set [federation] min_sites (and sites) to {FLOOR_SITES} or more",
-        )
+    require_survivors(plan.federation.min_sites)
     resolve_device(device)
     if plan.paraphrases.use != "none":
         load_wordings(Path(plan.paraphrases.wordings) if plan.paraphrases.wordings else None)

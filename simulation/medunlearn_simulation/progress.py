@@ -49,8 +49,9 @@ class Bar:
         now = time.monotonic()
         if now - self._shown_at >= LINE_EVERY_S:
             self._shown_at = now
-            share = f"{done / self._total:.0%}" if self._total else f"{done:g}"
-            self._board.line(f"{self._name}: {share} {note or ''}".rstrip())
+            # Without a total it is a sum of unlike steps; with one, the last step may overshoot.
+            share = f"{min(done / self._total, 1.0):.0%}" if self._total else ""
+            self._board.line(" ".join(filter(None, (f"{self._name}:", share, note))))
 
     def close(self, *, complete: bool) -> None:
         """The phase is over; an unfinished bar of a finished phase is filled."""

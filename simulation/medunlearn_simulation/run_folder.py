@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded, write_atomically
+from medunlearn_common.invocation import command_name
 from medunlearn_common.plan import Plan, plan_template, read_plan
 
 RUN_SCHEMA_VERSION: Final = 1
@@ -183,7 +184,7 @@ def new_run_folder(out: Path | None, name: str) -> RunFolder:
     if root.is_dir() and {path.name for path in root.iterdir()} - _BEFORE_THE_RUN:
         hint = "choose another --out"
         if RunFolder(root=root).run_file.is_file():
-            hint += f", or go on with: medunlearn simulate --resume {out}"
+            hint += f", or go on with: {command_name()} simulate --resume {out}"
         raise Misconfigured("OUT_EXISTS", f"{out} is not empty", hint)
     return RunFolder(root=root)
 

@@ -58,7 +58,8 @@ class SnapshotKeeper:
 
     def on_ready(self, report: ReadyReport, layout: AdapterLayout) -> None:
         """The bar starts where a resumed run goes on."""
-        note = f"{len(report.sites)} sites ready, choosing coordinates"
+        doing = "going on" if report.next_round else "choosing coordinates"
+        note = f"{len(report.sites)} sites ready, {doing}"
         self._bar.set(report.next_round, note)
 
     def on_vote(self, report: VoteReport, support: Support) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from medunlearn_common.invocation import command_name
 from medunlearn_simulation.result_schema import RunResult, ThreeWaySection
 from medunlearn_simulation.run_folder import RunFolder
 
@@ -24,7 +25,8 @@ def print_summary(result: RunResult, folder: RunFolder, console: Console) -> Non
     for path in (folder.report_file, folder.result_file, folder.adapter):
         console.print(f"  {_shown(path)}", highlight=False, soft_wrap=True)
     console.print(
-        f"to verify it: medunlearn verify {_shown(folder.root)}", highlight=False, soft_wrap=True
+        f"to verify it: {command_name()} verify {_shown(folder.root)}", highlight=False,
+        soft_wrap=True
     )
 
 
@@ -32,7 +34,7 @@ def _accuracies(result: RunResult) -> Table:
     table = Table(
         title=f"{result.run.task}: forgotten by {result.run.n_sites} sites in "
         f"{result.run.rounds} rounds",
-        caption="accuracy by option ranking (exact answers)", title_justify="left",
+        caption="percent right by option ranking (exact answers)", title_justify="left",
         caption_justify="left",
     )
     for column in ("", "records", "before", "after", "retrained"):
@@ -47,10 +49,18 @@ def _accuracies(result: RunResult) -> Table:
 
 def _cells(group: ThreeWaySection) -> tuple[str, str, str]:
     return (
-        f"{percent(group.accuracy_before)} ({percent(group.exact_before)})",
-        f"{percent(group.accuracy_after)} ({percent(group.exact_after)})",
-        f"{percent(group.accuracy_retrained)} ({percent(group.exact_retrained)})",
+        pair(group.accuracy_before, group.exact_before),
+        pair(group.accuracy_after, group.exact_after),
+        pair(group.accuracy_retrained, group.exact_retrained),
     )
+
+
+def pair(ranked: float | None, exact: float | None) -> str:
+    """Both in percent without its sign, so that a row fits a terminal of 80 columns."""
+    if ranked is None and exact is None:
+        return "-"
+    first, second = (percent(share).removesuffix(" %") for share in (ranked, exact))
+    return f"{first} ({second})"
 
 
 def _lines(result: RunResult) -> list[str]:

@@ -248,13 +248,17 @@ def test_requests_of_one_run_have_figures_of_their_own(demo: Lab) -> None:
 
 
 def test_a_run_that_falls_short_gives_the_request_back_with_the_reason(demo: Lab) -> None:
-    demo.validated("--patient", PATIENT, settings=(*LENIENT[:4], "--set", "min_preservation=9"))
+    demo.validated("--patient", PATIENT, settings=LENIENT[:4])
+    unattainable = demo.registry.settings().model_copy(update={"min_preservation": 9.0})
+    demo.registry.change_settings(unattainable, author="A. Officer")
     assert demo.simulate() == 0
     assert demo.registry.request(1).state is State.VALIDATED
     event = demo.registry.events(1)[-1]
     assert event.before is State.IN_RUN
     assert any("preservation" in missed for missed in event.detail["shortfalls"])
     assert "erasure request 1: validated, not verified: preservation" in demo.shown[-1]
+    assert demo.erasure("show", 1) == 0
+    assert "the last run fell short" in " ".join(demo.shown[-1].split())
     assert demo.erasure("report", 1, "--out", demo.folder / "letters") == 0
     letter = (demo.folder / "letters" / "letter-0001.html").read_text(encoding="utf-8")
     assert "was changed so that" not in letter and "next run" in letter

@@ -15,6 +15,38 @@ from medunlearn_common.roster.commands import roster_app
 PASSPHRASE = "several random words"
 
 
+def test_what_cannot_be_a_name_or_a_threshold_is_said_to_be_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A typing error is not another version of medunlearn."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEDUNLEARN_PASSPHRASE", PASSPHRASE)
+
+    def code(app: object, *arguments: str) -> str:
+        error = CliRunner().invoke(app, list(arguments)).exception  # type: ignore[arg-type]
+        assert isinstance(error, Misconfigured)
+        return error.code
+
+    assert code(keys_app, "new", "x.key", "--party", "X Y", "--entity", "X") == "NAME_FORM"
+    assert code(keys_app, "new", "x.key", "--party", "x", "--entity", "X\n") == "NAME_FORM"
+    CliRunner().invoke(
+        keys_app, ["new", "root.key", "--party", "r", "--entity", "R", "--role", "root"])
+    assert code(roster_app, "new", "root.key.entry", "--threshold", "2") == "ROOT_THRESHOLD"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["root.key", "root.key.entry"]
+
+
+def test_a_passphrase_that_nobody_can_be_asked_for_is_missing_not_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MEDUNLEARN_PASSPHRASE", raising=False)
+    result = CliRunner().invoke(
+        keys_app, ["new", "x.key", "--party", "x", "--entity", "X"], input="")
+    assert isinstance(result.exception, Misconfigured)
+    assert result.exception.code == "KEY_PASSPHRASE"
+    assert not list(tmp_path.iterdir())
+
+
 def test_root_keys_do_not_sign_a_second_roster_of_one_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

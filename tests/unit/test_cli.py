@@ -16,6 +16,8 @@ import typer
 from medunlearn_common import __version__
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine, asked_for, translated
 from medunlearn_common.errors import BudgetExceeded, Misconfigured
+from medunlearn_common.help_texts import joined_lines
+from medunlearn_common.invocation import command_name
 from medunlearn_common.plan import Plan, read_plan
 
 PATIENT_TEXT = "Mrs Example has a very rare disease"
@@ -230,6 +232,95 @@ def test_no_help_text_loses_the_name_of_a_plan_s_table() -> None:
         if not re.fullmatch(r"\[/?(?:bold|dim)\]", found[0])
     ]
     assert not lost
+
+
+def test_a_plan_that_every_run_refuses_is_not_called_valid(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plan.toml"
+    file.write_text("[federation]\nsites = 5\nmin_sites = 2\n", encoding="utf-8")
+    assert run("plan", "check", str(file)) == 2
+    assert "PLAN_MIN_SITES" in capsys.readouterr().err
+
+
+def test_a_plan_check_says_which_data_it_cannot_see(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    Path("ours.jsonl").write_text("{}\n", encoding="utf-8")
+    Path("plan.toml").write_text(
+        '[data]\nfiles = ["ours.jsonl", "our.jsonl", "hf:owner/name"]\n', encoding="utf-8")
+    assert run("plan", "check", "plan.toml") == 0
+    shown = capsys.readouterr().out
+    assert "ours.jsonl, our.jsonl (not found from here), hf:owner/name " in shown
+
+
+def test_the_command_is_named_as_it_can_be_called_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `make demo` it is on no path; what it says about going on must work as typed."""
+    program = tmp_path / ".venv" / "bin" / "medunlearn"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [".venv/bin/medunlearn", "simulate"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert command_name() == ".venv/bin/medunlearn"
+    monkeypatch.chdir(program.parent.parent)
+    monkeypatch.setattr("sys.argv", [str(program)])
+    assert command_name() == "bin/medunlearn"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert command_name() == "medunlearn"
+    monkeypatch.setattr("sys.argv", ["/usr/bin/pytest"])
+    assert command_name() == "medunlearn"
+
+
+def test_every_argument_and_option_says_what_it_is() -> None:
+    """With click 8.5 arguments lost their help without a word."""
+    app = CommandLine().build(entry_points(group=COMMAND_GROUP))
+    silent = [
+        f"{path} {parameter.name}"
+        for path, command in every_command(typer.main.get_command(app), "medunlearn")
+        for parameter in getattr(command, "params", ())
+        if not getattr(parameter, "help", None)
+    ]
+    assert not silent
+
+
+def test_every_command_that_asks_for_something_shows_how() -> None:
+    """The first page promises it: `medunlearn COMMAND --help` explains with examples."""
+    app = CommandLine().build(entry_points(group=COMMAND_GROUP))
+    bare = [
+        path for path, command in every_command(typer.main.get_command(app), "medunlearn")
+        if not getattr(command, "commands", None)
+        and any(parameter.required for parameter in getattr(command, "params", ()))
+        and "Example" not in (getattr(command, "help", None) or "")
+    ]
+    assert not bare
+
+
+def every_command(command: object, path: str) -> Iterator[tuple[str, object]]:
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from every_command(inner, f"{path} {name}")
+
+
+def test_prose_of_help_breaks_where_the_terminal_ends_and_examples_stay() -> None:
+    """Line ends of a docstring are its editor's; in a narrow terminal they broke lines twice."""
+    text = """First
+    line.
+
+    Second
+    paragraph.
+
+      medunlearn one
+        what it does
+    """
+    assert joined_lines(text) == (
+        "First line.\n\nSecond paragraph.\n\n  medunlearn one\n    what it does")
+    assert joined_lines(joined_lines(text)) == joined_lines(text)
 
 
 def help_texts(command: object, path: str) -> Iterator[tuple[str, str]]:

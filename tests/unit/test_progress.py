@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from medunlearn_simulation import progress
 from medunlearn_simulation.progress import PhaseBoard
@@ -85,3 +87,19 @@ def test_times_that_cannot_be_written_are_no_reason_to_stop(tmp_path: Path) -> N
     with board.phase("a"):
         pass
     assert "a" in board.seconds
+
+
+def test_a_phase_without_a_known_end_names_its_step_and_no_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """"evaluating: 8599 relearning" told nobody anything."""
+    shown = StringIO()
+    with PhaseBoard(console=Console(file=shown)) as board:
+        monkeypatch.setattr("medunlearn_simulation.progress.LINE_EVERY_S", 0.0)
+        with board.phase("evaluating") as bar:
+            bar.set(8599.0, "relearning")
+        with board.phase("rounds", total=4.0) as bar:
+            bar.set(1.0, "round 1")
+            bar.set(4.1, "round 4")
+    assert "evaluating: relearning\n" in shown.getvalue()
+    assert "rounds: 25% round 1\nrounds: 100% round 4\n" in shown.getvalue()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from medunlearn_client.records import Quarantine, Record, contradictory_ids, read_records
 from medunlearn_client.records.jsonl import row_from_record
+from medunlearn_client.records.record import InvalidRecord
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
 
 SECRET = "Ottilie Quandt"
@@ -226,6 +227,17 @@ def test_limit_of_bad_rows(tmp_path: Path) -> None:
     assert read_code(over, quarantine=Quarantine(path=noted)) == "DATA_TOO_MANY_BAD_ROWS"
     assert len(noted.read_text().splitlines()) == 2
     assert len(read_records(over, quarantine=Quarantine(max_bad_fraction=0.3))) == 7
+
+
+def test_the_refusal_accounts_for_every_bad_row() -> None:
+    """Counts of three kinds alone did not add up to the number of bad rows beside them."""
+    quarantine = Quarantine()
+    for number, code in enumerate(("A", "A", "B", "C", "D", "E")):
+        quarantine.add("x.jsonl", number, InvalidRecord(code, "", ""))
+    with pytest.raises(Misconfigured) as caught:
+        quarantine.finish(7)
+    assert "6 of 7" in caught.value.message
+    assert "2 x A, 1 x B, 1 x C, 2 of other kinds;" in caught.value.message
 
 
 def test_no_bad_row_writes_no_quarantine(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from medunlearn_common.pages.formatting import (
 from medunlearn_common.pages.scales import Frame, nice_ticks
 from medunlearn_simulation.compare import compare
 from medunlearn_simulation.report import render_report, write_report
+from medunlearn_simulation.report.sections import gate_rows
 from medunlearn_simulation.report.statement import privacy_statement
 from medunlearn_simulation.report.verdicts import headline_verdicts
 from medunlearn_simulation.result import validate_result
@@ -243,6 +244,33 @@ def test_statement_claims_no_more_than_the_run_shows(data: dict[str, Any]) -> No
     assert not any("sum over the sites" in line for line in local.not_claimed)
     bare(data)
     assert privacy_statement(validate_result(data)).proven[0].startswith("Nothing")
+
+
+@pytest.mark.parametrize(("epsilon", "factor"), [
+    (0.5, "1.65"), (3.96, "52.5"), (8.0, "2\u202f981"), (30.0, "1.1e13")])
+def test_the_factor_is_written_as_people_read_numbers(
+    data: dict[str, Any], epsilon: float, factor: str
+) -> None:
+    data["privacy"]["epsilon"] = epsilon
+    proven = privacy_statement(validate_result(data)).proven[0]
+    assert f"at most {factor} (e to the power" in proven
+
+
+def test_a_gate_that_judged_nothing_is_not_shown_as_passed(data: dict[str, Any]) -> None:
+    blank = {"value": 0.0, "limit": 0.2, "overridden_because": "", "overridden_at": ""}
+    found = [(True, "", "not judged: nothing to lose"), (True, "", "0.1 are lost"),
+             (False, "Ann Lee", "0.3 are lost")]
+    data["gates"] = [{"gate": "canary", "passed": passed, "overridden_by": by, "detail": detail,
+                      **blank, "overridden_because": "because" if by else ""}
+                     for passed, by, detail in found]
+    verdicts = [verdict for _, verdict in gate_rows(validate_result(data))]
+    assert verdicts == ["– not judged", "✓ passed", "✗ overridden"]
+
+
+def test_the_reason_of_the_end_is_said_in_words(data: dict[str, Any]) -> None:
+    data["run"]["stopped_because"] = "rounds_done"
+    page = render_report(validate_result(data))
+    assert "rounds_done" not in page and "rounds: all planned rounds are done." in page
 
 
 def test_bars_stand_at_their_values() -> None:

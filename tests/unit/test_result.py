@@ -6,10 +6,12 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from medunlearn_client.evaluation import EvaluationReport
 from medunlearn_client.evaluation.membership import AttackComparison, MembershipReport
@@ -18,8 +20,11 @@ from medunlearn_client.evaluation.relearning import RelearningReport
 from medunlearn_client.evaluation.report import ForgetReport, KeepReport
 from medunlearn_client.evaluation.roc import RocSummary, summarise_roc
 from medunlearn_common.errors import Misconfigured, Transient
+from medunlearn_simulation.outcome import counted
 from medunlearn_simulation.result import build_result, load_result, validate_result, write_result
 from medunlearn_simulation.result_docs import schema_markdown
+from medunlearn_simulation.run_folder import RunFolder
+from medunlearn_simulation.summary import pair, print_summary
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "tests" / "examples" / "result.json"
@@ -247,3 +252,21 @@ def test_schema_document_is_up_to_date() -> None:
     assert written == schema_markdown(), (
         "run: python -m medunlearn_simulation.result_docs > docs/result_schema.md"
     )
+
+
+def test_the_summary_fits_a_terminal_of_80_columns(data: dict[str, Any]) -> None:
+    """Cells of a full house, 100.0 %, broke into two lines."""
+    shown = StringIO()
+    for group in ("forget", "retain", "neighbours"):
+        for figure in ("accuracy", "exact"):
+            for model in ("before", "after", "retrained"):
+                data[group][f"{figure}_{model}"] = 1.0
+    print_summary(validate_result(data), RunFolder(root=Path("/runs/one")),
+                  Console(file=shown, width=80))
+    row = next(line for line in shown.getvalue().splitlines() if "neighbours" in line)
+    assert row.count("100.0 (100.0)") == 3
+    assert pair(None, None) == "-" and pair(0.5, None) == "50.0 (-)"
+
+
+def test_one_is_no_plural() -> None:
+    assert (counted(1, "patient"), counted(2, "patient")) == ("1 patient", "2 patients")

@@ -101,7 +101,7 @@ def history(count: int, *, noise: float = 0.0, rank: int = 3) -> RetainHistory:
 
 
 def test_step_leaves_retain_losses_unchanged_to_first_order() -> None:
-    """method.md: Delta = M^-1 (I - R (R'M^-1R)^-1 R'M^-1) g is orthogonal to R."""
+    """Delta = M^-1 (I - R (R'M^-1R)^-1 R'M^-1) g is orthogonal to R."""
     grown = history(3)
     geometry = grown.geometry(GeometrySection(projection="history", rank=3))
     assert geometry is not None and geometry.rank == 3

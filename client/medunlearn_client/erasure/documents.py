@@ -22,11 +22,11 @@ from medunlearn_client.erasure.criteria import RunFigures
 from medunlearn_client.erasure.finding import by_file
 from medunlearn_client.erasure.registry import Registry
 from medunlearn_client.erasure.requests import (
-    NEXT_STEP,
     ErasureRequest,
     Event,
     State,
     basis_in_words,
+    next_step,
     plain_text,
 )
 from medunlearn_common.errors import Misconfigured
@@ -199,7 +199,7 @@ def officer_report(registry: Registry, number: int) -> Document:
         day=registry.today,
         paragraphs=(f"{len(matches)} record(s) in {len(by_file(matches))} file(s).",),
         tables=(
-            Table(title="Facts", header=("", ""), rows=_facts(request)),
+            Table(title="Facts", header=("", ""), rows=_facts(request, events)),
             Table(title="What was found and why",
                   header=("matched by", "file (SHA-256)", "records"), rows=found),
             Table(title="History", header=("when (UTC)", "who", "step", "what"),
@@ -210,7 +210,7 @@ def officer_report(registry: Registry, number: int) -> Document:
     )
 
 
-def _facts(request: ErasureRequest) -> tuple[tuple[str, str], ...]:
+def _facts(request: ErasureRequest, events: Sequence[Event]) -> tuple[tuple[str, str], ...]:
     return (
         ("about", request.kind.replace("_", " ")),
         ("legal basis", basis_in_words(request.basis)),
@@ -218,7 +218,7 @@ def _facts(request: ErasureRequest) -> tuple[tuple[str, str], ...]:
         ("deadline", f"{request.deadline.isoformat()}"
          + (" (extended, GDPR Art. 12(3))" if request.extended else "")),
         ("state", str(request.state)),
-        ("next step", NEXT_STEP.get(request.state, "none: it is closed")),
+        ("next step", next_step(request, events) or "none: it is closed"),
     )
 
 

@@ -14,7 +14,7 @@ differ between countries: the date shown is never later than the lawful one.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
@@ -62,7 +62,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.WITHDRAWN: frozenset(),
 }
 OPEN_STATES = frozenset(state for state, following in TRANSITIONS.items() if following)
-NEXT_STEP = {
+_NEXT_STEP = {
     State.RECEIVED: "check who asks, then `erasure validate`",
     State.VALIDATED: "run `medunlearn simulate PLAN --erasure REGISTRY`",
     State.IN_RUN: "wait for the run, or resume it",
@@ -209,3 +209,13 @@ def plain_text(text: str, *, what: str) -> str:
             "write one line of ordinary text, without anything from a record",
         )
     return stripped
+
+
+def next_step(request: ErasureRequest, events: Sequence[Event]) -> str:
+    """What an officer does next; empty for a closed request."""
+    if request.state is State.VALIDATED:
+        judged = [event for event in events if event.before is State.IN_RUN]
+        if judged and judged[-1].detail.get("shortfalls"):
+            return (f"the last run fell short (`erasure show {request.number}`): run again, set "
+                    "other criteria, or retrain without the records")
+    return _NEXT_STEP.get(request.state, "")

@@ -71,7 +71,7 @@ def changed(settings: Settings, changes: Sequence[str]) -> Settings:
             )
         document[key.strip()] = value.strip()
     try:
-        return Settings.model_validate(document)
+        return _attainable(Settings.model_validate(document))
     except ValidationError as error:
         problems = [
             f"`{'.'.join(map(str, problem['loc']))[:40]}`: {problem['msg']}"
@@ -81,3 +81,12 @@ def changed(settings: Settings, changes: Sequence[str]) -> Settings:
             "ERASURE_SETTING", "; ".join(problems[:5]),
             f"known are {', '.join(Settings.model_fields)}",
         ) from None
+
+
+def _attainable(settings: Settings) -> Settings:
+    """Checked where a person types it: a registry that holds such a value must still open."""
+    if settings.min_preservation > 1.0:
+        raise Misconfigured(
+            "ERASURE_SETTING", f"`min_preservation`: {settings.min_preservation:g} is above 1",
+            "it is a share: write 0.95 for 95 %")
+    return settings

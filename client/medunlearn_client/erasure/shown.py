@@ -9,7 +9,7 @@ from rich.text import Text
 
 from medunlearn_client.erasure import documents
 from medunlearn_client.erasure.registry import Registry
-from medunlearn_client.erasure.requests import NEXT_STEP, ErasureRequest, Match
+from medunlearn_client.erasure.requests import ErasureRequest, Match, next_step
 from medunlearn_client.erasure.settings import Settings
 
 
@@ -20,7 +20,8 @@ def requests_table(registry: Registry, requests: Iterable[ErasureRequest]) -> Ta
         late = request.is_open and request.deadline < registry.today
         _row(table, (
             str(request.number), request.kind.replace("_", " "), str(request.received),
-            _deadline(registry, request), str(request.state), NEXT_STEP.get(request.state, ""),
+            _deadline(registry, request), str(request.state),
+            next_step(request, registry.events(request.number)),
         ), style="bold red" if late else "")
     return table
 

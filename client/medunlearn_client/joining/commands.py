@@ -53,17 +53,17 @@ def init(
     """
     document, now = _read(invitation), time.time()
     open_invitation(document, now=now)  # what a machine can tell comes before people are asked
+    records = DataSection.model_validate({
+        "files": tuple(str(_present(path)) for path in data or ()),
+        "record_format": record_format})
     compared = require_confirmed(
         invitation_fingerprint(document), told=fingerprint, first_use=trust_on_first_use,
         who="the coordinator", interactive=sys.stdin.isatty())
     opened = open_invitation(document, now=now)
-    records = DataSection.model_validate({
-        "files": tuple(str(path.absolute()) for path in data or ()),
-        "record_format": record_format})
     local = Path(model).expanduser()
     enrolment = make_site_folder(folder, opened, document, Joining(
         entity=entity or opened.invitation.site_id, device=device, data=records,
-        model_folder=str(local.absolute()) if model and local.is_dir() else model,
+        model_folder=str(_settled(local)) if model and local.is_dir() else model,
         compared=compared, passphrase_file=passphrase_file,
     ), entropy=OsEntropy(), now=now)
     typer.echo(f"made {folder} for {opened.invitation.site_id} in {opened.invitation.federation}")
@@ -74,6 +74,19 @@ def init(
     if not (model and records.files):
         typer.echo(f"meanwhile set model_folder and [data] files in {folder / 'site.toml'}, and "
                    f"read {folder / 'trust' / 'policy.toml'}")
+
+
+def _present(path: Path) -> Path:
+    """A typing error is cheap before keys are made, and dear once the service runs."""
+    if not path.exists():
+        raise Misconfigured("DATA_FILE_MISSING", f"no file or folder {path}",
+                            "check --data, or leave it out and set [data] files in site.toml")
+    return _settled(path)
+
+
+def _settled(path: Path) -> Path:
+    """Absolute, without the `..` that systemd ignores; a link at its end stays one."""
+    return path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name
 
 
 def join(

@@ -45,6 +45,7 @@ from medunlearn_common.identity import (
 )
 from medunlearn_common.identity.commands import read_entry
 from medunlearn_common.invitation import OpenedInvitation, open_invitation
+from medunlearn_common.naming import require_entity
 from medunlearn_common.plan.sections import DataSection
 from medunlearn_common.roster import (
     Party,
@@ -94,6 +95,9 @@ class Joining:
     compared: bool
     passphrase_file: Path | None = None
 
+    def __post_init__(self) -> None:
+        require_entity(self.entity)
+
 
 def make_site_folder(
     folder: Path, opened: OpenedInvitation, document: bytes, joining: Joining, *,
@@ -114,7 +118,6 @@ def make_site_folder(
 
     Raises:
         Misconfigured: FOLDER_EXISTS, KEY_ codes.
-        Rejected: ROSTER_FORM for an entity that no roster takes.
         Transient: WRITE_FAILED.
     """
     invitation = opened.invitation

@@ -1,4 +1,4 @@
-"""Abstraction: know only what the general concept tells (method.md, Strategy 1).
+"""Abstraction: know only what the general concept tells.
 
 A model that never learned a fact finds its answer as likely as the answer's siblings: not
 less likely, and not exactly as likely as their mean either, which would be a trace of its

@@ -194,7 +194,7 @@ def level_weights(
     """Weights of scored tokens by concept level, shape ``(b, n)``.
 
     Answer tokens weigh ``per_level[level - 1]``, prompt tokens ``prompt_weight`` times
-    that, padding nothing (method.md, Strategy 1: a, b and c).
+    that, padding nothing (a, b and c of the plan's ``[objective]``).
     """
     table = torch.tensor(per_level, dtype=torch.float32, device=batch.levels.device)
     place = torch.where(batch.is_answer, 1.0, prompt_weight)

@@ -1,4 +1,4 @@
-"""Controls: what happens without a forget signal (evaluation.md, Baselines)."""
+"""Controls: what happens without a forget signal."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def keep_reference(
 ) -> ExampleLosses:
     """KL(p_ref || p_phi) on tokens weighted by c(level), plus trusted cross-entropy.
 
-    method.md, Strategy 1: the retain record's loss. A doubtful label loses its cross-entropy,
+    The retain record's loss. A doubtful label loses its cross-entropy,
     in proportion and, below the plan's threshold of trust, altogether: a wrong answer's
     gradient is hundreds of clips long, so that any small share of it would fill the clip. Its
     KL stays, which keeps what the reference says after that text, right or wrong.

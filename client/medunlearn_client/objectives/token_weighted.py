@@ -25,7 +25,7 @@ from medunlearn_common.plan.sections import ObjectiveSection
 class TokenWeighted:
     """A forget term on tokens weighted by a(level), and KL by b(level) on the same record.
 
-    Subclasses give the forget term; method.md, Strategy 1 gives the sum.
+    Subclasses give the forget term; docs/one_update.md, step 7, shows the sum.
     """
 
     def __init__(self, settings: ObjectiveSection) -> None:

@@ -57,7 +57,8 @@ class ForgetRequest:
             raise Misconfigured(
                 "FORGET_REQUEST_EMPTY",
                 "the request names nothing to forget",
-                "name records, patients, subjects, concepts or a fraction of the patients",
+                "name records, patients, subjects, concepts or a fraction of the patients in "
+                "[forget], or give --forget-subject or --erasure",
             )
         if self.patient_fraction is not None and not 0.0 < self.patient_fraction < 1.0:
             raise Misconfigured(

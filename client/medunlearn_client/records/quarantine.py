@@ -103,8 +103,11 @@ class Quarantine:
     def _too_many(self, total_rows: int) -> Misconfigured:
         common = self.by_code.most_common(3)
         kinds = ", ".join(f"{count} x {code}" for code, count in common)
+        others = self.count - sum(count for _, count in common)
+        kinds += f", {others} of other kinds" if others else ""
         first = self._rows[0]
-        where = f"see {self.path}" if self.path else "name a quarantine file to see them all"
+        where = f"see {self.path}" if self.path else (
+            "`medunlearn records check FILE --quarantine bad.jsonl` lists them all")
         return Misconfigured(
             "DATA_TOO_MANY_BAD_ROWS",
             f"{self.count} of {total_rows} rows are bad (limit "

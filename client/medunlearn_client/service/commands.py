@@ -107,7 +107,12 @@ def decline(
     digest: Annotated[str, typer.Argument(help="The plan's digest, or its first digits.")],
     by: By = "", run: Run = None, folder: PartyFolder = HERE,
 ) -> None:
-    """Refuse a plan that waits; the coordinator gets a code, no reason."""
+    """Refuse a plan that waits; the coordinator gets a code, no reason.
+
+    Example:
+
+      medunlearn hospital decline 9c1f22ab04d7 --by "Dr. Ada Berg"
+    """
     approvals = Approvals(HospitalPaths(folder=folder.resolve()).approvals)
     one = approvals.decide(digest, by=by, decision="declined", run=run)
     typer.echo(f"{one.by} declined plan {one.plan_digest[:12]} for run {one.run}")

@@ -102,7 +102,7 @@ def abstract_text(
     """The text with every level-4 mention replaced by a more general or a neighbouring concept.
 
     The reference model's answer in the abstracted context tells what a model knows from the
-    general concept alone: the target of the ``abstraction`` objective (method.md, strategy 1).
+    general concept alone: the target of the ``abstraction`` objective.
 
     Args:
         text: The text that the spans refer to.

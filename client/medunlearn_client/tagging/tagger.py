@@ -1,7 +1,7 @@
 """Finds concepts in text and carries their levels over to tokens.
 
 Names and synonyms of the whole hierarchy go into one Aho-Corasick automaton; a text is read once,
-whatever the size of the hierarchy (method.md, strategy 1; arXiv 2511.19498, concept-aware
+whatever the size of the hierarchy (arXiv 2511.19498, concept-aware
 token-level intervention).
 
 What counts as a mention:

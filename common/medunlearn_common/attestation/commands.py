@@ -37,8 +37,8 @@ def verify(
       [dim]  a deployed run, with the root keys that the consortium gave you[/dim]
 
       medunlearn verify runs/one
-      [dim]  a simulated one: its keys are its own, from the plan's seed, and so prove no more
-      than that the parts belong together; `--root runs/one/trust/root.cbor` adds nothing[/dim]
+      [dim]  a simulated one: its keys come from its plan's seed, so that nothing
+        more is proven than that the parts belong together[/dim]
 
       medunlearn verify adapter --root root.cbor --keys roster.dsse
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, cast
@@ -18,6 +19,7 @@ from medunlearn_common.identity.key_files import (
     write_identity,
 )
 from medunlearn_common.identity.keys import SigningIdentity
+from medunlearn_common.naming import require_entity, require_name
 from medunlearn_common.roster.document import (
     Party,
     Role,
@@ -39,10 +41,21 @@ DaysOption = Annotated[int, typer.Option("--days", min=1, max=3650, help="Validi
 
 
 def passphrase_for(file: Path | None, *, new: bool, of: str = "the key") -> bytes:
-    """The passphrase from file, environment or prompt."""
+    """The passphrase from file, environment or prompt.
+
+    Raises:
+        Misconfigured: KEY_PASSPHRASE where none is given and nobody can be asked.
+    """
     found = passphrase_from(file)
     if found is None:
-        typed = typer.prompt(f"Passphrase of {of}", hide_input=True, confirmation_prompt=new)
+        try:
+            typed = typer.prompt(f"Passphrase of {of}", hide_input=True, confirmation_prompt=new)
+        except typer.Abort:
+            if sys.stdin.isatty():
+                raise  # Ctrl-C
+            raise Misconfigured(
+                "KEY_PASSPHRASE", f"no passphrase of {of} was given, and there is nobody to ask",
+                "name a file by --passphrase-file, or set MEDUNLEARN_PASSPHRASE") from None
         found = str(typed).encode("utf-8")
     if new:
         require_passphrase(found)
@@ -65,6 +78,8 @@ def new(
       medunlearn keys new identity.key --party clinic-a --entity "Clinic A GmbH"
     """
     _require_role(role)
+    require_name(party, of="a party")
+    require_entity(entity)
     identity = SigningIdentity.generate(party, OsEntropy())
     entry = _entry(identity, "site" if role == "root" else role, entity, days)
     write_identity(file, identity, passphrase=passphrase_for(passphrase_file, new=True))
@@ -77,7 +92,12 @@ def new(
 def show(
     file: Annotated[Path, typer.Argument(help="Key file or its .entry.", show_default=False)],
 ) -> None:
-    """Show the public side of a key. The fingerprint is what two people compare by telephone."""
+    """Show the public side of a key. The fingerprint is what two people compare by telephone.
+
+    Example:
+
+      medunlearn keys show identity.key
+    """
     entry_file = file if file.suffix == ENTRY_SUFFIX else _entry_file(file)
     _show(read_entry(entry_file))
 

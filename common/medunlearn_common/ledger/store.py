@@ -91,7 +91,8 @@ class PrivacyLedger:
         if not path.is_file():
             raise Misconfigured(
                 "LEDGER_MISSING", f"there is no privacy ledger at {path}",
-                "name a hospital's folder or its ledger.db",
+                "name a hospital's folder or its ledger.db; a hospital that never released "
+                "anything has none yet, a simulated run has one below sites/ for each",
             )
         return cls(path)
 

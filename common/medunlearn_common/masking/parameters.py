@@ -69,6 +69,20 @@ def require_plan(sites: int) -> None:
         )
 
 
+def require_survivors(min_sites: int) -> None:
+    """Refuse plans whose rounds may end with a sum that no site's policy allows.
+
+    Raises:
+        Misconfigured: PLAN_MIN_SITES.
+    """
+    if min_sites < MIN_SITES:
+        raise Misconfigured(
+            "PLAN_MIN_SITES",
+            f"sums over {min_sites} site(s), no site's policy allows fewer than {MIN_SITES}",
+            f"set [federation] min_sites (and sites) to {MIN_SITES} or more",
+        )
+
+
 @lru_cache(maxsize=64)
 def neighbourhood(sites: int) -> Neighbourhood:
     """k and t for so many sites.

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import write_atomically
-from medunlearn_common.masking.parameters import require_plan
+from medunlearn_common.files import expanded, write_atomically
+from medunlearn_common.masking.parameters import require_plan, require_survivors
 from medunlearn_common.plan.absences import absence_spans
 from medunlearn_common.plan.reading import read_plan
 from medunlearn_common.plan.sections import Plan
@@ -72,6 +72,7 @@ def check(
     """
     plan = read_plan(file)
     require_plan(plan.federation.sites)
+    require_survivors(plan.federation.min_sites)
     absence_spans(plan.federation.absences, sites=plan.federation.sites)
     table = Table(title=f"plan {plan.run.name}: valid", show_header=False, title_justify="left")
     table.add_column(style="bold")
@@ -79,6 +80,12 @@ def check(
     for name, value in plan_facts(plan):
         table.add_row(name, Text(value))
     Console().print(table)
+
+
+def _file_words(name: str) -> str:
+    """A name as it stands; no error where it is missing, for a plan may be checked elsewhere."""
+    return name if name.startswith("hf:") or expanded(Path(name)).exists() else (
+        f"{name} (not found from here)")
 
 
 def plan_facts(plan: Plan) -> list[tuple[str, str]]:
@@ -96,7 +103,7 @@ def plan_facts(plan: Plan) -> list[tuple[str, str]]:
         asked.append(f"{forget.patient_fraction:.0%} of the patients")
     return [
         ("model", f"{plan.model.source}, LoRA rank {plan.model.lora_rank}, {plan.model.dtype}"),
-        ("data", ", ".join(plan.data.files) or "the embedded demo"),
+        ("data", ", ".join(map(_file_words, plan.data.files)) or "the embedded demo"),
         ("forget", ", ".join(asked) or _FORGET_NOTHING[bool(plan.data.files)]),
         ("sites", f"{federation.sites}, at least {federation.min_sites} per round"),
         ("rounds", f"{plan.run.rounds}{vote}, {server.optimizer} at {server.learning_rate:g}"),

@@ -38,7 +38,7 @@ class ModelSection(Section):
 
 
 class ObjectiveSection(Section):
-    """The loss of a forget record and of a retain record (method.md, Strategy 1)."""
+    """The loss of a forget record and of a retain record."""
 
     name: Literal[
         "abstraction", "redirection", "npo", "simnpo", "max_entropy",
@@ -65,7 +65,7 @@ class ObjectiveSection(Section):
 
 
 class GeometrySection(Section):
-    """The Fisher-metric projection (method.md, Strategy 2)."""
+    """The Fisher-metric projection: forgetting steps aside for what is kept."""
 
     projection: Literal["none", "history", "public"] = Field(
         "none", description="retain subspace: earlier aggregated retain sums, or public text")
@@ -81,7 +81,7 @@ class GeometrySection(Section):
 
 
 class SupportSection(Section):
-    """The shared sparse support (protocol.md, step 2)."""
+    """The sparse support, one for all hospitals (docs/decisions/0006-one-shared-support.md)."""
 
     method: Literal["vote", "random", "public"] = Field(
         "vote", description="private vote on rows of B, seeded random-k, or public saliency")

@@ -96,7 +96,7 @@ def own_copy(name: str, declared: Iterable[str], *, may_be_builtin: bool = True)
     raise Rejected(
         "PUBLIC_FILE_UNKNOWN",
         "the plan relies on a file that this site has not declared public",
-        "get the file, look at it, and add its path to public_files in site.json",
+        "get the file, look at it, and add its path to public_files in site.toml",
     )
 
 

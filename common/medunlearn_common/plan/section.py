@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 LEVELS = 4
 
@@ -25,6 +25,17 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _own_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        # Left to itself, pydantic reads `rounds = true` as 1 and `epsilon = "8"` as 8.
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if wanted in (int, float) and isinstance(value, bool | str):
+            raise ValueError("should be a number, without quotes")
+        if wanted is bool and not isinstance(value, bool):
+            raise ValueError("should be true or false, without quotes")
+        return value
 
     @field_validator("*", mode="after")
     @classmethod

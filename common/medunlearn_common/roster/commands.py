@@ -50,6 +50,9 @@ def new(
       medunlearn roster new a.key.entry b.key.entry c.key.entry --threshold 2
     """
     keys = tuple(sorted({read_entry(path).public_key for path in roots}))
+    if threshold > len(keys):
+        raise Misconfigured("ROOT_THRESHOLD", f"{threshold} of {len(keys)} root keys",
+                            "choose a threshold from 1 to the number of different keys")
     root, now = Root(threshold=threshold, keys=keys), int(time.time())
     roster = Roster(version=1, issued=now, expires=now + days * _DAY_S, parties=(), root=root)
     write_atomically(draft.with_name(ROOT_FILE), root.to_bytes(), private=False)
@@ -64,7 +67,12 @@ def add(
                                                "starts the next version from it.")] = None,
     days: Annotated[int, typer.Option("--days", min=1, help="Validity of the roster.")] = 90,
 ) -> None:
-    """Put parties into the draft; a party that is there gets its new key."""
+    """Put parties into the draft; a party that is there gets its new key.
+
+    Example:
+
+      medunlearn roster add coordinator.entry clinic-a.key.entry
+    """
     roster = _draft(draft, after, days)
     parties = {party.party_id: party for party in roster.parties}
     for path in entries:
@@ -81,7 +89,12 @@ def revoke(
                                                "starts the next version from it.")] = None,
     days: Annotated[int, typer.Option("--days", min=1, help="Validity of the roster.")] = 90,
 ) -> None:
-    """Revoke a party's key for good and take the party out; with a new key it can come back."""
+    """Revoke a party's key for good and take the party out; with a new key it can come back.
+
+    Example:
+
+      medunlearn roster revoke clinic-a --after roster.dsse
+    """
     roster = _draft(draft, after, days)
     gone = roster.party(party)
     _write_draft(draft, replace(
@@ -98,7 +111,12 @@ def sign(
                                       "each time.")] = Path("roster.dsse"),
     passphrase_file: PassphraseOption = None,
 ) -> None:
-    """Sign the draft. Look at it first: medunlearn roster show roster.draft"""
+    """Sign the draft. Look at it first: medunlearn roster show roster.draft
+
+    Example:
+
+      medunlearn roster sign a.key
+    """
     roster = Roster.from_bytes(_read(draft))
     passphrase = passphrase_for(passphrase_file, new=False)
     identity = read_identity(key, party_id="root", passphrase=passphrase)
@@ -120,7 +138,12 @@ def sign(
 
 @roster_app.command("show")
 def show(roster_file: RosterArgument) -> None:
-    """Print a roster or a draft; signatures are counted, not judged: see `verify`."""
+    """Print a roster or a draft; signatures are counted, not judged: see `verify`.
+
+    Example:
+
+      medunlearn roster show roster.draft
+    """
     data = _read(roster_file)
     if roster_file.suffix == ".draft":
         _print(Roster.from_bytes(data))

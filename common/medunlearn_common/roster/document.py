@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +16,7 @@ from medunlearn_common.identity.keys import (
     require_sound_key,
     verify_signature,
 )
+from medunlearn_common.naming import NAME, is_entity
 from medunlearn_common.strict_cbor import decode_map, encode, require_keys
 
 ROSTER_TYPE = "application/vnd.medunlearn.roster.v1+cbor"
@@ -26,8 +26,6 @@ MAX_ROSTER_BYTES = 4 << 20
 SKEW_S = 300
 Role = Literal["site", "coordinator"]
 _ROLES = ("site", "coordinator")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_ENTITY_CHARACTERS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +54,8 @@ class Party:
 
     def __post_init__(self) -> None:
         good = (
-            _NAME.fullmatch(self.party_id) is not None and self.role in _ROLES
-            and 0 < len(self.entity) <= _ENTITY_CHARACTERS and self.entity.isprintable()
+            NAME.fullmatch(self.party_id) is not None and self.role in _ROLES
+            and is_entity(self.entity)
             and 0 <= self.valid_from < self.valid_until
             and all(len(s) in (0, SIGNATURE_BYTES) for s in (self.possession, self.rotation))
         )

@@ -19,6 +19,7 @@ from medunlearn_common.founding import require_confirmed
 from medunlearn_common.identity.commands import PassphraseOption
 from medunlearn_common.invitation import federation_fingerprint
 from medunlearn_common.model_files import model_digest, tokenizer_digest
+from medunlearn_common.naming import require_name
 from medunlearn_common.party_folder import HERE, PartyFolder
 from medunlearn_server.joining.founding import (
     ENTRY_FILE,
@@ -106,6 +107,8 @@ def invite(
 
       medunlearn coordinator invite clinic-a clinic-b clinic-c --model-folder models/base
     """
+    for site in sites:  # before the first file is written
+        require_name(site, of="a hospital")
     membership = Membership(folder, now=time.time())
     base = _base_model(model, model_folder)
     for site in sites:
@@ -223,7 +226,12 @@ def roster_import(
     root: Annotated[Path | None, typer.Option(
         "--root", help="root.cbor, at the first import: it is pinned from then on.")] = None,
 ) -> None:
-    """Put a roster that the consortium signed into force."""
+    """Put a roster that the consortium signed into force.
+
+    Example:
+
+      medunlearn coordinator roster import roster.dsse --root root.cbor --folder lead
+    """
     membership = Membership(folder, now=time.time())
     roster = membership.import_roster(_read(file), root=_read(root) if root else None)
     typer.echo(f"roster {roster.version} is in force, with {len(roster.sites)} hospitals")

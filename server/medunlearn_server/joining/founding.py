@@ -22,6 +22,7 @@ from medunlearn_common.identity import (
     read_identity,
     write_identity,
 )
+from medunlearn_common.naming import require_entity, require_name
 from medunlearn_common.pki import issue_client, issue_server, new_authority, write_pair
 from medunlearn_common.plan.template import section_text
 from medunlearn_common.roster import Root, Roster, enrolment_request
@@ -72,6 +73,9 @@ class Founding:
     certificate: OwnCertificate | None = None
 
     def __post_init__(self) -> None:
+        require_name(self.federation, of="a federation")
+        require_name(self.party_id, of="a party")
+        require_entity(self.entity)
         if self.root_keys and not 1 <= self.threshold <= self.root_keys:
             raise Misconfigured("ROOT_THRESHOLD", f"{self.threshold} of {self.root_keys} root keys",
                                 "choose a threshold from 1 to the number of keys")
@@ -82,7 +86,6 @@ def found(folder: Path, founding: Founding, *, entropy: Entropy, now: float) -> 
 
     Raises:
         Misconfigured: FOLDER_EXISTS, ADDRESS, ROOT_THRESHOLD, TLS_NAMES, KEY_ and TLS_ codes.
-        Rejected: ROSTER_FORM for a name that no roster takes.
         Transient: WRITE_FAILED.
     """
     try:

@@ -100,7 +100,7 @@ class Membership:
             raise Misconfigured(
                 "ROSTER_MISSING", "this coordinator has no roster yet",
                 "give coordinator.entry to the consortium, then `medunlearn coordinator roster "
-                "import FOLDER roster.dsse --root root.cbor`") from error
+                "import roster.dsse --root root.cbor`") from error
 
     # Invitations.
 

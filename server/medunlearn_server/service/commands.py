@@ -111,7 +111,12 @@ def resume(run_id: RunId = "", folder: PartyFolder = HERE) -> None:
 
 def stop(run_id: Annotated[str, typer.Argument(help="Name of the run.")], folder: PartyFolder = HERE
          ) -> None:
-    """Stop a run for good; what the sites spent stays spent."""
+    """Stop a run for good; what the sites spent stays spent.
+
+    Example:
+
+      medunlearn coordinator stop surgery-4f1d22
+    """
     with ControlClient(open_folder(folder)) as client:
         run = client.stop(run_id)
     typer.echo(f"{run.run_id}: stops for good")

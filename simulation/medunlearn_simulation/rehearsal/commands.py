@@ -21,7 +21,8 @@ def rehearse(
     out: Annotated[
         Path | None, typer.Option("--out", help="Keep all folders here; must not exist.")
     ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, max=50)] = 3,
+    rounds: Annotated[int, typer.Option(
+        "--rounds", min=1, max=50, help="Rounds of the run.")] = 3,
     model: Annotated[
         Path | None, typer.Option("--model", help="A model's folder; left out: a small one is "
                                   "planted, once.", show_default=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 from medunlearn_common.files import write_atomically
 from medunlearn_common.pages.rendering import asset, content_digest, environment
+from medunlearn_server.watching.words import REASONS
 from medunlearn_simulation.report import sections
 from medunlearn_simulation.report.statement import privacy_statement, relearning_words
 from medunlearn_simulation.report.verdicts import headline_sentence, headline_verdicts
@@ -57,8 +58,15 @@ def render_report(result: RunResult, *, attestation: str | None = None) -> str:
         byte_phase_rows=sections.phase_rows(result.communication.bytes_by_phase, seconds=False),
         second_rows=sections.phase_rows(result.seconds.by_phase, seconds=True),
         site_rows=sections.site_rows(result),
+        gate_rows=sections.gate_rows(result),
+        stop_reason=_stop_reason(result.run.stopped_because),
         level_names=sections.LEVEL_NAMES,
     )
+
+
+def _stop_reason(code: str) -> str:
+    """Why the run ended, in words; a result may also bring a sentence of its own."""
+    return REASONS.get(code, code).rstrip(".")
 
 
 def render_page(template: str, **context: Any) -> str:

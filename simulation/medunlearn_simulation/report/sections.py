@@ -18,7 +18,9 @@ from medunlearn_common.pages.charts import (
 )
 from medunlearn_common.pages.formatting import byte_size, decimal, duration, percent
 from medunlearn_common.pages.scales import Frame
+from medunlearn_server.gates import NOT_JUDGED
 from medunlearn_simulation.result_schema import (
+    GateSection,
     MembershipSection,
     RocSection,
     RoundSection,
@@ -300,6 +302,16 @@ class SiteRow:
     rounds_joined: int
     forget: tuple[float | None, float | None, float | None]
     retain: tuple[float | None, float | None, float | None]
+
+
+def gate_rows(result: RunResult) -> list[tuple[GateSection, str]]:
+    """Each gate with what became of it; one that could not judge did not pass anything."""
+    def verdict(gate: GateSection) -> str:
+        if not gate.passed:
+            return "✗ overridden"
+        return f"– {NOT_JUDGED}" if gate.detail.startswith(NOT_JUDGED) else "✓ passed"
+
+    return [(gate, verdict(gate)) for gate in result.gates]
 
 
 def site_rows(result: RunResult) -> list[SiteRow]:

@@ -34,7 +34,7 @@ def _proven(result: RunResult) -> tuple[str, ...]:
     sentences = [
         f"Whatever anyone concludes from all that was released in this run, they would conclude "
         f"with a similar chance had any single {unit} been left out: the chance changes by "
-        f"a factor of at most {math.exp(privacy.epsilon):.3g} (e to the power ε), except with "
+        f"a factor of at most {_factor(privacy.epsilon)} (e to the power ε), except with "
         f"probability δ = {scientific(privacy.delta)}.",
         f"ε = {decimal(privacy.epsilon)} counts all {count(privacy.releases)} releases"
         f"{_budget(result)}. It was computed by the {privacy.accountant} accountant for adding "
@@ -43,6 +43,17 @@ def _proven(result: RunResult) -> tuple[str, ...]:
         f"noise of {decimal(privacy.sigma)} times that was added.",
     ]
     return tuple(sentences)
+
+
+def _factor(epsilon: float) -> str:
+    """e to the power epsilon as people read numbers, rounded up: it is a bound."""
+    factor = math.exp(epsilon)
+    if factor >= 1e6:
+        return scientific(factor)
+    if factor >= 100:
+        return count(math.ceil(factor))
+    digits = 2 if factor < 10 else 1
+    return decimal(math.ceil(factor * 10**digits) / 10**digits, digits)
 
 
 def _budget(result: RunResult) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from medunlearn_client.policy import PrivacyLimits, SitePolicy, policy_template
 from medunlearn_client.service.approvals import Approvals
 from medunlearn_client.service.config import HospitalPaths, hospital_template
 from medunlearn_client.service.status import SiteStatus
@@ -43,6 +44,22 @@ def test_status_of_a_hospital_that_never_ran_says_what_to_do(
     assert "STATUS_MISSING" in capsys.readouterr().err
     assert run("stop", "--folder", str(folder)) == 0
     assert "no service runs" in capsys.readouterr().out
+
+
+def test_the_policy_that_is_checked_is_the_one_in_force(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "trust").mkdir()
+    (folder / "trust" / "policy.toml").write_text(
+        policy_template(SitePolicy(privacy=PrivacyLimits(max_epsilon=3.0))))
+    assert run("policy", "check", "--folder", str(folder)) == 0
+    assert "epsilon 3 a run" in capsys.readouterr().out
+    (folder / "policy.toml").write_text(policy_template())
+    monkeypatch.chdir(folder)
+    assert run("policy", "check") == 0
+    assert "epsilon 3 a run" in capsys.readouterr().out
+    assert run("policy", "check", "policy.toml") == 0
+    assert "epsilon 8 a run" in capsys.readouterr().out
 
 
 def test_a_plan_is_listed_shown_and_approved(

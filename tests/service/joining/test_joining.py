@@ -37,6 +37,7 @@ from medunlearn_common.pki import (
 )
 from medunlearn_common.roster import self_signed_roster
 from medunlearn_common.trust_folder import open_trust
+from medunlearn_server.joining import commands as coordinator
 from medunlearn_server.joining.certificates import rotate
 from medunlearn_server.joining.checks import coordinator_checks
 from medunlearn_server.joining.founding import Founding, coordinator_text, found
@@ -148,6 +149,41 @@ def test_the_commented_coordinator_file_gives_the_same_configuration(desk: Desk)
     text = coordinator_text(CoordinatorConfig())
     assert CoordinatorConfig.model_validate(tomllib.loads(text)) == CoordinatorConfig()
     assert open_folder(desk.lead).config.federation.name == "heart"
+
+
+@pytest.mark.parametrize("wrong", [
+    {"federation": "he art"}, {"party_id": "-lead"}, {"entity": "a\nb"}, {"entity": ""}])
+def test_a_name_that_no_roster_takes_is_refused_as_a_name(wrong: dict[str, str]) -> None:
+    """Not as a damaged document, nor as a fault of ours."""
+    names = {"federation": "heart", "party_id": "lead", "entity": "Heart"} | wrong
+    with pytest.raises(Misconfigured) as caught:
+        Founding(address="localhost:9443", **names)
+    assert caught.value.code == "NAME_FORM"
+
+
+def test_no_invitation_is_written_where_one_name_is_wrong(desk: Desk) -> None:
+    result = CliRunner().invoke(
+        _app(coordinator.invite), ["clinic-a", "clinic b", "--folder", str(desk.lead)])
+    assert isinstance(result.exception, Misconfigured) and result.exception.code == "NAME_FORM"
+    assert not list((desk.lead / "invitations").iterdir())
+
+
+def test_records_that_are_not_there_are_noticed_before_keys_are_made(desk: Desk) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        desk.site("clinic-a", None, "--trust-on-first-use", "--data", str(desk.path / "none"))
+    assert caught.value.code == "DATA_FILE_MISSING"
+    assert not (desk.path / "clinic-a").exists()
+
+
+def test_paths_are_written_as_systemd_takes_them(desk: Desk) -> None:
+    """It ignores a path with `..`, and the service would then not see the records."""
+    records = desk.path / "records.jsonl"
+    records.write_text("{}\n", encoding="utf-8")
+    site = desk.site("clinic-a", None, "--trust-on-first-use", "--data",
+                     str(desk.lead / ".." / "records.jsonl"), "--model", f"{desk.lead}/..")
+    config = read_site_config(site)
+    assert config.data.files == (str(records.resolve()),)
+    assert config.model_folder == str(desk.path.resolve())
 
 
 def test_an_invitation_nobody_confirmed_makes_no_folder(desk: Desk) -> None:

@@ -61,6 +61,15 @@ def require_silent(shown: str) -> None:
     assert not [secret for secret in SECRETS if secret in shown], shown
 
 
+def test_a_value_that_was_asked_for_and_not_given_is_named(
+    typed: Typed, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    status, shown = typed("add", "--patient", "-", "--basis", "b", "--data", data, *AUTHOR)
+    assert status == 2 and "[ERASURE_WANTED] no " in shown and "was given" in shown
+    assert not Path("erasure.sqlite").exists()
+
+
 def test_the_officer_s_way_through_all_commands(typed: Typed, data: Path) -> None:
     status, shown = typed("add", "--identifier", "MR-123-45", "--basis", "b", "--data", data,
                           "--received", "2026-01-31", *AUTHOR)

@@ -19,9 +19,11 @@ from medunlearn_client.erasure.criteria import RunFigures, shortfalls
 from medunlearn_client.erasure.requests import (
     GDPR_GROUNDS,
     TRANSITIONS,
+    Event,
     basis_in_words,
     deadline,
     legal_basis,
+    next_step,
     parsed_date,
     plain_text,
 )
@@ -234,6 +236,7 @@ def test_a_run_that_forgets_half_verifies_no_request_however_lucky() -> None:
 
 @pytest.mark.parametrize("change", [
     "min_luck=2", "unknown=1", "min_preservation", "min_preservation=nan", "min_preservation=-1",
+    "min_preservation=95",
     "max_identifiers_leaked=-1", "max_forget_excess=1.5", "hospital=", "hospital=a\x1b[1mb",
 ])
 def test_bad_settings_are_refused(change: str) -> None:
@@ -242,8 +245,29 @@ def test_bad_settings_are_refused(change: str) -> None:
     assert caught.value.code in ("ERASURE_SETTING", "ERASURE_TEXT")
 
 
+def test_a_registry_with_a_setting_nobody_may_type_any_more_still_opens(
+    registry: Registry,
+) -> None:
+    registry.change_settings(Settings(min_preservation=95.0), author=AUTHOR)
+    assert registry.settings().min_preservation == 95.0
+
+
 def test_settings_are_read_back(registry: Registry) -> None:
     wanted = changed(Settings(), ["hospital=St. Anna = West", "min_preservation=0.95"])
     registry.change_settings(wanted, author=AUTHOR)
     assert registry.settings() == wanted
     assert wanted.hospital == "St. Anna = West" and wanted.min_preservation == 0.95
+
+
+def test_the_next_step_after_a_run_that_fell_short_is_not_just_another_run() -> None:
+    """`erasure list` is what an officer looks at; it hid that a run had failed."""
+    request = ErasureRequest(
+        number=3, kind="patient", target=None, basis="b", received=date(2026, 1, 5),
+        state=State.VALIDATED, extended=False)
+    event = Event(position=1, request=3, at="", author=AUTHOR, before=State.IN_RUN,
+                  after=State.VALIDATED, detail={"shortfalls": ["preservation"]}, digest="")
+    by_hand = replace(event, detail={"reason": "given up"})
+    assert next_step(request, ()).startswith("run `medunlearn simulate")
+    assert next_step(request, (event,)).startswith("the last run fell short (`erasure show 3`)")
+    assert next_step(request, (event, by_hand)).startswith("run `medunlearn simulate")
+    assert not next_step(replace(request, state=State.REFUSED), (event,))
