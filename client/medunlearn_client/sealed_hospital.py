@@ -90,7 +90,7 @@ class InnerHospital(Protocol):
 class Gate(Protocol):
     """What a service adds: :class:`medunlearn_client.service.gate.RunGate`."""
 
-    def request(self, run: str, kind: str) -> None:
+    def request(self, run: str, kind: str, *, coordinator: str) -> None:
         """Refuse a genuine request, or let it on; raises Rejected."""
         ...
 
@@ -98,7 +98,7 @@ class Gate(Protocol):
         """Refuse an offer that the policy accepts, or let it on; raises Rejected."""
         ...
 
-    def answered(self, run: str, kind: str, code: str) -> None:
+    def answered(self, run: str, kind: str, code: str, *, coordinator: str) -> None:
         """Take note of an answer, or of a refusal by its code."""
         ...
 
@@ -170,7 +170,7 @@ class SealedHospital:
             sealed = self._seal(header, answer, "refusal")
         if self.gate is not None:
             code = str(answer.fields.get("code", "")) if answer.kind == ERROR else ""
-            self.gate.answered(header.run, opened.message.kind, code)
+            self.gate.answered(header.run, opened.message.kind, code, coordinator=header.sender)
         return sealed
 
     def _expect(self, header: Header) -> None:
@@ -196,7 +196,7 @@ class SealedHospital:
         if refused is not None:
             raise refused
         if self.gate is not None:
-            self.gate.request(header.run, message.kind)
+            self.gate.request(header.run, message.kind, coordinator=header.sender)
         if header.issued > now + 300 or header.expires < now - 300:  # advice only
             _LOG.warning("%s: the coordinator's clock differs from ours", self.site_id)
         if message.kind == READY:

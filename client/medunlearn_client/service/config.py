@@ -71,7 +71,8 @@ class WorkerSection(Section):
     reference_cache_mib: int = Field(
         256, ge=0, description="memory for the reference model's outputs, in MiB")
     run_idle_s: float = Field(
-        600.0, ge=0.0, description="a run that asked nothing for so long makes room for another")
+        600.0, ge=0.0, description="a run that asked nothing for so long makes room for another "
+        "coordinator's")
 
 
 class ApprovalSection(Section):

@@ -28,7 +28,7 @@ class RunGate:
     Attributes:
         approvals: Where a person decides; None where none is asked.
         audit: The hospital's own log, which takes the decision before the plan is accepted.
-        idle_s: A run that asked nothing for so long makes room for another.
+        idle_s: A run that asked nothing for so long makes room for another coordinator's.
         clock: Monotonic seconds.
         told: Told each request's run, kind and error code (empty for none).
     """
@@ -39,11 +39,15 @@ class RunGate:
     clock: Callable[[], float] = time.monotonic
     told: Callable[[str, str, str], None] = lambda run, kind, code: None
     _run: str = ""
+    _coordinator: str = ""
     _last: float = 0.0
     _logged: set[tuple[str, str]] = field(default_factory=set)
 
-    def request(self, run: str, kind: str) -> None:
+    def request(self, run: str, kind: str, *, coordinator: str) -> None:
         """Before anything of a request is looked at further.
+
+        A coordinator carries one run at a time. Where it begins or resumes another one here, the
+        first was stopped, paused or has failed, and there is nobody else to wait for.
 
         Raises:
             Rejected: SITE_BUSY while another run is under way, PLAN_DECLINED once a person took
@@ -52,7 +56,8 @@ class RunGate:
         if kind in HOLDING and self.approvals is not None and self.approvals.was_declined(run):
             raise declined()
         another = self._run not in ("", run) and self.clock() - self._last < self.idle_s
-        if kind in HOLDING and another:
+        takes_over = kind == READY and coordinator == self._coordinator
+        if kind in HOLDING and another and not takes_over:
             raise Rejected(SITE_BUSY, f"run {self._run} is under way at this site",
                            "it is asked again by itself; or stop the other run")
 
@@ -70,10 +75,10 @@ class RunGate:
                 run_id=found.run, plan_digest=found.plan_digest, by=found.by)
             self._logged.add((found.run, found.plan_digest))
 
-    def answered(self, run: str, kind: str, code: str) -> None:
+    def answered(self, run: str, kind: str, code: str, *, coordinator: str) -> None:
         """After a request; one that was refused keeps no other run out."""
         if kind == FINISH and run == self._run:
             self._run = ""
         elif kind in HOLDING and not code:
-            self._run, self._last = run, self.clock()
+            self._run, self._coordinator, self._last = run, coordinator, self.clock()
         self.told(run, kind, code)

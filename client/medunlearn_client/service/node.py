@@ -2,6 +2,7 @@
 
     worker       holds trust, records and model; alone has the key's passphrase
     supernode    connects to the coordinator's gateway over TLS with the node's own key
+                 (``service.node_process``)
     starter      forks one app process per message (``service.app_starter``, ``app_process``)
     superexec    takes the node's messages and asks the starter (``service.app_caller``)
 
@@ -40,6 +41,7 @@ from medunlearn_common.service_log import run as run_logged
 _LOG = logging.getLogger("medunlearn.node")
 WORKER, NODE, EXECUTOR, WATCH = "worker", "supernode", "superexec", "watch"
 STARTER = "starter"
+_PYTHON = (sys.executable, "-P", "-m")
 # After the last answer: the app process hands it to the node, which looks twice a second.
 HAND_OVER_S, LINGER_S = 10.0, 1.5
 _LOOK_S = 0.2
@@ -74,23 +76,22 @@ class HospitalNode:
 
     def specs(self) -> list[ChildSpec]:
         """What is run, in the order of starting."""
-        python = (sys.executable, "-P", "-m")
         folder = str(self.paths.folder)
         specs = [
-            self._spec(WORKER, (*python, "medunlearn_client.service.worker", folder),
+            self._spec(WORKER, (*_PYTHON, "medunlearn_client.service.worker", folder),
                        secret=True, final_exits=frozenset({2, 127}),
                        grace_s=self.config.node.request_timeout_s),
             # Refused until the SuperLink has missed it, or its clock or key is mended: tried
             # again at one pace, since each doubling would be time that the run lacks this site.
             self._spec(NODE, self._supernode(), first_delay_s=self.config.node.restart_delay_s,
                        longest_delay_s=self.config.node.restart_delay_s),
-            self._spec(STARTER, (*python, "medunlearn_client.service.app_starter", folder),
+            self._spec(STARTER, (*_PYTHON, "medunlearn_client.service.app_starter", folder),
                        path=str(self._programs), grace_s=5.0),
             self._spec(EXECUTOR, self._superexec(), path=str(self._programs)),
         ]
         if self.config.watch.enabled:
             specs.append(
-                self._spec(WATCH, (*python, "medunlearn_client.watching", folder), grace_s=5.0))
+                self._spec(WATCH, (*_PYTHON, "medunlearn_client.watching", folder), grace_s=5.0))
         return specs
 
     def _spec(
@@ -120,7 +121,8 @@ class HospitalNode:
             "--auth-supernode-private-key", str(self.paths.node_key),
         )
         return (
-            flower_command("flower-supernode"), "--superlink", self.config.coordinator.address,
+            *_PYTHON, "medunlearn_client.service.node_process",
+            "--superlink", self.config.coordinator.address,
             *security, "--host", host.strip("[]"), "--port", port, "--isolation", "process",
             "--superexec-auth-secret-file", str(self._secret), "--node-config",
             str(self._node_config),

@@ -272,7 +272,8 @@ Served = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 def _status_of(error: Exception) -> int:
     known: dict[type[Exception], int] = {
-        _TooLarge: 413, _TooSlow: 408, httpx.PoolTimeout: 503, httpx.TimeoutException: 504,
+        # Not 408: a node tries that no more than a 500, and a bad line is not its fault.
+        _TooLarge: 413, _TooSlow: 503, httpx.PoolTimeout: 503, httpx.TimeoutException: 504,
         TimeoutError: 504,
     }
     return next((status for kind, status in known.items() if isinstance(error, kind)), 502)

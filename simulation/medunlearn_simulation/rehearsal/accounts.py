@@ -25,7 +25,7 @@ from medunlearn_simulation.rehearsal.parties import Party
 KINDS: Mapping[str, str] = {
     "flower-superlink": "SuperLink", "flwr-serverapp": "ServerApp",
     "service.gateway_process": "gateway", "watching.web": "dashboard",
-    "flower-supernode": "SuperNode", "service.app_process": "ClientApp",
+    "service.node_process": "SuperNode", "service.app_process": "ClientApp",
     "app_caller.py": "ClientApp", "service.app_starter": "ClientApp", "service.worker": "worker",
     "medunlearn_client.watching": "hospital's metrics",
 }

@@ -24,7 +24,7 @@ COORDINATOR_PARTS = {
     "gateway": "service.gateway_process", "serverapp": "flwr-serverapp",
 }
 HOSPITAL_PARTS = {
-    "supernode": "flower-supernode", "superexec": "flower-superexec",
+    "supernode": "service.node_process", "superexec": "flower-superexec",
     "starter": "service.app_starter", "worker": "service.worker", "clientapp": "app_caller.py",
 }
 _LOOK_S = 0.1

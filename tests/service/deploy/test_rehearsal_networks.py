@@ -91,7 +91,7 @@ def test_a_service_is_ended_with_everything_that_it_started(tmp_path: Path) -> N
     stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
     parent = (
         "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', "
-        f"{stubborn!r}, 'flower-' + 'supernode'], start_new_session=True); time.sleep(600)")
+        f"{stubborn!r}, 'service.node_' + 'process'], start_new_session=True); time.sleep(600)")
     with party.log_file.open("ab") as log:
         party._service = party._spawn([sys.executable, "-c", parent], log)
     wait_for(lambda: bool(party.pids("supernode")), within_s=30.0, what="the child")

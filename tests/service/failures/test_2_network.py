@@ -38,6 +38,25 @@ def test_a_run_survives_a_pulled_cable(run: Run) -> None:
     assert took <= RECOVERY_S
 
 
+def test_a_run_survives_a_pulled_cable_of_the_coordinator(run: Run) -> None:
+    """Nobody is reached for 90 s: the run waits, and goes on from where it stood."""
+    network, hospitals = run.federation.network, run.federation.hospitals
+    for hospital in hospitals:
+        network.cut(hospital.index)
+    before = len(run.reports())
+    try:
+        time.sleep(CUT_S)
+        assert len(run.reports()) <= before + 1  # of the round that was under way
+    finally:
+        for hospital in hospitals:
+            network.mend(hospital.index)
+    took = run.next_round()
+    tell(f"a round {took:.0f} s after {CUT_S:.0f} s without anybody")
+    took += run.next_round(having=[hospital.name for hospital in hospitals])
+    tell(f"all of them in a sum after {took:.0f} s")
+    assert took <= RECOVERY_S
+
+
 def test_a_run_goes_on_over_a_bad_line(run: Run) -> None:
     """200 ms each way, and every twentieth packet lost, for one hospital, in two rounds."""
     network, hospital = run.federation.network, run.federation.hospitals[2]

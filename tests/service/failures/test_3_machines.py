@@ -8,6 +8,7 @@ from pathlib import Path
 from hosts import OtherClock, SmallDisk
 from under_fire import PATIENCE, RECOVERY_S, Run, doctor, tell
 
+from medunlearn_common.messages import MASK_AGREE, MASK_OPEN
 from medunlearn_common.pki import issue_server, read_pair, write_pair
 from medunlearn_server.service.config import open_folder
 from medunlearn_simulation.rehearsal.parties import wait_for
@@ -18,6 +19,31 @@ FULL_SITE = ("LEDGER_UNAVAILABLE", "ENVELOPE_STORE", "SHARE_JOURNAL_UNAVAILABLE"
 FULL_COORDINATOR = ("STORAGE_FULL", "RUNS_DB", "ENVELOPE_STORE", "AUDIT_UNAVAILABLE")
 OFF_S = 600
 SHORT_S = 45.0
+
+
+def test_a_hospitals_machine_loses_power(run: Run) -> None:
+    """Every process of it is gone at once, in the middle of a sum; started again, it is back."""
+    hospital = run.federation.hospitals[2]
+    run.phase(MASK_AGREE)
+    hospital.end(at_once=True)
+    run.next_round(lacking=hospital.name)
+    hospital.serve()
+    took = run.next_round(having=[hospital.name])
+    tell(f"a hospital that lost power: back in a sum {took:.0f} s after its start")
+    assert took <= RECOVERY_S
+
+
+def test_the_coordinators_machine_loses_power(run: Run) -> None:
+    """The same for the coordinator: the run goes on from its last round, with every site."""
+    lead, before = run.federation.coordinator, run.reports()
+    run.phase(MASK_OPEN)
+    lead.end(at_once=True)
+    lead.serve()
+    took = run.next_round(having=[h.name for h in run.federation.hospitals])
+    tell(f"a coordinator that lost power: all in a sum {took:.0f} s after its start")
+    assert took <= RECOVERY_S
+    assert {i: r["sum_digest"] for i, r in run.reports().items() if i in before} == {
+        i: r["sum_digest"] for i, r in before.items()}
 
 
 def test_a_hospitals_disk_fills(run: Run) -> None:
@@ -74,12 +100,16 @@ def test_the_servers_certificate_expires(run: Run) -> None:
     lead.kill("gateway")  # connections from before would not look at it
     run.next_round()
     time.sleep(max(0.0, life_s + 1.0 - (time.monotonic() - issued)))
+    before = len(run.reports())
     lead.kill("gateway")
     wait_for(lambda: "TLS_EXPIRED" in doctor(hospitals[0]), within_s=RECOVERY_S, look_s=1.0,
              what="TLS_EXPIRED")
+    assert "TLS_EXPIRED" in doctor(lead)
+    assert len(run.reports()) <= before + 1  # of the round that was under way
     lead.run("coordinator", "rotate-certificate", "--folder", str(lead.folder))
     took = run.next_round(having=[h.name for h in hospitals])
     tell(f"an expired certificate: all in a sum {took:.0f} s after it was rotated")
+    assert took <= RECOVERY_S
 
 
 def _serve_with_certificate(folder: Path, life_s: float) -> None:

@@ -59,11 +59,11 @@ def test_an_approval_that_is_taken_back_ends_the_run_at_this_site(tmp_path: Path
     code(approvals, one)
     approvals.decide(one.plan.digest, by="Ada Berg", decision="approved")
     gate.plan(one)
-    gate.request(one.run, STEP)
+    gate.request(one.run, STEP, coordinator=one.coordinator)
     approvals.decide(one.plan.digest, by="Bo Lind", decision="declined")
     with pytest.raises(Rejected, match="PLAN_DECLINED"):
-        gate.request(one.run, STEP)
-    gate.request("another", STEP)
+        gate.request(one.run, STEP, coordinator=one.coordinator)
+    gate.request("another", STEP, coordinator="coordinator")
 
 
 def test_a_damaged_or_forged_file_approves_nothing(tmp_path: Path) -> None:
@@ -108,29 +108,54 @@ def test_a_coordinator_cannot_fill_the_folder(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == MAX_WAITING
 
 
-def test_two_runs_do_not_share_the_model_in_turns(tmp_path: Path) -> None:
-    now = [0.0]
-    told: list[tuple[str, str, str]] = []
-    gate = RunGate(
+@pytest.fixture
+def now() -> list[float]:
+    return [0.0]
+
+
+@pytest.fixture
+def gate(tmp_path: Path, now: list[float]) -> RunGate:
+    return RunGate(
         audit=SiteAudit(tmp_path, site_id="site-1", entropy=SeededEntropy(0)), idle_s=60.0,
-        clock=lambda: now[0], told=lambda *what: told.append(what),
-    )
-    gate.answered("b", READY, "POLICY_EPSILON")  # a refused run holds nothing
-    gate.request("a", READY)
-    gate.answered("a", READY, "")
-    for kind in (READY, STEP):
-        with pytest.raises(Rejected, match="SITE_BUSY"):
-            gate.request("b", kind)
-    gate.request("b", "publish")  # needs no model
-    gate.request("a", STEP)
+        clock=lambda: now[0])
+
+
+def is_busy(gate: RunGate, run: str, kind: str, coordinator: str) -> bool:
+    try:
+        gate.request(run, kind, coordinator=coordinator)
+    except Rejected as refused:
+        return refused.code == "SITE_BUSY"
+    return False
+
+
+def test_two_runs_do_not_share_the_model_in_turns(gate: RunGate, now: list[float]) -> None:
+    told: list[tuple[str, str, str]] = []
+    gate.told = lambda *what: told.append(what)
+    gate.answered("b", READY, "POLICY_EPSILON", coordinator="rival")  # refused: holds nothing
+    assert not is_busy(gate, "a", READY, "lead")
+    gate.answered("a", READY, "", coordinator="lead")
+    assert is_busy(gate, "b", READY, "rival") and is_busy(gate, "b", STEP, "rival")
+    assert not is_busy(gate, "b", "publish", "rival")  # needs no model
+    assert not is_busy(gate, "a", STEP, "lead")
     now[0] = 61.0
-    gate.request("b", READY)  # the first run asked nothing for a minute
-    gate.answered("b", READY, "")
-    with pytest.raises(Rejected, match="SITE_BUSY"):
-        gate.request("a", STEP)
-    gate.answered("b", FINISH, "")
-    gate.request("a", STEP)
+    assert not is_busy(gate, "b", READY, "rival")  # the first run asked nothing for a minute
+    gate.answered("b", READY, "", coordinator="rival")
+    assert is_busy(gate, "a", STEP, "lead")
+    gate.answered("b", FINISH, "", coordinator="rival")
+    assert not is_busy(gate, "a", STEP, "lead")
     assert told[0] == ("b", READY, "POLICY_EPSILON") and len(told) == 4
+
+
+def test_a_coordinator_that_stopped_a_run_need_not_wait_for_it(gate: RunGate) -> None:
+    gate.answered("stopped", READY, "", coordinator="lead")
+    gate.answered("stopped", STEP, "", coordinator="lead")
+    assert is_busy(gate, "next", STEP, "lead")  # nothing begins with a round
+    assert not is_busy(gate, "next", READY, "lead")
+    gate.answered("next", READY, "POLICY_EPSILON", coordinator="lead")
+    assert not is_busy(gate, "stopped", STEP, "lead")  # what was refused takes nothing over
+    gate.answered("next", READY, "", coordinator="lead")
+    assert is_busy(gate, "stopped", STEP, "lead")
+    assert not is_busy(gate, "stopped", READY, "lead")  # a paused one that is resumed
 
 
 def test_a_status_file_reads_back_and_a_damaged_one_ends_in_a_code(tmp_path: Path) -> None:
