@@ -60,6 +60,10 @@ ROWS: dict[str, dict[str, str]] = {
     "projection-public": {
         "geometry.projection": '"public"', "geometry.public_file": PUBLIC_FILE,
     },
+    "graddiff-history": objective("graddiff") | {"geometry.projection": '"history"'},
+    "graddiff-public": objective("graddiff") | {
+        "geometry.projection": '"public"', "geometry.public_file": PUBLIC_FILE,
+    },
     "support-random": {"support.method": '"random"'},
     "support-public": {"support.method": '"public"', "support.public_file": PUBLIC_FILE},
     "density-0.0003": {"support.density": "0.0003"},

@@ -153,6 +153,8 @@ def compare(
         write_atomically(html_path, render_comparison(comparison).encode(), private=False)
     if console is not None:
         console.print(terminal_table(comparison))
+        if html_path is not None:
+            console.print(f"  {html_path}", markup=False, highlight=False, soft_wrap=True)
     return comparison
 
 

@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers.utils import CONFIG_NAME
 
 from medunlearn_client.models import LoadedModel, load_causal_lm
 from medunlearn_common.adapter_facts import AdapterFacts, read_adapter_facts
@@ -92,6 +93,10 @@ def write_model(model: Any, tokenizer: Any, out: Path) -> None:
         partial.mkdir(parents=True)
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        # safetensors writes for the owner alone; a model is handed on, as its other files are.
+        shown_to = (partial / CONFIG_NAME).stat().st_mode
+        for weights in partial.glob("*.safetensors"):
+            weights.chmod(shown_to)
         if out.is_dir():
             out.rmdir()
         partial.rename(out)
