@@ -60,6 +60,7 @@ ROWS: dict[str, dict[str, str]] = {
     "projection-public": {
         "geometry.projection": '"public"', "geometry.public_file": PUBLIC_FILE,
     },
+    "graddiff-keep-more": objective("graddiff") | {"server.retain_weight": "2.0"},
     "graddiff-history": objective("graddiff") | {"geometry.projection": '"history"'},
     "graddiff-public": objective("graddiff") | {
         "geometry.projection": '"public"', "geometry.public_file": PUBLIC_FILE,

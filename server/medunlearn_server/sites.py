@@ -1,4 +1,4 @@
-"""Ask the sites: gather them, let late ones in, and lead them through one masked sum.
+"""Ask the sites: lead those that are there through one masked sum.
 
 A sum that too few sites take part in is not opened. It is asked for again in a session of
 fresh keys: sites mask the very vector they kept, at no privacy cost; after ``MAX_ATTEMPTS``
@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from math import inf
 from typing import TypeVar
 
-from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Misconfigured, Transient
+from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Misconfigured
 from medunlearn_common.errors import Rejected as Refused
 from medunlearn_common.masking.binding import request_digest
 from medunlearn_common.masking.parts import SESSION
@@ -23,33 +22,22 @@ from medunlearn_common.messages import Message, Scalar
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.updates import SparseUpdate
 from medunlearn_server.answers import Answers
+from medunlearn_server.attendance import Attendance, too_few
 from medunlearn_server.checkpoints import Checkpoint
-from medunlearn_server.intake import ReadyAnswer, require_own, verify_masking, verify_ready
+from medunlearn_server.intake import require_own, verify_masking
 from medunlearn_server.masking.attempt import Attempt
 from medunlearn_server.masking.leader import MaskingLeader, MaskingState
 from medunlearn_server.masking.session import Session
-from medunlearn_server.requests import ready_request
-from medunlearn_server.roster import Agreement, Roster, agree
-from medunlearn_server.transport import SITE_GONE, SITE_SILENT, Reply, SiteFailure, Transport
+from medunlearn_server.roster import Agreement, Roster
+from medunlearn_server.transport import SITE_GONE, Reply, Transport
 
 MAX_ATTEMPTS = 3
-# Once enough sites are there, how long to wait for the others before the run starts.
-JOIN_PATIENCE_S = 30.0
 RETRY_PAUSE_S = 1.0
-POLL_PAUSE_S = 0.2
-# Between two greetings of a site that waits for a person, or for another run to end.
-NOT_YET_PAUSE_S = 5.0
-# The same once a run is under way, where each greeting lengthens a round.
-NOT_YET_PATIENCE_S = 60.0
-# When a site that refused, or differed, is asked again: people may have mended it.
-REFUSED_PATIENCE_S = 120.0
 
 # Codes of a site that was restarted and can be helped at once.
 PLAN_UNKNOWN = "PLAN_UNKNOWN"
 SUPPORT_UNKNOWN = "SUPPORT_UNKNOWN"
 PRIVACY_BUDGET = "PRIVACY_BUDGET"
-# A site that would take part later: it counts as not yet there, and is asked again.
-NOT_YET = frozenset(("PLAN_AWAITS_APPROVAL", "SITE_BUSY"))
 
 # Builds the request for a site id; the second argument asks for the support to be included
 # although the site held it once.
@@ -75,12 +63,15 @@ class Sites:
         self._unfinished: Checkpoint | None = None
         self._plan = plan
         self._run_id = run_id
-        self._transport = transport
-        self._clock = clock
         self._sleep = sleep
-        self.roster = Roster()
-        self._not_yet: dict[str, float] = {}  # address to when it said so
-        self._refused_at: dict[str, tuple[int, float]] = {}  # address to round and time
+        self._attendance = Attendance(
+            plan=plan, run_id=run_id, transport=transport, clock=clock, sleep=sleep
+        )
+
+    @property
+    def roster(self) -> Roster:
+        """Who was let in, and who was refused with which code."""
+        return self._attendance.roster
 
     @property
     def sums(self) -> int:
@@ -89,7 +80,7 @@ class Sites:
 
     def started(self, start: int) -> None:
         """Name READY and masking's sessions after this start of the coordinator."""
-        self._leader.start = start
+        self._leader.start = self._attendance.start = start
 
     def take_up(self, sums: int, opening: Checkpoint | None) -> None:
         """Go on where a coordinator stopped: after ``sums``, with what it was about to open."""
@@ -98,109 +89,8 @@ class Sites:
             self._unfinished = opening
 
     def gather(self, agreement: Agreement | None, *, round_index: int) -> Agreement:
-        """Wait for the sites and let in those that agree.
-
-        Args:
-            agreement: What a resumed run agreed on; None for a new run.
-            round_index: The round that is next.
-
-        Raises:
-            Rejected: A MISMATCH code if the sites of a new run differ.
-            Misconfigured: With the sites' own code if all refuse for the same reason.
-            Transient: ROUND_TOO_FEW_SITES.
-        """
-        answers: dict[str, ReadyAnswer] = {}
-        silent: dict[str, str] = {}
-        start = self._clock()
-        while True:
-            present = self._transport.sites()
-            fresh = [a for a in self.roster.newcomers(present) if a not in answers]
-            silent = self._ask_ready(fresh, answers, round_index=round_index)
-            waiting = NOT_YET.intersection(silent.values())
-            asked = 0 if waiting else len(present)
-            if self._gathered(len(answers), asked, self._clock() - start):
-                break
-            self._sleep(NOT_YET_PAUSE_S if waiting else POLL_PAUSE_S)
-        if len(answers) < self._plan.federation.min_sites:
-            raise _too_few(self._plan, len(answers), {**silent, **self.roster.refused})
-        if agreement is None:
-            agreement = agree(list(answers.values()), self._plan)
-        self._admit(answers, agreement, present, round_index=round_index)
-        return agreement
-
-    def _gathered(self, answered: int, asked: int, waited_s: float) -> bool:
-        """Whether waiting longer makes no sense: ``asked`` sites have said yes or no."""
-        federation = self._plan.federation
-        if asked >= federation.sites:
-            return True  # everybody was asked; an exchange waits by itself
-        if answered >= federation.min_sites:
-            return waited_s >= JOIN_PATIENCE_S
-        return waited_s >= federation.round_deadline_s
-
-    def _ask_ready(
-        self, addresses: list[str], answers: dict[str, ReadyAnswer], *, round_index: int
-    ) -> dict[str, str]:
-        """Fill in ``answers``; returns who stayed silent. Errors go to the roster."""
-        if not addresses:
-            return {}
-        request = ready_request(
-            self._plan, run_id=self._run_id, round_index=round_index, start=self._leader.start
-        )
-        silent: dict[str, str] = {}
-        replies = self._exchange(dict.fromkeys(addresses, request))
-        for address, reply in replies.items():
-            try:
-                answers[address] = verify_ready(reply)
-            except Refused as error:
-                # A site that let the whole deadline pass would cost it again every round.
-                gone = isinstance(reply, SiteFailure) and reply.code != SITE_SILENT
-                if error.code in NOT_YET:
-                    gone, self._not_yet[address] = True, self._clock()
-                if gone:
-                    silent[address] = error.code
-                else:
-                    self._refuse(address, error.code, round_index=round_index)
-        return silent
-
-    def _admit(
-        self, answers: Mapping[str, ReadyAnswer], agreement: Agreement,
-        present: tuple[str, ...], *, round_index: int,
-    ) -> None:
-        for address, answer in answers.items():
-            try:
-                agreement.require(answer)
-                self.roster.admit(address, answer, present=present)
-            except Refused as error:
-                self._refuse(address, error.code, round_index=round_index)
-
-    def _refuse(self, address: str, code: str, *, round_index: int) -> None:
-        self.roster.refuse(address, code)
-        # One that stays silent would cost a deadline each time: it must have been away first.
-        since = inf if code == SITE_SILENT else self._clock()
-        self._refused_at[address] = (round_index, since)
-
-    def _reconsider(self, present: tuple[str, ...], *, round_index: int) -> None:
-        """Forget refusals of earlier rounds, of sites that were away since or after a while.
-
-        Never in the same round: there the site would be asked the same, and has answered that.
-        """
-        for address, (refused_in, since) in list(self._refused_at.items()):
-            if address not in present:
-                since = -inf
-                self._refused_at[address] = (refused_in, since)
-            if round_index > refused_in and self._clock() - since >= REFUSED_PATIENCE_S:
-                del self._refused_at[address], self.roster.refused[address]
-
-    def welcome(self, agreement: Agreement, *, round_index: int) -> None:
-        """Let in sites that appeared or changed since; one that differs is refused."""
-        present = self._transport.sites()
-        self._reconsider(present, round_index=round_index)
-        answers: dict[str, ReadyAnswer] = {}
-        asked_before = self._clock() - NOT_YET_PATIENCE_S
-        fresh = [a for a in self.roster.newcomers(present)
-                 if self._not_yet.get(a, asked_before) <= asked_before]
-        self._ask_ready(fresh, answers, round_index=round_index)
-        self._admit(answers, agreement, present, round_index=round_index)
+        """Wait for the sites and let in those that agree; see :meth:`Attendance.gather`."""
+        return self._attendance.gather(agreement, round_index=round_index)
 
     def ask(
         self, build: Build, verify: Verify, *, agreement: Agreement, round_index: int,
@@ -227,7 +117,7 @@ class Sites:
         for number in range(1, MAX_ATTEMPTS + 1):
             if number > 1:
                 self._sleep(RETRY_PAUSE_S * number)
-            self.welcome(agreement, round_index=round_index)
+            self._attendance.welcome(agreement, round_index=round_index)
             # What an aborted attempt sent was sent all the same: bytes add up.
             found.failures, found.attempts = dict(self.roster.refused), number
             attempt = self._attempt(
@@ -244,10 +134,10 @@ class Sites:
                     f"{len(spent)} sites cannot answer within their privacy budget",
                     "publish what there is, or agree on a plan with a larger budget",
                 )
-        raise _too_few(self._plan, len(found.sites), found.failures)
+        raise too_few(self._plan, len(found.sites), found.failures)
 
     def _enough_besides(self, spent: set[str]) -> bool:
-        present = set(self.roster.present(self._transport.sites()).values())
+        present = set(self._attendance.present().values())
         return len(present - spent) >= self._plan.federation.min_sites
 
     def _attempt(
@@ -255,7 +145,7 @@ class Sites:
         round_index: int, without: set[str], more: bool,
     ) -> Attempt | None:
         """Set-up where needed, exchange 1 and exchange 2; None if too few sites answered."""
-        here = self.roster.present(self._transport.sites()).values()
+        here = self._attendance.present().values()
         present = tuple(sorted(set(here) - without))
         found.sites = ()
         if not present:
@@ -301,7 +191,7 @@ class Sites:
         known = set(session.sites)
         present = {
             address: site for address, site in
-            self.roster.present(self._transport.sites()).items() if site in known
+            self._attendance.present().items() if site in known
         }
         masked = self._collect(
             present, {a: request(s, False) for a, s in present.items()}, parse, found
@@ -312,10 +202,8 @@ class Sites:
         }
         if not helped:
             return masked
-        answers: dict[str, ReadyAnswer] = {}
         forgetful = [a for a, s in helped.items() if found.failures[s] == PLAN_UNKNOWN]
-        self._ask_ready(forgetful, answers, round_index=round_index)
-        self._admit(answers, agreement, tuple(present), round_index=round_index)
+        self._attendance.greet_again(forgetful, agreement, round_index=round_index)
         found.failures |= {s: self.roster.refused[a] for a, s in helped.items()
                            if a in self.roster.refused}
         again = {a: request(s, True) for a, s in helped.items() if a in self.roster.ready}
@@ -348,14 +236,14 @@ class Sites:
                     subject_digest=attempt.subject_digest,
                 )
                 return found
-        raise _too_few(self._plan, 0, found.failures)
+        raise too_few(self._plan, 0, found.failures)
 
     def _ask_masking(
         self, found: Answers, requests: Mapping[str, Message],
         parse: Callable[[str, Message], _Parsed],
     ) -> dict[str, _Parsed]:
         """One of masking's own exchanges: site id to parsed answer."""
-        present = self.roster.present(self._transport.sites())
+        present = self._attendance.present()
         here = {a: requests[s] for a, s in present.items() if s in requests}
         for site in requests.keys() - set(present.values()):
             found.failures[site] = SITE_GONE
@@ -373,7 +261,7 @@ class Sites:
     ) -> dict[str, _Parsed]:
         """Send, count bytes, parse; what fails is noted with its code."""
         parsed = {}
-        for address, reply in self._exchange(requests).items():
+        for address, reply in self._attendance.exchange(requests).items():
             site = present[address]
             found.bytes_down[site] += requests[address].size_bytes
             if isinstance(reply, Message):
@@ -397,16 +285,16 @@ class Sites:
             Misconfigured: With the sites' own code if all refuse for the same reason.
             Transient: ROUND_TOO_FEW_SITES if fewer than ``min_sites`` answer.
         """
-        self.welcome(agreement, round_index=round_index)
+        self._attendance.welcome(agreement, round_index=round_index)
         found = Answers(attempts=1)
-        present = self.roster.present(self._transport.sites())
+        present = self._attendance.present()
         known = self._collect(
             present, {a: build(s, True) for a, s in present.items()},
             lambda _, reply: verify(reply), found,
         )
         found.sites = tuple(sorted(known))
         if len(known) < self._plan.federation.min_sites:
-            raise _too_few(self._plan, len(known), found.failures)
+            raise too_few(self._plan, len(known), found.failures)
         return known, found
 
     def ask_one(self, request: Message, verify: Verify) -> tuple[str, SparseUpdate, Answers]:
@@ -417,45 +305,19 @@ class Sites:
             Transient: ROUND_TOO_FEW_SITES if nobody answers.
         """
         found = Answers(attempts=1)
-        for address, site in self.roster.present(self._transport.sites()).items():
+        for address, site in self._attendance.present().items():
             got = self._collect(
                 {address: site}, {address: request}, lambda _, reply: verify(reply), found
             )
             if site in got:
                 found.sites = (site,)
                 return site, got[site], found
-        raise _too_few(self._plan, 0, found.failures)
+        raise too_few(self._plan, 0, found.failures)
 
     def tell(self, request: Message) -> None:
         """Send to all present sites; whether they answer changes nothing."""
-        present = self.roster.present(self._transport.sites())
+        present = self._attendance.present()
         try:
-            self._exchange(dict.fromkeys(present, request))
+            self._attendance.exchange(dict.fromkeys(present, request))
         except MedunlearnError:
             return  # the run's result is already durable
-
-    def _exchange(self, requests: Mapping[str, Message]) -> Mapping[str, Reply]:
-        if not requests:
-            return {}
-        deadline_s = self._plan.federation.round_deadline_s
-        return self._transport.exchange(requests, deadline_s=deadline_s)
-
-
-def _too_few(plan: RunPlan, answered: int, failures: Mapping[str, str]) -> MedunlearnError:
-    codes = set(failures.values())
-    shown = ", ".join(f"{site}: {code}" for site, code in sorted(failures.items())[:10])
-    message = (
-        f"{answered} of at least {plan.federation.min_sites} sites answered"
-        + (f" ({shown})" if shown else "")
-    )
-    if answered == 0 and len(codes) == 1 and not _may_pass(next(iter(codes))):
-        return Misconfigured(codes.pop(), message, "the sites' own logs name the cause")
-    return Transient(
-        "ROUND_TOO_FEW_SITES", f"{message}; nothing was used",
-        "bring the missing sites back and resume the run from its checkpoint",
-    )
-
-
-def _may_pass(code: str) -> bool:
-    """Whether a refusal is of the moment, and the run worth resuming."""
-    return code.startswith("SITE_") or code in NOT_YET

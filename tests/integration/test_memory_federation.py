@@ -25,7 +25,7 @@ from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Misconfigu
 from medunlearn_common.messages import STEP, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.support import Support
-from medunlearn_server import sites
+from medunlearn_server import attendance
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import Coordinator, new_run_id
 from medunlearn_server.observer import NoObserver
@@ -229,7 +229,7 @@ def with_a_change(lab: Lab, plan: RunPlan, *, at_round: int, **digests: str) -> 
 def test_a_site_that_was_refused_and_mended_is_let_in_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sites, "REFUSED_PATIENCE_S", 0.0)
+    monkeypatch.setattr(attendance, "REFUSED_PATIENCE_S", 0.0)
     lab = Lab(tmp_path, site_3={"digests": {"model_digest": "other"}})
     plan = small_plan(federation={"absences": ("3:0-1",)})
     rounds = with_a_change(lab, plan, at_round=3)

@@ -17,7 +17,8 @@ from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected, T
 from medunlearn_common.messages import ERROR, FINISH, READY, STEP, Message
 from medunlearn_common.offer import RunOffer
 from medunlearn_common.plan import RunPlan
-from medunlearn_server.sites import NOT_YET_PAUSE_S, Sites
+from medunlearn_server.attendance import NOT_YET_PAUSE_S
+from medunlearn_server.sites import Sites
 from medunlearn_server.transport import Reply
 
 
