@@ -133,6 +133,7 @@ def run(folder: Path, seed: int, rate: float, switches: dict[str, str]) -> dict[
         "data.nonmember_fraction": str(DEMO_NONMEMBER_FRACTION),
         "forget.subjects": f'["{FORGET_SUBJECT}"]', "concepts.forget_roots": f'["{FORGET_ROOT}"]',
         "evaluation.retrained": "false", "evaluation.curve_every": "1000",
+        "gates.min_preservation": "0.0",  # what a gate would stop is measured all the same
     }
     plan_text = with_switches(BASE.read_text("utf-8"), common | switches)
     write_atomically(plan_file, plan_text.encode())
