@@ -11,17 +11,15 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import bad_input_cases as cases
 import pytest
 from small_plan import plan_text
+from typed_commands import medunlearn
 
 from medunlearn_client.records import Record
-from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 from medunlearn_common.digests import digest_of_files
 from medunlearn_common.errors import Transient
 from medunlearn_simulation.planted import planted_models, planting_request
@@ -30,19 +28,6 @@ from medunlearn_simulation.progress import PhaseBoard
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PATIENT_TEXT = "appendicular artery"
-
-
-def mounted() -> list[EntryPoint]:
-    """The commands as pyproject.toml mounts them, whatever is installed."""
-    document = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-    entries = document["project"]["entry-points"][COMMAND_GROUP]
-    return [EntryPoint(name=n, value=v, group=COMMAND_GROUP) for n, v in entries.items()]
-
-
-def medunlearn(*arguments: object) -> int:
-    """Runs one command line in this process."""
-    line = CommandLine()
-    return line.run(line.build(mounted()), [str(argument) for argument in arguments])
 
 
 class Refusal:

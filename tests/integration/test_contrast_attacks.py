@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import tomllib
-from collections.abc import Callable
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
 from small_plan import plan_text
+from typed_commands import medunlearn
 
 from medunlearn_client import contrast, public_start
-from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 from medunlearn_common.frozen import A_FILE, write_frozen
 from medunlearn_common.ledger import PrivacyLedger
 from medunlearn_common.plan import read_plan
 from medunlearn_server.coordinator import Coordinator
 from medunlearn_server.progress import RunProgress, noise_schedule
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 QUICK = ("--runner", "memory", "--device", "cpu", "--quiet")
 STARTED = {
     "model__lora_rank": "1", "model__lora_alpha": "1.0", "data__show_subject": "true",
@@ -29,34 +25,6 @@ STARTED = {
     "contrast__subjects": '["Anatomy", "Medicine"]', "contrast__min_auc": "0.6",
     "contrast__start_steps": "3", "contrast__start_batch": "4",
 }
-
-Command = Callable[..., int]
-
-
-@pytest.fixture
-def command() -> Command:
-    document = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-    entries = document["project"]["entry-points"][COMMAND_GROUP]
-    mounted = [EntryPoint(name=n, value=v, group=COMMAND_GROUP) for n, v in entries.items()]
-    line = CommandLine()
-
-    def run(*arguments: object) -> int:
-        from medunlearn_client.workbench import drop_shared_models
-
-        drop_shared_models()
-        return line.run(line.build(mounted), [str(argument) for argument in arguments])
-
-    return run
-
-
-@pytest.fixture
-def public(tmp_path: Path) -> Path:
-    file = tmp_path / "public.jsonl"
-    file.write_text("".join(
-        json.dumps({"id": f"p{i}", "prompt": f"Question: What is organ {i}?\nAnswer:",
-                    "answer": "the liver"}) + "\n" for i in range(24)
-    ), encoding="utf-8")
-    return file
 
 
 @pytest.fixture
@@ -68,7 +36,7 @@ def plan(tmp_path: Path, tiny_model_folder: Path, question_file: Path, public: P
     return file
 
 
-def interrupted_after_round(command: Command, monkeypatch: pytest.MonkeyPatch, rounds: int,
+def interrupted_after_round(monkeypatch: pytest.MonkeyPatch, rounds: int,
                             *arguments: object) -> int:
     honest = Coordinator._round
 
@@ -79,32 +47,32 @@ def interrupted_after_round(command: Command, monkeypatch: pytest.MonkeyPatch, r
 
     with monkeypatch.context() as patched:
         patched.setattr(Coordinator, "_round", cut)
-        return command(*arguments)
+        return medunlearn(*arguments)
 
 
 @pytest.mark.parametrize("rounds", [0, 1])
 def test_a_run_whose_directions_were_changed_does_not_go_on(
-    command: Command, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int,
+    plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "run"
     assert interrupted_after_round(
-        command, monkeypatch, rounds, "simulate", plan, "--out", out, *QUICK) == 130
+        monkeypatch, rounds, "simulate", plan, "--out", out, *QUICK) == 130
     made = load_file(out / A_FILE)
     ledger = (out / "sites" / "site-0" / "ledger.db").read_bytes()
     write_frozen(out / A_FILE, {name: -values for name, values in made.items()})
     capfd.readouterr()
-    assert command("simulate", "--resume", out, "--device", "cpu", "--quiet") == 2
+    assert medunlearn("simulate", "--resume", out, "--device", "cpu", "--quiet") == 2
     said = capfd.readouterr()
     assert "RUN_PLAN_CHANGED" in said.err + said.out
     assert not (out / "adapter").exists() and not (out / "result.json").exists()
     assert (out / "sites" / "site-0" / "ledger.db").read_bytes() == ledger
     write_frozen(out / A_FILE, made)
-    assert command("simulate", "--resume", out, "--device", "cpu", "--quiet") == 0
+    assert medunlearn("simulate", "--resume", out, "--device", "cpu", "--quiet") == 0
 
 
 def test_directions_changed_before_the_first_answer_are_seen_too(
-    command: Command, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """No checkpoint is there yet to say which file it was."""
@@ -115,30 +83,30 @@ def test_directions_changed_before_the_first_answer_are_seen_too(
 
     with monkeypatch.context() as patched:
         patched.setattr(Coordinator, "run", cut)
-        assert command("simulate", plan, "--out", out, *QUICK) == 130
+        assert medunlearn("simulate", plan, "--out", out, *QUICK) == 130
     assert not (out / "checkpoint.bin").exists()
     write_frozen(out / A_FILE, {name: -values for name, values in load_file(out / A_FILE).items()})
     capfd.readouterr()
-    assert command("simulate", "--resume", out, "--device", "cpu", "--quiet") == 2
+    assert medunlearn("simulate", "--resume", out, "--device", "cpu", "--quiet") == 2
     said = capfd.readouterr()
     assert "RUN_PLAN_CHANGED" in said.err + said.out and not (out / "adapter").exists()
 
 
 def test_a_resumed_run_needs_its_public_text_no_more(
-    command: Command, plan: Path, public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    plan: Path, public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "run"
     assert interrupted_after_round(
-        command, monkeypatch, 1, "simulate", plan, "--out", out, *QUICK) == 130
+        monkeypatch, 1, "simulate", plan, "--out", out, *QUICK) == 130
     public.unlink()
-    assert command("simulate", "--resume", out, "--device", "cpu", "--quiet") == 0
+    assert medunlearn("simulate", "--resume", out, "--device", "cpu", "--quiet") == 0
     taken = json.loads((out / "result.json").read_text())["seconds"]
     assert taken["by_phase"]["directions from public text"] > 0.0, "what the first process took"
 
 
 @pytest.mark.parametrize("module", [contrast, public_start])
 def test_ctrl_c_before_the_first_round_leaves_nothing(
-    module: object, command: Command, plan: Path, tmp_path: Path,
+    module: object, plan: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     name = "discriminant" if module is contrast else "collate"
@@ -151,28 +119,28 @@ def test_ctrl_c_before_the_first_round_leaves_nothing(
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     out = tmp_path / "run"
-    assert command("simulate", plan, "--out", out, *QUICK) == 130
+    assert medunlearn("simulate", plan, "--out", out, *QUICK) == 130
     assert not out.exists() and not list(temporary.iterdir())
 
 
 def test_a_folder_that_a_kill_left_before_the_start_says_so(
-    command: Command, plan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    plan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str],
 ) -> None:
     """`--resume` has nothing to go on with there: a hint to try it would lead in a circle."""
     out = tmp_path / "run"
     out.mkdir()
     (out / A_FILE).write_bytes(b"half")
-    assert command("simulate", plan, "--out", out, *QUICK) == 2
+    assert medunlearn("simulate", plan, "--out", out, *QUICK) == 2
     said = capfd.readouterr()
     assert "OUT_EXISTS" in said.err and "--resume" not in said.err
-    assert command("simulate", "--resume", out, "--quiet") == 2
+    assert medunlearn("simulate", "--resume", out, "--quiet") == 2
     assert "RESUME_NOTHING" in capfd.readouterr().err
     assert (out / A_FILE).read_bytes() == b"half"
 
 
 @pytest.mark.parametrize("place", ["itself", "link", "copy"])
 def test_records_are_no_public_text(
-    command: Command, plan: Path, public: Path, question_file: Path, tmp_path: Path, place: str,
+    plan: Path, public: Path, question_file: Path, tmp_path: Path, place: str,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """A start learnt from the records has no noise, and the epsilon beside it would be untrue."""
@@ -182,14 +150,14 @@ def test_records_are_no_public_text(
     if place == "copy":
         shutil.copy(question_file, named["copy"])
     plan.write_text(plan.read_text().replace(str(public), str(named[place])))
-    assert command("simulate", plan, "--out", tmp_path / "run", *QUICK) == 2
+    assert medunlearn("simulate", plan, "--out", tmp_path / "run", *QUICK) == 2
     said = capfd.readouterr()
     assert "PUBLIC_FILE_PRIVATE" in said.err and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("unit", ["record", "patient"])
 def test_a_start_neither_costs_nor_hides_epsilon(
-    command: Command, plan: Path, question_file: Path, tmp_path: Path, unit: str,
+    plan: Path, question_file: Path, tmp_path: Path, unit: str,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """No vote is charged, and all that is released is: rounds at both rates, and the counts."""
@@ -206,7 +174,7 @@ def test_a_start_neither_costs_nor_hides_epsilon(
         text = text.replace(str(question_file), str(own))
     plan.write_text(text, encoding="utf-8")
     out = tmp_path / "run"
-    assert command("simulate", plan, "--out", out, *QUICK) == 0, capfd.readouterr()
+    assert medunlearn("simulate", plan, "--out", out, *QUICK) == 0, capfd.readouterr()
     asked = read_plan(out / "plan.toml")
     schedule = noise_schedule(asked)
     result = json.loads((out / "result.json").read_text(encoding="utf-8"))

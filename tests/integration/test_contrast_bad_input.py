@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 from small_plan import plan_text
+from typed_commands import medunlearn
 
-from medunlearn_common.cli import COMMAND_GROUP, CommandLine
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 ROWS = "".join(
     json.dumps({"id": f"p{i}", "prompt": f"Question: What is organ {i}?\nAnswer:",
                 "answer": "the liver"}) + "\n" for i in range(24))
@@ -39,15 +35,9 @@ def plan(tmp_path: Path, tiny_model_folder: Path, question_file: Path) -> Path:
 def refused(
     plan: Path, tmp_path: Path, tiny_model_folder: Path, capfd: pytest.CaptureFixture[str],
 ) -> Refused:
-    document = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-    entries = document["project"]["entry-points"][COMMAND_GROUP]
-    line = CommandLine()
-    mounted = [EntryPoint(name=n, value=v, group=COMMAND_GROUP) for n, v in entries.items()]
-
     def run(*, out: Path = tmp_path / "a.safetensors", model: Path = tiny_model_folder) -> str:
-        command = line.build(mounted)
-        given = ["contrast", plan, "--model", model, "--out", out, "--device", "cpu"]
-        assert line.run(command, [str(argument) for argument in given]) == 2
+        assert medunlearn(
+            "contrast", plan, "--model", model, "--out", out, "--device", "cpu") == 2
         said = capfd.readouterr().err
         assert "Traceback" not in said and "liver" not in said
         assert not (tmp_path / "a.safetensors").exists()

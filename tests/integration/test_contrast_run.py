@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import tomllib
-from collections.abc import Callable
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from small_plan import plan_text
+from typed_commands import medunlearn
 
-from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 from medunlearn_common.frozen import A_FILE, A_PART, B_PART, b_name, frozen_digest
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 QUICK = ("--runner", "memory", "--device", "cpu", "--quiet")
 DIRECTED = {
     "model__lora_rank": "1", "model__lora_alpha": "1.0", "data__show_subject": "true",
@@ -24,34 +20,6 @@ DIRECTED = {
     "contrast__subjects": '["Anatomy", "Medicine"]', "contrast__min_auc": "0.6",
     "contrast__start_steps": "0",
 }
-
-Command = Callable[..., int]
-
-
-@pytest.fixture
-def command() -> Command:
-    document = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-    entries = document["project"]["entry-points"][COMMAND_GROUP]
-    mounted = [EntryPoint(name=n, value=v, group=COMMAND_GROUP) for n, v in entries.items()]
-    line = CommandLine()
-
-    def run(*arguments: object) -> int:
-        from medunlearn_client.workbench import drop_shared_models
-
-        drop_shared_models()
-        return line.run(line.build(mounted), [str(argument) for argument in arguments])
-
-    return run
-
-
-@pytest.fixture
-def public(tmp_path: Path) -> Path:
-    file = tmp_path / "public.jsonl"
-    file.write_text("".join(
-        json.dumps({"id": f"p{i}", "prompt": f"Question: What is organ {i}?\nAnswer:",
-                    "answer": "the liver"}) + "\n" for i in range(24)
-    ), encoding="utf-8")
-    return file
 
 
 @pytest.fixture
@@ -64,10 +32,10 @@ def plan(tmp_path: Path, tiny_model_folder: Path, question_file: Path, public: P
 
 
 def test_the_runs_adapter_has_the_public_directions_and_its_plan_names_them(
-    command: Command, plan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    plan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert command("simulate", plan, "--out", out, *QUICK) == 0, capfd.readouterr()
+    assert medunlearn("simulate", plan, "--out", out, *QUICK) == 0, capfd.readouterr()
     made = load_file(out / A_FILE)
     stored = load_file(out / "adapter" / "adapter_model.safetensors")
     assert made and all(values.any() for values in made.values())
@@ -80,7 +48,7 @@ def test_the_runs_adapter_has_the_public_directions_and_its_plan_names_them(
 
 
 def test_the_rounds_go_on_from_where_public_text_ended(
-    command: Command, plan: Path, tmp_path: Path, tiny_model_folder: Path, question_file: Path,
+    plan: Path, tmp_path: Path, tiny_model_folder: Path, question_file: Path,
     public: Path, capfd: pytest.CaptureFixture[str],
 ) -> None:
     """With steps of no size the run's adapter is the start, coordinate by coordinate."""
@@ -92,7 +60,8 @@ def test_the_rounds_go_on_from_where_public_text_ended(
         plan.write_text(plan_text(
             tiny_model_folder, question_file, **started, server__learning_rate=rate,
         ), encoding="utf-8")
-        assert command("simulate", plan, "--out", tmp_path / name, *QUICK) == 0, capfd.readouterr()
+        status = medunlearn("simulate", plan, "--out", tmp_path / name, *QUICK)
+        assert status == 0, capfd.readouterr()
     made = load_file(tmp_path / "still" / A_FILE)
     still, moved, again = (
         load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
@@ -108,7 +77,7 @@ def test_the_rounds_go_on_from_where_public_text_ended(
 
 @pytest.mark.flower
 def test_through_flower_the_rounds_start_there_too(
-    command: Command, plan: Path, tmp_path: Path, tiny_model_folder: Path, question_file: Path,
+    plan: Path, tmp_path: Path, tiny_model_folder: Path, question_file: Path,
     public: Path, capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Real server and client apps come to the memory runner's adapter."""
@@ -118,7 +87,7 @@ def test_through_flower_the_rounds_start_there_too(
             "contrast__start_batch": "4", "support__density": "0.05",
         }), encoding="utf-8")
     for name in ("memory", "flower"):
-        assert command("simulate", plan, "--out", tmp_path / name, "--runner", name, "--device",
+        assert medunlearn("simulate", plan, "--out", tmp_path / name, "--runner", name, "--device",
                        "cpu", "--quiet") == 0, capfd.readouterr()
     one, two = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
                 for name in ("memory", "flower"))
@@ -126,10 +95,10 @@ def test_through_flower_the_rounds_start_there_too(
 
 
 def test_the_same_plan_makes_the_same_directions_and_a_given_file_is_taken_as_it_is(
-    command: Command, plan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    plan: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("one", "two"):
-        assert command("simulate", plan, "--out", tmp_path / name, *QUICK) == 0
+        assert medunlearn("simulate", plan, "--out", tmp_path / name, *QUICK) == 0
     one, two = (load_file(tmp_path / name / A_FILE) for name in ("one", "two"))
     assert all(np.array_equal(one[name], two[name]) for name in one)
     modules = [name[len("base_model.model."):-len(".lora_A.weight")] for name in one]
@@ -137,7 +106,8 @@ def test_the_same_plan_makes_the_same_directions_and_a_given_file_is_taken_as_it
         'target_modules = ["q_proj", "v_proj"]', f"target_modules = {json.dumps(modules)}", 1
     ).replace("[model]\n", f'[model]\na_file = "{tmp_path / "one" / A_FILE}"\n', 1)
     plan.write_text(given, encoding="utf-8")
-    assert command("simulate", plan, "--out", tmp_path / "three", *QUICK) == 0, capfd.readouterr()
+    status = medunlearn("simulate", plan, "--out", tmp_path / "three", *QUICK)
+    assert status == 0, capfd.readouterr()
     adapters = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes()
                 for name in ("one", "three")]
     assert adapters[0] == adapters[1]
@@ -154,7 +124,7 @@ def test_the_same_plan_makes_the_same_directions_and_a_given_file_is_taken_as_it
     (("[model]\n", '[model]\na_file = "plan.toml"\n'), "A_FILE_INVALID"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_what_cannot_be_used_ends_before_anything_is_written(
-    change: tuple[str, str], code: str, command: Command, plan: Path, tmp_path: Path,
+    change: tuple[str, str], code: str, plan: Path, tmp_path: Path,
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -169,7 +139,7 @@ def test_what_cannot_be_used_ends_before_anything_is_written(
         }) + "\n" for i in range(60)), encoding="utf-8")
     plan.write_text(text, encoding="utf-8")
     out = tmp_path / "run"
-    assert command("simulate", plan, "--out", out, *QUICK) == 2
+    assert medunlearn("simulate", plan, "--out", out, *QUICK) == 2
     said = capfd.readouterr()
     assert code in said.out + said.err
     assert not out.exists()

@@ -7,26 +7,23 @@ import json
 import re
 import shutil
 import sqlite3
-import tomllib
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 from small_plan import plan_text
+from typed_commands import medunlearn
 
 from medunlearn_client.erasure import Claim, Registry, State
 from medunlearn_client.erasure.commitments import commit
 from medunlearn_client.request_roots import root_for_run
-from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 from medunlearn_common.digests import digest_of_file
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_simulation.demo_corpus import DemoSize, demo_rows
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 QUICK = ("--runner", "memory", "--device", "cpu", "--quiet")
 OFFICER = ("--author", "A. Officer")
 LENIENT = ("--set", "max_forget_excess=1", "--set", "max_exact_excess=1",
@@ -60,11 +57,7 @@ class Lab:
 
     def __call__(self, *arguments: object) -> int:
         """Runs one command line; keeps what it showed."""
-        document = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-        entries = document["project"]["entry-points"][COMMAND_GROUP]
-        mounted = [EntryPoint(name=n, value=v, group=COMMAND_GROUP) for n, v in entries.items()]
-        line = CommandLine()
-        status = line.run(line.build(mounted), [str(argument) for argument in arguments])
+        status = medunlearn(*arguments)
         captured = self.capture.readouterr()
         self.shown.append(captured.out + captured.err)
         return status

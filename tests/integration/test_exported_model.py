@@ -10,13 +10,11 @@ import os
 import stat
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 from small_plan import plan_text
-
-from medunlearn_common.cli import COMMAND_GROUP, CommandLine
+from typed_commands import medunlearn
 
 # Runs in a process of its own: argument 1 is a model folder, 2 an adapter or "".
 ANSWERS = """
@@ -55,24 +53,16 @@ def finished(
     folder = tmp_path_factory.mktemp("exported")
     plan = folder / "plan.toml"
     plan.write_text(plan_text(tiny_model_folder, question_file), encoding="utf-8")
-    assert command("simulate", plan, "--out", folder / "run", "--runner", "memory", "--device",
+    assert medunlearn("simulate", plan, "--out", folder / "run", "--runner", "memory", "--device",
                    "cpu", "--quiet") == 0
     return folder / "run"
-
-
-def command(*arguments: object) -> int:
-    entries = {"simulate": "simulate", "export": "export", "compare": "compare"}
-    mounted = [EntryPoint(name=n, value=f"medunlearn_simulation.cli:{v}", group=COMMAND_GROUP)
-               for n, v in entries.items()]
-    line = CommandLine()
-    return line.run(line.build(mounted), [str(argument) for argument in arguments])
 
 
 def test_a_merged_model_answers_as_the_adapter_does_without_medunlearn(
     finished: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     merged = tmp_path / "merged"
-    assert command("export", finished / "adapter", "--merge", "--out", merged, "--quiet") == 0
+    assert medunlearn("export", finished / "adapter", "--merge", "--out", merged, "--quiet") == 0
     adapted = answers(tiny_model_folder, finished / "adapter")
     assert answers(merged) == pytest.approx(adapted, abs=1e-4)
     base = answers(tiny_model_folder)
@@ -84,7 +74,7 @@ def test_all_files_of_a_merged_model_may_be_read_by_the_same_people(
     finished: Path, tmp_path: Path
 ) -> None:
     merged = tmp_path / "merged"
-    assert command("export", finished / "adapter", "--merge", "--out", merged, "--quiet") == 0
+    assert medunlearn("export", finished / "adapter", "--merge", "--out", merged, "--quiet") == 0
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in merged.iterdir()}
     assert "model.safetensors" in modes and len(set(modes.values())) == 1, modes
 
@@ -93,5 +83,5 @@ def test_compare_says_where_its_page_is(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "page.html"
-    assert command("compare", finished, "--out", page) == 0
+    assert medunlearn("compare", finished, "--out", page) == 0
     assert str(page) in capsys.readouterr().out and page.is_file()

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 import terminology_samples as terminologies
 from format_samples import FORMATS, own_rows
 from small_plan import plan_text
+from typed_commands import medunlearn
 
 from medunlearn_client.records import ReadOptions, read_records
-from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 from medunlearn_common.concepts import load_hierarchy
 from medunlearn_common.plan import plan_from_text
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 QUICK = ("--runner", "memory", "--device", "cpu", "--quiet")
 ONE_ROUND = {"run__rounds": "1", "forget__subjects": "[]"}
 OBO = (
@@ -41,16 +38,10 @@ def one_model() -> Iterator[None]:
 
 @pytest.fixture
 def simulate(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Simulate:
-    document = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-    entries = document["project"]["entry-points"][COMMAND_GROUP]
-    mounted = [EntryPoint(name=n, value=v, group=COMMAND_GROUP) for n, v in entries.items()]
-    line = CommandLine()
-
     def run(plan: str) -> dict[str, object]:
         (tmp_path / "plan.toml").write_text(plan, encoding="utf-8")
         out = tmp_path / "run"
-        arguments = ["simulate", str(tmp_path / "plan.toml"), "--out", str(out), *QUICK]
-        status = line.run(line.build(mounted), arguments)
+        status = medunlearn("simulate", tmp_path / "plan.toml", "--out", out, *QUICK)
         assert status == 0, capfd.readouterr()
         assert (out / "adapter" / "adapter_model.safetensors").is_file()
         assert not (out / "quarantine.jsonl").exists()
