@@ -35,6 +35,7 @@ NOISELESS = {"privacy.noise": '"none"'}
 # Facts of invented hospitals that no model was taught: text like the records', and nobody's.
 PUBLIC_SEED = 1_000_003
 PUBLIC_FILE = "PUBLIC_FILE"
+ONE_SUM = {"wire.sums": '"one"'}
 EVERY_MODULE = '["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]'
 
 
@@ -77,6 +78,8 @@ ROWS: dict[str, dict[str, str]] = {
     },
     "clip-1": {"privacy.clip_l2": "1.0"},
     "even-levels": {"objective.forget_weights": "[1.0, 1.0, 1.0, 1.0]"},
+    "one-sum": ONE_SUM,
+    "small-messages": ONE_SUM | {"wire.update_bits": "16", "wire.value_bits": "16"},
     "noise-local": {"privacy.noise": '"local"'},
     "no-noise": NOISELESS,
     "no-noise-npo": NOISELESS | objective("npo"),

@@ -21,8 +21,8 @@ from medunlearn_client.adapters import LoraAdapter
 from medunlearn_client.encoding import EncodedRecord, TokenBatch, collate
 from medunlearn_client.objectives import OBJECTIVES, ExampleLosses, ModelView
 from medunlearn_client.per_example import support_gradients
-from medunlearn_client.training import SumMechanism, UnitSet, noised_sum
-from medunlearn_common.entropy import KeyStream, OsEntropy
+from medunlearn_client.training import Part, SumMechanism, UnitSet, noised_sum
+from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.plan.sections import ObjectiveSection
 from medunlearn_common.ring import RingCodec
 from medunlearn_common.support import random_support, support_size
@@ -105,11 +105,9 @@ def dp_step(adapter: LoraAdapter, records: tuple[EncodedRecord, ...]) -> float:
     start = time.perf_counter()
     with support_gradients(adapter, support) as gradients:
         noised_sum(
-            units, losses, gradients, transform=lambda g: g, dimension=size, release_gap=True,
-            mechanism=SumMechanism(
-                sigma=4.0, noise_share=1.0, clip_l2=1.0, rate=1.0, codec=codec
-            ),
-            streams=(KeyStream(entropy.key("s")), KeyStream(entropy.key("n"))),
+            [Part(name="forget", units=units, losses=losses, rate=1.0, transform=lambda g: g)],
+            gradients, dimension=size, release_gap=True, key=entropy.key,
+            mechanism=SumMechanism(sigma=4.0, noise_share=1.0, clip_l2=1.0, codec=codec),
             microbatch_tokens=1 << 20, pad_id=0, device=CPU, score_prompts=False,
         )
     return time.perf_counter() - start

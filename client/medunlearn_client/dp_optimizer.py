@@ -4,19 +4,22 @@ Opacus keeps the bookkeeping (virtual batches, empty Poisson batches, refusal of
 steps, the accountant's hook). Two of its steps are replaced, because torch's generators are
 not cryptographic and floating-point noise leaks through its low bits: the clipped gradient
 of each unit is rounded to whole steps before it is summed, and the noise is a discrete
-Gaussian from a ChaCha20 keystream.
+Gaussian from a ChaCha20 keystream. Where the ring is coarser than these steps, the sum is
+rounded to it under a random dither before the noise is added.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
 
 from medunlearn_client.noise import discrete_gaussian
 from medunlearn_common.entropy import KeyStream
+from medunlearn_common.ring import COARSENING, coarsened
 
 
 class RingDPOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -25,20 +28,22 @@ class RingDPOptimizer(DPOptimizer):  # type: ignore[misc]
     Guarantees:
         * One unit moves the sum by at most ``clip_steps + sqrt(k) / 2`` steps in L2 norm:
           it is scaled to ``clip_steps`` and then rounded to integers, and sums of integers
-          below 2^53 are exact in float64.
+          below 2^53 are exact in float64. Where the sum is coarsened, see
+          :func:`~medunlearn_common.ring.clip_steps`.
         * The noise has a standard deviation of ``noise_steps``, independent of the data.
 
     Args:
         parameter: Shape ``(k,)``, float64; its ``grad_sample`` is in ring steps.
         noise_multiplier: Of the whole federation's sum; what the accountant is told.
         clip_steps: Clip norm before rounding.
-        noise_steps: Standard deviation that this site adds.
-        stream: Keystream for the noise, used for nothing else.
+        noise_steps: Standard deviation that this site adds, in steps on the wire.
+        stream: Keystream for dither and noise, used for nothing else.
+        coarsen: The wire's steps are ``COARSENING`` of those of the records' sum.
     """
 
     def __init__(
         self, parameter: torch.nn.Parameter, *, noise_multiplier: float, clip_steps: float,
-        noise_steps: float, stream: KeyStream,
+        noise_steps: float, stream: KeyStream, coarsen: bool = False,
     ) -> None:
         super().__init__(
             torch.optim.SGD([parameter], lr=0.0),
@@ -47,6 +52,7 @@ class RingDPOptimizer(DPOptimizer):  # type: ignore[misc]
         )
         self._noise_steps = noise_steps
         self._stream = stream
+        self._coarsen = coarsen
 
     def clip_and_accumulate(self) -> None:
         """Scale each unit to the clip, round it to whole steps and add it to the sum."""
@@ -63,12 +69,18 @@ class RingDPOptimizer(DPOptimizer):  # type: ignore[misc]
             _mark_as_processed(parameter.grad_sample)
 
     def add_noise(self) -> None:
-        """Add the discrete Gaussian; ``parameter.grad`` then holds integers."""
+        """Coarsen the sum where the wire is coarser, and add the discrete Gaussian.
+
+        ``parameter.grad`` then holds integers, in steps on the wire.
+        """
         for parameter in self.params:
             _check_processed_flag(parameter.summed_grad)
-            noise = discrete_gaussian(
-                self._stream, sigma_steps=self._noise_steps, count=parameter.numel()
+            total = parameter.summed_grad.cpu().numpy().astype(np.int64)
+            if self._coarsen:
+                drawn = self._stream.words(total.size) % np.uint64(COARSENING)
+                total = coarsened(total, drawn.astype(np.int64))
+            total += discrete_gaussian(
+                self._stream, sigma_steps=self._noise_steps, count=total.size
             )
-            on_device = torch.from_numpy(noise).to(parameter.summed_grad)
-            parameter.grad = (parameter.summed_grad + on_device).view_as(parameter)
+            parameter.grad = torch.from_numpy(total).to(parameter.summed_grad).view_as(parameter)
             _mark_as_processed(parameter.summed_grad)

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from medunlearn_client.models import is_out_of_memory
-from medunlearn_client.releases import KeyFor
 from medunlearn_client.run_rules import (
     keep_of_plan,
     not_planned,
@@ -25,6 +24,7 @@ from medunlearn_client.run_rules import (
 from medunlearn_client.site_audit import SiteAudit
 from medunlearn_client.site_config import SiteConfig, read_site_config
 from medunlearn_client.step_message import EvaluationRequest, StepRequest
+from medunlearn_client.training import KeyFor
 from medunlearn_client.workbench import Workbench
 from medunlearn_common import __version__
 from medunlearn_common.accounting import Mechanism
@@ -172,7 +172,7 @@ class Hospital:
 
     def _step(self, message: Message) -> Message:
         bench = self._bench_for(message)
-        request = StepRequest.from_message(message)
+        request = StepRequest.from_message(message, value_bits=bench.plan.wire.value_bits)
         if not 0 <= request.round_index < bench.plan.run.rounds:
             raise not_planned(f"a round beyond its {bench.plan.run.rounds}")
         require_planned_geometry(bench.plan, request)

@@ -14,7 +14,7 @@ from medunlearn_client.encoding import EncodedRecord, RecordEncoder
 from medunlearn_client.objectives.vote import VoteObjective
 from medunlearn_client.per_example import support_gradients
 from medunlearn_client.records import read_records
-from medunlearn_client.releases import ReleaseSettings, half_sum, halves, vote_release
+from medunlearn_client.releases import ReleaseSettings, halves, sum_of, vote_release
 from medunlearn_client.training import UnitSet
 from medunlearn_common.concepts import ConceptLevel
 from medunlearn_common.errors import Misconfigured
@@ -75,17 +75,18 @@ def public_gradients(
     """
     voting = replace(_all_of_it(settings), objective=VoteObjective(settings.objective))
     clip = settings.plan.privacy.clip_l2
-    mechanism = voting.mechanism(sigma=0.0, clip_l2=clip, rate=1.0)
+    codec = voting.whole_words(sigma=0.0, clip_l2=clip)
+    mechanism = voting.mechanism(sigma=0.0, clip_l2=clip, codec=codec)
     words = []
     with support_gradients(adapter, support) as gradients:
         for group in range(count):
             dealt = _one_each(retain.records[group::count])
             half = halves(voting, _NOBODY, dealt)[1]
-            steps = half_sum(
-                voting, half, gradients, mechanism=mechanism, dimension=support.size,
+            steps = sum_of(
+                voting, [half], gradients, mechanism=mechanism, dimension=support.size,
                 release_gap=False, key=_public_key,
             )
-            words.append(mechanism.codec.to_ring(steps))
+            words.append(codec.to_ring(steps))
     return np.concatenate(words).astype(WIRE_DTYPE).tobytes()
 
 

@@ -1,12 +1,13 @@
 """The two kinds of release of a run: the support vote and the update of a round.
 
-Both are one payload of ring words with a forget half and a retain half. Forget and retain
-units are disjoint, so the two halves cost the epsilon of one (parallel composition).
+Both are one payload of ring words with a forget half and a retain half, or (an update, with
+``[wire] sums = "one"``) with their weighted sum. Forget and retain units are disjoint, so either
+costs the epsilon of one half (parallel composition).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import sqrt
@@ -22,15 +23,19 @@ from medunlearn_client.objectives import ExampleLosses, ModelView, UnlearningObj
 from medunlearn_client.objectives.vote import VoteObjective
 from medunlearn_client.per_example import PerExampleGradients, row_norms, support_gradients
 from medunlearn_client.step_message import StepRequest
-from medunlearn_client.training import SumMechanism, Transform, UnitSet, noised_sum
-from medunlearn_common.entropy import KeyStream
+from medunlearn_client.training import (
+    KeyFor,
+    Part,
+    SumMechanism,
+    Transform,
+    UnitSet,
+    noised_sum,
+)
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.ring import RingCodec, StepVector
 from medunlearn_common.support import Support
 from medunlearn_common.updates import WIRE_DTYPE
-
-# A fresh 256-bit key for a named purpose within one release.
-KeyFor = Callable[[str], bytes]
+from medunlearn_common.wire import UpdateForm, update_codec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,25 +59,17 @@ class ReleaseSettings:
             return 1.0 / sqrt(self.plan.federation.min_sites)
         return 1.0
 
-    def mechanism(self, *, sigma: float, clip_l2: float, rate: float) -> SumMechanism:
-        """The mechanism of one half of a release."""
-        codec = RingCodec.for_mechanism(
+    def mechanism(self, *, sigma: float, clip_l2: float, codec: RingCodec) -> SumMechanism:
+        """The mechanism of one sum of a release."""
+        return SumMechanism(
+            sigma=sigma, noise_share=self.noise_share, clip_l2=clip_l2, codec=codec
+        )
+
+    def whole_words(self, *, sigma: float, clip_l2: float) -> RingCodec:
+        """The codec of whatever is not an update: one coordinate to a word."""
+        return RingCodec.for_mechanism(
             clip_l2=clip_l2, sigma=sigma, max_sites=self.plan.federation.sites
         )
-        return SumMechanism(
-            sigma=sigma, noise_share=self.noise_share, clip_l2=clip_l2, rate=rate, codec=codec
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Half:
-    """One half of a release: whose units, under which loss and rate."""
-
-    name: str
-    units: UnitSet
-    losses: Callable[[TokenBatch, list[int]], ExampleLosses]
-    rate: float
-    transform: Transform
 
 
 def _identity(vectors: torch.Tensor) -> torch.Tensor:
@@ -82,7 +79,8 @@ def _identity(vectors: torch.Tensor) -> torch.Tensor:
 def halves(
     settings: ReleaseSettings, forget: UnitSet, retain: UnitSet,
     *, forget_transform: Transform = _identity, retain_transform: Transform = _identity,
-) -> tuple[Half, Half]:
+) -> tuple[Part, Part]:
+    """The forget and the retain units as parts of a release."""
     objective, view = settings.objective, settings.view
 
     def forget_losses(batch: TokenBatch, rows: list[int]) -> ExampleLosses:
@@ -93,22 +91,21 @@ def halves(
 
     privacy = settings.plan.privacy
     return (
-        Half(name="forget", units=forget, losses=forget_losses,
+        Part(name="forget", units=forget, losses=forget_losses,
               rate=privacy.forget_rate, transform=forget_transform),
-        Half(name="retain", units=retain, losses=retain_losses,
+        Part(name="retain", units=retain, losses=retain_losses,
               rate=privacy.retain_rate, transform=retain_transform),
     )
 
 
-def half_sum(
-    settings: ReleaseSettings, half: Half, gradients: PerExampleGradients, *,
+def sum_of(
+    settings: ReleaseSettings, parts: Sequence[Part], gradients: PerExampleGradients, *,
     mechanism: SumMechanism, dimension: int, release_gap: bool, key: KeyFor,
 ) -> StepVector:
+    """One noised sum over some parts, with the settings of the release."""
     return noised_sum(
-        half.units, half.losses, gradients, mechanism=mechanism, transform=half.transform,
-        dimension=dimension, release_gap=release_gap,
-        streams=(KeyStream(key(f"{half.name}/sample")), KeyStream(key(f"{half.name}/noise"))),
-        microbatch_tokens=settings.microbatch_tokens, pad_id=settings.pad_id,
+        parts, gradients, mechanism=mechanism, dimension=dimension, release_gap=release_gap,
+        key=key, microbatch_tokens=settings.microbatch_tokens, pad_id=settings.pad_id,
         device=settings.view.device,
         score_prompts=settings.plan.objective.prompt_weight > 0.0,
     )
@@ -127,12 +124,13 @@ def vote_release(
     words = []
     with row_norms(adapter) as gradients:
         for half in halves(voting, forget, retain):
-            mechanism = settings.mechanism(sigma=sigma, clip_l2=clip, rate=half.rate)
-            steps = half_sum(
-                settings, half, gradients, mechanism=mechanism,
+            codec = settings.whole_words(sigma=sigma, clip_l2=clip)
+            mechanism = settings.mechanism(sigma=sigma, clip_l2=clip, codec=codec)
+            steps = sum_of(
+                settings, [half], gradients, mechanism=mechanism,
                 dimension=len(adapter.layout.row_lengths), release_gap=False, key=key,
             )
-            words.append(mechanism.codec.to_ring(steps))
+            words.append(codec.to_ring(steps))
     return np.concatenate(words).astype(WIRE_DTYPE).tobytes()
 
 
@@ -140,37 +138,44 @@ def step_release(
     settings: ReleaseSettings, adapter: LoraAdapter, forget: UnitSet, retain: UnitSet,
     request: StepRequest, *, support: Support, key: KeyFor,
 ) -> bytes:
-    """Noised forget and retain sums on the support with their gaps, ``2 (k + 1)`` words.
+    """Noised forget and retain sums on the support with their gaps, or one sum of both.
 
     With several local steps (local noise only) the site moves its own copy of the adapter
     by each noised sum before it takes the next; the release is the sum of all of them.
+
+    Returns:
+        Little-endian words as :class:`~medunlearn_common.wire.UpdateForm` lays them out.
     """
     transforms: tuple[Transform, Transform] = (_identity, _identity)
     if request.geometry is not None:
         transforms = (request.geometry.transform, request.geometry.whiten)
-    parts = halves(
+    form = UpdateForm.of(settings.plan, size=support.size)
+    both = halves(
         settings, forget, retain, forget_transform=transforms[0], retain_transform=transforms[1]
     )
-    clip = settings.plan.privacy.clip_l2
-    totals = [np.zeros(support.size + 1, dtype=np.int64) for _ in parts]
+    parts = [
+        replace(both[0], share=form.forget_share), replace(both[1], share=form.retain_share)
+    ]
+    groups = [parts] if form.sums == 1 else [[part] for part in parts]
+    codec = update_codec(settings.plan, sigma=request.sigma)
+    mechanism = settings.mechanism(
+        sigma=request.sigma, clip_l2=settings.plan.privacy.clip_l2, codec=codec
+    )
+    totals = [np.zeros(form.length, dtype=np.int64) for _ in groups]
     values = request.values.astype(np.float64)
     with support_gradients(adapter, support) as gradients:
         for local_step in range(settings.plan.privacy.local_steps):
             adapter.set_on_support(support, values.astype(np.float32))
             sums = [
-                half_sum(
-                    settings, half, gradients,
-                    mechanism=settings.mechanism(
-                        sigma=request.sigma, clip_l2=clip, rate=half.rate
-                    ),
-                    dimension=support.size, release_gap=True,
-                    key=partial(_local_key, key, local_step),
+                sum_of(
+                    settings, group, gradients, mechanism=mechanism, dimension=support.size,
+                    release_gap=True, key=partial(_local_key, key, local_step),
                 )
-                for half in parts
+                for group in groups
             ]
             totals = [total + new for total, new in zip(totals, sums, strict=True)]
-            values = _after_local_step(settings, values, sums, request.geometry)
-    codec = settings.mechanism(sigma=request.sigma, clip_l2=clip, rate=1.0).codec
+            if local_step + 1 < settings.plan.privacy.local_steps:
+                values = _after_local_step(settings, values, sums, request.geometry)
     return np.concatenate([codec.to_ring(t) for t in totals]).astype(WIRE_DTYPE).tobytes()
 
 

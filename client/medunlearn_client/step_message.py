@@ -13,6 +13,7 @@ from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import Rejected
 from medunlearn_common.messages import Message
 from medunlearn_common.support import Support
+from medunlearn_common.wire import VALUE_DTYPES
 
 MAX_GEOMETRY_RANK = 32
 
@@ -27,7 +28,7 @@ class StepRequest:
         support_digest: Support of this run.
         support_indices: The support itself where the site may not have it yet, ``(k,)``.
         sigma: Noise multiplier of the whole sum.
-        values: Adapter values on the support, ``(k,)``, float32.
+        values: Adapter values on the support, ``(k,)``, float32, as precise as they were sent.
         geometry: The Fisher-metric transform, or None.
     """
 
@@ -40,24 +41,29 @@ class StepRequest:
     geometry: Geometry | None
 
     @classmethod
-    def from_message(cls, message: Message) -> StepRequest:
+    def from_message(cls, message: Message, *, value_bits: int = 32) -> StepRequest:
         """Split the payload: values, then the support if sent, then the geometry if used.
+
+        Args:
+            message: The request.
+            value_bits: Of one adapter value, as the plan says.
 
         Raises:
             Rejected: STEP_PAYLOAD, MESSAGE_FIELD or GEOMETRY_INVALID.
         """
+        dtype = VALUE_DTYPES[value_bits]
         values_bytes = message.integer("values_bytes")
         support_bytes = message.integer("support_bytes")
         rank = message.integer("geometry_rank")
-        size = values_bytes // 4
+        size = values_bytes // dtype.itemsize
         expected = values_bytes + support_bytes + (4 * size * (1 + rank) if rank else 0)
         if (
             min(values_bytes, support_bytes, rank) < 0 or rank > MAX_GEOMETRY_RANK
-            or size < 1 or values_bytes % 4 or support_bytes not in (0, 8 * size)
+            or size < 1 or values_bytes % dtype.itemsize or support_bytes not in (0, 8 * size)
             or len(message.payload) != expected
         ):
             raise _bad_payload("its parts do not add up")
-        values = np.frombuffer(message.payload[:values_bytes], dtype="<f4").astype(np.float32)
+        values = np.frombuffer(message.payload[:values_bytes], dtype=dtype).astype(np.float32)
         if not np.all(np.isfinite(values)):
             raise _bad_payload("the adapter holds NaN or infinite values")
         indices = message.payload[values_bytes : values_bytes + support_bytes]

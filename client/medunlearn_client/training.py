@@ -3,7 +3,8 @@
 Order (docs/one_update.md, steps 8 to 12): per-example gradient, gathered on the support ->
 T -> summed within each unit -> clipped -> rounded to ring steps -> summed over a Poisson
 sample -> discrete Gaussian noise. T and the support depend on public data and earlier
-releases only.
+releases only. A sum may be over several parts (forget and retain units), each with its own
+loss, transform, rate and share.
 
 Trust in labels (decision 15): the records of a unit are weighted against each other before the
 clip, and the unit as a whole after it, by the weight of its most trusted record.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +40,8 @@ _UNITS_PER_VIRTUAL_BATCH = 256
 # Smaller weights count as none: dividing by them would only blow rounding errors up.
 _LEAST_TRUST = 1e-6
 
+# A fresh 256-bit key for a named purpose within one release.
+KeyFor = Callable[[str], bytes]
 LossFunction = Callable[[TokenBatch, list[int]], ExampleLosses]
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
@@ -87,27 +90,44 @@ class SumMechanism:
         noise_share: Share of its standard deviation that this site adds (1 / sqrt(h) under
             distributed noise, 1 under local noise).
         clip_l2: C, bound on one unit's vector.
-        rate: Poisson rate.
         codec: Ring codec of the release.
     """
 
     sigma: float
     noise_share: float
     clip_l2: float
-    rate: float
     codec: RingCodec
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Whose units a sum takes in, and how.
+
+    Attributes:
+        name: "forget" or "retain"; names its keystream.
+        units: This site's units; may be empty.
+        losses: Per-example losses of a batch.
+        rate: Poisson rate.
+        transform: Linear map applied to per-example vectors before clipping.
+        share: What a unit's clipped vector is multiplied by, in (0, 1].
+    """
+
+    name: str
+    units: UnitSet
+    losses: LossFunction
+    rate: float
+    transform: Transform
+    share: float = 1.0
+
+
 def noised_sum(
-    units: UnitSet,
-    losses: LossFunction,
+    parts: Sequence[Part],
     gradients: PerExampleGradients,
     *,
     mechanism: SumMechanism,
-    transform: Transform,
     dimension: int,
     release_gap: bool,
-    streams: tuple[KeyStream, KeyStream],
+    key: KeyFor,
     microbatch_tokens: int,
     pad_id: int,
     device: torch.device,
@@ -116,21 +136,19 @@ def noised_sum(
     """Sample units, clip each one's vector and return their noised sum in ring steps.
 
     Args:
-        units: This site's forget or retain units; may be empty.
-        losses: Per-example losses of a batch.
+        parts: Whose units are summed; no unit may be in two of them.
         gradients: Open collector of per-example vectors of length ``dimension``.
-        mechanism: Noise, clip and sampling rate.
-        transform: Linear map applied to per-example vectors before clipping.
+        mechanism: Noise and clip.
         dimension: Length of the vectors.
-        release_gap: Append the unit's mean gap, scaled to at most ``GAP_SHARE`` of the clip.
-        streams: Keystreams for sampling and for noise.
+        release_gap: Append each part's mean gaps, scaled to at most ``GAP_SHARE`` of the clip.
+        key: Gives the keys of each part's sampling and of the noise.
         microbatch_tokens: Most tokens per forward pass.
         pad_id: Padding token.
         device: Where the model is.
         score_prompts: Losses look at prompt tokens too.
 
     Returns:
-        int64, shape ``(dimension,)`` or ``(dimension + 1,)`` with the gap last.
+        int64, shape ``(dimension,)``, or ``(dimension + len(parts),)`` with the gaps last.
 
     Raises:
         Rejected: GRADIENT_NOT_FINITE in a plan without noise; nothing is released.
@@ -140,18 +158,20 @@ def noised_sum(
         ``mechanism.sigma`` once the sites' shares are summed: the sampling, the clip and
         the noise are those of :class:`RingDPOptimizer`, also for an empty sample or site.
     """
-    length = dimension + (1 if release_gap else 0)
-    optimizer, parameter = _optimizer(mechanism, length, noise_stream=streams[1])
-    drawn = poisson_sample(streams[0], population=len(units.units), rate=mechanism.rate)
-    for chunk in _chunks(units, drawn):
+    length = dimension + (len(parts) if release_gap else 0)
+    noise = KeyStream(key("+".join(part.name for part in parts) + "/noise"))
+    optimizer, parameter = _optimizer(mechanism, length, noise_stream=noise)
+    for place, part, chunk in _drawn(parts, key):
         vectors, gaps, trusts = _unit_vectors(
-            units, chunk, losses, gradients, transform, dimension,
+            part, chunk, gradients, dimension,
             microbatch_tokens=microbatch_tokens, pad_id=pad_id, device=device,
             score_prompts=score_prompts,
         )
         if release_gap:
-            vectors = _with_gap(vectors, gaps, mechanism.clip_l2)
-        vectors = _trusted(vectors, trusts, mechanism.clip_l2)
+            apart = torch.zeros(len(chunk), len(parts), dtype=gaps.dtype)
+            apart[:, place] = gaps
+            vectors = _with_gap(vectors, apart, mechanism.clip_l2)
+        vectors = _trusted(vectors, trusts * part.share, mechanism.clip_l2)
         vectors = _finite(vectors, private=mechanism.sigma > 0.0)
         parameter.grad_sample = vectors / mechanism.codec.step
         optimizer.signal_skip_step(True)
@@ -176,10 +196,22 @@ def _optimizer(
         parameter,
         noise_multiplier=mechanism.sigma,
         clip_steps=clip_steps(mechanism.codec, clip_l2=mechanism.clip_l2, dimension=length),
-        noise_steps=noise_l2 / mechanism.codec.step,
+        noise_steps=noise_l2 / mechanism.codec.wire_step,
         stream=noise_stream,
+        coarsen=mechanism.codec.coarsening != 1,
     )
     return optimizer, parameter
+
+
+def _drawn(parts: Sequence[Part], key: KeyFor) -> Iterator[tuple[int, Part, list[int]]]:
+    """Virtual batches of each part's Poisson sample, with the part's place."""
+    for place, part in enumerate(parts):
+        drawn = poisson_sample(
+            KeyStream(key(f"{part.name}/sample")), population=len(part.units.units),
+            rate=part.rate,
+        )
+        for chunk in _chunks(part.units, drawn):
+            yield place, part, chunk
 
 
 def _chunks(units: UnitSet, drawn: npt.NDArray[np.int64]) -> Iterator[list[int]]:
@@ -191,8 +223,7 @@ def _chunks(units: UnitSet, drawn: npt.NDArray[np.int64]) -> Iterator[list[int]]
 
 
 def _unit_vectors(
-    units: UnitSet, chunk: list[int], losses: LossFunction, gradients: PerExampleGradients,
-    transform: Transform, dimension: int, *,
+    part: Part, chunk: list[int], gradients: PerExampleGradients, dimension: int, *,
     microbatch_tokens: int, pad_id: int, device: torch.device, score_prompts: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Sum each unit's per-example vectors, weighted within the unit; average its gaps.
@@ -201,6 +232,7 @@ def _unit_vectors(
         Vectors ``(units, dimension)``, gaps and trusts ``(units,)``, float64 on the CPU. A
         unit's trust is its greatest weight; its records are weighted as shares of that.
     """
+    units = part.units
     owner = [row for row, unit in enumerate(chunk) for _ in units.units[unit]]
     positions = [position for unit in chunk for position in units.units[unit]]
     vectors = torch.zeros(len(chunk), dimension, dtype=torch.float64)
@@ -213,8 +245,8 @@ def _unit_vectors(
             [units.records[r] for r in rows], pad_id=pad_id, device=device,
             score_prompts=score_prompts,
         )
-        example = losses(batch, rows)
-        found = transform(gradients.backward(example.loss)).double().cpu()
+        example = part.losses(batch, rows)
+        found = part.transform(gradients.backward(example.loss)).double().cpu()
         index = torch.tensor([owner[i] for i in piece])
         weight = example.weight.double().cpu()
         vectors.index_add_(0, index, found * weight.unsqueeze(1))
@@ -240,7 +272,7 @@ def _trusted(vectors: torch.Tensor, trusts: torch.Tensor, clip_l2: float) -> tor
 
 
 def _with_gap(vectors: torch.Tensor, gaps: torch.Tensor, clip_l2: float) -> torch.Tensor:
-    """Append the gap inside the same clip, so that it costs no further epsilon.
+    """Append the gaps, one of them not zero, inside the same clip: they cost no epsilon.
 
     The gradient is cut to sqrt(1 - GAP_SHARE^2) * C first; otherwise a long gradient would
     shrink the gap with it and the released curve would mean nothing.
@@ -248,7 +280,7 @@ def _with_gap(vectors: torch.Tensor, gaps: torch.Tensor, clip_l2: float) -> torc
     limit = clip_l2 * (1.0 - GAP_SHARE**2) ** 0.5
     norms = vectors.norm(dim=1, keepdim=True).clamp_min(1e-300)
     cut = vectors * (limit / norms).clamp(max=1.0)
-    scaled = gaps.clamp(-1.0, 1.0).unsqueeze(1) * (GAP_SHARE * clip_l2)
+    scaled = gaps.clamp(-1.0, 1.0) * (GAP_SHARE * clip_l2)
     return torch.cat([cut, scaled], dim=1)
 
 

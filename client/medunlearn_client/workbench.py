@@ -30,13 +30,13 @@ from medunlearn_client.models import DTYPES, LoadedModel, load_causal_lm, resolv
 from medunlearn_client.objectives import OBJECTIVES, ModelView
 from medunlearn_client.paraphrases import Paraphraser
 from medunlearn_client.public_text import public_gradients, public_units, public_vote
-from medunlearn_client.releases import KeyFor, ReleaseSettings, step_release, vote_release
+from medunlearn_client.releases import ReleaseSettings, step_release, vote_release
 from medunlearn_client.self_tests import run_self_tests
 from medunlearn_client.site_config import SiteConfig
 from medunlearn_client.site_data import SiteRecords, load_federation_records, record_tagger
 from medunlearn_client.step_message import StepRequest
 from medunlearn_client.supports import KeptSupports
-from medunlearn_client.training import UnitSet
+from medunlearn_client.training import KeyFor, UnitSet
 from medunlearn_client.trust import with_estimates
 from medunlearn_client.unit_encoding import UnitEncoding, privacy_units
 from medunlearn_common.canaries import CANARY_TEXTS

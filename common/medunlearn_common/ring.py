@@ -9,6 +9,10 @@ itself rounded to whole steps before it is summed; with k coordinates that round
 by at most sqrt(k)/2 steps, for which the clip is tightened beforehand
 (:func:`clip_steps`). At 2^16 steps this costs under 1 % of the clip for k = 5,000 and
 sigma = 8; at the coarser 2^9 it would cost half of it.
+
+With 16 bits to a coordinate two of them share a word (decision 21). Records are still summed
+in the fine steps; the site's sum is then rounded, under a random dither, to steps
+``COARSENING`` times as wide (:func:`coarsened`), noised in those and packed.
 """
 
 from __future__ import annotations
@@ -25,6 +29,12 @@ RING_BITS = 32
 NOISE_STEPS = 1 << 16
 NOISELESS_CLIP_STEPS = 1 << 20
 MAX_CLAMPED_FRACTION = 0.01
+# Of 16 bits: the noise of the whole sum is 2^11 coarse steps wide, a sum of 16 times that
+# still fits, and a unit's rounding stays small against its clip.
+COARSENING = 1 << 5
+_LANE_BITS = 16
+# How improbable it is, per release, that a unit's rounding exceeds what the clip leaves for it.
+ROUNDING_FAILURE = 2.0**-60
 
 RingVector = npt.NDArray[np.uint32]
 StepVector = npt.NDArray[np.int64]
@@ -32,44 +42,82 @@ StepVector = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class RingCodec:
-    """Translate between real vectors, integer steps and ring elements.
+    """Translate between real vectors, integer steps and ring words.
 
     Attributes:
-        step: Real value of one integer step (gradient units).
-        max_sites: Most summands the ring must hold without wrapping.
+        step: Real value of one of the steps in which records are summed (gradient units).
+        max_sites: Most summands that 32-bit coordinates must hold without wrapping.
+        bits: Of one coordinate on the wire, 32 or 16.
     """
 
     step: float
     max_sites: int
+    bits: int = RING_BITS
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.step) and self.step > 0.0) or self.max_sites < 1:
             raise ValueError(f"step {self.step} and max_sites {self.max_sites} must be positive")
+        if self.bits not in (RING_BITS, _LANE_BITS):
+            raise ValueError(f"a coordinate has {RING_BITS} or {_LANE_BITS} bits, not {self.bits}")
 
     @classmethod
-    def for_mechanism(cls, *, clip_l2: float, sigma: float, max_sites: int) -> RingCodec:
+    def for_mechanism(
+        cls, *, clip_l2: float, sigma: float, max_sites: int, bits: int = RING_BITS
+    ) -> RingCodec:
         """Choose the step so that the summed noise sigma * clip is ``NOISE_STEPS`` wide.
 
         Without noise (sigma = 0) the clip is ``NOISELESS_CLIP_STEPS`` wide.
+
+        Raises:
+            ValueError: If 16 bits are asked for without noise.
         """
         if sigma > 0.0:
-            return cls(step=sigma * clip_l2 / NOISE_STEPS, max_sites=max_sites)
+            return cls(step=sigma * clip_l2 / NOISE_STEPS, max_sites=max_sites, bits=bits)
+        if bits != RING_BITS:
+            raise ValueError("without noise nothing says how wide a 16-bit step may be")
         return cls(step=clip_l2 / NOISELESS_CLIP_STEPS, max_sites=max_sites)
 
     @property
+    def coarsening(self) -> int:
+        """Steps of the records' sums in one step on the wire."""
+        return 1 if self.bits == RING_BITS else COARSENING
+
+    @property
+    def wire_step(self) -> float:
+        """Real value of one step on the wire."""
+        return self.step * self.coarsening
+
+    @property
     def clamp_steps(self) -> int:
-        """Largest magnitude one site may send: floor(2^31 / n) - 1."""
-        return (1 << (RING_BITS - 1)) // self.max_sites - 1
+        """Largest magnitude one site may send, in steps on the wire.
+
+        With 32 bits floor(2^31 / n) - 1, so that n sites never wrap. With 16 bits 2^15 - 1:
+        there is no room to set aside for each site, and a sum beyond 16 standard deviations
+        of the noise wraps.
+        """
+        if self.bits == RING_BITS:
+            return (1 << (RING_BITS - 1)) // self.max_sites - 1
+        return (1 << (_LANE_BITS - 1)) - 1
+
+    def words(self, count: int) -> int:
+        """Ring words that ``count`` coordinates take."""
+        return count if self.bits == RING_BITS else (count + 1) // 2
 
     def to_ring(self, steps: StepVector) -> RingVector:
-        """Clamp integer steps and take them modulo 2^32.
+        """Clamp integer steps of the wire, pack them and take them modulo 2^32.
+
+        With 16 bits coordinates i (low) and i + 1 (high) make one word ``low + 2^16 high``. Sums
+        of words hold the sums of both, as long as those of the low ones fit 16 bits.
 
         Args:
             steps: Shape ``(k,)``, the noised sum of one site.
 
+        Returns:
+            uint32, shape ``(words(k),)``.
+
         Raises:
-            Rejected: If more than 1 % of the values had to be clamped: the clip is then
-                not what the plan says, and the sum would be wrong.
+            Rejected: RING_CLAMPED if more than 1 % of the values had to be clamped: the clip is
+                then not what the plan says, and the sum would be wrong.
         """
         limit = self.clamp_steps
         clamped = int(np.count_nonzero(np.abs(steps) > limit))
@@ -77,13 +125,33 @@ class RingCodec:
             raise Rejected(
                 "RING_CLAMPED",
                 f"{clamped} of {steps.size} values exceed the ring's head-room",
-                "use fewer sites per sum or a smaller sampling rate",
+                "use fewer sites per sum or a smaller sampling rate, or set [wire] "
+                "update_bits = 32",
             )
-        return np.clip(steps, -limit, limit).astype(np.int64).astype(np.uint32)
+        fitting = np.clip(steps, -limit, limit).astype(np.int64)
+        if self.bits != RING_BITS:
+            pairs = np.zeros(2 * self.words(steps.size), dtype=np.int64)
+            pairs[: steps.size] = fitting
+            fitting = pairs[0::2] + (pairs[1::2] << _LANE_BITS)
+        return fitting.astype(np.uint32)
 
-    def from_ring(self, ring: RingVector) -> npt.NDArray[np.float64]:
-        """Read a ring vector (of one site or of a sum) as signed reals, shape ``(k,)``."""
-        return ring.view(np.int32).astype(np.float64) * self.step
+    def from_ring(self, ring: RingVector, count: int | None = None) -> npt.NDArray[np.float64]:
+        """Read a ring vector (of one site or of a sum) as signed reals.
+
+        Args:
+            ring: uint32, shape ``(words(count),)``.
+            count: Coordinates in it; None takes all that there is room for.
+
+        Returns:
+            Shape ``(count,)``, gradient units.
+        """
+        signed = ring.view(np.int32)
+        if self.bits != RING_BITS:
+            low = ring.astype(np.uint16).view(np.int16)
+            # What the low coordinates borrowed from the high ones is given back first.
+            high = ((ring - low.astype(np.uint32)) >> np.uint32(_LANE_BITS)).astype(np.uint16)
+            signed = np.stack([low, high.view(np.int16)], axis=1).reshape(-1).astype(np.int32)
+        return signed[:count].astype(np.float64) * self.wire_step
 
 
 def clip_steps(codec: RingCodec, *, clip_l2: float, dimension: int) -> float:
@@ -92,16 +160,57 @@ def clip_steps(codec: RingCodec, *, clip_l2: float, dimension: int) -> float:
     Guarantees:
         ``||round(v)|| <= ||v|| + sqrt(dimension) / 2``, so a vector clipped to the value
         returned has, once rounded, an L2 norm of at most ``clip_l2 / codec.step`` steps.
+        Where the sum is coarsened, what it moves by then is that short with a probability of
+        at least 1 - ``ROUNDING_FAILURE``, over the dither.
 
     Raises:
-        Rejected: If the rounding alone would use more than half of the clip.
+        Rejected: RING_TOO_COARSE if the rounding would use more than half of the clip.
     """
     full = clip_l2 / codec.step
-    rounding = math.sqrt(dimension) / 2.0
-    if rounding > 0.5 * full:
+    left = full if codec.coarsening == 1 else codec.coarsening * _before_dither(
+        full / codec.coarsening, dimension
+    )
+    left -= math.sqrt(dimension) / 2.0
+    if left < 0.5 * full:
         raise Rejected(
             "RING_TOO_COARSE",
-            f"rounding {dimension} coordinates would use {rounding / full:.0%} of the clip",
-            "use a smaller support or less noise",
+            f"rounding {dimension} coordinates would use {1.0 - max(left, 0.0) / full:.0%} of the "
+            "clip",
+            "use a smaller support or less noise"
+            + ("" if codec.coarsening == 1 else ", or set [wire] update_bits = 32"),
         )
-    return full - rounding
+    return left
+
+
+def _before_dither(full: float, dimension: int) -> float:
+    """Longest v, in coarse steps, that a dithered rounding leaves within ``full``.
+
+    A unit that adds v to a sum moves its rounding by D, with D_i = floor(v_i) or one more and
+    E D = v (:func:`coarsened`). So E ||D||^2 <= ||v||^2 + d / 4; the summands D_i^2 are independent
+    and each lies in an interval of length at most 2 |v_i| + 1, so by Hoeffding's inequality
+    ||D||^2 exceeds its mean by (2 ||v|| + sqrt(d)) sqrt(ln(1 / p) / 2) with probability at most p.
+    """
+    room = math.sqrt(-math.log(ROUNDING_FAILURE) / 2.0)
+    # The largest root of v^2 + d / 4 + (2 v + sqrt(d)) room = full^2.
+    under_root = room**2 + full**2 - dimension / 4.0 - math.sqrt(dimension) * room
+    return math.sqrt(under_root) - room if under_root > room**2 else 0.0
+
+
+def coarsened(
+    steps: npt.NDArray[np.int64], dither: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Round a sum to ``COARSENING`` steps at a time, unbiased over the dither.
+
+    Args:
+        steps: Shape ``(k,)``, a sum of clipped and rounded records.
+        dither: Shape ``(k,)``, uniform on 0 ... ``COARSENING`` - 1 and independent of every record.
+
+    Returns:
+        ``floor((steps + dither) / COARSENING)``, shape ``(k,)``.
+
+    Guarantees:
+        For whatever sum is there, adding v to it moves the result, coordinate by coordinate,
+        by floor(v / COARSENING) or one more, with mean v / COARSENING: the distribution does not
+        depend on the other summands.
+    """
+    return (steps + dither) // COARSENING

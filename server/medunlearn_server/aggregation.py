@@ -12,6 +12,7 @@ from medunlearn_common.accounting import summed_sigma
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.ring import RingCodec
 from medunlearn_common.updates import SparseUpdate
+from medunlearn_common.wire import UpdateForm
 
 Reals = npt.NDArray[np.float64]
 
@@ -32,17 +33,19 @@ class RoundSums:
     """One released sum over all sites of a round.
 
     Attributes:
-        forget: Sum of clipped forget gradients (after T), shape ``(k,)``.
-        retain: Sum of clipped retain gradients (after M^(-1/2)), shape ``(k,)``.
+        forget: Sum of clipped forget gradients (after T), shape ``(k,)``; where the sites sent
+            one sum, of those and of the retain gradients at their weight.
+        retain: Sum of clipped retain gradients (after M^(-1/2)), shape ``(k,)``; None where it
+            is in ``forget``.
         forget_progress: Noisy sum over the drawn forget units of their gap, each in [-1, 1].
         retain_progress: The same of the retain units' loss.
         sites: Number of sites in the sum.
         noise_l2: Standard deviation of the noise in every coordinate of the sums.
-        progress_noise: Standard deviation of the noise of the two progress values.
+        progress_noise: Standard deviation of the noise of the progress values, the larger one.
     """
 
     forget: Reals
-    retain: Reals
+    retain: Reals | None
     forget_progress: float
     retain_progress: float
     sites: int
@@ -54,13 +57,6 @@ def vote_codec(plan: RunPlan, *, sigma: float) -> RingCodec:
     """The ring codec of the support vote, the same at every party."""
     return RingCodec.for_mechanism(
         clip_l2=plan.privacy.vote_clip_l2, sigma=sigma, max_sites=plan.federation.sites
-    )
-
-
-def round_codec(plan: RunPlan, *, sigma: float) -> RingCodec:
-    """The ring codec of the update rounds, the same at every party."""
-    return RingCodec.for_mechanism(
-        clip_l2=plan.privacy.clip_l2, sigma=sigma, max_sites=plan.federation.sites
     )
 
 
@@ -87,17 +83,35 @@ def combine_vote(total: SparseUpdate, codec: RingCodec) -> VoteSums:
 
 
 def combine_round(
-    total: SparseUpdate, codec: RingCodec, *, sites: int, clip_l2: float, noise_l2: float
+    total: SparseUpdate, codec: RingCodec, form: UpdateForm, *, sites: int, clip_l2: float,
+    noise_l2: float,
 ) -> RoundSums:
-    """Split the sum of updates, 2 (k + 1) words: forget part, gap, retain part, loss."""
-    forget, retain = np.split(codec.from_ring(total.values), 2)
+    """Split the sum of updates into its parts.
+
+    Args:
+        total: ``form.words`` words.
+        codec: Of the round.
+        form: How they lie.
+        sites: In the sum.
+        clip_l2: C.
+        noise_l2: Standard deviation of the noise of one coordinate as it was sent.
+    """
+    forget, *others = (
+        codec.from_ring(part, form.length) for part in np.split(total.values, form.sums)
+    )
     unit = PROGRESS_SHARE * clip_l2
+    if others:
+        return RoundSums(
+            forget=forget[:-1], retain=others[0][:-1],
+            forget_progress=float(forget[-1]) / unit,
+            retain_progress=float(others[0][-1]) / unit,
+            sites=sites, noise_l2=noise_l2, progress_noise=noise_l2 / unit,
+        )
+    # Back to the scale of f + retain_weight r.
+    scale, shares = 1.0 / form.forget_share, (form.forget_share, form.retain_share)
     return RoundSums(
-        forget=forget[:-1],
-        retain=retain[:-1],
-        forget_progress=float(forget[-1]) / unit,
-        retain_progress=float(retain[-1]) / unit,
-        sites=sites,
-        noise_l2=noise_l2,
-        progress_noise=noise_l2 / unit,
+        forget=scale * forget[: form.size], retain=None,
+        forget_progress=float(forget[form.size]) / (unit * shares[0]),
+        retain_progress=float(forget[form.size + 1]) / (unit * shares[1]),
+        sites=sites, noise_l2=scale * noise_l2, progress_noise=noise_l2 / (unit * min(shares)),
     )

@@ -26,11 +26,11 @@ from medunlearn_common.masking.parameters import require_plan
 from medunlearn_common.masking.signing import Verifier
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.plan.public_files import own_copy
+from medunlearn_common.wire import UpdateForm, update_codec
 from medunlearn_server import adapter_store
 from medunlearn_server.aggregation import (
     RoundSums,
     combine_round,
-    round_codec,
     summed_noise,
 )
 from medunlearn_server.answers import Answers
@@ -295,7 +295,8 @@ class Coordinator:
                 with_support=with_support or site not in progress.state.informed,
             ),
             lambda reply: verify_step(
-                reply, round_index=round_index, layout=layout, support=learning.support
+                reply, round_index=round_index, layout=layout, support=learning.support,
+                length=UpdateForm.of(self._plan, size=learning.support.size).words,
             ),
             agreement=progress.agreement, round_index=round_index,
             more=(
@@ -306,8 +307,9 @@ class Coordinator:
 
     def _combine(self, progress: RunProgress, answers: Answers) -> RoundSums:
         sigma, sites = progress.schedule.round_sigma, len(answers.sites)
+        form = UpdateForm.of(self._plan, size=progress.need_learning().support.size)
         return combine_round(
-            answers.need_total(), round_codec(self._plan, sigma=sigma), sites=sites,
+            answers.need_total(), update_codec(self._plan, sigma=sigma), form, sites=sites,
             clip_l2=self._plan.privacy.clip_l2,
             noise_l2=summed_noise(self._plan, sigma=sigma, sites=sites),
         )

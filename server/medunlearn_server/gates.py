@@ -57,7 +57,7 @@ class GateOverride:
 
 
 def norm_bound(plan: RunPlan, *, dimension: int, noise_l2: float) -> float:
-    """Longest honest sum of one half of a round, in gradient units.
+    """Longest honest sum of one half of a round, or of both weighed into one, in gradient units.
 
     ``units * C`` where every drawn unit pulls in one direction, plus the norm of the noise:
     ``s (sqrt(d) + z)`` is exceeded with probability ``exp(-z^2 / 2)`` (concentration of a
@@ -72,14 +72,17 @@ def norm_bound(plan: RunPlan, *, dimension: int, noise_l2: float) -> float:
     rate = max(privacy.forget_rate, privacy.retain_rate)
     tail = sqrt(-2.0 * log(_FALSE_ALARM))
     drawn = min(float(most), rate * most + tail * sqrt(rate * (1.0 - rate) * most) + tail)
+    if plan.wire.sums == "one":
+        drawn *= 1.0 + plan.server.retain_weight
     steps = privacy.local_steps
     noise = noise_l2 * sqrt(steps) * (sqrt(dimension) + tail)
     return steps * drawn * privacy.clip_l2 + noise
 
 
 def norm_verdict(plan: RunPlan, sums: RoundSums, *, round_index: int) -> GateVerdict:
-    """Judge one round's released sum by its longer half."""
-    length = max(float(np.linalg.norm(half)) for half in (sums.forget, sums.retain))
+    """Judge one round's released sum by its longer half, or as a whole where it is one."""
+    halves = [half for half in (sums.forget, sums.retain) if half is not None]
+    length = max(float(np.linalg.norm(half)) for half in halves)
     bound = norm_bound(plan, dimension=sums.forget.size, noise_l2=sums.noise_l2)
     passed = length <= bound  # NaN does not pass
     return GateVerdict(

@@ -102,7 +102,13 @@ class RetainHistory:
         return cls(directions=np.zeros((0, size)), squares=zeros, noise=zeros, count=0)
 
     def add(self, sums: RoundSums, asked_under: Geometry | None, *, rank: int) -> Self:
-        """Include the retain sum of a round that was asked under ``asked_under``."""
+        """Include the retain sum of a round that was asked under ``asked_under``.
+
+        Raises:
+            ValueError: If the retain sum does not stand apart; plans with a history refuse that.
+        """
+        if sums.retain is None:
+            raise ValueError("one sum of both sets holds no retain gradients")
         root = (
             asked_under.inverse_root.astype(np.float64)
             if asked_under is not None else np.ones_like(self.squares)

@@ -94,9 +94,9 @@ def verify_vote(reply: Reply, *, length: int, layout: AdapterLayout) -> SparseUp
 
 
 def verify_step(
-    reply: Reply, *, round_index: int, layout: AdapterLayout, support: Support
+    reply: Reply, *, round_index: int, layout: AdapterLayout, support: Support, length: int
 ) -> SparseUpdate:
-    """Check an update: ring vector of 2 (k + 1) words for this round, layout and support.
+    """Check an update: ``length`` ring words for this round, layout and support.
 
     Raises:
         Rejected: With the site's own code, or MESSAGE_KIND, ROUND_MISMATCH,
@@ -108,7 +108,7 @@ def verify_step(
     _same(message, "layout_digest", layout.digest, "LAYOUT_MISMATCH")
     _same(message, "support_digest", support.digest, "SUPPORT_MISMATCH")
     return SparseUpdate.from_bytes(
-        message.payload, length=2 * (support.size + 1), layout_digest=layout.digest,
+        message.payload, length=length, layout_digest=layout.digest,
         subject_digest=support.digest,
     )
 

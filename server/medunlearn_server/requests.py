@@ -9,10 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from medunlearn_common.digests import canonical_json
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.messages import EVALUATE, FINISH, READY, START, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.support import Support
+from medunlearn_common.wire import VALUE_DTYPES
 from medunlearn_server.geometry import Geometry
 
 
@@ -78,9 +80,22 @@ def step_request(
     plan: RunPlan, layout: AdapterLayout, support: Support, *, run_id: str, round_index: int,
     sigma: float, values: np.ndarray, geometry: Geometry | None, with_support: bool,
 ) -> Message:
-    """Ask for one noised sum at the adapter ``values``, float32, shape ``(k,)``."""
+    """Ask for one noised sum at the adapter ``values``, shape ``(k,)``.
+
+    They travel as floats of the plan's ``value_bits``.
+
+    Raises:
+        Misconfigured: STEP_NOT_FINITE if a value is too large for those.
+    """
     indices = support.indices.astype("<i8").tobytes() if with_support else b""
-    numbers = values.astype("<f4").tobytes()
+    with np.errstate(over="ignore"):
+        sent = values.astype(VALUE_DTYPES[plan.wire.value_bits])
+    if not np.isfinite(sent).all():
+        raise Misconfigured(
+            "STEP_NOT_FINITE", "a value of the adapter is too large to be sent",
+            "set [wire] value_bits = 32, or lower server.learning_rate, in a new run",
+        )
+    numbers = sent.tobytes()
     transform = geometry.to_bytes() if geometry is not None else b""
     return Message(
         kind=STEP,

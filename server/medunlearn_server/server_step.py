@@ -2,7 +2,8 @@ r"""The server's step on the support S: post-processing of a released sum.
 
 With released sums f (forget) and r (retain) over n sites, both sums of clipped gradients:
 
-* direction ``d = (f + retain_weight * r) / n``, un-whitened where a geometry was on;
+* direction ``d = (f + retain_weight * r) / n``, un-whitened where a geometry was on; with one
+  sum from the sites, that sum is f + retain_weight * r;
 * rate ``eta_t = learning_rate * warm-up(t) * schedule(t)``;
 * sgd ``step = eta d``; momentum ``b <- beta1 b + d, step = eta b`` (as torch.optim.SGD);
   adam as torch.optim.Adam with eps = 1e-8;
@@ -104,6 +105,8 @@ def direction_of(
 ) -> Reals:
     """Mean ascent direction of the round's loss over its sites, shape ``(k,)``."""
     forget, retain = sums.forget, sums.retain
+    if retain is None:
+        return forget / sums.sites
     if geometry is not None:
         forget, retain = geometry.forget_direction(forget), geometry.retain_direction(retain)
     return (forget + retain_weight * retain) / sums.sites

@@ -23,12 +23,12 @@ from medunlearn_common.adapter_facts import AdapterFacts, write_adapter_facts
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import Misconfigured, Rejected, Transient
 from medunlearn_common.messages import READY, Message
+from medunlearn_common.wire import UpdateForm, update_codec
 from medunlearn_server import adapter_store
 from medunlearn_server.aggregation import (
     PROGRESS_SHARE,
     RoundSums,
     combine_round,
-    round_codec,
     summed_noise,
 )
 from medunlearn_server.checkpoints import Checkpoint, RunStore
@@ -91,7 +91,8 @@ def step_carry(j: Journey) -> None:
 
 def step_verify(j: Journey) -> None:
     answer: Message = j.found["answer"]
-    check = partial(verify_step, round_index=0, layout=j.layout, support=j.support)
+    check = partial(verify_step, round_index=0, layout=j.layout, support=j.support,
+                    length=UpdateForm.of(j.plan.shared(), size=j.support.size).words)
     assert check(answer).to_bytes() == answer.payload
     for change, code in (
         ({"payload": answer.payload[:-1]}, "UPDATE_LENGTH"),
@@ -125,9 +126,10 @@ def step_open_sum(j: Journey) -> None:
 
 def step_combine(j: Journey) -> None:
     plan = j.plan.shared()
-    codec = round_codec(plan, sigma=SIGMA)
+    codec = update_codec(plan, sigma=SIGMA)
+    form = UpdateForm.of(plan, size=j.support.size)
     sums = combine_round(
-        j.found["total"], codec, sites=3, clip_l2=plan.privacy.clip_l2,
+        j.found["total"], codec, form, sites=3, clip_l2=plan.privacy.clip_l2,
         noise_l2=summed_noise(plan, sigma=SIGMA, sites=3),
     )
     signed = sum(p.view(np.int32).astype(np.int64) for p in j.found["plain"]) * codec.step

@@ -21,7 +21,7 @@ from medunlearn_client.noise import discrete_gaussian, poisson_sample
 from medunlearn_client.objectives import OBJECTIVES, ModelView
 from medunlearn_client.per_example import support_gradients
 from medunlearn_client.records import read_records, select
-from medunlearn_client.releases import ReleaseSettings, half_sum, halves
+from medunlearn_client.releases import ReleaseSettings, halves, sum_of
 from medunlearn_client.site_data import (
     SiteRecords,
     forget_request,
@@ -41,7 +41,8 @@ from medunlearn_common.messages import STEP, Message
 from medunlearn_common.plan import Plan, RuntimeOptions
 from medunlearn_common.ring import NOISE_STEPS
 from medunlearn_common.support import Support, planned_random_support
-from medunlearn_server.aggregation import PROGRESS_SHARE, round_codec
+from medunlearn_common.wire import update_codec
+from medunlearn_server.aggregation import PROGRESS_SHARE
 from medunlearn_server.geometry import Geometry, orthonormal_rows
 from medunlearn_server.requests import step_request
 
@@ -251,7 +252,7 @@ def step_clip(j: Journey) -> None:
     found = _half(j, units, noise_share=0.0)
     assert np.abs(found - _clipped_by_hand(j, SIGMA)).max() <= len(units.units)
     without = _half(j, replace(units, units=units.units[1:]), noise_share=0.0)
-    step = round_codec(j.plan.shared(), sigma=SIGMA).step
+    step = update_codec(j.plan.shared(), sigma=SIGMA).step
     assert 0.5 * clip < step * np.linalg.norm(found - without) <= clip
     # Steps so coarse that leaving room for the rounding shows in the sum.
     coarse = _half(j, units, noise_share=0.0, sigma=COARSE_SIGMA)
@@ -279,7 +280,7 @@ def _half(
     j: Journey, units: UnitSet, *, noise_share: float | None, which: int = 0,
     sigma: float = SIGMA,
 ) -> np.ndarray:
-    """One half of the release through the real ``half_sum``."""
+    """One half of the release through the real ``sum_of``."""
     plan = j.plan.shared()
     settings = ReleaseSettings(
         plan=plan, objective=j.found["objective"], view=j.found["view"],
@@ -290,13 +291,15 @@ def _half(
         settings, units, units, forget_transform=geometry.transform,
         retain_transform=geometry.whiten,
     )[which]
-    mechanism = settings.mechanism(sigma=sigma, clip_l2=plan.privacy.clip_l2, rate=part.rate)
+    mechanism = settings.mechanism(
+        sigma=sigma, clip_l2=plan.privacy.clip_l2, codec=update_codec(plan, sigma=sigma)
+    )
     if noise_share is not None:
         mechanism = replace(mechanism, noise_share=noise_share)
     adapter.set_on_support(j.support, j.values)
     with support_gradients(adapter, j.support) as gradients:
-        return half_sum(
-            settings, part, gradients, mechanism=mechanism, dimension=j.support.size,
+        return sum_of(
+            settings, [part], gradients, mechanism=mechanism, dimension=j.support.size,
             release_gap=True, key=j.key,
         )
 
@@ -318,7 +321,7 @@ def step_noise(j: Journey) -> None:
 
 
 def step_encode(j: Journey) -> None:
-    codec = round_codec(j.plan.shared(), sigma=SIGMA)
+    codec = update_codec(j.plan.shared(), sigma=SIGMA)
     words = np.concatenate([codec.to_ring(half) for half in j.found["halves"]])
     steps = np.concatenate(j.found["halves"])
     assert words.tolist() == [int(s) % 2**32 for s in steps]

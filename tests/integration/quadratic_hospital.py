@@ -25,6 +25,7 @@ from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.messages import ERROR, EVALUATE, READY, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.ring import RingCodec
+from medunlearn_common.wire import VALUE_DTYPES, UpdateForm
 
 FORGET_TARGET = 1.0
 PROGRESS_SHARE = 0.1
@@ -40,6 +41,8 @@ class Refusal(Exception):
 
 class QuadraticHospital:
     """Answers from ``folder``; ``site.json`` there may change single answers."""
+
+    layout = LAYOUT
 
     def __init__(self, folder: Path, runtime: RuntimeOptions) -> None:
         self.folder = folder
@@ -67,8 +70,8 @@ class QuadraticHospital:
         digests = {"model_digest": "m", "tokenizer_digest": "t", "hierarchy_digest": "h",
                    "package_version": "1", **self.config.get("digests", {})}
         return Message(kind=READY, fields={
-            "site_id": self.config["site_id"], "layout": LAYOUT.to_json(),
-            "layout_digest": LAYOUT.digest, **digests,
+            "site_id": self.config["site_id"], "layout": self.layout.to_json(),
+            "layout_digest": self.layout.digest, **digests,
         })
 
     def _plan(self) -> RunPlan:
@@ -78,7 +81,7 @@ class QuadraticHospital:
         return RunPlan.model_validate_json(path.read_text())
 
     def _vote(self, message: Message) -> Message:
-        plan, rows = self._plan(), len(LAYOUT.row_lengths)
+        plan, rows = self._plan(), len(self.layout.row_lengths)
         if message.fields.get("geometry_rank"):
             size = len(message.payload) // 8
             rows_out = np.eye(int(message.integer("geometry_rank")), size) * 0.5
@@ -91,7 +94,7 @@ class QuadraticHospital:
                 halves, plan.privacy.vote_clip_l2, message.number("sigma"), plan, "vote"
             )
         return Message(kind=VOTE, payload=words.astype("<u4").tobytes(), fields={
-            **self._owner(message), "layout_digest": LAYOUT.digest,
+            **self._owner(message), "layout_digest": self.layout.digest,
         })
 
     def _owner(self, message: Message) -> dict[str, str]:
@@ -102,7 +105,10 @@ class QuadraticHospital:
         support = self._support(message)
         if round_index >= self.config.get("budget_rounds", 10**9):
             raise Refusal("PRIVACY_BUDGET")
-        values = np.frombuffer(message.payload[: message.integer("values_bytes")], dtype="<f4")
+        values = np.frombuffer(
+            message.payload[: message.integer("values_bytes")],
+            dtype=VALUE_DTYPES[plan.wire.value_bits],
+        )
         answer = self.folder / f"round-{round_index}.bin"
         asked = self.folder / f"round-{round_index}.digest"
         if asked.exists() and asked.read_text() != message.digest:
@@ -116,7 +122,8 @@ class QuadraticHospital:
         payload = answer.read_bytes()[: self.config.get("cut", None)]
         return Message(kind=STEP, payload=payload, fields={
             **self._owner(message),
-            "round": self.config.get("round", round_index), "layout_digest": LAYOUT.digest,
+            "round": self.config.get("round", round_index),
+            "layout_digest": self.layout.digest,
             "support_digest": support,
         })
 
@@ -143,7 +150,8 @@ class QuadraticHospital:
             steps = np.concatenate(cells) * COUNT_STEPS + np.rint(noise).astype(np.int64)
             words = count_codec(max_sites=plan.federation.sites).to_ring(steps)
         return Message(kind=EVALUATE, payload=words.astype("<u4").tobytes(), fields={
-            **self._owner(message), "layout_digest": LAYOUT.digest, "support_digest": support,
+            **self._owner(message), "layout_digest": self.layout.digest,
+            "support_digest": support,
         })
 
     def _support(self, message: Message) -> str:
@@ -162,8 +170,9 @@ class QuadraticHospital:
         clip, forget = plan.privacy.clip_l2, values - FORGET_TARGET
         retain = np.where(np.arange(values.size) >= values.size / 2, values, 0.0)
         units = 1 + self.config["index"]
-        parts = []
-        for name, gradient in (("forget", forget), ("retain", retain)):
+        form = UpdateForm.of(plan, size=values.size)
+        parts, together = [], np.zeros(form.length)
+        for place, (name, gradient) in enumerate((("forget", forget), ("retain", retain))):
             norm = max(float(np.linalg.norm(gradient)), 1e-12)
             clipped = gradient * min(1.0, 0.9 * clip / norm)
             gap = PROGRESS_SHARE * clip * min(1.0, norm / values.size)
@@ -172,19 +181,29 @@ class QuadraticHospital:
                 vector = np.full(vector.size, 1e12)
             elif self.config.get("poison") == "drift":
                 vector = np.append(np.full(values.size, -1e3 * clip), gap)
-            parts.append(self._words(vector, clip, sigma, plan, name, round_index))
+            if form.sums == 1:
+                share = (form.forget_share, form.retain_share)[place]
+                together[: values.size] += share * vector[:-1]
+                together[values.size + place] += share * vector[-1]
+            else:
+                parts.append(self._words(
+                    vector, clip, sigma, plan, name, round_index, bits=form.bits))
+        if form.sums == 1:
+            parts.append(self._words(
+                together, clip, sigma, plan, "both", round_index, bits=form.bits))
         return np.concatenate(parts)
 
     def _words(
-        self, vector: np.ndarray, clip: float, sigma: float, plan: RunPlan, *purpose: str | int
+        self, vector: np.ndarray, clip: float, sigma: float, plan: RunPlan, *purpose: str | int,
+        bits: int = 32,
     ) -> np.ndarray:
         codec = RingCodec.for_mechanism(
-            clip_l2=clip, sigma=sigma, max_sites=plan.federation.sites
+            clip_l2=clip, sigma=sigma, max_sites=plan.federation.sites, bits=bits
         )
         share = sigma * clip
         if plan.privacy.noise == "distributed":
             share /= np.sqrt(plan.federation.min_sites)
-        steps = vector / codec.step + self._noise(vector.size, *purpose) * share / codec.step
+        steps = (vector + self._noise(vector.size, *purpose) * share) / codec.wire_step
         if self.config.get("poison"):  # an attacker clamps in silence
             steps = np.clip(steps, -codec.clamp_steps, codec.clamp_steps)
         return codec.to_ring(np.rint(steps).astype(np.int64))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from memory_lab import NOISY, RUNTIME, Lab, Watcher, code_of, essence
 from quadratic_hospital import (
     FORGET_TARGET,
     LAYOUT,
@@ -17,19 +15,17 @@ from quadratic_hospital import (
     open_hospital,
     open_masked,
     small_plan,
-    write_sites,
 )
 
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Misconfigured, Transient
 from medunlearn_common.messages import STEP, Message
-from medunlearn_common.plan import RunPlan, RuntimeOptions
+from medunlearn_common.plan import RunPlan
 from medunlearn_common.support import Support
 from medunlearn_server import attendance
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import Coordinator, new_run_id
-from medunlearn_server.observer import NoObserver
-from medunlearn_server.reports import ReadyReport, RoundReport, RunOutcome
+from medunlearn_server.reports import RoundReport
 from medunlearn_server.sealed_transport import seal_transport
 from medunlearn_server.storage import DiskStorage
 from medunlearn_simulation.absences import Absences
@@ -40,60 +36,6 @@ from medunlearn_simulation.memory_runner import (
     run_in_memory,
     sealed_hospitals,
 )
-
-RUNTIME = RuntimeOptions(runner="memory", device="cpu")
-
-
-class Watcher(NoObserver):
-    """Keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.ready: list[ReadyReport] = []
-        self.rounds: list[RoundReport] = []
-        self.values: list[np.ndarray] = []
-
-    def on_ready(self, report: ReadyReport, layout: object) -> None:
-        self.ready.append(report)
-
-    def on_round(self, report: RoundReport, values: np.ndarray) -> None:
-        self.rounds.append(report)
-        self.values.append(values)
-
-
-class Lab:
-    """One federation in a folder, to be run, broken and run again."""
-
-    def __init__(self, folder: Path, **changes: dict[str, object]) -> None:
-        self.folder = folder
-        self.sites = write_sites(folder / "sites", 4, **changes)
-        self.run_folder = folder / "run"
-        self.watcher = Watcher()
-
-    def run(self, plan: RunPlan, *, resume: bool = False, faults: Faults | None = None
-            ) -> RunOutcome:
-        hospitals = {site.name: open_hospital(site, RUNTIME) for site in self.sites}
-        return run_in_memory(plan, hospitals, run_folder=self.run_folder, run_id="lab",
-                             observer=self.watcher, resume=resume, faults=faults)
-
-
-def code_of(action: Callable[[], object]) -> str:
-    with pytest.raises(MedunlearnError) as caught:
-        action()
-    return caught.value.code
-
-
-def essence(outcome: RunOutcome) -> RunOutcome:
-    """Without durations and bytes: a resumed run sets up masks anew, and says what that cost."""
-    spent: dict[str, Any] = {"seconds": 0.0, "bytes_down": {}, "bytes_up": {}}
-    return replace(
-        outcome, seconds=0.0, vote=replace(outcome.vote, **spent),
-        curve=tuple(replace(report, **spent) for report in outcome.curve),
-        evaluation=replace(outcome.evaluation, **spent),
-    )
-
-
-NOISY = {"privacy": {"noise": "distributed"}, "geometry": {"projection": "history", "rank": 3},
-         "server": {"learning_rate": 0.1, "averaging": 0.5, "trust_radius": 0.2}}
 
 
 def test_a_run_moves_towards_forgetting_and_stores_its_adapter(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ from medunlearn_client.per_example import PerExampleGradients, row_norms, suppor
 from medunlearn_client.records import Record, read_records
 from medunlearn_client.self_tests import run_self_tests
 from medunlearn_client.tagging import ConceptTagger
-from medunlearn_client.training import SumMechanism, UnitSet, noised_sum
+from medunlearn_client.training import Part, SumMechanism, UnitSet, noised_sum
 from medunlearn_common.concepts import load_builtin
-from medunlearn_common.entropy import KeyStream, SeededEntropy
+from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.plan.sections import ObjectiveSection
 from medunlearn_common.ring import RingCodec
@@ -435,14 +435,15 @@ def release(
     codec = RingCodec.for_mechanism(clip_l2=clip, sigma=sigma, max_sites=5)
     key = SeededEntropy(0)
     with support_gradients(adapter, support) as gradients:
+        part = Part(
+            name="forget", units=UnitSet(records=tuple(encoded), units=units),
+            losses=lambda batch, rows: objective.forget(view, batch, rows), rate=1.0,
+            transform=lambda g: g,
+        )
         return noised_sum(
-            UnitSet(records=tuple(encoded), units=units),
-            lambda batch, rows: objective.forget(view, batch, rows), gradients,
-            mechanism=SumMechanism(
-                sigma=sigma, noise_share=1.0, clip_l2=clip, rate=1.0, codec=codec
-            ),
-            transform=lambda g: g, dimension=150, release_gap=True,
-            streams=(KeyStream(key.key("s")), KeyStream(key.key("n"))),
+            [part], gradients,
+            mechanism=SumMechanism(sigma=sigma, noise_share=1.0, clip_l2=clip, codec=codec),
+            dimension=150, release_gap=True, key=key.key,
             microbatch_tokens=tokens, pad_id=0, device=CPU, score_prompts=False,
         ) * codec.step
 

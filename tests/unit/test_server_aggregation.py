@@ -14,6 +14,7 @@ from medunlearn_common.plan import RunPlan
 from medunlearn_common.ring import RingCodec
 from medunlearn_common.support import Support
 from medunlearn_common.updates import SparseUpdate
+from medunlearn_common.wire import UpdateForm
 from medunlearn_server.aggregation import combine_round, summed_noise
 from medunlearn_server.intake import require_own, verify_ready, verify_step
 from medunlearn_server.round_state import FinishReason, Phase, RoundState
@@ -39,7 +40,7 @@ def answer(**changes: object) -> Message:
 
 
 def check(reply: Message | SiteFailure) -> SparseUpdate:
-    return verify_step(reply, round_index=2, layout=LAYOUT, support=SUPPORT)
+    return verify_step(reply, round_index=2, layout=LAYOUT, support=SUPPORT, length=8)
 
 
 @pytest.mark.parametrize(("fields", "code"), [
@@ -64,7 +65,8 @@ def test_ring_sum_equals_int64_sum(sites: int) -> None:
     codec = RingCodec(step=0.125, max_sites=sites)
     steps = generator.integers(-codec.clamp_steps, codec.clamp_steps + 1, size=(sites, 8))
     total = np.add.reduce([codec.to_ring(row) for row in steps], dtype=np.uint32)
-    sums = combine_round(update(total), codec, sites=sites, clip_l2=2.0, noise_l2=0.0)
+    form = UpdateForm.of(RunPlan(), size=3)
+    sums = combine_round(update(total), codec, form, sites=sites, clip_l2=2.0, noise_l2=0.0)
     exact = steps.sum(axis=0) * 0.125
     np.testing.assert_array_equal(sums.forget, exact[:3])
     np.testing.assert_array_equal(sums.retain, exact[4:7])

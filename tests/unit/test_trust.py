@@ -18,11 +18,11 @@ from medunlearn_client.per_example import support_gradients
 from medunlearn_client.records import Record, read_records
 from medunlearn_client.site_config import SiteConfig
 from medunlearn_client.tagging import ConceptTagger
-from medunlearn_client.training import SumMechanism, UnitSet, noised_sum
+from medunlearn_client.training import Part, SumMechanism, UnitSet, noised_sum
 from medunlearn_client.trust import agreement, held_by_model, place_in_set, with_estimates
 from medunlearn_client.workbench import Workbench
 from medunlearn_common.concepts import load_builtin
-from medunlearn_common.entropy import KeyStream, SeededEntropy
+from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.plan.sections import (
     ConceptsSection,
@@ -211,12 +211,10 @@ def release(
     codec = RingCodec.for_mechanism(clip_l2=clip, sigma=0.0, max_sites=5)
     with support_gradients(adapter, random_support(adapter.layout, size=SIZE, seed=0)) as gradients:
         return noised_sum(
-            units, losses, gradients,
-            mechanism=SumMechanism(
-                sigma=0.0, noise_share=1.0, clip_l2=clip, rate=1.0, codec=codec
-            ),
-            transform=lambda g: g, dimension=SIZE, release_gap=True,
-            streams=(KeyStream(key.key("s")), KeyStream(key.key("n"))),
+            [Part(name="forget", units=units, losses=losses, rate=1.0, transform=lambda g: g)],
+            gradients,
+            mechanism=SumMechanism(sigma=0.0, noise_share=1.0, clip_l2=clip, codec=codec),
+            dimension=SIZE, release_gap=True, key=key.key,
             microbatch_tokens=4096, pad_id=0, device=CPU, score_prompts=False,
         ) * codec.step
 

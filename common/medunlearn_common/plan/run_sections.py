@@ -7,7 +7,7 @@ file it writes, so they are the one place where a key is explained.
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -39,6 +39,20 @@ class FederationSection(Section):
         if self.min_sites > self.sites:
             raise ValueError(f"min_sites = {self.min_sites} exceeds sites = {self.sites}")
         return self
+
+
+class WireSection(Section):
+    """What a round's messages weigh (docs/decisions/0021-small-messages.md)."""
+
+    sums: Literal["two", "one"] = Field(
+        "two", description="two: forget and retain apart, so that the curves and a projection can "
+        "tell them apart; one: each hospital weighs them into one sum, half the bytes and the "
+        "noise of one")
+    update_bits: Literal[32, 16] = Field(
+        32, description="of one coordinate of an update; 16: half the bytes, and sums beyond 16 "
+        "standard deviations of the noise wrap around")
+    value_bits: Literal[32, 16] = Field(
+        32, description="of one adapter value sent to the hospitals in a round")
 
 
 class GatesSection(Section):

@@ -32,6 +32,7 @@ from medunlearn_common.plan.run_sections import (
     FederationSection,
     GatesSection,
     RunSection,
+    WireSection,
 )
 from medunlearn_common.plan.section import LEVELS, LevelWeights, Section
 
@@ -40,7 +41,7 @@ __all__ = [
     "EvaluationSection", "FederationSection", "ForgetSection", "GatesSection",
     "GeometrySection", "LabelsSection", "LevelWeights", "ModelSection", "NeighboursSection",
     "ObjectiveSection", "ParaphrasesSection", "Plan", "PrivacySection", "RunPlan", "RunSection",
-    "Section", "ServerSection", "SupportSection",
+    "Section", "ServerSection", "SupportSection", "WireSection",
 ]
 
 
@@ -59,6 +60,7 @@ class RunPlan(Section):
     privacy: PrivacySection = PrivacySection()
     server: ServerSection = ServerSection()
     federation: FederationSection = FederationSection()
+    wire: WireSection = WireSection()
     gates: GatesSection = GatesSection()
 
     @model_validator(mode="after")
@@ -73,7 +75,22 @@ class RunPlan(Section):
                 "support.vote_share and privacy.evaluation_share leave nothing for the rounds")
         if self.server.warmup_rounds >= self.run.rounds:
             raise ValueError("server.warmup_rounds must be below run.rounds")
+        self._refuse_too_small_messages()
         return self
+
+    def _refuse_too_small_messages(self) -> None:
+        if self.wire.sums == "one":
+            for wrong, instead in (
+                (self.geometry.projection != "none", 'geometry.projection = "none"'),
+                (self.privacy.local_steps != 1, "privacy.local_steps = 1"),
+                (self.server.retain_weight == 0.0, "server.retain_weight above 0"),
+            ):
+                if wrong:
+                    raise ValueError(f'wire.sums = "one" needs {instead}; or set wire.sums = "two"')
+        if self.wire.update_bits == 16 and self.privacy.noise != "distributed":
+            raise ValueError(
+                'wire.update_bits = 16 needs privacy.noise = "distributed": its noise is what says '
+                "how coarse an update may be; or set wire.update_bits = 32")
 
     @cached_property
     def digest(self) -> str:
