@@ -109,9 +109,16 @@ def plan_facts(plan: Plan) -> list[tuple[str, str]]:
         ("rounds", f"{plan.run.rounds}{vote}, {server.optimizer} at {server.learning_rate:g}"),
         ("objective", f"{plan.objective.name}, projection {plan.geometry.projection}"),
         ("support", f"{plan.support.method}, {plan.support.density:.3%} of all parameters"),
+        ("messages", _wire_words(plan)),
         *_noise_facts(plan),
         ("digest", f"{plan.shared().digest[:16]}..."),
     ]
+
+
+def _wire_words(plan: Plan) -> str:
+    wire = plan.wire
+    kind = {"two": "forget and retain apart", "one": "one sum of forget and retain"}[wire.sums]
+    return f"{kind}, {wire.update_bits} bits a coordinate; values back in {wire.value_bits} bits"
 
 
 def _noise_facts(plan: Plan) -> list[tuple[str, str]]:

@@ -49,10 +49,10 @@ class WireSection(Section):
         "tell them apart; one: each hospital weighs them into one sum, half the bytes and the "
         "noise of one")
     update_bits: Literal[32, 16] = Field(
-        32, description="of one coordinate of an update; 16: half the bytes, and sums beyond 16 "
-        "standard deviations of the noise wrap around")
+        32, description="of one coordinate of an update, 32 or 16; 16 needs distributed noise, and "
+        "a sum beyond 16 standard deviations of it wraps around")
     value_bits: Literal[32, 16] = Field(
-        32, description="of one adapter value sent to the hospitals in a round")
+        32, description="of one adapter value on its way to the hospitals, 32 or 16")
 
 
 class GatesSection(Section):
