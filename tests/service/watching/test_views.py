@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import select
+import selectors
 import shutil
 import signal
 import sqlite3
@@ -196,18 +196,21 @@ cli.main()
              "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     os.close(theirs)
+    drawn = selectors.DefaultSelector()  # takes descriptors of any number
+    drawn.register(ours, selectors.EVENT_READ)
     try:
         seen = b""
         while RUN.encode() not in seen:
-            assert select.select([ours], [], [], 60.0)[0], seen
+            assert drawn.select(60.0), seen
             seen += os.read(ours, 1 << 16)
         watching.send_signal(signal.SIGINT)
         with suppress(OSError):  # the terminal is gone with the process
-            while select.select([ours], [], [], 60.0)[0] and os.read(ours, 1 << 16):
+            while drawn.select(60.0) and os.read(ours, 1 << 16):
                 pass
         assert watching.wait(30) == 0
     finally:
         watching.kill()
+        drawn.close()
         os.close(ours)
 
 
