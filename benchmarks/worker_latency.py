@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
@@ -128,13 +129,17 @@ def measure(root: Path, rounds: int) -> tuple[float, Asked, list[dict[str, float
         asked.client.look()
         started = time.monotonic() - began
         runtime = RuntimeOptions(runner="memory", device="cpu")
-        others = {f.name: seal_hospital(f, open_hospital(f, runtime)) for f in folders[1:]}
-        transport = seal_transport(
-            MemoryTransport({folders[0].name: asked, **others}, faults=Faults(),
-                            absences=Absences.of_plan(plan)),
-            run_folder, plan=plan, run_id="latency")
-        Coordinator(plan=plan, store=RunStore(run_folder), run_id="latency", transport=transport,
-                    verifier=transport.verifier).run()
+        with ExitStack() as opened:
+            others = {
+                f.name: opened.enter_context(closing(seal_hospital(f, open_hospital(f, runtime))))
+                for f in folders[1:]
+            }
+            transport = opened.enter_context(closing(seal_transport(
+                MemoryTransport({folders[0].name: asked, **others}, faults=Faults(),
+                                absences=Absences.of_plan(plan)),
+                run_folder, plan=plan, run_id="latency")))
+            Coordinator(plan=plan, store=RunStore(run_folder), run_id="latency",
+                        transport=transport, verifier=transport.verifier).run()
     finally:
         worker.stop()
     found: list[dict[str, Any]] = [json.loads(line) for line in noted.read_text().splitlines()]

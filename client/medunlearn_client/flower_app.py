@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 from flwr.app import Message as FlowerMessage
@@ -33,6 +33,9 @@ from medunlearn_common.envelope import HELLO, SEALED
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
 from medunlearn_common.messages import ERROR, Message, Scalar
 from medunlearn_common.plan import RuntimeOptions
+
+if TYPE_CHECKING:
+    from medunlearn_client.sealed_hospital import SealedHospital
 
 _LOG = logging.getLogger("medunlearn.flower")
 _HEAD, _NUMBERS = "head", "numbers"
@@ -57,7 +60,7 @@ class Answering(Protocol):
 
 Opener = Callable[[Path, RuntimeOptions], Answering]
 
-_HOSPITALS: dict[tuple[Path, RuntimeOptions], Answering] = {}
+_HOSPITALS: dict[tuple[Path, RuntimeOptions], SealedHospital] = {}
 
 
 def respond(
@@ -113,7 +116,14 @@ def _hospital(settings: Mapping[str, Scalar], opener: Opener | None) -> Answerin
     return _HOSPITALS[folder, runtime]
 
 
-def _sealed(opener: Opener, folder: Path, runtime: RuntimeOptions) -> Answering:
+def close_hospitals() -> None:
+    """Give back what this process's hospitals hold; the next message opens its own anew."""
+    while _HOSPITALS:
+        _, hospital = _HOSPITALS.popitem()
+        hospital.close()
+
+
+def _sealed(opener: Opener, folder: Path, runtime: RuntimeOptions) -> SealedHospital:
     """Behind its envelopes, always: there is no setting for another way."""
     from medunlearn_client.sealed_hospital import seal_hospital
 

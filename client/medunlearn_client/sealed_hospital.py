@@ -21,7 +21,8 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -105,7 +106,10 @@ class Gate(Protocol):
 
 @dataclass(kw_only=True)
 class SealedHospital:
-    """Opens requests for ``inside`` and seals its answers."""
+    """Opens requests for ``inside`` and seals its answers.
+
+    ``held`` is what was opened for this hospital alone; :meth:`close` gives it back.
+    """
 
     inside: Answering
     trust: Trust
@@ -113,6 +117,7 @@ class SealedHospital:
     code_digest: str
     marks: PartyMarks | None = None
     gate: Gate | None = None
+    held: ExitStack = field(default_factory=ExitStack)
 
     @property
     def site_id(self) -> str:
@@ -138,6 +143,10 @@ class SealedHospital:
         except Exception:
             _LOG.exception("%s: unexpected error at the envelope", self.site_id)
             return _bare(INTERNAL_ERROR)
+
+    def close(self) -> None:
+        """Give its files back; nothing is answered any more. ``inside`` stays as it is."""
+        self.held.close()
 
     def _hello(self, message: Message) -> Message:
         """Say who is here, and take a newer roster if the root signed it.
@@ -304,7 +313,7 @@ def seal_hospital(
 ) -> SealedHospital:
     """Put a hospital behind masks, those behind its inbox for finished adapters and the witness
     of the coordinator's log, and all behind the envelopes of ``folder``'s trust folder. There is
-    no way to leave one out.
+    no way to leave one out. Whoever seals a hospital closes it.
 
     Raises:
         Misconfigured: TRUST_MISSING, KEY_FILE_MODE and other KEY_ codes, ROSTER_MISSING,
@@ -312,19 +321,21 @@ def seal_hospital(
         Rejected: ROSTER_ codes.
     """
     policy = read_policy(folder / TRUST_FOLDER / POLICY_FILE)
-    trust = open_trust(
-        folder, entropy=entropy, clock=clock, survives_power_cut=survives_power_cut
-    )
-    journal = ShareJournal(
-        folder / JOURNAL_FILE, synchronous="FULL" if survives_power_cut else "OFF"
-    )
-    masked = MaskedHospital(inside, journal, MaskingIdentity(
-        site_id=trust.identity.party_id, signer=trust.identity, verifier=trust,
-        entropy=trust.entropy, min_sites=policy.federation.min_sites,
-    ))
-    audit = SiteAudit(folder, site_id=trust.identity.party_id, entropy=trust.entropy)
-    adopting = AdoptingHospital(masked, folder, trust=trust, audit=audit)
-    return SealedHospital(
-        inside=WitnessingHospital(adopting, audit), trust=trust, policy=policy,
-        code_digest=installed_code_digest(), marks=PartyMarks(folder), gate=gate,
-    )
+    with ExitStack() as opened:  # closes what was opened if a later step fails
+        trust = opened.enter_context(closing(open_trust(
+            folder, entropy=entropy, clock=clock, survives_power_cut=survives_power_cut
+        )))
+        journal = opened.enter_context(closing(ShareJournal(
+            folder / JOURNAL_FILE, synchronous="FULL" if survives_power_cut else "OFF"
+        )))
+        masked = MaskedHospital(inside, journal, MaskingIdentity(
+            site_id=trust.identity.party_id, signer=trust.identity, verifier=trust,
+            entropy=trust.entropy, min_sites=policy.federation.min_sites,
+        ))
+        audit = SiteAudit(folder, site_id=trust.identity.party_id, entropy=trust.entropy)
+        adopting = AdoptingHospital(masked, folder, trust=trust, audit=audit)
+        return SealedHospital(
+            inside=WitnessingHospital(adopting, audit), trust=trust, policy=policy,
+            code_digest=installed_code_digest(), marks=PartyMarks(folder), gate=gate,
+            held=opened.pop_all(),
+        )

@@ -71,6 +71,13 @@ class PrivateFile:
         os.dup2(self._descriptor, 1)
         os.dup2(self._descriptor, 2)
 
+    def close(self) -> None:
+        """Give the file back; what is written later goes nowhere."""
+        with self._lock:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1  # the number may soon be another file's
+
     def _roll(self) -> None:
         if os.fstat(self._descriptor).st_size < self._max_bytes:
             return

@@ -21,8 +21,17 @@ class DurableDatabase:
         simulations, it survives the death of the process, and not of the machine.
     """
 
-    def __init__(self, path: Path, *, code: str, survives_power_cut: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, code: str, schema: str, survives_power_cut: bool = True
+    ) -> None:
         """Open or create.
+
+        Args:
+            path: The file.
+            code: Of the errors that this file causes.
+            schema: Statements, with semicolons between them, that make the tables where there
+                are none.
+            survives_power_cut: See the class.
 
         Raises:
             Transient: ``code`` if the file cannot be read or written.
@@ -37,9 +46,19 @@ class DurableDatabase:
             self._connection = sqlite3.connect(
                 path, timeout=30.0, isolation_level=None, check_same_thread=False
             )
+        try:
+            self._prepare(schema, synchronous="FULL" if survives_power_cut else "OFF")
+        except BaseException:  # nobody has the object yet who could close it
+            self.close()
+            raise
+
+    def _prepare(self, schema: str, *, synchronous: str) -> None:
+        with self._errors():
             self._connection.execute("PRAGMA journal_mode=WAL")
-            level = "FULL" if survives_power_cut else "OFF"
-            self._connection.execute(f"PRAGMA synchronous={level}")
+            self._connection.execute(f"PRAGMA synchronous={synchronous}")
+        with self.transaction() as connection:
+            for statement in schema.split(";"):
+                connection.execute(statement)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

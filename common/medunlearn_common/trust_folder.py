@@ -80,6 +80,10 @@ class Trust:
                            "report this to the consortium: a coordinator poses as a hospital")
         roster.verify(party_id, context, message, signature, now=self.clock())
 
+    def close(self) -> None:
+        """Give the record back; nothing can be sealed or believed any more."""
+        self.store.close()
+
     def _nonce(self, header: Header) -> bytes:
         purpose = ("nonce", header.run, header.sender, header.recipient, header.sequence)
         return self.entropy.key(*purpose)[:_NONCE_BYTES]
@@ -89,7 +93,7 @@ def open_trust(
     folder: Path, *, entropy: Entropy | None = None, clock: Callable[[], float] = time.time,
     survives_power_cut: bool = True,
 ) -> Trust:
-    """Open the trust folder inside a party's folder.
+    """Open the trust folder inside a party's folder; whoever opens it closes it.
 
     Args:
         folder: The party's.
@@ -105,7 +109,11 @@ def open_trust(
     identity, place = open_identity(folder), folder / TRUST_FOLDER
     roster = TrustedRoster(place, now=clock())
     store = EnvelopeStore(place / STORE_FILE, survives_power_cut=survives_power_cut)
-    store.see_roster(roster.current.version, roster.current.digest)
+    try:
+        store.see_roster(roster.current.version, roster.current.digest)
+    except BaseException:
+        store.close()
+        raise
     return Trust(identity=identity, roster=roster, store=store,
                  entropy=entropy or OsEntropy(), clock=clock)
 

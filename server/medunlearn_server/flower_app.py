@@ -26,6 +26,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -271,22 +272,22 @@ def _carry(
         grid, poll_s=float(settings.get("poll-s", _DEFAULT_POLL_S)), waiting=waiting,
         answered=Answered(Path(str(gateway)) if gateway else None),
     )
-    transport = seal_transport(
+    with closing(seal_transport(
         flower, party or folder, plan=plan, run_id=run_id,
         offer_file=folder / OFFER_FILE if party else None,
         model_digest=str(settings.get("model-digest", "")),
         tokenizer_digest=str(settings.get("tokenizer-digest", "")),
-    )
-    if settings.get("mode") == "publish":
-        publishing = import_module("medunlearn_server.publishing.session")
-        publishing.publish_over(transport, folder, run_id)
-        return
-    Coordinator(
-        plan=plan, store=RunStore(folder), run_id=run_id,
-        transport=transport, verifier=transport.verifier,
-        observer=ShownProgress(folder / EVENTS_FILE, waiting), sleep=sleep,
-        halt=partial(obey, folder), party=party,
-    ).run(resume=bool(settings.get("resume", False)))
+    )) as transport:
+        if settings.get("mode") == "publish":
+            publishing = import_module("medunlearn_server.publishing.session")
+            publishing.publish_over(transport, folder, run_id)
+            return
+        Coordinator(
+            plan=plan, store=RunStore(folder), run_id=run_id,
+            transport=transport, verifier=transport.verifier,
+            observer=ShownProgress(folder / EVENTS_FILE, waiting), sleep=sleep,
+            halt=partial(obey, folder), party=party,
+        ).run(resume=bool(settings.get("resume", False)))
 
 
 def _text(settings: Mapping[str, Scalar], name: str) -> str:

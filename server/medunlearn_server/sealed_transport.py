@@ -69,6 +69,10 @@ class SealedTransport:
         """Knows the keys of the roster in force."""
         return self._trust
 
+    def close(self) -> None:
+        """Give the party's record back; the transport inside stays as it is."""
+        self._trust.close()
+
     def sites(self) -> tuple[str, ...]:
         """Addresses of the transport inside."""
         return self._inside.sites()
@@ -254,7 +258,7 @@ def seal_transport(
     survives_power_cut: bool = True, offer_file: Path | None = None,
     model_digest: str = "", tokenizer_digest: str = "",
 ) -> SealedTransport:
-    """Wrap a transport with the trust folder in the coordinator's ``folder``.
+    """Wrap a transport with the trust folder in the coordinator's ``folder``; close it in the end.
 
     The signed offer is kept, there or in ``offer_file`` (a coordinator of several runs keeps
     each with its run), so that a resumed run offers the very same.
@@ -266,13 +270,15 @@ def seal_transport(
     trust = open_trust(
         folder, entropy=entropy, clock=clock, survives_power_cut=survives_power_cut
     )
-    return SealedTransport(
-        inside, trust, run_id=run_id, plan=plan,
-        offer=_kept_offer(
+    try:
+        offer = _kept_offer(
             offer_file or folder / TRUST_FOLDER / OFFER_FILE, trust, plan=plan, run_id=run_id,
             model_digest=model_digest, tokenizer_digest=tokenizer_digest,
-        ),
-    )
+        )
+    except BaseException:
+        trust.close()
+        raise
+    return SealedTransport(inside, trust, run_id=run_id, plan=plan, offer=offer)
 
 
 def _kept_offer(

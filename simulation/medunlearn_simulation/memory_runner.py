@@ -7,7 +7,8 @@ bytes and back, so that nothing can travel that a network could not carry.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -125,36 +126,40 @@ def run_in_memory(
     Raises:
         MedunlearnError: As :meth:`medunlearn_server.coordinator.Coordinator.run`.
     """
-    sealed = sealed_hospitals(plan, hospitals, run_folder=run_folder)
-    transport = MemoryTransport(
-        sealed, absences=Absences.of_plan(plan), faults=faults or Faults()
-    )
-    outside = seal_transport(
-        transport, run_folder, plan=plan, run_id=run_id,
-        entropy=SeededEntropy(plan.run.seed), survives_power_cut=False,
-    )
-    coordinator = Coordinator(
-        plan=plan, store=RunStore(run_folder), run_id=run_id, observer=observer,
-        transport=outside, verifier=outside.verifier,
-        sleep=lambda seconds: None,  # nobody comes back while one process waits
-    )
-    return coordinator.run(resume=resume)
+    with ExitStack() as opened:
+        sealed = opened.enter_context(sealed_hospitals(plan, hospitals, run_folder=run_folder))
+        transport = MemoryTransport(
+            sealed, absences=Absences.of_plan(plan), faults=faults or Faults()
+        )
+        outside = opened.enter_context(closing(seal_transport(
+            transport, run_folder, plan=plan, run_id=run_id,
+            entropy=SeededEntropy(plan.run.seed), survives_power_cut=False,
+        )))
+        coordinator = Coordinator(
+            plan=plan, store=RunStore(run_folder), run_id=run_id, observer=observer,
+            transport=outside, verifier=outside.verifier,
+            sleep=lambda seconds: None,  # nobody comes back while one process waits
+        )
+        return coordinator.run(resume=resume)
 
 
+@contextmanager
 def sealed_hospitals(
     plan: RunPlan, hospitals: Mapping[str, Answering], *, run_folder: Path
-) -> dict[str, SealedHospital]:
+) -> Iterator[dict[str, SealedHospital]]:
     """The hospitals behind their envelopes; makes keys, roster and policies where there are none.
 
-    Each one's trust folder lies in ``run_folder/sites/NAME``.
+    Each one's trust folder lies in ``run_folder/sites/NAME``. The envelopes are closed in the end;
+    the hospitals, which were given, stay open.
     """
     folders = {name: run_folder / "sites" / name for name in hospitals}
     enrol(plan, run_folder=run_folder,
           sites={folders[name]: hospital.site_id for name, hospital in hospitals.items()})
-    return {
-        name: seal_hospital(
-            folders[name], hospital, entropy=SeededEntropy(plan.run.seed),
-            survives_power_cut=False,
-        )
-        for name, hospital in hospitals.items()
-    }
+    with ExitStack() as opened:
+        yield {
+            name: opened.enter_context(closing(seal_hospital(
+                folders[name], hospital, entropy=SeededEntropy(plan.run.seed),
+                survives_power_cut=False,
+            )))
+            for name, hospital in hospitals.items()
+        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -45,7 +46,9 @@ def step_mask(j: Journey) -> None:
     identities = SeededIdentities(entropy)
     sites = {
         name: MaskedHospital(
-            hospital, ShareJournal(j.folder / "masked" / name / "masking.db"),
+            hospital,
+            j.opened.enter_context(
+                closing(ShareJournal(j.folder / "masked" / name / "masking.db"))),
             MaskingIdentity(
                 site_id=name, signer=identities.signer(name), verifier=identities,
                 entropy=entropy,

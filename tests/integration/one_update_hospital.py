@@ -6,6 +6,7 @@ code with the step, or with the step before.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -60,6 +61,7 @@ class Journey:
     sites: tuple[Path, ...]
     hospitals: dict[str, Hospital]
     layout: AdapterLayout
+    opened: ExitStack  # takes what steps open; the test closes it
     found: dict[str, Any] = field(default_factory=dict)
 
     @property

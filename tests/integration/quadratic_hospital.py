@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -218,13 +219,16 @@ def open_hospital(folder: Path, runtime: RuntimeOptions) -> QuadraticHospital:
     return QuadraticHospital(folder, runtime)
 
 
-def open_masked(folder: Path, runtime: RuntimeOptions) -> WitnessingHospital:
+def open_masked(
+    folder: Path, runtime: RuntimeOptions, opened: ExitStack
+) -> WitnessingHospital:
     """Masked without envelopes, for tests of the coordinator over a bare transport."""
     from seeded_identities import SeededIdentities  # late: Flower's actors lack its folder
 
     inner, entropy = QuadraticHospital(folder, runtime), SeededEntropy(7)
     site_id, identities = inner.config["site_id"], SeededIdentities(entropy)
-    journal = ShareJournal(folder / "masking.db", synchronous="OFF")
+    journal = opened.enter_context(
+        closing(ShareJournal(folder / "masking.db", synchronous="OFF")))
     masked = MaskedHospital(inner, journal, MaskingIdentity(
         site_id=site_id, signer=identities.signer(site_id), verifier=identities,
         entropy=entropy,

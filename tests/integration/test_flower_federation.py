@@ -80,11 +80,12 @@ class OwnGrid:
 
 
 @pytest.fixture
-def grid(tmp_path: Path) -> OwnGrid:
+def grid(tmp_path: Path) -> Iterator[OwnGrid]:
     folders = write_sites(tmp_path / "sites", 4)
     enrol(small_plan(), run_folder=tmp_path / "run",
           sites={folder: f"hospital-{i}" for i, folder in enumerate(folders)})
-    return OwnGrid(tmp_path / "sites", 4)
+    yield OwnGrid(tmp_path / "sites", 4)
+    client_side.close_hospitals()
 
 
 def settings(tmp_path: Path, plan: RunPlan) -> dict[str, Any]:

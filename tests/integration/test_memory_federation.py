@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -111,20 +113,22 @@ def test_a_kill_at_any_checkpoint_write_resumes_bit_for_bit(
                 raise Killed
 
     with pytest.raises(Killed):
-        coordinator(lab, plan, RunStore(lab.run_folder, storage=Fragile())).run()
+        run_with(RunStore(lab.run_folder, storage=Fragile()), lab, plan)
     assert essence(lab.run(plan, resume=True)) == essence(undisturbed)
 
 
-def coordinator(lab: Lab, plan: RunPlan, store: RunStore) -> Coordinator:
+def run_with(store: RunStore, lab: Lab, plan: RunPlan) -> None:
     hospitals = {site.name: open_hospital(site, RUNTIME) for site in lab.sites}
-    sealed = sealed_hospitals(plan, hospitals, run_folder=lab.run_folder)
-    inside = MemoryTransport(sealed, absences=Absences.of_plan(plan), faults=Faults())
-    transport = seal_transport(
-        inside, lab.run_folder, plan=plan, run_id="lab", entropy=SeededEntropy(plan.run.seed),
-        survives_power_cut=False,
-    )
-    return Coordinator(plan=plan, transport=transport, verifier=transport.verifier,
-                       store=store, run_id="lab", sleep=lambda seconds: None)
+    with ExitStack() as opened:
+        sealed = opened.enter_context(
+            sealed_hospitals(plan, hospitals, run_folder=lab.run_folder))
+        inside = MemoryTransport(sealed, absences=Absences.of_plan(plan), faults=Faults())
+        transport = opened.enter_context(closing(seal_transport(
+            inside, lab.run_folder, plan=plan, run_id="lab",
+            entropy=SeededEntropy(plan.run.seed), survives_power_cut=False,
+        )))
+        Coordinator(plan=plan, transport=transport, verifier=transport.verifier,
+                    store=store, run_id="lab", sleep=lambda seconds: None).run()
 
 
 def test_late_joiner_and_leaver(tmp_path: Path) -> None:
@@ -238,9 +242,16 @@ def test_too_few_answers_abort_the_round_and_asking_again_is_free(tmp_path: Path
     assert essence(lab.run(plan, resume=True)) == essence(undisturbed)
 
 
-def test_a_round_is_asked_again_until_enough_answer(tmp_path: Path) -> None:
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    """Takes what a test opens, and closes it."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def test_a_round_is_asked_again_until_enough_answer(tmp_path: Path, opened: ExitStack) -> None:
     lab, asked = Lab(tmp_path), [0]
-    hospitals = {site.name: open_masked(site, RUNTIME) for site in lab.sites}
+    hospitals = {site.name: open_masked(site, RUNTIME, opened) for site in lab.sites}
 
     class Flaky(MemoryTransport):
         def exchange(self, requests, *, deadline_s):  # type: ignore[no-untyped-def]
@@ -379,7 +390,7 @@ def test_full_disk_stops_the_run_and_resuming_loses_nothing(tmp_path: Path) -> N
             super().replace(path, data, keep=keep)
 
     store = RunStore(lab.run_folder, storage=Filling())
-    assert code_of(lambda: coordinator(lab, plan, store).run()) == "STORAGE_FULL"
+    assert code_of(lambda: run_with(store, lab, plan)) == "STORAGE_FULL"
     assert essence(lab.run(plan, resume=True)) == essence(undisturbed)
 
 
@@ -390,9 +401,9 @@ def test_absences_that_make_no_sense_are_refused(tmp_path: Path, entry: str) -> 
     assert caught.value.code == "ABSENCE_INVALID"
 
 
-def test_a_vote_nobody_can_afford_is_a_budget_error(tmp_path: Path) -> None:
+def test_a_vote_nobody_can_afford_is_a_budget_error(tmp_path: Path, opened: ExitStack) -> None:
     lab = Lab(tmp_path)
-    hospitals = {site.name: open_masked(site, RUNTIME) for site in lab.sites}
+    hospitals = {site.name: open_masked(site, RUNTIME, opened) for site in lab.sites}
 
     class Poor(MemoryTransport):
         def exchange(self, requests, *, deadline_s):  # type: ignore[no-untyped-def]

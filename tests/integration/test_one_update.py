@@ -11,6 +11,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from inspect import unwrap
 from pathlib import Path
 from types import CodeType, FrameType
@@ -129,7 +130,7 @@ def sites(tmp_path: Path, plan: Plan, tiny_model_folder: Path) -> tuple[Path, ..
 @pytest.fixture
 def journey(
     tmp_path: Path, plan: Plan, sites: tuple[Path, ...], tiny_model_folder: Path
-) -> Journey:
+) -> Iterator[Journey]:
     hospitals = {folder.name: open_hospital(folder, RUNTIME) for folder in sites}
     shared = plan.shared()
     layouts = [
@@ -138,10 +139,11 @@ def journey(
         })).text("layout"))
         for site in hospitals.values()
     ]
-    return Journey(
-        plan=plan, folder=tmp_path, model_folder=tiny_model_folder, sites=sites,
-        hospitals=hospitals, layout=layouts[0],
-    )
+    with ExitStack() as opened:
+        yield Journey(
+            plan=plan, folder=tmp_path, model_folder=tiny_model_folder, sites=sites,
+            hospitals=hospitals, layout=layouts[0], opened=opened,
+        )
 
 
 # -- the tests ---------------------------------------------------------------------------

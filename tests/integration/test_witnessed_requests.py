@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +48,22 @@ class Repeating(MemoryTransport):
         return replies
 
 
-def run(folder: Path, *, again: int = 0) -> tuple[Repeating, Coordinator]:
+@contextmanager
+def run(folder: Path, *, again: int = 0) -> Iterator[tuple[Repeating, Coordinator]]:
     sites = write_sites(folder / "sites", 4)
     hospitals = {s.name: open_hospital(s, RuntimeOptions(device="cpu")) for s in sites}
-    sealed = sealed_hospitals(PLAN, hospitals, run_folder=folder / "run")
-    wire = Repeating(sealed, absences=Absences(spans=()), faults=Faults(), again=again)
-    transport = seal_transport(
-        wire, folder / "run", plan=PLAN, run_id="lab", entropy=SeededEntropy(PLAN.run.seed),
-        survives_power_cut=False,
-    )
-    return wire, Coordinator(
-        plan=PLAN, transport=transport, verifier=transport.verifier, run_id="lab",
-        store=RunStore(folder / "run"), sleep=lambda seconds: None,
-    )
+    with ExitStack() as opened:
+        sealed = opened.enter_context(
+            sealed_hospitals(PLAN, hospitals, run_folder=folder / "run"))
+        wire = Repeating(sealed, absences=Absences(spans=()), faults=Faults(), again=again)
+        transport = opened.enter_context(closing(seal_transport(
+            wire, folder / "run", plan=PLAN, run_id="lab",
+            entropy=SeededEntropy(PLAN.run.seed), survives_power_cut=False,
+        )))
+        yield wire, Coordinator(
+            plan=PLAN, transport=transport, verifier=transport.verifier, run_id="lab",
+            store=RunStore(folder / "run"), sleep=lambda seconds: None,
+        )
 
 
 @pytest.mark.parametrize("hidden", [MASK_AGREE, MASK_OPEN])
@@ -76,16 +80,15 @@ def test_a_new_request_with_a_head_that_was_seen_before_a_newer_one(
         return honest(trail, request)
 
     monkeypatch.setattr(AuditTrail, "_milestone", hiding)
-    _, coordinator = run(tmp_path)
-    with pytest.raises(MedunlearnError) as caught:
+    with run(tmp_path) as (_, coordinator), pytest.raises(MedunlearnError) as caught:
         coordinator.run()
     assert "AUDIT_ROLLBACK" in f"{caught.value.code} {caught.value.message}"
 
 
 def test_requests_delivered_again_after_later_ones_change_nothing(tmp_path: Path) -> None:
     """An older head is no fault where the very same envelope comes once more."""
-    wire, coordinator = run(tmp_path, again=4)
-    outcome = coordinator.run()
+    with run(tmp_path, again=4) as (wire, coordinator):
+        outcome = coordinator.run()
     assert outcome.rounds == PLAN.run.rounds
     assert all(report.attempts == 1 and not report.failures for report in outcome.curve)
     assert wire.same > 50
@@ -101,16 +104,16 @@ def test_a_refused_request_is_not_taken_when_it_is_repeated(
         trail, Message(kind=STEP, fields={"round": 0}) if request.kind == MASK_AGREE
         and request.fields.get("round") == 1 else request,
     ))
-    wire, coordinator = run(tmp_path)
-    with pytest.raises(MedunlearnError):
-        coordinator.run()
-    refused = [
-        (requests, replies) for requests, replies in wire.kept
-        if any(unverified(r).kind == MASK_AGREE and unverified(r).fields.get("round") == 1
-               for r in requests.values())
-    ]
-    assert refused
-    for requests, _ in refused * 2:
-        for reply in wire.exchange(requests, deadline_s=1.0).values():
-            assert isinstance(reply, Message)
-            assert unverified(reply).fields["code"] == "AUDIT_ROLLBACK"
+    with run(tmp_path) as (wire, coordinator):
+        with pytest.raises(MedunlearnError):
+            coordinator.run()
+        refused = [
+            (requests, replies) for requests, replies in wire.kept
+            if any(unverified(r).kind == MASK_AGREE and unverified(r).fields.get("round") == 1
+                   for r in requests.values())
+        ]
+        assert refused
+        for requests, _ in refused * 2:
+            for reply in wire.exchange(requests, deadline_s=1.0).values():
+                assert isinstance(reply, Message)
+                assert unverified(reply).fields["code"] == "AUDIT_ROLLBACK"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trust_lab import CODE, NOW, PLAN, SITES, Lab, key, same, small_plan
+from trust_lab import CODE, NOW, PLAN, SITES, Lab, key, same, small_plan, store
 
 from medunlearn_client.policy import FederationLimits, KnownDigests, PrivacyLimits, SitePolicy
-from medunlearn_common.envelope import SEALED, EnvelopeStore, open_envelope, seal
+from medunlearn_common.envelope import SEALED, open_envelope, seal
 from medunlearn_common.envelope.sealing import content_bytes
 from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.identity import SigningIdentity
@@ -128,8 +128,7 @@ def test_a_coordinator_that_equivocates_in_one_slot_closes_the_round_for_good(
     evidence, = site.trust.store.equivocations()
     assert evidence.peer == "coordinator" and evidence.kept != evidence.other
     # Durable: also after a restart of the site.
-    store = EnvelopeStore(tmp_path / address / "envelopes.db")
-    assert len(store.equivocations()) == 1
+    assert len(store(tmp_path / address / "envelopes.db").equivocations()) == 1
 
 
 def test_a_site_that_answers_one_request_twice_in_different_ways_is_caught(tmp_path: Path) -> None:
@@ -223,7 +222,7 @@ def test_another_plan_in_a_run_that_is_under_way(tmp_path: Path) -> None:
     lab.plan = small_plan(run={"rounds": 3})
     lab.offer = replace(lab.offer, plan=lab.plan)
     lab.transport = lab.coordinator()
-    lab.trust = replace(lab.trust, store=EnvelopeStore(tmp_path / "fresh.db"))
+    lab.trust = replace(lab.trust, store=store(tmp_path / "fresh.db"))
     lab.transport = lab.coordinator()
     assert same(lab.ready(), "RUN_PLAN")
 

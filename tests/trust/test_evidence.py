@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from open_files import all_closed_again
 from test_envelope_attacks import resigned, sealed
 from trust_lab import ROOT, Lab, key, roster, signed
 from typer.testing import CliRunner
@@ -26,7 +27,7 @@ def site(tmp_path: Path) -> Path:
     lab.hospitals[address].handle(resigned(lab, key("coordinator"), message, nonce=b"\7" * 16))
     store = tmp_path / "site" / "trust" / "envelopes.db"
     store.parent.mkdir(parents=True)
-    lab.hospitals[address].trust.store._database.close()
+    lab.hospitals[address].trust.close()
     store.write_bytes((tmp_path / "lab" / address / "envelopes.db").read_bytes())
     return tmp_path / "site"
 
@@ -66,6 +67,11 @@ def test_nobody_is_accused_with_forged_exchanged_or_honest_statements(site: Path
         forged = replace(one, kept=one.kept[:position] + letter + one.kept[position + 1 :])
         with pytest.raises(MedunlearnError):
             proven(forged, roster())
+
+
+def test_collecting_leaves_no_file_open(site: Path) -> None:
+    with all_closed_again(site):
+        assert collected(site)
 
 
 @pytest.mark.parametrize(("origins", "sizes", "accused"), [

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from open_files import all_closed_again
 from trust_lab import (
     ENTROPY,
     NOW,
+    OPENED,
     ROOT,
     ROOT_KEYS,
     Lab,
@@ -20,6 +23,7 @@ from trust_lab import (
     roster,
     same,
     signed,
+    store,
     trust,
 )
 from typer.testing import CliRunner
@@ -27,7 +31,7 @@ from typer.testing import CliRunner
 from medunlearn_client.bundle_check import require_installed_code
 from medunlearn_client.policy import SitePolicy, policy_from_bytes, policy_template
 from medunlearn_client.policy_commands import policy_app
-from medunlearn_common.envelope import EnvelopeStore, sign_bytes
+from medunlearn_common.envelope import sign_bytes
 from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.identity import (
     SigningIdentity,
@@ -157,8 +161,20 @@ def test_roster_rollback_is_refused_also_when_the_old_file_is_put_back(tmp_path:
     assert TrustedRoster(place, now=NOW).current.version == 3
     (place / "roster.dsse").write_bytes(signed(roster(1)))
     old = TrustedRoster(place, now=NOW).current
-    store = EnvelopeStore(place / "envelopes.db")
-    assert code_of(lambda: store.see_roster(old.version, old.digest)) == "ROSTER_ROLLBACK"
+    again = store(place / "envelopes.db")
+    assert code_of(lambda: again.see_roster(old.version, old.digest)) == "ROSTER_ROLLBACK"
+
+
+def test_a_party_that_does_not_start_leaves_no_file_open(tmp_path: Path) -> None:
+    place = tmp_path / "trust"
+    trust(place, "site-0").store.see_roster(3, roster(3).digest)
+    (place / "party.txt").write_text("site-0")
+    (place / "passphrase").write_bytes(PASSPHRASE)
+    (place / "passphrase").chmod(0o600)
+    write_identity(place / "identity.key", key("site-0"), passphrase=PASSPHRASE)
+    OPENED.close()
+    with all_closed_again(tmp_path):
+        assert code_of(lambda: open_trust(tmp_path, clock=lambda: NOW)) == "ROSTER_ROLLBACK"
 
 
 def test_two_rosters_of_one_version_and_an_expired_one(tmp_path: Path) -> None:
@@ -243,7 +259,8 @@ def test_a_party_without_trust_folder_or_whose_key_others_can_read_does_not_star
     (place / "passphrase").write_bytes(PASSPHRASE)
     (place / "passphrase").chmod(0o600)
     write_identity(place / "identity.key", key("site-0"), passphrase=PASSPHRASE)
-    assert open_trust(tmp_path, clock=lambda: NOW).identity.party_id == "site-0"
+    with closing(open_trust(tmp_path, clock=lambda: NOW)) as opened:
+        assert opened.identity.party_id == "site-0"
     (place / "identity.key").chmod(0o644)
     assert code_of(lambda: open_trust(tmp_path)) == "KEY_FILE_MODE"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from medunlearn_server.transport import Reply
 NOW = 1_000_000.0
 CODE = "c" * 64
 ENTROPY = SeededEntropy(11)
+# Every record that a test opens through this module; `conftest.py` closes it after the test.
+OPENED = ExitStack()
 
 
 def key(name: str) -> SigningIdentity:
@@ -96,8 +99,12 @@ def trust(folder: Path, name: str, document: bytes | None = None) -> Trust:
         (folder / "roster.dsse").write_bytes(document or signed(roster()))
     return Trust(
         identity=key(name), roster=TrustedRoster(folder, now=NOW), clock=lambda: NOW,
-        store=EnvelopeStore(folder / "envelopes.db", survives_power_cut=False), entropy=ENTROPY,
+        store=store(folder / "envelopes.db"), entropy=ENTROPY,
     )
+
+
+def store(path: Path) -> EnvelopeStore:
+    return OPENED.enter_context(closing(EnvelopeStore(path, survives_power_cut=False)))
 
 
 @dataclass

@@ -7,6 +7,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from math import inf
 from pathlib import Path
 
@@ -109,7 +110,8 @@ def test_entries_are_only_added(tmp_path: Path, attack: str) -> None:
     ledger = PrivacyLedger(tmp_path / "ledger.db", accountant=counting)
     charge(ledger, "run", "vote")
     ledger.remember_answer(run_id="run", release="vote", answer=b"x")
-    with sqlite3.connect(tmp_path / "ledger.db") as other, pytest.raises(sqlite3.Error):
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as other, \
+            pytest.raises(sqlite3.Error):
         other.execute(attack)
 
 
@@ -124,7 +126,8 @@ def test_a_changed_or_dropped_entry_stops_every_release(tmp_path: Path, attack: 
     ledger = PrivacyLedger(path, accountant=counting)
     for number in range(3):
         charge(ledger, "run", f"round-{number}")
-    with sqlite3.connect(path) as other:  # whoever owns the file can drop its triggers
+    # Whoever owns the file can drop its triggers.
+    with closing(sqlite3.connect(path)) as other, other:
         for trigger in ("releases_stay", "releases_stand"):
             other.execute(f"DROP TRIGGER {trigger}")
         other.execute(attack)
@@ -138,7 +141,7 @@ def test_a_damaged_kept_answer_is_not_sent(tmp_path: Path) -> None:
     ledger = PrivacyLedger(path, accountant=counting)
     charge(ledger, "run", "vote")
     ledger.remember_answer(run_id="run", release="vote", answer=b"noised")
-    with sqlite3.connect(path) as other:
+    with closing(sqlite3.connect(path)) as other, other:
         other.execute("UPDATE answers SET answer = ?", (b"noisef",))
     with pytest.raises(Transient) as caught:
         ledger.answer_given(run_id="run", release="vote", request_digest="r")

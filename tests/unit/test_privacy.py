@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -186,5 +187,5 @@ def test_a_damaged_ledger_stops_releases(tmp_path: Path) -> None:
 def test_a_charge_is_on_disk_before_charge_returns(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     release(PrivacyLedger(path), "round-0")
-    with sqlite3.connect(path) as other_process:
+    with closing(sqlite3.connect(path)) as other_process:
         assert other_process.execute("SELECT COUNT(*) FROM releases").fetchone() == (1,)

@@ -14,6 +14,7 @@ import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from open_files import all_closed_again
 
 from medunlearn_client.records import containers, read_records, streams
 from medunlearn_common.errors import MedunlearnError
@@ -134,4 +135,6 @@ def test_damage_inside_a_workbook_that_is_whole_outside(
         path.write_bytes(data)
     else:
         path = ARCHIVES[archive](tmp_path / archive, {"rows.xlsx": bytes(data)})
-    assert code_of(path) == "DATA_SPREADSHEET_DAMAGED"
+    with all_closed_again(tmp_path), pytest.raises(MedunlearnError) as caught:
+        read_records(path)
+    assert caught.value.code == "DATA_SPREADSHEET_DAMAGED"

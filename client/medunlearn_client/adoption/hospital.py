@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,10 +56,6 @@ class AdoptionHospital:
         return SiteAudit(self.folder, site_id=self.site_id, entropy=OsEntropy())
 
     @cached_property
-    def _store(self) -> EnvelopeStore:
-        return EnvelopeStore(self.folder / TRUST_FOLDER / STORE_FILE)
-
-    @cached_property
     def config(self) -> SiteConfig:
         """Its site.json; raises Misconfigured: SITE_CONFIG_ codes."""
         return read_site_config(self.folder)
@@ -74,7 +71,7 @@ class AdoptionHospital:
             Misconfigured: INBOX_UNKNOWN.
             Rejected: As :func:`check_publication`.
         """
-        return check_publication(
-            folder or self.places.received(run_id), self.folder,
-            lock=self._store.lock_of(run_id), audit=self.audit,
-        )
+        files = folder or self.places.received(run_id)
+        with closing(EnvelopeStore(self.folder / TRUST_FOLDER / STORE_FILE)) as store:
+            lock = store.lock_of(run_id)
+        return check_publication(files, self.folder, lock=lock, audit=self.audit)

@@ -214,11 +214,19 @@ class ShareJournal:
             self._connection = sqlite3.connect(
                 path, timeout=30.0, isolation_level=None, check_same_thread=False
             )
+        try:
+            self._prepare(synchronous)
+            self._id = self._identity()
+        except BaseException:  # nobody has the object yet who could close it
+            self.close()
+            raise
+
+    def _prepare(self, synchronous: str) -> None:
+        with self._errors():
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute(f"PRAGMA synchronous={synchronous}")
             self._connection.execute("PRAGMA secure_delete=ON")
             self._connection.executescript(_SCHEMA)
-        self._id = self._identity()
 
     def _identity(self) -> str:
         """The journal's own name, drawn once, never from a simulation's seed."""

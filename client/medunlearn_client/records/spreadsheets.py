@@ -13,12 +13,14 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 from xml.etree.ElementTree import ParseError
 
 import openpyxl
 from defusedxml.common import DefusedXmlException
+from openpyxl import Workbook
 
 from medunlearn_client.records.fields import bad_row
 from medunlearn_client.records.lines import ParsedRow
@@ -47,25 +49,29 @@ def workbook_rows(
     """
     check_parts(source, label)
     try:
+        with _opened(source) as workbook:
+            if sheet and sheet not in workbook.sheetnames:
+                raise Misconfigured(
+                    "DATA_SHEET_MISSING", f"{label} has no sheet {sheet!a}",
+                    "check [data] sheet; empty takes the first one",
+                )
+            chosen = workbook[sheet] if sheet else workbook.worksheets[0]
+            yield from _rows(chosen.iter_rows(values_only=True, max_col=MAX_COLUMNS), label)
+    except _DAMAGE as error:
+        raise _damaged(label, error) from error
+
+
+@contextmanager
+def _opened(source: Path | BinaryIO) -> Iterator[Workbook]:
+    with ExitStack() as opened:
+        if isinstance(source, Path):  # not by openpyxl, which leaves open what it cannot read
+            source = opened.enter_context(source.open("rb"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about styles and extensions that do not matter
             workbook = openpyxl.load_workbook(
                 source, read_only=True, data_only=True, keep_links=False
             )
-    except _DAMAGE as error:
-        raise _damaged(label, error) from error
-    try:
-        if sheet and sheet not in workbook.sheetnames:
-            raise Misconfigured(
-                "DATA_SHEET_MISSING", f"{label} has no sheet {sheet!a}",
-                "check [data] sheet; empty takes the first one",
-            )
-        chosen = workbook[sheet] if sheet else workbook.worksheets[0]
-        yield from _rows(chosen.iter_rows(values_only=True, max_col=MAX_COLUMNS), label)
-    except _DAMAGE as error:
-        raise _damaged(label, error) from error
-    finally:
-        workbook.close()
+        yield opened.enter_context(closing(workbook))
 
 
 _DAMAGE = (

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,7 +108,8 @@ class LocalSite:
         self.note(state="answering")
         try:
             if (self.paths.folder / TRUST_FOLDER / POLICY_FILE).read_bytes() != self._policy:
-                self._sealed = self._seal()
+                before, self._sealed = self._sealed, self._seal()
+                before.close()
             answer = self._sealed.handle(message)
         except MedunlearnError as error:
             _LOG.error("%s", error)
@@ -118,6 +120,10 @@ class LocalSite:
         if answer.kind == ERROR:
             self._count(str(answer.fields.get("code", INTERNAL_ERROR)))
         return answer
+
+    def close(self) -> None:
+        """Give the files back; every message from now on is refused."""
+        self._sealed.close()
 
     # -- status --------------------------------------------------------------------------
 
@@ -264,23 +270,27 @@ def serve(folder: Path, stopping: threading.Event, log: EventLog | None = None) 
     require_installed_code()
     lock = require_only_worker(paths)
     try:
-        worker = Worker(site := LocalSite(folder, config), log=log)
-        server = grpc.server(
-            ThreadPoolExecutor(max_workers=_GRPC_THREADS), options=server_options())
-        add_WorkerServicer_to_server(worker, server)
-        listen(server, paths.socket)
-        server.start()
-        site.note(state="idle")
-        _LOG.info("%s answers on its socket", site.status.site_id,
-                  extra=event("worker_ready", site=site.status.site_id))
-        while not stopping.wait(_LOOK_S):  # a signal may wake another thread than this one
-            pass
-        worker.drain()
-        server.stop(grace=5.0).wait()
-        site.status = replace(site.status, worker_pid=0)
-        site.note(state="stopped")
+        with closing(LocalSite(folder, config)) as site:
+            _answer(site, stopping, log)
     finally:
         os.close(lock)
+
+
+def _answer(site: LocalSite, stopping: threading.Event, log: EventLog | None) -> None:
+    worker = Worker(site, log=log)
+    server = grpc.server(ThreadPoolExecutor(max_workers=_GRPC_THREADS), options=server_options())
+    add_WorkerServicer_to_server(worker, server)
+    listen(server, site.paths.socket)
+    server.start()
+    site.note(state="idle")
+    _LOG.info("%s answers on its socket", site.status.site_id,
+              extra=event("worker_ready", site=site.status.site_id))
+    while not stopping.wait(_LOOK_S):  # a signal may wake another thread than this one
+        pass
+    worker.drain()
+    server.stop(grace=5.0).wait()
+    site.status = replace(site.status, worker_pid=0)
+    site.note(state="stopped")
 
 
 def main() -> int:

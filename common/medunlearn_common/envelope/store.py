@@ -92,11 +92,12 @@ class EnvelopeStore:
 
     def __init__(self, path: Path, *, survives_power_cut: bool = True) -> None:
         self._database = DurableDatabase(
-            path, code=_CODE, survives_power_cut=survives_power_cut
+            path, code=_CODE, schema=_SCHEMA, survives_power_cut=survives_power_cut
         )
-        with self._database.transaction() as connection:
-            for statement in _SCHEMA.split(";"):
-                connection.execute(statement)
+
+    def close(self) -> None:
+        """Give the file back; the store cannot be used any more."""
+        self._database.close()
 
     # -- receiving -----------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -63,10 +64,11 @@ def collected(folder: Path) -> tuple[Contradiction, ...]:
             "EVIDENCE_NO_PARTY", f"{folder.name} holds no record of messages",
             f"name the folder of a site or a coordinator; its {TRUST_FOLDER}/ is read",
         )
-    found = [
-        Contradiction(kind="envelopes", kept=_text(one.kept), other=_text(one.other))
-        for one in EnvelopeStore(record).equivocations()
-    ]
+    with closing(EnvelopeStore(record)) as store:
+        found = [
+            Contradiction(kind="envelopes", kept=_text(one.kept), other=_text(one.other))
+            for one in store.equivocations()
+        ]
     if (folder / AUDIT_FILE).is_file():
         found += [
             Contradiction(kind="logs", kept=kept.to_text(), other=offered.to_text())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,8 +69,9 @@ def status(
 ) -> None:
     """The service, its sites, and what its runs are doing."""
     if watch:
-        with suppress(KeyboardInterrupt):
-            watch_views(FederationReader(open_folder(folder)).read, Console())
+        with closing(FederationReader(open_folder(folder))) as reader, \
+                suppress(KeyboardInterrupt):
+            watch_views(reader.read, Console())
         return
     with ControlClient(open_folder(folder)) as client:
         found = client.status()

@@ -87,9 +87,7 @@ class RunsDb:
             Transient: RUNS_DB if the file cannot be read or written.
         """
         self._clock = clock
-        self._database = DurableDatabase(path, code="RUNS_DB")
-        with self._database.transaction() as connection:
-            connection.execute(_SCHEMA)
+        self._database = DurableDatabase(path, code="RUNS_DB", schema=_SCHEMA)
 
     def list(self) -> tuple[RunRow, ...]:
         """All runs, the oldest first."""

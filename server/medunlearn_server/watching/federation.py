@@ -26,7 +26,7 @@ _WARN_DAYS = 14
 
 
 class FederationReader:
-    """Reads the same coordinator again and again.
+    """Reads the same coordinator again and again, until it is closed.
 
     Args:
         folder: The coordinator's.
@@ -63,6 +63,12 @@ class FederationReader:
             at=self._clock(), version=__version__, runs=runs, checks=checks,
             certificate_ends=ends,
         )
+
+    def close(self) -> None:
+        """Give the registry of runs back."""
+        if self._registry is not None:
+            self._registry.close()
+            self._registry = None
 
     def _rows(self) -> tuple[RunRow, ...]:
         if self._registry is None:

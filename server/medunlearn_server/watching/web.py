@@ -13,7 +13,8 @@ import hashlib
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -118,16 +119,19 @@ async def _refused(_request: Request, error: Exception) -> Response:
     return _code("NOT_FOUND" if status == 404 else "REQUEST_REFUSED", status)
 
 
-def view_of(folder: Path) -> View:
+@contextmanager
+def view_of(folder: Path) -> Iterator[View]:
     """Reads a coordinator's folder, or a run's where there is no ``coordinator.toml``.
 
     Raises:
         Misconfigured: A COORDINATOR_CONFIG code.
     """
     if (folder / CONFIG_FILE).exists():
-        return FederationReader(open_folder(folder)).read
-    reader = RunReader(folder)
-    return lambda: FederationView(at=time.time(), version=__version__, runs=(reader.read(),))
+        with closing(FederationReader(open_folder(folder))) as federation:
+            yield federation.read
+        return
+    run = RunReader(folder)
+    yield lambda: FederationView(at=time.time(), version=__version__, runs=(run.read(),))
 
 
 def main(arguments: list[str]) -> int:
@@ -141,13 +145,14 @@ def main(arguments: list[str]) -> int:
     """
     folder = Path(arguments[0]) if arguments else Path()
     given = arguments[1] if len(arguments) > 1 else ""
-    app = dashboard(SharedView(view_of(folder)))
-    if not (folder / CONFIG_FILE).exists():
-        run_app(app, given or DEFAULT_ADDRESS)
-        return 0
-    found = open_folder(folder)
-    address = given or found.config.watch.address
-    return run_logged(found.logs, COMPONENT, lambda log: run_app(app, address, log=log))
+    with view_of(folder) as view:
+        app = dashboard(SharedView(view))
+        if not (folder / CONFIG_FILE).exists():
+            run_app(app, given or DEFAULT_ADDRESS)
+            return 0
+        found = open_folder(folder)
+        address = given or found.config.watch.address
+        return run_logged(found.logs, COMPONENT, lambda log: run_app(app, address, log=log))
 
 
 if __name__ == "__main__":

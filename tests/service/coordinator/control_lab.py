@@ -26,8 +26,9 @@ def control_server(root: Path) -> Iterator[tuple[Federation, str]]:
     folder = federation.folder
     folder.state.mkdir(exist_ok=True)
     superlink = SuperLink(folder, new_loopback_tls(folder.state))
+    runs = RunsDb(folder.runs_db)
     server = ControlServer(Control(
-        folder=folder, runs=RunsDb(folder.runs_db), children=Children([]),
+        folder=folder, runs=runs, children=Children([]),
         registration=Registration(keys=NodeKeys(folder.nodes), superlink=superlink,
                                   file=folder.state / "nodes.json"),
         ready=lambda: False, wake=threading.Event(), started=time.time(),
@@ -37,3 +38,4 @@ def control_server(root: Path) -> Iterator[tuple[Federation, str]]:
         yield federation, folder.config.listen.control
     finally:
         server.stop()
+        runs.close()

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,9 @@ class Lab:
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     found = Lab(tmp_path)
-    yield found
-    found.end()
+    with closing(found.runs):
+        yield found
+        found.end()
 
 
 def test_what_dies_or_lacks_sites_is_started_again_under_a_new_number(lab: Lab) -> None:

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,10 @@ from medunlearn_common.errors import Misconfigured, Transient
 from medunlearn_common.frozen import A_FILE, write_frozen
 from medunlearn_server.directives import obey, obey_while_waiting, read_directive, write_directive
 from medunlearn_server.jobs import Ending, Job, deployed_settings, leading, process_began
+from medunlearn_server.service.config import CoordinatorConfig, CoordinatorFolder
 from medunlearn_server.service.launching import launch, read_launch
 from medunlearn_server.service.leader import Leader
+from medunlearn_server.service.runs_db import RunsDb
 from medunlearn_server.shown_progress import ShownProgress
 from medunlearn_server.waiting import Waiting
 
@@ -153,12 +157,21 @@ def test_half_an_event_of_a_killed_process_is_dropped(tmp_path: Path) -> None:
     assert path.read_text() == '{"event": "ready"}\n'
 
 
-def test_a_launch_writes_all_or_says_why(tmp_path: Path) -> None:
-    from medunlearn_server.service.config import CoordinatorConfig, CoordinatorFolder
-    from medunlearn_server.service.runs_db import RunsDb
+@pytest.fixture
+def coordinator(tmp_path: Path) -> CoordinatorFolder:
+    return CoordinatorFolder(path=tmp_path, config=CoordinatorConfig())
 
-    folder = CoordinatorFolder(path=tmp_path, config=CoordinatorConfig())
-    runs = RunsDb(folder.runs_db)
+
+@pytest.fixture
+def runs(coordinator: CoordinatorFolder) -> Iterator[RunsDb]:
+    with closing(RunsDb(coordinator.runs_db)) as runs:
+        yield runs
+
+
+def test_a_launch_writes_all_or_says_why(
+    coordinator: CoordinatorFolder, runs: RunsDb, tmp_path: Path
+) -> None:
+    folder = coordinator
     plan = b'[run]\nname = "lab"\nrounds = 2\n'
     row = launch(folder, runs, plan, nonce="ab" * 8, model_digest="0" * 64)
     assert row.state == "pending" and row.run_id.startswith("lab-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from medunlearn_server.run_plan import shared_plan
 from medunlearn_server.service import launching
 from medunlearn_server.service.config import CoordinatorConfig, CoordinatorFolder
 from medunlearn_server.service.launching import launch
-from medunlearn_server.service.runs_db import RunsDb
+from medunlearn_server.service.runs_db import RunRow, RunsDb
 
 NONCE = "ab" * 8
 PLAN = '[run]\nname = "lab"\nrounds = 2\n'
@@ -34,9 +35,14 @@ def naming(file: Path | str) -> bytes:
     return f'{PLAN}[model]\na_file = "{file}"\n'.encode()
 
 
+def launched(folder: CoordinatorFolder, plan: bytes) -> RunRow:
+    with closing(RunsDb(folder.runs_db)) as runs:
+        return launch(folder, runs, plan, nonce=NONCE)
+
+
 def refused(folder: CoordinatorFolder, plan: bytes) -> str:
     with pytest.raises(Misconfigured) as caught:
-        launch(folder, RunsDb(folder.runs_db), plan, nonce=NONCE)
+        launched(folder, plan)
     assert not folder.runs.exists() or not list(folder.runs.iterdir())
     return caught.value.code
 
@@ -48,7 +54,7 @@ def test_a_launched_run_has_its_own_copy_and_asks_for_no_other(
     """The next study's file is put where this one's lay, before the run starts or is resumed."""
     file = tmp_path / "given.safetensors"
     digest = directions(file)
-    row = launch(folder, RunsDb(folder.runs_db), naming(file), nonce=NONCE)
+    row = launched(folder, naming(file))
     run = folder.run(row.run_id)
     file.unlink()
     if change == "replaced":
@@ -100,5 +106,5 @@ def test_a_home_folder_is_one_place_for_digest_and_copy(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     directions(tmp_path / "given.safetensors")
-    row = launch(folder, RunsDb(folder.runs_db), naming("~/given.safetensors"), nonce=NONCE)
+    row = launched(folder, naming("~/given.safetensors"))
     assert (folder.run(row.run_id) / A_FILE).is_file()

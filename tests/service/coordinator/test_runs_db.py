@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 
@@ -12,9 +14,10 @@ from medunlearn_server.service.runs_db import RUN_STATES, RunsDb, RunState
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> RunsDb:
+def runs(tmp_path: Path) -> Iterator[RunsDb]:
     times = count(1_000.0)
-    return RunsDb(tmp_path / "runs.db", clock=lambda: next(times))
+    with closing(RunsDb(tmp_path / "runs.db", clock=lambda: next(times))) as runs:
+        yield runs
 
 
 def in_state(runs: RunsDb, state: RunState) -> str:
@@ -63,11 +66,11 @@ def test_each_start_has_its_own_number_also_for_another_process(
     runs: RunsDb, tmp_path: Path
 ) -> None:
     runs.add("r", plan_digest="d")
-    rival = RunsDb(tmp_path / "runs.db")
-    numbers = [db.count_start("r").starts for db in (runs, rival, runs, rival)]
-    assert numbers == [1, 2, 3, 4]
-    assert runs.carried_by("r", "77").flower_run_id == "77"
-    assert rival.count_start("r").flower_run_id == ""  # of the start before
+    with closing(RunsDb(tmp_path / "runs.db")) as rival:
+        numbers = [db.count_start("r").starts for db in (runs, rival, runs, rival)]
+        assert numbers == [1, 2, 3, 4]
+        assert runs.carried_by("r", "77").flower_run_id == "77"
+        assert rival.count_start("r").flower_run_id == ""  # of the start before
 
 
 def test_a_launch_that_is_repeated_is_one_run_and_another_plan_is_refused(runs: RunsDb) -> None:

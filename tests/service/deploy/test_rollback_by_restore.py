@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import tarfile
 import threading
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -32,20 +33,21 @@ def charge(folder: Path, run_id: str, release: str) -> None:
 
 
 @pytest.fixture
-def consortium(tmp_path: Path) -> lab.Lab:
+def consortium(tmp_path: Path) -> Iterator[lab.Lab]:
     """Three sites of which site-0's folder is a real party's folder."""
-    made = lab.Lab(tmp_path)
-    folder = tmp_path / "party"
-    (folder / "trust").mkdir(parents=True)
-    (folder / "site.json").write_text("{}")
-    (folder / "trust" / "party.txt").write_text("site-0")
-    (folder / "trust" / "passphrase").write_text("secret words")
-    trust = lab.trust(folder / "trust", "site-0")
-    made.hospitals["site-0"].trust = trust
-    made.hospitals["site-0"].marks = PartyMarks(folder)
-    assert lab.same(made.ready(), "")
-    charge(folder, "run-1", "vote")
-    return made
+    with lab.OPENED:
+        made = lab.Lab(tmp_path)
+        folder = tmp_path / "party"
+        (folder / "trust").mkdir(parents=True)
+        (folder / "site.json").write_text("{}")
+        (folder / "trust" / "party.txt").write_text("site-0")
+        (folder / "trust" / "passphrase").write_text("secret words")
+        trust = lab.trust(folder / "trust", "site-0")
+        made.hospitals["site-0"].trust = trust
+        made.hospitals["site-0"].marks = PartyMarks(folder)
+        assert lab.same(made.ready(), "")
+        charge(folder, "run-1", "vote")
+        yield made
 
 
 def party(consortium: lab.Lab) -> Path:
@@ -61,7 +63,7 @@ def restored_over_a_lost_disk(consortium: lab.Lab) -> Path:
     folder, archive = party(consortium), consortium.folder / "b.tar"
     make_backup(folder, archive)
     charge(folder, "run-1", "round-0")
-    consortium.hospitals["site-0"].trust.store._database.close()
+    consortium.hospitals["site-0"].trust.close()
     shutil.rmtree(folder)
     restore(archive, folder, history_lost=True)
     site = consortium.hospitals["site-0"]
@@ -126,16 +128,16 @@ def test_after_a_restore_no_bound_over_all_runs_is_claimed(consortium: lab.Lab) 
 def test_an_old_share_journal_is_never_put_back(consortium: lab.Lab) -> None:
     """It would be ready to give the other share of a peer whose first it gave already."""
     folder, archive = party(consortium), consortium.folder / "b.tar"
-    journal = ShareJournal(folder / "masking.db")
-    journal.require_run("run-1")
-    journal.close()
+    with closing(ShareJournal(folder / "masking.db")) as journal:
+        journal.require_run("run-1")
     make_backup(folder, archive)
     with tarfile.open(archive) as packed:
         assert "masking.db" not in packed.getnames()
     shutil.rmtree(folder)
     restore(archive, folder, history_lost=True)
-    with pytest.raises(Rejected) as refused:
-        ShareJournal(folder / "masking.db").require_run("run-1")
+    with closing(ShareJournal(folder / "masking.db")) as begun_anew, \
+            pytest.raises(Rejected) as refused:
+        begun_anew.require_run("run-1")
     assert code_of(refused) == "MASKING_JOURNAL_LOST"
 
 
@@ -158,14 +160,14 @@ def test_a_party_that_moved_away_answers_no_more(consortium: lab.Lab) -> None:
 
 def test_a_move_keeps_every_run_and_its_journal(consortium: lab.Lab, tmp_path: Path) -> None:
     folder, archive = party(consortium), tmp_path / "b.tar"
-    journal = ShareJournal(folder / "masking.db")
-    journal.require_run("run-1")
-    journal.close()
+    with closing(ShareJournal(folder / "masking.db")) as journal:
+        journal.require_run("run-1")
     make_backup(folder, archive, final=True)
     moved = tmp_path / "moved"
     assert restore(archive, moved).history_lost is None
     PartyMarks(moved).require_run("run-1")
-    ShareJournal(moved / "masking.db").require_run("run-1")
+    with closing(ShareJournal(moved / "masking.db")) as moved_too:
+        moved_too.require_run("run-1")
     assert PrivacyLedger(moved / "ledger.db").releases(run_id="run-1") == 1
     assert restore(archive, moved).placed == ()
 
@@ -214,6 +216,7 @@ def test_a_backup_is_of_one_moment(consortium: lab.Lab) -> None:
     finally:
         stop.set()
         writer.join()
+        store.close()
 
 
 def changed(archive: Path, out: Path, *, name: str, data: bytes, as_name: str = "") -> Path:

@@ -33,8 +33,7 @@ def make_lab(
             yield make
         finally:
             for lab in labs:
-                for child in lab.children:
-                    child.stop()
+                lab.close()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,26 +122,32 @@ class Lab:
         self.enrol(folder)
         hospitals = {HOME: home or Remote(self.client()), **self._others()}
         faults = Faults(before_answer=before) if before else Faults()
-        transport = seal_transport(
+        with closing(seal_transport(
             MemoryTransport(hospitals, absences=Absences.of_plan(plan), faults=faults),
             folder, plan=plan, run_id=run_id, survives_power_cut=False,
-        )
-        return Coordinator(
-            plan=plan, store=RunStore(folder), run_id=run_id, transport=transport,
-            verifier=transport.verifier, sleep=sleep,
-        ).run()
+        )) as transport:
+            return Coordinator(
+                plan=plan, store=RunStore(folder), run_id=run_id, transport=transport,
+                verifier=transport.verifier, sleep=sleep,
+            ).run()
 
     def ask(self, message: Message, *, run_id: str = "lab", plan: RunPlan | None = None) -> Reply:
         """One sealed request to the first hospital alone."""
         plan = plan or self.plan
         folder = self.folder / "runs" / run_id
         self.enrol(folder)
-        transport = seal_transport(
+        with closing(seal_transport(
             MemoryTransport({HOME: Remote(self.client())}, absences=Absences.of_plan(plan),
                             faults=Faults()),
             folder, plan=plan, run_id=run_id, survives_power_cut=False,
-        )
-        return transport.exchange({HOME: message}, deadline_s=60.0)[HOME]
+        )) as transport:
+            return transport.exchange({HOME: message}, deadline_s=60.0)[HOME]
+
+    def close(self) -> None:
+        for child in self.children:
+            child.stop()
+        for hospital in self.inside.values():
+            hospital.close()
 
     def enrol(self, run_folder: Path) -> None:
         """Keys are drawn from the plan's seed: each run's coordinator is the same party."""

@@ -62,8 +62,8 @@ def test_a_worker_killed_in_mid_request_is_restarted_and_the_round_is_not_lost(
     from medunlearn_common.plan import RuntimeOptions
 
     runtime = RuntimeOptions(runner="memory", device="cpu")
-    plain = seal_hospital(other.home, open_hospital(other.home, runtime))
-    other.run(home=plain)
+    with closing(seal_hospital(other.home, open_hospital(other.home, runtime))) as plain:
+        other.run(home=plain)
     assert adapter_of(lab) == adapter_of(other)
 
 

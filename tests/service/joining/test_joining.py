@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import time
 import tomllib
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -126,9 +127,9 @@ def test_three_hospitals_join_and_their_folders_open(desk: Desk) -> None:
     folders = [desk.joined(f"clinic-{letter}") for letter in "abc"]
     assert desk.nodes() == {"clinic-a", "clinic-b", "clinic-c"}
     take_roster(folders[0], desk.members().roster_file.read_bytes(), now=NOW)
-    trust = open_trust(folders[0])
-    assert trust.roster.current.sites == ("clinic-a", "clinic-b", "clinic-c")
-    assert open_trust(desk.lead).identity.party_id == "coordinator"
+    with closing(open_trust(folders[0])) as clinic, closing(open_trust(desk.lead)) as lead:
+        assert clinic.roster.current.sites == ("clinic-a", "clinic-b", "clinic-c")
+        assert lead.identity.party_id == "coordinator"
     config = read_hospital_config(folders[0])
     assert config.coordinator.address == "localhost:9443"
     policy = read_policy(folders[0] / "trust" / "policy.toml")
@@ -349,18 +350,23 @@ def test_a_coordinator_without_a_root_imports_one(tmp_path: Path) -> None:
 
 # Rotation, leaving, certificates.
 
+def key_in_force(folder: Path) -> str:
+    with closing(open_trust(folder)) as trust:
+        return trust.identity.key_id
+
+
 def test_new_keys_come_into_force_in_step(desk: Desk) -> None:
     folder = desk.joined("clinic-a")
-    before = open_trust(folder).identity.key_id
+    before = key_in_force(folder)
     file = make_next_keys(folder, identity=True, node=True, entropy=OsEntropy(),
                           now=time.time() + 1)
-    assert open_trust(folder).identity.key_id == before
+    assert key_in_force(folder) == before
     assert "waits" in activate_next_keys(folder)[0]
     desk.members().enrol(file.read_bytes(), lambda _: True)
     desk.members().advance()
     take_roster(folder, desk.members().roster_file.read_bytes(), now=NOW)
     assert len(activate_next_keys(folder)) == 2 and not (folder / "next").exists()
-    assert open_trust(folder).identity.key_id != before
+    assert key_in_force(folder) != before
     assert (folder / "node" / "node.pub").read_bytes().split()[1] in (
         desk.lead / "nodes" / "clinic-a.pub").read_bytes()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from publishing_lab import PublishingLab, two_finished_runs
+
+
+def opened_copy(folder: Path, place: Path) -> closing[PublishingLab]:
+    return closing(PublishingLab(Path(shutil.copytree(folder, place, symlinks=True))))
 
 
 @pytest.fixture(scope="session")
@@ -23,20 +29,22 @@ def finished_runs(
 
 
 @pytest.fixture
-def lab(finished_runs: Path, tmp_path: Path) -> PublishingLab:
-    return PublishingLab(Path(shutil.copytree(finished_runs, tmp_path / "lab", symlinks=True)))
+def lab(finished_runs: Path, tmp_path: Path) -> Iterator[PublishingLab]:
+    with opened_copy(finished_runs, tmp_path / "lab") as lab:
+        yield lab
 
 
 @pytest.fixture(scope="session")
 def published_runs(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both runs in every inbox."""
     base = tmp_path_factory.mktemp("published") / "base"
-    lab = PublishingLab(Path(shutil.copytree(finished_runs, base, symlinks=True)))
-    for run in ("first", "second"):
-        lab.publish(run)
+    with opened_copy(finished_runs, base) as lab:
+        for run in ("first", "second"):
+            lab.publish(run)
     return base
 
 
 @pytest.fixture
-def received(published_runs: Path, tmp_path: Path) -> PublishingLab:
-    return PublishingLab(Path(shutil.copytree(published_runs, tmp_path / "lab", symlinks=True)))
+def received(published_runs: Path, tmp_path: Path) -> Iterator[PublishingLab]:
+    with opened_copy(published_runs, tmp_path / "lab") as lab:
+        yield lab

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -83,17 +84,16 @@ def _run(base: Path, plan: Plan, run_id: str) -> None:
     (folder / "plan.toml").write_text(plan_template(plan))
     trust = folder / TRUST_FOLDER  # a run of the coordinator proper takes it from its own folder
     os.symlink(party / TRUST_FOLDER, trust)
-    lab = PublishingLab(base)
-    transport = lab.transport(run_id)
-    Coordinator(
-        plan=plan.shared(), store=RunStore(folder), run_id=run_id, transport=transport,
-        verifier=transport.verifier, sleep=lambda seconds: None,
-    ).run()
+    with closing(PublishingLab(base)) as lab, closing(lab.transport(run_id)) as transport:
+        Coordinator(
+            plan=plan.shared(), store=RunStore(folder), run_id=run_id, transport=transport,
+            verifier=transport.verifier, sleep=lambda seconds: None,
+        ).run()
     trust.unlink()
 
 
 class PublishingLab:
-    """The parties' folders, opened."""
+    """The parties' folders, opened; whoever opens it closes it."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -105,6 +105,10 @@ class PublishingLab:
                 survives_power_cut=False,
             ) for name in SITES
         }
+
+    def close(self) -> None:
+        for hospital in self.hospitals.values():
+            hospital.close()
 
     def place(self, run_id: str) -> PublishedRun:
         return PublishedRun.of(self.party / "runs" / run_id, run_id)
@@ -124,9 +128,8 @@ class PublishingLab:
         )
 
     def publish(self, run_id: str = "second", wire: Any = None) -> Publication:
-        return publish_over(
-            self.transport(run_id, wire), self.party / "runs" / run_id, run_id
-        )
+        with closing(self.transport(run_id, wire)) as transport:
+            return publish_over(transport, self.party / "runs" / run_id, run_id)
 
     def log(self, run_id: str = "second") -> AuditLog:
         place = self.place(run_id)

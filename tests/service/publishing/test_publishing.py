@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from open_files import all_closed_again
 from publishing_lab import SITES, PublishingLab
 
 from medunlearn_client.adoption.service import AdoptionChoice, adopt, in_service, rollback
@@ -23,3 +24,10 @@ def test_a_run_is_published_countersigned_adopted_and_rolled_back(lab: Publishin
     assert rollback(lab.site(1), by="Ann Lee") is None and not current.exists()
     kinds = [record.kind for record in lab.site(1).audit.log.records]
     assert kinds[-2:] == ["adapter_adopted", "adapter_rolled_back"]
+
+
+def test_looking_into_the_inbox_leaves_no_file_open(received: PublishingLab) -> None:
+    received.close()  # a command has no service in its process
+    with all_closed_again(received.base):
+        for _ in range(3):
+            received.site(0).checked("first")

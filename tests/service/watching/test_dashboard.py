@@ -15,24 +15,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from watch_lab import RUN, Lab, get, served
+from watch_lab import RUN, Lab, get, served, view_at, watched
 
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.loopback import HEADERS, server_of
 from medunlearn_common.metrics import METRICS, exposition, families
-from medunlearn_server.service.config import open_folder
 from medunlearn_server.service.runs_db import RunsDb
-from medunlearn_server.watching.federation import FederationReader
 from medunlearn_server.watching.metrics import samples
 from medunlearn_server.watching.views import FederationView
-from medunlearn_server.watching.web import SharedView, dashboard, view_of
+from medunlearn_server.watching.web import SharedView, dashboard
 
 PATHS = ("/", f"/runs/{RUN}", "/metrics", "/healthz", "/readyz", "/style.css", "/watch.js")
 
 
 @pytest.fixture(scope="module")
 def port(lab: Lab) -> Iterator[int]:
-    with served(dashboard(SharedView(view_of(lab.finished)))) as number:
+    with watched(lab.finished) as number:
         yield number
 
 
@@ -110,7 +108,7 @@ def test_the_run_page_says_everything(port: int) -> None:
 def test_page_follows_a_run_in_progress(lab: Lab, tmp_path: Path) -> None:
     folder = tmp_path / "live"
     shutil.copytree(lab.halfway, folder)
-    with served(dashboard(SharedView(view_of(folder), clock=iter(range(100)).__next__))) as port:
+    with watched(folder, clock=iter(range(100)).__next__) as port:
         before, page = get(port, f"/runs/{RUN}")
         assert "waiting for masked updates, round 6, 6 asked" in page and "data-since" in page
         for name in ("checkpoint.bin", "exchange.json", "audit.db"):
@@ -167,9 +165,9 @@ def test_ready_when_everything_listens(lab: Lab, tmp_path: Path) -> None:
         (folder / "coordinator.toml").write_text(
             f'[listen]\npublic = "0.0.0.0:{ports[0]}"\nsuperlink = "127.0.0.1:{ports[1]}"\n'
             f'control = "127.0.0.1:{ports[2]}"\n')
-        view = FederationReader(open_folder(folder)).read()
+        view = view_at(folder, connect=True)
     assert view.ready, view.checks
-    assert not FederationReader(open_folder(folder)).read().ready
+    assert not view_at(folder, connect=True).ready
 
 
 @pytest.mark.parametrize(("days", "code", "ok"), [
@@ -178,7 +176,7 @@ def test_certificate_that_expires_is_told(tmp_path: Path, days: int, code: str, 
     (tmp_path / "coordinator.toml").write_text("")
     (tmp_path / "tls").mkdir()
     write_certificate(tmp_path / "tls" / "server.pem", days=days)
-    checks = FederationReader(open_folder(tmp_path)).read(connect=False).checks
+    checks = view_at(tmp_path).checks
     found = next(check for check in checks if check.name == "certificate")
     assert (found.code, found.ok) == (code, ok)
 
@@ -187,7 +185,7 @@ def test_damaged_registry_is_unhealthy_and_not_a_crash(tmp_path: Path) -> None:
     (tmp_path / "coordinator.toml").write_text("")
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "runs.db").write_bytes(b"no database" * 100)
-    with served(dashboard(SharedView(view_of(tmp_path)))) as port:
+    with watched(tmp_path) as port:
         answer, body = get(port, "/healthz")
         assert (answer.status, body) == (503, '{"code":"RUNS_DB"}')
         assert "RUNS_DB" in get(port, "/")[1]
@@ -226,7 +224,7 @@ def test_unknown_metric_is_a_defect() -> None:
 
 
 def test_every_metric_of_a_run_is_declared(lab: Lab) -> None:
-    view = FederationReader(open_folder(lab.finished)).read(connect=False)
+    view = view_at(lab.finished)
     assert {name for name, _, _ in samples(view)} <= METRICS.keys()
 
 

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from watch_lab import RUN, Lab, served
+from watch_lab import RUN, Lab, served, view_at, watched
 
 from medunlearn_server.checkpoints import Checkpoint
-from medunlearn_server.service.config import open_folder
 from medunlearn_server.service.runs_db import RunsDb
-from medunlearn_server.watching.federation import FederationReader
-from medunlearn_server.watching.web import SharedView, dashboard, view_of
+from medunlearn_server.watching.web import dashboard
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
@@ -90,7 +88,7 @@ def test_a_run_in_progress_looks_as_it_should(
 ) -> None:
     folder = tmp_path / name
     folder.mkdir()
-    with served(dashboard(SharedView(view_of(lab.halfway)))) as port:
+    with watched(lab.halfway) as port:
         origin = f"http://127.0.0.1:{port}"
         seen = visit(browser, f"{origin}/runs/{RUN}", folder, width=width, flags=flags)
     assert seen.console == []
@@ -103,7 +101,7 @@ def test_a_run_in_progress_looks_as_it_should(
 
 def test_the_page_updates_itself(browser: str, lab: Lab, tmp_path: Path) -> None:
     """The first answer shows round 5; every later one the end: the page must get there alone."""
-    pages = [FederationReader(open_folder(folder)).read(connect=False)
+    pages = [view_at(folder)
              for folder in (lab.halfway, lab.finished)]
     looks = iter([pages[0]])
     with served(dashboard(lambda: next(looks, pages[1]))) as port:
@@ -126,7 +124,7 @@ def test_hostile_names_are_text(browser: str, lab: Lab, tmp_path: Path) -> None:
     registry.add(HOSTILE, plan_digest=HOSTILE)
     registry.move(HOSTILE, "failed", failure_code=HOSTILE)
     registry.close()
-    with served(dashboard(SharedView(view_of(folder)))) as port:
+    with watched(folder) as port:
         for number, page in enumerate(("/", f"/runs/{RUN}")):
             place = tmp_path / f"hostile-{number}"
             place.mkdir()
@@ -143,7 +141,7 @@ def test_another_site_can_neither_read_nor_frame_it(
     """A page of somebody else in the same browser, and one whose name was rebound to loopback."""
     place = tmp_path / "attack"
     place.mkdir()
-    with served(dashboard(SharedView(view_of(lab.finished)))) as port:
+    with watched(lab.finished) as port:
         attack = tmp_path / "attack.html"
         attack.write_text(
             f"<iframe id=f src='http://127.0.0.1:{port}/'></iframe><pre id=o>nothing</pre><script>"

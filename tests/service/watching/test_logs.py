@@ -9,6 +9,8 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import closing
 from io import StringIO
 from pathlib import Path
 
@@ -78,16 +80,22 @@ def test_no_way_to_speak_gets_a_text_past_the_log(tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def log_into(folder: Path, stream: StringIO | None = None) -> EventLog:
-    return EventLog(
-        component="test", private=PrivateFile(folder / "test.private.log"),
-        path=folder / "test.jsonl", stream=stream, clock=lambda: 1_790_000_000.25,
-    )
+@pytest.fixture
+def stream() -> StringIO:
+    return StringIO()
 
 
-def test_a_line_is_what_it_was_told(tmp_path: Path) -> None:
-    stream = StringIO()
-    log_into(tmp_path, stream).info("round_done", run_id="r-1", round=3, sites=5, epsilon=1.5)
+@pytest.fixture
+def log(tmp_path: Path, stream: StringIO) -> Iterator[EventLog]:
+    with closing(PrivateFile(tmp_path / "test.private.log")) as private:
+        yield EventLog(
+            component="test", private=private, path=tmp_path / "test.jsonl", stream=stream,
+            clock=lambda: 1_790_000_000.25,
+        )
+
+
+def test_a_line_is_what_it_was_told(log: EventLog, stream: StringIO, tmp_path: Path) -> None:
+    log.info("round_done", run_id="r-1", round=3, sites=5, epsilon=1.5)
     assert json.loads(stream.getvalue()) == {
         "at": "2026-09-21T14:13:20.250Z", "level": "info", "component": "test",
         "event": "round_done", "run_id": "r-1", "round": 3, "sites": 5, "epsilon": 1.5,
@@ -133,7 +141,8 @@ def test_private_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
 def test_private_file_under_a_wide_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        PrivateFile(tmp_path / "a" / "x.private.log").write("said")
+        with closing(PrivateFile(tmp_path / "a" / "x.private.log")) as private:
+            private.write("said")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a" / "x.private.log").stat().st_mode) == 0o600
@@ -147,24 +156,31 @@ def test_a_link_laid_in_the_private_files_place_is_not_followed(tmp_path: Path) 
 
 
 def test_private_file_stays_small_and_0600(tmp_path: Path) -> None:
-    private = PrivateFile(tmp_path / "x.private.log", max_bytes=2000)
-    for number in range(200):
-        private.write(f"message {number} " + "x" * 50)
+    with closing(PrivateFile(tmp_path / "x.private.log", max_bytes=2000)) as private:
+        for number in range(200):
+            private.write(f"message {number} " + "x" * 50)
     files = sorted(tmp_path.iterdir())
     assert len(files) == 2 and sum(file.stat().st_size for file in files) < 4500
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
     assert "message 199" in (tmp_path / "x.private.log").read_text()
 
 
-def test_a_full_disk_stops_no_work(tmp_path: Path) -> None:
-    log = EventLog(component="test", private=PrivateFile(tmp_path / "x.private.log"),
-                   path=Path("/dev/full"))
+def test_a_closed_private_file_writes_into_no_other_file(tmp_path: Path) -> None:
+    private = PrivateFile(tmp_path / "x.private.log")
+    private.close()
+    with (tmp_path / "other").open("wb"):  # it gets the same number
+        assert private.write("said")
+    private.close()
+    assert all(not file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_a_full_disk_stops_no_work(log: EventLog) -> None:
+    log.path = Path("/dev/full")
     log.info("started")
     log.error("failed", ValueError("x"))
 
 
-def test_many_threads_write_whole_lines(tmp_path: Path) -> None:
-    log = log_into(tmp_path)
+def test_many_threads_write_whole_lines(log: EventLog, tmp_path: Path) -> None:
     threads = [
         threading.Thread(target=lambda: [log.info("round_done", round=n) for n in range(100)])
         for _ in range(8)
@@ -177,9 +193,7 @@ def test_many_threads_write_whole_lines(tmp_path: Path) -> None:
     assert len(lines) == 800 and all(json.loads(line)["event"] == "round_done" for line in lines)
 
 
-def test_our_own_errors_keep_their_code(tmp_path: Path) -> None:
-    stream = StringIO()
-    log = log_into(tmp_path, stream)
+def test_our_own_errors_keep_their_code(log: EventLog, stream: StringIO) -> None:
     record = logging.LogRecord("medunlearn.hospital", logging.ERROR, __file__, 12, "%s",
                                (Rejected("PLAN_UNKNOWN", "m", "h"),), None)
     log.library(record)

@@ -11,14 +11,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from watch_lab import CANARY, RUN, Lab, get, served
+from watch_lab import CANARY, RUN, Lab, get, served, view_at, watched
 
 from medunlearn_client.watching import HospitalView, application, read_view, samples
 from medunlearn_common.metrics import METRICS, exposition
-from medunlearn_server.service.config import open_folder
-from medunlearn_server.watching.federation import FederationReader
 from medunlearn_server.watching.terminal import status_view
-from medunlearn_server.watching.web import SharedView, dashboard, view_of
 
 # A date that no day, number or hexadecimal digest can spell: those are shown, and rightly.
 PARTS = ("Jane", "Doe", "31.02.1970", "HIV")
@@ -93,14 +90,14 @@ def test_a_hospitals_logs(tmp_path: Path) -> None:
 def test_a_coordinators_pages_metrics_status_and_terminal(lab: Lab) -> None:
     store = (lab.finished / "runs" / RUN / "gate_overrides.json").read_text()
     assert CANARY in store, "without this the canaries were never at risk"
-    with served(dashboard(SharedView(view_of(lab.finished)))) as port:
+    with watched(lab.finished) as port:
         for path in ("/", f"/runs/{RUN}", "/metrics", "/readyz", "/healthz", f"/runs/{CANARY}",
                      f"/?{CANARY}"):
             path = path.replace(" ", "%20")
             answer, body = get(port, path, headers={"X-Patient": CANARY, "Referer": CANARY})
             clean(body + str(answer.headers), path)
         assert "Grace Hopper" in get(port, f"/runs/{RUN}")[1]
-    view = FederationReader(open_folder(lab.finished)).read(connect=False)
+    view = view_at(lab.finished)
     stream = StringIO()
     Console(file=stream, width=160).print(status_view(view))
     clean(stream.getvalue(), "the terminal")

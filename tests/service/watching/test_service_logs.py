@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pty
-import select
+import selectors
 import signal
 import ssl
 import subprocess
@@ -155,10 +155,12 @@ def until(
     """Collect what is said until something is so."""
     assert process.stdout is not None
     deadline = time.monotonic() + 90
-    while not is_so():
-        assert time.monotonic() < deadline and process.poll() is None, said
-        if select.select([process.stdout], [], [], 0.05)[0]:
-            said.append(os.read(process.stdout.fileno(), 65536))
+    with selectors.DefaultSelector() as stdout:  # takes descriptors of any number
+        stdout.register(process.stdout, selectors.EVENT_READ)
+        while not is_so():
+            assert time.monotonic() < deadline and process.poll() is None, said
+            if stdout.select(0.05):
+                said.append(os.read(process.stdout.fileno(), 65536))
 
 
 @pytest.mark.flower

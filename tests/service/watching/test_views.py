@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import select
+import selectors
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from io import StringIO
 from pathlib import Path
 from typing import cast
 
 import pytest
+from open_files import all_closed_again
 from rich.console import Console
-from watch_lab import RUN, Lab
+from watch_lab import RUN, Lab, view_at
 
 from medunlearn_common.attestation.dsse import sealed
 from medunlearn_common.audit.kinds import KINDS, digest, name
@@ -26,15 +27,13 @@ from medunlearn_common.audit.records import AuditRecord
 from medunlearn_common.trust_folder import open_identity
 from medunlearn_server.audit_trail import AuditTrail
 from medunlearn_server.checkpoints import Checkpoint
-from medunlearn_server.service.config import open_folder
-from medunlearn_server.watching.federation import FederationReader
 from medunlearn_server.watching.run_reader import RunReader, decisions
 from medunlearn_server.watching.terminal import spark, status_view, watch
 from medunlearn_server.watching.views import UNREADABLE, FederationView, RunView
 
 
 def run_at(folder: Path) -> RunView:
-    found = FederationReader(open_folder(folder)).read(connect=False).run(RUN)
+    found = view_at(folder).run(RUN)
     assert found is not None
     return found
 
@@ -93,12 +92,12 @@ def test_watching_writes_nothing_into_the_folder(copy: Path) -> None:
 
 
 def test_changed_log_record_is_seen(copy: Path) -> None:
-    with sqlite3.connect(copy / "runs" / RUN / "audit.db") as connection:
+    with closing(sqlite3.connect(copy / "runs" / RUN / "audit.db")) as connection, connection:
         connection.execute("DROP TRIGGER entries_keep")
         connection.execute("UPDATE entries SET record = X'00' WHERE position = 4")
     run = run_at(copy)
     assert run.log.first_bad == 4 and "AUDIT_LOG_DAMAGED" in run.troubles
-    checks = FederationReader(open_folder(copy)).read(connect=False).checks
+    checks = view_at(copy).checks
     assert {check.name: check.code for check in checks}["audit logs"] == "AUDIT_LOG_DAMAGED"
 
 
@@ -135,7 +134,7 @@ def test_missing_folder_of_a_launched_run_is_an_empty_run(copy: Path) -> None:
 
 def test_a_coordinator_without_runs_creates_nothing(tmp_path: Path) -> None:
     (tmp_path / "coordinator.toml").write_text("")
-    view = FederationReader(open_folder(tmp_path)).read()
+    view = view_at(tmp_path, connect=True)
     assert view.runs == () and not view.ready
     codes = {check.name: check.code for check in view.checks}
     assert codes["certificate"] == "CERTIFICATE_MISSING" and codes["gateway"] == "PORT_CLOSED"
@@ -152,13 +151,12 @@ def test_hostile_names_become_unreadable_before_anybody_sees_them(copy: Path) ->
     run = run_at(copy)
     assert UNREADABLE in {site.site for site in run.sites}
     assert "onerror" not in repr(run)
-    shown = said(FederationReader(open_folder(copy)).read(connect=False))
+    shown = said(view_at(copy))
     assert "\x1b]0" not in shown and "onerror" not in shown
 
 
 def test_the_terminal_view_is_a_pure_function_and_fits_a_narrow_window(lab: Lab) -> None:
-    view = FederationReader(open_folder(lab.halfway), clock=lambda: 1_790_000_050.0).read(
-        connect=False)
+    view = view_at(lab.halfway, clock=lambda: 1_790_000_050.0)
     assert said(view) == said(view)
     wide = said(view)
     for words in ("5 of 8 rounds", "waiting for masked updates, round 6, 6 asked", "hospital-3",
@@ -167,11 +165,17 @@ def test_the_terminal_view_is_a_pure_function_and_fits_a_narrow_window(lab: Lab)
     assert max(len(line) for line in said(view, width=60).splitlines()) <= 60
 
 
+def test_a_reader_that_is_closed_holds_no_file(lab: Lab) -> None:
+    with all_closed_again(lab.finished):
+        for _ in range(3):
+            view_at(lab.finished)
+
+
 def test_watch_ends_when_it_is_told_to(lab: Lab) -> None:
-    reader, looks = FederationReader(open_folder(lab.finished)), []
+    looks: list[FederationView] = []
 
     def fetch() -> FederationView:
-        looks.append(reader.read(connect=False))
+        looks.append(view_at(lab.finished))
         return looks[-1]
 
     console = Console(file=StringIO(), width=100)
@@ -196,18 +200,21 @@ cli.main()
              "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     os.close(theirs)
+    drawn = selectors.DefaultSelector()  # takes descriptors of any number
+    drawn.register(ours, selectors.EVENT_READ)
     try:
         seen = b""
         while RUN.encode() not in seen:
-            assert select.select([ours], [], [], 60.0)[0], seen
+            assert drawn.select(60.0), seen
             seen += os.read(ours, 1 << 16)
         watching.send_signal(signal.SIGINT)
         with suppress(OSError):  # the terminal is gone with the process
-            while select.select([ours], [], [], 60.0)[0] and os.read(ours, 1 << 16):
+            while drawn.select(60.0) and os.read(ours, 1 << 16):
                 pass
         assert watching.wait(30) == 0
     finally:
         watching.kill()
+        drawn.close()
         os.close(ours)
 
 
@@ -248,7 +255,7 @@ def test_attestation_counts_only_if_the_log_names_it(copy: Path) -> None:
                report_digest="0" * 64)
     found = run_at(copy).attestation
     assert found is not None and found.in_log and found.signer == "coordinator"
-    assert "named in the log" in said(FederationReader(open_folder(copy)).read(connect=False))
+    assert "named in the log" in said(view_at(copy))
     (folder / "attestation.json").write_bytes(data.replace(b"coordinator", b"coordinatoR"))
     found = run_at(copy).attestation
     assert found is not None and not found.in_log

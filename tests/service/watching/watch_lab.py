@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -23,7 +24,11 @@ from medunlearn_common.plan import Plan, RuntimeOptions
 from medunlearn_common.plan.template import plan_template
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.gatekeeper import add_override, new_override
+from medunlearn_server.service.config import open_folder
 from medunlearn_server.service.runs_db import RunsDb
+from medunlearn_server.watching.federation import FederationReader
+from medunlearn_server.watching.views import FederationView
+from medunlearn_server.watching.web import SharedView, dashboard, view_of
 from medunlearn_simulation.memory_runner import Faults, run_in_memory
 
 RUN = "lab-0123456789ab"
@@ -95,6 +100,21 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     registry.move(RUN, "finished")
     registry.close()
     return Lab(halfway=root / "halfway", finished=folder)
+
+
+def view_at(
+    folder: Path, *, connect: bool = False, clock: Callable[[], float] = time.time
+) -> FederationView:
+    """One look at a coordinator's folder."""
+    with closing(FederationReader(open_folder(folder), clock=clock)) as reader:
+        return reader.read(connect=connect)
+
+
+@contextmanager
+def watched(folder: Path, **options: Any) -> Iterator[int]:
+    """The dashboard of a coordinator's folder on a free port."""
+    with view_of(folder) as view, served(dashboard(SharedView(view, **options))) as port:
+        yield port
 
 
 @contextmanager

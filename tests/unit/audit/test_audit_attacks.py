@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,12 +43,11 @@ def refused(code: str, act: Callable[[], object]) -> Rejected:
 
 def rewritten(path: Path, *statements: str) -> None:
     """As whoever owns the file could do it."""
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         for trigger in ("entries_stay", "entries_keep"):
             connection.execute(f"DROP TRIGGER {trigger}")
         for statement in statements:
             connection.execute(statement)
-    connection.close()
 
 
 # -- the exported log -----------------------------------------------------------------------
@@ -157,9 +157,8 @@ def test_tampered_file_is_read_only_and_names_the_first_bad_record(
     error = refused("AUDIT_LOG_DAMAGED", lambda: add_round(opened, 9))
     assert f"record {opened.damage.index} is the first bad one" in error.message
     refused("AUDIT_LOG_DAMAGED", lambda: opened.head)
-    with sqlite3.connect(tmp_path / "audit.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "audit.db")) as connection:
         assert connection.execute("SELECT COUNT(*) FROM entries").fetchone()[0] <= 8
-    connection.close()
 
 
 def test_record_changed_in_the_file_is_named(
