@@ -83,11 +83,7 @@ def test_a_sum_that_wraps_moves_its_neighbour_by_one_step_at_most() -> None:
     assert total.tolist() == [60_000 - 2**16, 11, 2**16 - 60_000, 13, 0, 60_000 - 2**16]
 
 
-def test_what_cannot_fit_is_refused_and_names_the_way_out() -> None:
-    codec = RingCodec(step=1.0, max_sites=5, bits=16)
-    with pytest.raises(Rejected, match="RING_CLAMPED") as caught:
-        codec.to_ring(np.full(100, 2**15, dtype=np.int64))
-    assert "update_bits = 32" in str(caught.value)
+def test_without_noise_there_are_no_sixteen_bits() -> None:
     with pytest.raises(ValueError, match="without noise"):
         RingCodec.for_mechanism(clip_l2=1.0, sigma=0.0, max_sites=5, bits=16)
 
@@ -319,3 +315,29 @@ def test_contradictions_name_the_key_and_the_way_out(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         plan(**changes)
+
+
+# -- attacks ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("bits", "sigma"), [(16, 0.02), (32, 1e-5)])
+def test_a_refusal_cannot_tell_the_coordinator_how_long_one_hospitals_sum_is(
+    tmp_path: Path, tiny_model_folder: Path, few: dict[str, Path], bits: int, sigma: float
+) -> None:
+    """Records that push against the ring's end, under noise: an answer as ever, no code."""
+    shared = plan(wire={"update_bits": bits})
+    found = released(tmp_path, tiny_model_folder, few["all"], shared, sigma=sigma, moved_by=3.0)
+    codec = update_codec(shared, sigma=sigma)
+    edge = codec.clamp_steps * codec.wire_step
+    assert max(np.abs(found.forget).max(), abs(found.forget_progress) * 0.1 * CLIP) == (
+        pytest.approx(edge))
+
+
+def test_what_does_not_fit_is_refused_only_where_nothing_is_private() -> None:
+    steps = np.full(100, 2**40, dtype=np.int64)
+    for bits in (16, 32):
+        codec = RingCodec(step=1.0, max_sites=5, bits=bits)
+        words = codec.to_ring(steps, private=True)
+        assert np.all(codec.from_ring(words, 100) == codec.clamp_steps * codec.wire_step)
+        with pytest.raises(Rejected, match="RING_CLAMPED"):
+            codec.to_ring(steps)
