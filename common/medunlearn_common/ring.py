@@ -32,8 +32,8 @@ RING_BITS = 32
 NOISE_STEPS = 1 << 16
 NOISELESS_CLIP_STEPS = 1 << 20
 MAX_CLAMPED_FRACTION = 0.01
-# Of 16 bits: the noise of the whole sum is 2^11 coarse steps wide, a sum of 16 times that
-# still fits, and a unit's rounding stays small against its clip.
+# Of 16 bits: the noise of the guaranteed sites' sum is 2^11 coarse steps wide, a sum of 16 times
+# that still fits, and a unit's rounding stays small against its clip.
 COARSENING = 1 << 5
 _LANE_BITS = 16
 # How improbable it is, per release, that a unit's rounding exceeds what the clip leaves for it.
@@ -96,7 +96,7 @@ class RingCodec:
 
         With 32 bits floor(2^31 / n) - 1, so that n sites never wrap. With 16 bits 2^15 - 1:
         there is no room to set aside for each site, and a sum beyond 16 standard deviations
-        of the noise wraps.
+        of the noise of the guaranteed sites wraps.
         """
         if self.bits == RING_BITS:
             return (1 << (RING_BITS - 1)) // self.max_sites - 1

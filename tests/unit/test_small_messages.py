@@ -341,3 +341,22 @@ def test_what_does_not_fit_is_refused_only_where_nothing_is_private() -> None:
         assert np.all(codec.from_ring(words, 100) == codec.clamp_steps * codec.wire_step)
         with pytest.raises(Rejected, match="RING_CLAMPED"):
             codec.to_ring(steps)
+
+
+def test_more_hospitals_than_sixteen_bits_hold_the_noise_of_are_refused() -> None:
+    """Each adds 1/sqrt(h) of the noise: of 1,000 with h = 3, the noise alone would wrap."""
+    small = {"update_bits": 16}
+    for sites, least in ((1000, 3), (13, 3)):
+        with pytest.raises(ValueError, match="min_sites"):
+            plan(wire=small, federation={"sites": sites, "min_sites": least})
+    widest = plan(wire=small, federation={"sites": 12, "min_sites": 3})
+    codec = update_codec(widest, sigma=4.0)
+    noise = summed_noise(widest, sigma=4.0, sites=12)
+    assert (codec.clamp_steps + 1) * codec.wire_step >= 8.0 * noise
+
+
+@pytest.mark.parametrize("weight", [5e-324, 1e-300, 1e-3, 1e3, 1e300])
+def test_a_weight_that_leaves_nothing_of_one_set_in_the_one_sum_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match=r"retain_weight between 0\.01 and 100"):
+        plan(wire={"sums": "one"}, server={"retain_weight": weight})
+    assert plan(server={"retain_weight": weight}).server.retain_weight == weight
