@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from medunlearn_client.releases import ReleaseSettings
 from medunlearn_client.site_config import SiteConfig
 from medunlearn_client.step_message import StepRequest
 from medunlearn_client.workbench import Workbench
@@ -360,3 +361,31 @@ def test_a_weight_that_leaves_nothing_of_one_set_in_the_one_sum_is_refused(weigh
     with pytest.raises(ValueError, match=r"retain_weight between 0\.01 and 100"):
         plan(wire={"sums": "one"}, server={"retain_weight": weight})
     assert plan(server={"retain_weight": weight}).server.retain_weight == weight
+
+
+@pytest.mark.parametrize("weight", [0.4, 2.5])
+def test_the_clip_that_rounding_takes_distorts_neither_the_weight_nor_the_gap(
+    tmp_path: Path, tiny_model_folder: Path, few: dict[str, Path], weight: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where 16 bits leave little of the clip, a share must be a share of what is left."""
+    monkeypatch.setattr(ReleaseSettings, "noise_share", 0.0)
+    sigma, small = 100.0, {"update_bits": 16, "sums": "one"}
+    left = sigma / NOISE_STEPS * clip_steps(
+        update_codec(plan(wire=small), sigma=sigma), clip_l2=CLIP, dimension=SIZE + 2
+    )
+    assert left < 0.75
+
+    def found(wire: dict[str, Any], dither: int) -> RoundSums:
+        shared = plan(wire=wire, server={"retain_weight": weight}, objective={"name": "npo"})
+        return released(tmp_path, tiny_model_folder, few["all"], shared, sigma=sigma,
+                        moved_by=3.0, noise=str(dither))
+
+    exact, rounded = found({}, 0), [found(small, dither) for dither in range(20)]
+    assert exact.retain is not None
+    halves = np.stack([exact.forget, exact.retain], axis=1)
+    mean = np.mean([sums.forget for sums in rounded], axis=0)
+    told = np.linalg.lstsq(halves, mean, rcond=None)[0]
+    assert told == pytest.approx([left, left * weight], rel=0.08)
+    drift = np.mean([sums.retain_progress for sums in rounded])
+    assert drift == pytest.approx(exact.retain_progress, abs=0.4 if weight < 1.0 else 0.1)
