@@ -21,12 +21,14 @@ from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.messages import STEP, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions, plan_from_text
+from medunlearn_common.plan.commands import plan_facts
 from medunlearn_common.ring import COARSENING, NOISE_STEPS, RingCodec, clip_steps, coarsened
 from medunlearn_common.support import Support, random_support
 from medunlearn_common.updates import SparseUpdate
 from medunlearn_common.wire import UpdateForm, update_codec
 from medunlearn_server.aggregation import RoundSums, combine_round, summed_noise
 from medunlearn_server.gates import norm_bound
+from medunlearn_server.progress import noise_schedule
 from medunlearn_server.requests import step_request
 from medunlearn_server.server_step import direction_of
 
@@ -389,3 +391,14 @@ def test_the_clip_that_rounding_takes_distorts_neither_the_weight_nor_the_gap(
     assert told == pytest.approx([left, left * weight], rel=0.08)
     drift = np.mean([sums.retain_progress for sums in rounded])
     assert drift == pytest.approx(exact.retain_progress, abs=0.4 if weight < 1.0 else 0.1)
+
+
+def test_plan_check_says_how_many_units_sixteen_bits_hold() -> None:
+    shown = {
+        bits: dict(plan_facts(plan_from_text(PLAN + f"[wire]\nupdate_bits = {bits}\n")))
+        for bits in (16, 32)
+    }
+    sigma = noise_schedule(plan()).round_sigma
+    assert shown[16]["range"].startswith(f"{16 * sigma:.0f} units") and "range" not in shown[32]
+    codec = update_codec(plan(wire={"update_bits": 16}), sigma=sigma)
+    assert (codec.clamp_steps + 1) * codec.wire_step == pytest.approx(16 * sigma * CLIP)
