@@ -67,7 +67,7 @@ def counts_release(
     """Noised cells of each population in turn, as ring words.
 
     Raises:
-        Rejected: NOISE_TOO_WIDE before any record is looked at; RING_CLAMPED.
+        Rejected: NOISE_TOO_WIDE before any record is looked at; RING_CLAMPED without noise.
 
     Guarantees:
         (epsilon, delta)-DP as accounted for a Poisson-subsampled Gaussian sum of sensitivity 1
@@ -96,7 +96,8 @@ def counts_release(
         )
         totals.append(cells_of(*answered) * COUNT_STEPS + noise)
     codec = count_codec(max_sites=mechanism.max_sites)
-    return codec.to_ring(np.concatenate(totals)).astype(WIRE_DTYPE).tobytes()
+    words = codec.to_ring(np.concatenate(totals), private=mechanism.sigma > 0.0)
+    return words.astype(WIRE_DTYPE).tobytes()
 
 
 def _answered(

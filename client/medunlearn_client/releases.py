@@ -130,7 +130,7 @@ def vote_release(
                 settings, [half], gradients, mechanism=mechanism,
                 dimension=len(adapter.layout.row_lengths), release_gap=False, key=key,
             )
-            words.append(codec.to_ring(steps))
+            words.append(codec.to_ring(steps, private=sigma > 0.0))
     return np.concatenate(words).astype(WIRE_DTYPE).tobytes()
 
 
@@ -176,7 +176,8 @@ def step_release(
             totals = [total + new for total, new in zip(totals, sums, strict=True)]
             if local_step + 1 < settings.plan.privacy.local_steps:
                 values = _after_local_step(settings, values, sums, request.geometry)
-    return np.concatenate([codec.to_ring(t) for t in totals]).astype(WIRE_DTYPE).tobytes()
+    words = [codec.to_ring(total, private=request.sigma > 0.0) for total in totals]
+    return np.concatenate(words).astype(WIRE_DTYPE).tobytes()
 
 
 def _local_key(key: KeyFor, local_step: int, purpose: str) -> bytes:

@@ -159,8 +159,12 @@ def noised_sum(
         the noise are those of :class:`RingDPOptimizer`, also for an empty sample or site.
     """
     length = dimension + (len(parts) if release_gap else 0)
+    clip = clip_steps(mechanism.codec, clip_l2=mechanism.clip_l2, dimension=length)
+    # What rounding leaves of C. Gap, trust and share are taken inside it, or the optimizer's
+    # clip would cut a full-length vector once more, and one of half the share not at all.
+    left = clip * mechanism.codec.step
     noise = KeyStream(key("+".join(part.name for part in parts) + "/noise"))
-    optimizer, parameter = _optimizer(mechanism, length, noise_stream=noise)
+    optimizer, parameter = _optimizer(mechanism, length, clip=clip, noise_stream=noise)
     for place, part, chunk in _drawn(parts, key):
         vectors, gaps, trusts = _unit_vectors(
             part, chunk, gradients, dimension,
@@ -170,8 +174,8 @@ def noised_sum(
         if release_gap:
             apart = torch.zeros(len(chunk), len(parts), dtype=gaps.dtype)
             apart[:, place] = gaps
-            vectors = _with_gap(vectors, apart, mechanism.clip_l2)
-        vectors = _trusted(vectors, trusts * part.share, mechanism.clip_l2)
+            vectors = _with_gap(vectors, apart, mechanism.clip_l2, left=left)
+        vectors = _trusted(vectors, trusts * part.share, left)
         vectors = _finite(vectors, private=mechanism.sigma > 0.0)
         parameter.grad_sample = vectors / mechanism.codec.step
         optimizer.signal_skip_step(True)
@@ -188,14 +192,14 @@ def noised_sum(
 
 
 def _optimizer(
-    mechanism: SumMechanism, length: int, *, noise_stream: KeyStream
+    mechanism: SumMechanism, length: int, *, clip: float, noise_stream: KeyStream
 ) -> tuple[RingDPOptimizer, Any]:
     parameter: Any = torch.nn.Parameter(torch.zeros(length, dtype=torch.float64))
     noise_l2 = mechanism.sigma * mechanism.clip_l2 * mechanism.noise_share
     optimizer = RingDPOptimizer(
         parameter,
         noise_multiplier=mechanism.sigma,
-        clip_steps=clip_steps(mechanism.codec, clip_l2=mechanism.clip_l2, dimension=length),
+        clip_steps=clip,
         noise_steps=noise_l2 / mechanism.codec.wire_step,
         stream=noise_stream,
         coarsen=mechanism.codec.coarsening != 1,
@@ -271,13 +275,21 @@ def _trusted(vectors: torch.Tensor, trusts: torch.Tensor, clip_l2: float) -> tor
     return vectors * torch.where(trusts < 1.0, factors, 1.0).unsqueeze(1)
 
 
-def _with_gap(vectors: torch.Tensor, gaps: torch.Tensor, clip_l2: float) -> torch.Tensor:
+def _with_gap(
+    vectors: torch.Tensor, gaps: torch.Tensor, clip_l2: float, *, left: float
+) -> torch.Tensor:
     """Append the gaps, one of them not zero, inside the same clip: they cost no epsilon.
 
-    The gradient is cut to sqrt(1 - GAP_SHARE^2) * C first; otherwise a long gradient would
-    shrink the gap with it and the released curve would mean nothing.
+    The gradient is cut first, to what the largest gap leaves of the clip; otherwise a long
+    gradient would shrink the gap with it and the released curve would mean nothing.
+
+    Args:
+        vectors: Shape ``(units, k)``.
+        gaps: Shape ``(units, parts)``.
+        clip_l2: C, of which a gap takes at most ``GAP_SHARE``.
+        left: Of C after rounding, at least half of it.
     """
-    limit = clip_l2 * (1.0 - GAP_SHARE**2) ** 0.5
+    limit = (left**2 - (GAP_SHARE * clip_l2) ** 2) ** 0.5
     norms = vectors.norm(dim=1, keepdim=True).clamp_min(1e-300)
     cut = vectors * (limit / norms).clamp(max=1.0)
     scaled = gaps.clamp(-1.0, 1.0) * (GAP_SHARE * clip_l2)

@@ -6,8 +6,9 @@ sums of a round compose in parallel, and epsilon is the larger of two tracks (de
 one sum of forget records, one of retain records).
 
 The accountant assumes continuous Gaussians. The noise of the sum is a sum of discrete
-Gaussians, 2^16 steps wide in all (one of h sites adds 2^16 / sqrt(h)), for which the
-difference is far below the accountant's own error.
+Gaussians, 2^16 steps wide in all (one of h sites adds 2^16 / sqrt(h)), or 2^11 where updates
+have 16 bits, for which the difference is far below the accountant's own error: a discrete
+Gaussian of width s differs by the order of exp(-2 pi^2 s^2), and s is at least 2^11 / sqrt(1000).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ in the fine steps; the site's sum is then rounded, under a random dither, to ste
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -25,12 +26,14 @@ import numpy.typing as npt
 
 from medunlearn_common.errors import Rejected
 
+_LOG = logging.getLogger("medunlearn.hospital")
+
 RING_BITS = 32
 NOISE_STEPS = 1 << 16
 NOISELESS_CLIP_STEPS = 1 << 20
 MAX_CLAMPED_FRACTION = 0.01
-# Of 16 bits: the noise of the whole sum is 2^11 coarse steps wide, a sum of 16 times that
-# still fits, and a unit's rounding stays small against its clip.
+# Of 16 bits: the noise of the guaranteed sites' sum is 2^11 coarse steps wide, a sum of 16 times
+# that still fits, and a unit's rounding stays small against its clip.
 COARSENING = 1 << 5
 _LANE_BITS = 16
 # How improbable it is, per release, that a unit's rounding exceeds what the clip leaves for it.
@@ -93,7 +96,7 @@ class RingCodec:
 
         With 32 bits floor(2^31 / n) - 1, so that n sites never wrap. With 16 bits 2^15 - 1:
         there is no room to set aside for each site, and a sum beyond 16 standard deviations
-        of the noise wraps.
+        of the noise of the guaranteed sites wraps.
         """
         if self.bits == RING_BITS:
             return (1 << (RING_BITS - 1)) // self.max_sites - 1
@@ -103,30 +106,41 @@ class RingCodec:
         """Ring words that ``count`` coordinates take."""
         return count if self.bits == RING_BITS else (count + 1) // 2
 
-    def to_ring(self, steps: StepVector) -> RingVector:
+    def to_ring(self, steps: StepVector, *, private: bool = False) -> RingVector:
         """Clamp integer steps of the wire, pack them and take them modulo 2^32.
 
         With 16 bits coordinates i (low) and i + 1 (high) make one word ``low + 2^16 high``. Sums
         of words hold the sums of both, as long as those of the low ones fit 16 bits.
 
         Args:
-            steps: Shape ``(k,)``, the noised sum of one site.
+            steps: Shape ``(k,)``, the sum of one site, noised if it is private.
+            private: The sum is of records and under noise.
 
         Returns:
             uint32, shape ``(words(k),)``.
 
+        Guarantees:
+            What is private is answered whatever it is. A refusal would tell how long the sum of
+            this one site is, under this site's share of the noise alone; and as nothing was
+            answered, the coordinator could ask again, for fresh noise, as often as it is refused.
+
         Raises:
-            Rejected: RING_CLAMPED if more than 1 % of the values had to be clamped: the clip is
-                then not what the plan says, and the sum would be wrong.
+            Rejected: RING_CLAMPED if more than 1 % of the values had to be clamped and nothing is
+                private: the clip is then not what the plan says, and the sum would be wrong.
         """
         limit = self.clamp_steps
         clamped = int(np.count_nonzero(np.abs(steps) > limit))
         if clamped > MAX_CLAMPED_FRACTION * steps.size:
-            raise Rejected(
-                "RING_CLAMPED",
-                f"{clamped} of {steps.size} values exceed the ring's head-room",
-                "use fewer sites per sum or a smaller sampling rate, or set [wire] "
-                "update_bits = 32",
+            if not private:
+                raise Rejected(
+                    "RING_CLAMPED",
+                    f"{clamped} of {steps.size} values exceed the ring's head-room",
+                    "use fewer sites per sum or a smaller sampling rate",
+                )
+            _LOG.warning(
+                "%d of %d values exceed the ring's head-room and were clamped: the sum is wrong; "
+                "the plan needs fewer sites per sum, a smaller sampling rate or [wire] "
+                "update_bits = 32", clamped, steps.size,
             )
         fitting = np.clip(steps, -limit, limit).astype(np.int64)
         if self.bits != RING_BITS:

@@ -63,6 +63,11 @@ class UpdateForm:
         )
 
     @property
+    def forget_quiet(self) -> float:
+        """Noise of the forget gap as a share of that of the noisier of the two gaps, in (0, 1]."""
+        return min(self.forget_share, self.retain_share) / self.forget_share
+
+    @property
     def length(self) -> int:
         """Coordinates of one sum, the progress of its units included."""
         return self.size + 2 // self.sums

@@ -9,15 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from medunlearn_common.accounting import summed_sigma
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan import RunPlan
-from medunlearn_common.ring import RingCodec
+from medunlearn_common.ring import RING_BITS, RingCodec, clip_steps
 from medunlearn_common.updates import SparseUpdate
-from medunlearn_common.wire import UpdateForm
+from medunlearn_common.wire import UpdateForm, update_codec
 
 Reals = npt.NDArray[np.float64]
 
 # A unit's progress coordinate is at most this share of the clip (client: GAP_SHARE).
 PROGRESS_SHARE = 0.1
+# Of the noise, in standard deviations, that a released gap must have room for beside itself.
+_NOISE_ROOM = 6.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,39 @@ def summed_noise(plan: RunPlan, *, sigma: float, sites: int) -> float:
     else:
         carried = sigma * sqrt(sites)
     return carried * plan.privacy.clip_l2
+
+
+def require_room(plan: RunPlan, *, size: int, sigma: float) -> None:
+    """Refuse a run whose updates no site could make, or whose gap may wrap and so end it.
+
+    To be asked before anything is charged: a site sees the first only when it is asked for an
+    update, and nobody ever sees the second.
+
+    Args:
+        plan: The plan.
+        size: k, coordinates of the support.
+        sigma: Noise multiplier of the update rounds.
+
+    Raises:
+        Rejected: RING_TOO_COARSE.
+        Misconfigured: GAP_OUT_OF_RANGE if the plan stops by the gap, at 16 bits, and its
+            population is so large that the gap may leave their range.
+    """
+    clip, form = plan.privacy.clip_l2, UpdateForm.of(plan, size=size)
+    codec = update_codec(plan, sigma=sigma)
+    clip_steps(codec, clip_l2=clip, dimension=form.length)
+    if plan.server.stop_gap == 0.0 or form.bits == RING_BITS:
+        return
+    noise = summed_noise(plan, sigma=sigma, sites=plan.federation.sites)
+    room = codec.clamp_steps * codec.wire_step - _NOISE_ROOM * noise
+    most = int(room / (PROGRESS_SHARE * clip * form.forget_share))
+    if plan.gates.max_units > most:
+        raise Misconfigured(
+            "GAP_OUT_OF_RANGE",
+            f"server.stop_gap stops by a sum that 16 bits hold for {most} units, and [gates] "
+            f"max_units allows {plan.gates.max_units}",
+            "set max_units to what all hospitals hold, stop_gap = 0, or [wire] update_bits = 32",
+        )
 
 
 def combine_vote(total: SparseUpdate, codec: RingCodec) -> VoteSums:

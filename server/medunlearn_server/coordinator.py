@@ -26,11 +26,13 @@ from medunlearn_common.masking.parameters import require_plan
 from medunlearn_common.masking.signing import Verifier
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.plan.public_files import own_copy
+from medunlearn_common.support import support_size
 from medunlearn_common.wire import UpdateForm, update_codec
 from medunlearn_server import adapter_store
 from medunlearn_server.aggregation import (
     RoundSums,
     combine_round,
+    require_room,
     summed_noise,
 )
 from medunlearn_server.answers import Answers
@@ -127,10 +129,10 @@ class Coordinator:
             resume: Go on from the store's checkpoint if there is one.
 
         Raises:
-            Misconfigured: RUN_EXISTS, RUN_LOCKED, CHECKPOINT_CORRUPT, CHECKPOINT_FOREIGN, or
-                the code with which all sites refused.
-            Rejected: A MISMATCH code if the sites differ; GATE_NORM, GATE_CANARY or
-                GATE_UTILITY if a gate fails that nobody overrode: nothing is published.
+            Misconfigured: RUN_EXISTS, RUN_LOCKED, CHECKPOINT_CORRUPT, CHECKPOINT_FOREIGN,
+                GAP_OUT_OF_RANGE, or the code with which all sites refused.
+            Rejected: A MISMATCH code if the sites differ; RING_TOO_COARSE; GATE_NORM, GATE_CANARY
+                or GATE_UTILITY if a gate fails that nobody overrode: nothing is published.
             BudgetExceeded: PRIVACY_BUDGET if not even the support could be voted.
             Transient: ROUND_TOO_FEW_SITES, STORAGE_FULL, STORAGE_FAILED; resume later.
             MedunlearnError: What ``halt`` raises; the last round is kept.
@@ -187,12 +189,17 @@ class Coordinator:
         self._trail.begun(plan_digest=self._plan.digest)
         agreement = self._sites.gather(None, round_index=0)
         self._trail.agreed(agreement, self._sites.roster)
+        schedule = noise_schedule(self._plan)
+        require_room(
+            self._plan, size=support_size(agreement.layout, self._plan.support.density),
+            sigma=schedule.round_sigma,
+        )
         state = RoundState(
             min_sites=self._plan.federation.min_sites, rounds=self._plan.run.rounds
         ).agreed(tuple(self._sites.roster.ready.values()), layout_digest=agreement.layout.digest)
         return self._save(RunProgress(
             run_id=self._run_id, plan_digest=self._plan.digest, state=state,
-            agreement=agreement, schedule=noise_schedule(self._plan),
+            agreement=agreement, schedule=schedule,
         ))
 
     def _ready_report(self, progress: RunProgress) -> ReadyReport:
@@ -242,9 +249,13 @@ class Coordinator:
         return progress, FinishReason.ROUNDS_DONE
 
     def _gap_closed(self, progress: RunProgress) -> bool:
-        return bool(progress.curve) and gap_closed(
+        if not progress.curve:
+            return False
+        form = UpdateForm.of(self._plan, size=progress.need_learning().support.size)
+        return gap_closed(
             [report.forget_gap for report in progress.curve],
-            noise=progress.curve[-1].progress_noise, stop_gap=self._plan.server.stop_gap,
+            noise=progress.curve[-1].progress_noise * form.forget_quiet,
+            stop_gap=self._plan.server.stop_gap,
         )
 
     def _round(self, progress: RunProgress) -> RunProgress:

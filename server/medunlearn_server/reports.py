@@ -79,7 +79,7 @@ class RoundReport:
         bytes_up: Bytes from each site.
         forget_gap: Released forget gap, in units (noisy sum over drawn forget units).
         retain_loss: Released retain progress, in units.
-        progress_noise: Standard deviation of the noise of both.
+        progress_noise: Standard deviation of the noise of both, of the noisier where they differ.
         step_norm: L2 norm of the step.
         epsilon: Spent so far at the plan's delta; None without noise.
         attempts: How often the round was asked.

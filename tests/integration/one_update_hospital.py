@@ -266,14 +266,15 @@ def _clipped_by_hand(j: Journey, sigma: float) -> np.ndarray:
     """The forget units' vectors cut, given their gap, clipped, rounded and added, in steps."""
     clip, size = j.plan.privacy.clip_l2, j.support.size + 1
     step = sigma * clip / 2**16
+    limit = clip / step - size**0.5 / 2
     projected, gaps = j.found["projected"], j.found["gaps"].numpy().astype(np.float64)
     norms = np.linalg.norm(projected, axis=1, keepdims=True)
     vectors = np.hstack([
-        projected * np.minimum(1.0, clip * (1 - PROGRESS_SHARE**2) ** 0.5 / norms),
+        projected * np.minimum(
+            1.0, ((limit * step) ** 2 - (PROGRESS_SHARE * clip) ** 2) ** 0.5 / norms),
         gaps[:, None] * PROGRESS_SHARE * clip,
     ]) / step
     whole = np.linalg.norm(vectors, axis=1, keepdims=True)
-    limit = clip / step - size**0.5 / 2
     rounded: np.ndarray = np.round(vectors * np.minimum(1.0, limit / whole)).sum(axis=0)
     return rounded
 

@@ -9,10 +9,11 @@ import pytest
 from memory_lab import Lab, essence
 from quadratic_hospital import FORGET_TARGET, QuadraticHospital, small_plan
 
-from medunlearn_common.errors import Misconfigured
+from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.layout import AdapterLayout
-from medunlearn_common.messages import STEP, Message
+from medunlearn_common.messages import READY, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions
+from medunlearn_server.round_state import FinishReason
 from medunlearn_simulation.memory_runner import Faults
 
 SMALL = {"sums": "one", "update_bits": 16, "value_bits": 16}
@@ -106,3 +107,58 @@ def test_a_step_that_half_floats_cannot_carry_ends_the_run_with_its_state(tmp_pa
     with pytest.raises(Misconfigured, match="STEP_NOT_FINITE"):
         lab.run(plan)
     assert not (lab.run_folder / "adapter").exists()
+
+
+class Kinds:
+    """Every request that hospitals got, by kind."""
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    def __call__(self, site: str, request: Message) -> None:
+        self.asked.add(request.kind)
+
+
+def test_steps_too_coarse_for_the_support_end_the_run_before_anything_is_charged(
+    tmp_path: Path,
+) -> None:
+    """Every hospital would refuse the update, after it was charged for the vote and for it."""
+    lab = Lab(
+        tmp_path, count=MEDHE_SITES, opened=lambda folder, runtime: WideHospital(folder, runtime)
+    )
+    kinds = Kinds()
+    plan = small(
+        run={"rounds": 20}, support={"density": 0.001, "method": "vote"},
+        privacy={**PRIVATE, "epsilon": 1.0},
+        model={"lora_rank": 66, "lora_alpha": 4.0, "target_modules": ("q_proj",)},
+        federation={"sites": MEDHE_SITES, "min_sites": MEDHE_SITES, "round_deadline_s": 60.0},
+    )
+    with pytest.raises(Rejected, match="RING_TOO_COARSE"):
+        lab.run(plan, faults=Faults(before_answer=kinds))
+    assert READY in kinds.asked and not {VOTE, STEP} & kinds.asked
+
+
+def test_a_gap_that_may_wrap_cannot_stop_a_run(tmp_path: Path) -> None:
+    """Of 300 clips, 16 bits at sigma = 8 read 44; of 256 none: a gap that "closed"."""
+    wraps = small(privacy={**PRIVATE, "epsilon": 4.0}, server={"stop_gap": 0.3})
+    with pytest.raises(Misconfigured, match=r"GAP_OUT_OF_RANGE.*max_units"):
+        Lab(tmp_path / "wraps").run(wraps)
+    for name, changes in (
+        ("few", {"gates": {"max_units": 100}}), ("wide", {"wire": {"update_bits": 32}}),
+    ):
+        allowed = RunPlan.model_validate({**wraps.model_dump(), **{
+            section: {**wraps.model_dump()[section], **values}
+            for section, values in changes.items()
+        }})
+        assert Lab(tmp_path / name).run(allowed).curve
+
+
+def test_the_gap_of_one_sum_is_held_against_its_own_noise(tmp_path: Path) -> None:
+    """The retain curve of a small weight is noisier; that is no reason not to stop."""
+    server = {"learning_rate": 0.1, "stop_gap": 0.7, "retain_weight": 0.02}
+    many = {f"site_{index}": {"index": 200} for index in range(4)}
+    for sums in ("one", "two"):
+        outcome = Lab(tmp_path / sums, **many).run(small(
+            run={"rounds": 20}, server=server, wire={"sums": sums},
+        ))
+        assert outcome.reason == str(FinishReason.GAP_CLOSED), sums

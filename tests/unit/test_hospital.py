@@ -452,6 +452,27 @@ def test_a_closed_release_is_never_answered_with_fresh_noise(
     assert hospital.handle(second).kind == STEP
 
 
+def test_a_sum_beyond_the_ring_is_answered_once_like_any_other(
+    folder: Path, plan: RunPlan
+) -> None:
+    """A refusal here would be one bit on this hospital's sum, drawn anew whenever asked again."""
+    config = json.loads((folder / "site.json").read_text()) | {
+        "entropy_seed": None, "site_index": 0, "sites": 1,
+    }
+    (folder / "site.json").write_text(json.dumps(config))
+    hospital = open_hospital(folder, RuntimeOptions(runner="memory"))
+    narrow = changed(
+        plan, wire={"update_bits": 16}, federation={"min_sites": 2},
+        privacy={"epsilon": 100.0, "clip_l2": 1e-6, "retain_rate": 1.0},
+    )
+    layout = ready(hospital, narrow)
+    one = Support(indices=np.array([11]), layout_digest=layout.digest)
+    asked = step_message(narrow, layout, one, sigma=0.12)
+    answers = [hospital.handle(asked) for _ in range(5)]
+    assert {answer.kind for answer in answers} == {STEP}
+    assert len({answer.payload for answer in answers}) == 1
+
+
 def test_racing_requests_let_only_one_answer_out(folder: Path) -> None:
     ledger = PrivacyLedger(folder / "ledger.db")
     mechanism = Mechanism(sigma=9.0, forget_rate=1.0, retain_rate=1.0, count=1)

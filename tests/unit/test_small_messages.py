@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from medunlearn_client.releases import ReleaseSettings
 from medunlearn_client.site_config import SiteConfig
 from medunlearn_client.step_message import StepRequest
 from medunlearn_client.workbench import Workbench
@@ -20,12 +21,14 @@ from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.messages import STEP, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions, plan_from_text
+from medunlearn_common.plan.commands import plan_facts
 from medunlearn_common.ring import COARSENING, NOISE_STEPS, RingCodec, clip_steps, coarsened
 from medunlearn_common.support import Support, random_support
 from medunlearn_common.updates import SparseUpdate
 from medunlearn_common.wire import UpdateForm, update_codec
 from medunlearn_server.aggregation import RoundSums, combine_round, summed_noise
 from medunlearn_server.gates import norm_bound
+from medunlearn_server.progress import noise_schedule
 from medunlearn_server.requests import step_request
 from medunlearn_server.server_step import direction_of
 
@@ -83,11 +86,7 @@ def test_a_sum_that_wraps_moves_its_neighbour_by_one_step_at_most() -> None:
     assert total.tolist() == [60_000 - 2**16, 11, 2**16 - 60_000, 13, 0, 60_000 - 2**16]
 
 
-def test_what_cannot_fit_is_refused_and_names_the_way_out() -> None:
-    codec = RingCodec(step=1.0, max_sites=5, bits=16)
-    with pytest.raises(Rejected, match="RING_CLAMPED") as caught:
-        codec.to_ring(np.full(100, 2**15, dtype=np.int64))
-    assert "update_bits = 32" in str(caught.value)
+def test_without_noise_there_are_no_sixteen_bits() -> None:
     with pytest.raises(ValueError, match="without noise"):
         RingCodec.for_mechanism(clip_l2=1.0, sigma=0.0, max_sites=5, bits=16)
 
@@ -319,3 +318,87 @@ def test_contradictions_name_the_key_and_the_way_out(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         plan(**changes)
+
+
+# -- attacks ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("bits", "sigma"), [(16, 0.02), (32, 1e-5)])
+def test_a_refusal_cannot_tell_the_coordinator_how_long_one_hospitals_sum_is(
+    tmp_path: Path, tiny_model_folder: Path, few: dict[str, Path], bits: int, sigma: float
+) -> None:
+    """Records that push against the ring's end, under noise: an answer as ever, no code."""
+    shared = plan(wire={"update_bits": bits})
+    found = released(tmp_path, tiny_model_folder, few["all"], shared, sigma=sigma, moved_by=3.0)
+    codec = update_codec(shared, sigma=sigma)
+    edge = codec.clamp_steps * codec.wire_step
+    assert max(np.abs(found.forget).max(), abs(found.forget_progress) * 0.1 * CLIP) == (
+        pytest.approx(edge))
+
+
+def test_what_does_not_fit_is_refused_only_where_nothing_is_private() -> None:
+    steps = np.full(100, 2**40, dtype=np.int64)
+    for bits in (16, 32):
+        codec = RingCodec(step=1.0, max_sites=5, bits=bits)
+        words = codec.to_ring(steps, private=True)
+        assert np.all(codec.from_ring(words, 100) == codec.clamp_steps * codec.wire_step)
+        with pytest.raises(Rejected, match="RING_CLAMPED"):
+            codec.to_ring(steps)
+
+
+def test_more_hospitals_than_sixteen_bits_hold_the_noise_of_are_refused() -> None:
+    """Each adds 1/sqrt(h) of the noise: of 1,000 with h = 3, the noise alone would wrap."""
+    small = {"update_bits": 16}
+    for sites, least in ((1000, 3), (13, 3)):
+        with pytest.raises(ValueError, match="min_sites"):
+            plan(wire=small, federation={"sites": sites, "min_sites": least})
+    widest = plan(wire=small, federation={"sites": 12, "min_sites": 3})
+    codec = update_codec(widest, sigma=4.0)
+    noise = summed_noise(widest, sigma=4.0, sites=12)
+    assert (codec.clamp_steps + 1) * codec.wire_step >= 8.0 * noise
+
+
+@pytest.mark.parametrize("weight", [5e-324, 1e-300, 1e-3, 1e3, 1e300])
+def test_a_weight_that_leaves_nothing_of_one_set_in_the_one_sum_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match=r"retain_weight between 0\.01 and 100"):
+        plan(wire={"sums": "one"}, server={"retain_weight": weight})
+    assert plan(server={"retain_weight": weight}).server.retain_weight == weight
+
+
+@pytest.mark.parametrize("weight", [0.4, 2.5])
+def test_the_clip_that_rounding_takes_distorts_neither_the_weight_nor_the_gap(
+    tmp_path: Path, tiny_model_folder: Path, few: dict[str, Path], weight: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where 16 bits leave little of the clip, a share must be a share of what is left."""
+    monkeypatch.setattr(ReleaseSettings, "noise_share", 0.0)
+    sigma, small = 100.0, {"update_bits": 16, "sums": "one"}
+    left = sigma / NOISE_STEPS * clip_steps(
+        update_codec(plan(wire=small), sigma=sigma), clip_l2=CLIP, dimension=SIZE + 2
+    )
+    assert left < 0.75
+
+    def found(wire: dict[str, Any], dither: int) -> RoundSums:
+        shared = plan(wire=wire, server={"retain_weight": weight}, objective={"name": "npo"})
+        return released(tmp_path, tiny_model_folder, few["all"], shared, sigma=sigma,
+                        moved_by=3.0, noise=str(dither))
+
+    exact, rounded = found({}, 0), [found(small, dither) for dither in range(20)]
+    assert exact.retain is not None
+    halves = np.stack([exact.forget, exact.retain], axis=1)
+    mean = np.mean([sums.forget for sums in rounded], axis=0)
+    told = np.linalg.lstsq(halves, mean, rcond=None)[0]
+    assert told == pytest.approx([left, left * weight], rel=0.08)
+    drift = np.mean([sums.retain_progress for sums in rounded])
+    assert drift == pytest.approx(exact.retain_progress, abs=0.4 if weight < 1.0 else 0.1)
+
+
+def test_plan_check_says_how_many_units_sixteen_bits_hold() -> None:
+    shown = {
+        bits: dict(plan_facts(plan_from_text(PLAN + f"[wire]\nupdate_bits = {bits}\n")))
+        for bits in (16, 32)
+    }
+    sigma = noise_schedule(plan()).round_sigma
+    assert shown[16]["range"].startswith(f"{16 * sigma:.0f} units") and "range" not in shown[32]
+    codec = update_codec(plan(wire={"update_bits": 16}), sigma=sigma)
+    assert (codec.clamp_steps + 1) * codec.wire_step == pytest.approx(16 * sigma * CLIP)

@@ -196,6 +196,10 @@ def privacy_facts(plan: Plan, schedule: NoiseSchedule) -> list[tuple[str, str]]:
         ("round noise", f"sigma {schedule.round_sigma:.3f} x clip {privacy.clip_l2:g}; each site "
          f"adds {share * schedule.round_sigma * privacy.clip_l2:.3f}"),
     ]
+    if plan.wire.update_bits == 16:
+        # 2^15 coarse steps, of which 2^11 make one sigma (decision 21).
+        facts.append(("range", f"{16 * schedule.round_sigma:.0f} units that all pull one way in "
+                      "one coordinate, noise included; a sum beyond wraps, and nobody sees it"))
     if schedule.vote_sigma:
         facts.append(("vote noise", f"sigma {schedule.vote_sigma:.3f} x clip "
                       f"{privacy.vote_clip_l2:g}"))

@@ -83,7 +83,9 @@ class RunPlan(Section):
             for wrong, instead in (
                 (self.geometry.projection != "none", 'geometry.projection = "none"'),
                 (self.privacy.local_steps != 1, "privacy.local_steps = 1"),
-                (self.server.retain_weight == 0.0, "server.retain_weight above 0"),
+                # Beyond, the set with the smaller share would be rounded away record by record.
+                (not 0.01 <= self.server.retain_weight <= 100.0,
+                 "server.retain_weight between 0.01 and 100"),
             ):
                 if wrong:
                     raise ValueError(f'wire.sums = "one" needs {instead}; or set wire.sums = "two"')
@@ -91,6 +93,12 @@ class RunPlan(Section):
             raise ValueError(
                 'wire.update_bits = 16 needs privacy.noise = "distributed": its noise is what says '
                 "how coarse an update may be; or set wire.update_bits = 32")
+        # n sites add up to sqrt(n / h) of the noise that 16 bits hold 16 standard deviations of.
+        if self.wire.update_bits == 16 and self.federation.sites > 4 * self.federation.min_sites:
+            raise ValueError(
+                "wire.update_bits = 16 needs federation.min_sites of at least a quarter of "
+                "federation.sites: each site adds 1 / sqrt(min_sites) of the noise, and what so "
+                "many add would not fit; or set wire.update_bits = 32")
 
     @cached_property
     def digest(self) -> str:
