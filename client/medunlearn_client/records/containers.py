@@ -30,6 +30,7 @@ from medunlearn_client.records.streams import (
     damage_explained,
     guarded,
     head_of,
+    odd_names_explained,
     open_stream,
     unpacked,
 )
@@ -181,13 +182,18 @@ def _pieces(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _zip_or_workbook(path: Path, options: ContainerOptions, label: str) -> Iterator[RowFile]:
-    with zipfile.ZipFile(path) as archive:
+    with _archive(path) as archive:
         names = set(archive.namelist())
         if _WORKBOOK_PART not in names:
             yield from _zip(archive, path, options, label)
             return
     rows = spreadsheets.workbook_rows(path, sheet=options.sheet, label=label)
     yield RowFile(name=label, rows=rows)
+
+
+def _archive(source: Path | BinaryIO) -> zipfile.ZipFile:
+    with odd_names_explained():
+        return zipfile.ZipFile(source)
 
 
 def _zip(
@@ -204,7 +210,9 @@ def _zip(
                 "unpack it and name the folder",
             )
         number += 1
-        with archive.open(info) as member:
+        with odd_names_explained():
+            opened = archive.open(info)
+        with opened as member:
             packed = _Packed(suffix=suffix_of(info.filename), size=path.stat().st_size)
             yield _member(cast(BinaryIO, member), packed, options, f"{label}#{number}")
 
@@ -272,7 +280,7 @@ def _held_rows(
         if held.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC:
             yield from columnar.parquet_rows(held, label=label)
             return
-        with zipfile.ZipFile(held) as archive:
+        with _archive(held) as archive:
             if _WORKBOOK_PART not in archive.namelist():
                 raise _archive_within(label)
         yield from spreadsheets.workbook_rows(held, sheet=options.sheet, label=label)
