@@ -28,6 +28,7 @@ MAX_LINE_BYTES: Final = 2**20
 TEXT_OVERHEAD_BYTES: Final = 64
 """What Python needs for a text besides its characters, about."""
 
+_LONGEST_PROBLEM: Final = 300
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _ZIP_MAGIC: Final = b"PK\x03\x04"
 
@@ -143,7 +144,13 @@ def _decoded(raw: bytes, path: Path, number: int) -> str:
 
 
 def invalid_file(path: Path, problem: str, *, line: int | None = None) -> Misconfigured:
-    """The error for a file whose content does not follow its format."""
+    """The error for a file whose content does not follow its format.
+
+    What a problem quotes of the file may be as long as a line; of such a one the two ends are told.
+    """
+    if len(problem) > _LONGEST_PROBLEM:
+        half = _LONGEST_PROBLEM // 2
+        problem = f"{problem[:half]} … {problem[-half:]}"
     where = f"{path}, line {line}" if line is not None else str(path)
     return Misconfigured(
         "CONCEPT_FILE_INVALID",
