@@ -57,7 +57,7 @@ def require_stub_bundle(data: bytes, *, pinned: Sequence[str] = ()) -> None:
         if len(data) > MAX_BUNDLE_BYTES:
             raise ValueError("too large")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            files = [one for one in archive.infolist() if not one.is_dir()]
+            files = [one for one in archive.infolist() if not one.filename.endswith("/")]
             for one in files:
                 if one.filename not in STUB_FILES:
                     raise Misconfigured("BUNDLE_HOLDS_CODE", "the app bundle brings a file "

@@ -140,6 +140,18 @@ def test_damage_inside_a_workbook_that_is_whole_outside(
     assert caught.value.code == "DATA_SPREADSHEET_DAMAGED"
 
 
+def test_a_member_without_a_name_is_no_data(tmp_path: Path) -> None:
+    """Found by fuzzing: zipfile looks at the last letter of the name, whether there is one or not.
+    """
+    member = zipfile.ZipInfo()
+    member.filename = ""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, b"{}")
+        archive.writestr("a.jsonl", json.dumps(ROWS[0]))
+    assert len(read_records(path)) == 1
+
+
 @pytest.mark.parametrize("place", ["directory", "member"])
 @pytest.mark.parametrize("name", ["a.zip", "rows.xlsx"])
 def test_a_name_that_is_not_in_the_encoding_it_claims(

@@ -202,7 +202,8 @@ def _zip(
     number = 0
     for info in archive.infolist():
         _refuse_leaving(info.filename, label)
-        if info.is_dir() or not info.file_size or not _is_data(info.filename):
+        is_folder = info.filename.endswith("/")  # info.is_dir() needs a name
+        if is_folder or not info.file_size or not _is_data(info.filename):
             continue
         if info.flag_bits & 1:
             raise Misconfigured(

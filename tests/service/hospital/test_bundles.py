@@ -67,6 +67,15 @@ def test_a_bundle_that_does_not_decompress_is_refused(kind: int, cut: bool) -> N
         require_stub_bundle(bytes(data))
 
 
+def test_a_bundle_with_a_file_without_a_name_is_refused() -> None:
+    stream, member = io.BytesIO(bundle()), zipfile.ZipInfo()
+    member.filename = ""
+    with zipfile.ZipFile(stream, "a") as archive:
+        archive.writestr(member, b"import os")
+    with pytest.raises(Misconfigured, match="BUNDLE_HOLDS_CODE"):
+        require_stub_bundle(stream.getvalue())
+
+
 def test_a_stub_is_accepted_and_pins_hold() -> None:
     stub = bundle()
     digest = hashlib.sha256(stub).hexdigest()
