@@ -194,7 +194,11 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 def _inside(folder: Path, name: str) -> Path:
     inner = folder / name
-    if not inner.resolve().is_relative_to(folder.resolve()) or name in ("", "."):
+    try:
+        is_inside = inner.resolve().is_relative_to(folder.resolve()) and name not in ("", ".")
+    except (OSError, ValueError) as error:  # NUL, or half a surrogate pair: no file's name
+        raise _dataset_damaged(folder, type(error).__name__) from error
+    if not is_inside:
         raise Misconfigured(
             "DATA_PATH_LEAVES_FOLDER",
             f"{folder.name} names a file outside its folder",
