@@ -17,6 +17,8 @@ from medunlearn_common.digests import canonical_json, digest_of
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
 from medunlearn_common.frozen import a_name
 
+# What reading another party's text may end in; infinity is no integer.
+_NO_LAYOUT = (ValueError, TypeError, KeyError, OverflowError, RecursionError, MedunlearnError)
 _REBUILD = "rebuild the layout from the model with this version of medunlearn"
 
 
@@ -125,7 +127,7 @@ class AdapterLayout:
                 seed=int(value["seed"]),
                 a_file=str(value["a_file"]),
             )
-        except (ValueError, TypeError, KeyError, RecursionError, MedunlearnError) as error:
+        except _NO_LAYOUT as error:
             raise _bad_text() from error
         if layout.to_json() != text:
             raise _bad_text()
