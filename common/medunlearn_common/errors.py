@@ -7,6 +7,15 @@ numbers, plan keys and counts.
 
 from __future__ import annotations
 
+_LONGEST_QUOTE = 300
+
+
+def shortened(text: str) -> str:
+    """Of a long text its two ends: a key or a name that messages quote may be as long as its file.
+    """
+    half = _LONGEST_QUOTE // 2
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:half]} … {text[-half:]}"
+
 
 class MedunlearnError(Exception):
     """Root of all errors raised on purpose.

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from medunlearn_common.errors import Misconfigured
+from medunlearn_common.errors import Misconfigured, shortened
 
 MAX_TEXT_BYTES: Final = 512 * 2**20
 """Most text of a hierarchy that is held in memory; all of SNOMED CT's names fit, a gzip bomb and
@@ -28,7 +28,6 @@ MAX_LINE_BYTES: Final = 2**20
 TEXT_OVERHEAD_BYTES: Final = 64
 """What Python needs for a text besides its characters, about."""
 
-_LONGEST_PROBLEM: Final = 300
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _ZIP_MAGIC: Final = b"PK\x03\x04"
 
@@ -144,17 +143,11 @@ def _decoded(raw: bytes, path: Path, number: int) -> str:
 
 
 def invalid_file(path: Path, problem: str, *, line: int | None = None) -> Misconfigured:
-    """The error for a file whose content does not follow its format.
-
-    What a problem quotes of the file may be as long as a line; of such a one the two ends are told.
-    """
-    if len(problem) > _LONGEST_PROBLEM:
-        half = _LONGEST_PROBLEM // 2
-        problem = f"{problem[:half]} … {problem[-half:]}"
+    """The error for a file whose content does not follow its format."""
     where = f"{path}, line {line}" if line is not None else str(path)
     return Misconfigured(
         "CONCEPT_FILE_INVALID",
-        f"{where}: {problem}",
+        f"{where}: {shortened(problem)}",
         "check that the file is complete and in the format that its name ending says",
     )
 
