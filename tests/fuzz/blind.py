@@ -23,8 +23,8 @@ _MAX_EDITS = 6
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
-    """The content with one to six edits."""
-    for _ in range(chance.randint(1, _MAX_EDITS)):
+    """The content with one to six edits; mostly one, after which XML may still be XML."""
+    for _ in range(min(_MAX_EDITS, 1 + int(chance.expovariate(1)))):
         size = len(content)
         start = chance.randint(0, size)
         end = min(size, start + int(chance.expovariate(1 / 12)))
