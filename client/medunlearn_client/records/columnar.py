@@ -26,6 +26,8 @@ from medunlearn_common.errors import Misconfigured, Transient
 BATCH_ROWS = 256
 MAX_ROW_GROUP_BYTES = 2 << 30
 
+# What `datasets` and Arrow raise, which expect nobody to have changed what they wrote.
+_DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError)
 _STATE, _DATASET_DICT = "state.json", "dataset_dict.json"
 
 
@@ -98,7 +100,7 @@ def dataset_rows(folder: Path) -> Iterator[ParsedRow]:
             _validate_arrow(folder / entry["filename"])
         loaded = datasets.load_from_disk(str(folder)).with_format(None)
         yield from _dataset_rows(loaded)
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _DAMAGE as error:
         raise _dataset_damaged(folder, type(error).__name__) from error
 
 
