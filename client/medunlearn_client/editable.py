@@ -9,7 +9,7 @@ from typing import Any, Final
 import typer
 from pydantic import ValidationError
 
-from medunlearn_common.errors import Misconfigured, shortened
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
 
 MAX_BYTES: Final = 1 << 20
@@ -43,14 +43,14 @@ def parse_toml(text: str, *, name: str, code: str, hint: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise Misconfigured(
-            f"{code}_SYNTAX", f"{name} is not valid TOML: {shortened(str(error))}", hint
+            f"{code}_SYNTAX", f"{name} is not valid TOML: {error}", hint
         ) from error
 
 
 def invalid(error: ValidationError, *, name: str, code: str, hint: str) -> Misconfigured:
     """The first thing that is wrong with the tables, by its place and without its value."""
     first: Any = error.errors(include_url=False, include_input=False)[0]
-    where = shortened(".".join(str(part) for part in first["loc"]))
+    where = ".".join(str(part) for part in first["loc"])
     return Misconfigured(f"{code}_INVALID", f"{name}: {where}: {first['msg']}", hint)
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from medunlearn_common.errors import Misconfigured, Rejected, shortened
+from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.offer import RunOffer
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.plan.sections import Section
@@ -216,7 +216,7 @@ def policy_from_bytes(data: bytes, *, name: str = "policy") -> SitePolicy:
         return SitePolicy.model_validate(document)
     except ValidationError as error:
         wrong = "; ".join(
-            f"{shortened('.'.join(map(str, e['loc'])))}: {e['msg']}" for e in error.errors()[:5]
+            f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()[:20]
         )
         raise Misconfigured("POLICY_INVALID", f"{name}: {wrong}", _HINT) from error
     except (ValueError, RecursionError) as error:

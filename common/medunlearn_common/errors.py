@@ -7,14 +7,7 @@ numbers, plan keys and counts.
 
 from __future__ import annotations
 
-_LONGEST_QUOTE = 300
-
-
-def shortened(text: str) -> str:
-    """Of a long text its two ends: a key or a name that messages quote may be as long as its file.
-    """
-    half = _LONGEST_QUOTE // 2
-    return text if len(text) <= _LONGEST_QUOTE else f"{text[:half]} … {text[-half:]}"
+_LONGEST_MESSAGE = 2000
 
 
 class MedunlearnError(Exception):
@@ -22,11 +15,15 @@ class MedunlearnError(Exception):
 
     Attributes:
         code: Stable upper-case identifier; tests and operators rely on it.
-        message: What is wrong, without patient text.
+        message: What is wrong, without patient text. Of a long one the two ends are kept: what it
+            quotes, such as a key or an identifier, may be as long as the file it stands in.
         hint: What the reader should do next.
     """
 
     def __init__(self, code: str, message: str, hint: str) -> None:
+        if len(message) > _LONGEST_MESSAGE:
+            half = _LONGEST_MESSAGE // 2
+            message = f"{message[:half]} … {message[-half:]}"
         super().__init__(code, message, hint)
         self.code = code
         self.message = message

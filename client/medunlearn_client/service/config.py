@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from medunlearn_client.policy import Digests
-from medunlearn_common.errors import Misconfigured, shortened
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan import RuntimeOptions
 from medunlearn_common.plan.sections import Section
 from medunlearn_common.plan.template import section_text
@@ -191,7 +191,7 @@ def read_hospital_config(folder: Path) -> HospitalConfig:
         return HospitalConfig.model_validate(tomllib.loads(data.decode("utf-8")))
     except ValidationError as error:
         wrong = "; ".join(
-            f"{shortened('.'.join(map(str, e['loc'])))}: {e['msg']}" for e in error.errors()[:5]
+            f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()[:20]
         )
         raise Misconfigured("HOSPITAL_CONFIG_INVALID", f"{CONFIG_FILE}: {wrong}", _HINT) from error
     except (ValueError, RecursionError) as error:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from medunlearn_common.errors import Misconfigured, shortened
+from medunlearn_common.errors import Misconfigured
 
 MAX_TEXT_BYTES: Final = 512 * 2**20
 """Most text of a hierarchy that is held in memory; all of SNOMED CT's names fit, a gzip bomb and
@@ -147,7 +147,7 @@ def invalid_file(path: Path, problem: str, *, line: int | None = None) -> Miscon
     where = f"{path}, line {line}" if line is not None else str(path)
     return Misconfigured(
         "CONCEPT_FILE_INVALID",
-        f"{where}: {shortened(problem)}",
+        f"{where}: {problem}",
         "check that the file is complete and in the format that its name ending says",
     )
 
