@@ -122,6 +122,7 @@ def ready_fields() -> dict[str, str]:
     ("layout", LAYOUT.to_json() + " ", "LAYOUT_TEXT"),
     ("layout", "[" * 100_000, "LAYOUT_TEXT"),
     ("layout", LAYOUT.to_json().replace('"seed":', '"seed":1e999'), "LAYOUT_TEXT"),
+    ("layout", LAYOUT.to_json().replace('"alpha":', '"alpha":1e999'), "LAYOUT_TEXT"),
     ("site_id", "../etc", "SITE_NAME"),
     ("model_digest", 3, "MESSAGE_FIELD"),
 ])
