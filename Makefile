@@ -4,7 +4,7 @@
 #   make test      the test suite
 #   make lint      ruff, mypy --strict and the import rules
 #   make kills     1,000 kills at random moments: of a charging ledger, and of an audit log
-#   make fuzz      damaged input for every loader and parser, FUZZ_SECONDS each
+#   make fuzz      Atheris at every loader and parser, FUZZ_SECONDS each; its corpus is kept
 #   make wycheproof VECTORS=DIR   Wycheproof's files through our primitives (DIR: testvectors_v1)
 #   make masking-long   10,000 masked rounds, 10,000 sequences, 1,000 kills
 #   make results   the long experiments behind docs/results.md
@@ -63,8 +63,9 @@ kills: $(STAMP)
 	$(firstword $(SEEDS)); status=$$?; rm -rf $$folder; exit $$status
 
 fuzz: $(STAMP)
+	@$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/python -m pip install -q \
+		--constraint constraints.txt --editable ".[fuzz]" || true
 	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)
-	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q tests/trust/test_fuzzed_parsers.py
 
 wycheproof: $(STAMP)
 	@$(BIN)/python tests/wycheproof/run.py "$(VECTORS)"

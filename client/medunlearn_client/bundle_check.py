@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import sys
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Sequence
 from importlib.machinery import all_suffixes
 from importlib.util import find_spec
@@ -30,6 +32,11 @@ from medunlearn_common.errors import Misconfigured
 STUB_CLIENT = "medunlearn_client.flower_app:app"
 STUB_FILES = frozenset(("pyproject.toml", "README.md", "LICENSE", ".info/CONTENT"))
 MAX_BUNDLE_BYTES = 1 << 20
+# What unpacking and reading it may end in.
+_NO_BUNDLE = (
+    zipfile.BadZipFile, ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError,
+    zlib.error, lzma.LZMAError,
+)
 _HINT = "ask the coordinator for the stub bundle, and report this one"
 
 
@@ -50,7 +57,7 @@ def require_stub_bundle(data: bytes, *, pinned: Sequence[str] = ()) -> None:
         if len(data) > MAX_BUNDLE_BYTES:
             raise ValueError("too large")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            files = [one for one in archive.infolist() if not one.is_dir()]
+            files = [one for one in archive.infolist() if not one.filename.endswith("/")]
             for one in files:
                 if one.filename not in STUB_FILES:
                     raise Misconfigured("BUNDLE_HOLDS_CODE", "the app bundle brings a file "
@@ -59,7 +66,7 @@ def require_stub_bundle(data: bytes, *, pinned: Sequence[str] = ()) -> None:
                     raise ValueError("too large")
             project = tomllib.loads(archive.read("pyproject.toml").decode("utf-8"))
             client = project["tool"]["flwr"]["app"]["components"]["clientapp"]
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
+    except _NO_BUNDLE as error:
         raise Misconfigured("BUNDLE_FORM", "the app bundle is no Flower app", _HINT) from error
     if client != STUB_CLIENT:
         raise Misconfigured("BUNDLE_COMPONENTS", "the app bundle names another app than "

@@ -7,17 +7,23 @@ numbers, plan keys and counts.
 
 from __future__ import annotations
 
+_LONGEST_MESSAGE = 2000
+
 
 class MedunlearnError(Exception):
     """Root of all errors raised on purpose.
 
     Attributes:
         code: Stable upper-case identifier; tests and operators rely on it.
-        message: What is wrong, without patient text.
+        message: What is wrong, without patient text. Of a long one the two ends are kept: what it
+            quotes, such as a key or an identifier, may be as long as the file it stands in.
         hint: What the reader should do next.
     """
 
     def __init__(self, code: str, message: str, hint: str) -> None:
+        if len(message) > _LONGEST_MESSAGE:
+            half = _LONGEST_MESSAGE // 2
+            message = f"{message[:half]} … {message[-half:]}"
         super().__init__(code, message, hint)
         self.code = code
         self.message = message

@@ -17,6 +17,8 @@ from medunlearn_common.digests import canonical_json, digest_of
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
 from medunlearn_common.frozen import a_name
 
+# What reading another party's text may end in; infinity is no integer, and not JSON.
+_NO_LAYOUT = (ValueError, TypeError, KeyError, OverflowError, RecursionError, MedunlearnError)
 _REBUILD = "rebuild the layout from the model with this version of medunlearn"
 
 
@@ -125,9 +127,10 @@ class AdapterLayout:
                 seed=int(value["seed"]),
                 a_file=str(value["a_file"]),
             )
-        except (ValueError, TypeError, KeyError, RecursionError, MedunlearnError) as error:
+            again = layout.to_json()
+        except _NO_LAYOUT as error:
             raise _bad_text() from error
-        if layout.to_json() != text:
+        if again != text:
             raise _bad_text()
         return layout
 

@@ -33,6 +33,7 @@ _MAGIC = b"medunlearn-checkpoint-1\n"
 _LENGTH_BYTES = 8
 _DIGEST_BYTES = 32
 _MAX_HEADER_BYTES = 256 << 20
+_NO_HEADER = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 _DTYPES = ("<f8", "<f4", "<i8", "|u1")
 Array = npt.NDArray[Any]
 
@@ -80,7 +81,7 @@ class Checkpoint:
             header = json.loads(body[start : start + length])
             arrays = _read_arrays(header["arrays"], body[start + length :])
             return cls(values=dict(header["values"]), arrays=arrays)
-        except (ValueError, KeyError, TypeError) as error:
+        except _NO_HEADER as error:
             raise _corrupt("its header and its arrays do not fit") from error
 
 
@@ -107,7 +108,7 @@ def values_shown(path: Path) -> Mapping[str, Any] | None:
             header = stream.read(length)
     try:
         return dict(json.loads(header)["values"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except _NO_HEADER as error:
         raise _corrupt("its header cannot be read") from error
 
 

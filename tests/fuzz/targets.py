@@ -2,8 +2,8 @@
 
 A target has whole inputs to start from, and an attempt, which gets a folder and one damaged
 input and does with it what the product does. It returns where the input was read or refused
-with one of our errors; whatever else comes out of it is a finding. To add a parser, add a line
-to ``TARGETS``.
+with one of our errors; whatever else comes out of it is a finding. A loader of files is added
+below, a parser of bytes in ``parsers.py``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ for _folder in ("integration", "terminologies"):
 import format_samples as records  # noqa: E402
 import terminology_samples as terms  # noqa: E402
 from joining_targets import DOCUMENTS  # noqa: E402
+from parsers import PARSERS  # noqa: E402
 
 from medunlearn_client.records import Quarantine, ReadOptions, read_records  # noqa: E402
 from medunlearn_client.records.fhir import load_templates  # noqa: E402
@@ -50,10 +51,21 @@ class Target:
     Attributes:
         seeds: Whole inputs; at least one.
         attempt: Reads one input in an empty folder; whether it was accepted.
+        uses_files: Whether it writes the input to a file.
+        most_memory: Bytes by which it may raise the memory of a process that has read the seeds.
     """
 
     seeds: Sequence[bytes]
     attempt: Attempt
+    uses_files: bool = True
+    most_memory: int = 512 << 20
+
+    def run(self, folder: Path, content: bytes) -> bool:
+        """One attempt, in a folder that is emptied first if files are used at all."""
+        if self.uses_files:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        return self.attempt(folder, content)
 
 
 def accepted(read: Callable[[], object]) -> bool:
@@ -266,22 +278,17 @@ ONTOLOGIES: dict[str, Target] = {
     },
 }
 
-# -- joining ---------------------------------------------------------------------------------
+# -- documents and messages ------------------------------------------------------------------
 
 
-def _joining(seed: bytes, read: Callable[[bytes], object]) -> Target:
-    return Target(seeds=(seed,), attempt=lambda _, content: accepted(lambda: read(content)))
+def _in_memory(seed: bytes, read: Callable[[bytes], object]) -> Target:
+    return Target(
+        seeds=(seed,), attempt=lambda _, content: accepted(lambda: read(content)),
+        uses_files=False, most_memory=64 << 20,
+    )
 
 
-JOINING: dict[str, Target] = {
-    name: _joining(seed, read) for name, (seed, read) in DOCUMENTS.items()
-}
+JOINING = {name: _in_memory(seed, read) for name, (seed, read) in DOCUMENTS.items()}
+MESSAGES = {name: _in_memory(seed, read) for name, (read, seed) in PARSERS.items()}
 
-TARGETS: dict[str, Target] = {**RECORDS, **ONTOLOGIES, **JOINING}
-
-
-def run_attempt(target: Target, folder: Path, content: bytes) -> bool:
-    """One attempt in a folder that is emptied first."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return target.attempt(folder, content)
+TARGETS: dict[str, Target] = {**RECORDS, **ONTOLOGIES, **JOINING, **MESSAGES}

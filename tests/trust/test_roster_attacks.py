@@ -32,7 +32,7 @@ from medunlearn_client.bundle_check import require_installed_code
 from medunlearn_client.policy import SitePolicy, policy_from_bytes, policy_template
 from medunlearn_client.policy_commands import policy_app
 from medunlearn_common.envelope import sign_bytes
-from medunlearn_common.errors import MedunlearnError, Rejected
+from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
 from medunlearn_common.identity import (
     SigningIdentity,
     passphrase_from,
@@ -297,6 +297,9 @@ def test_a_bundle_that_shadows_installed_code(
 def test_policy_file_is_strict_and_its_template_reads_back() -> None:
     policy = SitePolicy()
     assert policy_from_bytes(policy_template(policy).encode()) == policy
+    with pytest.raises(Misconfigured) as caught:  # a key as long as the file is not told in full
+        policy_from_bytes(b"[privacy]\n" + b"a" * 100_000 + b" = 1")
+    assert len(caught.value.message) < 2100
     for text, code in ((b"[privacy]\nmax_epsilonn = 1", "POLICY_INVALID"),
                        (b"[federation]\nmin_sites = 2", "POLICY_INVALID"),
                        (b"[privacy]\nmax_epsilon = nan", "POLICY_INVALID"),

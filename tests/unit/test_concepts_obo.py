@@ -116,6 +116,13 @@ def test_hostile_lines_are_refused_quickly(tmp_path: Path, hostile: str) -> None
     assert len(error.message) < 500
 
 
+def test_what_is_quoted_of_a_file_is_short(tmp_path: Path) -> None:
+    """Found by fuzzing: an identifier as long as a line was told in full."""
+    error = error_of(write(tmp_path, HEADER + "[Term]\nid: " + "9" * 5000 + "\n"))
+    assert error.code == "CONCEPT_FILE_INVALID"
+    assert len(error.message) < 2100 and error.message.endswith("has 0 names, not one")
+
+
 def test_windows_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
     path = write(tmp_path, b"\xef\xbb\xbf" + SMALL.replace("\n", "\r\n").encode())
     assert load_obo(path).digest() == load_obo(write(tmp_path, SMALL, "plain.obo")).digest()

@@ -138,3 +138,32 @@ def test_damage_inside_a_workbook_that_is_whole_outside(
     with all_closed_again(tmp_path), pytest.raises(MedunlearnError) as caught:
         read_records(path)
     assert caught.value.code == "DATA_SPREADSHEET_DAMAGED"
+
+
+def test_a_member_without_a_name_is_no_data(tmp_path: Path) -> None:
+    """Found by fuzzing: zipfile looks at the last letter of the name, whether there is one or not.
+    """
+    member = zipfile.ZipInfo()
+    member.filename = ""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, b"{}")
+        archive.writestr("a.jsonl", json.dumps(ROWS[0]))
+    assert len(read_records(path)) == 1
+
+
+@pytest.mark.parametrize("place", ["directory", "member"])
+@pytest.mark.parametrize("name", ["a.zip", "rows.xlsx"])
+def test_a_name_that_is_not_in_the_encoding_it_claims(
+    tmp_path: Path, name: str, place: str
+) -> None:
+    """Found by fuzzing: it ended in a UnicodeDecodeError."""
+    members = {"ä.jsonl": json.dumps(ROWS[0]).encode()}
+    if name == "rows.xlsx":
+        members["xl/workbook.xml"] = b"<workbook/>"
+    data = bytearray(zip_of(tmp_path / name, members).read_bytes())
+    find = data.find if place == "member" else data.rfind
+    data[find("ä".encode())] = 0xFF
+    (tmp_path / name).write_bytes(data)
+    with all_closed_again(tmp_path):
+        assert code_of(tmp_path / name) in ("DATA_ARCHIVE_DAMAGED", "DATA_SPREADSHEET_DAMAGED")

@@ -121,6 +121,8 @@ def ready_fields() -> dict[str, str]:
     ("layout_digest", "0" * 64, "LAYOUT_MISMATCH"),
     ("layout", LAYOUT.to_json() + " ", "LAYOUT_TEXT"),
     ("layout", "[" * 100_000, "LAYOUT_TEXT"),
+    ("layout", LAYOUT.to_json().replace('"seed":', '"seed":1e999'), "LAYOUT_TEXT"),
+    ("layout", LAYOUT.to_json().replace('"alpha":', '"alpha":1e999'), "LAYOUT_TEXT"),
     ("site_id", "../etc", "SITE_NAME"),
     ("model_digest", 3, "MESSAGE_FIELD"),
 ])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,17 @@ def test_every_damaged_byte_and_every_truncation_is_noticed() -> None:
             Checkpoint.from_bytes(data[:position])
     with pytest.raises(Misconfigured):
         Checkpoint.from_bytes(data + b"\0")
+
+
+@pytest.mark.parametrize("header", [
+    b"[" * 100_000, b'{"arrays":[["a","<f8",[%s]]],"values":{}}' % (b"9" * 40),
+    b'{"arrays":[["a","<f8",[-1]]],"values":1}',
+])
+def test_a_header_that_no_checkpoint_has_under_a_digest_that_holds(header: bytes) -> None:
+    body = sample().to_bytes()[:24] + len(header).to_bytes(8, "big") + header
+    with pytest.raises(Misconfigured) as caught:
+        Checkpoint.from_bytes(body + hashlib.sha256(body).digest())
+    assert caught.value.code == "CHECKPOINT_CORRUPT"
 
 
 def test_one_previous_checkpoint_is_kept(tmp_path: Path) -> None:

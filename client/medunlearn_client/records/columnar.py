@@ -26,6 +26,8 @@ from medunlearn_common.errors import Misconfigured, Transient
 BATCH_ROWS = 256
 MAX_ROW_GROUP_BYTES = 2 << 30
 
+# What `datasets` and Arrow raise, which expect nobody to have changed what they wrote.
+_DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError)
 _STATE, _DATASET_DICT = "state.json", "dataset_dict.json"
 
 
@@ -98,7 +100,7 @@ def dataset_rows(folder: Path) -> Iterator[ParsedRow]:
             _validate_arrow(folder / entry["filename"])
         loaded = datasets.load_from_disk(str(folder)).with_format(None)
         yield from _dataset_rows(loaded)
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _DAMAGE as error:
         raise _dataset_damaged(folder, type(error).__name__) from error
 
 
@@ -194,7 +196,11 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 def _inside(folder: Path, name: str) -> Path:
     inner = folder / name
-    if not inner.resolve().is_relative_to(folder.resolve()) or name in ("", "."):
+    try:
+        is_inside = inner.resolve().is_relative_to(folder.resolve()) and name not in ("", ".")
+    except (OSError, ValueError) as error:  # NUL, or half a surrogate pair: no file's name
+        raise _dataset_damaged(folder, type(error).__name__) from error
+    if not is_inside:
         raise Misconfigured(
             "DATA_PATH_LEAVES_FOLDER",
             f"{folder.name} names a file outside its folder",

@@ -30,6 +30,7 @@ from medunlearn_client.records.streams import (
     damage_explained,
     guarded,
     head_of,
+    odd_names_explained,
     open_stream,
     unpacked,
 )
@@ -181,7 +182,7 @@ def _pieces(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _zip_or_workbook(path: Path, options: ContainerOptions, label: str) -> Iterator[RowFile]:
-    with zipfile.ZipFile(path) as archive:
+    with _archive(path) as archive:
         names = set(archive.namelist())
         if _WORKBOOK_PART not in names:
             yield from _zip(archive, path, options, label)
@@ -190,13 +191,19 @@ def _zip_or_workbook(path: Path, options: ContainerOptions, label: str) -> Itera
     yield RowFile(name=label, rows=rows)
 
 
+def _archive(source: Path | BinaryIO) -> zipfile.ZipFile:
+    with odd_names_explained():
+        return zipfile.ZipFile(source)
+
+
 def _zip(
     archive: zipfile.ZipFile, path: Path, options: ContainerOptions, label: str
 ) -> Iterator[RowFile]:
     number = 0
     for info in archive.infolist():
         _refuse_leaving(info.filename, label)
-        if info.is_dir() or not info.file_size or not _is_data(info.filename):
+        is_folder = info.filename.endswith("/")  # info.is_dir() needs a name
+        if is_folder or not info.file_size or not _is_data(info.filename):
             continue
         if info.flag_bits & 1:
             raise Misconfigured(
@@ -204,7 +211,9 @@ def _zip(
                 "unpack it and name the folder",
             )
         number += 1
-        with archive.open(info) as member:
+        with odd_names_explained():
+            opened = archive.open(info)
+        with opened as member:
             packed = _Packed(suffix=suffix_of(info.filename), size=path.stat().st_size)
             yield _member(cast(BinaryIO, member), packed, options, f"{label}#{number}")
 
@@ -272,7 +281,7 @@ def _held_rows(
         if held.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC:
             yield from columnar.parquet_rows(held, label=label)
             return
-        with zipfile.ZipFile(held) as archive:
+        with _archive(held) as archive:
             if _WORKBOOK_PART not in archive.namelist():
                 raise _archive_within(label)
         yield from spreadsheets.workbook_rows(held, sheet=options.sheet, label=label)

@@ -109,7 +109,7 @@ def check_parts(source: Path | BinaryIO, label: str) -> None:
 def _rows(values: Iterator[tuple[object, ...]], name: str) -> Iterator[ParsedRow]:
     header: list[str] | None = None
     for number, row in enumerate(values, start=1):
-        cells = [_cell_text(value) for value in row]
+        cells = [_cell_text(value) for value in _without_padding(row)]
         if not any(cell.strip() for cell in cells):
             continue
         if header is None:
@@ -119,6 +119,14 @@ def _rows(values: Iterator[tuple[object, ...]], name: str) -> Iterator[ParsedRow
         else:
             cells += [""] * (len(header) - len(cells))
             yield number, row_from_cells(header, cells)
+
+
+def _without_padding(row: tuple[object, ...]) -> tuple[object, ...]:
+    """The row up to its last cell: openpyxl fills each with None to the widest allowed."""
+    end = len(row)
+    while end and row[end - 1] is None:
+        end -= 1
+    return row[:end]
 
 
 _ERROR = "\x00error"

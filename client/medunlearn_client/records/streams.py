@@ -144,6 +144,20 @@ def damage_explained(name: str) -> Iterator[None]:
         _refuse_unreadable(name, error)
 
 
+@contextmanager
+def odd_names_explained() -> Iterator[None]:
+    """Around opening a ZIP archive or a member: what zipfile says of names that cannot be read.
+
+    Raises:
+        BadZipFile: In place of a UnicodeDecodeError; rows may raise those too, so that
+            :func:`damage_explained` cannot take them for damage.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise zipfile.BadZipFile("a member's name is not in the encoding it claims") from error
+
+
 def _refuse_unreadable(name: str, error: OSError) -> NoReturn:
     raise Misconfigured(
         "DATA_FILE_UNREADABLE",

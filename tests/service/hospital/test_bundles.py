@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,30 @@ def bundle(files: dict[str, bytes] | None = None, *, client: str = INSTALLED) ->
     include = ", ".join(f'"{name}"' for name in ("pyproject.toml", *files))
     project = PROJECT.format(include=include, client=client).encode()
     return build_fab_from_files({"pyproject.toml": project, **files})[0]
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_bundle_that_does_not_decompress_is_refused(kind: int, cut: bool) -> None:
+    """Its bytes come from the coordinator: zlib's own error was none of ours."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", kind) as archive:
+        archive.writestr("pyproject.toml", PROJECT.encode() * 40)
+        info = archive.getinfo("pyproject.toml")
+    data = bytearray(stream.getvalue())
+    start = info.header_offset + 30 + len(info.filename)
+    data[start : start + info.compress_size] = b"" if cut else b"\xff" * info.compress_size
+    with pytest.raises(Misconfigured, match="BUNDLE_FORM"):
+        require_stub_bundle(bytes(data))
+
+
+def test_a_bundle_with_a_file_without_a_name_is_refused() -> None:
+    stream, member = io.BytesIO(bundle()), zipfile.ZipInfo()
+    member.filename = ""
+    with zipfile.ZipFile(stream, "a") as archive:
+        archive.writestr(member, b"import os")
+    with pytest.raises(Misconfigured, match="BUNDLE_HOLDS_CODE"):
+        require_stub_bundle(stream.getvalue())
 
 
 def test_a_stub_is_accepted_and_pins_hold() -> None:

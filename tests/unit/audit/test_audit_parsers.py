@@ -8,12 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from audit_samples import add_round, roster_of
+from audit_samples import STATEMENT, D, add_round, roster_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from medunlearn_common.attestation.dsse import opened, sealed
-from medunlearn_common.attestation.predicate import LIMITS, Predicate
 from medunlearn_common.attestation.statement import Statement
 from medunlearn_common.audit import COORDINATOR, AuditLog, AuditRecord, LogExport, SignedCheckpoint
 from medunlearn_common.audit.carrying import without_head
@@ -25,30 +24,6 @@ from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.messages import Message
 from medunlearn_common.roster import Roster
 
-D = "d" * 64
-PREDICATE: dict[str, Any] = {
-    "schema_version": 1, "adapter": D,
-    "process": {"run_id": "demo-1", "version": "0.1.0", "stage": "published",
-                "objective": "abstraction", "support": "vote", "rounds": 1, "rounds_planned": 2,
-                "stopped_because": "gap_closed", "simulated": False},
-    "materials": dict.fromkeys(("base_model", "tokenizer", "hierarchy", "layout", "support",
-                                "plan", "roster", "code", "result"), D),
-    "rounds": [{"round": 0, "survivors": ["site-0"], "sum_digest": D, "failures": {}}],
-    "sites": {"site-0": {"rounds_joined": 1, "request_root": D, "cosignature": None}},
-    "privacy": {"noise": "local", "adjacency": "add or remove one record", "clip_l2": 1.5,
-                "sigma": 1.5, "vote_sigma": None, "epsilon": 4.5, "epsilon_budget": 8.0,
-                "delta": 1e-05, "cumulative_epsilon": None, "releases": 1, "accountant": "prv",
-                "accountant_version": "opacus 1.6.0"},
-    "figures": {"forget_accuracy": {"value": 0.25, "low": 0.1, "high": 0.5, "n": 12,
-                                    "interval": "wilson"}},
-    "federated": {"rate": 0.5, "sites": ["site-0"], "failure": None, "cells": {"forget_kept": {
-        "value": 3.0, "low": -1.0, "high": 7.0, "n": None, "interval": "noise"}}},
-    "gates": [{"gate": "norm", "passed": True, "figure": 1.5, "limit": 2.5}],
-    "incidents": {"refused": {}, "stops": [], "gates_failed": [], "overrides": []},
-    "log": {"index": 0, "record": "{}", "proof": [], "checkpoint": "x"},
-    "limits": list(LIMITS),
-}
-STATEMENT = Statement.of({"adapter/a": D}, Predicate.model_validate(PREDICATE)).to_bytes()
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner,

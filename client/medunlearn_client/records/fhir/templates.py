@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
@@ -125,7 +125,7 @@ def load_templates(path: Path | None = None) -> TemplateSet:
         Misconfigured: TEMPLATE_MISSING, TEMPLATE_SYNTAX, TEMPLATE_INVALID or
             TEMPLATE_FIELD_UNKNOWN.
     """
-    packaged = _parse(packaged_text(), PACKAGED)
+    packaged = _packaged()
     if path is None:
         return packaged
     text = editable.read_own(path, what="templates", code=_CODE, hint=_HINT)
@@ -139,6 +139,12 @@ def load_templates(path: Path | None = None) -> TemplateSet:
             "give each template a subject of its own; record ids are made of it",
         )
     return whole
+
+
+@cache
+def _packaged() -> TemplateSet:
+    """Parsed once: small files are read by the thousand, and none of them changes it."""
+    return _parse(packaged_text(), PACKAGED)
 
 
 def _parse(text: str, name: str) -> TemplateSet:
