@@ -69,13 +69,12 @@ class Attempts:
         self._scratch, self._findings = scratch, findings
         self._kinds: set[str] = set()
         self.tally = Tally()
-        self._usual_peak = peak_bytes()
+        self._peak = peak_bytes()
 
     def warm_up(self) -> None:
-        """Attempts the whole inputs, and takes the memory that they need as what is usual."""
+        """Attempts the whole inputs, which take the memory that is usual."""
         for content in self.target.seeds:
             self.attempt(content)
-        self._usual_peak = peak_bytes()
 
     def attempt(self, content: bytes) -> bool:
         """One attempt; whether it is a new finding."""
@@ -97,9 +96,10 @@ class Attempts:
         return len(self.tally.findings) > found
 
     def _check_memory(self) -> None:
-        grown = peak_bytes() - self._usual_peak
+        """What this one input added to the peak: over millions the fuzzer itself grows too."""
+        peak = peak_bytes()
+        grown, self._peak = peak - self._peak, peak
         if grown > self.target.most_memory:
-            self._usual_peak += grown
             raise TooLarge(f"memory grew by {grown >> 20} MiB")
 
 
