@@ -104,7 +104,7 @@ class RingCodec:
 
     def words(self, count: int) -> int:
         """Ring words that ``count`` coordinates take."""
-        return count if self.bits == RING_BITS else (count + 1) // 2
+        return ring_words(count, bits=self.bits)
 
     def to_ring(self, steps: StepVector, *, private: bool = False) -> RingVector:
         """Clamp integer steps of the wire, pack them and take them modulo 2^32.
@@ -166,6 +166,11 @@ class RingCodec:
             high = ((ring - low.astype(np.uint32)) >> np.uint32(_LANE_BITS)).astype(np.uint16)
             signed = np.stack([low, high.view(np.int16)], axis=1).reshape(-1).astype(np.int32)
         return signed[:count].astype(np.float64) * self.wire_step
+
+
+def ring_words(count: int, *, bits: int) -> int:
+    """Ring words that ``count`` coordinates of 32 or 16 bits take."""
+    return count if bits == RING_BITS else (count + 1) // 2
 
 
 def clip_steps(codec: RingCodec, *, clip_l2: float, dimension: int) -> float:

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 
 from medunlearn_common.plan import RunPlan
-from medunlearn_common.ring import RingCodec
+from medunlearn_common.ring import RingCodec, ring_words
 
 # Adapter values on their way to a hospital, by [wire] value_bits. Half a float's relative
 # rounding, 2^-11, is far below what the noise of one round does to a value.
@@ -75,4 +75,4 @@ class UpdateForm:
     @property
     def words(self) -> int:
         """Ring words of the whole update."""
-        return self.sums * RingCodec(step=1.0, max_sites=1, bits=self.bits).words(self.length)
+        return self.sums * ring_words(self.length, bits=self.bits)

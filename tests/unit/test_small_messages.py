@@ -20,7 +20,7 @@ from medunlearn_common.entropy import KeyStream, SeededEntropy
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.messages import STEP, Message
-from medunlearn_common.plan import RunPlan, RuntimeOptions, plan_from_text
+from medunlearn_common.plan import Plan, RunPlan, RuntimeOptions
 from medunlearn_common.plan.commands import plan_facts
 from medunlearn_common.ring import COARSENING, NOISE_STEPS, RingCodec, clip_steps, coarsened
 from medunlearn_common.support import Support, random_support
@@ -37,30 +37,17 @@ LAYOUT = AdapterLayout(
     names=("base_model.model.q_proj.lora_B.weight",), shapes=((4, 2),), a_shapes=((2, 4),),
     base_parameters=100, alpha=4.0, seed=1,
 )
-PLAN = """
-[run]
-rounds = 4
-[model]
-lora_rank = 2
-target_modules = ["q_proj", "down_proj"]
-[objective]
-name = "graddiff"
-[support]
-density = 0.005
-[privacy]
-clip_l2 = 0.01
-[server]
-retain_weight = 2.5
-[federation]
-sites = 5
-min_sites = 4
-"""
+SECTIONS: dict[str, dict[str, Any]] = {
+    "run": {"rounds": 4}, "model": {"lora_rank": 2, "target_modules": ("q_proj", "down_proj")},
+    "objective": {"name": "graddiff"}, "support": {"density": 0.005},
+    "privacy": {"clip_l2": CLIP}, "server": {"retain_weight": 2.5},
+    "federation": {"sites": 5, "min_sites": 4},
+}
 
 
 def plan(**changes: dict[str, Any]) -> RunPlan:
-    values = plan_from_text(PLAN).shared().model_dump()
-    for name, update in changes.items():
-        values[name] = {**values[name], **update}
+    names = (*SECTIONS, *changes)
+    values = {name: {**SECTIONS.get(name, {}), **changes.get(name, {})} for name in names}
     return RunPlan.model_validate(values)
 
 
@@ -395,7 +382,7 @@ def test_the_clip_that_rounding_takes_distorts_neither_the_weight_nor_the_gap(
 
 def test_plan_check_says_how_many_units_sixteen_bits_hold() -> None:
     shown = {
-        bits: dict(plan_facts(plan_from_text(PLAN + f"[wire]\nupdate_bits = {bits}\n")))
+        bits: dict(plan_facts(Plan.model_validate({**SECTIONS, "wire": {"update_bits": bits}})))
         for bits in (16, 32)
     }
     sigma = noise_schedule(plan()).round_sigma
