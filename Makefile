@@ -4,7 +4,7 @@
 #   make test      the test suite
 #   make lint      ruff, mypy --strict and the import rules
 #   make kills     1,000 kills at random moments: of a charging ledger, and of an audit log
-#   make fuzz      Atheris at every loader and parser, FUZZ_SECONDS each; its corpus is kept
+#   make fuzz      Atheris at every loader and parser, FUZZ_SECONDS each; ARGS="--jobs 2"; its corpus is kept
 #   make wycheproof VECTORS=DIR   Wycheproof's files through our primitives (DIR: testvectors_v1)
 #   make masking-long   10,000 masked rounds, 10,000 sequences, 1,000 kills
 #   make results   the long experiments behind docs/results.md

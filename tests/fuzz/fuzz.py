@@ -1,12 +1,14 @@
 """Damages whole inputs, for so many seconds per target, and keeps what goes wrong.
 
-    python tests/fuzz/fuzz.py [--seconds 60] [--target NAME ...] [--seed 0]
-                              [--findings DIR] [--corpus DIR]
+    python tests/fuzz/fuzz.py [--seconds 60 | --up-to SECONDS] [--target NAME ...] [--jobs 1]
+                              [--seed 0] [--findings DIR] [--corpus DIR]
 
 Where Atheris is installed (`make fuzz` sees to it) coverage leads it, and inputs that got
-further stay in the corpus: the minutes of several runs add up. Each target runs in a child
-process, so that a crash below Python is a finding like any other. Findings are written to their
-folder as the input and its traceback; the exit status is 1 if there are any.
+further stay in the corpus: the minutes of several runs add up, and `--up-to` has each target only
+as long as it lacks. Each target runs in a child process, so that a crash below Python is a
+finding like any other, for five minutes at a time: every target comes on evenly, and Ctrl-C keeps
+what was done. Findings are written to their folder as the input and its traceback; the exit
+status is 1 if there are any.
 """
 
 from __future__ import annotations
@@ -17,10 +19,15 @@ import json
 import mmap
 import os
 import resource
+import shutil
+import signal
 import sys
 import tempfile
 import traceback
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -36,6 +43,7 @@ with guided.instrumented():
 _MEMORY_FOLDER, _MEMORY_BYTES = Path("/dev/shm"), 1 << 30
 _LENGTH_BYTES, _LONGEST_INPUT = 8, 1 << 20
 _HOURS_FILE = "processor-seconds.json"
+SLICE_S = 300.0
 
 
 class LastInput:
@@ -78,48 +86,68 @@ class WatchedAttempts(Attempts):
         self._report.write_text(json.dumps(asdict(self.tally)), encoding="utf-8")
 
 
-def fuzz_in_child(
-    name: str, *, seconds: float, seed: int, findings: Path, corpus: Path
-) -> Tally:
-    """Fuzzes one target; a child that dies leaves its last input as a finding."""
-    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=_memory_folder()) as made:
-        folder, last = Path(made), LastInput()
-        report, log = folder / "tally.json", folder / "log"
-        child = os.fork()
-        if child == 0:
-            _be_child(folder, log, seconds=seconds)
-            attempts = WatchedAttempts(
-                name, folder=folder, findings=findings, last=last, report=report)
+class Child:
+    """A process that fuzzes one target; if it dies, its last input is a finding.
+
+    Args:
+        name: The target's name.
+        seconds: Of processor.
+        seed: Of chance.
+        findings: Where findings are kept.
+        corpus: Of all targets.
+    """
+
+    def __init__(
+        self, name: str, *, seconds: float, seed: int, findings: Path, corpus: Path
+    ) -> None:
+        self.name, self._findings, self._last = name, findings, LastInput()
+        self._folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=_memory_folder()))
+        self._report, self._log = self._folder / "tally.json", self._folder / "log"
+        self._stopped = False
+        self.pid = os.fork()
+        if self.pid == 0:
             try:
-                if guided.is_there():
-                    guided.fuzz(
-                        attempts, seconds=seconds, seed=seed, corpus=corpus / file_name(name),
-                        folder=folder, report=attempts.report)
-                blind.fuzz(attempts, seconds=seconds, seed=seed)
-                attempts.report()
+                self._fuzz(seconds, seed, corpus / file_name(name))
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)
-        _, status, used = os.wait4(child, 0)
-        tally = Tally(**json.loads(report.read_bytes())) if report.is_file() else Tally()
-        tally.cpu_s, tally.covered = used.ru_utime + used.ru_stime, guided.covered(log.read_bytes())
-        if status:
-            end = log.read_bytes()[-4000:].decode("utf-8", "replace")
-            why = f"the process died: {os.waitstatus_to_exitcode(status)}\n\n{end}"
-            tally.findings.append(keep(findings, name, last.get(), why))
-        return tally
 
-
-def _be_child(folder: Path, log: Path, *, seconds: float) -> None:
-    """Files, messages and processor time of this process are its own from here on."""
-    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
-    with log.open("wb") as stream:
-        os.dup2(stream.fileno(), sys.stderr.fileno())
-    faulthandler.enable()
-    if not guided.is_there():  # an input that never gets back to Python; libFuzzer has its own
+    def _fuzz(self, seconds: float, seed: int, corpus: Path) -> None:
+        """What the child does: files, messages and processor time are its own from here on."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is its parent's
+        tempfile.tempdir = os.environ["TMPDIR"] = str(self._folder)
+        with self._log.open("wb") as stream:
+            os.dup2(stream.fileno(), sys.stderr.fileno())
+        faulthandler.enable()
+        attempts = WatchedAttempts(self.name, folder=self._folder, findings=self._findings,
+                                   last=self._last, report=self._report)
+        if guided.is_there():
+            guided.fuzz(attempts, seconds=seconds, seed=seed, corpus=corpus,
+                        folder=self._folder, report=attempts.report)
+            return
+        # An input that never gets back to Python: libFuzzer has a limit of its own.
         limit = int(seconds) + 10 * SLOWEST_S
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+        blind.fuzz(attempts, seconds=seconds, seed=seed)
+        attempts.report()
+
+    def stop(self) -> None:
+        """Ends it before its time; what it has found so far stays."""
+        self._stopped = True
+        os.kill(self.pid, signal.SIGKILL)
+
+    def ended(self, status: int, used: resource.struct_rusage) -> Tally:
+        """What it came to, by its status and what it used."""
+        report, log = self._report, self._log.read_bytes() if self._log.is_file() else b""
+        tally = Tally(**json.loads(report.read_bytes())) if report.is_file() else Tally()
+        tally.cpu_s, tally.covered = used.ru_utime + used.ru_stime, guided.covered(log)
+        if status and not self._stopped:
+            why = (f"the process died: {os.waitstatus_to_exitcode(status)}\n\n"
+                   + log[-4000:].decode("utf-8", "replace"))
+            tally.findings.append(keep(self._findings, self.name, self._last.get(), why))
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return tally
 
 
 def _memory_folder() -> Path | None:
@@ -134,15 +162,17 @@ def _memory_folder() -> Path | None:
 class Hours:
     """Processor seconds that each target has had in all runs of one corpus."""
 
-    def __init__(self, corpus: Path) -> None:
-        self._path = corpus / _HOURS_FILE
+    def __init__(self, corpus: Path | None) -> None:
+        self._path = None if corpus is None else corpus / _HOURS_FILE
         self.seconds: dict[str, float] = {}
-        if self._path.is_file():
+        if self._path is not None and self._path.is_file():
             self.seconds = json.loads(self._path.read_bytes())
 
     def add(self, name: str, cpu_s: float) -> None:
         """Kept at once: an interrupted run counts as far as it came."""
         self.seconds[name] = round(self.seconds.get(name, 0.0) + cpu_s, 1)
+        if self._path is None:
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         new = self._path.with_suffix(".new")
         new.write_text(json.dumps(self.seconds, indent=1) + "\n", encoding="utf-8")
@@ -155,33 +185,92 @@ class Hours:
         return f"processor minutes in all runs of this corpus: {every}"
 
 
+class Campaign:
+    """Slices of processor time for every target, several at once.
+
+    Args:
+        seconds: Name to processor seconds.
+        hours: Learns of each slice at once.
+        child: Starts a child, of a name, seconds and a seed.
+        seed: Of chance.
+    """
+
+    def __init__(
+        self, seconds: dict[str, float], *, hours: Hours, child: Callable[..., Child], seed: int
+    ) -> None:
+        self._lacking = {name: lacking for name, lacking in seconds.items() if lacking > 0}
+        self._hours, self._child, self._seed = hours, child, seed
+        self._running: dict[int, tuple[Child, float]] = {}
+
+    def run(self, jobs: int) -> Iterator[tuple[str, Tally]]:
+        """Each slice as it ends; on Ctrl-C those that run end too, and count."""
+        while self._lacking or self._running:
+            while self._lacking and len(self._running) < jobs:
+                self._start()
+            try:
+                pid, status, used = os.wait4(-1, 0)
+            except KeyboardInterrupt:
+                self._lacking.clear()
+                self._running = {pid: (child, 0.0) for pid, (child, _) in self._running.items()}
+                for child, _ in self._running.values():
+                    child.stop()
+                continue
+            child, lacking = self._running.pop(pid)
+            tally = child.ended(status, used)
+            self._hours.add(child.name, tally.cpu_s)
+            if lacking > 0:
+                self._lacking[child.name] = lacking
+            yield child.name, tally
+
+    def _start(self) -> None:
+        """The target that waits longest; it waits again once its slice is over."""
+        name = next(iter(self._lacking))
+        lacking = self._lacking.pop(name)
+        seconds = min(SLICE_S, lacking)
+        # No slice repeats another one's chance, of this run or of an earlier one.
+        seed = zlib.crc32(f"{self._seed}/{self._hours.seconds.get(name, 0.0)}".encode())
+        child = self._child(name, seconds=seconds, seed=seed)
+        self._running[child.pid] = child, lacking - seconds
+
+
+def _line(name: str, tally: Tally, findings: Path) -> str:
+    """A slice, and the files of what it found."""
+    line = (f"{name:22} {tally.attempts:8} inputs, {tally.accepted:8} read, "
+            f"{tally.attempts / max(tally.cpu_s, 0.01):6.0f} a second, {tally.covered:5} "
+            f"covered, {tally.cpu_s / 60:5.2f} processor minutes, "
+            f"{len(tally.findings)} findings")
+    return "\n".join([line, *(f"    {findings / stem}.txt" for stem in tally.findings)])
+
+
 def main() -> None:
-    """Fuzz, print one line per target, end with 1 if anything was found."""
+    """Fuzz, print one line per slice, end with 1 if anything was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="of processor, per target")
+    parser.add_argument("--up-to", type=float, metavar="SECONDS", help="of processor, per target, "
+                        "in all runs of the corpus: as many as are lacking, not --seconds")
     parser.add_argument("--target", action="append", choices=TARGETS, metavar="NAME",
                         help=f"one of {'; '.join(TARGETS)}; repeatable; all where none is named")
+    parser.add_argument("--jobs", type=int, default=1, help="targets at once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))
     parser.add_argument("--corpus", type=Path, default=Path("fuzz-corpus"),
                         help="inputs that got further, kept between runs")
     given = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # in a shell's background too
+        signal.signal(number, signal.default_int_handler)
     if not guided.is_there():
         sys.stdout.write("Atheris is not installed (pip install 'medunlearn[fuzz]'): inputs are "
                          "damaged blindly, and no corpus is kept\n")
-    found, hours = 0, Hours(given.corpus)
-    for name in given.target or TARGETS:
-        tally = fuzz_in_child(name, seconds=given.seconds, seed=given.seed,
-                              findings=given.findings, corpus=given.corpus)
-        if guided.is_there():
-            hours.add(name, tally.cpu_s)
+    hours = Hours(given.corpus if guided.is_there() else None)
+    campaign = Campaign(
+        {name: given.seconds if given.up_to is None
+         else given.up_to - hours.seconds.get(name, 0.0) for name in given.target or TARGETS},
+        hours=hours, seed=given.seed,
+        child=partial(Child, findings=given.findings, corpus=given.corpus))
+    found = 0
+    for name, tally in campaign.run(given.jobs):
         found += len(tally.findings)
-        line = (f"{name:22} {tally.attempts:8} inputs, {tally.accepted:8} read, "
-                f"{tally.attempts / max(tally.cpu_s, 0.01):6.0f} a second, {tally.covered:5} "
-                f"covered, {tally.cpu_s / 60:5.2f} processor minutes, "
-                f"{len(tally.findings)} findings")
-        notes = [f"    {given.findings / stem}.txt" for stem in tally.findings]
-        sys.stdout.write("\n".join([line, *notes]) + "\n")
+        sys.stdout.write(_line(name, tally, given.findings) + "\n")
         sys.stdout.flush()
     if guided.is_there():
         sys.stdout.write(hours.line() + "\n")

@@ -100,7 +100,7 @@ def fuzz(
     atheris.Setup([
         "fuzz", f"-seed={number}", f"-max_len={max(4096, 2 * max(map(len, seeds)))}",
         f"-stop_file={stop}", f"-artifact_prefix={folder}/", f"-timeout={LONGEST_S}",
-        f"-rss_limit_mb={MOST_MEMORY_MIB}", str(corpus),
+        f"-rss_limit_mb={MOST_MEMORY_MIB}", "-handle_int=0", str(corpus),
     ], one_input, custom_mutator=mutated)
     atheris.Fuzz()
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import attempts
@@ -85,21 +89,83 @@ def test_memory_beyond_what_a_target_may_take_is_a_finding(
     assert "memory grew by 65 MiB" in findings_of(tmp_path, attempt, b"some", b"more", b"none")[0]
 
 
+GUIDED = importlib.util.find_spec("atheris") is not None
+
+
+def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The command, at the cheapest of targets unless another is named."""
+    return subprocess.Popen(
+        [sys.executable, str(COMMAND), "--corpus", str(folder / "corpus"),
+         "--findings", str(folder / "findings"), "--target", "leave", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder)
+
+
+def hours(folder: Path) -> dict[str, float]:
+    """Processor seconds that the corpus remembers."""
+    path = folder / "corpus" / "processor-seconds.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 @pytest.mark.slow
 def test_the_command_counts_and_keeps_its_corpus(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(COMMAND), "--seconds", "0.5", "--target", "leave",
-         "--corpus", str(tmp_path / "corpus"), "--findings", str(tmp_path / "findings")],
-        capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    line = next(line for line in done.stdout.splitlines() if line.startswith("leave "))
-    assert int(line.split()[1]) > 100 and line.endswith("0 findings")
-    if importlib.util.find_spec("atheris") is None:
-        assert "Atheris is not installed" in done.stdout
+    done = command(tmp_path, "--seconds", "0.5", "--target", "cbor", "--jobs", "2")
+    output, _ = done.communicate()
+    assert done.returncode == 0, output
+    lines = {line.split()[0]: line for line in output.splitlines()}
+    for name in ("leave", "cbor"):
+        assert int(lines[name].split()[1]) > 100 and lines[name].endswith("0 findings")
+    if not GUIDED:
+        assert "Atheris is not installed" in output
         return
     assert len(list((tmp_path / "corpus" / "leave").iterdir())) > 1
-    hours = json.loads((tmp_path / "corpus" / "processor-seconds.json").read_text())
-    assert hours["leave"] >= 0.5
+    assert min(hours(tmp_path).values()) >= 0.5
+
+    had = hours(tmp_path)["leave"]
+    again = command(tmp_path, "--up-to", str(had + 0.5))
+    output, _ = again.communicate()
+    assert again.returncode == 0 and had + 0.5 <= hours(tmp_path)["leave"] < had + 3
+    again = command(tmp_path, "--up-to", str(had))
+    assert "leave  " not in again.communicate()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not GUIDED, reason="Atheris is not installed: no minutes are kept")
+def test_ctrl_c_keeps_the_minutes_and_leaves_no_process_behind(tmp_path: Path) -> None:
+    running = command(tmp_path, "--seconds", "600")
+    corpus = tmp_path / "corpus" / "leave"
+    until = time.monotonic() + 60
+    while not (corpus.is_dir() and len(list(corpus.iterdir())) > 3):
+        assert time.monotonic() < until and running.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)  # of which some is its own even on a loaded machine
+    running.send_signal(signal.SIGINT)
+    output, _ = running.communicate(timeout=30)  # the pipe ends with the last process
+    assert running.returncode == 0 and "0 findings" in output
+    assert 0 < hours(tmp_path)["leave"] < 100
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_leaves_its_last_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fuzz
+
+    def die(content: bytes) -> bool:
+        if content != b"seed":
+            os.abort()
+        return True
+
+    monkeypatch.setitem(fuzz.TARGETS, "dies", Target(
+        seeds=[b"seed"], attempt=lambda _, content: die(content), most_memory=64 << 20))
+    findings = tmp_path / "findings"
+    campaign = fuzz.Campaign(
+        {"dies": 5.0}, hours=fuzz.Hours(None), seed=0,
+        child=partial(fuzz.Child, findings=findings, corpus=tmp_path / "corpus"))
+    (name, tally), = campaign.run(1)
+    assert name == "dies" and len(tally.findings) == 1
+    kept, = findings.glob("*.input")
+    assert kept.read_bytes() != b"seed"
+    assert "the process died: -6" in (findings / f"{tally.findings[0]}.txt").read_text()
 
 
 def test_ours_is_no_finding_but_one_without_a_hint_is() -> None:
