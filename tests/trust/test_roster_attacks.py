@@ -26,6 +26,7 @@ from trust_lab import (
     store,
     trust,
 )
+from typer import Typer
 from typer.testing import CliRunner
 
 from medunlearn_client.bundle_check import require_installed_code
@@ -315,8 +316,8 @@ def test_from_keys_to_a_verified_roster_by_commands(
     monkeypatch.setenv("MEDUNLEARN_PASSPHRASE", PASSPHRASE.decode())
     runner = CliRunner()
 
-    def run(app: object, *arguments: str) -> str:
-        result = runner.invoke(app, list(arguments), catch_exceptions=False)  # type: ignore[arg-type]
+    def run(app: Typer, *arguments: str) -> str:
+        result = runner.invoke(app, list(arguments), catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.output
 
@@ -336,7 +337,10 @@ def test_from_keys_to_a_verified_roster_by_commands(
         run(roster_app, "sign", f"{name}.key", "--out", "next.dsse")
     assert "roster 2" in run(roster_app, "verify", "next.dsse", "--after", "roster.dsse")
     assert "revoked" in run(roster_app, "revoke", "clinic-a", "--after", "next.dsse")
-    assert "clinic-a" in run(keys_app, "show", "a2.key")
+    shown = run(keys_app, "show", "a2.key")
+    assert "clinic-a" in shown and shown == run(keys_app, "show", "a2.key.entry")
+    _, words = shown.split("telephone: ")
+    assert words.count("-") == 7 and words not in run(keys_app, "show", "a.key")
     run(policy_app, "init")
     assert "valid" in run(policy_app, "check")
     assert len(run(policy_app, "digest").strip()) == 64

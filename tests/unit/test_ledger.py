@@ -189,7 +189,7 @@ def test_show_tells_releases_spending_and_what_is_left(tmp_path: Path) -> None:
     assert status == 0
     for words in ("run autumn: protects each record", "support vote", "sum of round 1",
                   "of 8 at delta 1e-05", "no noise, no guarantee",
-                  "all runs together, per record: no bound"):
+                  "all 2 runs together", "any one record: no bound (a run without noise)"):
         assert words in output
     figures = json.loads(shown(tmp_path, "--json")[1])
     autumn = figures["runs"][0]
@@ -197,6 +197,15 @@ def test_show_tells_releases_spending_and_what_is_left(tmp_path: Path) -> None:
     assert autumn["epsilon_left"] == pytest.approx(8.0 - autumn["epsilon_spent"])
     steps = [entry["epsilon_added"] for entry in autumn["releases"]]
     assert sum(steps) == pytest.approx(autumn["epsilon_spent"]) and min(steps) > 0.0
+
+
+def test_show_says_why_runs_for_records_bound_nothing_for_a_patient(tmp_path: Path) -> None:
+    ledger = PrivacyLedger(tmp_path / "ledger.db")
+    charge(ledger, "autumn", "vote", sigma=3.0)
+    _, output, _ = shown(tmp_path)
+    assert "any one record: epsilon" in output
+    told = " ".join(output.partition("any one patient, all records:")[2].split())
+    assert told.startswith("no bound (a run that protects each record says nothing of a patient's")
 
 
 def test_show_makes_no_ledger_where_there_is_none(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import typer
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
+from medunlearn_common.fingerprints import fingerprint
 from medunlearn_common.identity.key_files import (
     passphrase_from,
     read_identity,
@@ -92,7 +93,7 @@ def new(
 def show(
     file: Annotated[Path, typer.Argument(help="Key file or its .entry.", show_default=False)],
 ) -> None:
-    """Show the public side of a key. The fingerprint is what two people compare by telephone.
+    """Show the public side of a key. Its words are what two people compare by telephone.
 
     Example:
 
@@ -161,4 +162,5 @@ def _require_role(role: str) -> None:
 def _show(entry: Party) -> None:
     until = time.strftime("%Y-%m-%d", time.gmtime(entry.valid_until))
     typer.echo(f"party {entry.party_id} ({entry.entity}), valid until {until}")
-    typer.echo(f"fingerprint {entry.key_id}")
+    typer.echo(f"key {entry.key_id}")
+    typer.echo(f"to compare by telephone: {fingerprint('key', entry.public_key)}")

@@ -18,6 +18,7 @@ from medunlearn_common.party_folder import HERE, PartyFolder
 LEDGER_FILE = "ledger.db"
 # At which delta runs are added up where the site names none.
 CUMULATIVE_DELTA = 1e-5
+_WHOM = {"record": "any one record", "patient": "any one patient, all records"}
 _WORDS = {"vote": "support vote", "evaluate": "evaluation counts"}
 
 ledger_app = typer.Typer(
@@ -59,11 +60,12 @@ def show(
     console = Console(highlight=False)
     for run in figures["runs"]:
         console.print(_table(run))
-    for unit, epsilon in figures["all_runs"]["epsilon"].items():
-        told = "no bound" if epsilon is None else f"epsilon {epsilon:.3f}"
-        console.print(f"all runs together, per {unit}: {told} at delta {delta:g}")
     if not figures["runs"]:
         console.print("nothing was ever released")
+        return
+    console.print(f"all {len(figures['runs'])} runs together, at delta {delta:g}:")
+    for unit, epsilon in figures["all_runs"]["epsilon"].items():
+        console.print(f"  {_WHOM[unit]}: {_bound(epsilon, unit, figures['runs'])}")
 
 
 def ledger_figures(ledger: PrivacyLedger, *, delta: float) -> dict[str, Any]:
@@ -106,6 +108,15 @@ def _run_figures(run: RunSpending) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return None if isinf(value) else value
+
+
+def _bound(epsilon: float | None, unit: str, runs: list[dict[str, Any]]) -> str:
+    """A sum over runs in words; without a bound, why."""
+    if epsilon is not None:
+        return f"epsilon {epsilon:.3f}"
+    if any(run["delta"] is None for run in runs):
+        return "no bound (a run without noise)"
+    return f"no bound (a run that protects each record says nothing of a {unit}'s together)"
 
 
 def _table(run: dict[str, Any]) -> Table:
