@@ -189,7 +189,7 @@ def test_show_tells_releases_spending_and_what_is_left(tmp_path: Path) -> None:
     assert status == 0
     for words in ("run autumn: protects each record", "support vote", "sum of round 1",
                   "of 8 at delta 1e-05", "no noise, no guarantee",
-                  "all 2 runs together", "any one record: no bound (a run without noise)"):
+                  "all 2 runs together", "any one record: no bound (of a run above"):
         assert words in output
     figures = json.loads(shown(tmp_path, "--json")[1])
     autumn = figures["runs"][0]

@@ -29,7 +29,7 @@ SQLITE_HEADER = b"SQLite format 3\x00"
 # Folders that are a party's own; data sets and models that lie beside them are not copied.
 _FOLDERS = (
     TRUST_FOLDER, "tls", "node", "nodes", "invitations", "enrolments", "runs", "published",
-    "inbox", "decisions", "adopted", "approvals", "systemd", "next", "root",
+    "inbox", "decisions", "adopted", "approvals", "plans", "systemd", "next", "root",
 )
 _SUFFIXES = (".toml", ".json", ".db")
 _NEVER_SUFFIXES = ("-wal", "-shm", "-journal", ".tmp", ".sock", ".lock", ".pid")

@@ -114,8 +114,8 @@ def _bound(epsilon: float | None, unit: str, runs: list[dict[str, Any]]) -> str:
     """A sum over runs in words; without a bound, why."""
     if epsilon is not None:
         return f"epsilon {epsilon:.3f}"
-    if any(run["delta"] is None for run in runs):
-        return "no bound (a run without noise)"
+    if any(run["delta"] is None for run in runs):  # no noise, or history that was lost
+        return "no bound (of a run above nothing is bounded)"
     return f"no bound (a run that protects each record says nothing of a {unit}'s together)"
 
 

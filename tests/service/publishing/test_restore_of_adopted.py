@@ -51,6 +51,18 @@ def test_a_lost_disk_does_not_take_the_adopted_adapter_out_of_service(
     assert {p.name for p in (home(received) / "decisions" / "second").iterdir()} == decided
 
 
+def test_after_a_restore_an_adapter_of_a_run_long_over_can_still_be_adopted(
+    received: PublishingLab
+) -> None:
+    """Its layout is with the accepted plan, and is checked against at every adoption."""
+    kept = {path.name for path in (home(received) / "plans").iterdir()}
+    archive = backed_up(received)
+    lose(received, "plans")
+    restore(archive, home(received))
+    assert {path.name for path in (home(received) / "plans").iterdir()} == kept
+    assert adopt(received.site(0), "first", ANN).version == 1
+
+
 def test_an_old_backup_does_not_bring_back_what_was_rolled_back(received: PublishingLab) -> None:
     adopt(received.site(0), "second", ANN)
     archive = backed_up(received)
