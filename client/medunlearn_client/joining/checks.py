@@ -14,14 +14,13 @@ from pathlib import Path
 
 import psutil
 
-from medunlearn_client.joining.site_folder import (
-    FIRST_USE_FILE,
+from medunlearn_client.joining.own_keys import (
     NEXT_FOLDER,
     NODE_KEY,
     NODE_PUBLIC,
     read_node_key,
-    stored_invitation,
 )
+from medunlearn_client.joining.site_folder import FIRST_USE_FILE, stored_invitation
 from medunlearn_client.policy import SitePolicy, read_policy
 from medunlearn_client.service.config import HospitalConfig, read_hospital_config
 from medunlearn_client.site_config import SiteConfig, read_site_config

@@ -9,11 +9,10 @@ from typing import Annotated
 
 import typer
 
+from medunlearn_client.joining.rotation import activate_next_keys, make_next_keys
 from medunlearn_client.joining.site_folder import (
     Joining,
-    activate_next_keys,
     leave_federation,
-    make_next_keys,
     make_site_folder,
     take_refresh,
     take_roster,

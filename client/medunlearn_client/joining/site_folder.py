@@ -1,26 +1,25 @@
-"""A hospital's folder: made from an invitation, brought into a federation, given new keys.
+"""A hospital's folder: made from an invitation, and brought into a federation.
 
     SITE.enrolment         what goes back to the coordinator
     invitation             the invitation, or the last refresh of it
     trust/first_use        there if nobody compared the invitation's fingerprint
-    next/                  keys that are made but not in force
+    next/                  keys that are made but not in force (see ``rotation``)
 """
 
 from __future__ import annotations
 
-import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_ssh_private_key,
+from medunlearn_client.joining.own_keys import (
+    ENTRY_FILE,
+    KEY_LIFETIME_S,
+    NODE_KEY,
+    enrolment_document,
+    new_node_key,
+    next_entry,
 )
-
 from medunlearn_client.policy import FederationLimits, KnownDigests, SitePolicy, policy_template
 from medunlearn_client.service.config import (
     CONFIG_FILE,
@@ -30,25 +29,15 @@ from medunlearn_client.service.config import (
     hospital_template,
 )
 from medunlearn_client.site_config import SITE_TOML, site_template
-from medunlearn_common import __version__
-from medunlearn_common.code_digest import installed_code_digest
-from medunlearn_common.enrolment import Enrolment, node_public_key, write_enrolment, write_leave
+from medunlearn_common.enrolment import write_leave
 from medunlearn_common.entropy import Entropy
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import write_atomically
 from medunlearn_common.founding import new_folder, new_trust_folder
-from medunlearn_common.identity import (
-    SigningIdentity,
-    open_private_file,
-    passphrase_from,
-    write_identity,
-)
-from medunlearn_common.identity.commands import read_entry
 from medunlearn_common.invitation import OpenedInvitation, open_invitation
 from medunlearn_common.naming import require_entity
 from medunlearn_common.plan.sections import DataSection
 from medunlearn_common.roster import (
-    Party,
     Root,
     Roster,
     TrustedRoster,
@@ -60,18 +49,12 @@ from medunlearn_common.roster.document import party_to_bytes
 from medunlearn_common.roster.trusted import ROOT_FILE, ROSTER_FILE
 from medunlearn_common.service_files import write_service_files
 from medunlearn_common.trust_folder import (
-    KEY_FILE,
-    PASSPHRASE_FILE,
     POLICY_FILE,
     TRUST_FOLDER,
     open_identity,
 )
 
-INVITATION_FILE, FIRST_USE_FILE, NEXT_FOLDER = "invitation", "first_use", "next"
-ENTRY_FILE = f"{KEY_FILE}.entry"
-NODE_KEY, NODE_PUBLIC = "node.key", "node.pub"
-KEY_DAYS = 730
-_DAY_S = 86_400
+INVITATION_FILE, FIRST_USE_FILE = "invitation", "first_use"
 _OWNER_ONLY = 0o700
 
 
@@ -128,7 +111,7 @@ def make_site_folder(
                                     passphrase_file=joining.passphrase_file)
         node = new_node_key(draft / "node")
         entry = enrolment_request(identity, role="site", entity=joining.entity,
-                                  valid_from=int(now), valid_until=int(now) + KEY_DAYS * _DAY_S)
+                                  valid_from=int(now), valid_until=int(now) + KEY_LIFETIME_S)
         trust = draft / TRUST_FOLDER
         write_atomically(trust / ENTRY_FILE, party_to_bytes(entry), private=False)
         write_atomically(trust / ROOT_FILE, opened.root.to_bytes(), private=False)
@@ -140,7 +123,7 @@ def make_site_folder(
         write_atomically(draft / INVITATION_FILE, document, private=False)
         _write_settings(draft, opened, joining)
         enrolment = f"{invitation.site_id}.enrolment"
-        write_atomically(draft / enrolment, _enrolment(
+        write_atomically(draft / enrolment, enrolment_document(
             identity, node, entry, federation=invitation.federation, token=invitation.token,
             now=now), private=False)
         outside = [Path(name) for name in (joining.model_folder, *joining.data.files)
@@ -202,7 +185,7 @@ def require_own_entry(folder: Path, roster: Roster) -> None:
         raise Rejected("ROSTER_WITHOUT_US", f"roster {roster.version} does not name "
                        f"{identity.party_id}", "send the enrolment file to the coordinator, and "
                        "ask for the roster that was made after it")
-    following = _next_entry(folder)
+    following = next_entry(folder)
     if own[0].key_id not in (identity.key_id, following.key_id if following else ""):
         raise Rejected("ROSTER_OTHER_KEY", f"under {identity.party_id} the roster has a key that "
                        "is not this hospital's", "telephone the coordinator: somebody else may "
@@ -242,67 +225,6 @@ def take_refresh(folder: Path, document: bytes, *, now: float) -> list[str]:
     return told
 
 
-def make_next_keys(
-    folder: Path, *, identity: bool, node: bool, entropy: Entropy, now: float
-) -> Path:
-    """Make new keys beside those in force, and the enrolment that asks for them.
-
-    Raises:
-        Misconfigured: ROTATION_PENDING, ROTATION_NOTHING, KEY_ codes.
-        Transient: WRITE_FAILED.
-    """
-    if not (identity or node):
-        raise Misconfigured("ROTATION_NOTHING", "no key is to be replaced", "choose one or both")
-    if (folder / NEXT_FOLDER).exists():
-        raise Misconfigured("ROTATION_PENDING", "keys are being replaced already",
-                            f"finish it with `medunlearn hospital join`, or delete {NEXT_FOLDER}/")
-    old, entry = open_identity(folder), read_entry(folder / TRUST_FOLDER / ENTRY_FILE)
-    signer = old
-    with new_folder(folder / NEXT_FOLDER) as place:
-        if identity:
-            signer = SigningIdentity.generate(old.party_id, entropy)
-            entry = enrolment_request(
-                signer, role="site", entity=entry.entity, valid_from=int(now),
-                valid_until=int(now) + KEY_DAYS * _DAY_S, old=old)
-            write_identity(place / KEY_FILE, signer, passphrase=_passphrase(folder))
-            write_atomically(place / ENTRY_FILE, party_to_bytes(entry), private=False)
-        key = new_node_key(place) if node else read_node_key(folder / "node" / NODE_KEY)
-        federation = stored_invitation(folder).invitation.federation
-        document = _enrolment(signer, key, entry, federation=federation, token=b"", now=now)
-        write_atomically(place / f"{old.party_id}.enrolment", document, private=False)
-    return folder / NEXT_FOLDER / f"{old.party_id}.enrolment"
-
-
-def activate_next_keys(folder: Path) -> list[str]:
-    """Put next keys into force: a signing key once the roster names it, then the node's.
-
-    Each step is one rename, so that a crash in between is mended by the next call.
-
-    Returns:
-        What was done.
-    """
-    place, done = folder / NEXT_FOLDER, []
-    following = _next_entry(folder)
-    if following is not None:
-        roster = TrustedRoster(folder / TRUST_FOLDER, now=0.0).current
-        if following.key_id != roster.party(following.party_id).key_id:
-            return [f"the next signing key waits for a roster that names it ({NEXT_FOLDER}/)"]
-        if (place / KEY_FILE).exists():
-            os.replace(place / KEY_FILE, folder / TRUST_FOLDER / KEY_FILE)
-        os.replace(place / ENTRY_FILE, folder / TRUST_FOLDER / ENTRY_FILE)
-        done.append("the new signing key is in force")
-    if (place / NODE_KEY).exists():
-        os.replace(place / NODE_KEY, folder / "node" / NODE_KEY)
-        done.append("the new node key is in force")
-    if (place / NODE_PUBLIC).exists():
-        os.replace(place / NODE_PUBLIC, folder / "node" / NODE_PUBLIC)
-    if place.is_dir():
-        for path in place.iterdir():
-            path.unlink()
-        place.rmdir()
-    return done
-
-
 def leave_federation(folder: Path, *, now: float) -> Path:
     """Sign a notice for the coordinator and destroy the node's key; records and ledger stay.
 
@@ -319,39 +241,6 @@ def leave_federation(folder: Path, *, now: float) -> Path:
     return notice
 
 
-def new_node_key(place: Path) -> ec.EllipticCurvePrivateKey:
-    """Make ``node.key`` and ``node.pub`` in OpenSSH's form, as Flower reads them."""
-    key = ec.generate_private_key(ec.SECP384R1())
-    write_atomically(place / NODE_KEY, key.private_bytes(
-        Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-    write_atomically(place / NODE_PUBLIC, node_public_key(key.public_key()) + b"\n", private=False)
-    return key
-
-
-def read_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """The node's private key; raises KEY_FILE_ codes, NODE_KEY_INVALID."""
-    data = open_private_file(path)
-    try:
-        key = load_ssh_private_key(data, password=None)
-    except (ValueError, TypeError):
-        key = None  # what the library says may quote the key
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
-        raise Misconfigured("NODE_KEY_INVALID", f"{path.name} is no ECDSA P-384 key of OpenSSH",
-                            "make a new one: medunlearn hospital rotate --no-identity")
-    return key
-
-
-def _enrolment(
-    identity: SigningIdentity, node: ec.EllipticCurvePrivateKey, entry: Party, *,
-    federation: str, token: bytes, now: float,
-) -> bytes:
-    return write_enrolment(Enrolment(
-        federation=federation, token=token, entry=entry,
-        node_key=node_public_key(node.public_key()), package_version=__version__,
-        code_digest=installed_code_digest(), issued=int(now),
-    ), identity, node)
-
-
 def _write_settings(draft: Path, opened: OpenedInvitation, joining: Joining) -> None:
     invitation = opened.invitation
     config = HospitalConfig(coordinator=CoordinatorSection(address=invitation.address),
@@ -361,23 +250,3 @@ def _write_settings(draft: Path, opened: OpenedInvitation, joining: Joining) -> 
     text = site_template(invitation.site_id, model_folder=joining.model_folder, data=joining.data)
     tomllib.loads(text)  # a path that breaks TOML must not make a folder
     write_atomically(draft / SITE_TOML, text.encode("utf-8"))
-
-
-def _next_entry(folder: Path) -> Party | None:
-    path = folder / NEXT_FOLDER / ENTRY_FILE
-    return read_entry(path) if path.exists() else None
-
-
-def _passphrase(folder: Path) -> bytes:
-    file = folder / TRUST_FOLDER / PASSPHRASE_FILE
-    found = passphrase_from(file if file.exists() else None)
-    if found is None:
-        raise Misconfigured("KEY_PASSPHRASE", "no passphrase for the new key",
-                            "set MEDUNLEARN_PASSPHRASE to the present key's")
-    return found
-
-
-__all__ = [
-    "Joining", "activate_next_keys", "leave_federation", "make_next_keys", "make_site_folder",
-    "read_node_key", "stored_invitation", "take_refresh", "take_roster",
-]

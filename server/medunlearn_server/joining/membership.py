@@ -13,12 +13,10 @@ crash between two writes leaves nothing that the next command does not mend.
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from medunlearn_common.enrolment import Enrolment, open_enrolment, require_successor_of_entry
 from medunlearn_common.errors import Misconfigured, Rejected
@@ -35,6 +33,7 @@ from medunlearn_server.joining.founding import (
     publish_first,
     sign_as_pilot,
 )
+from medunlearn_server.joining.invitation_records import InvitationRecords, Issued
 from medunlearn_server.service.config import CoordinatorFolder, open_folder
 
 DRAFT_FILE = "roster.draft"
@@ -42,18 +41,6 @@ _ENROLLED, _PENDING = ".enrolment", ".pending"
 _DAY_S = 86_400
 _REFRESH_DAYS = 30
 Confirm = Callable[[Enrolment], bool]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Issued:
-    """What is remembered of the last invitation of a site."""
-
-    site_id: str
-    token: str
-    issued: int
-    expires: int
-    used_by: str = ""
-    compared: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +59,7 @@ class Membership:
         self._folder: CoordinatorFolder = open_folder(folder)
         self._path = self._folder.path
         self._now = now
+        self._records = InvitationRecords(self._path / "invitations")
 
     @property
     def path(self) -> Path:
@@ -123,8 +111,9 @@ class Membership:
                            "lost them, revoke it first")
         invitation, document = self._invitation(
             site_id, days=days, model=model, version=version, code_digest=code_digest)
-        self._remember(Issued(site_id=site_id, token=invitation.token.hex(),
-                              issued=invitation.issued, expires=invitation.expires))
+        self._records.remember(Issued(
+            site_id=site_id, token=invitation.token.hex(), issued=invitation.issued,
+            expires=invitation.expires))
         path = self._path / "invitations" / f"{site_id}.invitation"
         write_atomically(path, document, private=False)
         return path
@@ -164,8 +153,7 @@ class Membership:
 
     def issued(self) -> list[Issued]:
         """All that is remembered of invitations, by site."""
-        return [self._read_issued(path)
-                for path in sorted((self._path / "invitations").glob("*.json"))]
+        return self._records.all()
 
     # Enrolments.
 
@@ -193,14 +181,16 @@ class Membership:
         known = self._stored(enrolment.site_id)
         if any(document == stored for stored, _ in known):
             return enrolment
-        issued = self._by_invitation(enrolment, roster) if enrolment.token else None
+        issued = (self._records.answered_by(enrolment, roster, now=self._now)
+                  if enrolment.token else None)
         if issued is None:
             require_successor_of_entry(enrolment, roster)
             self._require_newer(enrolment, known)
         compared = confirm(enrolment)
         write_atomically(self._enrolment(enrolment.site_id, _PENDING), document)
         if issued is not None:
-            self._remember(replace(issued, used_by=enrolment.entry.key_id, compared=compared))
+            self._records.remember(
+                replace(issued, used_by=enrolment.entry.key_id, compared=compared))
         return enrolment
 
     def _require_usable(self, entry: Party, roster: Roster) -> None:
@@ -210,26 +200,6 @@ class Membership:
         if not entry.valid_from - SKEW_S <= self._now <= entry.valid_until:
             raise Rejected("KEY_EXPIRED", f"the key of {entry.party_id} is not valid now",
                            "check the hospital's clock, and this one")
-
-    def _by_invitation(self, enrolment: Enrolment, roster: Roster) -> Issued:
-        site, path = enrolment.site_id, self._issued_file(enrolment.site_id)
-        issued = self._read_issued(path) if path.exists() else None
-        if issued is None or not secrets.compare_digest(issued.token, enrolment.token.hex()):
-            raise Rejected("INVITATION_UNKNOWN", f"{site} answers no invitation that is good now",
-                           "a later invitation replaces an earlier one: send the hospital the "
-                           "newest")
-        if issued.used_by and issued.used_by != enrolment.entry.key_id:
-            raise Rejected("INVITATION_USED", f"the invitation of {site} was used already, with "
-                           "another key", "telephone the hospital: somebody else may have read "
-                           "the invitation; then revoke, and invite anew")
-        if self._now > issued.expires + SKEW_S:
-            raise Rejected("INVITATION_EXPIRED", f"the invitation of {site} is no longer good",
-                           "invite the hospital again")
-        if any(party.party_id == site and party.key_id != enrolment.entry.key_id
-               for party in roster.parties):
-            raise Rejected("SITE_EXISTS", f"{site} is in the roster with another key",
-                           "revoke it first; until then sites would refuse the new roster")
-        return issued
 
     def _require_newer(self, enrolment: Enrolment, known: list[tuple[bytes, Enrolment]]) -> None:
         if any(stored.issued >= enrolment.issued for _, stored in known):
@@ -358,7 +328,7 @@ class Membership:
             if path.exists():
                 former.mkdir(exist_ok=True)
                 path.replace(former / f"{site_id}-{int(self._now)}{suffix}")
-        self._issued_file(site_id).unlink(missing_ok=True)
+        self._records.forget(site_id)
 
     def _stored(self, site_id: str) -> list[tuple[bytes, Enrolment]]:
         paths = [self._enrolment(site_id, suffix) for suffix in (_ENROLLED, _PENDING)]
@@ -367,18 +337,3 @@ class Membership:
 
     def _enrolment(self, site_id: str, suffix: str) -> Path:
         return self._path / "enrolments" / f"{site_id}{suffix}"
-
-    def _issued_file(self, site_id: str) -> Path:
-        return self._path / "invitations" / f"{site_id}.json"
-
-    def _remember(self, issued: Issued) -> None:
-        text = json.dumps(asdict(issued), indent=2) + "\n"
-        write_atomically(self._issued_file(issued.site_id), text.encode("ascii"))
-
-    def _read_issued(self, path: Path) -> Issued:
-        try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
-            return Issued(**found)
-        except (ValueError, TypeError) as error:
-            raise Misconfigured("INVITATION_RECORD", f"{path.name} is damaged",
-                                "restore it from a backup, or invite the hospital anew") from error

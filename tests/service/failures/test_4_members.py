@@ -12,7 +12,7 @@ import pytest
 from hosts import other_packages
 from under_fire import PATIENCE, RECOVERY_S, Run, doctor, edit, ledger, tell
 
-from medunlearn_client.joining.site_folder import new_node_key
+from medunlearn_client.joining.own_keys import new_node_key
 from medunlearn_common.plan import read_plan
 from medunlearn_simulation.rehearsal.parties import wait_for
 from medunlearn_simulation.rehearsal.rehearse import Federation

@@ -14,10 +14,9 @@ from joining_lab import RIVAL
 from typer.testing import CliRunner
 
 from medunlearn_client.joining import commands as hospital
+from medunlearn_client.joining.rotation import activate_next_keys, make_next_keys
 from medunlearn_client.joining.site_folder import (
-    activate_next_keys,
     leave_federation,
-    make_next_keys,
     stored_invitation,
     take_refresh,
     take_roster,
