@@ -12,8 +12,6 @@ from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
 
-import numpy as np
-
 from medunlearn_client.models import is_out_of_memory
 from medunlearn_client.run_rules import (
     keep_of_plan,
@@ -45,6 +43,8 @@ from medunlearn_common.messages import (
     is_public,
 )
 from medunlearn_common.plan import RunPlan, RuntimeOptions
+from medunlearn_common.support import support_size
+from medunlearn_common.support_runs import from_runs
 
 _LOG = logging.getLogger("medunlearn.hospital")
 INTERNAL_ERROR = "INTERNAL"
@@ -166,7 +166,8 @@ class Hospital:
         count = message.integer("geometry_rank")
         if not 1 <= count <= bench.plan.geometry.rank:  # each is a vector as long as the support
             raise not_planned(f"{count} directions of public text")
-        indices = np.frombuffer(message.payload, dtype="<i8").astype(np.int64)
+        most = support_size(bench.layout, bench.plan.support.density)
+        indices = from_runs(message.payload, most=most) if message.payload else None
         support = bench.support(message.text("support_digest"), indices)
         return bench.public_gradients(support, count=count)
 

@@ -13,6 +13,7 @@ from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import Rejected
 from medunlearn_common.messages import Message
 from medunlearn_common.support import Support
+from medunlearn_common.support_runs import from_runs
 from medunlearn_common.wire import VALUE_DTYPES
 
 MAX_GEOMETRY_RANK = 32
@@ -49,7 +50,7 @@ class StepRequest:
             value_bits: Of one adapter value, as the plan says.
 
         Raises:
-            Rejected: STEP_PAYLOAD, MESSAGE_FIELD or GEOMETRY_INVALID.
+            Rejected: STEP_PAYLOAD, SUPPORT_FORM, MESSAGE_FIELD or GEOMETRY_INVALID.
         """
         dtype = VALUE_DTYPES[value_bits]
         values_bytes = message.integer("values_bytes")
@@ -59,22 +60,19 @@ class StepRequest:
         expected = values_bytes + support_bytes + (4 * size * (1 + rank) if rank else 0)
         if (
             min(values_bytes, support_bytes, rank) < 0 or rank > MAX_GEOMETRY_RANK
-            or size < 1 or values_bytes % dtype.itemsize or support_bytes not in (0, 8 * size)
-            or len(message.payload) != expected
+            or size < 1 or values_bytes % dtype.itemsize or len(message.payload) != expected
         ):
             raise _bad_payload("its parts do not add up")
         values = np.frombuffer(message.payload[:values_bytes], dtype=dtype).astype(np.float32)
         if not np.all(np.isfinite(values)):
             raise _bad_payload("the adapter holds NaN or infinite values")
-        indices = message.payload[values_bytes : values_bytes + support_bytes]
+        runs = message.payload[values_bytes : values_bytes + support_bytes]
         rest = message.payload[values_bytes + support_bytes :]
         return cls(
             round_index=message.integer("round"),
             plan_digest=message.text("plan_digest"),
             support_digest=message.text("support_digest"),
-            support_indices=(
-                np.frombuffer(indices, dtype="<i8").astype(np.int64) if indices else None
-            ),
+            support_indices=from_runs(runs, most=size) if runs else None,
             sigma=message.number("sigma"),
             values=values,
             geometry=_geometry(rest, size=size, rank=rank),

@@ -24,18 +24,30 @@ class KeptSupports:
         self._checked: dict[str, Support] = {}
 
     def get(self, digest: str, indices: npt.NDArray[np.int64] | None) -> Support:
-        """The run's support, from the request or from this site's store.
+        """The run's support: drawn where the plan says random, else sent, now or before.
 
         Raises:
             Rejected: SUPPORT_MISMATCH, SUPPORT_UNKNOWN, SUPPORT_TOO_LARGE, or
-                SUPPORT_NOT_DRAWN if a plan with a random support got another than its own.
+                SUPPORT_NOT_DRAWN if a request names another than the plan's random support.
         """
-        if digest in self._checked:
-            return self._checked[digest]
-        support = self._kept(digest) if indices is None else self._of(indices)
-        self._check(support, digest)
-        write_atomically(self._path, support.indices.astype("<i8").tobytes())
-        self._checked[digest] = support
+        if digest not in self._checked:
+            if self._plan.support.method == "random":
+                support = self._drawn(digest)
+            else:
+                support = self._kept(digest) if indices is None else self._of(indices)
+                self._check(support, digest)
+                write_atomically(self._path, support.indices.astype("<i8").tobytes())
+            self._checked[digest] = support
+        return self._checked[digest]
+
+    def _drawn(self, digest: str) -> Support:
+        support = planned_random_support(
+            self._layout, density=self._plan.support.density, plan_digest=self._plan.digest)
+        if support.digest != digest:
+            raise Rejected(
+                "SUPPORT_NOT_DRAWN", "the support is not the one that the plan's digest draws",
+                "the coordinator chose coordinates itself: report it to the consortium",
+            )
         return support
 
     def _of(self, indices: npt.NDArray[np.int64]) -> Support:
@@ -59,15 +71,7 @@ class KeptSupports:
                 "SUPPORT_MISMATCH", "the support does not match its digest or the layout",
                 "resume the run from its checkpoint",
             )
-        density = self._plan.support.density
-        if self._plan.support.method == "random" and support != planned_random_support(
-            self._layout, density=density, plan_digest=self._plan.digest
-        ):
-            raise Rejected(
-                "SUPPORT_NOT_DRAWN", "the support is not the one that the plan's digest draws",
-                "the coordinator chose coordinates itself: report it to the consortium",
-            )
-        if support.size > support_size(self._layout, density):
+        if support.size > support_size(self._layout, self._plan.support.density):
             raise Rejected(
                 "SUPPORT_TOO_LARGE",
                 f"{support.size} coordinates are more than the plan's density allows",

@@ -17,6 +17,7 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.layout import AdapterLayout
 
 Coordinates = npt.NDArray[np.int64]
+_MOST_COORDINATES = 1 << 32  # as they travel, see support_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +40,10 @@ class Support:
                 "a support needs at least one coordinate",
                 "raise [support] density or the LoRA rank",
             )
-        if indices[0] < 0 or np.any(np.diff(indices) <= 0):
+        if indices[0] < 0 or indices[-1] >= _MOST_COORDINATES or np.any(np.diff(indices) <= 0):
             raise Misconfigured(
                 "SUPPORT_ORDER",
-                "support indices must be non-negative and strictly increasing",
+                "support indices must be non-negative, strictly increasing and below 2^32",
                 "build supports with medunlearn_common.support",
             )
         indices.flags.writeable = False

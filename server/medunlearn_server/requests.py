@@ -14,6 +14,7 @@ from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.messages import EVALUATE, FINISH, READY, START, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.support import Support
+from medunlearn_common.support_runs import to_runs
 from medunlearn_common.wire import VALUE_DTYPES
 from medunlearn_server.geometry import Geometry
 
@@ -58,8 +59,8 @@ def public_gradients_request(
 ) -> Message:
     """Ask one site for gradients of public retain text at B = 0; no privacy is spent.
 
-    The payload is the support; the answer is a noiseless ring vector of ``rank * k`` values,
-    one row per batch of the public file.
+    The payload is the support, unless every site draws it; the answer is a noiseless ring vector
+    of ``rank * k`` values, one row per batch of the public file.
     """
     return Message(
         kind=VOTE,
@@ -72,7 +73,7 @@ def public_gradients_request(
             "public": True,
             "geometry_rank": plan.geometry.rank,
         },
-        payload=support.indices.astype("<i8").tobytes(),
+        payload=_support_part(plan, support),
     )
 
 
@@ -87,7 +88,7 @@ def step_request(
     Raises:
         Misconfigured: STEP_NOT_FINITE if a value is too large for those.
     """
-    indices = support.indices.astype("<i8").tobytes() if with_support else b""
+    runs = _support_part(plan, support) if with_support else b""
     with np.errstate(over="ignore"):
         sent = values.astype(VALUE_DTYPES[plan.wire.value_bits])
     if not np.isfinite(sent).all():
@@ -107,10 +108,10 @@ def step_request(
             "support_digest": support.digest,
             "sigma": sigma,
             "values_bytes": len(numbers),
-            "support_bytes": len(indices),
+            "support_bytes": len(runs),
             "geometry_rank": geometry.rank if geometry is not None else 0,
         },
-        payload=numbers + indices + transform,
+        payload=numbers + runs + transform,
     )
 
 
@@ -119,7 +120,7 @@ def evaluation_request(
     values: np.ndarray, public: bool, with_support: bool,
 ) -> Message:
     """Ask what records (or, with ``public``, canaries) say of the adapter ``values`` on S."""
-    indices = support.indices.astype("<i8").tobytes() if with_support else b""
+    runs = _support_part(plan, support) if with_support else b""
     numbers = values.astype("<f4").tobytes()
     return Message(
         kind=EVALUATE,
@@ -132,11 +133,16 @@ def evaluation_request(
             "sigma": sigma,
             "public": public,
             "values_bytes": len(numbers),
-            "support_bytes": len(indices),
+            "support_bytes": len(runs),
             "geometry_rank": 0,
         },
-        payload=numbers + indices,
+        payload=numbers + runs,
     )
+
+
+def _support_part(plan: RunPlan, support: Support) -> bytes:
+    """The support as it travels; a random one does not, for every site draws it."""
+    return b"" if plan.support.method == "random" else to_runs(support.indices)
 
 
 def finish_request(*, run_id: str, adapter_digest: str) -> Message:

@@ -67,6 +67,7 @@ from medunlearn_common.roster import Root, Roster  # noqa: E402
 from medunlearn_common.roster.document import party_from_bytes, party_to_bytes  # noqa: E402
 from medunlearn_common.strict_cbor import decode, encode  # noqa: E402
 from medunlearn_common.support import Support  # noqa: E402
+from medunlearn_common.support_runs import from_runs, to_runs  # noqa: E402
 from medunlearn_common.updates import SparseUpdate  # noqa: E402
 from medunlearn_common.wire import VALUE_DTYPES  # noqa: E402
 from medunlearn_server.checkpoints import Checkpoint  # noqa: E402
@@ -223,7 +224,7 @@ LAYOUT = AdapterLayout(
 
 def _step(value_bits: int) -> Message:
     values = np.arange(4).astype(VALUE_DTYPES[value_bits]).tobytes()
-    support = np.arange(4, dtype="<i8").tobytes()
+    support = to_runs(np.array([0, 1, 2, 9]))
     geometry = np.array([[1, 1, 1, 1], [1, 0, 0, 0]], dtype="<f4").tobytes()  # root, one direction
     fields: dict[str, Any] = {
         "round": 1, "plan_digest": "a" * 64, "support_digest": "b" * 64, "sigma": 0.5,
@@ -241,6 +242,10 @@ def _read_step(data: bytes, *, value_bits: int) -> None:
             Support(indices=request.support_indices, layout_digest=LAYOUT.digest))
     if value_bits == 32:
         assert EvaluationRequest.from_message(message).step.release_digest
+
+
+def _runs(data: bytes) -> None:
+    assert to_runs(from_runs(data, most=100)) == data
 
 
 def _read_update(data: bytes, *, bits: int) -> None:
@@ -288,6 +293,7 @@ RUN: dict[str, tuple[Read, bytes]] = {
     "message, with head": (_carried, CARRIED),
     "step": (lambda d: _read_step(d, value_bits=32), STEP[32]),
     "step, 16 bits": (lambda d: _read_step(d, value_bits=16), STEP[16]),
+    "support": (_runs, to_runs(np.array([0, 1, 2, 9]))),
     "update": (lambda d: _read_update(d, bits=32), np.arange(5, dtype="<u4").tobytes()),
     "update, 16 bits": (lambda d: _read_update(d, bits=16), np.arange(3, dtype="<u4").tobytes()),
     "layout": (_layout, LAYOUT.to_json().encode()),

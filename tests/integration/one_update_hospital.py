@@ -140,17 +140,16 @@ def step_ask(j: Journey) -> None:
         step_request, j.plan.shared(), j.layout, j.support, run_id=RUN_ID, round_index=0,
         sigma=SIGMA, values=j.values, geometry=j.geometry,
     )
-    j.found["request"] = ask(with_support=True)
-    assert ask(with_support=True) == j.found["request"]  # asked again: the same bytes
-    saved = j.found["request"].size_bytes - ask(with_support=False).size_bytes
-    assert saved >= 8 * j.support.size
+    j.found["request"] = ask(with_support=False)
+    assert ask(with_support=False) == j.found["request"]  # asked again: the same bytes
+    assert ask(with_support=True) == j.found["request"]  # the plan's is random: sites draw it
 
 
 def step_parse(j: Journey) -> None:
     message: Message = j.found["request"]
     request = StepRequest.from_message(message)
     np.testing.assert_array_equal(request.values, j.values)
-    np.testing.assert_array_equal(request.support_indices, j.support.indices)
+    assert request.support_indices is None
     assert request.geometry is not None
     np.testing.assert_array_equal(request.geometry.inverse_root, j.geometry.inverse_root)
     np.testing.assert_array_equal(request.geometry.basis, j.geometry.basis)

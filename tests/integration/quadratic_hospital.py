@@ -26,6 +26,7 @@ from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.messages import ERROR, EVALUATE, READY, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.ring import RingCodec
+from medunlearn_common.support_runs import from_runs
 from medunlearn_common.wire import VALUE_DTYPES, UpdateForm
 
 FORGET_TARGET = 1.0
@@ -84,7 +85,7 @@ class QuadraticHospital:
     def _vote(self, message: Message) -> Message:
         plan, rows = self._plan(), len(self.layout.row_lengths)
         if message.fields.get("geometry_rank"):
-            size = len(message.payload) // 8
+            size = from_runs(message.payload, most=10**6).size
             rows_out = np.eye(int(message.integer("geometry_rank")), size) * 0.5
             words = self._words(rows_out.ravel(), plan.privacy.vote_clip_l2, 0.0, plan)
         else:
@@ -103,7 +104,7 @@ class QuadraticHospital:
 
     def _step(self, message: Message) -> Message:
         plan, round_index = self._plan(), message.integer("round")
-        support = self._support(message)
+        support = self._support(plan, message)
         if round_index >= self.config.get("budget_rounds", 10**9):
             raise Refusal("PRIVACY_BUDGET")
         values = np.frombuffer(
@@ -130,7 +131,8 @@ class QuadraticHospital:
 
     def _evaluate(self, message: Message) -> Message:
         """Fifty retain units, of which each stands a little more movement than the one before."""
-        plan, support = self._plan(), self._support(message)
+        plan = self._plan()
+        support = self._support(plan, message)
         values = np.frombuffer(message.payload[: message.integer("values_bytes")], dtype="<f4")
         if message.fields["public"]:
             known = self.config.get("canary_known", 3.0)
@@ -155,13 +157,13 @@ class QuadraticHospital:
             "support_digest": support,
         })
 
-    def _support(self, message: Message) -> str:
+    def _support(self, plan: RunPlan, message: Message) -> str:
         digest, size = message.text("support_digest"), message.integer("support_bytes")
         kept = self.folder / f"support-{digest}"
         if size:
             start = message.integer("values_bytes")
             kept.write_bytes(message.payload[start : start + size])
-        elif not kept.exists():
+        elif not kept.exists() and plan.support.method != "random":
             raise Refusal("SUPPORT_UNKNOWN")
         return digest
 

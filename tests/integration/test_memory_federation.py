@@ -27,7 +27,7 @@ from medunlearn_common.support import Support
 from medunlearn_server import attendance
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import Coordinator, new_run_id
-from medunlearn_server.reports import RoundReport
+from medunlearn_server.reports import RoundReport, RunOutcome
 from medunlearn_server.sealed_transport import seal_transport
 from medunlearn_server.storage import DiskStorage
 from medunlearn_simulation.absences import Absences
@@ -40,6 +40,24 @@ from medunlearn_simulation.memory_runner import (
 )
 
 
+def support_bytes(outcome: RunOutcome) -> int:
+    """What the first round sends more than the second."""
+    first, later = outcome.curve[0].bytes_down, outcome.curve[1].bytes_down
+    return first["hospital-0"] - later["hospital-0"]
+
+
+def test_a_random_support_is_drawn_not_sent(tmp_path: Path) -> None:
+    sent = []
+
+    def look(site: str, request: Message) -> None:
+        if request.kind == STEP:
+            sent.append(request.fields["support_bytes"])
+
+    outcome = Lab(tmp_path).run(
+        small_plan(support={"method": "random"}), faults=Faults(before_answer=look))
+    assert sent == [0] * (4 * 6) and len(outcome.curve) == 6
+
+
 def test_a_run_moves_towards_forgetting_and_stores_its_adapter(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     outcome = lab.run(small_plan(run={"rounds": 20}))
@@ -49,10 +67,8 @@ def test_a_run_moves_towards_forgetting_and_stores_its_adapter(tmp_path: Path) -
     assert np.all(last[:5] > 0.7 * FORGET_TARGET)  # nothing to retain there
     assert np.all(last[5:] < 0.7 * FORGET_TARGET)
     assert (lab.run_folder / "adapter" / "adapter_model.safetensors").is_file()
-    first, later = outcome.curve[0], outcome.curve[1]
-    k = outcome.support_size
-    assert first.bytes_down["hospital-0"] - later.bytes_down["hospital-0"] == 8 * k + 1
-    assert first.bytes_up["hospital-0"] >= 4 * 2 * (k + 1)
+    assert support_bytes(outcome) == 8  # five rows that follow each other: one run
+    assert outcome.curve[0].bytes_up["hospital-0"] >= 4 * 2 * (outcome.support_size + 1)
     assert outcome.curve[-1].forget_gap < outcome.curve[0].forget_gap
 
 
@@ -140,7 +156,7 @@ def test_late_joiner_and_leaver(tmp_path: Path) -> None:
                        tuple("123"), tuple("123")]
     assert outcome.curve[4].failures == {"hospital-0": "SITE_GONE"}
     joined = outcome.curve[2].bytes_down
-    assert joined["hospital-3"] - joined["hospital-1"] == 8 * outcome.support_size + 1
+    assert joined["hospital-3"] - joined["hospital-1"] == 8
 
 
 def test_a_late_joiner_with_another_model_is_refused_and_the_run_goes_on(tmp_path: Path) -> None:

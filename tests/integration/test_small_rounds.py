@@ -99,6 +99,8 @@ def test_a_whole_round_in_medhes_setting_stays_within_its_bytes(tmp_path: Path) 
     assert len(steady.sites) == MEDHE_SITES
     whole = sum(steady.bytes_up.values()) + sum(steady.bytes_down.values())
     assert 2 * 2 * 66_000 * MEDHE_SITES < whole <= MEDHE_BYTES
+    first = outcome.curve[0]  # with the support: here all rows, one run
+    assert sum(first.bytes_up.values()) + sum(first.bytes_down.values()) <= MEDHE_BYTES
 
 
 def test_a_step_that_half_floats_cannot_carry_ends_the_run_with_its_state(tmp_path: Path) -> None:

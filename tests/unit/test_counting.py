@@ -20,6 +20,7 @@ from medunlearn_common.ledger import PrivacyLedger
 from medunlearn_common.messages import ERROR, EVALUATE, READY, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions, plan_from_text
 from medunlearn_common.support import random_support
+from medunlearn_common.support_runs import to_runs
 from medunlearn_server.gates import canary_verdict
 from medunlearn_server.reports import EvaluationReport
 
@@ -102,11 +103,11 @@ def request(plan: RunPlan, layout: AdapterLayout, *, sigma: float = 3.0, value: 
             public: bool = False) -> Message:
     support = random_support(layout, size=60, seed=0)
     values = np.full(60, value, dtype="<f4").tobytes()
-    indices = support.indices.astype("<i8").tobytes()
-    return Message(kind=EVALUATE, payload=values + indices, fields={
+    runs = to_runs(support.indices)
+    return Message(kind=EVALUATE, payload=values + runs, fields={
         "run_id": "run", "round": 4, "plan_digest": plan.digest, "layout_digest": layout.digest,
         "support_digest": support.digest, "sigma": sigma, "public": public,
-        "values_bytes": len(values), "support_bytes": len(indices), "geometry_rank": 0,
+        "values_bytes": len(values), "support_bytes": len(runs), "geometry_rank": 0,
     })
 
 

@@ -25,6 +25,7 @@ from medunlearn_common.plan.public_files import by_digest
 from medunlearn_common.plan.sections import DataSection, ForgetSection
 from medunlearn_common.ring import RingCodec
 from medunlearn_common.support import Support, planned_random_support, random_support
+from medunlearn_common.support_runs import to_runs
 
 PLAN = """
 [run]
@@ -96,13 +97,13 @@ def step_message(
     sigma: float = 8.0, value: float = 0.0, send_support: bool = True,
 ) -> Message:
     values = np.full(support.size, value, dtype="<f4").tobytes()
-    indices = support.indices.astype("<i8").tobytes() if send_support else b""
+    runs = to_runs(support.indices) if send_support else b""
     return Message(
-        kind=STEP, payload=values + indices,
+        kind=STEP, payload=values + runs,
         fields={
             "run_id": "run", "round": round_index, "plan_digest": plan.digest,
             "layout_digest": layout.digest, "support_digest": support.digest, "sigma": sigma,
-            "values_bytes": len(values), "support_bytes": len(indices), "geometry_rank": 0,
+            "values_bytes": len(values), "support_bytes": len(runs), "geometry_rank": 0,
         },
     )
 
@@ -249,7 +250,7 @@ def test_a_coordinators_own_choice_does_not_pass_for_a_random_support(
     assert code(hospital.handle(step_message(random, layout, other))) == "SUPPORT_NOT_DRAWN"
     fewer = Support(indices=drawn.indices[:-1], layout_digest=layout.digest)
     assert code(hospital.handle(step_message(random, layout, fewer))) == "SUPPORT_NOT_DRAWN"
-    assert hospital.handle(step_message(random, layout, drawn)).kind == STEP
+    assert hospital.handle(step_message(random, layout, drawn, send_support=False)).kind == STEP
 
 
 def test_nothing_is_answered_before_ready(hospital: Hospital, plan: RunPlan) -> None:
@@ -549,7 +550,7 @@ def test_no_more_directions_of_public_text_than_planned(
     layout = ready(site, plan)
     support = small_support(layout)
     answer = site.handle(Message(
-        kind=VOTE, payload=support.indices.astype("<i8").tobytes(),
+        kind=VOTE, payload=to_runs(support.indices),
         fields={"run_id": "run", "plan_digest": plan.digest, "layout_digest": layout.digest,
                 "sigma": 0.0, "public": True, "support_digest": support.digest,
                 "geometry_rank": count}))
@@ -594,7 +595,7 @@ def test_a_coordinator_cannot_have_records_read_as_public_text(
         payload = b""
         if section == "geometry":
             request |= {"support_digest": support.digest, "geometry_rank": 2}
-            payload = support.indices.astype("<i8").tobytes()
+            payload = to_runs(support.indices)
         answer = hospital.handle(Message(kind=VOTE, fields=request, payload=payload))
         assert code(answer) == "PUBLIC_FILE_UNKNOWN"
 
