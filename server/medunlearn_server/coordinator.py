@@ -14,10 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Misconfigured
@@ -27,38 +24,29 @@ from medunlearn_common.masking.signing import Verifier
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.plan.public_files import own_copy
 from medunlearn_common.support import support_size
-from medunlearn_common.wire import UpdateForm, update_codec
+from medunlearn_common.wire import UpdateForm
 from medunlearn_server import adapter_store
-from medunlearn_server.aggregation import (
-    RoundSums,
-    combine_round,
-    require_room,
-    summed_noise,
-)
-from medunlearn_server.answers import Answers
-from medunlearn_server.audit_trail import AuditTrail, WitnessedTransport, sum_digest
+from medunlearn_server.aggregation import require_room
+from medunlearn_server.audit_trail import AuditTrail, WitnessedTransport
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.federated_evaluation import evaluate
 from medunlearn_server.gatekeeper import Gatekeeper
-from medunlearn_server.gates import canary_verdict, norm_verdict, utility_verdict, worst_norm
-from medunlearn_server.geometry import Geometry
-from medunlearn_server.intake import verify_step
-from medunlearn_server.low_rank import Reals, truncated, whole_rows
+from medunlearn_server.gates import canary_verdict, utility_verdict, worst_norm
 from medunlearn_server.observer import NoObserver, Observer
 from medunlearn_server.progress import Learning, RunProgress, epsilon_after, noise_schedule
 from medunlearn_server.reports import (
     EvaluationReport,
     GateVerdict,
     ReadyReport,
-    RoundReport,
     RunOutcome,
 )
-from medunlearn_server.requests import finish_request, step_request
+from medunlearn_server.requests import finish_request
 from medunlearn_server.round_state import FinishReason, Phase, RoundState
-from medunlearn_server.server_step import direction_of, first_step, gap_closed, take_step
+from medunlearn_server.server_step import first_step, gap_closed
 from medunlearn_server.sites import Sites
 from medunlearn_server.support_choice import choose_support
 from medunlearn_server.transport import Transport
+from medunlearn_server.update_round import UpdateRound
 from medunlearn_server.watching.exchanges import WatchedTransport
 
 OUTCOME_FILE = "outcome.json"
@@ -114,6 +102,8 @@ class Coordinator:
             transport=WitnessedTransport(WatchedTransport(transport, store.folder), self._trail),
             clock=clock, sleep=self._patient(sleep), keep=store.save_opening, verifier=verifier,
         )
+        self._updates = UpdateRound(
+            plan=plan, run_id=run_id, sites=self._sites, gatekeeper=self._gatekeeper, clock=clock)
 
     def _patient(self, sleep: Callable[[float], None]) -> Callable[[float], None]:
         def pause(seconds: float) -> None:
@@ -239,7 +229,7 @@ class Coordinator:
             if self._gap_closed(progress):
                 return progress, FinishReason.GAP_CLOSED
             try:
-                accepted = self._round(progress)
+                accepted = self._updates.carry_out(progress)
             except BudgetExceeded:
                 return progress, FinishReason.BUDGET_SPENT
             self._trail.round_done(accepted.curve[-1])
@@ -256,90 +246,6 @@ class Coordinator:
             [report.forget_gap for report in progress.curve],
             noise=progress.curve[-1].progress_noise * form.forget_quiet,
             stop_gap=self._plan.server.stop_gap,
-        )
-
-    def _round(self, progress: RunProgress) -> RunProgress:
-        """One exchange and one server step; pure apart from the exchange."""
-        started = self._clock()
-        learning, round_index = progress.need_learning(), progress.state.next_round
-        geometry = learning.history.geometry(self._plan.geometry)
-        answers = self._ask_step(progress, geometry)
-        sums = self._combine(progress, answers)
-        verdict = norm_verdict(self._plan, sums, round_index=round_index)
-        if not verdict.passed:
-            self._gatekeeper.apply([verdict])
-        step = take_step(
-            learning.step,
-            direction_of(sums, geometry, retain_weight=self._plan.server.retain_weight),
-            self._plan.server, round_index=round_index, rounds=self._plan.run.rounds,
-            metric=None if geometry is None else geometry.metric,
-            constrain=self._constraint(progress),
-        )
-        history = learning.history
-        if self._plan.geometry.projection == "history":
-            history = history.add(sums, geometry, rank=self._plan.geometry.rank)
-        state = progress.state.accepted(
-            round_index, answers.sites, support_digest=learning.support.digest
-        )
-        moved = float(np.linalg.norm(step.values - learning.step.values))
-        report = self._round_report(
-            progress, answers, sums, verdict, step_norm=moved, seconds=self._clock() - started
-        )
-        progress = replace(progress, state=state, curve=(*progress.curve, report))
-        return progress.with_learning(step=step, history=history)
-
-    def _constraint(self, progress: RunProgress) -> Callable[[Reals], Reals] | None:
-        rank = self._plan.server.row_rank
-        if rank == 0:
-            return None
-        layout, support = progress.agreement.layout, progress.need_learning().support
-        return partial(truncated, blocks=whole_rows(layout, support), rank=rank)
-
-    def _ask_step(self, progress: RunProgress, geometry: Geometry | None) -> Answers:
-        learning, layout = progress.need_learning(), progress.agreement.layout
-        round_index = progress.state.next_round
-        return self._sites.ask(
-            lambda site, with_support: step_request(
-                self._plan, layout, learning.support, run_id=self._run_id,
-                round_index=round_index, sigma=progress.schedule.round_sigma,
-                values=learning.step.values, geometry=geometry,
-                with_support=with_support or site not in progress.state.informed,
-            ),
-            lambda reply: verify_step(
-                reply, round_index=round_index, layout=layout, support=learning.support,
-                length=UpdateForm.of(self._plan, size=learning.support.size).words,
-            ),
-            agreement=progress.agreement, round_index=round_index,
-            more=(
-                round_index + 1 < self._plan.run.rounds
-                or self._plan.privacy.evaluation_share > 0.0
-            ),
-        )
-
-    def _combine(self, progress: RunProgress, answers: Answers) -> RoundSums:
-        sigma, sites = progress.schedule.round_sigma, len(answers.sites)
-        form = UpdateForm.of(self._plan, size=progress.need_learning().support.size)
-        return combine_round(
-            answers.need_total(), update_codec(self._plan, sigma=sigma), form, sites=sites,
-            clip_l2=self._plan.privacy.clip_l2,
-            noise_l2=summed_noise(self._plan, sigma=sigma, sites=sites),
-        )
-
-    def _round_report(
-        self, progress: RunProgress, answers: Answers, sums: RoundSums, verdict: GateVerdict, *,
-        step_norm: float, seconds: float,
-    ) -> RoundReport:
-        done = progress.state.next_round + 1
-        return RoundReport(
-            round_index=progress.state.next_round, rounds=self._plan.run.rounds,
-            seconds=seconds, sites=answers.sites,
-            failures=dict(answers.failures), bytes_down=dict(answers.bytes_down),
-            bytes_up=dict(answers.bytes_up), forget_gap=sums.forget_progress,
-            retain_loss=sums.retain_progress, progress_noise=sums.progress_noise,
-            step_norm=step_norm, attempts=answers.attempts,
-            sum_digest=sum_digest(answers.need_total()),
-            epsilon=epsilon_after(self._plan, progress.schedule, rounds=done),
-            norm_gate=verdict.to_json(),
         )
 
     # -- phase FINISHED ------------------------------------------------------------------

@@ -17,6 +17,7 @@ from medunlearn_common.ledger import PrivacyLedger
 from medunlearn_common.plan import read_plan
 from medunlearn_server.coordinator import Coordinator
 from medunlearn_server.progress import RunProgress, noise_schedule
+from medunlearn_server.update_round import UpdateRound
 
 QUICK = ("--runner", "memory", "--device", "cpu", "--quiet")
 STARTED = {
@@ -38,15 +39,15 @@ def plan(tmp_path: Path, tiny_model_folder: Path, question_file: Path, public: P
 
 def interrupted_after_round(monkeypatch: pytest.MonkeyPatch, rounds: int,
                             *arguments: object) -> int:
-    honest = Coordinator._round
+    honest = UpdateRound.carry_out
 
-    def cut(self: Coordinator, progress: RunProgress) -> RunProgress:
+    def cut(self: UpdateRound, progress: RunProgress) -> RunProgress:
         if progress.state.next_round == rounds:
             raise KeyboardInterrupt
         return honest(self, progress)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Coordinator, "_round", cut)
+        patched.setattr(UpdateRound, "carry_out", cut)
         return medunlearn(*arguments)
 
 
@@ -78,7 +79,7 @@ def test_directions_changed_before_the_first_answer_are_seen_too(
     """No checkpoint is there yet to say which file it was."""
     out = tmp_path / "run"
 
-    def cut(self: Coordinator, **_: object) -> None:
+    def cut(self: UpdateRound, **_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
