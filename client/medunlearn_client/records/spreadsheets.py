@@ -31,6 +31,8 @@ from medunlearn_common.errors import Misconfigured
 MAX_PART_BYTES = 64 << 20
 MAX_SHEET_BYTES = 4 << 30
 MAX_SHEET_EXPANSION = 200
+MAX_ROWS = 1 << 20
+"""Excel's own limit."""
 
 
 def workbook_rows(
@@ -56,6 +58,7 @@ def workbook_rows(
                     "check [data] sheet; empty takes the first one",
                 )
             chosen = workbook[sheet] if sheet else workbook.worksheets[0]
+            chosen.reset_dimensions()  # what a sheet says of its size may be wrong: read them all
             yield from _rows(chosen.iter_rows(values_only=True, max_col=MAX_COLUMNS), label)
     except _DAMAGE as error:
         raise _damaged(label, error) from error
@@ -109,6 +112,10 @@ def check_parts(source: Path | BinaryIO, label: str) -> None:
 def _rows(values: Iterator[tuple[object, ...]], name: str) -> Iterator[ParsedRow]:
     header: list[str] | None = None
     for number, row in enumerate(values, start=1):
+        if number > MAX_ROWS:
+            raise ValueError("a row number beyond the last that Excel knows")
+        if row.count(None) == len(row):  # a gap may be a million rows long
+            continue
         cells = [_cell_text(value) for value in _without_padding(row)]
         if not any(cell.strip() for cell in cells):
             continue
