@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,8 @@ def test_ids_from_content_do_not_depend_on_order_or_format(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "cell",
-    ["=HYPERLINK(\"http://x\")", "@SUM(1)", "+cmd(1)", "-2+3+cmd|' /C calc'!A0", " =1+1"],
+    ["=HYPERLINK(\"http://x\")", "@SUM(1)", "+cmd(1)", "-2+3+cmd|' /C calc'!A0", " =1+1",
+     "-1+LOG10(A1)", "-1+_xlfn.WEBSERVICE(A1)", "-DDE(1)", "+cmd |' /C calc'!A0"],
 )
 def test_formula_cells_are_left_out(tmp_path: Path, cell: str) -> None:
     bad = [*cells(50)[:-1], cell]
@@ -173,6 +175,14 @@ def test_formula_cells_are_left_out(tmp_path: Path, cell: str) -> None:
         assert [(b.row, b.code) for b in held.rows] == [(14, "ROW_FORMULA")]
 
 
+def test_a_cell_of_bars_is_read_in_no_time(tmp_path: Path) -> None:
+    """Whether one is followed by an exclamation mark was asked of each."""
+    row = [99, "-" + "|" * 100_000, "Milz", "Drüse", "Milz", "Leber", "S", "f", "N", ""]
+    begun = time.process_time()
+    read(write_csv(tmp_path / "a.csv", [row]))
+    assert time.process_time() - begun < 1.0
+
+
 def test_formulas_in_excel_are_never_read_as_text(tmp_path: Path) -> None:
     row = cells(50)
     row[1] = "=1+1"
@@ -182,7 +192,10 @@ def test_formulas_in_excel_are_never_read_as_text(tmp_path: Path) -> None:
     assert len(got) == 12 and [b.code for b in held.rows] == ["ROW_FIELD_EMPTY"]
 
 
-@pytest.mark.parametrize("cell", ["-5 mmol/l", "+ (positive)", "- none", "'=5", "'-x"])
+@pytest.mark.parametrize("cell", [
+    "-5 mmol/l", "+ (positive)", "- none", "'=5", "'-x", "+49 (0)89 123456", "-5 (low)",
+    "- Aspirin (100 mg)", "- no fever (38.1), no pain", "+ drain | left in place",
+])
 def test_signs_and_disarmed_cells_are_text(tmp_path: Path, cell: str) -> None:
     row = [99, f"{cell}", "Milz", "Drüse", "Milz", "Leber", "S", "f", "N", ""]
     (got,) = read(write_csv(tmp_path / "a.csv", [row]))
@@ -295,6 +308,36 @@ def test_workbook_bomb_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(book, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/other.xml", b" " * (70 << 20))
     assert code_of(book) == "DATA_ZIP_BOMB"
+
+
+def rewritten_sheet(book: Path, target: Path, *changes: tuple[bytes, bytes]) -> Path:
+    """The workbook with its sheet's XML changed, as other programs write it."""
+    with zipfile.ZipFile(book) as source, zipfile.ZipFile(target, "w") as changed:
+        for name in source.namelist():
+            data = source.read(name)
+            if name == "xl/worksheets/sheet1.xml":
+                for old, new in changes:
+                    assert old in data
+                    data = data.replace(old, new)
+            changed.writestr(name, data)
+    return target
+
+
+@pytest.mark.parametrize("claimed", [b"A1", b"A1:J5", b"A1:B13", b"A1:J9999"])
+def test_a_sheet_that_states_a_wrong_size_is_read_whole(tmp_path: Path, claimed: bytes) -> None:
+    """Reporting tools write any size; the patients below it must not be left out unseen."""
+    book = write_xlsx(tmp_path / "a.xlsx", ROWS)
+    lying = rewritten_sheet(book, tmp_path / "lying.xlsx", (b'ref="A1:J13"', b'ref="%s"' % claimed))
+    assert read(lying) == read(book)
+
+
+def test_a_row_number_beyond_excel_s_last_ends_the_reading(tmp_path: Path) -> None:
+    """Else every row in between is gone through, for years."""
+    book = write_xlsx(tmp_path / "a.xlsx", ROWS)
+    far = rewritten_sheet(
+        book, tmp_path / "far.xlsx", (b'<row r="13"', b'<row r="999999999999"'),
+    )
+    assert code_of(far) == "DATA_SPREADSHEET_DAMAGED"
 
 
 def test_workbook_with_entities_is_refused(tmp_path: Path) -> None:
