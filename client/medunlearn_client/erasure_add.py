@@ -117,15 +117,17 @@ def add(
         quarantine=Quarantine(max_bad_fraction=reading.plan.data.max_bad_fraction),
     )
     if found.target is None and not nothing_held:
+        near = "".join(f"; {line}" for line in _near_lines(found))
         raise Misconfigured(
-            "ERASURE_NOT_FOUND", "nothing in the files matches; nothing was registered",
+            "ERASURE_NOT_FOUND", f"nothing in the files matches; nothing was registered{near}",
             "check spelling and files; --nothing-held registers the request so that it can be "
             "answered",
         )
     opened = open_registry(registry, create=True)
     request = opened.add(
         NewRequest(kind=wanted.kind, target=found.target, matches=found.matches, basis=basis,
-                   received=day or opened.today, again=again, unread=found.unread),
+                   received=day or opened.today, again=again, unread=found.unread,
+                   near=found.near),
         author=author,
     )
     _tell(request, found)
@@ -141,6 +143,16 @@ def _tell(request: ErasureRequest, found: Found) -> None:
     if found.mentions:
         typer.echo(f"  {found.mentions} record(s) of other patients mention what was searched; "
                    "they are not part of the request")
+    for line in _near_lines(found):
+        typer.echo(f"  {line}")
+
+
+def _near_lines(found: Found) -> list[str]:
+    return [
+        f"{count} record(s) come near by {reason}: they are not part of the request, so look at "
+        "them, and enter one of their own for those that are the patient's"
+        for reason, count in found.near.items()
+    ]
 
 
 def _wanted(

@@ -47,6 +47,7 @@ class NewRequest:
         received: Day of receipt.
         again: The same was asked before and is still open, which is no mistake.
         unread: Rows of the files that could not be searched.
+        near: Records that came near and are no part of the request, by reason.
     """
 
     kind: Kind
@@ -56,6 +57,7 @@ class NewRequest:
     received: date
     again: bool = False
     unread: int = 0
+    near: Mapping[str, int] = field(default_factory=dict)
 
 
 def _now() -> datetime:
@@ -127,7 +129,8 @@ class Registry:
                 connection, request=number, at=self._at(), author=author,
                 before=None, after=State.RECEIVED,
                 detail={history.FACTS: history.facts_digest(connection, number),
-                        "records": len(new.matches), "unread_rows": new.unread},
+                        "records": len(new.matches), "unread_rows": new.unread,
+                        **({"came_near": dict(new.near)} if new.near else {})},
             )
             return rows.request_of(connection, number)
 
