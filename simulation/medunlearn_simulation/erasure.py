@@ -9,7 +9,7 @@ module names a record or a patient.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -119,11 +119,19 @@ def unnamed(claim: Claim | None, plan: Plan) -> Iterator[None]:
         raise _missing(_lacking(claim, plan)) from None
 
 
-def require_whole(claim: Claim | None, requested: Mapping[str, frozenset[str]]) -> None:
-    """Refuse a run whose data hold fewer of a patient's records than the request was found with.
+def require_whole(
+    claim: Claim | None, requested: Mapping[str, frozenset[str]], read: Collection[str]
+) -> None:
+    """Refuse a run whose data lack a record that a request was found with.
 
-    Of what a run has not read nothing is forgotten and nothing measured; there may be more, since
-    a patient's records grow.
+    Of what a run has not read nothing is forgotten and nothing measured, whatever else it reads.
+    There may be more: a patient's records grow. Which of the records name a concept is for the
+    run's own tagger to say, so those of a concept need only be among the run's data.
+
+    Args:
+        claim: The requests.
+        requested: Ids of the run's forget records by number of the request.
+        read: Ids of all records of the run.
 
     Raises:
         Misconfigured: ERASURE_RECORDS_MISSING.
@@ -132,8 +140,9 @@ def require_whole(claim: Claim | None, requested: Mapping[str, frozenset[str]]) 
         return
     lacking = [
         number for number in claim.numbers
-        if claim.registry.request(number).kind == "patient"
-        and len(requested[str(number)]) < len(claim.registry.matches(number))
+        if not {match.record_id for match in claim.registry.matches(number)} <= set(
+            read if claim.registry.request(number).kind == "concept" else requested[str(number)]
+        )
     ]
     if lacking:
         raise _missing(lacking)
