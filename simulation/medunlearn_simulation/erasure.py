@@ -96,8 +96,8 @@ def begin(claim: Claim | None, folder: RunFolder, run_id: str) -> Iterator[None]
         registry=str(claim.registry.path), numbers=tuple(claim.numbers), token=claim.token
     )
     write_atomically(folder.erasure_file, kept.model_dump_json(indent=2).encode())
-    claim.take(run_id)
     try:
+        claim.take(run_id)
         yield
     except BaseException:
         claim.release("the run could not be started")

@@ -61,7 +61,8 @@ class NewRequest:
 
 
 def _now() -> datetime:
-    return datetime.now(UTC)
+    """With the hospital's own offset: days of receipt and deadlines are those of its calendar."""
+    return datetime.now(UTC).astimezone()
 
 
 class Registry:
@@ -75,7 +76,7 @@ class Registry:
     Args:
         path: The file.
         create: Make it if it is not there.
-        clock: Tells the time, in UTC.
+        clock: Tells the time, in the hospital's time zone; the history keeps it in UTC.
 
     Raises:
         Misconfigured: ERASURE_REGISTRY_MISSING, ERASURE_REGISTRY_MODE,
@@ -90,7 +91,7 @@ class Registry:
 
     @property
     def today(self) -> date:
-        """The day by the registry's clock."""
+        """The day by the registry's clock, where the hospital is."""
         return self._clock().date()
 
     def _at(self) -> str:

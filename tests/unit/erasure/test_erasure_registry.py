@@ -7,8 +7,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from medunlearn_client.erasure import (
     Claim,
     ErasureRequest,
     Registry,
+    RunFigures,
     State,
     forget_set,
     validated_requests,
@@ -27,6 +30,11 @@ from medunlearn_client.erasure.requests import Match
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected, Transient
 
 AUTHOR = "A. Officer"
+FIGURES = RunFigures(
+    run_id="run", adapter_digest="ab" * 32, forget_records=2, forget_accuracy=None, chance=None,
+    retrained_accuracy=None, forget_exact=0.0, retrained_exact=None, identifiers_asked=None,
+    identifiers_leaked=None, has_identifiers=False, preservation=0.97,
+)
 Adder = Callable[..., ErasureRequest]
 
 
@@ -117,6 +125,26 @@ def test_due_shows_the_most_urgent_first(
     assert [r.number for r in registry.due(within_days=28)] == [1, 3, 2]
 
 
+@pytest.mark.parametrize("zone", ["Etc/GMT+12", "Etc/GMT-14"])  # one of them has another day
+def test_days_are_those_of_the_hospital_s_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    """West of Greenwich the day in UTC is tomorrow in the evening: a deadline a day too late."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        registry = Registry(tmp_path / "erasure.sqlite", create=True)
+        assert registry.today == date.today()
+        match = Match(record_id="r", file_digest="d" * 64, reason="patient id", owned=True)
+        new = NewRequest(kind="patient", target="p", matches=(match,), basis="b",
+                         received=date.today())
+        assert registry.add(new, author=AUTHOR).received == date.today()
+        assert registry.events(1)[0].at.endswith("+00:00")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_an_extension_is_told_within_the_first_month_and_once(
     registry: Registry, add: Adder, clock: object
 ) -> None:
@@ -154,6 +182,39 @@ def test_claims_are_all_or_nothing_and_one_run_s(registry: Registry, add: Adder)
     other.take("run")
     assert code_of(lambda: both.take("run")) == "ERASURE_CLAIMED"
     assert registry.request(2).state is State.IN_RUN
+
+
+@pytest.mark.parametrize("close", ["withdraw", "refuse"])
+def test_a_request_closed_within_a_run_holds_up_no_other(
+    registry: Registry, add: Adder, close: str
+) -> None:
+    """One of many patients takes the request back while the run works for all of them."""
+    for number, target in enumerate(("p1", "p2"), start=1):
+        add(target)
+        registry.validate(number, author=AUTHOR, identity="seen")
+    claim = Claim(registry=registry, numbers=(1, 2), token="one")
+    claim.take("run")
+    registry.reopen(2, author=AUTHOR, reason="letter of 3 May")
+    getattr(registry, close)(2, author=AUTHOR, reason="letter of 3 May")
+    closed = registry.events(2)
+    stranger = Claim(registry=registry, numbers=(2,), token="two")
+    assert code_of(lambda: stranger.take("other")) == "ERASURE_CLAIMED"
+    claim.take("run")  # resumed
+    assert claim.settle(dict.fromkeys((1, 2), FIGURES)) == {1: ()}
+    assert claim.settle(dict.fromkeys((1, 2), FIGURES)) == {1: ()}
+    assert registry.request(1).state is State.VERIFIED
+    assert registry.events(2) == closed
+
+
+def test_a_figure_that_is_no_number_is_kept_as_not_measured(registry: Registry, add: Adder) -> None:
+    add()
+    registry.validate(1, author=AUTHOR, identity="seen")
+    claim = Claim(registry=registry, numbers=(1,), token="one")
+    claim.take("run")
+    claim.settle({1: replace(FIGURES, preservation=float("nan"))})
+    detail = registry.events(1)[-1].detail
+    assert detail["preservation"] is None
+    assert detail["shortfalls"] == ["preservation was not measured"]
 
 
 def test_reopening_needs_a_run(registry: Registry, add: Adder) -> None:
