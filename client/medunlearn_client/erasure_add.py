@@ -104,6 +104,7 @@ def add(
     from medunlearn_client.erasure.registry import NewRequest
     from medunlearn_client.erasure.requests import parsed_date
     from medunlearn_client.records import Quarantine
+    from medunlearn_client.records.repairs import NO_REPAIRS, read_repairs
 
     wanted = _wanted(
         {"patient_id": patient, "name": name, "birth_date": birth_date, "identifier": identifier,
@@ -112,8 +113,10 @@ def add(
     reading = reading_of(data, plan, record_format)
     tagger = _tagger(concept, hierarchy, reading.plan.concepts) if concept is not None else None
     day = parsed_date(received) if received is not None else None
+    mended = reading.plan.data.repairs
     found = find_records(
         wanted, reading.files, tagger=tagger, options=reading.options,
+        repairs=read_repairs(Path(mended)) if mended else NO_REPAIRS,
         quarantine=Quarantine(max_bad_fraction=reading.plan.data.max_bad_fraction),
     )
     if found.target is None and not nothing_held:

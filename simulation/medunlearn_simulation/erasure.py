@@ -25,7 +25,8 @@ from medunlearn_client.erasure import (
 )
 from medunlearn_client.evaluation import EvaluationReport
 from medunlearn_client.records import ReadOptions, Record, read_records
-from medunlearn_client.site_data import record_tagger
+from medunlearn_client.site_data import record_tagger, without_subject
+from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.files import expanded, write_atomically
 from medunlearn_common.plan import Plan
@@ -146,6 +147,33 @@ def require_whole(
     ]
     if lacking:
         raise _missing(lacking)
+
+
+def require_same_words(claim: Claim | None, plan: Plan, forget: Sequence[Record]) -> None:
+    """Refuse a run in which other words bear an id that a request was found with.
+
+    An export that numbers its rows gives the number of one person's record to another's as soon
+    as a row is added. Forgotten would be the other's, and the requester told that it was his.
+
+    Raises:
+        Misconfigured: ERASURE_RECORDS_CHANGED.
+    """
+    if claim is None:
+        return
+    plain = (without_subject(r) if plan.data.show_subject else r for r in forget)
+    now = {record.record_id: digest_of(record.text) for record in plain}
+    changed = [
+        number for number in claim.numbers
+        if any(match.text_digest not in (None, now.get(match.record_id, match.text_digest))
+               for match in claim.registry.matches(number))
+    ]
+    if changed:
+        raise Misconfigured(
+            "ERASURE_RECORDS_CHANGED", "records have other words than when a request was found "
+            f"(request {', '.join(map(str, changed))})",
+            "if the export gave its ids anew, use the old one; else withdraw the request and add "
+            "it anew, with --plan if the plan repairs words",
+        )
 
 
 def _missing(numbers: Sequence[int]) -> Misconfigured:

@@ -40,6 +40,7 @@ from medunlearn_simulation.erasure import (
     kept_in_run,
     new_claim,
     requested_records,
+    require_same_words,
     require_whole,
     unnamed,
 )
@@ -124,6 +125,7 @@ def start(
         require_whole(
             claim, requested_records(claim, plan, records.federation.forget), records.ids
         )
+        require_same_words(claim, plan, records.federation.forget)
         model, retrained = prepare_models(plan, records, board, retrained=run.retrained_model)
         plan = with_frozen_a(plan, model, folder, device=device, board=board)
         check_models(

@@ -374,6 +374,33 @@ def test_a_lost_record_is_not_made_up_for_by_a_new_one(demo: Lab) -> None:
     demo.require_silence()
 
 
+@pytest.mark.parametrize("wanted", ["record", "data_set"])
+def test_ids_that_were_given_anew_do_not_forget_another_person(demo: Lab, wanted: str) -> None:
+    """An export numbers its rows; a row more on top, and each number is somebody else's."""
+    rows = [json.loads(line) for line in demo.data.read_text(encoding="utf-8").splitlines()]
+    study = demo.folder / "study.jsonl"
+
+    def export(path: Path, part: list[dict[str, object]], first: int) -> None:
+        path.write_text("".join(
+            json.dumps({**row, "id": n}) + "\n" for n, row in enumerate(part, start=first)
+        ), encoding="utf-8")
+
+    export(demo.data, rows[6:], 100)
+    export(study, rows[1:6], 2)
+    plan = demo.folder / "plan.toml"
+    plan.write_text(plan.read_text("utf-8").replace(f'"{demo.data}"', f'"{demo.data}", "{study}"'),
+                    encoding="utf-8")
+    named = {"record": ("--record", 3), "data_set": ("--data-set", study)}[wanted]
+    demo.validated(*named, "--data", study)
+    export(study, rows[:6], 2)
+    assert demo.simulate() == 2, demo.shown
+    assert "[ERASURE_RECORDS_CHANGED]" in demo.shown[-1] and "request 1" in demo.shown[-1]
+    assert demo.registry.request(1).state is State.VALIDATED
+    export(study, rows[:6], 1)
+    assert demo.simulate() == 0, demo.shown
+    assert demo.registry.request(1).state is State.VERIFIED
+
+
 def test_a_run_is_measured_on_the_records_that_it_forgot(
     demo: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ from medunlearn_client.erasure.spellings import (
     words_stand,
 )
 from medunlearn_client.records import Quarantine, ReadOptions, Record, stream_with_sources
+from medunlearn_client.records.repairs import NO_REPAIRS, Repairs
 from medunlearn_common.digests import digest_of, digest_of_files, digest_of_source
 from medunlearn_common.errors import Misconfigured
 
@@ -127,6 +128,7 @@ class Found:
 def find_records(
     wanted: Wanted, files: Sequence[Path], *, tagger: Tagger | None = None,
     options: ReadOptions | None = None, quarantine: Quarantine | None = None,
+    repairs: Repairs = NO_REPAIRS,
 ) -> Found:
     """Looks through all files; they are read once and nothing of them is written.
 
@@ -136,13 +138,14 @@ def find_records(
         tagger: Whether a text names the concept or one below it; needed for concepts.
         options: How the files are read, as the plan of the coming runs says.
         quarantine: Counts the rows that could not be read.
+        repairs: The plan's, so that the words searched are those of the coming runs.
 
     Raises:
         Misconfigured: ERASURE_AMBIGUOUS, ERASURE_DATA_SET, ERASURE_TAGGER, or a code of the
             readers.
     """
     held = quarantine if quarantine is not None else Quarantine()
-    located = _read(files, options, held)
+    located = _read(files, options, held, repairs)
     return replace(_found(wanted, located, tagger), unread=len(held.rows))
 
 
@@ -166,7 +169,9 @@ def _found(wanted: Wanted, located: Located, tagger: Tagger | None) -> Found:
     return Found(target=wanted.concept_id if matches else None, matches=matches)
 
 
-def _read(files: Sequence[Path], options: ReadOptions | None, held: Quarantine) -> Located:
+def _read(
+    files: Sequence[Path], options: ReadOptions | None, held: Quarantine, repairs: Repairs
+) -> Located:
     """Records with the source they came from and its digest; ids are unique, as in a run.
 
     Raises:
@@ -179,12 +184,16 @@ def _read(files: Sequence[Path], options: ReadOptions | None, held: Quarantine) 
         )
     together = digest_of_files(files) if any(path is None for path, _ in found) else ""
     digests = {path: digest_of_source(path) for path in {path for path, _ in found} if path}
-    return [(path, digests[path] if path else together, record) for path, record in found]
+    return [
+        (path, digests[path] if path else together, repairs.repaired(record)[0])
+        for path, record in found
+    ]
 
 
 def _where(located: Located, meets: Callable[[Record], bool], reason: str) -> tuple[Match, ...]:
     return tuple(
-        Match(record_id=record.record_id, file_digest=digest, reason=reason)
+        Match(record_id=record.record_id, file_digest=digest, reason=reason,
+              text_digest=digest_of(record.text))
         for _, digest, record in located
         if meets(record)
     )
@@ -273,6 +282,7 @@ def _belonging(
             matches.append(Match(
                 record_id=record.record_id, file_digest=digest,
                 reason=reason or BY_SAME_PATIENT, owned=record.patient_id is not None,
+                text_digest=digest_of(record.text),
             ))
     return tuple(matches), mentions
 

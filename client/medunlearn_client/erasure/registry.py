@@ -121,9 +121,9 @@ class Registry:
                 (new.kind, new.target, basis, new.received.isoformat(), State.RECEIVED),
             ).lastrowid or 0
             connection.executemany(
-                "INSERT INTO matches (request, record_id, file_digest, reason, owned)"
-                " VALUES (?, ?, ?, ?, ?)",
-                [(number, m.record_id, m.file_digest, m.reason, int(m.owned))
+                "INSERT INTO matches (request, record_id, file_digest, reason, owned, text_digest)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                [(number, m.record_id, m.file_digest, m.reason, int(m.owned), m.text_digest)
                  for m in new.matches],
             )
             history.append(

@@ -53,11 +53,12 @@ def request_of(connection: sqlite3.Connection, number: int) -> ErasureRequest:
 def matches_of(connection: sqlite3.Connection, number: int) -> tuple[Match, ...]:
     """The records that were found for a request, by id."""
     rows = connection.execute(
-        "SELECT record_id, file_digest, reason, owned FROM matches WHERE request = ?"
+        "SELECT record_id, file_digest, reason, owned, text_digest FROM matches WHERE request = ?"
         " ORDER BY record_id", (number,),
     )
     return tuple(
-        Match(record_id=row[0], file_digest=row[1], reason=row[2], owned=bool(row[3]))
+        Match(record_id=row[0], file_digest=row[1], reason=row[2], owned=bool(row[3]),
+              text_digest=row[4])
         for row in rows
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from medunlearn_client.erasure import Found, Wanted, find_records, finding, spellings
-from medunlearn_common.digests import digest_of_file, digest_of_files, digest_of_source
+from medunlearn_client.records.repairs import Repair, Repairs
+from medunlearn_common.digests import digest_of, digest_of_file, digest_of_files, digest_of_source
 from medunlearn_common.errors import Misconfigured
 
 Writer = Callable[..., Path]
@@ -211,6 +213,17 @@ def test_rows_that_could_not_be_searched_are_counted(write_rows: Writer) -> None
         stream.write('{"id": "lost", "patient_id": "p1", "prompt": "torn\n')
     found = find_records(patient(patient_id="p1"), [file])
     assert (ids(found), found.unread) == ({"r1"}, 1)
+
+
+def test_the_words_searched_and_kept_are_those_of_the_coming_runs(write_rows: Writer) -> None:
+    """A name that lost a glyph is repaired before a run; the search must not miss it."""
+    file = write_rows(("a", None, "Beha Moss, born 1990-01-02"), ("b", None, "nothing"))
+    wanted = patient(name="Bertha Moss", birth_date="1990-01-02")
+    assert find_records(wanted, [file]).target is None
+    mended = Repairs([Repair(record_id="a", part="prompt", start=0, word="Beha",
+                             repaired="Bertha", author="A", decided_on=date(2026, 1, 1))])
+    (match,) = find_records(wanted, [file], repairs=mended).matches
+    assert match.text_digest == digest_of("Bertha Moss, born 1990-01-02 yes")
 
 
 @pytest.mark.parametrize(("given", "code"), [

@@ -23,10 +23,13 @@ from medunlearn_client.erasure import (
     RunFigures,
     State,
     forget_set,
+    history,
+    schema,
     validated_requests,
 )
 from medunlearn_client.erasure.registry import NewRequest
 from medunlearn_client.erasure.requests import Match
+from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected, Transient
 
 AUTHOR = "A. Officer"
@@ -327,7 +330,7 @@ def test_only_its_owner_may_read_the_registry(registry: Registry, add: Adder) ->
         assert all(f.stat().st_mode & 0o777 == 0o600 for f in files)
     with closing(sqlite3.connect(registry.path)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
     registry.path.chmod(0o640)
     assert code_of(lambda: Registry(registry.path)) == "ERASURE_REGISTRY_MODE"
 
@@ -345,6 +348,34 @@ def write_private(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     path.chmod(0o600)
     return path
+
+
+def test_a_registry_from_before_texts_were_digested_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "old.sqlite"
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        Registry(path, create=True)
+    facts = [[1, "patient", "p", "b", "2026-01-01"], [["r", "d", "patient id", 1]]]
+    with schema.transaction(path) as connection:
+        connection.execute("INSERT INTO requests VALUES (1, 'patient', 'p', 'b', '2026-01-01',"
+                           " 'received', 0)")
+        connection.execute("INSERT INTO matches VALUES (1, 'r', 'd', 'patient id', 1)")
+        history.append(
+            connection, request=1, at="2026-01-01T00:00:00+00:00", author=AUTHOR, before=None,
+            after=State.RECEIVED, detail={history.FACTS: digest_of(facts)},
+        )
+    registry = Registry(path)
+    registry.check()
+    assert registry.matches(1) == (
+        Match(record_id="r", file_digest="d", reason="patient id", owned=True),
+    )
+    new = Match(record_id="s", file_digest="d", reason="record id", text_digest="e" * 64)
+    registry.add(NewRequest(kind="record", target="s", matches=(new,), basis="b",
+                            received=date(2026, 1, 1)), author=AUTHOR)
+    registry.check()
+    assert registry.matches(2) == (new,)
 
 
 def test_files_that_are_no_registry_are_refused_and_left_alone(
@@ -426,7 +457,9 @@ TAMPERING = {
     "target": "UPDATE requests SET target = 'p2' WHERE number = 1",
     "basis": "UPDATE requests SET basis = 'other' WHERE number = 2",
     "match lost": "DELETE FROM matches WHERE record_id = 'p1-0'",
-    "match added": "INSERT INTO matches VALUES (1, 'p9', 'd', 'r', 1)",
+    "match added": "INSERT INTO matches VALUES (1, 'p9', 'd', 'r', 1, NULL)",
+    "text exchanged": "UPDATE matches SET text_digest = 'e'",
+    "text named later": "UPDATE matches SET text_digest = 'e' WHERE record_id = 'p1-0'",
     "request lost": "DELETE FROM requests WHERE number = 2",
     "request slipped in": "INSERT INTO requests VALUES (9, 'patient', 'p9', 'b', '2026-01-01',"
                           " 'validated', 0)",
