@@ -82,6 +82,22 @@ def test_what_is_said_of_a_hernia(tagger: ConceptTagger, text: str, expected: st
     assert said(tagger, text)["hernia"] == expected
 
 
+@pytest.mark.parametrize("text", [
+    "No improvement of the hernia.", "No relief of hernia pain", "No response of the hernia",
+    "Not responding to truss for hernia", "Not well controlled hernia",
+    "He is not compliant with his hernia truss", "She was not able to work with the hernia",
+    "It was not possible to operate on the hernia", "Without treatment, the hernia grows.",
+    "No treatment so far for the hernia", "No contraindication seen with hernia",
+    "No evidence against hernia", "Never smoked, hernia", "The son found him with a hernia",
+    "Her daughter brought her in with a hernia", "Lives with his brother, hernia since 2010",
+])
+def test_a_patient_s_hernia_is_not_denied_by_what_is_said_around_it(
+    tagger: ConceptTagger, text: str
+) -> None:
+    """A target that is wrongly taken for absent, or a relative's, is not forgotten."""
+    assert said(tagger, text)["hernia"] == "4 affirmed"
+
+
 def test_a_list_is_negated_as_a_whole(tagger: ConceptTagger) -> None:
     found = said(tagger, "Denies fever, hernia and depression.")
     assert found == {"fever": "2 negated", "hernia": "3 negated", "depression": "3 negated"}
