@@ -18,6 +18,7 @@ from pathlib import Path
 from medunlearn_client.erasure.requests import Kind, Match
 from medunlearn_client.erasure.spellings import (
     core,
+    folded,
     name_stands,
     stands_alike,
     stands_alone,
@@ -37,6 +38,7 @@ BY_FILE = "data set"
 BY_CONCEPT = "concept or one below it"
 LIKE_PATIENT_ID = "patient id in other spelling (case, leading zeros, separators)"
 LIKE_IDENTIFIER = "identifier in other spelling (leading zeros, separators)"
+LIKE_TEXT = "the same words under another id"
 LIKE_NAME = "name without that birth date"
 MIN_IDENTIFIER, MIN_NAME, MIN_BIRTH_DATE = 4, 2, 6
 
@@ -146,7 +148,9 @@ def find_records(
     """
     held = quarantine if quarantine is not None else Quarantine()
     located = _read(files, options, held, repairs)
-    return replace(_found(wanted, located, tagger), unread=len(held.rows))
+    found = _found(wanted, located, tagger)
+    return replace(found, unread=len(held.rows),
+                   near={**found.near, **_copies(wanted, found, located)})
 
 
 Located = list[tuple[Path | None, str, Record]]
@@ -235,6 +239,20 @@ def _patient(wanted: Wanted, located: Located) -> Found:
         return Found(target=None, matches=(), mentions=mentions, near=near)
     target = owner or digest_of(sorted(m.record_id for m in matches))
     return Found(target=target, matches=matches, mentions=mentions, near=near)
+
+
+def _copies(wanted: Wanted, found: Found, located: Located) -> dict[str, int]:
+    """Records that say what a match says; another patient's may say so of himself."""
+    if wanted.kind == "concept":
+        return {}
+    matched = {match.record_id for match in found.matches}
+    texts = {folded(record.text) for _, _, record in located if record.record_id in matched}
+    copies = sum(
+        record.record_id not in matched and folded(record.text) in texts
+        for _, _, record in located
+        if wanted.kind != "patient" or record.patient_id is None
+    )
+    return {LIKE_TEXT: copies} if copies else {}
 
 
 def _near(

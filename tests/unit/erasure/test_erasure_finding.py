@@ -119,6 +119,17 @@ def test_what_comes_near_is_counted_where_no_patient_is_named(write_rows: Writer
     assert find_records(patient(**wanted), [owned]).near == {finding.LIKE_NAME: 1}
 
 
+def test_a_copy_under_another_id_is_told(write_rows: Writer) -> None:
+    """What stays in another file, without the patient's id, is taught on as something to keep."""
+    one = write_rows(("a", "p1", "What has Ann Lee?"), ("b", "p2", "Has he fever?"))
+    two = write_rows(("c", None, "what has ann lee?"), ("d", "p3", "Has he fever?"), name="2.jsonl")
+    for wanted, copies in ((patient(patient_id="p1"), 1), (Wanted(kind="record", record_id="a"), 1),
+                           (Wanted(kind="data_set", data_set=two), 2)):
+        assert find_records(wanted, [one, two]).near == {finding.LIKE_TEXT: copies}
+    # Other patients' same answers to the same questions are theirs.
+    assert not find_records(patient(patient_id="p2"), [one, two]).near
+
+
 def test_two_patients_of_one_name_and_birth_date_are_refused(write_rows: Writer) -> None:
     file = write_rows(("a", "p1", "Ann Lee, born 1990-01-02"),
                       ("b", "p2", "Ann Lee, born 1990-01-02, sister of no one"))
