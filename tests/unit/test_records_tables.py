@@ -303,6 +303,25 @@ def test_damaged_workbooks_and_parquet_are_one_clear_error(tmp_path: Path, cut: 
     assert code_of(table) == "DATA_PARQUET_DAMAGED"
 
 
+@pytest.mark.parametrize("state", ["visible", "hidden"])
+def test_a_second_sheet_of_the_same_columns_is_not_passed_over(tmp_path: Path, state: str) -> None:
+    """One sheet for each year: who was treated last year must not go unseen."""
+    path = write_xlsx(tmp_path / "a.xlsx", ROWS[:6])
+    book = openpyxl.load_workbook(path)
+    second = book.create_sheet("2025")
+    for row in [[], HEADER, *ROWS[6:]]:
+        second.append(row)
+    second.sheet_state = state
+    notes = book.create_sheet("Legende")
+    notes.append(["Nr", "laufende Nummer"])
+    book.save(path)
+    assert code_of(path) == "DATA_SHEET_UNNAMED"
+    assert len(read(path, sheet="2025")) == 6
+    del book["2025"]
+    book.save(path)
+    assert len(read(path)) == 6
+
+
 def test_workbook_bomb_is_refused_before_it_is_read(tmp_path: Path) -> None:
     book = write_xlsx(tmp_path / "a.xlsx", ROWS)
     with zipfile.ZipFile(book, "a", zipfile.ZIP_DEFLATED) as archive:

@@ -14,8 +14,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from xml.etree.ElementTree import ParseError
 
 import openpyxl
@@ -31,6 +32,7 @@ from medunlearn_common.errors import Misconfigured
 MAX_PART_BYTES = 64 << 20
 MAX_SHEET_BYTES = 4 << 30
 MAX_SHEET_EXPANSION = 200
+_ROWS_ABOVE_HEADER = 100
 MAX_ROWS = 1 << 20
 """Excel's own limit."""
 
@@ -46,8 +48,8 @@ def workbook_rows(
         label: What messages call it.
 
     Raises:
-        Misconfigured: DATA_SPREADSHEET_DAMAGED, DATA_ZIP_BOMB, DATA_SHEET_MISSING or
-            DATA_TABLE_HEADER.
+        Misconfigured: DATA_SPREADSHEET_DAMAGED, DATA_ZIP_BOMB, DATA_SHEET_MISSING,
+            DATA_SHEET_UNNAMED or DATA_TABLE_HEADER.
     """
     check_parts(source, label)
     try:
@@ -57,9 +59,10 @@ def workbook_rows(
                     "DATA_SHEET_MISSING", f"{label} has no sheet {sheet!a}",
                     "check [data] sheet; empty takes the first one",
                 )
+            if not sheet:
+                _refuse_twin_sheets(workbook, label)
             chosen = workbook[sheet] if sheet else workbook.worksheets[0]
-            chosen.reset_dimensions()  # what a sheet says of its size may be wrong: read them all
-            yield from _rows(chosen.iter_rows(values_only=True, max_col=MAX_COLUMNS), label)
+            yield from _rows(_values(chosen), label)
     except _DAMAGE as error:
         raise _damaged(label, error) from error
 
@@ -107,6 +110,37 @@ def check_parts(source: Path | BinaryIO, label: str) -> None:
                 f"{part.compress_size >> 10} KiB",
                 "save the sheet as CSV if it is truly that large",
             )
+
+
+def _values(sheet: Any) -> Iterator[tuple[object, ...]]:
+    """All rows: what a sheet says of its own size may be wrong, and is not asked."""
+    sheet.reset_dimensions()
+    rows: Iterator[tuple[object, ...]] = sheet.iter_rows(values_only=True, max_col=MAX_COLUMNS)
+    return rows
+
+
+def _refuse_twin_sheets(workbook: Workbook, label: str) -> None:
+    """Refuses a workbook that goes on in a further sheet, of which nobody would hear.
+
+    Raises:
+        Misconfigured: DATA_SHEET_UNNAMED.
+    """
+    first, *others = (_first_row(sheet) for sheet in workbook.worksheets)
+    if first and first in others:
+        raise Misconfigured(
+            "DATA_SHEET_UNNAMED",
+            f"{label} has {1 + others.count(first)} sheets with the same columns",
+            "save each as a file of its own and name them all; [data] sheet reads one alone",
+        )
+
+
+def _first_row(sheet: Any) -> list[str]:
+    """The cells of the first row that has any, near the top."""
+    for row in islice(_values(sheet), _ROWS_ABOVE_HEADER):
+        cells = [_cell_text(value).strip() for value in _without_padding(row)]
+        if any(cells):
+            return cells
+    return []
 
 
 def _rows(values: Iterator[tuple[object, ...]], name: str) -> Iterator[ParsedRow]:
