@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import decimal
 import io
 import json
 import os
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from medunlearn_client.records import Quarantine, ReadOptions, Record, read_records
+from medunlearn_client.records import Quarantine, ReadOptions, Record, fields, read_records
 from medunlearn_client.records.tables import detect_encoding
 from medunlearn_client.site_data import load_federation_records
 from medunlearn_common.errors import MedunlearnError
@@ -382,6 +383,31 @@ def test_saved_data_set_may_not_leave_its_folder(tmp_path: Path) -> None:
     assert code_of(folder) == "DATA_SET_DAMAGED"
     (folder / "dataset_dict.json").write_text('{"splits": [".."]}')
     assert code_of(folder) == "DATA_PATH_LEAVES_FOLDER"
+
+
+def test_ids_and_days_are_the_same_from_parquet_as_from_a_workbook(tmp_path: Path) -> None:
+    """A column of numbers with a gap is one of floats, and a database's whole numbers are decimals:
+    a patient must not have one id in one file and none in the other."""
+    large = 12345678901234567890
+    table = pa.table({
+        "id": pa.array([decimal.Decimal(large), decimal.Decimal(large + 1), None],
+                       pa.decimal128(38, 0)),
+        "question": ["born?", "seen?", "left out?"], "patient_id": [7.0, 9.0, None],
+        "answer": pa.array([dt.datetime(1980, 3, 5), dt.datetime(2020, 1, 2, 8, 30), None]),
+    })
+    pq.write_table(table, tmp_path / "a.parquet")
+    held = Quarantine(max_bad_fraction=0.5)
+    got = read_records(tmp_path / "a.parquet", quarantine=held)
+    assert [(r.record_id, r.patient_id, r.answer) for r in got] == [
+        (str(large), "7", "1980-03-05"), (str(large + 1), "9", "2020-01-02T08:30:00"),
+    ]
+    assert len(held.rows) == 1
+
+
+@pytest.mark.parametrize("number", [7.5, 1e16, float("nan"), float("inf"), True])
+def test_a_number_that_is_no_whole_one_is_no_id(number: float) -> None:
+    with pytest.raises(MedunlearnError, match="ROW_FIELD_TYPE"):
+        fields.identifier_text({"id": number}, "id")
 
 
 def test_parquet_rows_with_bytes_are_bad(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ Row = Mapping[str, Any]
 _WHOLE_NUMBER = re.compile(r"-?\d{1,18}(?:\.0+)?")
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _LIST_SEPARATOR = "|"
+_EXACT_BELOW = 1e15
 
 
 class TextRow(dict[str, Any]):
@@ -61,8 +62,13 @@ def optional_text(row: Row, name: str) -> str | None:
 
 
 def identifier_text(row: Row, name: str) -> str | None:
-    """As ``optional_text``; whole numbers are accepted, since many tables number their rows."""
+    """As ``optional_text``; whole numbers are accepted, since many tables number their rows.
+
+    Also as floats, which a column of numbers becomes by one gap, as long as they are exact.
+    """
     value = row.get(name)
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_BELOW:
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return optional_text(row, name)
