@@ -18,6 +18,7 @@ _PLAIN = str.maketrans(
     | dict.fromkeys("\u00ad\u200b\u200c\u200d\u2060\ufeff")  # shown by nobody
 )
 _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
+_MADE_FLOAT = re.compile(r"(?<=\d)\.0+$")  # 7.0, of a column with a gap
 _SEPARATORS = re.compile(r"[\W_]+")
 
 
@@ -59,8 +60,8 @@ def words_stand(name: str, text: str) -> bool:
 
 
 def core(number: str) -> str:
-    """An id without what programs change: case, leading zeros, separators."""
-    return _SEPARATORS.sub("", _LEADING_ZEROS.sub("", folded(number)))
+    """An id without what programs change: case, leading zeros, separators, a number's ``.0``."""
+    return _SEPARATORS.sub("", _LEADING_ZEROS.sub("", _MADE_FLOAT.sub("", folded(number))))
 
 
 def stands_alike(number: str, text: str) -> bool:

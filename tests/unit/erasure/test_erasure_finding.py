@@ -90,7 +90,8 @@ def test_marks_that_are_letters_are_kept() -> None:
 
 
 @pytest.mark.parametrize(("own", "other", "third"), [
-    ("7", "007", "07"), ("P7", "P-7", "P07"), ("P7", "p7", "p_7"), ("P7", "p 7", "P.7"),
+    ("7", "007", "07"), ("7", "7.0", "07.0"), ("P7", "P-7", "P07"), ("P7", "p7", "p_7"),
+    ("P7", "p 7", "P.7"),
 ])
 def test_a_patient_id_in_another_spelling_is_told_and_not_taken(
     write_rows: Writer, own: str, other: str, third: str
