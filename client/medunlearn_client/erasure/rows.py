@@ -16,6 +16,9 @@ from medunlearn_client.erasure.requests import (
 from medunlearn_client.erasure.settings import Settings
 from medunlearn_common.errors import Misconfigured
 
+_TOO_LARGE = 1 << 63
+"""For SQLite to look for."""
+
 
 def settings_of(connection: sqlite3.Connection) -> Settings:
     """The settings in force."""
@@ -34,7 +37,7 @@ def request_of(connection: sqlite3.Connection, number: int) -> ErasureRequest:
     """
     row = connection.execute(
         "SELECT number, kind, target, basis, received, state FROM requests WHERE number = ?",
-        (number,),
+        (number if 0 < number < _TOO_LARGE else 0,),  # they begin with 1
     ).fetchone()
     if row is None:
         raise Misconfigured(

@@ -88,7 +88,9 @@ def test_dates_and_texts_are_checked_before_anything_is_written(
     add()
     assert code_of(lambda: registry.refuse(1, author=" ", reason="x")) == "ERASURE_TEXT"
     assert code_of(lambda: registry.refuse(1, author=AUTHOR, reason="a\nb")) == "ERASURE_TEXT"
-    assert code_of(lambda: registry.refuse(7, author=AUTHOR, reason="x")) == "ERASURE_UNKNOWN"
+    for number in (7, 0, -1, 1 << 63, 10**40, -(10**40)):
+        assert code_of(lambda n=number: registry.refuse(n, author=AUTHOR, reason="x")) == (
+            "ERASURE_UNKNOWN")
     assert [request.number for request in registry.requests()] == [1]
     assert len(registry.events(1)) == 1
 
