@@ -20,7 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from medunlearn_client.records import Quarantine, ReadOptions, Record, fields, read_records
+from medunlearn_client.records import (
+    Quarantine,
+    ReadOptions,
+    Record,
+    fields,
+    merged_cells,
+    read_records,
+)
 from medunlearn_client.records.tables import detect_encoding
 from medunlearn_client.site_data import load_federation_records
 from medunlearn_common.errors import MedunlearnError
@@ -321,6 +328,33 @@ def test_a_second_sheet_of_the_same_columns_is_not_passed_over(tmp_path: Path, s
     del book["2025"]
     book.save(path)
     assert len(read(path)) == 6
+
+
+def test_a_patient_s_number_merged_over_his_rows_is_that_of_each(tmp_path: Path) -> None:
+    """Else his second and third visit are nobody's, and are not found when he asks."""
+    path = write_xlsx(tmp_path / "a.xlsx", ROWS)
+    book = openpyxl.load_workbook(path)
+    sheet = book.worksheets[0]
+    place = openpyxl.utils.get_column_letter(HEADER.index("Fall") + 1)
+    sheet.merge_cells(f"{place}3:{place}5")  # of the second to the fourth row below the header
+    sheet.merge_cells("J7:J8")
+    book.save(path)
+    got = read(path)
+    assert [r.patient_id for r in got[:5]] == ["f0", "f1", "f1", "f1", "f4"]
+    assert len(got) == 12
+
+
+def test_merged_cells_are_found_across_pieces_and_not_without_end(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xml = b"".join(b'<mergeCell ref="B%d:C%d"/>' % (row, row + 2) for row in range(1, 90, 3))
+    expected = {row: [(1, row + 2)] for row in range(1, 90, 3)}
+    for size in (1, 7, 64, 1 << 20):
+        monkeypatch.setattr(merged_cells, "_CHUNK_BYTES", size)
+        assert merged_cells.merged_stretches(io.BytesIO(xml)) == expected
+    monkeypatch.setattr(merged_cells, "MAX_MERGED", 10)
+    with pytest.raises(ValueError, match="too many"):
+        merged_cells.merged_stretches(io.BytesIO(xml))
 
 
 def test_workbook_bomb_is_refused_before_it_is_read(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Excel workbooks (.xlsx), read row by row with openpyxl, as the text of their cells.
 
 Dates become ``YYYY-MM-DD`` (with the time where it is not midnight) in the workbook's own
-epoch; whole numbers lose Excel's ``.0``. Of a formula its stored value is read, never the
-formula; text that looks like one makes the row bad. Macros and links are not touched.
+epoch; whole numbers lose Excel's ``.0``; what is merged over several rows holds for each. Of a
+formula its stored value is read, never the formula; text that looks like one makes the row bad.
+Macros and links are not touched.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from openpyxl import Workbook
 
 from medunlearn_client.records.fields import bad_row
 from medunlearn_client.records.lines import ParsedRow
+from medunlearn_client.records.merged_cells import filled_down, merged_stretches
 from medunlearn_client.records.tables import MAX_COLUMNS, header_names, row_from_cells
 from medunlearn_common.errors import Misconfigured
 
@@ -62,7 +64,9 @@ def workbook_rows(
             if not sheet:
                 _refuse_twin_sheets(workbook, label)
             chosen = workbook[sheet] if sheet else workbook.worksheets[0]
-            yield from _rows(_values(chosen), label)
+            with chosen._get_source() as xml:  # openpyxl shows merged cells only of whole sheets
+                merged = merged_stretches(xml)
+            yield from _rows(filled_down(_values(chosen), merged), label)
     except _DAMAGE as error:
         raise _damaged(label, error) from error
 
