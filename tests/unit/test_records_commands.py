@@ -34,6 +34,19 @@ def test_check_counts_and_writes_the_quarantine(tmp_path: Path) -> None:
     assert json.loads(bad.read_text())["row"] == 9
 
 
+@pytest.mark.parametrize("subject", [
+    "S\u001b]0;owned\u0007", "[/b]", "[red]S", "S\u202e", "S" * 999,
+])
+def test_a_subject_steers_no_terminal_and_is_no_markup(tmp_path: Path, subject: str) -> None:
+    path = tmp_path / "a.jsonl"
+    row = {"id": "r", "question": "Which?", "answer": "x", "subject": subject}
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    done = RUNNER.invoke(records_app, ["check", str(path)])
+    assert done.exit_code == 0 and "1 records" in done.output
+    assert not {"\x1b", "\x07", "\u202e"} & set(done.output) and len(done.output) < 2000
+    assert "[" not in subject or subject in done.output
+
+
 def test_check_reads_as_the_plan_says(tmp_path: Path) -> None:
     table = tmp_path / "a.csv"
     table.write_text("Frage;Antwort\nWas?;Das\n", encoding="utf-8")
