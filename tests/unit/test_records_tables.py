@@ -243,6 +243,19 @@ def test_mixed_encodings_lose_only_the_rows_that_differ(tmp_path: Path) -> None:
     assert len(got) == 12 and [(b.row, b.code) for b in held.rows] == [(14, "ROW_BAD_UTF8")]
 
 
+def test_a_table_as_a_german_excel_writes_it(tmp_path: Path) -> None:
+    """Decimal commas, semicolons, and on top the line that tells Excel so."""
+    path = tmp_path / "a.csv"
+    columns = ColumnsSection(id="Nr", question="Frage", answer="Antwort", confidence="Sicherheit")
+    rows = "Nr;Frage;Antwort;Sicherheit\r\n1;Wer, wann?;Zo\u00eb;0,85\r\n2;Wo?;hier;1\r\n"
+    for first, bom in (("", ""), ("sep=;\r\n", ""), ("sep=;\r\n", "\ufeff"), ("SEP=;\n", "")):
+        path.write_bytes(f"{bom}{first}{rows}".encode())
+        got = read(path, columns=columns)
+        assert [(r.record_id, r.confidence) for r in got] == [("1", 0.85), ("2", 1.0)]
+    path.write_bytes(rows.replace("0,85", "1.000,85").encode())
+    assert code_of(path, columns=columns) == "DATA_TOO_MANY_BAD_ROWS"
+
+
 def test_encoding_can_be_named_and_unknown_ones_are_refused(tmp_path: Path) -> None:
     row = [1, "Łódź?", "Milz", "Drüse", "Milz", "Leber", "S", "f", "N", ""]
     path = write_csv(tmp_path / "a.csv", [row], encoding="iso8859_2")

@@ -14,6 +14,7 @@ Row = Mapping[str, Any]
 
 _WHOLE_NUMBER = re.compile(r"-?\d{1,18}(?:\.0+)?")
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_DECIMAL_COMMA = re.compile(r"^(\d*),(\d+)$")
 _LIST_SEPARATOR = "|"
 _EXACT_BELOW = 1e15
 
@@ -152,7 +153,7 @@ def _number(text: str, name: str) -> float | None:
     if not text:
         return None
     try:
-        return float(text)
+        return float(_DECIMAL_COMMA.sub(r"\1.\2", text))
     except ValueError:
         raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not a number") from None
 
