@@ -104,6 +104,7 @@ def add(
     from medunlearn_client.erasure.registry import NewRequest
     from medunlearn_client.erasure.requests import parsed_date
     from medunlearn_client.records import Quarantine
+    from medunlearn_client.records.reading import OTHER_FILE
     from medunlearn_client.records.repairs import NO_REPAIRS, read_repairs
 
     wanted = _wanted(
@@ -114,10 +115,11 @@ def add(
     tagger = _tagger(concept, hierarchy, reading.plan.concepts) if concept is not None else None
     day = parsed_date(received) if received is not None else None
     mended = reading.plan.data.repairs
+    held = Quarantine(max_bad_fraction=reading.plan.data.max_bad_fraction)
     found = find_records(
         wanted, reading.files, tagger=tagger, options=reading.options,
         repairs=read_repairs(Path(mended)) if mended else NO_REPAIRS,
-        quarantine=Quarantine(max_bad_fraction=reading.plan.data.max_bad_fraction),
+        quarantine=held,
     )
     if found.target is None and not nothing_held:
         near = "".join(f"; {line}" for line in _near_lines(found))
@@ -134,6 +136,8 @@ def add(
         author=author,
     )
     _tell(request, found)
+    if others := held.set_aside[OTHER_FILE]:
+        typer.echo(f"  {others} file(s) of another kind were not searched")
 
 
 def _tell(request: ErasureRequest, found: Found) -> None:

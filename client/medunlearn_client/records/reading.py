@@ -35,6 +35,8 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ColumnsSection, DataSection
 
 AUTO, TABLE, FHIR = "auto", "table", "fhir"
+OTHER_FILE = "file of another kind"
+"""What a folder or archive holds besides data, as it is counted among what was set aside."""
 _ROWS_TO_RECOGNISE = 100
 
 Row = Mapping[str, Any]
@@ -210,7 +212,10 @@ class _Reading:
         before = self.total_rows
         with closing(row_files(path, self._container)) as found:
             for file in found:
-                yield from self._file(file)
+                if file.is_other:
+                    self._quarantine.set_aside[OTHER_FILE] += 1
+                else:
+                    yield from self._file(file)
         if self.total_rows == before:
             raise Misconfigured("DATA_FILE_EMPTY", f"{path} is empty", "export the data again")
 

@@ -148,6 +148,18 @@ def test_what_comes_near_is_said_and_not_shown(typed: Typed, tmp_path: Path) -> 
     assert "4711" not in shown
 
 
+def test_files_that_were_not_searched_are_counted(
+    typed: Typed, data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    data.rename(folder / data.name)
+    (folder / "2023.xls").write_bytes(b"Ann Lee")
+    status, shown = typed("add", "--patient", "secret-patient", "--basis", "b", "--data", folder,
+                          *AUTHOR)
+    assert status == 0 and "1 file(s) of another kind were not searched" in shown, shown
+
+
 def test_a_stranger_s_request_is_registered_to_be_answered(typed: Typed, data: Path) -> None:
     status, shown = typed("add", "--patient", "nobody", "--basis", "b", "--data", data,
                           "--nothing-held", *AUTHOR)
