@@ -98,6 +98,17 @@ def test_a_patient_s_hernia_is_not_denied_by_what_is_said_around_it(
     assert said(tagger, text)["hernia"] == "4 affirmed"
 
 
+@pytest.mark.parametrize("mention", [
+    "her\u00adnia", "her\u200bnia", "\ufeffher\u00ad\u200dnia", "h\u2060e\u2060r\u2060nia",
+])
+def test_characters_that_nobody_sees_hide_no_target(tagger: ConceptTagger, mention: str) -> None:
+    """Word processors set them where a word may be broken; exports keep them."""
+    text = f"No pain,  but a \u00ad {mention} since 2010"
+    (span,) = (s for s in tagger.tag_record(record(text)) if int(s.level) == 4)
+    assert record(text).text[span.start : span.end] == mention.strip("\ufeff")
+    assert said(tagger, f"no\u00ad {mention}")[mention.strip("\ufeff")] == "3 negated"
+
+
 def test_a_list_is_negated_as_a_whole(tagger: ConceptTagger) -> None:
     found = said(tagger, "Denies fever, hernia and depression.")
     assert found == {"fever": "2 negated", "hernia": "3 negated", "depression": "3 negated"}

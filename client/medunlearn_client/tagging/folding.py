@@ -1,8 +1,9 @@
 """Spellings under which one term is found, and how a text is folded without losing its offsets.
 
 - Hyphens, dashes and any run of white space count as one space; a curly apostrophe as a
-  straight one. A prefix such as ``non`` may also be joined to its word or stand apart:
-  ``non-absorbable``, ``non absorbable`` and ``nonabsorbable`` find each other.
+  straight one; soft hyphens and other characters that nobody sees count as nothing. A prefix such
+  as ``non`` may also be joined to its word or stand apart: ``non-absorbable``, ``non absorbable``
+  and ``nonabsorbable`` find each other.
 - ``Crohn's disease`` is also found as ``Crohn disease`` and ``Crohns disease``, and ``Tourette
   syndrome`` as ``Tourette's syndrome``.
 - The last word may be singular or plural, by the regular English rules and the Latin and Greek
@@ -27,7 +28,8 @@ _PLAIN: Final = str.maketrans(
     dict.fromkeys("\t\n\r\v\f\u00a0\u2007\u2009\u202f-\u2010\u2011\u2012\u2013\u2014", " ")
     | {"\u2019": "'", "\u02bc": "'", "ς": "σ"}
 )
-_SPACES: Final = re.compile(" {2,}")
+_INVISIBLE: Final = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
+_DROPPED: Final = re.compile(f"(?<= )[ {_INVISIBLE}]+|[{_INVISIBLE}]+")
 _POSSESSIVE: Final = re.compile(r"'s?(?= |$)")
 _FINAL_SIGMA: Final = str.maketrans("ς", "σ")
 _PREFIX: Final = re.compile(
@@ -55,15 +57,15 @@ def normalise(text: str) -> tuple[str, list[int] | None]:
     The places are None where nothing moved, which is the usual case.
     """
     plain = text.translate(_PLAIN)
-    if "  " not in plain:
+    if _DROPPED.search(plain) is None:
         return plain, None
     positions: list[int] = []
     done = 0
-    for run in _SPACES.finditer(plain):
-        positions.extend(range(done, run.start() + 1))
+    for run in _DROPPED.finditer(plain):
+        positions.extend(range(done, run.start()))
         done = run.end()
     positions.extend(range(done, len(plain)))
-    return _SPACES.sub(" ", plain), positions
+    return _DROPPED.sub("", plain), positions
 
 
 def lower(text: str) -> str:
