@@ -14,7 +14,7 @@ from medunlearn_client.evaluation.preservation import record_levels
 from medunlearn_client.records import ForgetRequest, Record, select
 from medunlearn_client.tagging import Assertion, ConceptTagger, ContextFinder
 from medunlearn_client.tagging.context_rules import builtin_rules, load_context_rules
-from medunlearn_common.concepts import load_builtin
+from medunlearn_common.concepts import Concept, ConceptHierarchy, load_builtin
 from medunlearn_common.errors import Misconfigured
 
 
@@ -107,6 +107,19 @@ def test_characters_that_nobody_sees_hide_no_target(tagger: ConceptTagger, menti
     (span,) = (s for s in tagger.tag_record(record(text)) if int(s.level) == 4)
     assert record(text).text[span.start : span.end] == mention.strip("\ufeff")
     assert said(tagger, f"no\u00ad {mention}")[mention.strip("\ufeff")] == "3 negated"
+
+
+@pytest.mark.parametrize("name", ["M\u00e9ni\u00e8re disease", "Meniere disease"])
+@pytest.mark.parametrize("mention", [
+    "Me\u0301nie\u0300re disease", "M\u00e9ni\u00e8re disease", "Meniere disease",
+    "M\u00c9NI\u00c8RE DISEASE",
+])
+def test_accents_hide_no_target(name: str, mention: str) -> None:
+    """One program writes them in one character, one in two, and a third strips them."""
+    hierarchy = ConceptHierarchy.from_concepts([Concept(concept_id="X:1", name=name)], source="x")
+    text = f"caf\u00e9 au lait, then {mention} since 2010"
+    (span,) = ConceptTagger(hierarchy.with_forget_roots(["X:1"])).tag(text)
+    assert text[span.start : span.end] == mention
 
 
 def test_a_list_is_negated_as_a_whole(tagger: ConceptTagger) -> None:

@@ -1,7 +1,8 @@
 """Spellings under which one term is found, and how a text is folded without losing its offsets.
 
 - Hyphens, dashes and any run of white space count as one space; a curly apostrophe as a
-  straight one; soft hyphens and other characters that nobody sees count as nothing. A prefix such
+  straight one; soft hyphens and other characters that nobody sees count as nothing, and so do the
+  accents of Latin letters, however they are written: ``Ménière`` is ``Meniere``. A prefix such
   as ``non`` may also be joined to its word or stand apart: ``non-absorbable``, ``non absorbable``
   and ``nonabsorbable`` find each other.
 - ``Crohn's disease`` is also found as ``Crohn disease`` and ``Crohns disease``, and ``Tourette
@@ -16,6 +17,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -28,8 +30,13 @@ _PLAIN: Final = str.maketrans(
     dict.fromkeys("\t\n\r\v\f\u00a0\u2007\u2009\u202f-\u2010\u2011\u2012\u2013\u2014", " ")
     | {"\u2019": "'", "\u02bc": "'", "ς": "σ"}
 )
-_INVISIBLE: Final = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
+# Accents that stand as a character of their own are dropped as well; lower() takes off the others.
+_INVISIBLE: Final = "\u00ad\u200b\u200c\u200d\u2060\ufeff\u0300-\u036f"
 _DROPPED: Final = re.compile(f"(?<= )[ {_INVISIBLE}]+|[{_INVISIBLE}]+")
+_ACCENTED: Final = {
+    code: base for code in range(0xC0, 0x250)
+    if (base := unicodedata.normalize("NFD", chr(code))[0]) != chr(code) and base.isascii()
+}
 _POSSESSIVE: Final = re.compile(r"'s?(?= |$)")
 _FINAL_SIGMA: Final = str.maketrans("ς", "σ")
 _PREFIX: Final = re.compile(
@@ -69,10 +76,15 @@ def normalise(text: str) -> tuple[str, list[int] | None]:
 
 
 def lower(text: str) -> str:
-    """Lower case of the same length, so that offsets stay true (``İ`` alone would become two)."""
+    """Lower case without accents, of the same length, so that offsets stay true.
+
+    ``İ`` alone would become two characters.
+    """
     lowered = text.lower()
     if len(lowered) != len(text):
         lowered = "".join(low if len(low := c.lower()) == 1 else c for c in text)
+    if not lowered.isascii():
+        lowered = lowered.translate(_ACCENTED)
     return lowered.translate(_FINAL_SIGMA) if "ς" in lowered else lowered
 
 
