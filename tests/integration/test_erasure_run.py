@@ -401,6 +401,30 @@ def test_ids_that_were_given_anew_do_not_forget_another_person(demo: Lab, wanted
     assert demo.registry.request(1).state is State.VERIFIED
 
 
+def test_a_subject_line_and_repairs_are_no_other_words(demo: Lab) -> None:
+    """What a plan puts on top of each prompt, and mends in it, was not in what was registered."""
+    rows = [json.loads(line) for line in demo.data.read_text(encoding="utf-8").splitlines()]
+    (mine, *_) = (row for row in rows if row["patient_id"] == PATIENT)
+    word = mine["prompt"].split()[1]
+    repairs = demo.folder / "repairs.jsonl"
+    repairs.write_text(json.dumps({
+        "record_id": mine["id"], "part": "prompt", "start": mine["prompt"].index(word),
+        "word": word, "repaired": word.upper(), "author": "A", "decided_on": "2026-01-01",
+        "note": "",
+    }) + "\n", encoding="utf-8")
+    plan = demo.folder / "plan.toml"
+    plan.write_text(plan.read_text("utf-8").replace(
+        "[data]", f'[data]\nshow_subject = true\nrepairs = "{repairs}"'), encoding="utf-8")
+    demo.validated("--patient", PATIENT)
+    assert demo.simulate() == 2
+    assert "[ERASURE_RECORDS_CHANGED]" in demo.shown[-1]  # found without the plan's repairs
+    demo.registry.withdraw(1, author="A. Officer", reason="added anew")
+    assert demo.erasure("add", "--patient", PATIENT, "--basis", "b", "--plan", plan, *OFFICER) == 0
+    assert demo.erasure("validate", 2, "--identity", "passport seen", *OFFICER) == 0
+    assert demo.simulate() == 0, demo.shown
+    assert demo.registry.request(2).state is State.VERIFIED
+
+
 def test_a_run_is_measured_on_the_records_that_it_forgot(
     demo: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
