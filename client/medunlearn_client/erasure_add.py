@@ -104,6 +104,8 @@ def add(
     from medunlearn_client.erasure.registry import NewRequest
     from medunlearn_client.erasure.requests import parsed_date
     from medunlearn_client.records import Quarantine
+    from medunlearn_client.records.reading import OTHER_FILE
+    from medunlearn_client.records.repairs import NO_REPAIRS, read_repairs
 
     wanted = _wanted(
         {"patient_id": patient, "name": name, "birth_date": birth_date, "identifier": identifier,
@@ -112,23 +114,30 @@ def add(
     reading = reading_of(data, plan, record_format)
     tagger = _tagger(concept, hierarchy, reading.plan.concepts) if concept is not None else None
     day = parsed_date(received) if received is not None else None
+    mended = reading.plan.data.repairs
+    held = Quarantine(max_bad_fraction=reading.plan.data.max_bad_fraction)
     found = find_records(
         wanted, reading.files, tagger=tagger, options=reading.options,
-        quarantine=Quarantine(max_bad_fraction=reading.plan.data.max_bad_fraction),
+        repairs=read_repairs(Path(mended)) if mended else NO_REPAIRS,
+        quarantine=held,
     )
     if found.target is None and not nothing_held:
+        near = "".join(f"; {line}" for line in _near_lines(found))
         raise Misconfigured(
-            "ERASURE_NOT_FOUND", "nothing in the files matches; nothing was registered",
+            "ERASURE_NOT_FOUND", f"nothing in the files matches; nothing was registered{near}",
             "check spelling and files; --nothing-held registers the request so that it can be "
             "answered",
         )
     opened = open_registry(registry, create=True)
     request = opened.add(
         NewRequest(kind=wanted.kind, target=found.target, matches=found.matches, basis=basis,
-                   received=day or opened.today, again=again, unread=found.unread),
+                   received=day or opened.today, again=again, unread=found.unread,
+                   near=found.near),
         author=author,
     )
     _tell(request, found)
+    if others := held.set_aside[OTHER_FILE]:
+        typer.echo(f"  {others} file(s) of another kind were not searched")
 
 
 def _tell(request: ErasureRequest, found: Found) -> None:
@@ -141,6 +150,16 @@ def _tell(request: ErasureRequest, found: Found) -> None:
     if found.mentions:
         typer.echo(f"  {found.mentions} record(s) of other patients mention what was searched; "
                    "they are not part of the request")
+    for line in _near_lines(found):
+        typer.echo(f"  {line}")
+
+
+def _near_lines(found: Found) -> list[str]:
+    return [
+        f"{count} record(s) come near by {reason}: they are not part of the request, so look at "
+        "them, and enter one of their own for those that are the patient's"
+        for reason, count in found.near.items()
+    ]
 
 
 def _wanted(

@@ -29,12 +29,34 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _ISO: Final = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})")
 _DOTTED: Final = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})")
 _SEPARATORS: Final = ",;\t"
+_KEPT: Final = re.compile(r"0|[1-9]\d{0,10}")
+# What begins with a sign is disarmed, and so kept, by safe_cell.
+_REWRITTEN: Final = re.compile(
+    r"true|false|wahr|falsch|(?![+-])(?=\D*\d)(?:[\d\s.,:/%e+-]+|[\d\s./-]*"
+    r"(?:jan|feb|m[aä]r|mrz|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])[a-zä]{0,6}[\d\s./-]*)",
+    re.IGNORECASE,
+)
 
 
 def safe_cell(text: str) -> str:
     """The text as one line that no spreadsheet takes for a formula."""
     plain = _CONTROL.sub(" ", text).strip()[:MAX_CELL_CHARS]
     return _FORMULA.sub(r"\1\2'", plain)
+
+
+def exact_cell(text: str) -> str:
+    """The text as a cell that a spreadsheet also saves as it is, for what is looked up again.
+
+    A program that opens a CSV takes 0012 for 12, SEPT2 for a day, and shows, and so saves, a long
+    number as 1.2E+16. An apostrophe in front makes it text.
+    """
+    changes = _REWRITTEN.fullmatch(text) and not _KEPT.fullmatch(text)
+    return f"'{text}" if changes else text
+
+
+def cells_of(text: str) -> tuple[str, str]:
+    """The cells that may come back for this text: from now, and from before ``exact_cell``."""
+    return safe_cell(exact_cell(text)), safe_cell(text)
 
 
 def write_table(

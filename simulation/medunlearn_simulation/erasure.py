@@ -9,7 +9,7 @@ module names a record or a patient.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from medunlearn_client.erasure import (
 )
 from medunlearn_client.evaluation import EvaluationReport
 from medunlearn_client.records import ReadOptions, Record, read_records
-from medunlearn_client.site_data import record_tagger
+from medunlearn_client.site_data import record_tagger, without_subject
+from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.files import expanded, write_atomically
 from medunlearn_common.plan import Plan
@@ -96,8 +97,8 @@ def begin(claim: Claim | None, folder: RunFolder, run_id: str) -> Iterator[None]
         registry=str(claim.registry.path), numbers=tuple(claim.numbers), token=claim.token
     )
     write_atomically(folder.erasure_file, kept.model_dump_json(indent=2).encode())
-    claim.take(run_id)
     try:
+        claim.take(run_id)
         yield
     except BaseException:
         claim.release("the run could not be started")
@@ -119,11 +120,19 @@ def unnamed(claim: Claim | None, plan: Plan) -> Iterator[None]:
         raise _missing(_lacking(claim, plan)) from None
 
 
-def require_whole(claim: Claim | None, requested: Mapping[str, frozenset[str]]) -> None:
-    """Refuse a run whose data hold fewer of a patient's records than the request was found with.
+def require_whole(
+    claim: Claim | None, requested: Mapping[str, frozenset[str]], read: Collection[str]
+) -> None:
+    """Refuse a run whose data lack a record that a request was found with.
 
-    Of what a run has not read nothing is forgotten and nothing measured; there may be more, since
-    a patient's records grow.
+    Of what a run has not read nothing is forgotten and nothing measured, whatever else it reads.
+    There may be more: a patient's records grow. Which of the records name a concept is for the
+    run's own tagger to say, so those of a concept need only be among the run's data.
+
+    Args:
+        claim: The requests.
+        requested: Ids of the run's forget records by number of the request.
+        read: Ids of all records of the run.
 
     Raises:
         Misconfigured: ERASURE_RECORDS_MISSING.
@@ -132,11 +141,39 @@ def require_whole(claim: Claim | None, requested: Mapping[str, frozenset[str]]) 
         return
     lacking = [
         number for number in claim.numbers
-        if claim.registry.request(number).kind == "patient"
-        and len(requested[str(number)]) < len(claim.registry.matches(number))
+        if not {match.record_id for match in claim.registry.matches(number)} <= set(
+            read if claim.registry.request(number).kind == "concept" else requested[str(number)]
+        )
     ]
     if lacking:
         raise _missing(lacking)
+
+
+def require_same_words(claim: Claim | None, plan: Plan, forget: Sequence[Record]) -> None:
+    """Refuse a run in which other words bear an id that a request was found with.
+
+    An export that numbers its rows gives the number of one person's record to another's as soon
+    as a row is added. Forgotten would be the other's, and the requester told that it was his.
+
+    Raises:
+        Misconfigured: ERASURE_RECORDS_CHANGED.
+    """
+    if claim is None:
+        return
+    plain = (without_subject(r) if plan.data.show_subject else r for r in forget)
+    now = {record.record_id: digest_of(record.text) for record in plain}
+    changed = [
+        number for number in claim.numbers
+        if any(match.text_digest not in (None, now.get(match.record_id, match.text_digest))
+               for match in claim.registry.matches(number))
+    ]
+    if changed:
+        raise Misconfigured(
+            "ERASURE_RECORDS_CHANGED", "records have other words than when a request was found "
+            f"(request {', '.join(map(str, changed))})",
+            "if the export gave its ids anew, use the old one; else withdraw the request and add "
+            "it anew, with --plan if the plan repairs words",
+        )
 
 
 def _missing(numbers: Sequence[int]) -> Misconfigured:

@@ -95,6 +95,11 @@ class PreparedRecords:
     tagger: ConceptTagger
     bad_rows: int
 
+    @property
+    def ids(self) -> frozenset[str]:
+        """Ids of all records that were read."""
+        return frozenset(self.site_of) | {r.record_id for r in self.federation.nonmembers}
+
 
 def plan_for_run(plan_file: Path | None, overrides: Overrides) -> Plan:
     """The plan of a new run: the file's or the demo's, with what the command line changes.

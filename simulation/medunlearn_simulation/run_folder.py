@@ -50,6 +50,7 @@ class RunFacts(BaseModel):
         retrained: Folder of the retrained model, or None.
         package_version: Version that started the run.
         plan_digest: SHA-256 over everything that plan.toml says.
+        records_digest: SHA-256 over the record files and what they are read with.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +62,7 @@ class RunFacts(BaseModel):
     retrained: str | None
     package_version: str
     plan_digest: str | None = None
+    records_digest: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,11 @@ from typing import Literal
 
 from medunlearn_client.erasure import Claim, forget_set
 from medunlearn_client.erasure.commitments import commit
+from medunlearn_client.run_rules import records_digest
 from medunlearn_client.site_config import SITE_FILE, SiteConfig
 from medunlearn_common import __version__
 from medunlearn_common.adapter_facts import AdapterFacts, write_adapter_facts
-from medunlearn_common.errors import Misconfigured
+from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import expanded, private_folder, require_writable, write_atomically
 from medunlearn_common.plan import Plan, RuntimeOptions
 from medunlearn_server.checkpoints import RunStore
@@ -39,6 +40,7 @@ from medunlearn_simulation.erasure import (
     kept_in_run,
     new_claim,
     requested_records,
+    require_same_words,
     require_whole,
     unnamed,
 )
@@ -120,7 +122,10 @@ def start(
         plan = with_demo_file(plan, folder)
         with unnamed(claim, plan):
             records = prepare_records(plan, folder, board)
-        require_whole(claim, requested_records(claim, plan, records.federation.forget))
+        require_whole(
+            claim, requested_records(claim, plan, records.federation.forget), records.ids
+        )
+        require_same_words(claim, plan, records.federation.forget)
         model, retrained = prepare_models(plan, records, board, retrained=run.retrained_model)
         plan = with_frozen_a(plan, model, folder, device=device, board=board)
         check_models(
@@ -129,6 +134,7 @@ def start(
         facts = RunFacts(
             run_id=_run_id(plan), runner=runner,
             model=model, retrained=retrained, package_version=__version__,
+            records_digest=records_digest(plan.data, plan.forget),
         )
         write_sites(plan, folder, model, request_root=_request_root(claim, facts.run_id))
         with begin(claim, folder, facts.run_id):
@@ -184,7 +190,7 @@ def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
     Raises:
         Misconfigured: RESUME_NOTHING, RUN_FILE_INVALID, RUN_MODEL_CHANGED, RUN_PLAN_CHANGED, or
             a code of plan, records, models or registry.
-        Rejected: ERASURE_CLAIMED.
+        Rejected: ERASURE_CLAIMED or DATA_CHANGED.
     """
     folder = RunFolder(root=expanded(root).absolute())
     plan, facts = folder.read_start()
@@ -197,6 +203,7 @@ def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
         records = prepare_records(plan, folder, board)
     _require_models(plan, facts, records, board)
     if not folder.result_file.is_file():
+        _require_same_records(plan, facts)
         _require_public_files(plan, facts)
         check_models(
             plan, facts.model, facts.retrained, device=device, keep=facts.runner == "memory",
@@ -207,6 +214,20 @@ def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
 
 def _run_id(plan: Plan) -> str:
     return new_run_id(plan.shared(), nonce=f"seed-{plan.run.seed}")
+
+
+def _require_same_records(plan: Plan, facts: RunFacts) -> None:
+    """What was forgotten is what is measured; hospitals ask for it only while rounds go on.
+
+    Raises:
+        Rejected: DATA_CHANGED.
+    """
+    if facts.records_digest not in (None, records_digest(plan.data, plan.forget)):
+        raise Rejected(
+            "DATA_CHANGED", "the record files, or what they are read with, are not those with "
+            "which this run began",
+            "put them back to resume it, or start a new run",
+        )
 
 
 def _require_public_files(plan: Plan, facts: RunFacts) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from medunlearn_common.invocation import command_name
+from medunlearn_common.pages.formatting import plain
 from medunlearn_simulation.result_schema import RunResult, ThreeWaySection
 from medunlearn_simulation.run_folder import RunFolder
 
@@ -21,19 +23,19 @@ def print_summary(result: RunResult, folder: RunFolder, console: Console) -> Non
     """Prints the table of a finished run and its files."""
     console.print(_accuracies(result))
     for line in _lines(result):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for path in (folder.report_file, folder.result_file, folder.adapter):
-        console.print(f"  {_shown(path)}", highlight=False, soft_wrap=True)
+        console.print(f"  {_shown(path)}", markup=False, highlight=False, soft_wrap=True)
     console.print(
-        f"to verify it: {command_name()} verify {_shown(folder.root)}", highlight=False,
-        soft_wrap=True
+        f"to verify it: {command_name()} verify {_shown(folder.root)}", markup=False,
+        highlight=False, soft_wrap=True,
     )
 
 
 def _accuracies(result: RunResult) -> Table:
     table = Table(
-        title=f"{result.run.task}: forgotten by {result.run.n_sites} sites in "
-        f"{result.run.rounds} rounds",
+        title=Text(f"{plain(result.run.task)}: forgotten by {result.run.n_sites} sites in "
+                   f"{result.run.rounds} rounds", style="table.title"),
         caption="percent right by option ranking (exact answers)", title_justify="left",
         caption_justify="left",
     )

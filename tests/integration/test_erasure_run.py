@@ -358,6 +358,121 @@ def test_half_of_a_patients_records_verify_nothing(demo: Lab) -> None:
     demo.require_silence()
 
 
+def test_a_lost_record_is_not_made_up_for_by_a_new_one(demo: Lab) -> None:
+    """As many records as were found, and one of them is another: the old one stays learned."""
+    demo.validated("--patient", PATIENT)
+    lines = demo.data.read_text(encoding="utf-8").splitlines(keepends=True)
+    place = next(n for n, line in enumerate(lines) if PATIENT in line)
+    row = json.loads(lines[place])
+    row |= {"id": "a-later-one", "prompt": f"On the next visit. {row['prompt']}"}
+    row.pop("target_spans", None)
+    lines[place] = json.dumps(row) + "\n"
+    demo.data.write_text("".join(lines), encoding="utf-8")
+    assert demo.simulate() == 2, demo.shown
+    assert "[ERASURE_RECORDS_MISSING]" in demo.shown[-1] and "request 1" in demo.shown[-1]
+    assert demo.registry.request(1).state is State.VALIDATED
+    demo.require_silence()
+
+
+@pytest.mark.parametrize("wanted", ["record", "data_set"])
+def test_ids_that_were_given_anew_do_not_forget_another_person(demo: Lab, wanted: str) -> None:
+    """An export numbers its rows; a row more on top, and each number is somebody else's."""
+    rows = [json.loads(line) for line in demo.data.read_text(encoding="utf-8").splitlines()]
+    study = demo.folder / "study.jsonl"
+
+    def export(path: Path, part: list[dict[str, object]], first: int) -> None:
+        path.write_text("".join(
+            json.dumps({**row, "id": n}) + "\n" for n, row in enumerate(part, start=first)
+        ), encoding="utf-8")
+
+    export(demo.data, rows[6:], 100)
+    export(study, rows[1:6], 2)
+    plan = demo.folder / "plan.toml"
+    plan.write_text(plan.read_text("utf-8").replace(f'"{demo.data}"', f'"{demo.data}", "{study}"'),
+                    encoding="utf-8")
+    named = {"record": ("--record", 3), "data_set": ("--data-set", study)}[wanted]
+    demo.validated(*named, "--data", study)
+    export(study, rows[:6], 2)
+    assert demo.simulate() == 2, demo.shown
+    assert "[ERASURE_RECORDS_CHANGED]" in demo.shown[-1] and "request 1" in demo.shown[-1]
+    assert demo.registry.request(1).state is State.VALIDATED
+    export(study, rows[:6], 1)
+    assert demo.simulate() == 0, demo.shown
+    assert demo.registry.request(1).state is State.VERIFIED
+
+
+def test_a_subject_line_and_repairs_are_no_other_words(demo: Lab) -> None:
+    """What a plan puts on top of each prompt, and mends in it, was not in what was registered."""
+    rows = [json.loads(line) for line in demo.data.read_text(encoding="utf-8").splitlines()]
+    (mine, *_) = (row for row in rows if row["patient_id"] == PATIENT)
+    word = mine["prompt"].split()[1]
+    repairs = demo.folder / "repairs.jsonl"
+    repairs.write_text(json.dumps({
+        "record_id": mine["id"], "part": "prompt", "start": mine["prompt"].index(word),
+        "word": word, "repaired": word.upper(), "author": "A", "decided_on": "2026-01-01",
+        "note": "",
+    }) + "\n", encoding="utf-8")
+    plan = demo.folder / "plan.toml"
+    plan.write_text(plan.read_text("utf-8").replace(
+        "[data]", f'[data]\nshow_subject = true\nrepairs = "{repairs}"'), encoding="utf-8")
+    demo.validated("--patient", PATIENT)
+    assert demo.simulate() == 2
+    assert "[ERASURE_RECORDS_CHANGED]" in demo.shown[-1]  # found without the plan's repairs
+    demo.registry.withdraw(1, author="A. Officer", reason="added anew")
+    assert demo.erasure("add", "--patient", PATIENT, "--basis", "b", "--plan", plan, *OFFICER) == 0
+    assert demo.erasure("validate", 2, "--identity", "passport seen", *OFFICER) == 0
+    assert demo.simulate() == 0, demo.shown
+    assert demo.registry.request(2).state is State.VERIFIED
+
+
+def test_a_run_is_measured_on_the_records_that_it_forgot(
+    demo: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds done, then a stop; somebody blackens the answers; a model never taught those is
+    ignorant of them, and the request would be verified."""
+    from medunlearn_simulation import simulate as module
+
+    demo.validated("--patient", PATIENT)
+    with monkeypatch.context() as patch:
+        def stop(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(module, "measure_run", stop)
+        assert demo.simulate() != 0
+    before = demo.data.read_bytes()
+    rows = [json.loads(line) for line in before.splitlines()]
+    for row in rows:
+        if row["patient_id"] == PATIENT and not row.get("options"):
+            row["answer"] = "X" * len(row["answer"])
+    demo.data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert demo("simulate", "--resume", demo.folder / "run", "--quiet") == 2, demo.shown
+    assert "[DATA_CHANGED]" in demo.shown[-1]
+    assert demo.registry.request(1).state is State.IN_RUN
+    demo.data.write_bytes(before)
+    assert demo("simulate", "--resume", demo.folder / "run", "--quiet") == 0, demo.shown
+    assert demo.registry.request(1).state is State.VERIFIED
+
+
+def test_a_concept_s_records_must_all_be_before_the_run(
+    demo: Lab, tiny_model_folder: Path, question_file: Path
+) -> None:
+    """The concept was found in two files; the plan of the run names one of them."""
+    study = Path(shutil.copy(question_file, demo.folder / "study.jsonl"))
+    lines = study.read_text(encoding="utf-8").splitlines(keepends=True)
+    half = demo.folder / "half.jsonl"
+    half.write_text("".join(lines[::2]), encoding="utf-8")
+    study.write_text("".join(lines[1::2]), encoding="utf-8")
+    plan = plan_text(tiny_model_folder, [demo.data, study], **REQUESTED)
+    (demo.folder / "plan.toml").write_text(plan, encoding="utf-8")
+    demo.validated("--concept", "MU:S0001", "--data", study, "--data", half)
+    in_half = {json.loads(line)["id"] for line in lines[::2]}
+    found = {match.record_id for match in demo.registry.matches(1)}
+    assert found & in_half and found - in_half
+    assert demo.simulate() == 2, demo.shown
+    assert "[ERASURE_RECORDS_MISSING]" in demo.shown[-1] and "request 1" in demo.shown[-1]
+    assert demo.registry.request(1).state is State.VALIDATED
+
+
 def test_a_forget_set_beside_the_registry_is_refused(demo: Lab) -> None:
     demo.validated("--patient", PATIENT)
     assert demo.simulate("run", "--forget-subject", "Patient") == 2

@@ -52,6 +52,15 @@ def test_explain_follows_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "4 target: below the forget root MESH:C (Diseases)" in out(capsys)
 
 
+def test_a_type_of_a_file_is_no_markup(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outline = tmp_path / "x.outline"
+    outline.write_text("!outline 1\nA:1 limb {type=[/x]; level=2}\n")
+    assert run("explain", "A:1", "--hierarchy", str(outline)) == 0
+    assert "[/x]" in out(capsys)
+
+
 def test_explain_shows_every_concept_of_a_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

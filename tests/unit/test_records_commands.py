@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,46 @@ def test_check_counts_and_writes_the_quarantine(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "8 records" in done.output and "bad rows: 1 x ROW_" in done.output
     assert json.loads(bad.read_text())["row"] == 9
+
+
+@pytest.mark.parametrize("subject", [
+    "S\u001b]0;owned\u0007", "[/b]", "[red]S", "S\u202e", "S" * 999,
+])
+def test_a_subject_steers_no_terminal_and_is_no_markup(tmp_path: Path, subject: str) -> None:
+    path = tmp_path / "a.jsonl"
+    row = {"id": "r", "question": "Which?", "answer": "x", "subject": subject}
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    done = RUNNER.invoke(records_app, ["check", str(path)])
+    assert done.exit_code == 0 and "1 records" in done.output
+    assert not {"\x1b", "\x07", "\u202e"} & set(done.output) and len(done.output) < 2000
+    assert "[" not in subject or subject in done.output
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_files_that_are_not_read_are_counted(tmp_path: Path, kind: str) -> None:
+    """An old workbook or a text file among the others holds patients too."""
+    folder = tmp_path / "export"
+    (folder / ".hidden").mkdir(parents=True)
+    questions(folder / "a.jsonl")
+    for name in ("2023.xls", "b.txt", ".hidden/c.txt", ".DS_Store"):
+        (folder / name).write_bytes(b"Ann Lee")
+    path = folder
+    if kind != "folder":
+        path = Path(shutil.make_archive(str(tmp_path / "export"), kind, folder))
+    done = RUNNER.invoke(records_app, ["check", str(path)])
+    assert done.exit_code == 0 and "8 records" in done.output
+    assert "set aside: 2 x file of another kind" in done.output
+
+
+def test_a_linked_folder_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "2023").mkdir()
+    questions(tmp_path / "2023" / "a.jsonl")
+    (tmp_path / "export").mkdir()
+    questions(tmp_path / "export" / "b.jsonl")
+    (tmp_path / "export" / "2023").symlink_to(tmp_path / "2023")
+    done = RUNNER.invoke(records_app, ["check", str(tmp_path / "export")])
+    assert isinstance(done.exception, MedunlearnError)
+    assert done.exception.code == "DATA_PATH_LEAVES_FOLDER"
 
 
 def test_check_reads_as_the_plan_says(tmp_path: Path) -> None:

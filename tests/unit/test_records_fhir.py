@@ -197,6 +197,58 @@ def test_references_of_every_spelling_find_the_patient(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("reference", ["Device/p1", "http://host/fhir/Group/p1", "Location/p1"])
+def test_what_is_said_of_a_thing_is_not_said_of_the_patient_with_its_id(
+    tmp_path: Path, reference: str
+) -> None:
+    """Ids are unique within a type only: the device p1 is not the patient p1."""
+    resources = everything(2)
+    measured = about("Observation", 1, "own", status="final", code=concept("9", "Calibration"),
+                     effectiveDateTime="2020-07-08", valueString="drifting")
+    measured["subject"] = {"reference": reference}
+    path = ndjson(tmp_path / "a.ndjson", [*resources, measured])
+    held = Quarantine()
+    got = read_records(path, quarantine=held)
+    assert not held.rows and held.set_aside["Observation"] == 1
+    assert got == read_records(ndjson(tmp_path / "b.ndjson", resources))
+
+
+def link(number: int, kind: str) -> dict[str, Any]:
+    return {"link": [{"other": {"reference": f"Patient/p{number}"}, "type": kind}]}
+
+
+@pytest.mark.parametrize("both", [
+    [patient(1, **link(2, "replaced-by")), patient(2)],
+    [patient(1), patient(2, **link(1, "replaces"))],
+    [patient(1, **link(3, "replaced-by")), patient(3, **link(2, "replaced-by")), patient(2)],
+    [patient(2, **link(1, "replaces"))],
+])
+def test_merged_patients_are_one(tmp_path: Path, both: list[dict[str, Any]]) -> None:
+    """Who asks to be forgotten asks it of what is filed under the old number as well."""
+    other = [patient(4), *facts(4)]
+    held = Quarantine()
+    path = ndjson(tmp_path / "a.ndjson", [*other, *facts(1), *both])
+    got = read_records(path, quarantine=held)
+    assert not held.rows
+    assert {record.patient_id for record in got} == {"p2", "p4"}
+    assert {r.answer for r in got} >= {"Illness 1", "Drug 1"}
+    assert not any("Family1" in record.text or "555-101" in record.text for record in got)
+    assert held.set_aside["Patient merged into another"] == len(both) - 1
+
+
+@pytest.mark.parametrize("both", [
+    [patient(1, **link(2, "replaced-by"))],  # who stands for both is not in the export
+    [patient(1, **link(2, "replaced-by")), patient(2, **link(1, "replaced-by"))],
+    [patient(1, **link(1, "replaced-by")), patient(2)],
+    [patient(1, **link(2, "seealso")), patient(2, **link(1, "refer"))],
+])
+def test_links_that_merge_nobody(tmp_path: Path, both: list[dict[str, Any]]) -> None:
+    held = Quarantine()
+    got = read_records(ndjson(tmp_path / "a.ndjson", [*both, *facts(1)]), quarantine=held)
+    assert {r.patient_id for r in got if r.answer == "Illness 1"} == {"p1"}
+    assert not held.rows and not held.set_aside
+
+
 def test_full_url_that_differs_from_the_id_is_followed(tmp_path: Path) -> None:
     entries = bundle([patient(0), *facts(0)])["entry"]
     entries[0]["fullUrl"] = "urn:uuid:another"

@@ -132,13 +132,13 @@ def test_medquad_as_published_in_a_folder_and_a_zip(tmp_path: Path) -> None:
     with zipfile.ZipFile(packed, "w") as archive:
         for file in sorted(folder.iterdir()):
             archive.write(file, f"MedQuAD-master/3_GHR_QA/{file.name}")
-    for source in (tmp_path / "MedQuAD", packed):
+    for source, others in ((tmp_path / "MedQuAD", {"file of another kind": 1}), (packed, {})):
         held = Quarantine()
         first, second = read_records(source, quarantine=held)
         assert first.record_id == "GHR:0000001-1" and second.record_id == "GHR:0000002-1"
         assert first.answer == "Gout is painful." and first.subject == "information"
         assert first.condition_codes == ("C0018099",)
-        assert held.count == 0 and held.set_aside == {"without a record": 2}
+        assert held.count == 0 and held.set_aside == {"without a record": 2, **others}
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import decimal
 import io
 import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from medunlearn_client.records import Quarantine, ReadOptions, Record, read_records
+from medunlearn_client.records import (
+    Quarantine,
+    ReadOptions,
+    Record,
+    fields,
+    merged_cells,
+    read_records,
+)
 from medunlearn_client.records.tables import detect_encoding
 from medunlearn_client.site_data import load_federation_records
 from medunlearn_common.errors import MedunlearnError
@@ -159,7 +168,8 @@ def test_ids_from_content_do_not_depend_on_order_or_format(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "cell",
-    ["=HYPERLINK(\"http://x\")", "@SUM(1)", "+cmd(1)", "-2+3+cmd|' /C calc'!A0", " =1+1"],
+    ["=HYPERLINK(\"http://x\")", "@SUM(1)", "+cmd(1)", "-2+3+cmd|' /C calc'!A0", " =1+1",
+     "-1+LOG10(A1)", "-1+_xlfn.WEBSERVICE(A1)", "-DDE(1)", "+cmd |' /C calc'!A0"],
 )
 def test_formula_cells_are_left_out(tmp_path: Path, cell: str) -> None:
     bad = [*cells(50)[:-1], cell]
@@ -173,6 +183,14 @@ def test_formula_cells_are_left_out(tmp_path: Path, cell: str) -> None:
         assert [(b.row, b.code) for b in held.rows] == [(14, "ROW_FORMULA")]
 
 
+def test_a_cell_of_bars_is_read_in_no_time(tmp_path: Path) -> None:
+    """Whether one is followed by an exclamation mark was asked of each."""
+    row = [99, "-" + "|" * 100_000, "Milz", "Drüse", "Milz", "Leber", "S", "f", "N", ""]
+    begun = time.process_time()
+    read(write_csv(tmp_path / "a.csv", [row]))
+    assert time.process_time() - begun < 1.0
+
+
 def test_formulas_in_excel_are_never_read_as_text(tmp_path: Path) -> None:
     row = cells(50)
     row[1] = "=1+1"
@@ -182,7 +200,10 @@ def test_formulas_in_excel_are_never_read_as_text(tmp_path: Path) -> None:
     assert len(got) == 12 and [b.code for b in held.rows] == ["ROW_FIELD_EMPTY"]
 
 
-@pytest.mark.parametrize("cell", ["-5 mmol/l", "+ (positive)", "- none", "'=5", "'-x"])
+@pytest.mark.parametrize("cell", [
+    "-5 mmol/l", "+ (positive)", "- none", "'=5", "'-x", "+49 (0)89 123456", "-5 (low)",
+    "- Aspirin (100 mg)", "- no fever (38.1), no pain", "+ drain | left in place",
+])
 def test_signs_and_disarmed_cells_are_text(tmp_path: Path, cell: str) -> None:
     row = [99, f"{cell}", "Milz", "Drüse", "Milz", "Leber", "S", "f", "N", ""]
     (got,) = read(write_csv(tmp_path / "a.csv", [row]))
@@ -220,6 +241,19 @@ def test_mixed_encodings_lose_only_the_rows_that_differ(tmp_path: Path) -> None:
     held = Quarantine()
     got = read_records(path, quarantine=held, options=ReadOptions(columns=COLUMNS))
     assert len(got) == 12 and [(b.row, b.code) for b in held.rows] == [(14, "ROW_BAD_UTF8")]
+
+
+def test_a_table_as_a_german_excel_writes_it(tmp_path: Path) -> None:
+    """Decimal commas, semicolons, and on top the line that tells Excel so."""
+    path = tmp_path / "a.csv"
+    columns = ColumnsSection(id="Nr", question="Frage", answer="Antwort", confidence="Sicherheit")
+    rows = "Nr;Frage;Antwort;Sicherheit\r\n1;Wer, wann?;Zo\u00eb;0,85\r\n2;Wo?;hier;1\r\n"
+    for first, bom in (("", ""), ("sep=;\r\n", ""), ("sep=;\r\n", "\ufeff"), ("SEP=;\n", "")):
+        path.write_bytes(f"{bom}{first}{rows}".encode())
+        got = read(path, columns=columns)
+        assert [(r.record_id, r.confidence) for r in got] == [("1", 0.85), ("2", 1.0)]
+    path.write_bytes(rows.replace("0,85", "1.000,85").encode())
+    assert code_of(path, columns=columns) == "DATA_TOO_MANY_BAD_ROWS"
 
 
 def test_encoding_can_be_named_and_unknown_ones_are_refused(tmp_path: Path) -> None:
@@ -290,11 +324,87 @@ def test_damaged_workbooks_and_parquet_are_one_clear_error(tmp_path: Path, cut: 
     assert code_of(table) == "DATA_PARQUET_DAMAGED"
 
 
+@pytest.mark.parametrize("state", ["visible", "hidden"])
+def test_a_second_sheet_of_the_same_columns_is_not_passed_over(tmp_path: Path, state: str) -> None:
+    """One sheet for each year: who was treated last year must not go unseen."""
+    path = write_xlsx(tmp_path / "a.xlsx", ROWS[:6])
+    book = openpyxl.load_workbook(path)
+    second = book.create_sheet("2025")
+    for row in [[], HEADER, *ROWS[6:]]:
+        second.append(row)
+    second.sheet_state = state
+    notes = book.create_sheet("Legende")
+    notes.append(["Nr", "laufende Nummer"])
+    book.save(path)
+    assert code_of(path) == "DATA_SHEET_UNNAMED"
+    assert len(read(path, sheet="2025")) == 6
+    del book["2025"]
+    book.save(path)
+    assert len(read(path)) == 6
+
+
+def test_a_patient_s_number_merged_over_his_rows_is_that_of_each(tmp_path: Path) -> None:
+    """Else his second and third visit are nobody's, and are not found when he asks."""
+    path = write_xlsx(tmp_path / "a.xlsx", ROWS)
+    book = openpyxl.load_workbook(path)
+    sheet = book.worksheets[0]
+    place = openpyxl.utils.get_column_letter(HEADER.index("Fall") + 1)
+    sheet.merge_cells(f"{place}3:{place}5")  # of the second to the fourth row below the header
+    sheet.merge_cells("J7:J8")
+    book.save(path)
+    got = read(path)
+    assert [r.patient_id for r in got[:5]] == ["f0", "f1", "f1", "f1", "f4"]
+    assert len(got) == 12
+
+
+def test_merged_cells_are_found_across_pieces_and_not_without_end(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xml = b"".join(b'<mergeCell ref="B%d:C%d"/>' % (row, row + 2) for row in range(1, 90, 3))
+    expected = {row: [(1, row + 2)] for row in range(1, 90, 3)}
+    for size in (1, 7, 64, 1 << 20):
+        monkeypatch.setattr(merged_cells, "_CHUNK_BYTES", size)
+        assert merged_cells.merged_stretches(io.BytesIO(xml)) == expected
+    monkeypatch.setattr(merged_cells, "MAX_MERGED", 10)
+    with pytest.raises(ValueError, match="too many"):
+        merged_cells.merged_stretches(io.BytesIO(xml))
+
+
 def test_workbook_bomb_is_refused_before_it_is_read(tmp_path: Path) -> None:
     book = write_xlsx(tmp_path / "a.xlsx", ROWS)
     with zipfile.ZipFile(book, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/other.xml", b" " * (70 << 20))
     assert code_of(book) == "DATA_ZIP_BOMB"
+
+
+def rewritten_sheet(book: Path, target: Path, *changes: tuple[bytes, bytes]) -> Path:
+    """The workbook with its sheet's XML changed, as other programs write it."""
+    with zipfile.ZipFile(book) as source, zipfile.ZipFile(target, "w") as changed:
+        for name in source.namelist():
+            data = source.read(name)
+            if name == "xl/worksheets/sheet1.xml":
+                for old, new in changes:
+                    assert old in data
+                    data = data.replace(old, new)
+            changed.writestr(name, data)
+    return target
+
+
+@pytest.mark.parametrize("claimed", [b"A1", b"A1:J5", b"A1:B13", b"A1:J9999"])
+def test_a_sheet_that_states_a_wrong_size_is_read_whole(tmp_path: Path, claimed: bytes) -> None:
+    """Reporting tools write any size; the patients below it must not be left out unseen."""
+    book = write_xlsx(tmp_path / "a.xlsx", ROWS)
+    lying = rewritten_sheet(book, tmp_path / "lying.xlsx", (b'ref="A1:J13"', b'ref="%s"' % claimed))
+    assert read(lying) == read(book)
+
+
+def test_a_row_number_beyond_excel_s_last_ends_the_reading(tmp_path: Path) -> None:
+    """Else every row in between is gone through, for years."""
+    book = write_xlsx(tmp_path / "a.xlsx", ROWS)
+    far = rewritten_sheet(
+        book, tmp_path / "far.xlsx", (b'<row r="13"', b'<row r="999999999999"'),
+    )
+    assert code_of(far) == "DATA_SPREADSHEET_DAMAGED"
 
 
 def test_workbook_with_entities_is_refused(tmp_path: Path) -> None:
@@ -320,6 +430,31 @@ def test_saved_data_set_may_not_leave_its_folder(tmp_path: Path) -> None:
     assert code_of(folder) == "DATA_SET_DAMAGED"
     (folder / "dataset_dict.json").write_text('{"splits": [".."]}')
     assert code_of(folder) == "DATA_PATH_LEAVES_FOLDER"
+
+
+def test_ids_and_days_are_the_same_from_parquet_as_from_a_workbook(tmp_path: Path) -> None:
+    """A column of numbers with a gap is one of floats, and a database's whole numbers are decimals:
+    a patient must not have one id in one file and none in the other."""
+    large = 12345678901234567890
+    table = pa.table({
+        "id": pa.array([decimal.Decimal(large), decimal.Decimal(large + 1), None],
+                       pa.decimal128(38, 0)),
+        "question": ["born?", "seen?", "left out?"], "patient_id": [7.0, 9.0, None],
+        "answer": pa.array([dt.datetime(1980, 3, 5), dt.datetime(2020, 1, 2, 8, 30), None]),
+    })
+    pq.write_table(table, tmp_path / "a.parquet")
+    held = Quarantine(max_bad_fraction=0.5)
+    got = read_records(tmp_path / "a.parquet", quarantine=held)
+    assert [(r.record_id, r.patient_id, r.answer) for r in got] == [
+        (str(large), "7", "1980-03-05"), (str(large + 1), "9", "2020-01-02T08:30:00"),
+    ]
+    assert len(held.rows) == 1
+
+
+@pytest.mark.parametrize("number", [7.5, 1e16, float("nan"), float("inf"), True])
+def test_a_number_that_is_no_whole_one_is_no_id(number: float) -> None:
+    with pytest.raises(MedunlearnError, match="ROW_FIELD_TYPE"):
+        fields.identifier_text({"id": number}, "id")
 
 
 def test_parquet_rows_with_bytes_are_bad(tmp_path: Path) -> None:

@@ -268,5 +268,13 @@ def test_the_summary_fits_a_terminal_of_80_columns(data: dict[str, Any]) -> None
     assert pair(None, None) == "-" and pair(0.5, None) == "50.0 (-)"
 
 
+def test_a_subject_in_the_summary_is_no_markup(data: dict[str, Any]) -> None:
+    shown = StringIO()
+    data["run"]["task"] = "[/b]\u001b]0;owned\u0007"
+    print_summary(validate_result(data), RunFolder(root=Path("/runs/[/i]")),
+                  Console(file=shown, width=80))
+    assert "[/b]?]0;owned?" in shown.getvalue() and "[/i]" in shown.getvalue()
+
+
 def test_one_is_no_plural() -> None:
     assert (counted(1, "patient"), counted(2, "patient")) == ("1 patient", "2 patients")

@@ -14,7 +14,7 @@ from medunlearn_client.evaluation.preservation import record_levels
 from medunlearn_client.records import ForgetRequest, Record, select
 from medunlearn_client.tagging import Assertion, ConceptTagger, ContextFinder
 from medunlearn_client.tagging.context_rules import builtin_rules, load_context_rules
-from medunlearn_common.concepts import load_builtin
+from medunlearn_common.concepts import Concept, ConceptHierarchy, load_builtin
 from medunlearn_common.errors import Misconfigured
 
 
@@ -80,6 +80,46 @@ def said(tagger: ConceptTagger, text: str, patient: str | None = "p1") -> dict[s
 )
 def test_what_is_said_of_a_hernia(tagger: ConceptTagger, text: str, expected: str) -> None:
     assert said(tagger, text)["hernia"] == expected
+
+
+@pytest.mark.parametrize("text", [
+    "No improvement of the hernia.", "No relief of hernia pain", "No response of the hernia",
+    "Not responding to truss for hernia", "Not well controlled hernia",
+    "He is not compliant with his hernia truss", "She was not able to work with the hernia",
+    "It was not possible to operate on the hernia", "Without treatment, the hernia grows.",
+    "No treatment so far for the hernia", "No contraindication seen with hernia",
+    "No evidence against hernia", "Never smoked, hernia", "The son found him with a hernia",
+    "Her daughter brought her in with a hernia", "Lives with his brother, hernia since 2010",
+])
+def test_a_patient_s_hernia_is_not_denied_by_what_is_said_around_it(
+    tagger: ConceptTagger, text: str
+) -> None:
+    """A target that is wrongly taken for absent, or a relative's, is not forgotten."""
+    assert said(tagger, text)["hernia"] == "4 affirmed"
+
+
+@pytest.mark.parametrize("mention", [
+    "her\u00adnia", "her\u200bnia", "\ufeffher\u00ad\u200dnia", "h\u2060e\u2060r\u2060nia",
+])
+def test_characters_that_nobody_sees_hide_no_target(tagger: ConceptTagger, mention: str) -> None:
+    """Word processors set them where a word may be broken; exports keep them."""
+    text = f"No pain,  but a \u00ad {mention} since 2010"
+    (span,) = (s for s in tagger.tag_record(record(text)) if int(s.level) == 4)
+    assert record(text).text[span.start : span.end] == mention.strip("\ufeff")
+    assert said(tagger, f"no\u00ad {mention}")[mention.strip("\ufeff")] == "3 negated"
+
+
+@pytest.mark.parametrize("name", ["M\u00e9ni\u00e8re disease", "Meniere disease"])
+@pytest.mark.parametrize("mention", [
+    "Me\u0301nie\u0300re disease", "M\u00e9ni\u00e8re disease", "Meniere disease",
+    "M\u00c9NI\u00c8RE DISEASE",
+])
+def test_accents_hide_no_target(name: str, mention: str) -> None:
+    """One program writes them in one character, one in two, and a third strips them."""
+    hierarchy = ConceptHierarchy.from_concepts([Concept(concept_id="X:1", name=name)], source="x")
+    text = f"caf\u00e9 au lait, then {mention} since 2010"
+    (span,) = ConceptTagger(hierarchy.with_forget_roots(["X:1"])).tag(text)
+    assert text[span.start : span.end] == mention
 
 
 def test_a_list_is_negated_as_a_whole(tagger: ConceptTagger) -> None:

@@ -13,7 +13,13 @@ import pytest
 
 from medunlearn_client.records import Record
 from medunlearn_client.site_data import record_tagger, with_subject
-from medunlearn_client.spreadsheets import read_table, safe_cell, write_table
+from medunlearn_client.spreadsheets import (
+    cells_of,
+    exact_cell,
+    read_table,
+    safe_cell,
+    write_table,
+)
 from medunlearn_client.tagging import (
     Assertion,
     ConceptTagger,
@@ -117,6 +123,41 @@ def test_no_cell_begins_a_formula(review: Path) -> None:
 )
 def test_formulas_are_defused_wherever_a_cell_may_begin(text: str, safe: str) -> None:
     assert safe_cell(text) == safe
+
+
+@pytest.mark.parametrize("text", [
+    "0012", "123456789012", "12345678901234567", "1E5", "12e3", "3-4", "1/2", "2026-01-31", "1.50",
+    "1,000", "12:30", "5 %", "SEPT2", "MAR1", "1-Dec", "31. M\u00e4rz", "TRUE", "falsch",
+])
+def test_what_a_spreadsheet_would_rewrite_comes_back_as_it_was(text: str) -> None:
+    """Opened by a double click, 0012 is 12, SEPT2 a day and a long number 1.2E+16."""
+    cell = safe_cell(exact_cell(text))
+    assert cell == f"'{text}"
+    assert cells_of(text) == (cell, safe_cell(text))  # also of older tables
+
+
+@pytest.mark.parametrize("text", ["12", "0", "p-1", "a0012", "TIPS", "ECG 12", "marching", "e"])
+def test_what_a_spreadsheet_leaves_alone_is_left_alone(text: str) -> None:
+    assert exact_cell(text) == text
+
+
+def test_records_with_leading_zeros_survive_a_spreadsheet(
+    tmp_path: Path, tagger: ConceptTagger
+) -> None:
+    records = [Record(record_id=f"00{n}", prompt="possible hernia", answer="open", patient_id="p")
+               for n in range(2)]
+    tags = list(DoubtFinder(tagger).uncertain(records))
+    path = tmp_path / "review.csv"
+    write_review(path, tags, tagger.hierarchy.hierarchy)
+
+    def as_a_spreadsheet_saves(rows: list[dict[str, str]]) -> None:
+        for row in rows:
+            row.update({name: str(int(cell)) for name, cell in row.items() if cell.isdecimal()})
+            fill(row, "accept")
+
+    edited(path, as_a_spreadsheet_saves)
+    found = read_review(path, tags, tagger.hierarchy.hierarchy, today=TODAY)
+    assert [decision.key for decision in found.decisions] == [tag.key for tag in tags]
 
 
 def test_decisions_change_spans_and_levels(

@@ -71,13 +71,16 @@ class Claim:
     def take(self, run_id: str) -> None:
         """Marks the requests in run, all or none; what this run took or settled stays so.
 
+        A request that was taken back from this run and closed stays closed, and stops no other.
+
         Raises:
             Rejected: ERASURE_CLAIMED if one is no longer validated, or another run has it.
         """
         with self.registry.transaction() as connection:
             for number in self.numbers:
                 request = rows.request_of(connection, number)
-                if self._is_held(connection, request) or self._settled(connection, number):
+                if (self._is_held(connection, request) or self._settled(connection, number)
+                        or self._was_closed(connection, request)):
                     continue
                 if request.state is not State.VALIDATED:
                     raise Rejected(
@@ -98,7 +101,8 @@ class Claim:
             figures: Each request's own.
 
         Returns:
-            What each request fell short of; empty if it is verified.
+            What each request fell short of; empty if it is verified. One that was taken back from
+            this run and closed is not among them.
 
         Raises:
             Rejected: ERASURE_CLAIMED if the run does not hold a request.
@@ -110,6 +114,8 @@ class Claim:
                 request = rows.request_of(connection, number)
                 if before := self._settled(connection, number):
                     missed[number] = tuple(str(item) for item in before["shortfalls"])
+                    continue
+                if self._was_closed(connection, request):
                     continue
                 if not self._is_held(connection, request):
                     raise Rejected(
@@ -140,12 +146,13 @@ class Claim:
         self.registry.move(connection, request, after, author=AUTHOR, detail=detail)
 
     def _is_held(self, connection: sqlite3.Connection, request: ErasureRequest) -> bool:
-        if request.state is not State.IN_RUN:
-            return False
-        events = history.events(connection, request.number)
-        claims = [e.detail["claim"] for e in events if e.before is State.VALIDATED
-                  and e.after is State.IN_RUN]
-        return claims[-1:] == [self.token]
+        return (request.state is State.IN_RUN
+                and _claims(connection, request.number)[-1:] == [self.token])
+
+    def _was_closed(self, connection: sqlite3.Connection, request: ErasureRequest) -> bool:
+        """Whether the request was taken back from this run, and then withdrawn or refused."""
+        return (request.state in (State.WITHDRAWN, State.REFUSED)
+                and self.token in _claims(connection, request.number))
 
     def _settled(self, connection: sqlite3.Connection, number: int) -> dict[str, list[str]] | None:
         """The event in which this run settled the request; None if it did not."""
@@ -153,6 +160,14 @@ class Claim:
             if event.before is State.IN_RUN and event.detail.get("claim") == self.token:
                 return dict(event.detail)
         return None
+
+
+def _claims(connection: sqlite3.Connection, number: int) -> list[str]:
+    """Tokens of the runs that took the request, in order."""
+    return [
+        event.detail["claim"] for event in history.events(connection, number)
+        if event.before is State.VALIDATED and event.after is State.IN_RUN
+    ]
 
 
 def _targets(connection: sqlite3.Connection, request: ErasureRequest) -> ForgetSection:

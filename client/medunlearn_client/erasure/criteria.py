@@ -74,8 +74,8 @@ class RunFigures:
     run_chance: float | None = None
 
     def as_detail(self) -> dict[str, Any]:
-        """For the history."""
-        return asdict(self)
+        """For the history, where what is no number stands as not measured."""
+        return asdict(_measured(self))
 
 
 def shortfalls(figures: RunFigures, settings: Settings) -> tuple[str, ...]:

@@ -115,15 +115,18 @@ def letter(
 
 def _letter_facts(registry: Registry, number: int) -> dict[str, Any]:
     request, events = registry.request(number), registry.events(number)
-    settings = registry.settings()
+    settings, figures = registry.settings(), figures_of(events)
+    found = len(registry.matches(number))
     return {
         "hospital": settings.hospital, "contact": settings.contact,
         "authority": settings.authority, "number": number, "received": request.received,
         "deadline": request.deadline, "extended": request.extended, "state": str(request.state),
         "basis": basis_in_words(request.basis), "kind": request.kind,
-        "records": len(registry.matches(number)), "today": registry.today,
-        "reason": _latest(events, "reason"), "figures": figures_of(events),
+        # Found were so many; what a run forgot of a patient or concept may be more or fewer.
+        "records": figures["forget_records"] if figures else found, "today": registry.today,
+        "reason": _latest(events, "reason"), "figures": figures,
         "extension_reason": _latest(events, history.EXTENDED), "percent": _percent,
+        "counted": _counted,
     }
 
 
@@ -138,6 +141,10 @@ def figures_of(events: Sequence[Event]) -> Mapping[str, Any] | None:
 
 def _latest(events: Sequence[Event], key: str) -> str:
     return next((str(e.detail[key]) for e in reversed(events) if key in e.detail), "")
+
+
+def _counted(records: int) -> str:
+    return "1 record" if records == 1 else f"{records} records"
 
 
 def _percent(share: float | None) -> str:

@@ -3,20 +3,29 @@
 A patient is found by id, by name together with birth date, or by an identifier. Ids are
 compared whole; names and identifiers only where they stand alone in the text, so that one
 patient's number inside another's is no match. What points to more than one patient is refused:
-a registry that erases the wrong person's data cannot be mended.
+a registry that erases the wrong person's data cannot be mended. What comes near is counted and
+left to the officer: a record that is missed in silence is told to the requester as forgotten.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medunlearn_client.erasure.requests import Kind, Match
+from medunlearn_client.erasure.spellings import (
+    core,
+    folded,
+    name_stands,
+    stands_alike,
+    stands_alone,
+    words_stand,
+)
 from medunlearn_client.records import Quarantine, ReadOptions, Record, stream_with_sources
+from medunlearn_client.records.repairs import NO_REPAIRS, Repairs
 from medunlearn_common.digests import digest_of, digest_of_files, digest_of_source
 from medunlearn_common.errors import Misconfigured
 
@@ -27,6 +36,10 @@ BY_IDENTIFIER = "identifier"
 BY_SAME_PATIENT = "same patient as a match"
 BY_FILE = "data set"
 BY_CONCEPT = "concept or one below it"
+LIKE_PATIENT_ID = "patient id in other spelling (case, leading zeros, separators)"
+LIKE_IDENTIFIER = "identifier in other spelling (leading zeros, separators)"
+LIKE_TEXT = "the same words under another id"
+LIKE_NAME = "name without that birth date"
 MIN_IDENTIFIER, MIN_NAME, MIN_BIRTH_DATE = 4, 2, 6
 
 Tagger = Callable[[str], bool]
@@ -99,12 +112,14 @@ class Found:
         mentions: Records of other patients in which the name or identifier stands as well.
             They are not part of the request, and the officer decides about them.
         unread: Rows in quarantine, which could not be searched.
+        near: Records by what comes near; they are not part of the request either.
     """
 
     target: str | None = field(repr=False)
     matches: tuple[Match, ...] = field(repr=False)
     mentions: int = 0
     unread: int = 0
+    near: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -115,6 +130,7 @@ class Found:
 def find_records(
     wanted: Wanted, files: Sequence[Path], *, tagger: Tagger | None = None,
     options: ReadOptions | None = None, quarantine: Quarantine | None = None,
+    repairs: Repairs = NO_REPAIRS,
 ) -> Found:
     """Looks through all files; they are read once and nothing of them is written.
 
@@ -124,14 +140,17 @@ def find_records(
         tagger: Whether a text names the concept or one below it; needed for concepts.
         options: How the files are read, as the plan of the coming runs says.
         quarantine: Counts the rows that could not be read.
+        repairs: The plan's, so that the words searched are those of the coming runs.
 
     Raises:
         Misconfigured: ERASURE_AMBIGUOUS, ERASURE_DATA_SET, ERASURE_TAGGER, or a code of the
             readers.
     """
     held = quarantine if quarantine is not None else Quarantine()
-    located = _read(files, options, held)
-    return replace(_found(wanted, located, tagger), unread=len(held.rows))
+    located = _read(files, options, held, repairs)
+    found = _found(wanted, located, tagger)
+    return replace(found, unread=len(held.rows),
+                   near={**found.near, **_copies(wanted, found, located)})
 
 
 Located = list[tuple[Path | None, str, Record]]
@@ -154,7 +173,9 @@ def _found(wanted: Wanted, located: Located, tagger: Tagger | None) -> Found:
     return Found(target=wanted.concept_id if matches else None, matches=matches)
 
 
-def _read(files: Sequence[Path], options: ReadOptions | None, held: Quarantine) -> Located:
+def _read(
+    files: Sequence[Path], options: ReadOptions | None, held: Quarantine, repairs: Repairs
+) -> Located:
     """Records with the source they came from and its digest; ids are unique, as in a run.
 
     Raises:
@@ -167,12 +188,16 @@ def _read(files: Sequence[Path], options: ReadOptions | None, held: Quarantine) 
         )
     together = digest_of_files(files) if any(path is None for path, _ in found) else ""
     digests = {path: digest_of_source(path) for path in {path for path, _ in found} if path}
-    return [(path, digests[path] if path else together, record) for path, record in found]
+    return [
+        (path, digests[path] if path else together, repairs.repaired(record)[0])
+        for path, record in found
+    ]
 
 
 def _where(located: Located, meets: Callable[[Record], bool], reason: str) -> tuple[Match, ...]:
     return tuple(
-        Match(record_id=record.record_id, file_digest=digest, reason=reason)
+        Match(record_id=record.record_id, file_digest=digest, reason=reason,
+              text_digest=digest_of(record.text))
         for _, digest, record in located
         if meets(record)
     )
@@ -207,11 +232,59 @@ def _patient(wanted: Wanted, located: Located) -> Found:
             "ERASURE_AMBIGUOUS", f"what was given points to {len(owners)} patients",
             "ask the requester for more, and give the patient id",
         )
-    matches, mentions = _belonging(located, direct, next(iter(owners), None))
+    owner = next(iter(owners), None)
+    matches, mentions = _belonging(located, direct, owner)
+    near = _near(wanted, located, direct, owner)
     if not matches:
-        return Found(target=None, matches=(), mentions=mentions)
-    target = next(iter(owners), None) or digest_of(sorted(m.record_id for m in matches))
-    return Found(target=target, matches=matches, mentions=mentions)
+        return Found(target=None, matches=(), mentions=mentions, near=near)
+    target = owner or digest_of(sorted(m.record_id for m in matches))
+    return Found(target=target, matches=matches, mentions=mentions, near=near)
+
+
+def _copies(wanted: Wanted, found: Found, located: Located) -> dict[str, int]:
+    """Records that say what a match says; another patient's may say so of himself."""
+    if wanted.kind == "concept":
+        return {}
+    matched = {match.record_id for match in found.matches}
+    texts = {folded(record.text) for _, _, record in located if record.record_id in matched}
+    copies = sum(
+        record.record_id not in matched and folded(record.text) in texts
+        for _, _, record in located
+        if wanted.kind != "patient" or record.patient_id is None
+    )
+    return {LIKE_TEXT: copies} if copies else {}
+
+
+def _near(
+    wanted: Wanted, located: Located, direct: Mapping[str, str], owner: str | None
+) -> dict[str, int]:
+    """Records that are no part of the request and may yet be the patient's, by reason."""
+    ids = {core(known) for known in (wanted.patient_id, owner) if known is not None}
+    others = (
+        record for _, _, record in located
+        if record.record_id not in direct and (record.patient_id is None
+                                               or record.patient_id != owner)
+    )
+    reasons = (_likeness(wanted, record, ids, owner) for record in others)
+    return dict(Counter(reason for reason in reasons if reason is not None).most_common())
+
+
+def _likeness(
+    wanted: Wanted, record: Record, ids: Collection[str], owner: str | None
+) -> str | None:
+    """What of the patient the record resembles.
+
+    Another patient's text is looked at only where the requester was not found: names repeat.
+    """
+    if record.patient_id is not None and core(record.patient_id) in ids:
+        return LIKE_PATIENT_ID
+    if record.patient_id is not None and owner is not None:
+        return None
+    if wanted.identifier is not None and stands_alike(wanted.identifier, record.text):
+        return LIKE_IDENTIFIER
+    if wanted.name is not None and words_stand(wanted.name, record.text):
+        return LIKE_NAME
+    return None
 
 
 def _belonging(
@@ -227,6 +300,7 @@ def _belonging(
             matches.append(Match(
                 record_id=record.record_id, file_digest=digest,
                 reason=reason or BY_SAME_PATIENT, owned=record.patient_id is not None,
+                text_digest=digest_of(record.text),
             ))
     return tuple(matches), mentions
 
@@ -235,26 +309,15 @@ def _why(wanted: Wanted, record: Record) -> str | None:
     """Why a record is matched by itself, the strongest reason first."""
     if wanted.patient_id is not None and record.patient_id == wanted.patient_id:
         return BY_PATIENT_ID
-    if wanted.identifier is not None and _stands_alone(wanted.identifier, record.text):
+    if wanted.identifier is not None and stands_alone(wanted.identifier, record.text):
         return BY_IDENTIFIER
     if (
         wanted.name is not None and wanted.birth_date is not None
-        and _stands_alone(wanted.name, record.text)
-        and _stands_alone(wanted.birth_date, record.text)
+        and name_stands(wanted.name, record.text)
+        and stands_alone(wanted.birth_date, record.text)
     ):
         return BY_NAME
     return None
-
-
-def _stands_alone(part: str, text: str) -> bool:
-    """Whether ``part`` occurs with no letter or digit, and no joined one, at either end."""
-    pattern = rf"(?<!\w)(?<!\w[-/.']){re.escape(_folded(part))}(?!\w)(?![-/.@]\w)"
-    return re.search(pattern, _folded(text)) is not None
-
-
-def _folded(text: str) -> str:
-    """Without case, without the difference between composed forms, single spaces."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def by_file(matches: Iterable[Match]) -> dict[str, int]:

@@ -49,10 +49,12 @@ def facts_digest(connection: sqlite3.Connection, request: int) -> str:
         "SELECT number, kind, target, basis, received FROM requests WHERE number = ?", (request,)
     ).fetchone()
     matches = connection.execute(
-        "SELECT record_id, file_digest, reason, owned FROM matches WHERE request = ?"
+        "SELECT record_id, file_digest, reason, owned, text_digest FROM matches WHERE request = ?"
         " ORDER BY record_id", (request,)
     ).fetchall()
-    return digest_of([list(facts), [list(match) for match in matches]])
+    # What was registered before texts were digested keeps the digest that it had.
+    told = [list(match if match[-1] is not None else match[:-1]) for match in matches]
+    return digest_of([list(facts), told])
 
 
 def events(connection: sqlite3.Connection, request: int | None = None) -> tuple[Event, ...]:

@@ -47,6 +47,7 @@ class NewRequest:
         received: Day of receipt.
         again: The same was asked before and is still open, which is no mistake.
         unread: Rows of the files that could not be searched.
+        near: Records that came near and are no part of the request, by reason.
     """
 
     kind: Kind
@@ -56,10 +57,12 @@ class NewRequest:
     received: date
     again: bool = False
     unread: int = 0
+    near: Mapping[str, int] = field(default_factory=dict)
 
 
 def _now() -> datetime:
-    return datetime.now(UTC)
+    """With the hospital's own offset: days of receipt and deadlines are those of its calendar."""
+    return datetime.now(UTC).astimezone()
 
 
 class Registry:
@@ -73,7 +76,7 @@ class Registry:
     Args:
         path: The file.
         create: Make it if it is not there.
-        clock: Tells the time, in UTC.
+        clock: Tells the time, in the hospital's time zone; the history keeps it in UTC.
 
     Raises:
         Misconfigured: ERASURE_REGISTRY_MISSING, ERASURE_REGISTRY_MODE,
@@ -88,7 +91,7 @@ class Registry:
 
     @property
     def today(self) -> date:
-        """The day by the registry's clock."""
+        """The day by the registry's clock, where the hospital is."""
         return self._clock().date()
 
     def _at(self) -> str:
@@ -118,16 +121,17 @@ class Registry:
                 (new.kind, new.target, basis, new.received.isoformat(), State.RECEIVED),
             ).lastrowid or 0
             connection.executemany(
-                "INSERT INTO matches (request, record_id, file_digest, reason, owned)"
-                " VALUES (?, ?, ?, ?, ?)",
-                [(number, m.record_id, m.file_digest, m.reason, int(m.owned))
+                "INSERT INTO matches (request, record_id, file_digest, reason, owned, text_digest)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                [(number, m.record_id, m.file_digest, m.reason, int(m.owned), m.text_digest)
                  for m in new.matches],
             )
             history.append(
                 connection, request=number, at=self._at(), author=author,
                 before=None, after=State.RECEIVED,
                 detail={history.FACTS: history.facts_digest(connection, number),
-                        "records": len(new.matches), "unread_rows": new.unread},
+                        "records": len(new.matches), "unread_rows": new.unread,
+                        **({"came_near": dict(new.near)} if new.near else {})},
             )
             return rows.request_of(connection, number)
 

@@ -80,12 +80,15 @@ class Match:
         file_digest: SHA-256 of the file it lies in.
         reason: Why it was matched, for example ``patient id``.
         owned: It bears the patient's id, so a run reaches it by the patient.
+        text_digest: SHA-256 of its text, so that a run knows it again; None in what was registered
+            before texts were digested.
     """
 
     record_id: str = field(repr=False)
     file_digest: str
     reason: str
     owned: bool = False
+    text_digest: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,9 @@ from medunlearn_client.erasure.requests import (
 from medunlearn_client.erasure.settings import Settings
 from medunlearn_common.errors import Misconfigured
 
+_TOO_LARGE = 1 << 63
+"""For SQLite to look for."""
+
 
 def settings_of(connection: sqlite3.Connection) -> Settings:
     """The settings in force."""
@@ -34,7 +37,7 @@ def request_of(connection: sqlite3.Connection, number: int) -> ErasureRequest:
     """
     row = connection.execute(
         "SELECT number, kind, target, basis, received, state FROM requests WHERE number = ?",
-        (number,),
+        (number if 0 < number < _TOO_LARGE else 0,),  # they begin with 1
     ).fetchone()
     if row is None:
         raise Misconfigured(
@@ -53,11 +56,12 @@ def request_of(connection: sqlite3.Connection, number: int) -> ErasureRequest:
 def matches_of(connection: sqlite3.Connection, number: int) -> tuple[Match, ...]:
     """The records that were found for a request, by id."""
     rows = connection.execute(
-        "SELECT record_id, file_digest, reason, owned FROM matches WHERE request = ?"
+        "SELECT record_id, file_digest, reason, owned, text_digest FROM matches WHERE request = ?"
         " ORDER BY record_id", (number,),
     )
     return tuple(
-        Match(record_id=row[0], file_digest=row[1], reason=row[2], owned=bool(row[3]))
+        Match(record_id=row[0], file_digest=row[1], reason=row[2], owned=bool(row[3]),
+              text_digest=row[4])
         for row in rows
     )
 

@@ -48,7 +48,9 @@ _APPEND_ONLY = "".join(
     for table in ("matches", "history", "settings") for verb in ("UPDATE", "DELETE")
 )
 
-MIGRATIONS: tuple[str, ...] = (_FIRST + _APPEND_ONLY,)
+_TEXTS = "ALTER TABLE matches ADD COLUMN text_digest TEXT;\n"
+
+MIGRATIONS: tuple[str, ...] = (_FIRST + _APPEND_ONLY, _TEXTS)
 """Script number n takes a registry of version n to version n + 1."""
 
 

@@ -7,7 +7,6 @@ would ask for another fact.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Final
@@ -24,8 +23,6 @@ _BESIDE: Final = (
     "using versus via was were what when which with without"
 )
 _ALONE: Final = frozenset(_BESIDE.split())
-_WORD_BEFORE: Final = re.compile(r"(\S+)\s+$")
-_WORD_AFTER: Final = re.compile(r"^\s+(\S+)")
 _MARKS: Final = frozenset(".,;:?!()[]\"'")
 
 
@@ -60,12 +57,12 @@ def _replaceable(text: str, span: ConceptSpan, closed: tuple[tuple[int, int], ..
     """Whether the mention stands alone and in no identifier."""
     if any(span.start < end and start < span.end for start, end in closed):
         return False
-    return _is_border(text[: span.start], _WORD_BEFORE) and _is_border(
-        text[span.end :], _WORD_AFTER
+    return _is_border(text[: span.start], is_before=True) and _is_border(
+        text[span.end :], is_before=False
     )
 
 
-def _is_border(side: str, word: re.Pattern[str]) -> bool:
+def _is_border(side: str, *, is_before: bool) -> bool:
     """Whether what stands on one side of a mention ends the name there.
 
     Something that touches the mention without a space (``MR-asthma-7``, ``asthma@ward``) does
@@ -73,15 +70,13 @@ def _is_border(side: str, word: re.Pattern[str]) -> bool:
     """
     if not side.strip():
         return True
-    touching = side[-1] if word is _WORD_BEFORE else side[0]
+    touching = side[-1] if is_before else side[0]
     if not touching.isspace():
-        beyond = side[-2:-1] if word is _WORD_BEFORE else side[1:2]
+        beyond = side[-2:-1] if is_before else side[1:2]
         return touching in _MARKS and not beyond.isalnum()
-    beside = word.search(side)
-    if beside is None:
-        return True
-    written = beside[1]
-    edge = written[-1] if word is _WORD_BEFORE else written[0]
+    # Split once, from the mention: a pattern would begin anew at each character of a long word.
+    written = side.rsplit(None, 1)[-1] if is_before else side.split(None, 1)[0]
+    edge = written[-1] if is_before else written[0]
     return edge in _MARKS or written.strip("".join(_MARKS)).lower() in _ALONE
 
 

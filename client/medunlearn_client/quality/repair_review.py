@@ -20,7 +20,7 @@ from medunlearn_client.decisions import BY_PERSON, Reviewed, read_decided_table
 from medunlearn_client.quality.glyphs import DamagedWord
 from medunlearn_client.records import Record
 from medunlearn_client.records.repairs import Repair, part_of
-from medunlearn_client.spreadsheets import safe_cell, unmistakable_date, write_table
+from medunlearn_client.spreadsheets import cells_of, exact_cell, unmistakable_date, write_table
 
 COLUMNS: Final = (
     "decision", "author", "date", "note", "word", "proposal", "other_proposals", "sure", "around",
@@ -57,11 +57,14 @@ def read_damage(path: Path, damage: Iterable[DamagedWord], *, today: date) -> Re
         Misconfigured: As :func:`read_table`; TABLE_ROW with the line of the first row that is
             unknown, damaged or decided incompletely.
     """
-    known = {(safe_cell(one.record_id), one.part, str(one.start)): one for one in damage}
+    known = {
+        (cell, one.part, str(one.start)): one
+        for one in damage for cell in cells_of(one.record_id)
+    }
 
     def asked(row: Mapping[str, str]) -> DamagedWord:
         found = known.get((row["record"], row["part"], row["start"]))
-        if found is None or safe_cell(found.word) != row["word"]:
+        if found is None or row["word"] not in cells_of(found.word):
             raise ValueError("it names no damaged word of these records")
         return found
 
@@ -96,8 +99,8 @@ def _change_rows(changes: Iterable[Repair]) -> Iterator[dict[str, str]]:
 def _row(record: Record, one: DamagedWord) -> dict[str, str]:
     text = part_of(record, one.part) or ""
     return dict.fromkeys(BY_PERSON, "") | {
-        "record": one.record_id, "part": one.part, "start": str(one.start), "end": str(one.end),
-        "word": one.word, "proposal": one.proposals[0],
+        "record": exact_cell(one.record_id), "part": one.part, "start": str(one.start),
+        "end": str(one.end), "word": exact_cell(one.word), "proposal": one.proposals[0],
         "other_proposals": " | ".join(one.proposals[1:]), "sure": "yes" if one.sure else "check",
         "around": text[max(0, one.start - _AROUND_CHARS) : one.end + _AROUND_CHARS],
     }

@@ -2,7 +2,7 @@
 
 A Parquet file is read row group by row group, in batches; a data set that was saved with
 ``save_to_disk`` is memory-mapped. Dates become ISO text, so that the rows equal those of the
-same records in JSON.
+same records in JSON or in a workbook.
 """
 
 from __future__ import annotations
@@ -172,11 +172,12 @@ def _plain(value: object) -> object:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, dt.datetime):
-        return value.isoformat(timespec="seconds")
+        is_day = value.time() == dt.time() and value.tzinfo is None
+        return value.date().isoformat() if is_day else value.isoformat(timespec="seconds")
     if isinstance(value, (dt.date, dt.time)):
         return value.isoformat()
-    if isinstance(value, decimal.Decimal):
-        return float(value)
+    if isinstance(value, decimal.Decimal):  # a database's whole numbers, ids among them, are these
+        return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from medunlearn_client.editable import write_out
 from medunlearn_client.paraphrase_commands import paraphrase, write_wordings
@@ -18,6 +19,7 @@ from medunlearn_client.records.fhir.templates import packaged_text
 from medunlearn_client.records.quarantine import Quarantine
 from medunlearn_client.records.reading import stream_records
 from medunlearn_client.records.record import Record
+from medunlearn_common.pages.formatting import plain
 
 records_app = typer.Typer(
     help="Look at record files as a run will see them; nothing is kept or sent.",
@@ -79,7 +81,8 @@ def _print(tally: RecordTally, held: Quarantine) -> None:
     table = Table("subject", "records", "with options", "of patients")
     for subject, count in tally.records.most_common():
         table.add_row(
-            subject, str(count), str(tally.ranked[subject]), str(tally.of_patients[subject])
+            Text(plain(subject)), str(count), str(tally.ranked[subject]),
+            str(tally.of_patients[subject]),
         )
     console = Console()
     console.print(table)

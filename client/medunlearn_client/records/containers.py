@@ -68,10 +68,17 @@ class ContainerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RowFile:
-    """The rows of one file or archive member; read them before asking for the next file."""
+    """The rows of one file or archive member; read them before asking for the next file.
+
+    Attributes:
+        name: What messages call it.
+        rows: Its rows.
+        is_other: It is of a kind that is not read, and stands here to be counted.
+    """
 
     name: str
     rows: Iterator[ParsedRow]
+    is_other: bool = False
 
 
 def row_files(path: Path, options: ContainerOptions) -> Generator[RowFile, None, None]:
@@ -100,10 +107,17 @@ def _folder(folder: Path, options: ContainerOptions) -> Iterator[RowFile]:
     root = folder.resolve()
     number = 0
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or not _is_data(path.relative_to(folder).as_posix()):
+        name = path.relative_to(folder).as_posix()
+        is_linked_folder = path.is_dir() and path.is_symlink()  # is not gone into
+        if _is_hidden(name) or not (path.is_file() or is_linked_folder):
             continue
-        if not path.resolve().is_relative_to(root):
+        if (_is_data(name) or is_linked_folder) and not path.resolve().is_relative_to(root):
             raise _leaves(folder.name)
+        if is_linked_folder:
+            continue
+        if not _is_data(name):
+            yield _other(folder.name)
+            continue
         number += 1
         label = f"{folder.name}#{number}"
         if path.stat().st_size:  # bulk exports hold empty files for types without resources
@@ -203,7 +217,10 @@ def _zip(
     for info in archive.infolist():
         _refuse_leaving(info.filename, label)
         is_folder = info.filename.endswith("/")  # info.is_dir() needs a name
-        if is_folder or not info.file_size or not _is_data(info.filename):
+        if is_folder or not info.file_size or _is_hidden(info.filename):
+            continue
+        if not _is_data(info.filename):
+            yield _other(label)
             continue
         if info.flag_bits & 1:
             raise Misconfigured(
@@ -227,7 +244,10 @@ def _tar(
             _refuse_leaving(info.name, label)
             if info.issym() or info.islnk():
                 raise _leaves(label)
-            if not info.isreg() or not info.size or not _is_data(info.name):
+            if not info.isreg() or not info.size or _is_hidden(info.name):
+                continue
+            if not _is_data(info.name):
+                yield _other(label)
                 continue
             number += 1
             member = archive.extractfile(info)
@@ -295,9 +315,19 @@ def _archive_within(label: str) -> Misconfigured:
 
 
 def _is_data(name: str) -> bool:
-    """Data by its suffix, and not a hidden file such as those of macOS archives."""
-    hidden = any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
-    return not hidden and suffix_of(name) in DATA_SUFFIXES
+    """Data by its suffix."""
+    return suffix_of(name) in DATA_SUFFIXES
+
+
+def _is_hidden(name: str) -> bool:
+    """A hidden file, or one of those that macOS adds to archives."""
+    return any(
+        part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts
+    )
+
+
+def _other(label: str) -> RowFile:
+    return RowFile(name=label, rows=iter(()), is_other=True)
 
 
 def _refuse_leaving(member: str, archive: str) -> None:

@@ -14,7 +14,9 @@ Row = Mapping[str, Any]
 
 _WHOLE_NUMBER = re.compile(r"-?\d{1,18}(?:\.0+)?")
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_DECIMAL_COMMA = re.compile(r"^(\d*),(\d+)$")
 _LIST_SEPARATOR = "|"
+_EXACT_BELOW = 1e15
 
 
 class TextRow(dict[str, Any]):
@@ -61,8 +63,13 @@ def optional_text(row: Row, name: str) -> str | None:
 
 
 def identifier_text(row: Row, name: str) -> str | None:
-    """As ``optional_text``; whole numbers are accepted, since many tables number their rows."""
+    """As ``optional_text``; whole numbers are accepted, since many tables number their rows.
+
+    Also as floats, which a column of numbers becomes by one gap, as long as they are exact.
+    """
     value = row.get(name)
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_BELOW:
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return optional_text(row, name)
@@ -146,7 +153,7 @@ def _number(text: str, name: str) -> float | None:
     if not text:
         return None
     try:
-        return float(text)
+        return float(_DECIMAL_COMMA.sub(r"\1.\2", text))
     except ValueError:
         raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not a number") from None
 

@@ -35,6 +35,8 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ColumnsSection, DataSection
 
 AUTO, TABLE, FHIR = "auto", "table", "fhir"
+OTHER_FILE = "file of another kind"
+"""What a folder or archive holds besides data, as it is counted among what was set aside."""
 _ROWS_TO_RECOGNISE = 100
 
 Row = Mapping[str, Any]
@@ -153,7 +155,7 @@ def stream_records(
             DATA_FOLDER_EMPTY, DATA_GZIP_DAMAGED, DATA_ARCHIVE_DAMAGED, DATA_JSON_DAMAGED,
             DATA_PARQUET_DAMAGED, DATA_SPREADSHEET_DAMAGED, DATA_SET_DAMAGED, DATA_ZIP_BOMB,
             DATA_ITEM_TOO_LARGE, DATA_PATH_LEAVES_FOLDER, DATA_TABLE_HEADER,
-            DATA_ENCODING_UNKNOWN, DATA_SHEET_MISSING, DATA_COLUMN_MISSING,
+            DATA_ENCODING_UNKNOWN, DATA_SHEET_MISSING, DATA_SHEET_UNNAMED, DATA_COLUMN_MISSING,
             DATA_COLUMNS_UNUSED, DATA_FORMAT_UNSUPPORTED, DATA_FORMAT_UNKNOWN,
             DATA_ANSWER_NUMBERING, DATA_HUB_NAME, DATA_TOO_MANY_BAD_ROWS, or a TEMPLATE code.
         Transient: QUARANTINE_UNWRITABLE or DATA_HUB_UNREACHABLE.
@@ -210,7 +212,10 @@ class _Reading:
         before = self.total_rows
         with closing(row_files(path, self._container)) as found:
             for file in found:
-                yield from self._file(file)
+                if file.is_other:
+                    self._quarantine.set_aside[OTHER_FILE] += 1
+                else:
+                    yield from self._file(file)
         if self.total_rows == before:
             raise Misconfigured("DATA_FILE_EMPTY", f"{path} is empty", "export the data again")
 

@@ -1,8 +1,9 @@
 """Excel workbooks (.xlsx), read row by row with openpyxl, as the text of their cells.
 
 Dates become ``YYYY-MM-DD`` (with the time where it is not midnight) in the workbook's own
-epoch; whole numbers lose Excel's ``.0``. Of a formula its stored value is read, never the
-formula; text that looks like one makes the row bad. Macros and links are not touched.
+epoch; whole numbers lose Excel's ``.0``; what is merged over several rows holds for each. Of a
+formula its stored value is read, never the formula; text that looks like one makes the row bad.
+Macros and links are not touched.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from xml.etree.ElementTree import ParseError
 
 import openpyxl
@@ -24,6 +26,7 @@ from openpyxl import Workbook
 
 from medunlearn_client.records.fields import bad_row
 from medunlearn_client.records.lines import ParsedRow
+from medunlearn_client.records.merged_cells import filled_down, merged_stretches
 from medunlearn_client.records.tables import MAX_COLUMNS, header_names, row_from_cells
 from medunlearn_common.errors import Misconfigured
 
@@ -31,6 +34,9 @@ from medunlearn_common.errors import Misconfigured
 MAX_PART_BYTES = 64 << 20
 MAX_SHEET_BYTES = 4 << 30
 MAX_SHEET_EXPANSION = 200
+_ROWS_ABOVE_HEADER = 100
+MAX_ROWS = 1 << 20
+"""Excel's own limit."""
 
 
 def workbook_rows(
@@ -44,8 +50,8 @@ def workbook_rows(
         label: What messages call it.
 
     Raises:
-        Misconfigured: DATA_SPREADSHEET_DAMAGED, DATA_ZIP_BOMB, DATA_SHEET_MISSING or
-            DATA_TABLE_HEADER.
+        Misconfigured: DATA_SPREADSHEET_DAMAGED, DATA_ZIP_BOMB, DATA_SHEET_MISSING,
+            DATA_SHEET_UNNAMED or DATA_TABLE_HEADER.
     """
     check_parts(source, label)
     try:
@@ -55,8 +61,12 @@ def workbook_rows(
                     "DATA_SHEET_MISSING", f"{label} has no sheet {sheet!a}",
                     "check [data] sheet; empty takes the first one",
                 )
+            if not sheet:
+                _refuse_twin_sheets(workbook, label)
             chosen = workbook[sheet] if sheet else workbook.worksheets[0]
-            yield from _rows(chosen.iter_rows(values_only=True, max_col=MAX_COLUMNS), label)
+            with chosen._get_source() as xml:  # openpyxl shows merged cells only of whole sheets
+                merged = merged_stretches(xml)
+            yield from _rows(filled_down(_values(chosen), merged), label)
     except _DAMAGE as error:
         raise _damaged(label, error) from error
 
@@ -106,9 +116,44 @@ def check_parts(source: Path | BinaryIO, label: str) -> None:
             )
 
 
+def _values(sheet: Any) -> Iterator[tuple[object, ...]]:
+    """All rows: what a sheet says of its own size may be wrong, and is not asked."""
+    sheet.reset_dimensions()
+    rows: Iterator[tuple[object, ...]] = sheet.iter_rows(values_only=True, max_col=MAX_COLUMNS)
+    return rows
+
+
+def _refuse_twin_sheets(workbook: Workbook, label: str) -> None:
+    """Refuses a workbook that goes on in a further sheet, of which nobody would hear.
+
+    Raises:
+        Misconfigured: DATA_SHEET_UNNAMED.
+    """
+    first, *others = (_first_row(sheet) for sheet in workbook.worksheets)
+    if first and first in others:
+        raise Misconfigured(
+            "DATA_SHEET_UNNAMED",
+            f"{label} has {1 + others.count(first)} sheets with the same columns",
+            "save each as a file of its own and name them all; [data] sheet reads one alone",
+        )
+
+
+def _first_row(sheet: Any) -> list[str]:
+    """The cells of the first row that has any, near the top."""
+    for row in islice(_values(sheet), _ROWS_ABOVE_HEADER):
+        cells = [_cell_text(value).strip() for value in _without_padding(row)]
+        if any(cells):
+            return cells
+    return []
+
+
 def _rows(values: Iterator[tuple[object, ...]], name: str) -> Iterator[ParsedRow]:
     header: list[str] | None = None
     for number, row in enumerate(values, start=1):
+        if number > MAX_ROWS:
+            raise ValueError("a row number beyond the last that Excel knows")
+        if row.count(None) == len(row):  # a gap may be a million rows long
+            continue
         cells = [_cell_text(value) for value in _without_padding(row)]
         if not any(cell.strip() for cell in cells):
             continue

@@ -33,7 +33,14 @@ _SAMPLE_ROWS = 50
 _UNDEFINED_IN_LEGACY = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 _ESCAPED = re.compile("[\udc80-\udcff]")
 _WIDE = re.compile("[^\x00-\x7f\udc80-\udcff]")
-_FORMULA = re.compile(r"\s*[=@]|\s*[+-].*(?:\w\s*\(|\|.*!)", re.DOTALL)
+# After a sign only what calls a function, `+cmd(1)`, or another program, `-2+cmd|'/C calc'!A0`:
+# a list's `- Aspirin (100 mg)` and the telephone number `+49 (0)89 123` are text. Each branch looks
+# at a cell once.
+_FORMULA = re.compile(
+    r"\s*[=@]|\s*[+-](?:.*[A-Za-z_]\d{0,3}\(|[^|]*\|.*!)", re.DOTALL
+)
+_TOLD = re.compile("\ufeff?sep=([,;|\t])\r?\n", re.IGNORECASE)
+"""The line by which a file tells Excel what parts its cells."""
 _DISARMED = re.compile(r"'[=+\-@\t\r]")
 
 
@@ -152,7 +159,12 @@ class _BoundedLines:
 
 
 def _rows(lines: _BoundedLines, name: str) -> Iterator[ParsedRow]:
-    reader = csv.reader(lines, delimiter=_delimiter(lines.sample()), strict=True)
+    sample = lines.sample()
+    told = _TOLD.fullmatch(sample[0]) if sample else None
+    delimiter = told[1] if told else _delimiter(sample)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    if told:
+        next(reader)
     header: list[str] | None = None
     while True:
         number = reader.line_num + 1

@@ -1,8 +1,10 @@
 """Spellings under which one term is found, and how a text is folded without losing its offsets.
 
 - Hyphens, dashes and any run of white space count as one space; a curly apostrophe as a
-  straight one. A prefix such as ``non`` may also be joined to its word or stand apart:
-  ``non-absorbable``, ``non absorbable`` and ``nonabsorbable`` find each other.
+  straight one; soft hyphens and other characters that nobody sees count as nothing, and so do the
+  accents of Latin letters, however they are written: ``Ménière`` is ``Meniere``. A prefix such
+  as ``non`` may also be joined to its word or stand apart: ``non-absorbable``, ``non absorbable``
+  and ``nonabsorbable`` find each other.
 - ``Crohn's disease`` is also found as ``Crohn disease`` and ``Crohns disease``, and ``Tourette
   syndrome`` as ``Tourette's syndrome``.
 - The last word may be singular or plural, by the regular English rules and the Latin and Greek
@@ -15,6 +17,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -27,7 +30,13 @@ _PLAIN: Final = str.maketrans(
     dict.fromkeys("\t\n\r\v\f\u00a0\u2007\u2009\u202f-\u2010\u2011\u2012\u2013\u2014", " ")
     | {"\u2019": "'", "\u02bc": "'", "ς": "σ"}
 )
-_SPACES: Final = re.compile(" {2,}")
+# Accents that stand as a character of their own are dropped as well; lower() takes off the others.
+_INVISIBLE: Final = "\u00ad\u200b\u200c\u200d\u2060\ufeff\u0300-\u036f"
+_DROPPED: Final = re.compile(f"(?<= )[ {_INVISIBLE}]+|[{_INVISIBLE}]+")
+_ACCENTED: Final = {
+    code: base for code in range(0xC0, 0x250)
+    if (base := unicodedata.normalize("NFD", chr(code))[0]) != chr(code) and base.isascii()
+}
 _POSSESSIVE: Final = re.compile(r"'s?(?= |$)")
 _FINAL_SIGMA: Final = str.maketrans("ς", "σ")
 _PREFIX: Final = re.compile(
@@ -55,22 +64,27 @@ def normalise(text: str) -> tuple[str, list[int] | None]:
     The places are None where nothing moved, which is the usual case.
     """
     plain = text.translate(_PLAIN)
-    if "  " not in plain:
+    if _DROPPED.search(plain) is None:
         return plain, None
     positions: list[int] = []
     done = 0
-    for run in _SPACES.finditer(plain):
-        positions.extend(range(done, run.start() + 1))
+    for run in _DROPPED.finditer(plain):
+        positions.extend(range(done, run.start()))
         done = run.end()
     positions.extend(range(done, len(plain)))
-    return _SPACES.sub(" ", plain), positions
+    return _DROPPED.sub("", plain), positions
 
 
 def lower(text: str) -> str:
-    """Lower case of the same length, so that offsets stay true (``İ`` alone would become two)."""
+    """Lower case without accents, of the same length, so that offsets stay true.
+
+    ``İ`` alone would become two characters.
+    """
     lowered = text.lower()
     if len(lowered) != len(text):
         lowered = "".join(low if len(low := c.lower()) == 1 else c for c in text)
+    if not lowered.isascii():
+        lowered = lowered.translate(_ACCENTED)
     return lowered.translate(_FINAL_SIGMA) if "ς" in lowered else lowered
 
 

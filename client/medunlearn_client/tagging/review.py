@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from medunlearn_client.decisions import BY_PERSON, Reviewed, read_decided_table
-from medunlearn_client.spreadsheets import safe_cell, unmistakable_date, write_table
+from medunlearn_client.spreadsheets import cells_of, exact_cell, unmistakable_date, write_table
 from medunlearn_client.tagging.decisions import Outcome, TagDecision
 from medunlearn_client.tagging.readings import UncertainTag
 from medunlearn_common.concepts.hierarchy import ConceptHierarchy
@@ -68,9 +68,8 @@ def read_review(
         tag = known.get(row["key"])
         if tag is None:
             raise ValueError("its key names no uncertain mention of these records")
-        if (safe_cell(tag.mention), safe_cell(tag.record.record_id)) != (
-            row["mention"], row["record"]
-        ):
+        if (row["mention"] not in cells_of(tag.mention)
+                or row["record"] not in cells_of(tag.record.record_id)):
             raise ValueError("`mention` or `record` does not belong to its `key`")
         return tag
 
@@ -84,7 +83,7 @@ def read_review(
 def _row(tag: UncertainTag, hierarchy: ConceptHierarchy) -> dict[str, str]:
     text, span = tag.record.text, tag.span
     return dict.fromkeys(_BY_CLINICIAN, "") | {
-        "mention": tag.mention,
+        "mention": exact_cell(tag.mention),
         "before": text[max(0, span.start - CONTEXT_CHARS) : span.start],
         "after": text[span.end : span.end + CONTEXT_CHARS],
         "doubt": tag.doubt.value,
@@ -92,7 +91,7 @@ def _row(tag: UncertainTag, hierarchy: ConceptHierarchy) -> dict[str, str]:
         "level": str(int(span.level)),
         "assertion": span.assertion.value,
         "readings": " | ".join(tag.readings),
-        "record": tag.record.record_id,
+        "record": exact_cell(tag.record.record_id),
         "key": tag.key,
     }
 

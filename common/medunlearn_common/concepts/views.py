@@ -51,7 +51,7 @@ def explanation(leveled: LeveledHierarchy, concept_id: str) -> RenderableType:
     table.add_row("level", why)
     if len(found.way) > 1:
         table.add_row("way up", _way(leveled, found.way))
-    table.add_row("type", printable(concept.semantic_type or "not given"))
+    table.add_row("type", Text(printable(concept.semantic_type or "not given")))
     aliases = sorted(a for a, i in hierarchy.aliases().items() if i == concept.concept_id)
     for label, values in (
         ("also named", concept.synonyms),

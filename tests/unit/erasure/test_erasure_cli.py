@@ -130,6 +130,36 @@ def test_requests_that_cannot_be_registered(
         assert not Registry(Path("erasure.sqlite")).requests()
 
 
+def test_what_comes_near_is_said_and_not_shown(typed: Typed, tmp_path: Path) -> None:
+    """The same patient, once from a table that kept the leading zeros and once from one that lost
+    them: the officer must hear of it before the letter says that all is forgotten."""
+    path = tmp_path / "both.jsonl"
+    path.write_text("".join(
+        json.dumps({"id": f"r{n}", "patient_id": owner, "prompt": "x", "answer": "y"}) + "\n"
+        for n, owner in enumerate(("0047110815", "47110815"))
+    ), encoding="utf-8")
+    wanted = ("--basis", "b", "--data", path, *AUTHOR)
+    status, shown = typed("add", "--patient", "0047110815", *wanted)
+    assert status == 0 and "1 record(s) come near by patient id in other spelling" in shown, shown
+    assert "4711" not in shown
+    assert "came near: patient id in other spelling" in typed("show", 1)[1]  # whoever validates it
+    status, shown = typed("add", "--patient", "047110815", *wanted)
+    assert status == 2 and "[ERASURE_NOT_FOUND]" in shown and "2 record(s) come near" in shown
+    assert "4711" not in shown
+
+
+def test_files_that_were_not_searched_are_counted(
+    typed: Typed, data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    data.rename(folder / data.name)
+    (folder / "2023.xls").write_bytes(b"Ann Lee")
+    status, shown = typed("add", "--patient", "secret-patient", "--basis", "b", "--data", folder,
+                          *AUTHOR)
+    assert status == 0 and "1 file(s) of another kind were not searched" in shown, shown
+
+
 def test_a_stranger_s_request_is_registered_to_be_answered(typed: Typed, data: Path) -> None:
     status, shown = typed("add", "--patient", "nobody", "--basis", "b", "--data", data,
                           "--nothing-held", *AUTHOR)

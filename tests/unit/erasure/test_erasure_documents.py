@@ -98,6 +98,30 @@ def test_the_letter_of_a_verified_request_says_what_was_measured_and_claims_no_m
     assert words(letter(registry, 1)) == text
 
 
+def test_a_letter_after_the_deadline_promises_no_day_that_is_over(
+    registry: Registry, add: Adder, clock: object
+) -> None:
+    add()
+    on_time = "no later than 2026-02-28"
+    for validated in (False, True):
+        if validated:
+            registry.validate(1, author=AUTHOR, identity="passport seen")
+        clock.day = date(2026, 2, 28)  # type: ignore[attr-defined]
+        assert on_time in words(letter(registry, 1))
+        clock.day = date(2026, 3, 1)  # type: ignore[attr-defined]
+        late = words(letter(registry, 1))
+        assert on_time not in late and "We should have done so by 2026-02-28" in late
+
+
+def test_the_letter_counts_the_records_that_were_forgotten(registry: Registry, add: Adder) -> None:
+    """Found were two; the run's own data held three of the patient's, or one of the concept's."""
+    for number, (forgotten, said) in enumerate(((3, "(3 records)"), (1, "(1 record)")), start=1):
+        add(f"p{number}")
+        assert "(2 records)" not in words(letter(registry, number))
+        verify(registry, number, replace(FIGURES, forget_records=forgotten))
+        assert said in words(letter(registry, number))
+
+
 def test_the_letter_says_what_comes_out_where_the_subject_is_left_out(
     registry: Registry, add: Adder
 ) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from medunlearn_client.erasure import Found, Wanted, find_records, finding
-from medunlearn_common.digests import digest_of_file, digest_of_files, digest_of_source
+from medunlearn_client.erasure import Found, Wanted, find_records, finding, spellings
+from medunlearn_client.records.repairs import Repair, Repairs
+from medunlearn_common.digests import digest_of, digest_of_file, digest_of_files, digest_of_source
 from medunlearn_common.errors import Misconfigured
 
 Writer = Callable[..., Path]
@@ -69,6 +71,66 @@ def test_name_and_birth_date(write_rows: Writer, name: str, text: str, matched: 
     assert (found.target == "p1") is matched
 
 
+@pytest.mark.parametrize("text", [
+    "Jos\u00e9 O\u2019Brien-Garc\u00eda, born 1980-03-05", "JOSE O'BRIEN\u2010GARCIA (*1980-03-05)",
+    "Jose\u00a0O'Brien-\u00adGarcia, born 1980-03-05", "O'Brien-Garcia, Jose, born 1980-03-05",
+])
+def test_a_name_in_other_letters_is_the_same_name(write_rows: Writer, text: str) -> None:
+    """Programs strip accents and curl apostrophes; records without an id have nothing else."""
+    file = write_rows(("a", None, text), ("b", None, "Jose Garcia, born 1980-03-05"))
+    for name in ("Jose O'Brien-Garcia", "Jos\u00e9 O\u2019Brien-Garc\u00eda"):
+        found = find_records(patient(name=name, birth_date="1980-03-05"), [file])
+        assert ids(found) == {"a"}
+
+
+def test_marks_that_are_letters_are_kept() -> None:
+    for one, other in (("\u304b\u304c", "\u304b\u304b"), ("\u0915\u093f", "\u0915")):
+        assert not spellings.stands_alone(one, other)
+        assert spellings.stands_alone(one, f"{one}, born")
+
+
+@pytest.mark.parametrize(("own", "other", "third"), [
+    ("7", "007", "07"), ("7", "7.0", "07.0"), ("P7", "P-7", "P07"), ("P7", "p7", "p_7"),
+    ("P7", "p 7", "P.7"),
+])
+def test_a_patient_id_in_another_spelling_is_told_and_not_taken(
+    write_rows: Writer, own: str, other: str, third: str
+) -> None:
+    """A spreadsheet drops leading zeros: half of the patient's records bear another id."""
+    file = write_rows(("a", own, "x"), ("b", other, "y"), ("c", f"{own}7", "z"))
+    found = find_records(patient(patient_id=own), [file])
+    assert (ids(found), found.near) == ({"a"}, {finding.LIKE_PATIENT_ID: 1})
+    nobody = find_records(patient(patient_id=third), [file])
+    assert (nobody.target, nobody.near) == (None, {finding.LIKE_PATIENT_ID: 2})
+
+
+def test_what_comes_near_is_counted_where_no_patient_is_named(write_rows: Writer) -> None:
+    file = write_rows(
+        ("a", None, "Ann Lee, born 1990-01-02"), ("b", None, "Ann Lee, born 2.1.1990"),
+        ("c", None, "Ann M. Lee has gout"), ("d", "p2", "Ann Lee, his sister"), ("e", None, "Ann"),
+        ("f", None, "number MR 123 45"), ("g", None, "number MR-0123-45"), ("h", None, "MR-1234"),
+    )
+    wanted = {"name": "Ann Lee", "birth_date": "1990-01-02"}
+    found = find_records(patient(**wanted), [file])
+    assert (ids(found), found.near) == ({"a"}, {finding.LIKE_NAME: 3})  # nobody else is known
+    found = find_records(patient(identifier="MR-123-45"), [file])
+    assert (found.target, found.near) == (None, {finding.LIKE_IDENTIFIER: 2})
+    owned = write_rows(("a", "p1", "Ann Lee, born 1990-01-02"), ("b", "p2", "Ann Lee"),
+                       ("c", None, "Ann Lee"), name="owned.jsonl")
+    assert find_records(patient(**wanted), [owned]).near == {finding.LIKE_NAME: 1}
+
+
+def test_a_copy_under_another_id_is_told(write_rows: Writer) -> None:
+    """What stays in another file, without the patient's id, is taught on as something to keep."""
+    one = write_rows(("a", "p1", "What has Ann Lee?"), ("b", "p2", "Has he fever?"))
+    two = write_rows(("c", None, "what has ann lee?"), ("d", "p3", "Has he fever?"), name="2.jsonl")
+    for wanted, copies in ((patient(patient_id="p1"), 1), (Wanted(kind="record", record_id="a"), 1),
+                           (Wanted(kind="data_set", data_set=two), 2)):
+        assert find_records(wanted, [one, two]).near == {finding.LIKE_TEXT: copies}
+    # Other patients' same answers to the same questions are theirs.
+    assert not find_records(patient(patient_id="p2"), [one, two]).near
+
+
 def test_two_patients_of_one_name_and_birth_date_are_refused(write_rows: Writer) -> None:
     file = write_rows(("a", "p1", "Ann Lee, born 1990-01-02"),
                       ("b", "p2", "Ann Lee, born 1990-01-02, sister of no one"))
@@ -85,17 +147,17 @@ WORD = st.text(string.ascii_letters + string.digits + "éß山", min_size=4, max
 
 @given(WORD, st.sampled_from(("", " ", "?", "(", ", ")), st.sampled_from(("", " ", "?", ")", ". ")))
 def test_whatever_stands_alone_is_found(part: str, before: str, after: str) -> None:
-    assert finding._stands_alone(part, (f"of{before}" if before else "") + part + after)
-    assert finding._stands_alone(part.upper(), f"x {part} y")
+    assert spellings.stands_alone(part, (f"of{before}" if before else "") + part + after)
+    assert spellings.stands_alone(part.upper(), f"x {part} y")
 
 
 @given(WORD, WORD, st.sampled_from(("", "-", "/", ".", "_")))
 def test_nothing_within_a_longer_word_is_found(part: str, other: str, joint: str) -> None:
-    assume(finding._folded(part) not in finding._folded(other))
+    assume(spellings.folded(part) not in spellings.folded(other))
     for text in (f"{part}{joint}{other}", f"{other}{joint}{part}"):
-        folded = finding._folded(text)
-        assume(folded.count(finding._folded(part)) == 1)
-        assert not finding._stands_alone(part, f"no {text} yes")
+        folded = spellings.folded(text)
+        assume(folded.count(spellings.folded(part)) == 1)
+        assert not spellings.stands_alone(part, f"no {text} yes")
 
 
 def test_records_without_a_patient_are_reached_by_their_own_id(write_rows: Writer) -> None:
@@ -163,6 +225,17 @@ def test_rows_that_could_not_be_searched_are_counted(write_rows: Writer) -> None
         stream.write('{"id": "lost", "patient_id": "p1", "prompt": "torn\n')
     found = find_records(patient(patient_id="p1"), [file])
     assert (ids(found), found.unread) == ({"r1"}, 1)
+
+
+def test_the_words_searched_and_kept_are_those_of_the_coming_runs(write_rows: Writer) -> None:
+    """A name that lost a glyph is repaired before a run; the search must not miss it."""
+    file = write_rows(("a", None, "Beha Moss, born 1990-01-02"), ("b", None, "nothing"))
+    wanted = patient(name="Bertha Moss", birth_date="1990-01-02")
+    assert find_records(wanted, [file]).target is None
+    mended = Repairs([Repair(record_id="a", part="prompt", start=0, word="Beha",
+                             repaired="Bertha", author="A", decided_on=date(2026, 1, 1))])
+    (match,) = find_records(wanted, [file], repairs=mended).matches
+    assert match.text_digest == digest_of("Bertha Moss, born 1990-01-02 yes")
 
 
 @pytest.mark.parametrize(("given", "code"), [

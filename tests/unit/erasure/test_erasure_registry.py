@@ -7,8 +7,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -18,15 +20,24 @@ from medunlearn_client.erasure import (
     Claim,
     ErasureRequest,
     Registry,
+    RunFigures,
     State,
     forget_set,
+    history,
+    schema,
     validated_requests,
 )
 from medunlearn_client.erasure.registry import NewRequest
 from medunlearn_client.erasure.requests import Match
+from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected, Transient
 
 AUTHOR = "A. Officer"
+FIGURES = RunFigures(
+    run_id="run", adapter_digest="ab" * 32, forget_records=2, forget_accuracy=None, chance=None,
+    retrained_accuracy=None, forget_exact=0.0, retrained_exact=None, identifiers_asked=None,
+    identifiers_leaked=None, has_identifiers=False, preservation=0.97,
+)
 Adder = Callable[..., ErasureRequest]
 
 
@@ -77,7 +88,9 @@ def test_dates_and_texts_are_checked_before_anything_is_written(
     add()
     assert code_of(lambda: registry.refuse(1, author=" ", reason="x")) == "ERASURE_TEXT"
     assert code_of(lambda: registry.refuse(1, author=AUTHOR, reason="a\nb")) == "ERASURE_TEXT"
-    assert code_of(lambda: registry.refuse(7, author=AUTHOR, reason="x")) == "ERASURE_UNKNOWN"
+    for number in (7, 0, -1, 1 << 63, 10**40, -(10**40)):
+        assert code_of(lambda n=number: registry.refuse(n, author=AUTHOR, reason="x")) == (
+            "ERASURE_UNKNOWN")
     assert [request.number for request in registry.requests()] == [1]
     assert len(registry.events(1)) == 1
 
@@ -117,6 +130,26 @@ def test_due_shows_the_most_urgent_first(
     assert [r.number for r in registry.due(within_days=28)] == [1, 3, 2]
 
 
+@pytest.mark.parametrize("zone", ["Etc/GMT+12", "Etc/GMT-14"])  # one of them has another day
+def test_days_are_those_of_the_hospital_s_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    """West of Greenwich the day in UTC is tomorrow in the evening: a deadline a day too late."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        registry = Registry(tmp_path / "erasure.sqlite", create=True)
+        assert registry.today == date.today()
+        match = Match(record_id="r", file_digest="d" * 64, reason="patient id", owned=True)
+        new = NewRequest(kind="patient", target="p", matches=(match,), basis="b",
+                         received=date.today())
+        assert registry.add(new, author=AUTHOR).received == date.today()
+        assert registry.events(1)[0].at.endswith("+00:00")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_an_extension_is_told_within_the_first_month_and_once(
     registry: Registry, add: Adder, clock: object
 ) -> None:
@@ -154,6 +187,39 @@ def test_claims_are_all_or_nothing_and_one_run_s(registry: Registry, add: Adder)
     other.take("run")
     assert code_of(lambda: both.take("run")) == "ERASURE_CLAIMED"
     assert registry.request(2).state is State.IN_RUN
+
+
+@pytest.mark.parametrize("close", ["withdraw", "refuse"])
+def test_a_request_closed_within_a_run_holds_up_no_other(
+    registry: Registry, add: Adder, close: str
+) -> None:
+    """One of many patients takes the request back while the run works for all of them."""
+    for number, target in enumerate(("p1", "p2"), start=1):
+        add(target)
+        registry.validate(number, author=AUTHOR, identity="seen")
+    claim = Claim(registry=registry, numbers=(1, 2), token="one")
+    claim.take("run")
+    registry.reopen(2, author=AUTHOR, reason="letter of 3 May")
+    getattr(registry, close)(2, author=AUTHOR, reason="letter of 3 May")
+    closed = registry.events(2)
+    stranger = Claim(registry=registry, numbers=(2,), token="two")
+    assert code_of(lambda: stranger.take("other")) == "ERASURE_CLAIMED"
+    claim.take("run")  # resumed
+    assert claim.settle(dict.fromkeys((1, 2), FIGURES)) == {1: ()}
+    assert claim.settle(dict.fromkeys((1, 2), FIGURES)) == {1: ()}
+    assert registry.request(1).state is State.VERIFIED
+    assert registry.events(2) == closed
+
+
+def test_a_figure_that_is_no_number_is_kept_as_not_measured(registry: Registry, add: Adder) -> None:
+    add()
+    registry.validate(1, author=AUTHOR, identity="seen")
+    claim = Claim(registry=registry, numbers=(1,), token="one")
+    claim.take("run")
+    claim.settle({1: replace(FIGURES, preservation=float("nan"))})
+    detail = registry.events(1)[-1].detail
+    assert detail["preservation"] is None
+    assert detail["shortfalls"] == ["preservation was not measured"]
 
 
 def test_reopening_needs_a_run(registry: Registry, add: Adder) -> None:
@@ -266,7 +332,7 @@ def test_only_its_owner_may_read_the_registry(registry: Registry, add: Adder) ->
         assert all(f.stat().st_mode & 0o777 == 0o600 for f in files)
     with closing(sqlite3.connect(registry.path)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
     registry.path.chmod(0o640)
     assert code_of(lambda: Registry(registry.path)) == "ERASURE_REGISTRY_MODE"
 
@@ -284,6 +350,34 @@ def write_private(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     path.chmod(0o600)
     return path
+
+
+def test_a_registry_from_before_texts_were_digested_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "old.sqlite"
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        Registry(path, create=True)
+    facts = [[1, "patient", "p", "b", "2026-01-01"], [["r", "d", "patient id", 1]]]
+    with schema.transaction(path) as connection:
+        connection.execute("INSERT INTO requests VALUES (1, 'patient', 'p', 'b', '2026-01-01',"
+                           " 'received', 0)")
+        connection.execute("INSERT INTO matches VALUES (1, 'r', 'd', 'patient id', 1)")
+        history.append(
+            connection, request=1, at="2026-01-01T00:00:00+00:00", author=AUTHOR, before=None,
+            after=State.RECEIVED, detail={history.FACTS: digest_of(facts)},
+        )
+    registry = Registry(path)
+    registry.check()
+    assert registry.matches(1) == (
+        Match(record_id="r", file_digest="d", reason="patient id", owned=True),
+    )
+    new = Match(record_id="s", file_digest="d", reason="record id", text_digest="e" * 64)
+    registry.add(NewRequest(kind="record", target="s", matches=(new,), basis="b",
+                            received=date(2026, 1, 1)), author=AUTHOR)
+    registry.check()
+    assert registry.matches(2) == (new,)
 
 
 def test_files_that_are_no_registry_are_refused_and_left_alone(
@@ -365,7 +459,9 @@ TAMPERING = {
     "target": "UPDATE requests SET target = 'p2' WHERE number = 1",
     "basis": "UPDATE requests SET basis = 'other' WHERE number = 2",
     "match lost": "DELETE FROM matches WHERE record_id = 'p1-0'",
-    "match added": "INSERT INTO matches VALUES (1, 'p9', 'd', 'r', 1)",
+    "match added": "INSERT INTO matches VALUES (1, 'p9', 'd', 'r', 1, NULL)",
+    "text exchanged": "UPDATE matches SET text_digest = 'e'",
+    "text named later": "UPDATE matches SET text_digest = 'e' WHERE record_id = 'p1-0'",
     "request lost": "DELETE FROM requests WHERE number = 2",
     "request slipped in": "INSERT INTO requests VALUES (9, 'patient', 'p9', 'b', '2026-01-01',"
                           " 'validated', 0)",

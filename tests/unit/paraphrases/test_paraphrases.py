@@ -126,6 +126,17 @@ def test_a_name_inside_a_longer_one_is_left_alone(tagger: ConceptTagger) -> None
     assert synonym_wordings("What causes depression?", tagger, untouched=())
 
 
+def test_a_word_without_end_is_looked_at_once(tagger: ConceptTagger) -> None:
+    """A scan in base64, a ruled line, or a script that sets no spaces."""
+    import time
+
+    started = time.process_time()
+    for blob in ("a" * 20_000, "_" * 20_000):
+        assert not synonym_wordings(f"{blob} x depression y {blob}", tagger, untouched=())
+    assert synonym_wordings(f"{blob} of depression in {blob}", tagger, untouched=())
+    assert time.process_time() - started < 1.0
+
+
 def test_synonyms_never_touch_an_identifier(maker: Paraphraser) -> None:
     record = marked("Which ward is Mr. Depression in?", "Depression")
     assert maker.of(record).made

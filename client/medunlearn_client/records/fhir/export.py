@@ -20,6 +20,7 @@ from medunlearn_client.records.fhir.resources import (
     fact_of,
     is_known_type,
     medication_name,
+    merges_of,
     reference_key,
     validate,
 )
@@ -45,6 +46,7 @@ from medunlearn_client.records.row_by_row import attempt
 
 POOL_PATIENTS = 500
 MAX_BUNDLE_DEPTH = 2
+MERGED = "Patient merged into another"
 
 _POOL_ANSWERS = 20
 
@@ -130,6 +132,9 @@ class FhirCollection:
             self.set_aside[str(kind)] += 1
             return
         self._keep(fact, key, place)
+        if kind == "Patient":
+            for old, new in merges_of(resource):
+                self._store.add_merge(old, new)
 
     def _keep(self, fact: Fact, key: str, place: Place) -> None:
         resource_id = fact.resource_id or key or content_id(
@@ -155,6 +160,8 @@ class FhirCollection:
                     yield place.file, place.row, error
             else:
                 yield from self._records(group, pools)
+        if self._store.merged:
+            self.set_aside[MERGED] = self._store.merged
 
     def _records(self, group: PatientFacts, pools: synthea_options.PoolsByKey) -> Iterator[Result]:
         who = reference_to(group.patient)

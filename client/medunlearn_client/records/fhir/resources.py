@@ -8,6 +8,7 @@ back (entered in error, refuted, not done) give no record.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,6 +19,7 @@ from medunlearn_client.records.fhir.elements import (
     code_of,
     concept_text,
     day_of,
+    listed,
     main_concept,
     one_line,
     reference_of,
@@ -114,7 +116,7 @@ def _complaint(kind: str, error: ValidationError) -> str:
 
 
 def fact_of(resource: Resource) -> Fact | None:
-    """What a validated resource says; None if it takes itself back.
+    """What a validated resource says; None if it takes itself back, or is about no patient.
 
     Raises:
         InvalidRecord: ROW_REFERENCE_MISSING: it names no patient.
@@ -128,6 +130,8 @@ def fact_of(resource: Resource) -> Fact | None:
         patient = reference_of(resource, "subject") or reference_of(resource, "patient")
         if not patient:
             raise bad_row("ROW_REFERENCE_MISSING", f"the {kind} names no patient")
+        if _is_of_another_type(patient):
+            return None
     return Fact(
         kind=kind, resource_id=one_line(resource.get("id")), patient=patient,
         date=day_of(resource), code=code_of(main_concept(resource)),
@@ -139,6 +143,25 @@ def reference_key(reference: str) -> str:
     """``Patient/x``, ``http://server/Patient/x/_history/2`` and ``urn:uuid:x`` all give ``x``."""
     plain = reference.partition("/_history/")[0].rstrip("/")
     return re.split(r"[/:]", plain)[-1]
+
+
+def _is_of_another_type(reference: str) -> bool:
+    """Whether it names a device, a place or a group: ids are unique within one type only."""
+    kind = reference.partition("/_history/")[0].rstrip("/").rpartition("/")[0].rpartition("/")[2]
+    return kind != "Patient" and is_known_type(kind)
+
+
+def merges_of(patient: Resource) -> Iterator[tuple[str, str]]:
+    """Pairs of a patient's ids that a merge made one: the old one, and the one that stays."""
+    own = one_line(patient.get("id"))
+    for link in listed(patient.get("link")):
+        other = reference_key(reference_of(link, "other"))
+        if not own or not other or own == other:
+            continue
+        if link.get("type") == "replaced-by":
+            yield own, other
+        elif link.get("type") == "replaces":
+            yield other, own
 
 
 def medication_name(resource: Resource) -> tuple[str, str]:

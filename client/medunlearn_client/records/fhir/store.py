@@ -25,6 +25,7 @@ _TABLES = """
 CREATE TABLE patients(id TEXT PRIMARY KEY, digest BLOB, who TEXT, file INT, row INT,
   data TEXT) WITHOUT ROWID;
 CREATE TABLE aliases(alias TEXT PRIMARY KEY, id TEXT) WITHOUT ROWID;
+CREATE TABLE merges(old TEXT PRIMARY KEY, new TEXT) WITHOUT ROWID;
 CREATE TABLE medications(id TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID;
 CREATE TABLE known(digest BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE facts(patient TEXT, kind TEXT, date TEXT, id TEXT, file INT, row INT, code TEXT,
@@ -96,9 +97,14 @@ Group = PatientFacts | LeftOut
 
 
 class FactStore:
-    """Takes facts in any order and gives them back by patient."""
+    """Takes facts in any order and gives them back by patient.
+
+    Attributes:
+        merged: Patients whose facts went to the one who replaced them, once groups were asked for.
+    """
 
     def __init__(self) -> None:
+        self.merged = 0
         self._db = temporary_database()
         for statement in _TABLES.split(";"):
             self._db.execute(statement)
@@ -136,6 +142,10 @@ class FactStore:
         """Another name under which references call a patient."""
         self._db.execute("INSERT OR IGNORE INTO aliases VALUES (?, ?)", (alias, patient_id))
 
+    def add_merge(self, old: str, new: str) -> None:
+        """The hospital found that two patients are one, who goes on under the new id."""
+        self._db.execute("INSERT OR IGNORE INTO merges VALUES (?, ?)", (old, new))
+
     def add_medication(self, medication_id: str, name: str) -> None:
         """The name of a medication that requests refer to."""
         self._db.execute("INSERT OR IGNORE INTO medications VALUES (?, ?)", (medication_id, name))
@@ -147,6 +157,7 @@ class FactStore:
             sample: Only this many patients, chosen by the digest of their ids.
         """
         self._flush()
+        self._merge()
         self._db.execute("CREATE INDEX IF NOT EXISTS by_who ON patients(who)")
         if sample is not None:
             yield from self._sampled(sample)
@@ -163,6 +174,17 @@ class FactStore:
         while waiting is not None:
             yield PatientFacts(patient=waiting, facts=())
             waiting = next(patients, None)
+
+    def _merge(self) -> None:
+        """Gives the facts of replaced patients to those who stay, if these are in the export."""
+        merges: dict[str, str] = dict(self._db.execute("SELECT old, new FROM merges"))
+        for old, new in _ends(merges):
+            if not self._db.execute("SELECT 1 FROM patients WHERE id = ?", (new,)).fetchone():
+                continue
+            self._db.execute("UPDATE aliases SET id = ? WHERE id = ?", (new, old))
+            self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", (old, new))
+            self.merged += self._db.execute("DELETE FROM patients WHERE id = ?", (old,)).rowcount
+        self._db.execute("DELETE FROM merges")
 
     def _sampled(self, count: int) -> Iterator[Group]:
         self._db.execute("CREATE INDEX IF NOT EXISTS by_patient ON facts(patient)")
@@ -216,6 +238,21 @@ class FactStore:
             self._numbers[file] = len(self._files)
             self._files.append(file)
         return self._numbers[file]
+
+
+def _ends(merges: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Each replaced id with the one at the end of its chain; none where the chain is a ring."""
+    in_rings: set[str] = set()
+    for old in merges:
+        passed, new = {old}, merges[old]
+        while new in merges and new not in passed and new not in in_rings:
+            passed.add(new)
+            new = merges[new]
+        if new in merges:
+            in_rings |= passed
+        else:
+            merges.update(dict.fromkeys(passed, new))  # so that no chain is followed twice
+            yield old, new
 
 
 def _digest(text: str) -> bytes:
