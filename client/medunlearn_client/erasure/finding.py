@@ -40,6 +40,7 @@ LIKE_PATIENT_ID = "patient id in other spelling (case, leading zeros, separators
 LIKE_IDENTIFIER = "identifier in other spelling (leading zeros, separators)"
 LIKE_TEXT = "the same words under another id"
 LIKE_NAME = "name without that birth date"
+NO_PATIENT = "no patient id, in data in which others have one"
 MIN_IDENTIFIER, MIN_NAME, MIN_BIRTH_DATE = 4, 2, 6
 
 Tagger = Callable[[str], bool]
@@ -260,13 +261,17 @@ def _near(
 ) -> dict[str, int]:
     """Records that are no part of the request and may yet be the patient's, by reason."""
     ids = {core(known) for known in (wanted.patient_id, owner) if known is not None}
-    others = (
-        record for _, _, record in located
-        if record.record_id not in direct and (record.patient_id is None
-                                               or record.patient_id != owner)
-    )
-    reasons = (_likeness(wanted, record, ids, owner) for record in others)
-    return dict(Counter(reason for reason in reasons if reason is not None).most_common())
+    of_patients = {digest for _, digest, record in located if record.patient_id is not None}
+    reasons: Counter[str] = Counter()
+    for _, digest, record in located:
+        if record.record_id in direct or (owner is not None and record.patient_id == owner):
+            continue
+        reason = _likeness(wanted, record, ids, owner)
+        if reason is None and record.patient_id is None and digest in of_patients:
+            reason = NO_PATIENT
+        if reason is not None:
+            reasons[reason] += 1
+    return dict(reasons.most_common())
 
 
 def _likeness(
