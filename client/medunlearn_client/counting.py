@@ -80,6 +80,7 @@ def counts_release(
             "raise privacy.evaluation_share, or set it to 0",
         )
     limits = ScoringLimits(max_batch_tokens=max_batch_tokens)
+    codec = count_codec(max_sites=mechanism.max_sites)
     totals: list[StepVector] = []
     for name, population in populations:
         drawn = poisson_sample(
@@ -94,8 +95,8 @@ def counts_release(
         noise = discrete_gaussian(
             KeyStream(key(f"{name}/noise")), sigma_steps=width, count=len(CELLS)
         )
-        totals.append(cells_of(*answered) * COUNT_STEPS + noise)
-    codec = count_codec(max_sites=mechanism.max_sites)
+        cells = cells_of(*answered) * COUNT_STEPS
+        totals.append((codec.within(cells, noise_steps=width) if width > 0.0 else cells) + noise)
     words = codec.to_ring(np.concatenate(totals), private=mechanism.sigma > 0.0)
     return words.astype(WIRE_DTYPE).tobytes()
 

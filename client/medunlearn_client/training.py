@@ -16,6 +16,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -195,14 +196,17 @@ def _optimizer(
     mechanism: SumMechanism, length: int, *, clip: float, noise_stream: KeyStream
 ) -> tuple[RingDPOptimizer, Any]:
     parameter: Any = torch.nn.Parameter(torch.zeros(length, dtype=torch.float64))
+    codec = mechanism.codec
     noise_l2 = mechanism.sigma * mechanism.clip_l2 * mechanism.noise_share
+    noise_steps = noise_l2 / codec.wire_step
     optimizer = RingDPOptimizer(
         parameter,
         noise_multiplier=mechanism.sigma,
         clip_steps=clip,
-        noise_steps=noise_l2 / mechanism.codec.wire_step,
+        noise_steps=noise_steps,
         stream=noise_stream,
-        coarsen=mechanism.codec.coarsening != 1,
+        coarsen=codec.coarsening != 1,
+        within=partial(codec.within, noise_steps=noise_steps) if noise_steps > 0.0 else None,
     )
     return optimizer, parameter
 
