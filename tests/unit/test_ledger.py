@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -82,6 +83,22 @@ def test_patient_runs_cost_records_at_half_the_noise(tmp_path: Path) -> None:
     charge(ledger, "run", "vote", unit="patient", sigma=4.0)
     assert ledger.cumulative_epsilon(unit="patient", delta=1e-5) == 0.25
     assert ledger.cumulative_epsilon(unit="record", delta=1e-5) == 0.5
+
+
+def test_who_is_kept_in_one_run_and_forgotten_in_the_next_cannot_pay_once_for_both(
+    tmp_path: Path
+) -> None:
+    """A coordinator that asks all retained units in one run and all forgotten ones in the next
+    asks twice about whoever withdrew in between, though no set is ever asked twice."""
+    ledger = PrivacyLedger(tmp_path / "ledger.db")
+    for run, forget, retain in (("first", 0.01, 1.0), ("second", 1.0, 0.01)):
+        ledger.charge(
+            run_id=run, release="round-0", request_digest="r", budget=BUDGET,
+            mechanism=Mechanism(sigma=4.0, forget_rate=forget, retain_rate=retain, count=1),
+        )
+    both = epsilon_of((replace(mechanism(4.0), count=2),), delta=1e-5)
+    assert ledger.cumulative_epsilon(unit="record", delta=1e-5) == both
+    assert ledger.epsilon(run_id="first", delta=1e-5) < both  # within a run nobody changes sides
 
 
 def test_a_run_without_noise_spends_without_bound(tmp_path: Path) -> None:
