@@ -306,6 +306,28 @@ def test_a_run_does_not_go_on_with_other_records(
     assert new.kind == READY
 
 
+def test_another_run_of_the_plan_does_not_slip_its_records_under_a_run_under_way(
+    folder: Path, plan: RunPlan
+) -> None:
+    """The hospital forgets more from now on, and a coordinator begins a second run of the plan: in
+    the first one a unit would be retained in some rounds and forgotten in others, charged once."""
+    first = open_hospital(folder, RuntimeOptions(runner="memory"))
+    layout = ready(first, plan)
+    support = small_support(layout)
+    assert first.handle(step_message(plan, layout, support)).kind == STEP
+    file, config = folder / "site.json", json.loads((folder / "site.json").read_text())
+    file.write_text(json.dumps(config | {"forget": {"subjects": ["Surgery"], "records": ["q9"]}}))
+    again = open_hospital(folder, RuntimeOptions(runner="memory"))
+    another = ready_message(plan)
+    assert again.handle(
+        Message(kind=READY, fields={**another.fields, "run_id": "another"})).kind == READY
+    later = step_message(plan, layout, support, round_index=1)
+    assert code(again.handle(later)) == "DATA_CHANGED"
+    assert PrivacyLedger(folder / "ledger.db").releases(run_id="run") == 1
+    file.write_text(json.dumps(config))
+    assert open_hospital(folder, RuntimeOptions(runner="memory")).handle(later).kind == STEP
+
+
 def test_the_support_of_another_run_of_the_plan_is_asked_for_anew(
     folder: Path, plan: RunPlan
 ) -> None:
