@@ -13,7 +13,8 @@ import pytest
 from medunlearn_client import hospital as hospital_module
 from medunlearn_client.hospital import Hospital, open_hospital
 from medunlearn_client.run_rules import records_digest
-from medunlearn_client.site_config import read_site_config
+from medunlearn_client.site_config import SiteConfig, read_site_config, site_template
+from medunlearn_client.workbench import own_records
 from medunlearn_common.accounting import Mechanism
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.frozen import A_FILE, write_frozen
@@ -454,6 +455,65 @@ def test_bad_site_files_are_named(tmp_path: Path, text: str | None, expected: st
         (tmp_path / "site.json").write_text(text)
     with pytest.raises(Misconfigured, match=expected):
         read_site_config(tmp_path)
+
+
+# -- a hospital of its own, as `medunlearn hospital init` makes it -------------------------------
+
+
+def own_hospital(
+    folder: Path, model: Path, rows: list[str], forget: ForgetSection | None = None
+) -> SiteConfig:
+    folder.mkdir()
+    (folder / "records.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (folder / "site.toml").write_text(site_template(
+        "clinic", model_folder=str(model), forget=forget,
+        data=DataSection(files=(str(folder / "records.jsonl"),)),
+    ), encoding="utf-8")
+    return read_site_config(folder)
+
+
+def test_one_record_that_comes_or_goes_changes_no_other_records_part(
+    tmp_path: Path, plan: RunPlan, tiny_model_folder: Path, question_file: Path
+) -> None:
+    """A share held out by a draw over all records is drawn anew with each record more: where the
+    noise covers one record's clip, a tenth of them would move."""
+    rows = question_file.read_text("utf-8").splitlines()
+    parts = []
+    for name, kept in (("all", rows), ("fewer", rows[:-1])):
+        config = own_hospital(tmp_path / name, tiny_model_folder, kept,
+                              ForgetSection(subjects=("Surgery",)))
+        found = own_records(config, plan, plan.concepts)
+        parts.append({("forget", r.record_id) for r in found.forget}
+                     | {("retain", r.record_id) for r in found.retain})
+    assert len(parts[0] ^ parts[1]) == 1 and len(parts[0]) == len(rows)
+
+
+@pytest.mark.parametrize("attack", ["nothing to forget", "no such subject", "more than is kept"])
+def test_no_refusal_tells_how_much_a_hospital_forgets(
+    tmp_path: Path, plan: RunPlan, tiny_model_folder: Path, question_file: Path, attack: str
+) -> None:
+    """A code is no noised count: it would say of one record whether it is there."""
+    rows = question_file.read_text("utf-8").splitlines()
+    forget, kept = {
+        "nothing to forget": (None, rows),
+        "no such subject": (ForgetSection(subjects=("Surgery",)), rows[4:]),
+        "more than is kept": (ForgetSection(subjects=("Surgery",)), rows[:5]),
+    }[attack]
+    own_hospital(tmp_path / "clinic", tiny_model_folder, kept, forget)
+    site = open_hospital(tmp_path / "clinic", RuntimeOptions(runner="memory"))
+    layout = ready(site, plan)
+    answer = site.handle(step_message(plan, layout, small_support(layout)))
+    assert answer.kind == STEP, answer.fields
+
+
+def test_a_hospital_forgets_who_asked_and_not_a_share_that_is_drawn(
+    tmp_path: Path, plan: RunPlan, tiny_model_folder: Path, question_file: Path
+) -> None:
+    rows = question_file.read_text("utf-8").splitlines()
+    config = own_hospital(tmp_path / "clinic", tiny_model_folder, rows,
+                          ForgetSection(patient_fraction=0.5))
+    with pytest.raises(Misconfigured, match="FORGET_DRAWN"):
+        own_records(config, plan, plan.concepts)
 
 
 def test_a_closed_release_is_never_answered_with_fresh_noise(
