@@ -12,11 +12,12 @@ import pytest
 from trust_lab import CODE, NOW, PLAN, SITES, Lab, key, same, small_plan, store
 
 from medunlearn_client.policy import FederationLimits, KnownDigests, PrivacyLimits, SitePolicy
-from medunlearn_common.envelope import SEALED, open_envelope, seal
+from medunlearn_common.envelope import HELLO, SEALED, open_envelope, seal
 from medunlearn_common.envelope.sealing import content_bytes
 from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.messages import ERROR, READY, STEP, Message
+from medunlearn_common.offer import plan_text
 from medunlearn_common.plan.sections import Section
 
 
@@ -335,6 +336,31 @@ def test_a_site_that_answers_in_the_name_of_another(tmp_path: Path) -> None:
     lab.ready()
     lab.inside["site-1"].site_id = "site-2"
     assert lab.step(0)["site-1"] == "SITE_MISMATCH"
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_site_that_greets_by_anothers_name_keeps_nobody_out_and_stops_no_run(
+    tmp_path: Path, first: bool
+) -> None:
+    """A greeting is not signed: it addresses, and what proves it is the answer to READY."""
+    lab = Lab(tmp_path)
+
+    def lie(address: str, message: Message) -> Message:
+        if address == "site-1" and message.kind == HELLO:
+            return replace(message, fields={**message.fields, "site_id": "site-2"})
+        return message
+
+    lab.wire.change_answer = lie
+    request = Message(kind=READY, fields={
+        "run_id": lab.run_id, "plan": plan_text(lab.plan), "plan_digest": lab.plan.digest,
+        "round": 0})
+    if first:
+        assert not isinstance(
+            lab.transport.exchange({"site-1": request}, deadline_s=1.0)["site-1"], Message)
+    found = lab.ready()
+    assert {a for a, reply in found.items() if isinstance(reply, Message)} == {"site-0", "site-2"}
+    assert lab.inside["site-1"].asked == []
+    assert isinstance(lab.step(0)["site-2"], Message)
 
 
 def test_planted_secrets_appear_in_no_log_error_or_repr(
