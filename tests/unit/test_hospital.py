@@ -24,7 +24,7 @@ from medunlearn_common.messages import ERROR, FINISH, READY, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions, plan_from_text
 from medunlearn_common.plan.public_files import by_digest
 from medunlearn_common.plan.sections import DataSection, ForgetSection
-from medunlearn_common.ring import RingCodec
+from medunlearn_common.ring import NOISE_STEPS, RingCodec
 from medunlearn_common.support import Support, planned_random_support, random_support
 
 PLAN = """
@@ -553,6 +553,26 @@ def test_a_sum_beyond_the_ring_is_answered_once_like_any_other(
     answers = [hospital.handle(asked) for _ in range(5)]
     assert {answer.kind for answer in answers} == {STEP}
     assert len({answer.payload for answer in answers}) == 1
+
+
+@pytest.mark.parametrize("clip", [1e-310, 1e-308, 1e-300, 1e-30])
+def test_a_clip_too_small_for_floats_does_not_make_one_unit_outweigh_the_noise(
+    folder: Path, plan: RunPlan, clip: float
+) -> None:
+    """In steps of such a clip a gradient is infinite, and infinity times the factor that clips it
+    no number: one unit would turn a coordinate over, and show through any noise."""
+    tiny = changed(plan, privacy={"vote_clip_l2": clip})
+    hospital = open_hospital(folder, RuntimeOptions(runner="memory"))
+    layout = ready(hospital, tiny)
+    sigma = 8.0
+    answer = hospital.handle(Message(kind=VOTE, fields={
+        "run_id": "run", "plan_digest": tiny.digest, "layout_digest": layout.digest,
+        "sigma": sigma,
+    }))
+    assert answer.kind == VOTE, answer.fields
+    words = np.frombuffer(answer.payload, dtype="<u4").astype(np.uint32).view(np.int32)
+    units, noise = 12, NOISE_STEPS / np.sqrt(2)  # of the guaranteed sites
+    assert np.abs(words.astype(np.int64)).max() < units * NOISE_STEPS / sigma + 6.0 * noise
 
 
 def test_racing_requests_let_only_one_answer_out(folder: Path) -> None:
