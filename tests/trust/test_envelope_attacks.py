@@ -12,6 +12,7 @@ import pytest
 from trust_lab import CODE, NOW, PLAN, SITES, Lab, key, same, small_plan, store
 
 from medunlearn_client.policy import FederationLimits, KnownDigests, PrivacyLimits, SitePolicy
+from medunlearn_common.accounting import Mechanism, epsilon_of
 from medunlearn_common.envelope import HELLO, SEALED, open_envelope, seal
 from medunlearn_common.envelope.sealing import content_bytes
 from medunlearn_common.errors import MedunlearnError, Rejected
@@ -294,6 +295,18 @@ def test_a_request_with_less_noise_than_the_site_asks(tmp_path: Path, sigma: flo
     lab.ready()
     assert same(lab.step(0, sigma=sigma), "POLICY_SIGMA")
     assert [m.kind for m in lab.inside["site-0"].asked] == [READY]
+
+
+def test_a_plan_that_draws_seldom_and_shows_who_is_drawn(tmp_path: Path) -> None:
+    """Within (0.01, 1e-4): with a chance below delta a unit is drawn, and then hardly noised. Run
+    after run, each of next to no epsilon, it would show one record in ten thousand."""
+    plan = small_plan(privacy={"epsilon": 0.01, "delta": 1e-4, "forget_rate": 9e-5,
+                               "retain_rate": 9e-5, "evaluation_share": 0.0})
+    shown = Mechanism(sigma=0.05, forget_rate=9e-5, retain_rate=9e-5, count=1)
+    assert epsilon_of((shown,), delta=1e-4) < 0.01
+    lab = Lab(tmp_path, plan=plan)
+    assert same(lab.ready(), "")
+    assert same(lab.step(0, sigma=0.05), "POLICY_SIGMA")
 
 
 def test_an_update_called_public_needs_the_sites_noise_all_the_same(tmp_path: Path) -> None:
