@@ -9,7 +9,7 @@ import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
-from math import inf
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -110,6 +110,15 @@ def test_a_run_without_noise_spends_without_bound(tmp_path: Path) -> None:
     assert ledger.cumulative_epsilon(unit="record", delta=1e-5) == inf
     with pytest.raises(BudgetExceeded):
         charge(ledger, "other", "vote")
+
+
+def test_an_epsilon_that_is_no_number_passes_no_budget(tmp_path: Path) -> None:
+    """A coordinator looks for noise and rates at which an accountant breaks."""
+    for site in (None, SiteBudget(epsilon=1e6, delta=1e-5, unit="record")):
+        ledger = PrivacyLedger(tmp_path / f"{site is None}.db", site_budget=site,
+                               accountant=lambda mechanisms, delta: nan)
+        with pytest.raises(BudgetExceeded):
+            charge(ledger, "run", "vote", budget=BUDGET if site is None else None)
 
 
 def test_an_answer_to_what_was_never_charged_is_refused(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def refuse_over_run_budget(
         BudgetExceeded: PRIVACY_BUDGET.
     """
     epsilon = run_epsilon(charges, delta=budget.delta, accountant=accountant)
-    if epsilon > budget.epsilon + _TOLERANCE:
+    if not epsilon <= budget.epsilon + _TOLERANCE:  # NaN passes no budget
         raise BudgetExceeded(
             "PRIVACY_BUDGET",
             f"{charges[-1].release} would raise epsilon to {epsilon:.3f}, over the budget "
@@ -146,7 +146,7 @@ def refuse_over_site_budget(
     epsilon = cumulative_epsilon(
         charges, unit=budget.unit, delta=budget.delta, accountant=accountant
     )
-    if epsilon > budget.epsilon + _TOLERANCE:
+    if not epsilon <= budget.epsilon + _TOLERANCE:  # NaN passes no budget
         shown = "without bound" if epsilon == inf else f"{epsilon:.3f}"
         raise BudgetExceeded(
             "PRIVACY_SITE_BUDGET",
