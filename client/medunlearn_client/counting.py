@@ -1,14 +1,19 @@
 """What a site counts on its own records at the end of a run, and on public canaries.
 
 A unit is asked before (adapter off: B = 0) and after (the candidate). A record counts as
-answered if its right option alone ranks first, or, without options, if greedy decoding writes
-its answer; a patient, if at least half of the patient's records are.
+answered if its right option alone ranks first, or, without options of its own, if greedy decoding
+writes its answer; a patient, if at least half of the patient's records are. A record that the model
+cannot read, or has no finite figure for, is not answered.
+
+Guarantees:
+    Whether a unit is answered depends on its own records, the model and the adapter only, and no
+    record decides whether the counts are given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, log
 
 import numpy as np
@@ -23,6 +28,7 @@ from medunlearn_client.evaluation.scored_model import ScoredModel, device_of
 from medunlearn_client.evaluation.scoring import ScoringLimits
 from medunlearn_client.noise import MAX_SIGMA_STEPS, discrete_gaussian, poisson_sample
 from medunlearn_client.records import Record
+from medunlearn_client.trust import has_own_options
 from medunlearn_common.canaries import MICRO_NATS
 from medunlearn_common.counting import CELLS, COUNT_STEPS, cells_of, count_codec
 from medunlearn_common.entropy import KeyStream
@@ -80,6 +86,7 @@ def counts_release(
             "raise privacy.evaluation_share, or set it to 0",
         )
     limits = ScoringLimits(max_batch_tokens=max_batch_tokens)
+    codec = count_codec(max_sites=mechanism.max_sites)
     totals: list[StepVector] = []
     for name, population in populations:
         drawn = poisson_sample(
@@ -94,8 +101,8 @@ def counts_release(
         noise = discrete_gaussian(
             KeyStream(key(f"{name}/noise")), sigma_steps=width, count=len(CELLS)
         )
-        totals.append(cells_of(*answered) * COUNT_STEPS + noise)
-    codec = count_codec(max_sites=mechanism.max_sites)
+        cells = cells_of(*answered) * COUNT_STEPS
+        totals.append((codec.within(cells, noise_steps=width) if width > 0.0 else cells) + noise)
     words = codec.to_ring(np.concatenate(totals), private=mechanism.sigma > 0.0)
     return words.astype(WIRE_DTYPE).tobytes()
 
@@ -107,10 +114,17 @@ def _answered(
     """Whether each unit is answered now, shape ``(len(units),)``."""
     if not units:
         return np.zeros(0, dtype=bool)
-    wanted = [records[position] for unit in units for position in unit]
-    outcomes = accuracy_table(score_records(scored, wanted, seed=seed, limits=limits)).outcomes
+    wanted = [_alone(records[position]) for unit in units for position in unit]
+    outcomes = accuracy_table(
+        score_records(scored, wanted, seed=seed, limits=limits, refuse=False)
+    ).outcomes
     hits = iter([o.exact if o.ranked is None else o.ranked >= 1.0 for o in outcomes])
     return np.array([2 * sum(next(hits) for _ in unit) >= len(unit) for unit in units])
+
+
+def _alone(record: Record) -> Record:
+    """The record without what others lend it: a patient's wrong options are others' answers."""
+    return record if has_own_options(record) else replace(record, options=(), answer_index=None)
 
 
 def canary_release(scored: ScoredModel, switch: SwitchTo, texts: Sequence[str]) -> bytes:

@@ -5,11 +5,13 @@ steps, the accountant's hook). Two of its steps are replaced, because torch's ge
 not cryptographic and floating-point noise leaks through its low bits: the clipped gradient
 of each unit is rounded to whole steps before it is summed, and the noise is a discrete
 Gaussian from a ChaCha20 keystream. Where the ring is coarser than these steps, the sum is
-rounded to it under a random dither before the noise is added.
+rounded to it under a random dither before the noise is added; where it is too long for the
+ring, it is clamped before the noise is added.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processe
 
 from medunlearn_client.noise import discrete_gaussian
 from medunlearn_common.entropy import KeyStream
-from medunlearn_common.ring import COARSENING, coarsened
+from medunlearn_common.ring import COARSENING, StepVector, coarsened
 
 
 class RingDPOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -39,11 +41,14 @@ class RingDPOptimizer(DPOptimizer):  # type: ignore[misc]
         noise_steps: Standard deviation that this site adds, in steps on the wire.
         stream: Keystream for dither and noise, used for nothing else.
         coarsen: The wire's steps are ``COARSENING`` of those of the records' sum.
+        within: Clamps the sum, in steps on the wire, to what leaves room for its noise; it may
+            move no two sums farther apart. None leaves every sum as it is.
     """
 
     def __init__(
         self, parameter: torch.nn.Parameter, *, noise_multiplier: float, clip_steps: float,
         noise_steps: float, stream: KeyStream, coarsen: bool = False,
+        within: Callable[[StepVector], StepVector] | None = None,
     ) -> None:
         super().__init__(
             torch.optim.SGD([parameter], lr=0.0),
@@ -53,6 +58,7 @@ class RingDPOptimizer(DPOptimizer):  # type: ignore[misc]
         self._noise_steps = noise_steps
         self._stream = stream
         self._coarsen = coarsen
+        self._within = within
 
     def clip_and_accumulate(self) -> None:
         """Scale each unit to the clip, round it to whole steps and add it to the sum."""
@@ -69,7 +75,7 @@ class RingDPOptimizer(DPOptimizer):  # type: ignore[misc]
             _mark_as_processed(parameter.grad_sample)
 
     def add_noise(self) -> None:
-        """Coarsen the sum where the wire is coarser, and add the discrete Gaussian.
+        """Coarsen the sum where the wire is coarser, clamp it, and add the discrete Gaussian.
 
         ``parameter.grad`` then holds integers, in steps on the wire.
         """
@@ -79,6 +85,8 @@ class RingDPOptimizer(DPOptimizer):  # type: ignore[misc]
             if self._coarsen:
                 drawn = self._stream.words(total.size) % np.uint64(COARSENING)
                 total = coarsened(total, drawn.astype(np.int64))
+            if self._within is not None:
+                total = self._within(total)
             total += discrete_gaussian(
                 self._stream, sigma_steps=self._noise_steps, count=total.size
             )

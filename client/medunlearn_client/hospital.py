@@ -269,8 +269,10 @@ class Hospital:
 
     def _bench_for(self, message: Message) -> Workbench:
         """The open plan that the request names; after a restart it is read from disk."""
-        digest = message.text("plan_digest")
-        if self._bench is None or self._bench.plan.digest != digest:
+        digest, run_id = message.text("plan_digest"), message.text("run_id")
+        if self._bench is None or self._bench.plan.digest != digest or (
+            not self._began_with_opened(run_id)
+        ):
             path = self._plan_path(digest)
             if not path.is_file():
                 raise Rejected(
@@ -278,7 +280,7 @@ class Hospital:
                     "start the run with READY",
                 )
             plan = RunPlan.model_validate_json(path.read_bytes())
-            self._require_as_accepted(self._open(plan, run_id=message.text("run_id")))
+            self._require_as_accepted(self._open(plan, run_id=run_id))
         if self._bench is None:
             raise RuntimeError("no plan is open")
         if message.fields.get("layout_digest", self._bench.layout.digest) != (
@@ -322,12 +324,21 @@ class Hospital:
             self._opened = opened
         return self._bench
 
+    def _records_path(self, run_id: str) -> Path:
+        return self._folder / "runs" / f"{digest_of(run_id)}.records"
+
+    def _began_with_opened(self, run_id: str) -> bool:
+        """Whether a run began with the records that are open: another run of the same plan may
+        have opened others since."""
+        path = self._records_path(run_id)
+        return path.is_file() and path.read_text("ascii") == self._opened[1]
+
     def _require_same_records(self, digest: str, *, run_id: str) -> None:
         """Refuse to go on with a run on other records than it began with.
 
         What was forgotten so far and what the ledger was charged for belong to the first ones.
         """
-        path = self._folder / "runs" / f"{digest_of(run_id)}.records"
+        path = self._records_path(run_id)
         if not path.is_file():
             write_atomically(path, digest.encode("ascii"))
         elif path.read_text("ascii") != digest:

@@ -8,25 +8,21 @@ has 64 bits of mantissa (x86-64), and about 2^-48 where it is an ordinary double
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from medunlearn_common.entropy import KeyStream
-from medunlearn_common.ring import StepVector
+from medunlearn_common.ring import StepVector, noise_reach
 
-# Beyond 12 standard deviations less than 2^-100 of the mass is left, below the table's
-# 64-bit resolution.
-_TAIL_SIGMAS = 12.0
 MAX_SIGMA_STEPS = 1 << 20
 
 
 @lru_cache(maxsize=8)
 def _cumulative_table(sigma_steps: float) -> npt.NDArray[np.uint64]:
     """Thresholds t with P(X <= x) = t[x + m] / 2^64 for x = -m ... m - 1."""
-    reach = max(1, math.ceil(_TAIL_SIGMAS * sigma_steps))
+    reach = noise_reach(sigma_steps)
     positions = np.arange(-reach, reach + 1, dtype=np.longdouble)
     mass = np.exp(-(positions**2) / (2 * np.longdouble(sigma_steps) ** 2))
     cumulative = np.cumsum(mass / mass.sum())[:-1]
@@ -45,7 +41,7 @@ def discrete_gaussian(stream: KeyStream, *, sigma_steps: float, count: int) -> S
         count: Number of draws.
 
     Returns:
-        int64, shape ``(count,)``.
+        int64, shape ``(count,)``, none longer than :func:`~medunlearn_common.ring.noise_reach`.
 
     Raises:
         ValueError: If the width is negative, not finite or above 2^20 steps.

@@ -38,7 +38,9 @@ class PrivacyLimits(Section):
     allow_no_noise: bool = Field(
         False, description="accept plans without noise, which protect nobody: experiments only")
     min_sigma: Amount = Field(
-        0.0, description="least noise multiplier that a request may name, where there is noise")
+        0.3, description="least noise multiplier that a request may name, where there is noise: "
+        "what protects a unit that is drawn, however seldom a plan draws (delta allows showing "
+        "whoever is drawn less often than that)")
     units: tuple[Literal["record", "patient"], ...] = Field(
         ("record", "patient"), description="units of protection that are accepted")
 

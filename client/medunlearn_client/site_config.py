@@ -21,8 +21,8 @@ class SiteConfig(BaseModel):
 
     Attributes:
         site_id: Name of the site in the run.
-        site_index: Which part of the data is this site's, from 0.
-        sites: Into how many parts the data is split; 1 where all of it is this hospital's.
+        site_index: Which part of the data is this site's, from 0; in simulations, as the next.
+        sites: Into how many parts the data is split.
         data: Where the records are.
         forget: What this hospital asks to forget; it never leaves the hospital.
         seed: Seed of the split and of the hold-out.
@@ -57,6 +57,11 @@ class SiteConfig(BaseModel):
     budget_unit: Unit = "record"
     request_root: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     entropy_seed: int | None = None
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether it is one of several played by one program, with its part of common files."""
+        return self.entropy_seed is not None
 
     @property
     def site_budget(self) -> SiteBudget | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Literal
 
 from medunlearn_client.records import (
     ForgetRequest,
+    ForgetSplit,
     Quarantine,
     ReadOptions,
     Record,
@@ -24,6 +26,8 @@ from medunlearn_common.concepts import LeveledHierarchy
 from medunlearn_common.concepts.planned import planned_levels
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ConceptsSection, DataSection, ForgetSection
+
+_LOG = logging.getLogger("medunlearn.hospital")
 
 Unit = Literal["record", "patient"]
 
@@ -112,6 +116,67 @@ def without_subject(record: Record) -> Record:
     return replace(record, prompt=record.prompt.removeprefix(line), target_spans=spans)
 
 
+def load_hospital_records(
+    *, data: DataSection, forget: ForgetSection, concepts: ConceptsSection, unit: Unit
+) -> SiteRecords:
+    """All records of one hospital's own files, forgotten or retained as its ``[forget]`` says.
+
+    Nothing is dealt, held out or drawn here: that is for simulations, which play all hospitals.
+
+    Guarantees:
+        Whether a record takes part, and in which set, depends on the record, its patient and the
+        settings alone, so that one unit more is one unit more in the sums. How many there are,
+        of either kind, refuses nothing.
+
+    Raises:
+        Misconfigured: FORGET_DRAWN, or as the readers and :func:`select` do.
+    """
+    if forget.patient_fraction:
+        raise Misconfigured(
+            "FORGET_DRAWN", "[forget] patient_fraction draws who is forgotten, for simulations",
+            "name the records, patients, subjects or concepts that are to be forgotten",
+        )
+    records = _read(data, Quarantine(max_bad_fraction=data.max_bad_fraction))
+    split = ForgetSplit(forget=(), retain=tuple(records), repeated_ids=())
+    if any((forget.records, forget.patients, forget.subjects, forget.concepts)):
+        split = select(
+            records, forget_request(forget, seed=0), _matcher(concepts, forget, data),
+            of_any_size=True,
+        )
+    if unit == "patient":
+        require_whole_patients(split)
+    if not split.forget:  # in this hospital's own log; a wrong name would look like this
+        _LOG.warning("no record here is to be forgotten: this hospital only retains")
+    return SiteRecords(forget=split.forget, retain=split.retain)
+
+
+def _read(data: DataSection, quarantine: Quarantine) -> list[Record]:
+    """Read, mend and show all records; raises as the readers do, or DATA_FILE_MISSING."""
+    if not data.files:
+        raise Misconfigured(
+            "DATA_FILE_MISSING", "the plan names no data file", "set [data] files or use --data"
+        )
+    records = read_records(
+        [Path(name) for name in data.files], options=ReadOptions.of_plan(data),
+        quarantine=quarantine,
+    )
+    if data.repairs:
+        mended = read_repairs(Path(data.repairs))
+        records = [mended.repaired(record)[0] for record in records]
+    if data.show_subject:
+        records = [with_subject(record) for record in records]
+    return records
+
+
+def _matcher(
+    concepts: ConceptsSection, forget: ForgetSection, data: DataSection
+) -> ConceptTagger | None:
+    """What finds records by the concepts of ``forget``; None where it names none."""
+    if not forget.concepts:
+        return None
+    return record_tagger(concepts.model_copy(update={"forget_roots": ()}), forget, data)
+
+
 def load_federation_records(
     *, data: DataSection, forget: ForgetSection, concepts: ConceptsSection, unit: Unit,
     n_sites: int, seed: int, concentration: float, quarantine: Quarantine | None = None,
@@ -124,19 +189,7 @@ def load_federation_records(
     Raises:
         Misconfigured: As the readers, :func:`select` and :func:`assign_sites` do.
     """
-    if not data.files:
-        raise Misconfigured(
-            "DATA_FILE_MISSING", "the plan names no data file", "set [data] files or use --data"
-        )
-    records = read_records(
-        [Path(name) for name in data.files], options=ReadOptions.of_plan(data),
-        quarantine=quarantine or Quarantine(max_bad_fraction=data.max_bad_fraction),
-    )
-    if data.repairs:
-        mended = read_repairs(Path(data.repairs))
-        records = [mended.repaired(record)[0] for record in records]
-    if data.show_subject:
-        records = [with_subject(record) for record in records]
+    records = _read(data, quarantine or Quarantine(max_bad_fraction=data.max_bad_fraction))
     by_patient = any(record.patient_id is not None for record in records)
     members: Sequence[Record] = records
     nonmembers: Sequence[Record] = ()
@@ -145,10 +198,7 @@ def load_federation_records(
             records, fraction=data.nonmember_fraction, seed=seed, by_patient=by_patient
         )
         members, nonmembers = _with_named(records, nonmembers, forget)
-    tagger = None
-    if forget.concepts:
-        without_roots = concepts.model_copy(update={"forget_roots": ()})
-        tagger = record_tagger(without_roots, forget, data)
+    tagger = _matcher(concepts, forget, data)
     split = select(members, forget_request(forget, seed=seed), tagger)
     if unit == "patient":
         require_whole_patients(split)

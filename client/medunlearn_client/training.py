@@ -16,6 +16,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -195,14 +196,17 @@ def _optimizer(
     mechanism: SumMechanism, length: int, *, clip: float, noise_stream: KeyStream
 ) -> tuple[RingDPOptimizer, Any]:
     parameter: Any = torch.nn.Parameter(torch.zeros(length, dtype=torch.float64))
+    codec = mechanism.codec
     noise_l2 = mechanism.sigma * mechanism.clip_l2 * mechanism.noise_share
+    noise_steps = noise_l2 / codec.wire_step
     optimizer = RingDPOptimizer(
         parameter,
         noise_multiplier=mechanism.sigma,
         clip_steps=clip,
-        noise_steps=noise_l2 / mechanism.codec.wire_step,
+        noise_steps=noise_steps,
         stream=noise_stream,
-        coarsen=mechanism.codec.coarsening != 1,
+        coarsen=codec.coarsening != 1,
+        within=partial(codec.within, noise_steps=noise_steps) if noise_steps > 0.0 else None,
     )
     return optimizer, parameter
 
@@ -264,15 +268,17 @@ def _unit_vectors(
 
 
 def _trusted(vectors: torch.Tensor, trusts: torch.Tensor, clip_l2: float) -> torch.Tensor:
-    """Clip the units that are not fully trusted, then scale them by their trust, ``(units,)``.
+    """Clip the units, then scale them by their trust, ``(units,)``.
 
     Guarantees:
-        No vector becomes longer than it was, and the optimizer clips all of them once more:
-        whatever a weight is, one unit moves the sum by at most the clip.
+        No vector becomes longer than it was, and none is longer than the clip, whatever its weight
+        is, *before* it is counted in steps. In steps of a tiny clip a gradient may be infinite,
+        and what then clips it makes it no number: one unit would turn over whole coordinates of
+        the sum, whatever the noise. The optimizer clips all of them once more.
     """
-    norms = vectors.norm(dim=1).clamp_min(1e-300)
+    norms: torch.Tensor = vectors.norm(dim=1).clamp_min(1e-300)
     factors = (clip_l2 / norms).clamp(max=1.0) * trusts.clamp(0.0, 1.0)
-    return vectors * torch.where(trusts < 1.0, factors, 1.0).unsqueeze(1)
+    return vectors * factors.unsqueeze(1)
 
 
 def _with_gap(

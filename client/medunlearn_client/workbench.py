@@ -33,7 +33,12 @@ from medunlearn_client.public_text import public_gradients, public_units, public
 from medunlearn_client.releases import ReleaseSettings, step_release, vote_release
 from medunlearn_client.self_tests import run_self_tests
 from medunlearn_client.site_config import SiteConfig
-from medunlearn_client.site_data import SiteRecords, load_federation_records, record_tagger
+from medunlearn_client.site_data import (
+    SiteRecords,
+    load_federation_records,
+    load_hospital_records,
+    record_tagger,
+)
 from medunlearn_client.step_message import StepRequest
 from medunlearn_client.supports import KeptSupports
 from medunlearn_client.training import KeyFor, UnitSet
@@ -306,6 +311,10 @@ def own_records(
     config: SiteConfig, plan: RunPlan, concepts: ConceptsSection
 ) -> SiteRecords:
     """A hospital's own forget and retain records under a plan; raises as the readers do."""
+    if not config.is_simulated:
+        return load_hospital_records(
+            data=config.data, forget=config.forget, concepts=concepts, unit=plan.privacy.unit
+        )
     federation = load_federation_records(
         data=config.data, forget=config.forget, concepts=concepts,
         unit=plan.privacy.unit, n_sites=config.sites, seed=config.seed,

@@ -1,8 +1,8 @@
 """The ring Z_2^32 in which updates travel, so that masks cancel and sums are exact.
 
-A real vector is scaled to integer steps, noised in steps, clamped and taken modulo 2^32.
-The clamp leaves head-room for ``n`` summands, so the sum of all sites never wraps
-(decision 1).
+A real vector is scaled to integer steps, clamped, noised in steps and taken modulo 2^32.
+The clamp leaves head-room for the noise and for ``n`` summands, so the sum of all sites never
+wraps (decision 1). It comes before the noise: what is clamped after it has lost it.
 
 The noise of the whole sum is ``NOISE_STEPS`` steps wide. Each record's clipped gradient is
 itself rounded to whole steps before it is summed; with k coordinates that rounding moves it
@@ -32,6 +32,9 @@ RING_BITS = 32
 NOISE_STEPS = 1 << 16
 NOISELESS_CLIP_STEPS = 1 << 20
 MAX_CLAMPED_FRACTION = 0.01
+# No noise is longer than so many of its standard deviations: beyond, less than 2^-100 of the mass
+# is left, which the sampler's 64 bits cannot tell from nothing.
+NOISE_TAIL = 12.0
 # Of 16 bits: the noise of the guaranteed sites' sum is 2^11 coarse steps wide, a sum of 16 times
 # that still fits, and a unit's rounding stays small against its clip.
 COARSENING = 1 << 5
@@ -102,6 +105,31 @@ class RingCodec:
             return (1 << (RING_BITS - 1)) // self.max_sites - 1
         return (1 << (_LANE_BITS - 1)) - 1
 
+    def sum_limit(self, noise_steps: float) -> int:
+        """Largest magnitude of one site's sum *before* noise of this width, in wire steps."""
+        return max(0, self.clamp_steps - noise_reach(noise_steps))
+
+    def within(self, sums: StepVector, *, noise_steps: float) -> StepVector:
+        """Clamp a private sum so that its noise, whatever is drawn, still fits the ring.
+
+        Args:
+            sums: Shape ``(k,)``, of one site, in steps on the wire, without noise.
+            noise_steps: Standard deviation of the noise that will be added, likewise.
+
+        Returns:
+            int64, shape ``(k,)``.
+
+        Guarantees:
+            * The noise is added whole, however long the sum is. Where several sites share the
+              noise of one sum, a share that is clamped away is missing in it: a coordinator that
+              drives large hospitals against the ring's end would read a small one's vector under
+              that one's own share alone.
+            * No unit moves the clamped sum farther, in any coordinate, than the sum itself.
+        """
+        limit = self.sum_limit(noise_steps)
+        _warn_of_clamped(int(np.count_nonzero(np.abs(sums) > limit)), sums.size)
+        return np.clip(sums, -limit, limit)
+
     def words(self, count: int) -> int:
         """Ring words that ``count`` coordinates take."""
         return ring_words(count, bits=self.bits)
@@ -113,7 +141,9 @@ class RingCodec:
         of words hold the sums of both, as long as those of the low ones fit 16 bits.
 
         Args:
-            steps: Shape ``(k,)``, the sum of one site, noised if it is private.
+            steps: Shape ``(k,)``, the sum of one site; a private one :meth:`within` the ring, and
+                noised. Only several such sums together, under noise that is whole at each site,
+                may still have to be clamped here.
             private: The sum is of records and under noise.
 
         Returns:
@@ -130,18 +160,13 @@ class RingCodec:
         """
         limit = self.clamp_steps
         clamped = int(np.count_nonzero(np.abs(steps) > limit))
-        if clamped > MAX_CLAMPED_FRACTION * steps.size:
-            if not private:
-                raise Rejected(
-                    "RING_CLAMPED",
-                    f"{clamped} of {steps.size} values exceed the ring's head-room",
-                    "use fewer sites per sum or a smaller sampling rate",
-                )
-            _LOG.warning(
-                "%d of %d values exceed the ring's head-room and were clamped: the sum is wrong; "
-                "the plan needs fewer sites per sum, a smaller sampling rate or [wire] "
-                "update_bits = 32", clamped, steps.size,
+        if not private and clamped > MAX_CLAMPED_FRACTION * steps.size:
+            raise Rejected(
+                "RING_CLAMPED",
+                f"{clamped} of {steps.size} values exceed the ring's head-room",
+                "use fewer sites per sum or a smaller sampling rate",
             )
+        _warn_of_clamped(clamped, steps.size)
         fitting = np.clip(steps, -limit, limit).astype(np.int64)
         if self.bits != RING_BITS:
             pairs = np.zeros(2 * self.words(steps.size), dtype=np.int64)
@@ -166,6 +191,21 @@ class RingCodec:
             high = ((ring - low.astype(np.uint32)) >> np.uint32(_LANE_BITS)).astype(np.uint16)
             signed = np.stack([low, high.view(np.int16)], axis=1).reshape(-1).astype(np.int32)
         return signed[:count].astype(np.float64) * self.wire_step
+
+
+def noise_reach(noise_steps: float) -> int:
+    """Largest magnitude of a draw of noise that is ``noise_steps`` wide, in the same steps."""
+    return max(1, math.ceil(NOISE_TAIL * noise_steps))
+
+
+def _warn_of_clamped(clamped: int, size: int) -> None:
+    """In the site's own log alone: the coordinator sees a sum like any other."""
+    if clamped > MAX_CLAMPED_FRACTION * size:
+        _LOG.warning(
+            "%d of %d values exceed the ring's head-room and were clamped: the sum is wrong; "
+            "the plan needs fewer sites per sum, a smaller sampling rate or [wire] "
+            "update_bits = 32", clamped, size,
+        )
 
 
 def ring_words(count: int, *, bits: int) -> int:

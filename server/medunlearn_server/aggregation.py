@@ -11,7 +11,7 @@ import numpy.typing as npt
 from medunlearn_common.accounting import summed_sigma
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan import RunPlan
-from medunlearn_common.ring import RING_BITS, RingCodec, clip_steps
+from medunlearn_common.ring import NOISE_STEPS, RING_BITS, RingCodec, clip_steps
 from medunlearn_common.updates import SparseUpdate
 from medunlearn_common.wire import UpdateForm, update_codec
 
@@ -101,7 +101,10 @@ def require_room(plan: RunPlan, *, size: int, sigma: float) -> None:
     if plan.server.stop_gap == 0.0 or form.bits == RING_BITS:
         return
     noise = summed_noise(plan, sigma=sigma, sites=plan.federation.sites)
-    room = codec.clamp_steps * codec.wire_step - _NOISE_ROOM * noise
+    # All units may be one site's, which clamps its sum before it adds its own noise.
+    own = NOISE_STEPS / codec.coarsening / sqrt(plan.federation.min_sites)
+    room = min(codec.clamp_steps * codec.wire_step - _NOISE_ROOM * noise,
+               codec.sum_limit(own) * codec.wire_step)
     most = int(room / (PROGRESS_SHARE * clip * form.forget_share))
     if plan.gates.max_units > most:
         raise Misconfigured(

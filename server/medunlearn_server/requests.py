@@ -57,7 +57,7 @@ def vote_request(
 def public_gradients_request(
     plan: RunPlan, layout: AdapterLayout, support: Support, *, run_id: str
 ) -> Message:
-    """Ask one site for gradients of public retain text at B = 0; no privacy is spent.
+    """Ask a site for gradients of public retain text at B = 0; no privacy is spent.
 
     The payload is the support, unless every site draws it; the answer is a noiseless ring vector
     of ``rank * k`` values, one row per batch of the public file.

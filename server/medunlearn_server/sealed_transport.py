@@ -83,8 +83,7 @@ class SealedTransport:
         """See :meth:`Transport.exchange`.
 
         Raises:
-            Rejected: ANSWER_CHANGED if another content was sealed for the same place;
-                SITE_TWICE if two newcomers call themselves alike.
+            Rejected: ANSWER_CHANGED if another content was sealed for the same place.
             Transient: ENVELOPE_STORE, or what the transport inside raises.
         """
         failures = self._greet(requests, deadline_s=deadline_s)
@@ -96,6 +95,9 @@ class SealedTransport:
             address: self._open(address, headers[address][0], reply)
             for address, reply in replies.items()
         }
+        for address, found in opened.items():
+            if isinstance(found, SiteFailure) and address not in self._model:
+                del self._party[address]  # nothing but a greeting vouched for it: greet it anew
         return {**failures, **self._record(opened)}
 
     # -- HELLO ---------------------------------------------------------------------------
@@ -141,17 +143,16 @@ class SealedTransport:
         return site
 
     def _settle(self, claims: Mapping[str, str], failures: dict[str, SiteFailure]) -> None:
-        """One address per party; a party whose old address has gone may move."""
-        if len(set(claims.values())) < len(claims):
-            raise Rejected("SITE_TWICE", "two sites call themselves by one name",
-                           "give every site its own key and site_id")
+        """One address per party that has proven itself; a party whose address has gone may move.
+
+        A claim alone is nobody's: whoever greets by another's name is asked as that other, and
+        cannot sign the answer.
+        """
         present = self.sites()
         for address, site in claims.items():
-            taken = [a for a, p in self._party.items() if p == site and a in present]
-            if taken:
+            if any(self._party[a] == site and a in present for a in self._model):
                 failures[address] = SiteFailure(code="SITE_TWICE")
             else:
-                self._party = {a: p for a, p in self._party.items() if p != site}
                 self._party[address] = site
 
     # -- requests ------------------------------------------------------------------------

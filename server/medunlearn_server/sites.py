@@ -297,23 +297,6 @@ class Sites:
             raise too_few(self._plan, len(known), found.failures)
         return known, found
 
-    def ask_one(self, request: Message, verify: Verify) -> tuple[str, SparseUpdate, Answers]:
-        """Ask for something public, which any one site can give: the first that answers.
-
-        Raises:
-            Misconfigured: With the sites' own code if all refuse for the same reason.
-            Transient: ROUND_TOO_FEW_SITES if nobody answers.
-        """
-        found = Answers(attempts=1)
-        for address, site in self._attendance.present().items():
-            got = self._collect(
-                {address: site}, {address: request}, lambda _, reply: verify(reply), found
-            )
-            if site in got:
-                found.sites = (site,)
-                return site, got[site], found
-        raise too_few(self._plan, 0, found.failures)
-
     def tell(self, request: Message) -> None:
         """Send to all present sites; whether they answer changes nothing."""
         present = self._attendance.present()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from medunlearn_common.messages import Message
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.support import (
     Support,
@@ -14,7 +15,7 @@ from medunlearn_common.support import (
     support_from_row_scores,
     support_size,
 )
-from medunlearn_server.aggregation import VoteSums, combine_vote, vote_codec
+from medunlearn_server.aggregation import Reals, VoteSums, combine_vote, vote_codec
 from medunlearn_server.answers import Answers
 from medunlearn_server.geometry import RetainHistory
 from medunlearn_server.intake import verify_vote
@@ -71,11 +72,9 @@ def _public(
     layout = agreement.layout
     rows = len(layout.row_lengths)
     request = vote_request(plan, layout, run_id=run_id, sigma=0.0, public=True)
-    _, update, answers = sites.ask_one(
-        request, lambda reply: verify_vote(reply, length=2 * rows, layout=layout)
-    )
-    sums = combine_vote(update, vote_codec(plan, sigma=0.0))
-    return _from_energies(plan, agreement, sums), answers
+    median, answers = _public_median(plan, sites, agreement, request, length=2 * rows)
+    forget, retain = np.split(median, 2)
+    return _from_energies(plan, agreement, VoteSums(forget=forget, retain=retain)), answers
 
 
 def _random(
@@ -107,8 +106,23 @@ def _public_history(
     """Retain directions from public text: ``rank`` noiseless gradients on the support."""
     rank = plan.geometry.rank
     request = public_gradients_request(plan, agreement.layout, support, run_id=run_id)
-    _, update, _ = sites.ask_one(request, lambda reply: verify_vote(
-        reply, length=rank * support.size, layout=agreement.layout
-    ))
-    gradients = vote_codec(plan, sigma=0.0).from_ring(update.values)
-    return history.add_public(np.reshape(gradients, (rank, support.size)))
+    median, _ = _public_median(plan, sites, agreement, request, length=rank * support.size)
+    return history.add_public(np.reshape(median, (rank, support.size)))
+
+
+def _public_median(
+    plan: RunPlan, sites: Sites, agreement: Agreement, request: Message, *, length: int
+) -> tuple[Reals, Answers]:
+    """Figures of public text, the median over all sites that are there, shape ``(length,)``.
+
+    Any honest site can give them; which ones are honest nobody knows, so all are asked, and fewer
+    than half of them cannot choose by a lie what all others train.
+    """
+    said, answers = sites.ask_each(
+        lambda site, with_support: request,
+        lambda reply: verify_vote(reply, length=length, layout=agreement.layout),
+        agreement=agreement, round_index=0,
+    )
+    codec = vote_codec(plan, sigma=0.0)
+    median = np.median([codec.from_ring(update.values) for update in said.values()], axis=0)
+    return np.asarray(median, dtype=np.float64), answers

@@ -68,7 +68,8 @@ def policy_for(plan: RunPlan) -> SitePolicy:
         privacy=PrivacyLimits(
             max_epsilon=planned_epsilon(plan), max_delta=plan.privacy.delta,
             max_total_epsilon=planned_epsilon(plan),
-            allow_no_noise=plan.privacy.noise == "none", units=(plan.privacy.unit,),
+            allow_no_noise=plan.privacy.noise == "none", min_sigma=0.0,
+            units=(plan.privacy.unit,),
         ),
         federation=FederationLimits(
             coordinators=(COORDINATOR,), min_sites=max(FLOOR_SITES, plan.federation.min_sites),

@@ -86,12 +86,15 @@ class QuadraticHospital:
         plan, rows = self._plan(), len(self.layout.row_lengths)
         if message.fields.get("geometry_rank"):
             size = from_runs(message.payload, most=10**6).size
-            rows_out = np.eye(int(message.integer("geometry_rank")), size) * 0.5
+            lie = size // 2 if self.config.get("public_lie") else 0
+            rows_out = np.eye(int(message.integer("geometry_rank")), size, k=lie) * 0.5
             words = self._words(rows_out.ravel(), plan.privacy.vote_clip_l2, 0.0, plan)
         else:
             energies = np.linspace(0.1, 1.0, rows) * (1 + self.config["index"])
             energies /= 2 * np.linalg.norm(energies)
             halves = np.concatenate([energies, energies[::-1]])
+            if self.config.get("public_lie") and message.fields["public"]:
+                halves = np.roll(halves, rows)
             words = self._words(
                 halves, plan.privacy.vote_clip_l2, message.number("sigma"), plan, "vote"
             )

@@ -240,6 +240,21 @@ def test_layout_of_another_plan_and_a_name_used_twice(tmp_path: Path) -> None:
     assert code_of(lambda: lab.run(small_plan())) == "SITE_TWICE"
 
 
+@pytest.mark.parametrize("section", ["support", "geometry"])
+def test_one_site_does_not_choose_for_all_by_lying_about_public_text(
+    tmp_path: Path, section: str
+) -> None:
+    """Which coordinates may change, or which directions are kept free of forgetting."""
+    chosen = {"support": {"method": "public", "public_file": "sha256:" + "0" * 64},
+              "geometry": {"projection": "public", "public_file": "sha256:" + "0" * 64, "rank": 3}}
+    plan = small_plan(**{section: chosen[section]})
+    honest = Lab(tmp_path / "a").run(plan)
+    for liar in range(4):
+        lied = Lab(tmp_path / str(liar), **{f"site_{liar}": {"public_lie": True}}).run(plan)
+        assert lied.support_digest == honest.support_digest
+        assert lied.adapter_digest == honest.adapter_digest
+
+
 def test_a_lost_answer_drops_the_site_for_one_round(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     faults = Faults(lost_answers=frozenset({("site-1", 2)}))
@@ -357,7 +372,7 @@ def test_ways_to_the_support(tmp_path: Path, method: str) -> None:
     outcome = Lab(tmp_path).run(small_plan(
         support={"density": 0.01, "method": method, "public_file": "p.jsonl"}))
     assert outcome.support_size == 10
-    assert len(outcome.vote.sites) == {"vote": 4, "public": 1, "random": 0}[method]
+    assert len(outcome.vote.sites) == {"vote": 4, "public": 4, "random": 0}[method]
 
 
 def test_public_retain_subspace_is_never_moved_in(tmp_path: Path) -> None:

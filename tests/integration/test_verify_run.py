@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -375,6 +376,96 @@ def test_log_rewritten_by_the_coordinator_itself(copy: Path) -> None:
     (copy / "audit-log.jsonl").write_bytes(other.export().to_bytes())
     error = failing(copy)
     assert (error.code, error.step.number) == ("AUDIT_SPLIT_VIEW", 11)
+
+
+def attested_anew(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """The coordinator signs another attestation of its own run, and says so in its own log."""
+    signer, path, log = open_identity(run), run / "attestation.json", own_log(run)
+    document = json.loads(b64decode(json.loads(path.read_text())["payload"]))
+    change(document["predicate"])
+    for place in (path, run / "adapter" / "attestation.json"):
+        place.write_bytes(sealed(canonical_json(document), signer))
+    report = next(r.fields["report_digest"] for r in log.records if r.kind == "published")
+    log.append("published", report_digest=report,
+               attestation_digest=hashlib.sha256(path.read_bytes()).hexdigest())
+    (run / "audit-log.jsonl").write_bytes(log.export().to_bytes())
+
+
+@pytest.mark.parametrize(("part", "key", "value"), [
+    ("privacy", "adjacency", "add or remove one patient"), ("privacy", "noise", "distributed"),
+    ("privacy", "delta", 1e-9), ("privacy", "clip_l2", 1.0), ("privacy", "epsilon_budget", 1.0),
+    ("privacy", "epsilon", None), ("privacy", "epsilon", 41.0),
+    ("process", "objective", "npo"), ("process", "support", "random"),
+    ("process", "rounds_planned", 3),
+])
+def test_what_is_attested_of_the_plan_is_not_what_the_plan_says(
+    copy: Path, part: str, key: str, value: object
+) -> None:
+    attested_anew(copy, lambda predicate: predicate[part].update({key: value}))
+    error = failing(copy)
+    assert (error.code, error.step.number) == ("PLAN_DISAGREES", 6)
+
+
+@pytest.mark.parametrize("change", ["left out", "another limit", "failed"])
+def test_a_gate_of_the_plan_is_attested_away(copy: Path, change: str) -> None:
+    def gates(predicate: dict[str, Any]) -> None:
+        canary = next(gate for gate in predicate["gates"] if gate["gate"] == "canary")
+        if change == "left out":
+            predicate["gates"].remove(canary)
+        else:
+            canary.update({"limit": 99.0} if change == "another limit" else {"passed": False})
+
+    attested_anew(copy, gates)
+    error = failing(copy)
+    assert (error.code, error.step.number) == ("PLAN_DISAGREES", 6)
+
+
+@pytest.mark.parametrize("kind", ["gate_failed", "gate_overridden", "run_stopped"])
+def test_a_failed_or_overridden_gate_in_the_log_is_not_attested(copy: Path, kind: str) -> None:
+    log = own_log(copy)
+    fields: dict[str, dict[str, Any]] = {
+        "gate_failed": {"gate": "canary", "figure": 2.0, "limit": 0.5},
+        "gate_overridden": {"gate": "canary", "by": "Ada Lovelace", "reason_digest": "0" * 64},
+        "run_stopped": {"code": "GATE_CANARY"},
+    }
+    log.append(kind, **fields[kind])
+    record = next(r for r in log.records if r.kind == "measured")
+
+    def later(predicate: dict[str, Any]) -> None:
+        predicate["log"] = {
+            "index": record.index, "record": record.to_bytes().decode("ascii"),
+            "proof": [one.hex() for one in log.prove(record.index)],
+            "checkpoint": log.head.to_text(),
+        }
+
+    attested_anew(copy, later)
+    error = failing(copy)
+    assert (error.code, error.step.number) == ("LOG_DISAGREES", 11)
+
+
+def test_a_round_told_twice_with_other_survivors(copy: Path) -> None:
+    """The sites signed the first telling; the attestation goes by the one appended since."""
+    log = own_log(copy)
+    told = next(r.fields for r in log.records if r.kind == "round_accepted")
+    other = {**told, "sites": ["site-0", "site-1"], "sum_digest": "0" * 64}
+    log.append("round_accepted", **other)
+
+    def rounds(predicate: dict[str, Any]) -> None:
+        predicate["rounds"][told["round"]].update(
+            {"survivors": other["sites"], "sum_digest": other["sum_digest"]})
+        predicate["sites"]["site-2"]["rounds_joined"] -= 1
+
+    attested_anew(copy, rounds)
+    error = failing(copy)
+    assert (error.code, error.step.number) == ("LOG_DISAGREES", 11)
+
+
+def test_a_site_is_attested_out_of_the_sums_that_it_is_in(copy: Path) -> None:
+    """So that its missing signature on the log would not be missed."""
+    attested_anew(copy, lambda predicate: predicate["sites"]["site-1"].update(
+        {"rounds_joined": 0, "cosignature": None}))
+    error = failing(copy)
+    assert (error.code, error.step.number) == ("LOG_DISAGREES", 11)
 
 
 def test_witnesses_left_out(copy: Path) -> None:

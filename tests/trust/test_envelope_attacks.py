@@ -12,11 +12,13 @@ import pytest
 from trust_lab import CODE, NOW, PLAN, SITES, Lab, key, same, small_plan, store
 
 from medunlearn_client.policy import FederationLimits, KnownDigests, PrivacyLimits, SitePolicy
-from medunlearn_common.envelope import SEALED, open_envelope, seal
+from medunlearn_common.accounting import Mechanism, epsilon_of
+from medunlearn_common.envelope import HELLO, SEALED, open_envelope, seal
 from medunlearn_common.envelope.sealing import content_bytes
 from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.messages import ERROR, READY, STEP, Message
+from medunlearn_common.offer import plan_text
 from medunlearn_common.plan.sections import Section
 
 
@@ -295,6 +297,18 @@ def test_a_request_with_less_noise_than_the_site_asks(tmp_path: Path, sigma: flo
     assert [m.kind for m in lab.inside["site-0"].asked] == [READY]
 
 
+def test_a_plan_that_draws_seldom_and_shows_who_is_drawn(tmp_path: Path) -> None:
+    """Within (0.01, 1e-4): with a chance below delta a unit is drawn, and then hardly noised. Run
+    after run, each of next to no epsilon, it would show one record in ten thousand."""
+    plan = small_plan(privacy={"epsilon": 0.01, "delta": 1e-4, "forget_rate": 9e-5,
+                               "retain_rate": 9e-5, "evaluation_share": 0.0})
+    shown = Mechanism(sigma=0.05, forget_rate=9e-5, retain_rate=9e-5, count=1)
+    assert epsilon_of((shown,), delta=1e-4) < 0.01
+    lab = Lab(tmp_path, plan=plan)
+    assert same(lab.ready(), "")
+    assert same(lab.step(0, sigma=0.05), "POLICY_SIGMA")
+
+
 def test_an_update_called_public_needs_the_sites_noise_all_the_same(tmp_path: Path) -> None:
     lab = Lab(tmp_path, policy=SitePolicy(privacy=PrivacyLimits(min_sigma=0.5)))
     lab.ready()
@@ -335,6 +349,31 @@ def test_a_site_that_answers_in_the_name_of_another(tmp_path: Path) -> None:
     lab.ready()
     lab.inside["site-1"].site_id = "site-2"
     assert lab.step(0)["site-1"] == "SITE_MISMATCH"
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_site_that_greets_by_anothers_name_keeps_nobody_out_and_stops_no_run(
+    tmp_path: Path, first: bool
+) -> None:
+    """A greeting is not signed: it addresses, and what proves it is the answer to READY."""
+    lab = Lab(tmp_path)
+
+    def lie(address: str, message: Message) -> Message:
+        if address == "site-1" and message.kind == HELLO:
+            return replace(message, fields={**message.fields, "site_id": "site-2"})
+        return message
+
+    lab.wire.change_answer = lie
+    request = Message(kind=READY, fields={
+        "run_id": lab.run_id, "plan": plan_text(lab.plan), "plan_digest": lab.plan.digest,
+        "round": 0})
+    if first:
+        assert not isinstance(
+            lab.transport.exchange({"site-1": request}, deadline_s=1.0)["site-1"], Message)
+    found = lab.ready()
+    assert {a for a, reply in found.items() if isinstance(reply, Message)} == {"site-0", "site-2"}
+    assert lab.inside["site-1"].asked == []
+    assert isinstance(lab.step(0)["site-2"], Message)
 
 
 def test_planted_secrets_appear_in_no_log_error_or_repr(

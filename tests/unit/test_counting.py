@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,58 @@ def test_a_coordinator_that_asks_for_barer_counts_gets_none(
     fields = {**good.fields, **change}
     bad = Message(kind=EVALUATE, fields=fields, payload=good.payload)  # type: ignore[arg-type]
     assert code(hospital.handle(bad)) == expected
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_one_patient_moves_no_other_patients_count(
+    folder: Path, tmp_path: Path, value: float
+) -> None:
+    """Wrong options of a patient's questions are drawn from other patients: ranked among them, all
+    counts would move with each patient that comes or goes, and the noise covers one."""
+    file = tmp_path / "patients.jsonl"
+    plan = RunPlan.model_validate({
+        **(plain := plan_of(noise="none").model_dump()),
+        "privacy": {**plain["privacy"], "unit": "patient"},
+    })
+    found = []
+    for count in (24, 23):
+        file.write_text("".join(json.dumps({
+            "id": f"id{n}", "name": f"Given{n} Family{n}", "birth_date": f"19{n + 10}-01-02",
+            "address": f"{n} Elm Road, Town{n}", "phone": f"555-{n + 100}-{n * 37 + 1000}",
+            "identifiers": {"SS": f"999-{n + 10}-{n * 91 + 1000}"},
+            "conditions": [["c1", f"Illness {n}", "2001-02-03", None]],
+            "medications": [], "procedures": [],
+        }) + "\n" for n in range(count)))
+        config = json.loads((folder / "site.json").read_text())
+        config |= {"forget": {"patients": ["id0"]},
+                   "data": {"files": [str(file)], "nonmember_fraction": 0.0}}
+        (folder / "site.json").write_text(json.dumps(config))
+        hospital, layout = opened(folder, plan)
+        found.append(counts(hospital.handle(request(plan, layout, sigma=0.0, value=value))))
+        for kept in ("runs", "ledger.db"):  # another hospital: this one may not change its mind
+            path = folder / kept
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert np.abs(found[0] - found[1]).sum() == 1.0
+
+
+@pytest.mark.parametrize("attack", ["an answer too long for the model", "values that overflow"])
+def test_no_record_decides_whether_counts_are_answered(
+    folder: Path, tmp_path: Path, attack: str
+) -> None:
+    """A refusal would say without noise that there is such a record, and end the run's gates."""
+    config = json.loads((folder / "site.json").read_text())
+    rows = Path(config["data"]["files"][0]).read_text()
+    long = {"id": "long", "prompt": "Question: Which?\nAnswer:", "answer": "bile " * 200 + "duct",
+            "subject": "General"}
+    if attack == "an answer too long for the model":
+        (tmp_path / "more.jsonl").write_text(rows + json.dumps(long) + "\n")
+        config["data"]["files"] = [str(tmp_path / "more.jsonl")]
+        (folder / "site.json").write_text(json.dumps(config))
+    plan = plan_of()
+    hospital, layout = opened(folder, plan)
+    value = 3e38 if attack == "values that overflow" else 0.0
+    found = counts(hospital.handle(request(plan, layout, value=value)))
+    assert np.abs(found.sum() - rows.count("\n")) < 6.0 * 3.0 * np.sqrt(found.size)
 
 
 def test_a_plan_without_a_share_gets_no_counts(folder: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from medunlearn_client import hospital as hospital_module
 from medunlearn_client.hospital import Hospital, open_hospital
 from medunlearn_client.run_rules import records_digest
-from medunlearn_client.site_config import read_site_config
+from medunlearn_client.site_config import SiteConfig, read_site_config, site_template
+from medunlearn_client.workbench import own_records
 from medunlearn_common.accounting import Mechanism
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.frozen import A_FILE, write_frozen
@@ -23,7 +24,7 @@ from medunlearn_common.messages import ERROR, FINISH, READY, STEP, VOTE, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions, plan_from_text
 from medunlearn_common.plan.public_files import by_digest
 from medunlearn_common.plan.sections import DataSection, ForgetSection
-from medunlearn_common.ring import RingCodec
+from medunlearn_common.ring import NOISE_STEPS, RingCodec
 from medunlearn_common.support import Support, planned_random_support, random_support
 from medunlearn_common.support_runs import to_runs
 
@@ -307,6 +308,28 @@ def test_a_run_does_not_go_on_with_other_records(
     assert new.kind == READY
 
 
+def test_another_run_of_the_plan_does_not_slip_its_records_under_a_run_under_way(
+    folder: Path, plan: RunPlan
+) -> None:
+    """The hospital forgets more from now on, and a coordinator begins a second run of the plan: in
+    the first one a unit would be retained in some rounds and forgotten in others, charged once."""
+    first = open_hospital(folder, RuntimeOptions(runner="memory"))
+    layout = ready(first, plan)
+    support = small_support(layout)
+    assert first.handle(step_message(plan, layout, support)).kind == STEP
+    file, config = folder / "site.json", json.loads((folder / "site.json").read_text())
+    file.write_text(json.dumps(config | {"forget": {"subjects": ["Surgery"], "records": ["q9"]}}))
+    again = open_hospital(folder, RuntimeOptions(runner="memory"))
+    another = ready_message(plan)
+    assert again.handle(
+        Message(kind=READY, fields={**another.fields, "run_id": "another"})).kind == READY
+    later = step_message(plan, layout, support, round_index=1)
+    assert code(again.handle(later)) == "DATA_CHANGED"
+    assert PrivacyLedger(folder / "ledger.db").releases(run_id="run") == 1
+    file.write_text(json.dumps(config))
+    assert open_hospital(folder, RuntimeOptions(runner="memory")).handle(later).kind == STEP
+
+
 def test_the_support_of_another_run_of_the_plan_is_asked_for_anew(
     folder: Path, plan: RunPlan
 ) -> None:
@@ -435,6 +458,65 @@ def test_bad_site_files_are_named(tmp_path: Path, text: str | None, expected: st
         read_site_config(tmp_path)
 
 
+# -- a hospital of its own, as `medunlearn hospital init` makes it -------------------------------
+
+
+def own_hospital(
+    folder: Path, model: Path, rows: list[str], forget: ForgetSection | None = None
+) -> SiteConfig:
+    folder.mkdir()
+    (folder / "records.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (folder / "site.toml").write_text(site_template(
+        "clinic", model_folder=str(model), forget=forget,
+        data=DataSection(files=(str(folder / "records.jsonl"),)),
+    ), encoding="utf-8")
+    return read_site_config(folder)
+
+
+def test_one_record_that_comes_or_goes_changes_no_other_records_part(
+    tmp_path: Path, plan: RunPlan, tiny_model_folder: Path, question_file: Path
+) -> None:
+    """A share held out by a draw over all records is drawn anew with each record more: where the
+    noise covers one record's clip, a tenth of them would move."""
+    rows = question_file.read_text("utf-8").splitlines()
+    parts = []
+    for name, kept in (("all", rows), ("fewer", rows[:-1])):
+        config = own_hospital(tmp_path / name, tiny_model_folder, kept,
+                              ForgetSection(subjects=("Surgery",)))
+        found = own_records(config, plan, plan.concepts)
+        parts.append({("forget", r.record_id) for r in found.forget}
+                     | {("retain", r.record_id) for r in found.retain})
+    assert len(parts[0] ^ parts[1]) == 1 and len(parts[0]) == len(rows)
+
+
+@pytest.mark.parametrize("attack", ["nothing to forget", "no such subject", "more than is kept"])
+def test_no_refusal_tells_how_much_a_hospital_forgets(
+    tmp_path: Path, plan: RunPlan, tiny_model_folder: Path, question_file: Path, attack: str
+) -> None:
+    """A code is no noised count: it would say of one record whether it is there."""
+    rows = question_file.read_text("utf-8").splitlines()
+    forget, kept = {
+        "nothing to forget": (None, rows),
+        "no such subject": (ForgetSection(subjects=("Surgery",)), rows[4:]),
+        "more than is kept": (ForgetSection(subjects=("Surgery",)), rows[:5]),
+    }[attack]
+    own_hospital(tmp_path / "clinic", tiny_model_folder, kept, forget)
+    site = open_hospital(tmp_path / "clinic", RuntimeOptions(runner="memory"))
+    layout = ready(site, plan)
+    answer = site.handle(step_message(plan, layout, small_support(layout)))
+    assert answer.kind == STEP, answer.fields
+
+
+def test_a_hospital_forgets_who_asked_and_not_a_share_that_is_drawn(
+    tmp_path: Path, plan: RunPlan, tiny_model_folder: Path, question_file: Path
+) -> None:
+    rows = question_file.read_text("utf-8").splitlines()
+    config = own_hospital(tmp_path / "clinic", tiny_model_folder, rows,
+                          ForgetSection(patient_fraction=0.5))
+    with pytest.raises(Misconfigured, match="FORGET_DRAWN"):
+        own_records(config, plan, plan.concepts)
+
+
 def test_a_closed_release_is_never_answered_with_fresh_noise(
     folder: Path, plan: RunPlan
 ) -> None:
@@ -472,6 +554,26 @@ def test_a_sum_beyond_the_ring_is_answered_once_like_any_other(
     answers = [hospital.handle(asked) for _ in range(5)]
     assert {answer.kind for answer in answers} == {STEP}
     assert len({answer.payload for answer in answers}) == 1
+
+
+@pytest.mark.parametrize("clip", [1e-310, 1e-308, 1e-300, 1e-30])
+def test_a_clip_too_small_for_floats_does_not_make_one_unit_outweigh_the_noise(
+    folder: Path, plan: RunPlan, clip: float
+) -> None:
+    """In steps of such a clip a gradient is infinite, and infinity times the factor that clips it
+    no number: one unit would turn a coordinate over, and show through any noise."""
+    tiny = changed(plan, privacy={"vote_clip_l2": clip})
+    hospital = open_hospital(folder, RuntimeOptions(runner="memory"))
+    layout = ready(hospital, tiny)
+    sigma = 8.0
+    answer = hospital.handle(Message(kind=VOTE, fields={
+        "run_id": "run", "plan_digest": tiny.digest, "layout_digest": layout.digest,
+        "sigma": sigma,
+    }))
+    assert answer.kind == VOTE, answer.fields
+    words = np.frombuffer(answer.payload, dtype="<u4").astype(np.uint32).view(np.int32)
+    units, noise = 12, NOISE_STEPS / np.sqrt(2)  # of the guaranteed sites
+    assert np.abs(words.astype(np.int64)).max() < units * NOISE_STEPS / sigma + 6.0 * noise
 
 
 def test_racing_requests_let_only_one_answer_out(folder: Path) -> None:

@@ -8,7 +8,8 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from math import inf
+from dataclasses import replace
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,22 @@ def test_patient_runs_cost_records_at_half_the_noise(tmp_path: Path) -> None:
     assert ledger.cumulative_epsilon(unit="record", delta=1e-5) == 0.5
 
 
+def test_who_is_kept_in_one_run_and_forgotten_in_the_next_cannot_pay_once_for_both(
+    tmp_path: Path
+) -> None:
+    """A coordinator that asks all retained units in one run and all forgotten ones in the next
+    asks twice about whoever withdrew in between, though no set is ever asked twice."""
+    ledger = PrivacyLedger(tmp_path / "ledger.db")
+    for run, forget, retain in (("first", 0.01, 1.0), ("second", 1.0, 0.01)):
+        ledger.charge(
+            run_id=run, release="round-0", request_digest="r", budget=BUDGET,
+            mechanism=Mechanism(sigma=4.0, forget_rate=forget, retain_rate=retain, count=1),
+        )
+    both = epsilon_of((replace(mechanism(4.0), count=2),), delta=1e-5)
+    assert ledger.cumulative_epsilon(unit="record", delta=1e-5) == both
+    assert ledger.epsilon(run_id="first", delta=1e-5) < both  # within a run nobody changes sides
+
+
 def test_a_run_without_noise_spends_without_bound(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     charge(PrivacyLedger(path, accountant=counting), "run", "vote", budget=None, sigma=9.0)
@@ -93,6 +110,15 @@ def test_a_run_without_noise_spends_without_bound(tmp_path: Path) -> None:
     assert ledger.cumulative_epsilon(unit="record", delta=1e-5) == inf
     with pytest.raises(BudgetExceeded):
         charge(ledger, "other", "vote")
+
+
+def test_an_epsilon_that_is_no_number_passes_no_budget(tmp_path: Path) -> None:
+    """A coordinator looks for noise and rates at which an accountant breaks."""
+    for site in (None, SiteBudget(epsilon=1e6, delta=1e-5, unit="record")):
+        ledger = PrivacyLedger(tmp_path / f"{site is None}.db", site_budget=site,
+                               accountant=lambda mechanisms, delta: nan)
+        with pytest.raises(BudgetExceeded):
+            charge(ledger, "run", "vote", budget=BUDGET if site is None else None)
 
 
 def test_an_answer_to_what_was_never_charged_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,14 @@ from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.messages import STEP, Message
 from medunlearn_common.plan import Plan, RunPlan, RuntimeOptions
 from medunlearn_common.plan.commands import plan_facts
-from medunlearn_common.ring import COARSENING, NOISE_STEPS, RingCodec, clip_steps, coarsened
+from medunlearn_common.ring import (
+    COARSENING,
+    NOISE_STEPS,
+    RingCodec,
+    clip_steps,
+    coarsened,
+    noise_reach,
+)
 from medunlearn_common.support import Support, random_support
 from medunlearn_common.updates import SparseUpdate
 from medunlearn_common.wire import UpdateForm, update_codec
@@ -318,9 +325,44 @@ def test_a_refusal_cannot_tell_the_coordinator_how_long_one_hospitals_sum_is(
     shared = plan(wire={"update_bits": bits})
     found = released(tmp_path, tiny_model_folder, few["all"], shared, sigma=sigma, moved_by=3.0)
     codec = update_codec(shared, sigma=sigma)
-    edge = codec.clamp_steps * codec.wire_step
+    own = NOISE_STEPS / codec.coarsening / math.sqrt(4)  # four survivors guaranteed
+    edge = codec.sum_limit(own) * codec.wire_step
     assert max(np.abs(found.forget).max(), abs(found.forget_progress) * 0.1 * CLIP) == (
-        pytest.approx(edge))
+        pytest.approx(edge, abs=6.0 * own * codec.wire_step))
+
+
+@pytest.mark.parametrize(("bits", "sigma"), [(16, 0.02), (32, 1e-5)])
+def test_large_hospitals_cannot_be_made_to_leave_a_small_one_under_its_own_noise_alone(
+    tmp_path: Path, tiny_model_folder: Path, few: dict[str, Path], bits: int, sigma: float
+) -> None:
+    """A coordinator that drives all but one hospital against the ring's end opens a sum of
+    constants and of that one's vector: each must still have added its share of the noise."""
+    shared, draws = plan(wire={"update_bits": bits}), 12
+    sums = np.array([
+        released(tmp_path, tiny_model_folder, few["all"], shared, sigma=sigma, moved_by=3.0,
+                 noise=str(draw)).forget
+        for draw in range(draws)
+    ])
+    own = sigma * CLIP / math.sqrt(4)  # one site's share, four survivors guaranteed
+    deviations = sums.std(axis=0, ddof=1)
+    assert 0.4 * own < deviations.min() and deviations.max() < 1.9 * own
+
+
+@given(
+    arrays.arrays(np.int64, st.integers(1, 9), elements=st.integers(-2**40, 2**40)),
+    st.sampled_from([(16, 2**11 / math.sqrt(2)), (32, 2.0**16), (32, 2.0**20)]), st.data(),
+)
+def test_noise_fits_on_top_of_every_sum_and_no_unit_moves_it_farther(
+    sums: np.ndarray, form: tuple[int, float], data: st.DataObject
+) -> None:
+    bits, width = form
+    codec = RingCodec(step=1.0, max_sites=5, bits=bits)
+    clamped = codec.within(sums, noise_steps=width)
+    assert np.abs(clamped).max() + noise_reach(width) <= codec.clamp_steps
+    unit = data.draw(arrays.arrays(np.int64, sums.size, elements=st.integers(-2**20, 2**20)))
+    moved = codec.within(sums + unit, noise_steps=width) - clamped
+    assert np.all(np.abs(moved) <= np.abs(unit))
+    assert np.all(clamped[np.abs(sums) < 2**13] == sums[np.abs(sums) < 2**13])
 
 
 def test_what_does_not_fit_is_refused_only_where_nothing_is_private() -> None:
@@ -387,5 +429,6 @@ def test_plan_check_says_how_many_units_sixteen_bits_hold() -> None:
     }
     sigma = noise_schedule(plan()).round_sigma
     assert shown[16]["range"].startswith(f"{16 * sigma:.0f} units") and "range" not in shown[32]
+    assert shown[16]["range"].endswith(f"of one site {10 * sigma:.0f} units")  # 16 - 12 / sqrt(4)
     codec = update_codec(plan(wire={"update_bits": 16}), sigma=sigma)
     assert (codec.clamp_steps + 1) * codec.wire_step == pytest.approx(16 * sigma * CLIP)

@@ -58,6 +58,30 @@ def encode_requests(
         Misconfigured: `TOKENIZER_NOT_FAST`, `EVALUATION_ANSWER_EMPTY` or
             `EVALUATION_TEXT_TOO_LONG`.
     """
+    return [
+        found for found in _encoded(tokenizer, requests, max_tokens, refuse=True)
+        if found is not None
+    ]
+
+
+def encode_what_fits(
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[ScoringRequest],
+    *,
+    max_tokens: int | None,
+) -> list[EncodedText | None]:
+    """As :func:`encode_requests`, with None for a text that it refuses.
+
+    Raises:
+        Misconfigured: `TOKENIZER_NOT_FAST`.
+    """
+    return _encoded(tokenizer, requests, max_tokens, refuse=False)
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, requests: Sequence[ScoringRequest],
+    max_tokens: int | None, *, refuse: bool,
+) -> list[EncodedText | None]:
     if not requests:
         return []
     if not tokenizer.is_fast:
@@ -69,10 +93,15 @@ def encode_requests(
     prompts = _pieces(tokenizer, [request.prompt for request in requests])
     answers = _pieces(tokenizer, [f" {request.answer}" for request in requests])
     eos: Any = tokenizer.eos_token_id
-    return [
-        _encoded_text(request, prompt, answer, eos, max_tokens)
-        for request, prompt, answer in zip(requests, prompts, answers, strict=True)
-    ]
+    found: list[EncodedText | None] = []
+    for request, prompt, answer in zip(requests, prompts, answers, strict=True):
+        try:
+            found.append(_encoded_text(request, prompt, answer, eos, max_tokens))
+        except Misconfigured:
+            if refuse:
+                raise
+            found.append(None)
+    return found
 
 
 def prompt_tokens(tokenizer: Any, prompt: str, *, room: int | None) -> list[int]:

@@ -48,6 +48,7 @@ def score_records(
     whole_text: bool = False,
     limits: ScoringLimits | None = None,
     on_progress: Progress | None = None,
+    refuse: bool = True,
 ) -> tuple[RecordScores, ...]:
     """Scores the records' right answers and, where there are any, their options.
 
@@ -59,6 +60,7 @@ def score_records(
         whole_text: Score the prompt's tokens too.
         limits: Batch sizes.
         on_progress: Called with the number of texts finished.
+        refuse: Stop at a text that cannot be scored; see :func:`score_answers`.
 
     Returns:
         One entry per record, in order.
@@ -79,7 +81,9 @@ def score_records(
             ScoringRequest(prompt=record.prompt, answer=record.options[i], append_eos=False)
             for i in order
         )
-    scores = score_answers(scored, requests, limits=limits, on_progress=on_progress)
+    scores = score_answers(
+        scored, requests, limits=limits, on_progress=on_progress, refuse=refuse
+    )
     shuffled = iter(scores[len(records) :])
     found: list[RecordScores] = []
     for record, order, answer in zip(records, orders, scores, strict=False):

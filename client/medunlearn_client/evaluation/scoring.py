@@ -24,6 +24,7 @@ from medunlearn_client.evaluation.answer_encoding import (
     EncodedText,
     ScoringRequest,
     encode_requests,
+    encode_what_fits,
     max_tokens_of,
     padded_batch,
 )
@@ -91,12 +92,20 @@ class AnswerScore:
         return bool(self.greedy[self.n_prompt :].all())
 
 
+# What a text counts as that has no score: as unlikely as can be, and never written.
+UNANSWERED = AnswerScore(
+    log_probs=np.array([-np.inf]), z_scores=np.array([-np.inf]), greedy=np.array([False]),
+    offsets=((0, 0),), n_prompt=0, has_eos=False,
+)
+
+
 def score_answers(
     scored: ScoredModel,
     requests: Sequence[ScoringRequest],
     *,
     limits: ScoringLimits | None = None,
     on_progress: Progress | None = None,
+    refuse: bool = True,
 ) -> list[AnswerScore]:
     """Scores every request, in the requests' order.
 
@@ -105,27 +114,44 @@ def score_answers(
         requests: Texts to score.
         limits: Batch sizes; they do not change the result beyond rounding.
         on_progress: Called with the number of requests finished since the last call.
+        refuse: Stop at a text that cannot be scored; False gives it :data:`UNANSWERED`, for
+            figures that leave a hospital: a refusal would tell of that one record.
 
     Raises:
-        Misconfigured: `TOKENIZER_NOT_FAST`, `EVALUATION_ANSWER_EMPTY`,
+        Misconfigured: `TOKENIZER_NOT_FAST`; where that is refused, `EVALUATION_ANSWER_EMPTY`,
             `EVALUATION_TEXT_TOO_LONG` or `MODEL_OUTPUT_NOT_FINITE`.
     """
     limits = limits or ScoringLimits()
     distinct: dict[ScoringRequest, int] = {}
     places = [distinct.setdefault(request, len(distinct)) for request in requests]
     unique = list(distinct)
-    texts = encode_requests(scored.tokenizer, unique, max_tokens=max_tokens_of(scored.model))
-    scores: list[AnswerScore | None] = [None] * len(unique)
+    encode = encode_requests if refuse else encode_what_fits
+    encoded = encode(scored.tokenizer, unique, max_tokens=max_tokens_of(scored.model))
+    texts = [(index, text) for index, text in enumerate(encoded) if text is not None]
+    scores = [UNANSWERED] * len(unique)
     with scored.activated() as model, torch.inference_mode():
-        for batch in _batches([len(text.input_ids) for text in texts], limits):
+        for batch in _batches([len(text.input_ids) for _, text in texts], limits):
+            chosen = [texts[place] for place in batch]
             found = _score_batch(
-                model, [texts[i] for i in batch], [unique[i].whole_text for i in batch]
+                model, [text for _, text in chosen], [unique[i].whole_text for i, _ in chosen]
             )
-            for index, score in zip(batch, found, strict=True):
-                scores[index] = score
+            for (index, _), score in zip(chosen, found, strict=True):
+                scores[index] = _finite(score, refuse=refuse)
             if on_progress is not None:
                 on_progress(len(batch))
-    return [score for score in (scores[place] for place in places) if score is not None]
+    return [scores[place] for place in places]
+
+
+def _finite(score: AnswerScore, *, refuse: bool) -> AnswerScore:
+    if np.isfinite(score.log_probs).all() and np.isfinite(score.z_scores).all():
+        return score
+    if refuse:
+        raise Misconfigured(
+            "MODEL_OUTPUT_NOT_FINITE",
+            "the model gives NaN or infinite log-probabilities",
+            "check the model folder and the adapter for damage, or use float32",
+        )
+    return UNANSWERED
 
 
 def _batches(lengths: Sequence[int], limits: ScoringLimits) -> Iterator[list[int]]:
@@ -214,12 +240,6 @@ def _token_statistics(
         first = (table.argmax(dim=-1) == wanted).float()
         parts.append(torch.stack([value, (value - mean) / spread, first]))
     found: FloatArray = torch.cat(parts, dim=1).double().cpu().numpy()
-    if not np.isfinite(found).all():
-        raise Misconfigured(
-            "MODEL_OUTPUT_NOT_FINITE",
-            "the model gives NaN or infinite log-probabilities",
-            "check the model folder and the adapter for damage, or use float32",
-        )
     return found
 
 

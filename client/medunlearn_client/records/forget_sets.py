@@ -87,7 +87,8 @@ class ForgetSplit:
 
 
 def select(
-    records: Sequence[Record], request: ForgetRequest, tagger: ForgetRootMatcher | None = None
+    records: Sequence[Record], request: ForgetRequest, tagger: ForgetRootMatcher | None = None,
+    *, of_any_size: bool = False,
 ) -> ForgetSplit:
     """Splits the records by the request.
 
@@ -95,12 +96,14 @@ def select(
         records: All records, with unique ids.
         request: What to forget.
         tagger: Needed where the request is by concept.
+        of_any_size: Take sets of any size, and subjects that no record has. Sums under noise
+            need no other, and a refusal would tell how many records there are.
 
     Raises:
-        Misconfigured: FORGET_ID_UNKNOWN, FORGET_TAGGER_MISSING, FORGET_SET_EMPTY,
-            RECORD_IN_BOTH_SETS or FORGET_LARGER_THAN_RETAIN.
+        Misconfigured: FORGET_ID_UNKNOWN, FORGET_TAGGER_MISSING, RECORD_IN_BOTH_SETS; where not of
+            any size, FORGET_SET_EMPTY or FORGET_LARGER_THAN_RETAIN.
     """
-    _check_known(records, request)
+    _check_known(records, request, subjects=not of_any_size)
     chosen = _chosen_ids(records, request, tagger)
     keep_records, keep_patients = set(request.keep_record_ids), set(request.keep_patient_ids)
     kept = {
@@ -110,7 +113,8 @@ def select(
     _refuse_overlap(chosen & kept)
     forget = tuple(record for record in records if record.record_id in chosen)
     retain = tuple(record for record in records if record.record_id not in chosen)
-    _check_sizes(forget, retain)
+    if not of_any_size:
+        _check_sizes(forget, retain)
     forgotten_texts = {record.text.casefold() for record in forget}
     repeated = (r.record_id for r in retain if r.text.casefold() in forgotten_texts)
     return ForgetSplit(forget=forget, retain=retain, repeated_ids=tuple(repeated))
@@ -158,15 +162,18 @@ def require_whole_patients(split: ForgetSplit) -> None:
         )
 
 
-def _check_known(records: Sequence[Record], request: ForgetRequest) -> None:
+def _check_known(
+    records: Sequence[Record], request: ForgetRequest, *, subjects: bool
+) -> None:
+    """Raises FORGET_ID_UNKNOWN; ``subjects`` asks for those, too."""
     patients = {record.patient_id for record in records if record.patient_id is not None}
     ids = {record.record_id for record in records}
-    subjects = {record.subject.casefold() for record in records if record.subject}
-    asked_subjects = [subject.casefold() for subject in request.subjects]
+    known_subjects = {record.subject.casefold() for record in records if record.subject}
+    asked_subjects = [subject.casefold() for subject in request.subjects if subjects]
     for what, asked, known in (
         ("records to forget", request.record_ids, ids),
         ("patients to forget", request.patient_ids, patients),
-        ("subjects to forget", asked_subjects, subjects),
+        ("subjects to forget", asked_subjects, known_subjects),
         ("records to keep", request.keep_record_ids, ids),
         ("patients to keep", request.keep_patient_ids, patients),
     ):

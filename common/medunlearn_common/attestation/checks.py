@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from medunlearn_common.attestation.files import (
     BadFile,
     Evidence,
 )
+from medunlearn_common.attestation.incidents import incidents_of
+from medunlearn_common.attestation.planned import require_as_planned
 from medunlearn_common.attestation.predicate import Predicate
 from medunlearn_common.attestation.statement import Statement
 from medunlearn_common.audit.checkpoints import SignedCheckpoint
@@ -87,15 +89,19 @@ def _file_digest(path: Path, name: str) -> str:
 
 
 def require_plan(evidence: Evidence, statement: Statement) -> str:
-    """The shared plan is the one attested, and ``plan.toml`` says the same.
+    """The shared plan is the one attested, it promises what is attested, and ``plan.toml`` says
+    the same.
 
     What a deployed run publishes holds no ``plan.toml``: the shared plan is all that others saw.
 
     Raises:
-        Rejected: FILE_CHANGED, FILE_MISSING, or PLAN_UNREADABLE.
+        Rejected: FILE_CHANGED, FILE_MISSING, PLAN_UNREADABLE, or as
+            :func:`require_as_planned`.
     """
     expected = statement.predicate.materials.plan
-    require_digest(evidence.read(RUN_PLAN_FILE), expected, RUN_PLAN_FILE)
+    data = evidence.read(RUN_PLAN_FILE)
+    require_digest(data, expected, RUN_PLAN_FILE)
+    require_as_planned(data, statement.predicate)
     if not statement.predicate.process.simulated and not (evidence.root / PLAN_FILE).exists():
         return f"{expected[:16]}..."
     try:
@@ -227,7 +233,7 @@ def require_continued(statement: Statement, export: LogExport) -> None:
 
 
 def require_recorded(
-    statement: Statement, records: Iterable[AuditRecord], evidence: Evidence, *,
+    statement: Statement, records: Sequence[AuditRecord], evidence: Evidence, *,
     attestation_digest: str,
 ) -> str:
     """The log says what the attestation says.
@@ -241,7 +247,7 @@ def require_recorded(
     for record in records:
         last[record.kind] = record.fields
         if record.kind == "round_accepted":
-            rounds[record.fields["round"]] = record.fields
+            _require_told_alike(rounds.setdefault(record.fields["round"], record.fields), record)
     expected: dict[str, dict[str, Any]] = {
         "run_begun": {"run_id": predicate.process.run_id, "plan_digest": materials.plan},
         "sites_agreed": {
@@ -265,6 +271,9 @@ def require_recorded(
         if any(found.get(name) != value for name, value in fields.items()):
             raise _disagrees(f"its last record of kind {kind}")
     _require_rounds(predicate, rounds)
+    attested_at = SignedCheckpoint.from_text(predicate.log.checkpoint).checkpoint.size
+    if predicate.incidents != incidents_of(r for r in records if r.index < attested_at):
+        raise _disagrees("what did not go as planned")
     if predicate.process.simulated:  # a deployed run has no page for the eye
         report = last["published"]["report_digest"]
         require_digest(evidence.read(REPORT_FILE), report, REPORT_FILE)
@@ -274,6 +283,12 @@ def require_recorded(
 def attested_kind(predicate: Predicate) -> str:
     """Kind of the log record that names the attestation."""
     return "published" if predicate.process.simulated else "attested"
+
+
+def _require_told_alike(first: Mapping[str, Any], record: AuditRecord) -> None:
+    """A round that is repeated after a crash is the same: only one of its sums is ever opened."""
+    if any(record.fields[name] != first[name] for name in ("sites", "sum_digest")):
+        raise _disagrees(f"round {first['round']}, which it tells in two ways")
 
 
 def _require_rounds(predicate: Predicate, rounds: Mapping[int, Mapping[str, Any]]) -> None:
@@ -289,6 +304,11 @@ def _require_rounds(predicate: Predicate, rounds: Mapping[int, Mapping[str, Any]
     ]
     if said != found:
         raise _disagrees("the survivors or sum of a round")
+    for site, part in predicate.sites.items():
+        if part.rounds_joined != sum(site in r.survivors for r in predicate.rounds):
+            raise _disagrees(f"the rounds of {site}")
+    if not {site for r in predicate.rounds for site in r.survivors} <= predicate.sites.keys():
+        raise _disagrees("who was in a round")
 
 
 def require_witnessed(

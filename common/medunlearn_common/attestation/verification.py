@@ -7,15 +7,15 @@ Steps, in this order; the first that fails ends the verification and names its f
 3. Signature: a coordinator of the roster signed it.
 4. Statement: it is an in-toto statement of this version, and says what it does not show.
 5. Adapter: each file has the digest that is attested; no file is missing or added.
-6. Plan: the shared plan has the attested digest, and ``plan.toml``, where there is one, still
-   says the same.
+6. Plan: the shared plan has the attested digest, promises what is attested of it, and
+   ``plan.toml``, where there is one, still says the same.
 7. Result: ``result.json`` has the attested digest, and the attested figures are its own.
 8. Roster: the run's own is the one attested, and the trusted one is the same or a later one.
 9. Inclusion: the coordinator's signed checkpoint covers the record of this result.
 10. Log: the exported log is signed, and every record follows from the one before it.
 11. Consistency: that log continues the checkpoint of step 9, and records what is attested:
-    plan, sites, rounds with their survivors, adapter, result, attestation and, of a simulated
-    run, report.
+    plan, sites, rounds with their survivors, what did not go as planned, adapter, result,
+    attestation and, of a simulated run, report.
 12. Witnesses: every site in the sums signed a state of this very log, after the last round.
 
 An adapter alone brings 2 to 5, 8 and 9; what cannot be checked is said, never counted as passed.

@@ -1,7 +1,10 @@
 """What charged releases cost together: within one run, and over all runs of a hospital.
 
 A ledger entry is a Poisson-subsampled Gaussian sum with the unit that it protects. Within a
-run all entries have the run's unit. Over runs the units may differ, and then
+run all entries have the run's unit, and a unit is forgotten or retained throughout, so a run
+costs the dearer of the two. Over runs a unit may change sides, as every one does that withdraws
+its consent; so there each entry counts at the higher of its two rates. The units may differ
+too, and then
 
 * an entry that protects patients also protects records, at half its noise multiplier: one
   record more moves its patient's clipped vector by at most twice the clip;
@@ -90,13 +93,20 @@ def cumulative_epsilon(
     """Epsilon of charges of any runs for ``unit``; infinite where nothing bounds it."""
     seen: list[Mechanism] = []
     for charge in charges:
+        mechanism = _on_either_side(charge.mechanism)
         if charge.unit == unit:
-            seen.append(charge.mechanism)
+            seen.append(mechanism)
         elif unit == "record":
-            seen.append(replace(charge.mechanism, sigma=charge.mechanism.sigma / 2.0))
+            seen.append(replace(mechanism, sigma=mechanism.sigma / 2.0))
         else:
             return inf
     return _epsilon(seen, delta, accountant)
+
+
+def _on_either_side(mechanism: Mechanism) -> Mechanism:
+    """What a release costs a unit of which it is not known in which set it was."""
+    rate = max(mechanism.forget_rate, mechanism.retain_rate)
+    return replace(mechanism, forget_rate=rate, retain_rate=rate)
 
 
 def _epsilon(mechanisms: list[Mechanism], delta: float, accountant: Accountant) -> float:
@@ -116,7 +126,7 @@ def refuse_over_run_budget(
         BudgetExceeded: PRIVACY_BUDGET.
     """
     epsilon = run_epsilon(charges, delta=budget.delta, accountant=accountant)
-    if epsilon > budget.epsilon + _TOLERANCE:
+    if not epsilon <= budget.epsilon + _TOLERANCE:  # NaN passes no budget
         raise BudgetExceeded(
             "PRIVACY_BUDGET",
             f"{charges[-1].release} would raise epsilon to {epsilon:.3f}, over the budget "
@@ -136,7 +146,7 @@ def refuse_over_site_budget(
     epsilon = cumulative_epsilon(
         charges, unit=budget.unit, delta=budget.delta, accountant=accountant
     )
-    if epsilon > budget.epsilon + _TOLERANCE:
+    if not epsilon <= budget.epsilon + _TOLERANCE:  # NaN passes no budget
         shown = "without bound" if epsilon == inf else f"{epsilon:.3f}"
         raise BudgetExceeded(
             "PRIVACY_SITE_BUDGET",

@@ -19,6 +19,7 @@ from medunlearn_common.plan.absences import absence_spans
 from medunlearn_common.plan.reading import read_plan
 from medunlearn_common.plan.sections import Plan
 from medunlearn_common.plan.template import plan_template
+from medunlearn_common.ring import NOISE_TAIL
 
 if TYPE_CHECKING:
     from medunlearn_common.accounting import NoiseSchedule
@@ -197,9 +198,12 @@ def privacy_facts(plan: Plan, schedule: NoiseSchedule) -> list[tuple[str, str]]:
          f"adds {share * schedule.round_sigma * privacy.clip_l2:.3f}"),
     ]
     if plan.wire.update_bits == 16:
-        # 2^15 coarse steps, of which 2^11 make one sigma (decision 21).
+        # 2^15 coarse steps, of which 2^11 make one sigma (decision 21); a site leaves room for
+        # the whole reach of its share of the noise.
+        own = (16 - NOISE_TAIL * share) * schedule.round_sigma
         facts.append(("range", f"{16 * schedule.round_sigma:.0f} units that all pull one way in "
-                      "one coordinate, noise included; a sum beyond wraps, and nobody sees it"))
+                      "one coordinate, noise included; a sum beyond wraps, and nobody sees it; "
+                      f"of one site {own:.0f} units"))
     if schedule.vote_sigma:
         facts.append(("vote noise", f"sigma {schedule.vote_sigma:.3f} x clip "
                       f"{privacy.vote_clip_l2:g}"))

@@ -53,7 +53,8 @@ class DataSection(Section):
         "department field do; a model can then tell topics apart")
     max_bad_fraction: Fraction = Field(0.2, description="share of unreadable rows that stops")
     nonmember_fraction: Fraction = Field(
-        0.1, description="share held out of planting: who was never seen (membership tests)")
+        0.1, description="simulated: share held out of planting, who was never seen (membership "
+        "tests); a hospital holds nothing out")
     tag_decisions: str = Field(
         "", description="clinicians' decisions on uncertain concept tags (medunlearn concepts "
         "decide); empty: none")
@@ -72,7 +73,7 @@ class ForgetSection(Section):
     concepts: tuple[str, ...] = Field(
         (), description="concept ids: records that mention them or a descendant")
     patient_fraction: Fraction = Field(
-        0.0, description="share of patients withdrawn at random (by run.seed)")
+        0.0, description="simulated: share of patients withdrawn at random (by run.seed)")
 
 
 class ConceptsSection(Section):

@@ -13,16 +13,15 @@ from pathlib import Path
 
 from medunlearn_common import __version__
 from medunlearn_common.attestation.files import ADAPTER_FILES, ADAPTER_FOLDER
+from medunlearn_common.attestation.incidents import incidents_of
 from medunlearn_common.attestation.predicate import (
     LIMITS,
     SIMULATED,
     Counts,
     Figure,
     Gate,
-    Incidents,
     Inclusion,
     Materials,
-    Override,
     Predicate,
     Privacy,
     Process,
@@ -119,7 +118,7 @@ def _predicate(
             Gate(gate=found.gate, passed=found.passed, figure=finite(found.value),
                  limit=found.limit) for found in outcome.gates
         ),
-        incidents=_incidents(log, dict(agreed["refused"])),
+        incidents=incidents_of(log.records),
         log=Inclusion(
             index=record.index, record=record.to_bytes().decode("ascii"),
             proof=tuple(hash_.hex() for hash_ in log.prove(record.index)),
@@ -231,17 +230,3 @@ def counted_figures(report: EvaluationReport) -> dict[str, Figure]:
                 interval="noise",
             )
     return found
-
-
-def _incidents(log: AuditLog, refused: dict[str, str]) -> Incidents:
-    told = {kind: [r.fields for r in log.records if r.kind == kind]
-            for kind in ("run_stopped", "gate_failed", "gate_overridden")}
-    return Incidents(
-        refused=refused,
-        stops=tuple(fields["code"] for fields in told["run_stopped"]),
-        gates_failed=tuple(dict.fromkeys(fields["gate"] for fields in told["gate_failed"])),
-        overrides=tuple(
-            Override(gate=f["gate"], by=f["by"], reason_digest=f["reason_digest"])
-            for f in told["gate_overridden"]
-        ),
-    )

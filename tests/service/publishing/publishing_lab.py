@@ -68,7 +68,9 @@ def two_finished_runs(base: Path, *, model: Path, data: Path) -> None:
     party = base / "coordinator"
     enrol(plan.shared(), run_folder=party, sites={base / "sites" / name: name for name in SITES})
     policy = policy_template(SitePolicy(
-        privacy=PrivacyLimits(max_epsilon=100.0, max_total_epsilon=1000.0),
+        privacy=PrivacyLimits(
+            max_epsilon=100.0, max_total_epsilon=1000.0, min_sigma=0.0,
+        ),
         federation=FederationLimits(coordinators=("coordinator",), max_runs=10, max_density=0.05),
     ))
     for name in SITES:
