@@ -104,6 +104,33 @@ class Approvals:
         found = (_read(path) for path in self._folder.glob("*.json"))
         return tuple(sorted((one for one in found if one is not None), key=lambda o: o.asked))
 
+    def named(self, digest: str, *, run: str | None = None) -> tuple[Asked, ...]:
+        """One plan, in every run that was offered it; what is shown is what can be decided on.
+
+        A coordinator can make two plans whose digests begin alike: a few minutes' work for the
+        twelve digits that lists show. Then the digits name none of them.
+
+        Args:
+            digest: The plan's digest, or its first eight or more digits.
+            run: The run; None takes all.
+
+        Raises:
+            Misconfigured: APPROVAL_DIGEST, APPROVAL_UNKNOWN, APPROVAL_AMBIGUOUS.
+        """
+        if not _PREFIX.fullmatch(digest):
+            raise Misconfigured("APPROVAL_DIGEST", "a plan is named by 8 to 64 hex digits",
+                                "`medunlearn hospital approve` lists what waits")
+        alike = [one for one in self.all() if one.plan_digest.startswith(digest)]
+        found = tuple(one for one in alike if run in (None, one.run))
+        if not found:
+            raise Misconfigured("APPROVAL_UNKNOWN", "no such plan was offered to this site",
+                                "`medunlearn hospital approve` lists what waits")
+        if len({one.plan_digest for one in alike}) > 1:
+            raise Misconfigured("APPROVAL_AMBIGUOUS", "several plans begin with these digits",
+                                "give the whole digest, from `medunlearn hospital status --json`; "
+                                "and ask the coordinator: this is hardly chance")
+        return found
+
     def decide(
         self, digest: str, *, by: str, decision: Literal["approved", "declined"],
         run: str | None = None,
@@ -120,19 +147,12 @@ class Approvals:
             Misconfigured: APPROVAL_DIGEST, APPROVAL_BY, APPROVAL_UNKNOWN, APPROVAL_AMBIGUOUS,
                 APPROVAL_DECIDED.
         """
-        if not _PREFIX.fullmatch(digest):
-            raise Misconfigured("APPROVAL_DIGEST", "a plan is named by 8 to 64 hex digits",
-                                "`medunlearn hospital approve` lists what waits")
         if not person(by):
             raise Misconfigured("APPROVAL_BY", "the name of the person is not a name",
                                 "letters, spaces, points and hyphens, at most 64")
-        found = [one for one in self.all()
-                 if one.plan_digest.startswith(digest) and run in (None, one.run)]
+        found = self.named(digest, run=run)
         # An older run's decision does not stand in the way of the one that waits.
         open_ones = [one for one in found if one.decision == "waiting"] or found
-        if not open_ones:
-            raise Misconfigured("APPROVAL_UNKNOWN", "no such plan was offered to this site",
-                                "`medunlearn hospital approve` lists what waits")
         if len(open_ones) > 1:
             raise Misconfigured("APPROVAL_AMBIGUOUS", f"{len(open_ones)} runs have such a plan",
                                 "add --run NAME")

@@ -15,7 +15,6 @@ from medunlearn_client.policy_commands import policy_app as policy
 from medunlearn_client.service.approvals import Approvals, Asked
 from medunlearn_client.service.config import HospitalPaths, read_hospital_config
 from medunlearn_client.service.status import SiteStatus
-from medunlearn_common.errors import Misconfigured
 from medunlearn_common.party_folder import HERE, PartyFolder
 
 By = Annotated[str, typer.Option("--by", help="Name of the person who decides.")]
@@ -93,12 +92,9 @@ def approve(
         _list_waiting([one for one in approvals.all() if one.decision == "waiting"])
         return
     if show:
-        for one in approvals.all():
-            if one.plan_digest.startswith(digest) and run in (None, one.run):
-                typer.echo(json.dumps(json.loads(one.plan), indent=2, sort_keys=True))
-                return
-        raise Misconfigured("APPROVAL_UNKNOWN", "no such plan was offered to this site",
-                            "`medunlearn hospital approve` lists what waits")
+        one = approvals.named(digest, run=run)[0]  # in each of its runs it is the same plan
+        typer.echo(json.dumps(json.loads(one.plan), indent=2, sort_keys=True))
+        return
     one = approvals.decide(digest, by=by, decision="approved", run=run)
     typer.echo(f"{one.by} approved plan {one.plan_digest[:12]} for run {one.run}")
 

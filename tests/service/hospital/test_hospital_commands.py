@@ -92,6 +92,38 @@ def test_a_plan_is_listed_shown_and_approved(
         Approvals(paths.approvals).require(offer)
 
 
+def test_one_plan_is_shown_and_another_is_approved(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A coordinator makes two plans whose digests begin alike (2^24 hashes for the twelve digits
+    that are listed) and offers the harsh one once a person has decided on the mild one."""
+    approvals, where = HospitalPaths(folder=folder).approvals, ("--folder", str(folder))
+    mild = RunPlan.model_validate({})
+    offered(approvals, run="r1", plan=mild)
+    assert run("approve", mild.digest[:12], "--by", "Ada Berg", *where) == 0
+    offered(approvals, run="r2", plan=RunPlan.model_validate({"privacy": {"epsilon": 7.5}}),
+            digest=mild.digest[:12] + "0" * 52)
+    capsys.readouterr()
+    for wish in (["--show"], ["--by", "Ada Berg"], ["--run", "r2", "--by", "Ada Berg"]):
+        assert run("approve", mild.digest[:12], *wish, *where) == 2
+        told = capsys.readouterr()
+        assert "APPROVAL_AMBIGUOUS" in told.err and not told.out
+    assert [one.decision for one in Approvals(approvals).all()] == ["approved", "waiting"]
+    assert run("approve", mild.digest[:12] + "0" * 52, "--show", *where) == 0
+    assert json.loads(capsys.readouterr().out)["privacy"]["epsilon"] == 7.5
+
+
+def offered(approvals: Path, *, run: str, plan: RunPlan, digest: str = "") -> None:
+    """A plan that waits, under another digest if one is given."""
+    before = set(approvals.glob("*.json"))
+    with pytest.raises(Rejected, match="PLAN_AWAITS_APPROVAL"):
+        Approvals(approvals).require(RunOffer(
+            run=run, coordinator="c1", plan=plan, package_version="1", code_digest="c"))
+    (path,) = set(approvals.glob("*.json")) - before
+    asked = json.loads(path.read_text())
+    path.write_text(json.dumps({**asked, "plan_digest": digest or plan.digest}))
+
+
 def test_the_policy_commands_are_here_too(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
