@@ -18,6 +18,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medunlearn_client.adoption.weights import require_planned_weights
 from medunlearn_client.site_audit import SiteAudit
@@ -40,7 +41,13 @@ from medunlearn_common.envelope import RunLock
 from medunlearn_common.errors import Rejected
 from medunlearn_common.offer import plan_from_canonical
 from medunlearn_common.plan import RunPlan
-from medunlearn_common.publication import COUNTERSIGNED, OBJECTED, STATEMENTS_FOLDER, open_decision
+from medunlearn_common.publication import (
+    COUNTERSIGNED,
+    OBJECTED,
+    STATEMENTS_FOLDER,
+    Decision,
+    open_decision,
+)
 from medunlearn_common.roster import Roster
 from medunlearn_common.roster.trusted import ROOT_FILE, ROSTER_FILE
 from medunlearn_common.trust_folder import TRUST_FOLDER
@@ -58,6 +65,7 @@ class CheckedRun:
         attestation_digest: SHA-256 (hex) of the attestation's file.
         plan: The shared plan.
         records: The coordinator's log.
+        decisions: What hospitals signed of it, as far as it came along, by site.
     """
 
     folder: Path
@@ -65,6 +73,7 @@ class CheckedRun:
     attestation_digest: str
     plan: RunPlan
     records: tuple[AuditRecord, ...]
+    decisions: Mapping[str, Decision]
 
     @property
     def run_id(self) -> str:
@@ -75,12 +84,13 @@ class CheckedRun:
         """Sites that object, by the log and by signed statements: site to who decided.
 
         A site's later word replaces its earlier one. An objection in the log counts without the
-        statement: whoever leaves the statement out shall not thereby take the objection away.
+        statement: whoever leaves the statement out shall not thereby take the objection away. It
+        is only taken back by a countersignature that the site itself signed.
         """
         return {site: by for site, (verdict, by, _) in self._last().items() if verdict == OBJECTED}
 
     def countersigned(self) -> dict[str, str]:
-        """Sites that countersigned, by the log: site to who decided."""
+        """Sites that countersigned, by the log and by signed statements: site to who decided."""
         return {
             site: by for site, (verdict, by, _) in self._last().items()
             if verdict == COUNTERSIGNED
@@ -94,13 +104,21 @@ class CheckedRun:
                 continue
             if fields["attestation_digest"] != self.attestation_digest:
                 continue
+            if record.kind == COUNTERSIGNED and not self._is_signed(fields):
+                continue
             if fields["number"] >= found.get(fields["site"], ("", "", 0))[2]:
                 found[fields["site"]] = (record.kind, fields["by"], fields["number"])
         return found
 
+    def _is_signed(self, fields: Mapping[str, Any]) -> bool:
+        """Whether the site signed the countersignature that the coordinator's log says it gave."""
+        decision = self.decisions.get(fields["site"])
+        return decision is not None and decision.verdict == COUNTERSIGNED and (
+            (decision.by, decision.number) == (fields["by"], fields["number"]))
+
 
 def check_publication(
-    folder: Path, hospital: Path, *, lock: RunLock | None, audit: SiteAudit
+    folder: Path, hospital: Path, *, lock: RunLock | None, audit: SiteAudit, now: float
 ) -> CheckedRun:
     """Carry the steps out.
 
@@ -109,6 +127,7 @@ def check_publication(
         hospital: The hospital's folder.
         lock: What this hospital holds of the run.
         audit: Its memory of the coordinator's log.
+        now: Seconds since 1970, for the validity of the keys that decisions are signed with.
 
     Raises:
         StepFailed: A step of the verification.
@@ -140,6 +159,9 @@ def check_publication(
     return CheckedRun(
         folder=folder, statement=statement, plan=plan,
         attestation_digest=verification.attestation_digest,
+        decisions={decision.site: decision for decision in sound_decisions(
+            _statements(folder), verification.roster, run_id=predicate.process.run_id,
+            attestation=verification.attestation_digest, now=now).values()},
         records=export.verify(verification.roster, keeper=verification.keeper.party_id),
     )
 
@@ -172,15 +194,23 @@ def _require_config(path: Path, plan: RunPlan) -> None:
         )
 
 
-def sound_statements(
+def _statements(folder: Path) -> dict[str, bytes]:
+    """The decisions that lie beside a published run, by file name; whether they hold is open."""
+    return {
+        f"{STATEMENTS_FOLDER}/{path.name}": path.read_bytes()
+        for path in sorted((folder / STATEMENTS_FOLDER).glob("*.dsse"))
+    }
+
+
+def sound_decisions(
     files: Mapping[str, bytes], roster: Roster, *, run_id: str, attestation: str, now: float
-) -> dict[str, bytes]:
-    """The signed decisions among an archive's files that hold, by file name.
+) -> dict[str, Decision]:
+    """The signed decisions among a publication's files that hold, by file name.
 
     One whose signature does not hold is left out, not refused: a site that was revoked since
     must not keep others from receiving the run.
     """
-    found: dict[str, bytes] = {}
+    found: dict[str, Decision] = {}
     for name, data in files.items():
         if not name.startswith(f"{STATEMENTS_FOLDER}/"):
             continue
@@ -190,5 +220,5 @@ def sound_statements(
             continue
         own = f"{STATEMENTS_FOLDER}/{decision.site}.dsse"
         if (own, decision.run, decision.attestation.hex()) == (name, run_id, attestation):
-            found[name] = data
+            found[name] = decision
     return found

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from time import time
 
 from medunlearn_client.adoption.checking import CheckedRun, check_publication
 from medunlearn_client.adoption.folder import AdoptionFolder
@@ -74,4 +75,4 @@ class AdoptionHospital:
         files = folder or self.places.received(run_id)
         with closing(EnvelopeStore(self.folder / TRUST_FOLDER / STORE_FILE)) as store:
             lock = store.lock_of(run_id)
-        return check_publication(files, self.folder, lock=lock, audit=self.audit)
+        return check_publication(files, self.folder, lock=lock, audit=self.audit, now=time())

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from medunlearn_client.adoption.checking import check_publication, sound_statements
+from medunlearn_client.adoption.checking import check_publication, sound_decisions
 from medunlearn_client.adoption.folder import STATEMENT_FILE, AdoptionFolder, put_in_place
 from medunlearn_client.site_audit import SiteAudit
 from medunlearn_common.attestation.files import ATTESTATION_FILE, LOG_FILE
@@ -97,7 +97,8 @@ class AdoptingHospital:
         try:
             self._write(partial, inbox, files, run_id=run_id, attestation=attestation)
             checked = check_publication(
-                partial, self._folder, lock=self._trust.store.lock_of(run_id), audit=self._audit
+                partial, self._folder, lock=self._trust.store.lock_of(run_id), audit=self._audit,
+                now=self._trust.clock(),
             )
             if (checked.run_id, checked.attestation_digest) != (run_id, attestation):
                 raise Rejected("RUN_MISMATCH", "an archive holds another run than it is sent for",
@@ -140,13 +141,13 @@ class AdoptingHospital:
     ) -> None:
         """Lay the files out; what an update leaves out comes from the inbox."""
         private_folder(partial)
-        statements = sound_statements(
+        sound = sound_decisions(
             files, self._trust.roster.current, run_id=run_id, attestation=attestation,
             now=self._trust.clock(),
         )
-        plain = {n: d for n, d in files.items() if not n.startswith(f"{STATEMENTS_FOLDER}/")}
-        for name, data in {**plain, **statements}.items():
-            write_atomically(partial / name, data)
+        for name, data in files.items():
+            if name in sound or not name.startswith(f"{STATEMENTS_FOLDER}/"):
+                write_atomically(partial / name, data)
         for name in FULL_FILES:
             if name in files:
                 continue

@@ -22,7 +22,7 @@ from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.frozen import A_PART, B_PART, b_name
 from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.messages import COLLECT, PUBLISH, Message
-from medunlearn_common.publication import FULL_FILES
+from medunlearn_common.publication import FULL_FILES, Decision
 from medunlearn_server.publishing.attesting import attest
 from medunlearn_server.transport import Reply, SiteFailure
 
@@ -333,6 +333,36 @@ def test_a_statement_that_the_coordinator_made_up_or_left_out(received: Publishi
     assert received.publish().decisions == {}
     assert not list(received.inbox(2).glob("statements/*"))
     assert received.site(2).checked("second").objections() == {"site-0": "Ann Lee"}
+
+
+def test_an_objection_taken_back_by_the_coordinator(received: PublishingLab) -> None:
+    """Its log says that the hospital countersigned since; no hospital has signed that."""
+    decision = received.decide(1, "objected")
+    received.publish()
+    forged(received, decision, site="site-1", number=decision.number + 1)
+    assert set(received.publish().verdicts.values()) == {"RECEIVED"}
+    checked = received.site(0).checked("second")
+    assert checked.objections() == {"site-1": "Ann Lee"} and checked.countersigned() == {}
+
+
+def test_a_countersignature_that_no_hospital_gave(received: PublishingLab) -> None:
+    decision = received.decide(1, "countersigned")
+    received.publish()
+    forged(received, decision, site="site-2", number=1)
+    assert set(received.publish().verdicts.values()) == {"RECEIVED"}
+    assert received.site(0).checked("second").countersigned() == {"site-1": "Ann Lee"}
+    # Nor does one that lies in the inbox without its hospital's signature.
+    statement = received.inbox(0) / "statements" / "site-1.dsse"
+    forger = SigningIdentity.generate("site-2", SeededEntropy(666))
+    statement.with_name("site-2.dsse").write_bytes(replace(decision, site="site-2").sign(forger))
+    assert received.site(0).checked("second").countersigned() == {"site-1": "Ann Lee"}
+
+
+def forged(lab: PublishingLab, like: Decision, *, site: str, number: int) -> None:
+    """A countersignature in the coordinator's log, of the coordinator's own making."""
+    lab.log().append(
+        "countersigned", site=site, attestation_digest=like.attestation.hex(), by=like.by,
+        reason_digest=like.reason.hex(), number=number)
 
 
 def test_a_reason_stays_at_the_hospital_and_cannot_be_guessed(received: PublishingLab) -> None:
