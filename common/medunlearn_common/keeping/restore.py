@@ -1,7 +1,9 @@
 """Putting a backup back, without ever putting history back.
 
 Order: read the archive and check every file of it -> see what is missing here -> refuse where
-that would take history back -> mark -> put the missing files in place. Nothing that lies in the
+that would take history back -> mark -> say in the ledger that nothing bounds it -> put the
+missing files in place. Killed at any moment, the same command goes on where it stopped: while
+history is missing it marks anew, and once it is not, all was said. Nothing that lies in the
 folder is ever replaced: a store that is damaged is moved aside by a person first, as evidence.
 """
 
@@ -25,13 +27,19 @@ from medunlearn_common.errors import Misconfigured, Rejected, Transient
 from medunlearn_common.keeping.adopted import relink
 from medunlearn_common.keeping.backup import FORMAT, MANIFEST
 from medunlearn_common.keeping.catalogue import class_of
-from medunlearn_common.keeping.marks import HistoryLost, PartyMarks
+from medunlearn_common.keeping.marks import LOST_FILE, HistoryLost, PartyMarks
 from medunlearn_common.ledger.commands import LEDGER_FILE
 from medunlearn_common.ledger.store import PrivacyLedger
 from medunlearn_common.trust_folder import PARTY_FILE, STORE_FILE, TRUST_FOLDER
 
 MAX_FILES, MAX_MANIFEST_BYTES = 100_000, 64 << 20
 UNKNOWN_RELEASE = "unknown-since-backup"
+_RUNS_IN = (
+    (f"{TRUST_FOLDER}/{STORE_FILE}", "SELECT run FROM locks UNION SELECT run FROM sent"
+                                     " UNION SELECT run FROM received"),
+    (LEDGER_FILE, "SELECT run_id FROM releases UNION SELECT run_id FROM runs"),
+    ("state/runs.db", "SELECT run_id FROM runs"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +86,9 @@ def restore(
         * No file that is there is changed, least of all a ledger, envelope store or share
           journal: those can only grow.
         * Missing history is put back from a final backup, or with a mark that closes every run
-          the backup knew and asks people about any other (:class:`PartyMarks`). A hospital's
-          ledger then says that nothing bounds what was spent over all runs.
+          the backup or the folder knew and asks people about any other (:class:`PartyMarks`). A
+          hospital's ledger says that nothing bounds what was spent over all runs, before any of
+          the old history has its name.
         * A share journal comes back from a final backup only.
         * The adapter in service is the one that the log in the folder names: see
           :func:`medunlearn_common.keeping.adopted.relink`.
@@ -98,15 +107,17 @@ def restore(
         history = [name for name in missing if class_of(name) == "history"]
         mark = None
         if history and not (manifest.final and not _has_history(folder, manifest)):
-            mark = _marked(manifest, Path(scratch), history, said=history_lost, now=clock())
-            missing = [name for name in missing if class_of(name) != "journal"]
-        if mark is not None:
+            known = _known_runs(Path(scratch), folder, role=manifest.role)
+            mark = _marked(manifest, known, history, said=history_lost, now=clock())
+            missing = [name for name in missing
+                       if class_of(name) != "journal" and name != LOST_FILE]
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             mark.write(folder)
+            if manifest.role == "hospital":
+                _say_unbounded((Path(scratch) if LEDGER_FILE in missing else folder) / LEDGER_FILE,
+                               mark)
         for name in missing:
             _place(Path(scratch) / name, folder / name)
-    if mark is not None and manifest.role == "hospital":
-        _say_unbounded(folder / LEDGER_FILE, mark)
     with _reported():
         in_service = relink(folder) if manifest.role == "hospital" else 0
     kept = tuple(name for name in manifest.files if name not in set(missing))
@@ -182,7 +193,7 @@ def _has_history(folder: Path, manifest: _Manifest) -> bool:
 
 
 def _marked(
-    manifest: _Manifest, scratch: Path, history: list[str], *, said: bool, now: float
+    manifest: _Manifest, known: set[str], history: list[str], *, said: bool, now: float
 ) -> HistoryLost:
     if not said:
         raise Misconfigured(
@@ -193,22 +204,26 @@ def _marked(
             "is then out of every run that the backup knew",
         )
     return HistoryLost(restored_at=int(now), backup_at=manifest.made_at,
-                       known_runs=tuple(sorted(_known_runs(scratch, manifest))))
+                       known_runs=tuple(sorted(known)))
 
 
-def _known_runs(scratch: Path, manifest: _Manifest) -> set[str]:
-    """Every run that the copies name, whatever store names it."""
-    runs = {PurePosixPath(name).parts[1] for name in manifest.files
-            if manifest.role == "coordinator" and name.startswith("runs/")}
-    for name, query in (
-        (f"{TRUST_FOLDER}/{STORE_FILE}", "SELECT run FROM locks UNION SELECT run FROM sent"
-                                         " UNION SELECT run FROM received"),
-        (LEDGER_FILE, "SELECT run_id FROM releases UNION SELECT run_id FROM runs"),
-        ("state/runs.db", "SELECT run_id FROM runs"),
-    ):
-        if name in manifest.files:
-            with closing(sqlite3.connect(scratch / name)) as connection:
-                runs.update(str(row[0]) for row in connection.execute(query))
+def _known_runs(*places: Path, role: str) -> set[str]:
+    """Every run that the copies, or what was not lost, name; whatever store names it.
+
+    An earlier mark's runs are among them, admitted ones too: what was said in them until now may
+    be what is lost.
+    """
+    runs: set[str] = set()
+    for place in places:
+        if role == "coordinator":
+            runs.update(path.name for path in (place / "runs").glob("*"))
+        earlier = PartyMarks(place).history_lost
+        if earlier is not None:
+            runs.update(earlier.known_runs, earlier.admitted_runs)
+        for name, query in _RUNS_IN:
+            if (place / name).is_file():
+                with closing(sqlite3.connect(place / name)) as connection:
+                    runs.update(str(row[0]) for row in connection.execute(query))
     return runs
 
 

@@ -6,12 +6,14 @@ import io
 import json
 import shutil
 import sqlite3
+import sys
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trust_lab as lab
@@ -19,7 +21,7 @@ import trust_lab as lab
 from medunlearn_client.masking.journal import ShareJournal
 from medunlearn_common.accounting import Mechanism
 from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Rejected
-from medunlearn_common.keeping import PartyMarks, admit_run, make_backup, restore
+from medunlearn_common.keeping import PartyMarks, admit_run, make_backup, marks, restore
 from medunlearn_common.ledger import PrivacyLedger, SiteBudget
 from medunlearn_common.ledger.spending import Budget
 
@@ -123,6 +125,101 @@ def test_after_a_restore_no_bound_over_all_runs_is_claimed(consortium: lab.Lab) 
         ledger.charge(run_id="run-2", release="vote", request_digest="b" * 64, mechanism=STEP,
                       budget=BUDGET)
     assert code_of(refused) == "PRIVACY_SITE_BUDGET"
+
+
+def test_a_restore_killed_at_any_moment_still_claims_no_bound(
+    consortium: lab.Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the last file was in place, and repeated as its hint says: the old ledger
+    would bound what nobody knows."""
+    archive, moment = tmp_path / "b.tar", 0
+    make_backup(party(consortium), archive)
+    while True:
+        moment += 1
+        folder = tmp_path / f"killed-{moment}"
+        if not killed_restore(archive, folder, at=moment, monkeypatch=monkeypatch):
+            break
+        restore(archive, folder, history_lost=True)
+        ledger = PrivacyLedger(folder / "ledger.db")
+        assert ledger.cumulative_epsilon(unit="record", delta=1e-5) == float("inf"), moment
+        with pytest.raises(Rejected):
+            PartyMarks(folder).require_run("run-1")
+    assert moment > 5
+
+
+class Killed(BaseException):
+    """As by SIGKILL: nothing is cleaned up that a process cleans up for itself."""
+
+
+def killed_restore(
+    archive: Path, folder: Path, *, at: int, monkeypatch: pytest.MonkeyPatch
+) -> bool:
+    """A restore that dies at its ``at``-th durable step; False where it has no so many."""
+    module = sys.modules[restore.__module__]  # the package's name for it is the function
+    left = at
+
+    def dying(act: Callable[..., None]) -> Callable[..., None]:
+        def act_or_die(*arguments: Any, **more: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed
+            act(*arguments, **more)
+
+        return act_or_die
+
+    with monkeypatch.context() as patched:
+        patched.setattr(marks, "write_atomically", dying(marks.write_atomically))
+        for name in ("_place", "_say_unbounded"):
+            patched.setattr(module, name, dying(getattr(module, name)))
+        try:
+            restore(archive, folder, history_lost=True)
+        except Killed:
+            return True
+    return False
+
+
+def test_a_second_restore_does_not_open_what_the_first_closed(
+    consortium: lab.Lab, tmp_path: Path
+) -> None:
+    """History is lost twice, and the second time only an older backup is found."""
+    old, archive = tmp_path / "old.tar", tmp_path / "b.tar"
+    folder = party(consortium)
+    make_backup(folder, old)
+    charge(folder, "run-2", "vote")
+    make_backup(folder, archive)
+    folder = tmp_path / "restored"
+    restore(archive, folder, history_lost=True)
+    (folder / "trust" / "envelopes.db").unlink()
+    restore(old, folder, history_lost=True)
+    with pytest.raises(Rejected):
+        admit_run(folder, "run-2")
+
+
+def test_a_run_in_a_ledger_that_was_not_lost_is_over_too(
+    consortium: lab.Lab, tmp_path: Path
+) -> None:
+    """Begun after the backup: the ledger that stayed knows it, the lost envelopes did too."""
+    folder, archive = party(consortium), tmp_path / "b.tar"
+    make_backup(folder, archive)
+    charge(folder, "run-2", "vote")
+    (folder / "trust" / "envelopes.db").unlink()
+    restore(archive, folder, history_lost=True)
+    with pytest.raises(Rejected):
+        admit_run(folder, "run-2")
+
+
+def test_a_party_that_lost_history_once_is_backed_up_and_restored_with_its_mark(
+    consortium: lab.Lab, tmp_path: Path
+) -> None:
+    folder, archive = restored_over_a_lost_disk(consortium), tmp_path / "marked.tar"
+    admit_run(folder, "run-2")
+    make_backup(folder, archive)
+    again = tmp_path / "again"
+    assert restore(archive, again, history_lost=True).history_lost is not None
+    for run_id in ("run-1", "run-2"):
+        with pytest.raises(Rejected):
+            PartyMarks(again).require_run(run_id)
 
 
 def test_an_old_share_journal_is_never_put_back(consortium: lab.Lab) -> None:
