@@ -46,6 +46,8 @@ from medunlearn_server.service.superlink import SuperLink
 LOCK_FILE: Final = "service.lock"
 _GATEWAY: Final = "medunlearn_server.service.gateway_process"
 _WATCH: Final = "medunlearn_server.watching.web"
+# Nothing is imported from the folder in which somebody happened to start the service.
+_PYTHON: Final = (sys.executable, "-P", "-m")
 _GRACE_S: Final = 8.0
 
 
@@ -87,7 +89,7 @@ class Supervisor:
 
     def _module(self, name: str, module: str) -> ChildSpec:
         return ChildSpec(
-            name=name, command=(sys.executable, "-m", module, str(self._folder.path)),
+            name=name, command=(*_PYTHON, module, str(self._folder.path)),
             environment=self._superlink.environment, grace_s=_GRACE_S,
             log_file=self._folder.logs / f"{name}.log", longest_delay_s=15.0,
             stdout=self._log.stream.fileno() if self._log.stream is not None else None,
