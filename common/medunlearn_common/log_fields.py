@@ -51,8 +51,8 @@ EVENTS: frozenset[str] = frozenset({
     # The coordinator's.
     "run_launched", "run_started", "run_paused", "run_resumed", "run_stopped", "run_failed",
     "run_finished", "run_published", "run_delayed", "support_chosen", "round_done", "gate_failed",
-    "site_absent", "site_enrolled", "site_revoked", "sites_admitted", "caller_refused",
-    "exchange_failed",
+    "site_absent", "site_enrolled", "site_revoked", "sites_admitted",
+    "site_not_admitted", "caller_refused", "exchange_failed",
     # A hospital's.
     "worker_ready", "worker_lost", "request_answered", "request_refused", "request_timed",
     "plan_waits",

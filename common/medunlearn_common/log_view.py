@@ -29,6 +29,7 @@ _SENTENCES: Mapping[str, str] = MappingProxyType({
     "run_finished": "run {run_id} is finished",
     "run_failed": "run {run_id} failed: {code}",
     "sites_admitted": "{sites} hospitals may take part",
+    "site_not_admitted": "the node of {site} is not let in: {code}",
     "worker_ready": "{site} is ready to answer",
     "request_answered": "run {run_id}: answered {kind}",
     "request_timed": "{kind} took {seconds} s",

@@ -102,6 +102,6 @@ class Answered:
             return {}
         try:
             found = json.loads((self._folder / NODES_FILE).read_text(encoding="utf-8"))
-            return {str(site): str(node) for site, (_, node) in found.items()}
+            return {str(site): str(node) for site, (_, node) in found.items() if node}
         except (OSError, ValueError, TypeError, AttributeError):
             return {}

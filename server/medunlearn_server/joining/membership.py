@@ -3,7 +3,7 @@
     invitations/SITE.json           what was issued last: token, expiry, by which key it was used
     enrolments/SITE.enrolment       in force: its key is the roster's
     enrolments/SITE.pending         confirmed, waiting for a roster that names its key
-    enrolments/former/              revoked ones
+    enrolments/former/              revoked ones, and those with an earlier key
     nodes/SITE.pub                  whom the gateway lets through
     roster.draft                    the next roster, until the root has signed it
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from medunlearn_common.enrolment import Enrolment, open_enrolment, require_successor_of_entry
@@ -168,7 +169,7 @@ class Membership:
         Raises:
             Rejected: As :func:`open_enrolment`; ENROLMENT_OTHER_FEDERATION, INVITATION_UNKNOWN,
                 INVITATION_EXPIRED, INVITATION_USED, SITE_EXISTS, ENROLMENT_OLD,
-                ENROLMENT_ROTATION, KEY_REVOKED, KEY_EXPIRED.
+                ENROLMENT_ROTATION, NODE_KEY_USED, KEY_REVOKED, KEY_EXPIRED.
             Transient: WRITE_FAILED.
         """
         enrolment = open_enrolment(document)
@@ -186,6 +187,7 @@ class Membership:
         if issued is None:
             require_successor_of_entry(enrolment, roster)
             self._require_newer(enrolment, known)
+        self._require_fresh_node(enrolment, known)
         compared = confirm(enrolment)
         write_atomically(self._enrolment(enrolment.site_id, _PENDING), document)
         if issued is not None:
@@ -205,6 +207,22 @@ class Membership:
         if any(stored.issued >= enrolment.issued for _, stored in known):
             raise Rejected("ENROLMENT_OLD", "a later file of this hospital has come before",
                            "take the newest; this one may have been sent again by somebody else")
+
+    def _require_fresh_node(
+        self, enrolment: Enrolment, known: list[tuple[bytes, Enrolment]]
+    ) -> None:
+        """A node's key is one hospital's, and never comes back: Flower takes each once."""
+        if any(stored.node_key == enrolment.node_key for _, stored in known):
+            return  # only the signing key changes
+        folder = self._path / "enrolments"
+        for path in sorted(folder.rglob("*")):
+            if path.suffix not in (_ENROLLED, _PENDING):
+                continue
+            if open_enrolment(path.read_bytes()).node_key == enrolment.node_key:
+                raise Rejected("NODE_KEY_USED", f"the node's key of {enrolment.site_id} was, or "
+                               "is, somebody's already",
+                               "the hospital makes a new one: medunlearn hospital rotate "
+                               "--no-identity; or, before it has joined, a new folder")
 
     # Roster.
 
@@ -292,6 +310,7 @@ class Membership:
         for path in sorted((self._path / "enrolments").glob(f"*{_PENDING}")):
             entry = open_enrolment(path.read_bytes()).entry
             if entry.party_id in roster.sites and roster.party(entry.party_id) == entry:
+                self._set_aside(entry.party_id, _ENROLLED)
                 path.replace(path.with_suffix(_ENROLLED))
         for path in sorted((self._path / "enrolments").glob(f"*{_ENROLLED}")):
             enrolment = open_enrolment(path.read_bytes())
@@ -322,13 +341,17 @@ class Membership:
     # Files.
 
     def _retire(self, site_id: str) -> None:
-        former = self._path / "enrolments" / "former"
         for suffix in (_ENROLLED, _PENDING):
-            path = self._enrolment(site_id, suffix)
-            if path.exists():
-                former.mkdir(exist_ok=True)
-                path.replace(former / f"{site_id}-{int(self._now)}{suffix}")
+            self._set_aside(site_id, suffix)
         self._records.forget(site_id)
+
+    def _set_aside(self, site_id: str, suffix: str) -> None:
+        """Keep an enrolment that is not in force any more: its node's key stays used."""
+        path = self._enrolment(site_id, suffix)
+        if path.exists():
+            former, digest = path.parent / "former", sha256(path.read_bytes()).hexdigest()
+            former.mkdir(exist_ok=True)
+            path.replace(former / f"{site_id}-{digest[:16]}{suffix}")
 
     def _stored(self, site_id: str) -> list[tuple[bytes, Enrolment]]:
         paths = [self._enrolment(site_id, suffix) for suffix in (_ENROLLED, _PENDING)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import time
 import tomllib
@@ -14,6 +15,7 @@ from joining_lab import RIVAL
 from typer.testing import CliRunner
 
 from medunlearn_client.joining import commands as hospital
+from medunlearn_client.joining.own_keys import ENTRY_FILE, enrolment_document, read_node_key
 from medunlearn_client.joining.rotation import activate_next_keys, make_next_keys
 from medunlearn_client.joining.site_folder import (
     leave_federation,
@@ -28,6 +30,7 @@ from medunlearn_common.doctor import run_checks
 from medunlearn_common.enrolment import open_enrolment, open_leave
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.identity.commands import read_entry
 from medunlearn_common.pki import (
     issue_server,
     new_authority,
@@ -36,7 +39,7 @@ from medunlearn_common.pki import (
     write_pair,
 )
 from medunlearn_common.roster import self_signed_roster
-from medunlearn_common.trust_folder import open_trust
+from medunlearn_common.trust_folder import open_identity, open_trust
 from medunlearn_server.joining import commands as coordinator
 from medunlearn_server.joining.certificates import rotate
 from medunlearn_server.joining.checks import coordinator_checks
@@ -386,6 +389,42 @@ def test_nobody_else_changes_a_hospitals_node_key(desk: Desk) -> None:
     desk.joined("clinic-a")
     forged = RIVAL.enrolment("clinic-a", token=b"", federation="heart", issued=int(NOW) + 9)
     assert code_of(desk.members().enrol, forged, lambda _: True) == "ENROLMENT_ROTATION"
+
+
+def with_node(folder: Path, node_key: Path, *, later_s: int = 9, joins: bool = False) -> bytes:
+    """A hospital's enrolment, with whatever node key it chooses."""
+    invitation = stored_invitation(folder).invitation
+    return enrolment_document(
+        open_identity(folder), read_node_key(node_key),
+        read_entry(folder / "trust" / ENTRY_FILE), federation=invitation.federation,
+        token=invitation.token if joins else b"", now=time.time() + later_s)
+
+
+def test_a_node_key_that_was_used_before_is_not_enrolled(desk: Desk, tmp_path: Path) -> None:
+    """Flower takes a key once: this hospital would be let in no more, and says that it is."""
+    folder, first = desk.joined("clinic-a"), tmp_path / "first.key"
+    shutil.copy(folder / "node" / "node.key", first)
+    file = make_next_keys(folder, identity=False, node=True, entropy=OsEntropy(),
+                          now=time.time() + 1)
+    desk.members().enrol(file.read_bytes(), lambda _: True)
+    desk.members().advance()
+    activate_next_keys(folder)
+    again = with_node(folder, first)
+    assert code_of(desk.members().enrol, again, lambda _: True) == "NODE_KEY_USED"
+    desk.members().enrol(with_node(folder, folder / "node" / "node.key"), lambda _: True)
+    desk.members().advance(revoke="clinic-a")
+    other = desk.site("clinic-b")
+    for key in (first, folder / "node" / "node.key"):
+        taken = with_node(other, key, joins=True)
+        assert code_of(desk.members().enrol, taken, lambda _: True) == "NODE_KEY_USED"
+
+
+def test_two_hospitals_do_not_share_a_node_key(desk: Desk) -> None:
+    folder, other = desk.joined("clinic-a"), desk.site("clinic-b")
+    taken = with_node(other, folder / "node" / "node.key", joins=True)
+    assert code_of(desk.members().enrol, taken, lambda _: True) == "NODE_KEY_USED"
+    desk.enrol(other)
+    assert desk.nodes() == {"clinic-a", "clinic-b"}
 
 
 def test_leaving_destroys_the_node_key_and_keeps_the_rest(desk: Desk) -> None:
