@@ -109,6 +109,8 @@ class LimitsSection(_Section):
     request_s: float = Field(600.0, gt=0.0, le=86_400.0, description="longest exchange")
     idle_s: float = Field(30.0, gt=0.0, le=3_600.0, description="longest silence within one")
     max_connections: int = Field(1024, ge=8, le=100_000, description="at one time; beyond it 503")
+    max_per_site: int = Field(64, ge=4, le=10_000, description="exchanges of one hospital at one "
+                              "time; beyond it 503")
 
 
 class RunsSection(_Section):

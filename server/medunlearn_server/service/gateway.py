@@ -5,12 +5,12 @@ for executors. Only the first is for others, and of it not the two calls with wh
 register itself. Everything else is 403 and never reaches the SuperLink.
 
 Guarantees:
-    * Only ``POST`` to the ten calls in ``CALLS``, with a public key that lies in ``nodes/``, is
-      passed on; headers other than the ones in ``_TO_SUPERLINK`` are not.
+    * Only ``POST`` to the ten calls in ``CALLS``, signed just now with a key that lies in
+      ``nodes/``, is passed on; headers other than the ones in ``_TO_SUPERLINK`` are not.
     * No answer is a 500: that would end a node's loop while its process lives on. A SuperLink
       that fails, is away or too slow is 502, 503 or 504, which nodes try again.
-    * Body sizes, silence, duration and number of exchanges are bounded. Nothing is buffered
-      whole: the slower side sets the pace.
+    * Body sizes, silence, duration and number of exchanges are bounded, the number also for each
+      hospital. Nothing is buffered whole: the slower side sets the pace.
 
 A look for messages that finds none is held open until there is one, or for ``HOLD_S``: nodes
 sleep three seconds after an empty answer, which would cost seconds with each exchange. A site
@@ -24,6 +24,7 @@ import base64
 import logging
 import ssl
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -49,8 +50,10 @@ CALLS: Final = frozenset(PREFIX + name for name in (
     "confirm-message-received",
 ))
 KEY_HEADER: Final = "flwr-public-key"
+_SIGNATURE_HEADER: Final = "flwr-signature"
+_TIME_HEADER: Final = "flwr-timestamp"
 _TO_SUPERLINK: Final = (
-    KEY_HEADER, "flwr-signature", "flwr-timestamp", "flwr-package-name",
+    KEY_HEADER, _SIGNATURE_HEADER, _TIME_HEADER, "flwr-package-name",
     "flwr-package-version", "flwr-component-name", "content-type", "accept",
 )
 _TO_NODE: Final = ("content-type", "flwr-version-incompatibility-message")
@@ -96,6 +99,7 @@ class Gateway:
         self._seen = seen
         self._keys = keys
         self._limits = limits
+        self._under_way: Counter[str] = Counter()
         self._wake_file = wake_file
         self._stopping = stopping
         self._client = httpx.AsyncClient(
@@ -141,26 +145,38 @@ class Gateway:
             await Response(status_code=refused, headers={"connection": "close"})(
                 scope, receive, send
             )
-        elif request.url.path == PULL:
-            await (await self._held(request))(scope, receive, send)
-        else:
-            await self._passed_on(request, scope, receive, send)
+            return
+        self._under_way[_site(request)] += 1
+        try:
+            if request.url.path == PULL:
+                await (await self._held(request))(scope, receive, send)
+            else:
+                await self._passed_on(request, scope, receive, send)
+        finally:
+            self._under_way[_site(request)] -= 1
 
     def _refusal(self, request: Request) -> int | None:
         path = bytes(request.scope.get("raw_path") or b"").decode("latin-1")
         if request.method != "POST" or path not in CALLS or request.scope["query_string"]:
             return 403
-        if self._site(request) is None:
+        site = request.state.site = self._caller(request)
+        if site is None:
             return 401
         length = request.headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
             return 400
         if int(length) > self._limits.max_request_mib << 20:
             return 413
+        if self._under_way[site] >= self._limits.max_per_site:
+            return 503
         return None
 
-    def _site(self, request: Request) -> str | None:
-        return self._keys.site_of(_decoded(request.headers.get(KEY_HEADER, "")))
+    def _caller(self, request: Request) -> str | None:
+        shown = request.headers
+        return self._keys.caller(
+            _decoded(shown.get(KEY_HEADER, "")), timestamp=shown.get(_TIME_HEADER, ""),
+            signature=_decoded(shown.get(_SIGNATURE_HEADER, "")), now=time.time(),
+        )
 
     # -- passing on ----------------------------------------------------------------------
 
@@ -248,15 +264,13 @@ class Gateway:
 
     def _on_board(self, request: Request, *, begins: bool) -> None:
         """A node brings an answer, part by part, and only then asks for work again."""
-        site = self._site(request)
-        if self._board is not None and site is not None:
-            (self._board.begins if begins else self._board.asks_again)(site)
+        if self._board is not None:
+            (self._board.begins if begins else self._board.asks_again)(_site(request))
 
     def _note(self, request: Request, status: int) -> None:
-        """Remember who was let in; the SuperLink has checked the signature by then."""
-        site = self._site(request)
-        if site is not None and status == 200:
-            self._seen(site)
+        """Remember who was let in, by the SuperLink too."""
+        if status == 200:
+            self._seen(_site(request))
 
     async def close(self) -> None:
         """Give connections back."""
@@ -277,6 +291,11 @@ def _status_of(error: Exception) -> int:
         TimeoutError: 504,
     }
     return next((status for kind, status in known.items() if isinstance(error, kind)), 502)
+
+
+def _site(request: Request) -> str:
+    """Whose call it is, once it was not refused."""
+    return str(request.state.site)
 
 
 def _kept(headers: Any, names: tuple[str, ...]) -> dict[str, str]:

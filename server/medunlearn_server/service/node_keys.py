@@ -2,22 +2,29 @@
 
 The folder is looked at with every question, so that a key that was taken out is refused from
 that moment on, whatever the SuperLink still believes.
+
+A node shows that it holds its key by signing the time, as Flower's nodes do with every call.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
+    load_pem_public_key,
     load_ssh_public_key,
 )
 
 SUFFIX = ".pub"
 _MAX_BYTES = 4096
+# The SuperLink's own bounds: how old a signed time may be, and how far ahead a node's clock.
+_OLDEST_S, _AHEAD_S = 305.0, 5.0
 
 
 class NodeKeys:
@@ -45,6 +52,21 @@ class NodeKeys:
         """Whose key it is; None if it is nobody's."""
         return next((site for site, known in self.by_site().items() if known == key), None)
 
+    def caller(self, key: bytes, *, timestamp: str, signature: bytes, now: float) -> str | None:
+        """Whose node calls; None if the key is nobody's, or did not sign this time just now.
+
+        Args:
+            key: As :meth:`by_site` names it.
+            timestamp: The time in ISO's form, with its zone.
+            signature: Of that text.
+            now: Seconds since 1970.
+        """
+        site = self.site_of(key)
+        if site is None or not _is_recent(timestamp, now) or not _is_signed(
+                key, timestamp.encode("ascii", "replace"), signature):
+            return None
+        return site
+
     def _one(self, path: Path) -> tuple[tuple[int, int, int], bytes] | None:
         try:
             facts = path.stat()
@@ -59,3 +81,22 @@ class NodeKeys:
         if not isinstance(key, ec.EllipticCurvePublicKey):
             return None
         return stamp, key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _is_recent(timestamp: str, now: float) -> bool:
+    try:
+        signed = datetime.fromisoformat(timestamp)
+    except ValueError:
+        return False
+    return signed.tzinfo is not None and -_AHEAD_S < now - signed.timestamp() < _OLDEST_S
+
+
+def _is_signed(pem: bytes, data: bytes, signature: bytes) -> bool:
+    key = load_pem_public_key(pem)  # one of ours: it was read from the folder
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        return False
+    try:
+        key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import datetime
 import os
 import threading
 import time
@@ -15,6 +16,9 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from loopback_federation import free_ports, new_node_key
 from starlette.requests import Request
 from starlette.responses import Response
@@ -73,12 +77,23 @@ def superlink(tmp_path: Path) -> Iterator[OddSuperLink]:
     found.stop()
 
 
+class NodeKey(str):
+    """Header value of a node's public key, with the file of the private one."""
+
+    private: Path
+
+
+def node_key(folder: Path, site: str) -> NodeKey:
+    private = new_node_key(folder, site)
+    made = NodeKey(base64.b64encode(NodeKeys(folder).by_site()[site]).decode("ascii"))
+    made.private = private
+    return made
+
+
 @pytest.fixture
-def key(tmp_path: Path) -> str:
-    """Header value of a registered node's key."""
-    new_node_key(tmp_path / "nodes", "hospital-0")
-    (pem,) = NodeKeys(tmp_path / "nodes").by_site().values()
-    return base64.b64encode(pem).decode("ascii")
+def key(tmp_path: Path) -> NodeKey:
+    """A registered node's."""
+    return node_key(tmp_path / "nodes", "hospital-0")
 
 
 def call(
@@ -103,8 +118,14 @@ def call(
     return asyncio.run(exchange())
 
 
-def known(key: str, **more: str) -> dict[str, str]:
-    return {"flwr-public-key": key, "flwr-signature": "s", "flwr-timestamp": "t", **more}
+def known(key: NodeKey, *, off_s: float = 0.0, **more: str) -> dict[str, str]:
+    """What a node shows of itself, by a clock that is off by so much."""
+    now = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=off_s)
+    private = load_ssh_private_key(key.private.read_bytes(), None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    signature = private.sign(now.isoformat().encode("ascii"), ec.ECDSA(hashes.SHA256()))
+    return {"flwr-public-key": key, "flwr-timestamp": now.isoformat(),
+            "flwr-signature": base64.b64encode(signature).decode("ascii"), **more}
 
 
 @pytest.mark.parametrize("path", [
@@ -115,7 +136,7 @@ def known(key: str, **more: str) -> dict[str, str]:
     "/v1/fleet/..;/control/start-run", "/V1/FLEET/GET-RUN", "/docs", "/openapi.json", "/",
 ])
 def test_an_outsider_reaches_nothing_but_the_nodes_calls(
-    tmp_path: Path, superlink: OddSuperLink, key: str, path: str
+    tmp_path: Path, superlink: OddSuperLink, key: NodeKey, path: str
 ) -> None:
     assert call(tmp_path, superlink, path, headers=known(key)).status_code == 403
     assert superlink.seen == []
@@ -123,30 +144,81 @@ def test_an_outsider_reaches_nothing_but_the_nodes_calls(
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "OPTIONS", "TRACE", "DELETE"])
 def test_no_method_but_post(
-    tmp_path: Path, superlink: OddSuperLink, key: str, method: str
+    tmp_path: Path, superlink: OddSuperLink, key: NodeKey, method: str
 ) -> None:
     answer = call(tmp_path, superlink, method=method, headers=known(key))
     assert answer.status_code == 403 and superlink.seen == []
 
 
 def test_a_stranger_s_key_and_a_revoked_one_are_refused_at_once(
-    tmp_path: Path, superlink: OddSuperLink, key: str
+    tmp_path: Path, superlink: OddSuperLink, key: NodeKey
 ) -> None:
-    new_node_key(tmp_path / "other", "stranger")
-    (pem,) = NodeKeys(tmp_path / "other").by_site().values()
-    stranger = base64.b64encode(pem).decode("ascii")
+    stranger = node_key(tmp_path / "other", "stranger")
     for path in sorted(CALLS):
         assert call(tmp_path, superlink, path, headers=known(stranger)).status_code == 401
         assert call(tmp_path, superlink, path).status_code == 401
-        assert call(tmp_path, superlink, path, headers=known("%")).status_code == 401
+        bad = known(stranger, **{"flwr-public-key": "%"})
+        assert call(tmp_path, superlink, path, headers=bad).status_code == 401
     assert superlink.seen == []
     assert call(tmp_path, superlink, headers=known(key)).status_code == 200
     (tmp_path / "nodes" / "hospital-0.pub").unlink()
     assert call(tmp_path, superlink, headers=known(key)).status_code == 401
 
 
+def test_who_knows_a_nodes_public_key_alone_reaches_nothing(
+    tmp_path: Path, superlink: OddSuperLink, key: NodeKey
+) -> None:
+    """It stands in a file that was mailed. The SuperLink reads a body before it asks who sent it:
+    some hundred MiB each, from somebody who can sign nothing."""
+    stranger, good = node_key(tmp_path / "other", "stranger"), known(key)
+    later = datetime.datetime.now(datetime.UTC).isoformat()
+    for forged in (
+        {"flwr-public-key": key}, {**good, "flwr-signature": "%"},
+        {**good, "flwr-signature": known(stranger)["flwr-signature"]},
+        {**good, "flwr-timestamp": later}, {**good, "flwr-timestamp": "now"},
+        known(key, off_s=-3600.0), known(key, off_s=60.0),
+    ):
+        for path in sorted(CALLS):
+            assert call(tmp_path, superlink, path, headers=forged).status_code == 401
+    assert superlink.seen == []
+    assert call(tmp_path, superlink, headers=known(key, off_s=-250.0)).status_code == 200
+
+
+def test_one_hospital_cannot_hold_every_place(
+    tmp_path: Path, superlink: OddSuperLink, key: NodeKey
+) -> None:
+    """It leaves all its exchanges half done; the others are served all the same."""
+    other = node_key(tmp_path / "nodes", "hospital-1")
+    limits = LimitsSection(max_per_site=4, idle_s=3.0)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.sleep(2.0)
+
+    async def attack() -> tuple[list[int], int]:
+        gateway = Gateway(
+            superlink=f"127.0.0.1:{superlink.port}", certificate=superlink.certificate,
+            keys=NodeKeys(tmp_path / "nodes"), limits=limits, wake_file=tmp_path / "pushed",
+        )
+        transport = httpx.ASGITransport(gateway)
+        async with httpx.AsyncClient(transport=transport, base_url="https://gateway") as client:
+            many = [asyncio.create_task(client.post(HEARTBEAT, headers=known(key), content=slow()))
+                    for _ in range(10)]
+            await asyncio.sleep(0.5)
+            answer = await client.post(HEARTBEAT, headers=known(other), content=b"x")
+            found = [one.status_code for one in await asyncio.gather(*many)]
+            again = await client.post(HEARTBEAT, headers=known(key), content=b"x")
+        await gateway.close()
+        assert again.status_code == 200
+        return found, answer.status_code
+
+    found, answer = asyncio.run(attack())
+    assert answer == 200
+    assert sorted(found) == [200] * 4 + [503] * 6
+
+
 def test_a_replaced_key_counts_from_that_moment(
-    tmp_path: Path, superlink: OddSuperLink, key: str
+    tmp_path: Path, superlink: OddSuperLink, key: NodeKey
 ) -> None:
     keys = NodeKeys(tmp_path / "nodes")
     old = base64.b64decode(key)
@@ -158,7 +230,7 @@ def test_a_replaced_key_counts_from_that_moment(
 
 
 def test_what_passes_is_the_node_s_and_nothing_else_of_the_caller(
-    tmp_path: Path, superlink: OddSuperLink, key: str
+    tmp_path: Path, superlink: OddSuperLink, key: NodeKey
 ) -> None:
     answer = call(tmp_path, superlink, headers=known(
         key, **{"flwr-task-token": "stolen", "flwr-superexec-signature": "x",
@@ -175,7 +247,7 @@ def test_what_passes_is_the_node_s_and_nothing_else_of_the_caller(
 @pytest.mark.parametrize("path", [HEARTBEAT, PULL])
 @pytest.mark.parametrize("status", [500, 501, 502, 503, 599])
 def test_a_failing_superlink_never_shows_as_500(
-    tmp_path: Path, superlink: OddSuperLink, key: str, status: int, path: str
+    tmp_path: Path, superlink: OddSuperLink, key: NodeKey, status: int, path: str
 ) -> None:
     superlink.status = status
     assert call(tmp_path, superlink, path, headers=known(key)).status_code == 502
@@ -183,7 +255,7 @@ def test_a_failing_superlink_never_shows_as_500(
 
 @pytest.mark.parametrize("path", [HEARTBEAT, PULL])
 def test_a_dead_and_a_hanging_superlink_are_502_and_504(
-    tmp_path: Path, superlink: OddSuperLink, key: str, path: str
+    tmp_path: Path, superlink: OddSuperLink, key: NodeKey, path: str
 ) -> None:
     nobody = free_ports(1)[0]
     assert call(tmp_path, superlink, path, headers=known(key), port=nobody).status_code == 502
@@ -193,7 +265,7 @@ def test_a_dead_and_a_hanging_superlink_are_502_and_504(
 
 
 def test_too_large_bodies_are_cut_off_declared_or_not(
-    tmp_path: Path, superlink: OddSuperLink, key: str
+    tmp_path: Path, superlink: OddSuperLink, key: NodeKey
 ) -> None:
     limits = LimitsSection(max_request_mib=1)
 
@@ -212,7 +284,7 @@ def test_too_large_bodies_are_cut_off_declared_or_not(
 
 
 def test_a_body_that_stops_coming_is_503(
-    tmp_path: Path, superlink: OddSuperLink, key: str
+    tmp_path: Path, superlink: OddSuperLink, key: NodeKey
 ) -> None:
     """Over a bad line that is nobody's fault, and a node tries only 502 to 504 again."""
     async def receive() -> Any:
@@ -246,7 +318,7 @@ def test_a_body_that_stops_coming_is_503(
 
 
 def test_an_empty_look_is_held_until_messages_were_pushed(
-    tmp_path: Path, superlink: OddSuperLink, key: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, superlink: OddSuperLink, key: NodeKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gateway_module, "_LOOK_AGAIN_S", 30.0)
     superlink.body = b""
@@ -269,7 +341,7 @@ def test_an_empty_look_is_held_until_messages_were_pushed(
 
 
 def test_a_held_look_ends_empty_in_time(
-    tmp_path: Path, superlink: OddSuperLink, key: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, superlink: OddSuperLink, key: NodeKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gateway_module, "HOLD_S", 0.3)
     superlink.body = b""
