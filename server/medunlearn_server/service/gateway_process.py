@@ -40,15 +40,44 @@ _BACKLOG: Final = 512
 
 
 class PatientProtocol(H11Protocol):
-    """Closes a connection that has not sent its first request's header in time."""
+    """Closes a connection on which a request's header has begun and does not end in time.
+
+    The first header is due from the start, a later one from its first byte: between two requests
+    uvicorn's own keep-alive timer runs.
+    """
+
+    _header_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(_HEADER_S, self._require_begun)
+        self._await_header()
 
-    def _require_begun(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.abort()
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._is_served():
+            self._header_is_there()
+        elif self._header_due is None and not self.transport.is_closing() and (
+                self.timeout_keep_alive_task is None):
+            self._await_header()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._header_is_there()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._header_is_there()
+
+    def _is_served(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _await_header(self) -> None:
+        self._header_due = self.loop.call_later(_HEADER_S, self.transport.abort)
+
+    def _header_is_there(self) -> None:
+        if self._header_due is not None:
+            self._header_due.cancel()
+            self._header_due = None
 
 
 class Seen:

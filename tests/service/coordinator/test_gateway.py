@@ -6,9 +6,11 @@ import asyncio
 import base64
 import datetime
 import os
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from medunlearn_server.service import gateway as gateway_module
+from medunlearn_server.service import gateway_process
 from medunlearn_server.service.config import LimitsSection
 from medunlearn_server.service.gateway import CALLS, PREFIX, PULL, Gateway
 from medunlearn_server.service.loopback_tls import new_loopback_tls
@@ -347,3 +350,43 @@ def test_a_held_look_ends_empty_in_time(
     superlink.body = b""
     answer = call(tmp_path, superlink, PULL, headers=known(key))
     assert (answer.status_code, answer.content) == (200, b"")
+
+
+@pytest.mark.parametrize("served_before", [False, True])
+def test_a_header_that_never_ends_holds_no_connection(
+    monkeypatch: pytest.MonkeyPatch, served_before: bool
+) -> None:
+    """Slow loris, also by whoever was served once on that connection."""
+    monkeypatch.setattr(gateway_process, "_HEADER_S", 1.0)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await Response(b"served")(scope, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(
+        app, port=free_ports(1)[0], lifespan="off", log_config=None, interface="asgi3",
+        http=gateway_process.PatientProtocol, timeout_keep_alive=60,
+    ))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        with socket.create_connection(("127.0.0.1", server.config.port), timeout=5.0) as slow:
+            if served_before:
+                slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert slow.recv(1000).endswith(b"served")
+            idle = socket.create_connection(("127.0.0.1", server.config.port), timeout=5.0)
+            with idle:
+                idle.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert idle.recv(1000).endswith(b"served")
+                for letter in b"POST /x":
+                    slow.sendall(bytes([letter]))
+                    time.sleep(0.1)
+                with suppress(ConnectionResetError):
+                    assert slow.recv(1) == b""
+                # One that waits between two whole requests is no attacker.
+                idle.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert idle.recv(1000).endswith(b"served")
+    finally:
+        server.should_exit = True
+        thread.join(5.0)
