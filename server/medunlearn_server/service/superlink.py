@@ -1,15 +1,19 @@
 """Flower's SuperLink and its executor as children, and the commands given to it.
 
 The SuperLink listens on this machine only. Its executor is a process of its own that shows a
-secret, so that nobody else can take a task (notes of decision 17). The commands are Flower's
-own command line: it is the interface that Flower keeps stable.
+secret, so that nobody else can take a task (notes of decision 17). It finds exactly one program
+on its PATH, which runs installed code alone (``service.serverapp_process``): whoever reaches the
+SuperLink can start a Flower run, with a bundle of his own. The commands are Flower's own command
+line: it is the interface that Flower keeps stable.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
+import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +33,7 @@ _SECRET_BYTES: Final = 32
 _COMMAND_S: Final = 60.0
 _GRACE_S: Final = 8.0
 _POLL_TASKS_S: Final = 0.5
+_APP_PROCESS: Final = "medunlearn_server.service.serverapp_process"
 _BUNDLE: Final = f"""\
 [build-system]
 requires = ["hatchling"]
@@ -72,12 +77,13 @@ class SuperLink:
         self._home = folder.state / "flwr"
         self._secret = folder.state / "superexec.secret"
         self._bundle = folder.state / "bundle"
+        self._programs = folder.state / "bin"
         self.environment = flower_environment(
             home=self._home, more={FOLDER_VARIABLE: str(folder.path)}
         )
 
     def prepare(self) -> None:
-        """Write secret, bundle and connection settings; a fresh secret each time.
+        """Write secret, bundle, program and connection settings; a fresh secret each time.
 
         Raises:
             Transient: WRITE_FAILED.
@@ -85,6 +91,10 @@ class SuperLink:
         write_atomically(self._secret, secrets.token_bytes(_SECRET_BYTES))
         write_atomically(self._bundle / "pyproject.toml", _BUNDLE.encode("utf-8"))
         (self._folder.state / "empty").mkdir(exist_ok=True)
+        program = self._programs / "flwr-serverapp"
+        write_atomically(program, (
+            f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -P -m {_APP_PROCESS} "$@"\n').encode())
+        program.chmod(0o700)
         # JSON strings are TOML strings.
         settings = "\n".join((
             "[superlink]", f'default = "{_CONNECTION}"', "",
@@ -114,8 +124,8 @@ class SuperLink:
         )
         # It has something to do once in a run; each look is a call and a write of the SuperLink.
         seldom = flower_environment(
-            home=self._home, more={FOLDER_VARIABLE: str(self._folder.path)},
-            poll_tasks_s=_POLL_TASKS_S)
+            home=self._home, poll_tasks_s=_POLL_TASKS_S,
+            more={FOLDER_VARIABLE: str(self._folder.path), "PATH": str(self._programs)})
         return (self._child("superlink", superlink),
                 replace(self._child("superexec", executor), environment=seldom))
 

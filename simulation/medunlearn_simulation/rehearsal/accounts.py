@@ -23,7 +23,7 @@ from medunlearn_simulation.rehearsal.parties import Party
 
 # Looked for in this order in a command line; what none of them fits is the service itself.
 KINDS: Mapping[str, str] = {
-    "flower-superlink": "SuperLink", "flwr-serverapp": "ServerApp",
+    "flower-superlink": "SuperLink", "service.serverapp_process": "ServerApp",
     "service.gateway_process": "gateway", "watching.web": "dashboard",
     "service.node_process": "SuperNode", "service.app_process": "ClientApp",
     "app_caller.py": "ClientApp", "service.app_starter": "ClientApp", "service.worker": "worker",

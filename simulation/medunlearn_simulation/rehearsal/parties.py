@@ -21,7 +21,7 @@ from medunlearn_simulation.rehearsal.networks import Network
 # What tells each process of a service from the others, in its command line.
 COORDINATOR_PARTS = {
     "superlink": "flower-superlink", "superexec": "flower-superexec",
-    "gateway": "service.gateway_process", "serverapp": "flwr-serverapp",
+    "gateway": "service.gateway_process", "serverapp": "service.serverapp_process",
 }
 HOSPITAL_PARTS = {
     "supernode": "service.node_process", "superexec": "flower-superexec",

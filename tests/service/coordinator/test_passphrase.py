@@ -179,6 +179,6 @@ def test_a_run_is_led_with_a_passphrase_that_no_child_was_given(tmp_path: Path) 
                     rounds = max((row.progress.next_round for row in status.runs), default=0)
                 time.sleep(0.2)
             assert rounds, "the ServerApp did not open the coordinator's key"
-        assert _names(seen, "flwr-serverapp")
+        assert _names(seen, "serverapp_process")
         for line, environment in seen.items():
             assert PASSPHRASE_VARIABLE.encode() not in environment, line
