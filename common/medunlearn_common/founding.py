@@ -20,7 +20,7 @@ from medunlearn_common.identity import SigningIdentity, passphrase_from, write_i
 from medunlearn_common.identity.key_files import require_passphrase
 from medunlearn_common.trust_folder import KEY_FILE, PARTY_FILE, PASSPHRASE_FILE, TRUST_FOLDER
 
-_OWNER_ONLY = 0o700
+_OWNER_ONLY, _OTHERS_ENTER, _OTHERS_WRITE = 0o700, 0o011, 0o022
 _PASSPHRASE_BYTES = 24
 
 
@@ -121,11 +121,11 @@ def require_confirmed(
 def loose_files(folder: Path) -> list[tuple[str, int]]:
     """Private files and folders that group or others can reach, with their mode.
 
-    Looked at are trust/, tls/*.key, node/, root/ and state/*.secret: whatever begins a key,
-    a passphrase or a secret.
+    Looked at are trust/, tls/*.key, node/, next/, root/ and state/*.secret: whatever begins a
+    key, a passphrase or a secret.
     """
     places = [*folder.glob("trust/*"), *folder.glob("tls/*.key"), *folder.glob("node/*.key"),
-              *folder.glob("root/*"), *folder.glob("state/*.secret")]
+              *folder.glob("next/*.key"), *folder.glob("root/*"), *folder.glob("state/*.secret")]
     public = {"root.cbor", "roster.dsse", "policy.toml", "party.txt"}
     found = []
     for path in sorted(places):
@@ -139,6 +139,24 @@ def loose_files(folder: Path) -> list[tuple[str, int]]:
     if trust_mode & 0o022:
         found.append((TRUST_FOLDER, trust_mode))
     return found
+
+
+def writable_files(folder: Path) -> list[tuple[str, int]]:
+    """What decides for this party and could be written by group or others, with its mode.
+
+    Looked at are the folder itself, settings, policy, roster and root, plans that were approved,
+    certificates and nodes' keys. Behind a folder that nobody else may enter nothing is reached.
+    """
+    if not stat.S_IMODE(folder.stat().st_mode) & _OTHERS_ENTER:
+        return []
+    places = [folder, *folder.glob("*.toml")]
+    for name in (TRUST_FOLDER, "approvals", "node", "nodes", "next", "tls", "state", "enrolments"):
+        places += [folder / name, *(folder / name).glob("*.*")]
+    modes = {
+        path.relative_to(folder).as_posix(): stat.S_IMODE(path.lstat().st_mode)
+        for path in places if path.exists() and not path.is_symlink()
+    }
+    return [(name, mode) for name, mode in sorted(modes.items()) if mode & _OTHERS_WRITE]
 
 
 def _unwritable(folder: Path, error: OSError) -> Transient:

@@ -17,7 +17,7 @@ from medunlearn_common import __version__
 from medunlearn_common.code_digest import installed_code_digest
 from medunlearn_common.doctor import Finding, ok, problem, warning
 from medunlearn_common.errors import MedunlearnError, Rejected
-from medunlearn_common.founding import loose_files
+from medunlearn_common.founding import loose_files, writable_files
 from medunlearn_common.pki import certificates_from_pem, days_left, require_server_chain
 from medunlearn_common.roster import TrustedRoster
 from medunlearn_common.trust_folder import TRUST_FOLDER, open_identity
@@ -75,13 +75,17 @@ def check_code(expected: str, expected_version: str) -> Iterator[Finding]:
 
 
 def check_modes(folder: Path) -> Iterator[Finding]:
-    """Whether others can reach what must stay private."""
+    """Whether others can reach what must stay private, or write what this party goes by."""
     loose = loose_files(folder)
     for name, mode in loose:
         yield problem("KEY_FILE_MODE", f"{name} has mode {mode:04o}: others can reach it",
                       f"chmod go-rwx {folder / name}; if others could have read it, replace it")
-    if not loose:
-        yield ok("FILE_MODES", "keys and secrets are this user's alone")
+    writable = writable_files(folder)
+    for name, mode in writable:
+        yield problem("FILE_WRITABLE", f"{name} has mode {mode:04o}: others can change it",
+                      f"chmod go-w {folder / name}; see whether it says what you wrote")
+    if not (loose or writable):
+        yield ok("FILE_MODES", "keys, secrets and settings are this user's alone")
 
 
 def check_disk(folder: Path) -> Iterator[Finding]:

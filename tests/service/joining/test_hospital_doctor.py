@@ -10,6 +10,7 @@ import pytest
 from joining_lab import HOME
 
 from medunlearn_client.joining.checks import hospital_checks
+from medunlearn_client.joining.rotation import make_next_keys
 from medunlearn_client.joining.site_folder import Joining, make_site_folder
 from medunlearn_common.doctor import Finding, run_checks
 from medunlearn_common.entropy import OsEntropy
@@ -97,6 +98,35 @@ def test_keys_that_others_can_read_are_told(
     (place / "trust" / "passphrase").chmod(0o640)
     findings = found(place, "files", "trust")
     assert codes(findings).count("KEY_FILE_MODE") == 3  # and the node's key is not opened
+
+
+def test_a_key_that_waits_to_come_into_force_is_a_key(
+    tmp_path: Path, tiny_model_folder: Path, records: Path
+) -> None:
+    place = folder(tmp_path, tiny_model_folder, records)
+    make_next_keys(place, identity=True, node=True, entropy=OsEntropy(), now=NOW)
+    assert codes(found(place, "files"))[0] == "FILE_MODES"
+    for key in (place / "next").glob("*.key"):
+        key.chmod(0o644)
+    assert codes(found(place, "files")).count("KEY_FILE_MODE") == 2
+
+
+@pytest.mark.parametrize("name", [
+    "trust/policy.toml", "trust/root.cbor", "approvals", "hospital.toml", "site.toml", "node", ".",
+])
+def test_what_others_could_write_for_this_hospital_is_told(
+    tmp_path: Path, tiny_model_folder: Path, records: Path, name: str
+) -> None:
+    """Whoever writes there accepts any plan, approves one, or takes another root for the
+    consortium's; the doctor said that all modes are well."""
+    place = folder(tmp_path, tiny_model_folder, records)
+    place.chmod(0o755)
+    assert codes(found(place, "files"))[0] == "FILE_MODES"
+    (place / name).chmod((place / name).stat().st_mode | 0o022)
+    findings = found(place, "files")
+    assert codes(findings)[0] == "FILE_WRITABLE" and name in findings[0].message
+    place.chmod(0o700)  # behind a folder that nobody else enters, it does no harm
+    assert codes(found(place, "files"))[0] == "FILE_MODES"
 
 
 def test_other_code_than_the_federations_is_told(
