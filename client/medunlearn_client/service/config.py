@@ -164,9 +164,10 @@ class HospitalPaths:
         path = self.state / "socket" / name
         if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
             return path
-        runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/medunlearn-{os.getuid()}")
+        # In /tmp itself, and not one folder below: there nobody renames another's folder.
+        runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
         own = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
-        return runtime / f"medunlearn-{own}" / name
+        return runtime / f"medunlearn-{os.getuid()}-{own}" / name
 
 
 def read_hospital_config(folder: Path) -> HospitalConfig:

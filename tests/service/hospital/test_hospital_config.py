@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,15 @@ def test_the_socket_has_a_short_path_where_the_folder_is_deep(
     deep = [HospitalPaths(folder=Path("/" + "d" * 90) / name).socket for name in "ab"]
     assert all(len(str(path)) <= MAX_SOCKET_PATH for path in deep)
     assert deep[0] != deep[1]
+
+
+def test_a_socket_outside_the_folder_lies_where_nobody_else_can_swap_it(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever made the folder above it first could put another socket there at any moment, also
+    between the look at whose it is and the connection."""
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    paths = HospitalPaths(folder=Path("/srv") / ("long" * 50))
+    for socket in (paths.socket, paths.starter):
+        above = socket.parent.parent
+        assert above.is_dir() and above.stat().st_mode & stat.S_ISVTX
