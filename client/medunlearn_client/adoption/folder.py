@@ -116,13 +116,32 @@ def put_in_place(temporary: Path, folder: Path) -> None:
     Raises:
         OSError: Then the older one is back in its place, or aside under ``.NAME.old``.
     """
-    old = folder.with_name(f".{folder.name}.old")
+    put_back(folder)
+    old = _aside(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
     os.replace(temporary, folder)
     sync_path(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def put_back(folder: Path) -> None:
+    """Give a folder its name again that stepped aside for one that never came: after a crash.
+
+    What was received is what later states are compared with; without it an earlier one would pass.
+
+    Raises:
+        OSError: The folder cannot be renamed.
+    """
+    old = _aside(folder)
+    if old.is_dir() and not folder.exists():
+        os.replace(old, folder)
+        sync_path(folder.parent)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
 
 
 def _checked(run_id: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from medunlearn_client.adoption.checking import check_publication, sound_decisions
-from medunlearn_client.adoption.folder import STATEMENT_FILE, AdoptionFolder, put_in_place
+from medunlearn_client.adoption.folder import STATEMENT_FILE, AdoptionFolder, put_back, put_in_place
 from medunlearn_client.site_audit import SiteAudit
 from medunlearn_common.attestation.files import ATTESTATION_FILE, LOG_FILE
 from medunlearn_common.audit import LogExport
@@ -90,6 +90,7 @@ class AdoptingHospital:
         run_id, attestation = message.text("run_id"), message.text("attestation_digest")
         files = unpack(message.payload)
         inbox = self._places.inbox(run_id)
+        put_back(inbox)
         self._require_same_attestation(inbox, files[ATTESTATION_FILE])
         self._require_no_shorter_log(inbox, files[LOG_FILE])
         partial = inbox.with_name(f".{run_id}.{os.getpid()}.tmp")

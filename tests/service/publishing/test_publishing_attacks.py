@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from publishing_lab import SITES, PublishingLab
 from safetensors.numpy import load_file, save_file
 
+from medunlearn_client.adoption import folder
 from medunlearn_common.audit import AuditLog
 from medunlearn_common.digests import canonical_json, digest_of_files
 from medunlearn_common.entropy import SeededEntropy
@@ -22,7 +25,8 @@ from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.frozen import A_PART, B_PART, b_name
 from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.messages import COLLECT, PUBLISH, Message
-from medunlearn_common.publication import FULL_FILES, Decision
+from medunlearn_common.publication import FULL_FILES, Decision, pack
+from medunlearn_server.publishing import session
 from medunlearn_server.publishing.attesting import attest
 from medunlearn_server.transport import Reply, SiteFailure
 
@@ -270,6 +274,41 @@ def test_an_objection_hidden_behind_an_older_log(received: PublishingLab) -> Non
     shutil.rmtree(place.statements)
     assert "RECEIVED" not in received.publish().verdicts.values()
     assert (received.inbox(0) / "audit-log.jsonl").read_bytes() != early_export
+    assert received.site(0).checked("second").objections() == {"site-1": "Ann Lee"}
+
+
+def test_an_objection_forgotten_by_a_kill_in_the_middle_of_an_update(
+    received: PublishingLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while the new state takes the old one's place, a hospital is shown one from before
+    the objection, or another attestation of the same run."""
+    place, early = received.place("second"), received.inbox(0) / "audit-log.jsonl"
+    before = early.read_bytes()
+    received.decide(1, "objected")
+    received.publish()
+    database = place.run / "audit.db"
+    kept, moves = database.read_bytes(), os.replace
+
+    class Killed(BaseException):
+        pass
+
+    def killed(source: Any, target: Any) -> None:
+        if Path(target) == received.inbox(0):
+            raise Killed
+        moves(source, target)
+
+    wire = Wire(received)
+    with monkeypatch.context() as patched:
+        patched.setattr(folder, "os", SimpleNamespace(replace=killed))
+        with pytest.raises(Killed):
+            received.publish(wire=wire)
+    assert not received.inbox(0).exists()
+    database.write_bytes(kept)
+    files = {n: (place.folder / n).read_bytes() for n in FULL_FILES} | {"audit-log.jsonl": before}
+    forged = dict(files, **{"attestation.json": b"{}", "adapter/attestation.json": b"{}"})
+    for archive, code in ((files, "AUDIT_ROLLBACK"), (forged, "ATTESTATION_CHANGED")):
+        monkeypatch.setattr(session, "pack", lambda _, data=pack(archive): data)
+        assert received.publish().verdicts["site-0"] == code
     assert received.site(0).checked("second").objections() == {"site-1": "Ann Lee"}
 
 
