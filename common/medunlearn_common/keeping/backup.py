@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 
 from medunlearn_common import __version__
 from medunlearn_common.digests import canonical_json, digest_of_file
@@ -172,8 +173,9 @@ def _no_run_led(folder: Path) -> Iterator[None]:
 
 def _write_archive(out: Path, copies: Path, names: list[str], manifest: bytes) -> None:
     """The manifest first, so that a reader knows what must follow."""
-    temporary = out.with_name(f".{out.name}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    # Never a file that is there: where others may write, it could be theirs, or lead elsewhere.
+    temporary = out.with_name(f".{out.name}.{token_hex(8)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:

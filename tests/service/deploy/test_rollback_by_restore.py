@@ -245,6 +245,27 @@ def test_the_passphrase_is_in_no_backup(consortium: lab.Lab) -> None:
     assert archive.stat().st_mode & 0o077 == 0
 
 
+def test_a_backup_into_a_shared_folder_is_written_into_no_file_of_anothers(
+    consortium: lab.Lab, tmp_path: Path
+) -> None:
+    """Who may write there left files under the names that a backup might take on its way: one
+    that he can read, and one that leads to a file of the party's."""
+    shared, treasure = tmp_path / "shared", tmp_path / "treasure"
+    shared.mkdir()
+    treasure.write_text("kept")
+    for name, trap in ((".a.tar.tmp", None), (".b.tar.tmp", treasure)):
+        archive = shared / name[1:-4]
+        if trap is None:
+            (shared / name).touch(mode=0o666)
+            inode = (shared / name).stat().st_ino
+        else:
+            (shared / name).symlink_to(trap)
+        make_backup(party(consortium), archive)
+        assert archive.stat().st_ino != inode and not archive.is_symlink()
+        assert archive.stat().st_mode & 0o077 == 0
+    assert treasure.read_text() == "kept"
+
+
 def test_a_party_that_moved_away_answers_no_more(consortium: lab.Lab) -> None:
     """Two copies of one party would each spend the whole budget."""
     folder, archive = party(consortium), consortium.folder / "b.tar"
