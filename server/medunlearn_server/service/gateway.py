@@ -233,6 +233,8 @@ class Gateway:
         headers = _kept(request.headers, _TO_SUPERLINK)
         until = time.monotonic() + HOLD_S
         while True:
+            if self._caller(request) is None:  # revoked meanwhile
+                return Response(status_code=401)
             seen = self._woken_at()
             answer = await self._client.post(PULL, headers=headers, content=body)
             if answer.status_code >= 500:

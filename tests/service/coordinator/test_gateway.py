@@ -343,6 +343,29 @@ def test_an_empty_look_is_held_until_messages_were_pushed(
     assert len(superlink.seen) == 2
 
 
+def test_a_node_that_is_revoked_while_its_look_is_held_gets_nothing(
+    tmp_path: Path, superlink: OddSuperLink, key: NodeKey
+) -> None:
+    superlink.body = b""
+    wake = tmp_path / "pushed"
+    wake.touch()
+    os.utime(wake, (1, 1))
+
+    def revoke_then_push() -> None:
+        while not superlink.seen:
+            time.sleep(0.01)
+        (tmp_path / "nodes" / "hospital-0.pub").unlink()
+        superlink.body = b"message"
+        wake.touch()
+
+    pusher = threading.Thread(target=revoke_then_push)
+    pusher.start()
+    answer = call(tmp_path, superlink, PULL, headers=known(key))
+    pusher.join()
+    assert (answer.status_code, answer.content) == (401, b"")
+    assert len(superlink.seen) == 1  # the message stays where it is
+
+
 def test_a_held_look_ends_empty_in_time(
     tmp_path: Path, superlink: OddSuperLink, key: NodeKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
