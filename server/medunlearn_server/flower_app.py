@@ -25,12 +25,13 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+import httpx
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 from flwr.app import Message as FlowerMessage
 from flwr.serverapp import Grid, ServerApp
@@ -63,6 +64,7 @@ from medunlearn_server.waiting import Waiting
 _LOG = logging.getLogger("medunlearn")
 EVENTS_FILE = "events.jsonl"
 FAILURE_FILE = "failure.json"
+SITE_MALFORMED = "SITE_MALFORMED"
 _HEAD, _NUMBERS = "head", "numbers"
 _KIND, _FIELD, _PAYLOAD = "kind", "field.", "payload"
 MAX_INLINE = 1 << 20
@@ -118,11 +120,8 @@ class FlowerTransport:
         while waiting:
             over = time.monotonic() >= deadline
             looked_for = self._worth_a_look(waiting, all_of_them=over)
-            for answer in self._grid.pull_messages(looked_for) if looked_for else ():
-                # Flower's own errors come from node 1, so only this field tells whose it is.
-                address = waiting.pop(answer.metadata.reply_to_message_id, None)
-                if address is not None:
-                    replies[address] = _to_reply(answer)
+            for message, reply in self._found(looked_for):
+                replies[waiting.pop(message)] = reply
             self._waiting.missing(len(waiting))
             if not waiting or over:
                 break
@@ -141,6 +140,28 @@ class FlowerTransport:
         if complete is None:
             return list(waiting)
         return [message for message, address in waiting.items() if address in complete]
+
+    def _found(self, looked_for: Iterable[str]) -> Iterator[tuple[str, Reply]]:
+        """Answers that are there, each looked for by itself.
+
+        An answer is handed out once, and one whose parts do not fit raises in Flower's grid: in
+        one look for several, its hospital would take the others' answers along.
+
+        Raises:
+            httpx.HTTPError: The SuperLink is away.
+        """
+        for message in looked_for:
+            try:
+                # Flower's own errors come from node 1, so only this field tells whose it is.
+                found = [_to_reply(answer) for answer in self._grid.pull_messages([message])
+                         if answer.metadata.reply_to_message_id == message]
+            except (httpx.HTTPError, MedunlearnError, MemoryError):
+                raise
+            except Exception:  # what Flower raises depends on what was sent
+                _LOG.exception("an answer cannot be put together")
+                found = [SiteFailure(code=SITE_MALFORMED)]
+            if found:
+                yield message, found[0]
 
     def _push(
         self, outgoing: list[FlowerMessage], addresses: tuple[str, ...]
@@ -197,7 +218,7 @@ def _to_reply(answer: FlowerMessage) -> Reply:
             return SiteFailure(code=SITE_GONE)  # a simulated absence
         return Message(kind=kind, fields=known, payload=payload)
     except KeyError:
-        return SiteFailure(code="SITE_MALFORMED")
+        return SiteFailure(code=SITE_MALFORMED)
 
 
 def build_app(settings: Mapping[str, Scalar]) -> ServerApp:

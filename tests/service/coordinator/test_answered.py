@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,9 +12,13 @@ from typing import Any
 import httpx
 import pytest
 from flwr.app import Message as FlowerMessage
+from flwr.supercore.inflatable.inflatable_object import get_object_id
+from flwr.supercore.inflatable.inflatable_utils import (
+    inflate_object_from_contents,
+    validate_object_content,
+)
 from flwr.supercore.task_identity import TaskIdentity
-from loopback_federation import new_node_key
-from test_gateway import OddSuperLink, known
+from test_gateway import OddSuperLink, known, node_key
 
 from medunlearn_client.flower_app import to_records
 from medunlearn_common.messages import Message
@@ -137,9 +140,7 @@ def test_the_gateway_notes_an_answer_once_its_node_asks_for_work_again(
     tmp_path: Path, status: int, noted: bool
 ) -> None:
     """And only if the SuperLink, which checks signatures, took the answer."""
-    new_node_key(tmp_path / "nodes", "hospital-0")
-    (pem,) = NodeKeys(tmp_path / "nodes").by_site().values()
-    headers = known(base64.b64encode(pem).decode("ascii"))
+    headers = known(node_key(tmp_path / "nodes", "hospital-0"))
     superlink = OddSuperLink(tmp_path, status=status)
     path = tmp_path / ANSWERED_FILE
     seen: list[Any] = []
@@ -205,3 +206,43 @@ def test_a_transport_looks_where_an_answer_is_complete_and_at_the_end_at_all(
     assert grid.looks == [["m11"], ["m22"], ["m33"]]
     assert replies["33"] == SiteFailure(code=SITE_SILENT)
     assert isinstance(replies["11"], Message)
+
+
+def test_one_hospitals_broken_answer_costs_no_other_its_own(tmp_path: Path) -> None:
+    """Flower's store takes a message whose parts do not fit; the grid that puts it together raises,
+    with every answer of that look lost. The run died of it, and again after each restart."""
+    with pytest.raises(ValueError):
+        inflate_object_from_contents(*broken_message())
+
+    class Grid(SlowGrid):
+        def pull_messages(self, names: Iterable[str]) -> Iterable[FlowerMessage]:
+            found = super().pull_messages(names)
+            if "m22" in self.looks[-1]:
+                inflate_object_from_contents(*broken_message())
+            self.there -= set(self.looks[-1])  # an answer is handed out once
+            return found
+
+    transport = server_side.FlowerTransport(
+        Grid(there={"m11", "m22", "m33"}), poll_s=0.001)  # type: ignore[arg-type]
+    asked = dict.fromkeys(("11", "22", "33"), Message(kind="hello"))
+    replies = transport.exchange(asked, deadline_s=5.0)
+    assert replies["22"] == SiteFailure(code="SITE_MALFORMED")
+    assert isinstance(replies["11"], Message) and isinstance(replies["33"], Message)
+
+
+def broken_message() -> tuple[str, dict[str, bytes]]:
+    """Id and parts of a message that Flower's store has looked at and kept."""
+    child = "0" * 64
+    content = f"Message {child} 2".encode() + b"\x00\xff\xff"
+    validate_object_content(content)
+    return get_object_id(content), {get_object_id(content): content, child: b"RecordDict  0\x00"}
+
+
+def test_a_superlink_that_is_away_is_no_hospitals_fault() -> None:
+    class Grid(SlowGrid):
+        def pull_messages(self, names: Iterable[str]) -> Iterable[FlowerMessage]:
+            raise httpx.ConnectError("refused")
+
+    transport = server_side.FlowerTransport(Grid(), poll_s=0.001)  # type: ignore[arg-type]
+    with pytest.raises(httpx.ConnectError):
+        transport.exchange({"11": Message(kind="hello")}, deadline_s=5.0)
