@@ -35,6 +35,7 @@ from medunlearn_common.messages import COLLECT, ERROR, PUBLISH, READY, Message
 from medunlearn_common.offer import RunOffer, open_offer
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.trust_folder import ENVELOPE_LIFE_S, TRUST_FOLDER, Trust, open_trust
+from medunlearn_server.intake import failure_code
 from medunlearn_server.transport import Reply, SiteFailure, Transport
 
 OFFER_FILE = "offer.dsse"
@@ -249,7 +250,8 @@ def _require_refusal_form(header: Header, message: Message) -> None:
 
 
 def _bare_code(reply: Message) -> str:
-    code = str(reply.fields.get("code", ""))
+    """What nobody has signed: at most a code, and none that steers the run."""
+    code = failure_code(str(reply.fields.get("code", "")))
     return UNSIGNED_ANSWER if code in _STEERING else code
 
 

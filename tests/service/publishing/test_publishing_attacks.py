@@ -24,7 +24,7 @@ from medunlearn_common.envelope.sealing import unverified
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.frozen import A_PART, B_PART, b_name
 from medunlearn_common.identity import SigningIdentity
-from medunlearn_common.messages import COLLECT, PUBLISH, Message
+from medunlearn_common.messages import COLLECT, ERROR, PUBLISH, Message
 from medunlearn_common.publication import FULL_FILES, Decision, pack
 from medunlearn_server.publishing import session
 from medunlearn_server.publishing.attesting import attest
@@ -310,6 +310,16 @@ def test_an_objection_forgotten_by_a_kill_in_the_middle_of_an_update(
         monkeypatch.setattr(session, "pack", lambda _, data=pack(archive): data)
         assert received.publish().verdicts["site-0"] == code
     assert received.site(0).checked("second").objections() == {"site-1": "Ann Lee"}
+
+
+def test_text_of_a_hospital_in_the_place_of_a_code(received: PublishingLab) -> None:
+    """Unsigned, and shown in the operator's terminal with all its control characters."""
+    wire = Wire(received)
+    wire.change = lambda site, answer: answer if site != "site-1" else Message(
+        kind=ERROR, fields={"code": "\x1b]0;owned\x07 Erika Muster"})
+    publication = received.publish(wire=wire)
+    assert publication.silent == ("SITE_ERROR",)
+    assert "Muster" not in (received.place("second").folder / "deliveries.json").read_text()
 
 
 # -- decisions --------------------------------------------------------------------------------
