@@ -15,6 +15,8 @@ from medunlearn_common.errors import Misconfigured, Transient
 
 MAX_PRIVATE_BYTES = 16 << 20
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+# Control characters as text: who reads the file in a terminal is not commanded by it.
+_SHOWN = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 
 
 class PrivateFile:
@@ -62,7 +64,8 @@ class PrivateFile:
             data = f"{stamp} ref={reference} {message}\n{trace}"
             with self._lock:
                 self._roll()
-                os.write(self._descriptor, data.encode("utf-8", "backslashreplace"))
+                os.write(self._descriptor, data.translate(_SHOWN).encode(
+                    "utf-8", "backslashreplace"))
         return reference
 
     def take_output(self) -> None:

@@ -208,3 +208,13 @@ def test_start_refuses_a_component_that_is_a_path(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured) as caught:
         start(tmp_path, component="../x", take_output=False)
     assert caught.value.code == "LOG_COMPONENT" and list(tmp_path.iterdir()) == []
+
+
+def test_what_others_wrote_commands_no_terminal(tmp_path: Path) -> None:
+    """An engineer's `grep ref=` shows it: no character there moves the cursor or sets a title."""
+    path = tmp_path / "x.private.log"
+    with closing(PrivateFile(path)) as private:
+        private.write("\x1b]0;owned\x07 \x9b2J a\rb\tc", ValueError("\x1b[2Jgone\nnext"))
+    written = path.read_bytes().decode("utf-8")
+    assert not {c for c in written if not c.isprintable()} - {"\n", "\t"}
+    assert "\\x1b]0;owned" in written and "gone\nnext" in written
