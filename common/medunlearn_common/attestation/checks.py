@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medunlearn_common.attestation.counted import counted_cells, counted_shares
 from medunlearn_common.attestation.files import (
     ADAPTER_CONFIG,
     ADAPTER_FILES,
@@ -30,7 +31,6 @@ from medunlearn_common.audit.export import LogExport
 from medunlearn_common.audit.merkle import is_included, leaf_hash, root_of
 from medunlearn_common.audit.records import AuditRecord
 from medunlearn_common.audit.signing import CHECKPOINT_CONTEXT, Verifier
-from medunlearn_common.counting import CELLS
 from medunlearn_common.digests import digest_of_file, digest_of_files
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.plan import read_plan
@@ -135,22 +135,27 @@ def require_result(evidence: Evidence, statement: Statement) -> str:
 
 
 def _require_counted(data: bytes, predicate: Predicate) -> None:
-    """A deployed run's result is its outcome, as the coordinator reported it."""
+    """A deployed run's result is its outcome, as the coordinator reported it.
+
+    What people read of the counts (intervals, shares) is computed anew from them.
+    """
     try:
         result: Any = json.loads(data)
         counts = result["evaluation"]
+        measured = counts["forget"], counts["retain"], counts["noise"]
         own = [
             result["run_id"], result["adapter_digest"], result["epsilon"],
-            [*counts["forget"], *counts["retain"]],
+            counted_cells(*measured), counted_shares(*measured),
+            counts["rate"], tuple(counts["sites"]), counts["failure"] or None,
             [[gate["gate"], gate["passed"]] for gate in result["gates"]],
         ]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _figures_changed(f"{RESULT_FILE} is no result") from None
-    cells = predicate.federated.cells
+    federated = predicate.federated
     said = [
         predicate.process.run_id, predicate.adapter, predicate.privacy.epsilon,
-        [cells[f"{group}_{cell}"].value for group in ("forget", "retain") for cell in CELLS
-         if f"{group}_{cell}" in cells],
+        dict(federated.cells), dict(predicate.figures),
+        federated.rate, federated.sites, federated.failure,
         [[gate.gate, gate.passed] for gate in predicate.gates],
     ]
     if own != said:

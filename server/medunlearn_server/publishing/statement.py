@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from math import isfinite, sqrt
+from math import isfinite
 from pathlib import Path
 
 from medunlearn_common import __version__
+from medunlearn_common.attestation.counted import counted_cells, counted_shares
 from medunlearn_common.attestation.files import ADAPTER_FILES, ADAPTER_FOLDER
 from medunlearn_common.attestation.incidents import incidents_of
 from medunlearn_common.attestation.predicate import (
@@ -31,16 +32,11 @@ from medunlearn_common.attestation.predicate import (
 from medunlearn_common.attestation.statement import Statement
 from medunlearn_common.audit import AuditLog, AuditRecord
 from medunlearn_common.code_digest import installed_code_digest
-from medunlearn_common.counting import CELLS
 from medunlearn_common.digests import digest_of_file
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.roster import Roster
 from medunlearn_server.reports import EvaluationReport, RunOutcome
-
-_Z95 = 1.959963984540054
-# Fewer units than this many standard deviations of a count's noise: a share says nothing.
-_LEAST_SPREADS = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,40 +189,12 @@ def _federated(report: EvaluationReport | None) -> Counts:
     """The sites' counts, each with the 95 % interval of its noise."""
     if report is None:
         return Counts(rate=0.0, sites=(), failure=None, cells={})
-    spread = _Z95 * report.noise
-    cells = {
-        f"{group}_{cell}": Figure(
-            value=value, low=value - spread, high=value + spread, n=None, interval="noise"
-        )
-        for group, values in (("forget", report.forget), ("retain", report.retain))
-        for cell, value in zip(CELLS, values, strict=False)
-    }
     return Counts(
-        rate=report.rate, sites=report.sites, failure=report.failure or None, cells=cells
+        rate=report.rate, sites=report.sites, failure=report.failure or None,
+        cells=counted_cells(report.forget, report.retain, report.noise),
     )
 
 
 def counted_figures(report: EvaluationReport) -> dict[str, Figure]:
-    """Shares of units answered before and after, as far as the noised counts carry them.
-
-    Of the cells in :data:`medunlearn_common.counting.CELLS`, kept and lost were answered before,
-    kept and gained after.
-    The interval is the delta method's over the noise alone. A share over so few units that the
-    noise hides them is left out.
-    """
-    found: dict[str, Figure] = {}
-    for group, values in (("forget", report.forget), ("retain", report.retain)):
-        if len(values) != len(CELLS):
-            continue
-        kept, lost, gained, _ = values
-        total = sum(values)
-        if total <= max(1.0, _LEAST_SPREADS * 2.0 * report.noise):  # four cells: twice the noise
-            continue
-        for name, answered in (("answered_before", kept + lost), ("answered", kept + gained)):
-            share = min(1.0, max(0.0, answered / total))
-            half = _Z95 * report.noise * sqrt(2.0 * ((1.0 - share) ** 2 + share**2)) / total
-            found[f"{group}_{name}"] = Figure(
-                value=share, low=max(0.0, share - half), high=min(1.0, share + half), n=None,
-                interval="noise",
-            )
-    return found
+    """Shares of units answered before and after; see :func:`counted_shares`."""
+    return counted_shares(report.forget, report.retain, report.noise)

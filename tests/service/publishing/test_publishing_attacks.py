@@ -26,7 +26,7 @@ from medunlearn_common.frozen import A_PART, B_PART, b_name
 from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.messages import COLLECT, ERROR, PUBLISH, Message
 from medunlearn_common.publication import FULL_FILES, Decision, pack
-from medunlearn_server.publishing import session
+from medunlearn_server.publishing import attesting, session
 from medunlearn_server.publishing.attesting import attest
 from medunlearn_server.transport import Reply, SiteFailure
 
@@ -168,6 +168,28 @@ def test_counts_polished_in_the_outcome_only_show_where_they_are_checked(
     result["evaluation"]["forget"] = [0.0, 4.0, 0.0, 0.0]
     (place.folder / "result.json").write_bytes(canonical_json(result))
     assert refused_everywhere(lab) == "FILE_CHANGED"
+
+
+@pytest.mark.parametrize("polish", [
+    lambda figures: {name: replace_figure(one, value=0.0) for name, one in figures.items()},
+    lambda figures: {name: replace_figure(one, low=one.value) for name, one in figures.items()},
+    lambda figures: {**figures, "forget_exact": next(iter(figures.values()))},
+    lambda figures: {},
+])
+def test_shares_that_the_counts_do_not_bear_out(
+    lab: PublishingLab, monkeypatch: pytest.MonkeyPatch, polish: Callable[[Any], Any]
+) -> None:
+    """The counts are honest; what people read in the inbox is what the coordinator made of them."""
+    lab.change_outcome(evaluation={
+        **lab.outcome()["evaluation"], "forget": [10.0, 80.0, 0.0, 10.0],
+        "retain": [90.0, 2.0, 3.0, 5.0]})
+    honest = attesting.counted_figures
+    monkeypatch.setattr(attesting, "counted_figures", lambda report: polish(honest(report)))
+    assert refused_everywhere(lab) == "FIGURES_CHANGED"
+
+
+def replace_figure(figure: Any, **values: float) -> Any:
+    return figure.model_copy(update=values)
 
 
 def test_the_log_is_rolled_back_before_publishing(lab: PublishingLab) -> None:
