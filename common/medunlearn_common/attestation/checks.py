@@ -147,7 +147,8 @@ def _require_counted(data: bytes, predicate: Predicate) -> None:
             result["run_id"], result["adapter_digest"], result["epsilon"],
             counted_cells(*measured), counted_shares(*measured),
             counts["rate"], tuple(counts["sites"]), counts["failure"] or None,
-            [[gate["gate"], gate["passed"]] for gate in result["gates"]],
+            [[gate[name] for name in ("gate", "passed", "value", "limit")]
+             for gate in result["gates"]],
         ]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _figures_changed(f"{RESULT_FILE} is no result") from None
@@ -156,7 +157,7 @@ def _require_counted(data: bytes, predicate: Predicate) -> None:
         predicate.process.run_id, predicate.adapter, predicate.privacy.epsilon,
         dict(federated.cells), dict(predicate.figures),
         federated.rate, federated.sites, federated.failure,
-        [[gate.gate, gate.passed] for gate in predicate.gates],
+        [[gate.gate, gate.passed, gate.figure, gate.limit] for gate in predicate.gates],
     ]
     if own != said:
         raise _figures_changed(f"the attested figures are not those of {RESULT_FILE}")

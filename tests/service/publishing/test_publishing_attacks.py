@@ -188,6 +188,22 @@ def test_shares_that_the_counts_do_not_bear_out(
     assert refused_everywhere(lab) == "FIGURES_CHANGED"
 
 
+def test_a_gates_figure_that_is_not_the_results(
+    lab: PublishingLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = attesting.statement_of
+
+    def polished(*given: Any, **more: Any) -> Any:
+        made = honest(*given, **more)
+        first, *others = made.predicate.gates
+        gates = (first.model_copy(update={"figure": 1e-6}), *others)
+        predicate = made.predicate.model_copy(update={"gates": gates})
+        return made.model_copy(update={"predicate": predicate})
+
+    monkeypatch.setattr(attesting, "statement_of", polished)
+    assert refused_everywhere(lab) == "FIGURES_CHANGED"
+
+
 def replace_figure(figure: Any, **values: float) -> Any:
     return figure.model_copy(update=values)
 
