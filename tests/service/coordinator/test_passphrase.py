@@ -18,6 +18,7 @@ from loopback_federation import Federation, three_sites
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.flower_environment import flower_environment
 from medunlearn_common.identity.key_files import PASSPHRASE_VARIABLE
+from medunlearn_common.processes import wait_until
 from medunlearn_server.service.client import ControlClient
 from medunlearn_server.service.passphrase_desk import SOCKET, PassphraseDesk, take_passphrase
 
@@ -101,7 +102,8 @@ def served(root: Path) -> Iterator[tuple[Federation, int]]:
     finally:
         del os.environ[PASSPHRASE_VARIABLE]
     try:
-        assert secret.encode() in Path(f"/proc/{process.pid}/environ").read_bytes()
+        wait_until(lambda: secret.encode() in Path(f"/proc/{process.pid}/environ").read_bytes(),
+                   deadline_s=5.0, what="the service's environment")  # empty during its exec
         yield federation, process.pid
     finally:
         federation.stop_nodes()
