@@ -16,6 +16,7 @@ from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.envelope import EnvelopeStore
 from medunlearn_common.files import expanded
 from medunlearn_common.identity import SigningIdentity
+from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.trust_folder import STORE_FILE, TRUST_FOLDER, open_identity
 
 
@@ -36,9 +37,10 @@ class AdoptionHospital:
         """Open a hospital's folder.
 
         Raises:
-            Misconfigured: TRUST_MISSING or a KEY_ code.
+            Misconfigured: TRUST_MISSING or a KEY_ code; PARTY_RETIRED.
         """
         folder = expanded(folder).absolute()
+        PartyMarks(folder).require_in_service()
         return cls(folder=folder, identity=open_identity(folder))
 
     @property
@@ -69,9 +71,10 @@ class AdoptionHospital:
             folder: Where its files lie; None takes the inbox.
 
         Raises:
-            Misconfigured: INBOX_UNKNOWN.
+            Misconfigured: INBOX_UNKNOWN, PARTY_RETIRED.
             Rejected: As :func:`check_publication`.
         """
+        PartyMarks(self.folder).require_in_service()
         files = folder or self.places.received(run_id)
         with closing(EnvelopeStore(self.folder / TRUST_FOLDER / STORE_FILE)) as store:
             lock = store.lock_of(run_id)

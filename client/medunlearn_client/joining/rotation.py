@@ -23,6 +23,7 @@ from medunlearn_common.files import write_atomically
 from medunlearn_common.founding import new_folder
 from medunlearn_common.identity import SigningIdentity, passphrase_from, write_identity
 from medunlearn_common.identity.commands import read_entry
+from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.roster import TrustedRoster, enrolment_request
 from medunlearn_common.roster.document import party_to_bytes
 from medunlearn_common.trust_folder import (
@@ -39,9 +40,10 @@ def make_next_keys(
     """Make new keys beside those in force, and the enrolment that asks for them.
 
     Raises:
-        Misconfigured: ROTATION_PENDING, ROTATION_NOTHING, KEY_ codes.
+        Misconfigured: ROTATION_PENDING, ROTATION_NOTHING, KEY_ codes, PARTY_RETIRED.
         Transient: WRITE_FAILED.
     """
+    PartyMarks(folder).require_in_service()
     if not (identity or node):
         raise Misconfigured("ROTATION_NOTHING", "no key is to be replaced", "choose one or both")
     if (folder / NEXT_FOLDER).exists():

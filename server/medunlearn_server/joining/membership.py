@@ -23,6 +23,7 @@ from medunlearn_common.enrolment import Enrolment, open_enrolment, require_succe
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import write_atomically
 from medunlearn_common.invitation import TOKEN_BYTES, Invitation, write_invitation
+from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.pki import read_certificates, to_pem
 from medunlearn_common.roster import Party, Root, Roster, TrustedRoster, verify_roster
 from medunlearn_common.roster.document import SKEW_S
@@ -57,6 +58,8 @@ class Membership:
     """The membership files of one coordinator's folder."""
 
     def __init__(self, folder: Path, *, now: float) -> None:
+        """Open; raises PARTY_RETIRED where the coordinator moved to another machine."""
+        PartyMarks(folder).require_in_service()
         self._folder: CoordinatorFolder = open_folder(folder)
         self._path = self._folder.path
         self._now = now

@@ -31,6 +31,7 @@ from medunlearn_common.enrolment import open_enrolment, open_leave
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.identity.commands import read_entry
+from medunlearn_common.keeping import make_backup
 from medunlearn_common.pki import (
     issue_server,
     new_authority,
@@ -425,6 +426,23 @@ def test_two_hospitals_do_not_share_a_node_key(desk: Desk) -> None:
     assert code_of(desk.members().enrol, taken, lambda _: True) == "NODE_KEY_USED"
     desk.enrol(other)
     assert desk.nodes() == {"clinic-a", "clinic-b"}
+
+
+def test_a_party_that_moved_away_signs_nothing_where_it_was(desk: Desk, tmp_path: Path) -> None:
+    """Two copies of a pilot's coordinator would make two rosters of one version."""
+    folder = desk.joined("clinic-a")
+    make_backup(desk.lead, tmp_path / "lead.tar", final=True)
+    before = desk.lead / "trust" / "roster.dsse"
+    kept = before.read_bytes()
+    assert code_of(desk.invite, "clinic-b") == "PARTY_RETIRED"
+    assert code_of(lambda: desk.members().advance(renew=True)) == "PARTY_RETIRED"
+    assert code_of(lambda: desk.members().advance(revoke="clinic-a")) == "PARTY_RETIRED"
+    assert before.read_bytes() == kept
+    assert "PARTY_RETIRED" in [
+        finding.code for _, finding in run_checks(coordinator_checks(desk.lead, now=NOW))]
+    make_backup(folder, tmp_path / "clinic.tar", final=True)
+    assert code_of(make_next_keys, folder, identity=True, node=True, entropy=OsEntropy(),
+                   now=NOW) == "PARTY_RETIRED"
 
 
 def test_leaving_destroys_the_node_key_and_keeps_the_rest(desk: Desk) -> None:

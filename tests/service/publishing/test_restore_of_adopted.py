@@ -10,7 +10,7 @@ import pytest
 from publishing_lab import PublishingLab
 
 from medunlearn_client.adoption.service import AdoptionChoice, adopt, in_service, rollback
-from medunlearn_common.errors import Rejected
+from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.keeping import make_backup, restore
 
 ANN = AdoptionChoice(by="Ann Lee")
@@ -88,3 +88,21 @@ def test_an_old_backup_does_not_turn_a_link_or_name_a_version_that_is_not_there(
     assert not os.path.lexists(home(received) / "adopted" / "current")
     with pytest.raises(Rejected, match="ADOPTION_DAMAGED"):
         in_service(received.site(0))
+
+
+def test_a_hospital_that_moved_away_decides_and_adopts_nothing_where_it_was(
+    received: PublishingLab
+) -> None:
+    """Two copies would sign two decisions of one number, and have two adapters in service."""
+    site = received.site(0)
+    make_backup(home(received), received.base / "move.tar", final=True)
+    decided = (home(received) / "audit.db").read_bytes()
+    for act in (
+        lambda: received.decide(0, "countersigned"),
+        lambda: adopt(received.site(0), "second", ANN),
+        lambda: rollback(received.site(0), by="Ann Lee"),
+        lambda: adopt(site, "second", ANN),
+    ):
+        with pytest.raises(Misconfigured, match="PARTY_RETIRED"):
+            act()
+    assert (home(received) / "audit.db").read_bytes() == decided
