@@ -36,7 +36,8 @@ class Geometry:
             raise _bad_geometry("its basis does not fit the support")
         if not (np.all(np.isfinite(self.inverse_root)) and np.all(self.inverse_root > 0.0)):
             raise _bad_geometry("M^(-1/2) must be positive and finite")
-        gram = self.basis @ self.basis.T
+        with np.errstate(over="ignore", invalid="ignore"):  # such a basis is refused below
+            gram = self.basis @ self.basis.T
         if not np.allclose(gram, np.eye(len(gram)), atol=_ORTHONORMAL_TOLERANCE):
             raise _bad_geometry("its basis is not orthonormal")
 

@@ -17,11 +17,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import log, sqrt
+from math import inf, isfinite, log, sqrt
 
 from medunlearn_common.errors import Misconfigured, Transient
 
 EPSILON_ERROR = 0.01
+_LARGEST_GRID = 300.0
 _RELATIVE_TOLERANCE = 1e-3
 _MAX_SCALE = 1e6
 _BRACKET = 1.3
@@ -98,9 +99,17 @@ def summed_sigma(sigma: float, *, survivors: int, guaranteed: int) -> float:
 def epsilon_of(mechanisms: tuple[Mechanism, ...], *, delta: float) -> float:
     """Upper bound on epsilon of all releases together: the dearer of the two tracks.
 
+    It is the PRV accountant's, but for more epsilon than any guarantee is made of: there, its grid,
+    time and memory would grow without end as the noise that somebody names goes to nothing, and
+    the looser bound of Renyi's divergence is given, which may be infinite.
+
     Raises:
         Misconfigured: PRIVACY_UNCOMPUTABLE for values at which the accountant itself fails.
     """
+    if _unsampled_epsilon(mechanisms, delta=delta) > _LARGEST_GRID:
+        renyi = _renyi_epsilon(mechanisms, delta=delta)
+        if renyi > _LARGEST_GRID:
+            return renyi
     tracks = {
         tuple((m.sigma, m.forget_rate, m.count) for m in mechanisms),
         tuple((m.sigma, m.retain_rate, m.count) for m in mechanisms),
@@ -109,6 +118,29 @@ def epsilon_of(mechanisms: tuple[Mechanism, ...], *, delta: float) -> float:
         # A higher rate never costs less, so the other track need not be computed.
         tracks = {tuple((m.sigma, m.forget_rate, m.count) for m in mechanisms)}
     return max(_track_epsilon(track, delta) for track in tracks)
+
+
+def _renyi_epsilon(mechanisms: tuple[Mechanism, ...], *, delta: float) -> float:
+    """A looser bound, in no time whatever the noise; infinite where it fails."""
+    from opacus.accountants import RDPAccountant
+
+    accountant = RDPAccountant()
+    accountant.history = [
+        (m.sigma, max(m.forget_rate, m.retain_rate), m.count) for m in mechanisms if m.count
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of orders at the end of its list
+        try:
+            found = float(accountant.get_epsilon(delta))
+        except (ArithmeticError, ValueError):
+            return inf
+    return found if isfinite(found) else inf
+
+
+def _unsampled_epsilon(mechanisms: tuple[Mechanism, ...], *, delta: float) -> float:
+    """What the releases would cost if every unit were drawn each time (Bun & Steinke 2016)."""
+    rho = sum(m.count / (2.0 * m.sigma) / m.sigma if m.sigma > 0.0 else inf for m in mechanisms)
+    return rho + 2.0 * sqrt(rho * log(1.0 / delta))
 
 
 @lru_cache(maxsize=4096)
@@ -135,60 +167,80 @@ def _track_epsilon(history: tuple[tuple[float, float, int], ...], delta: float) 
             ) from error
 
 
-def calibrate(
-    *,
-    epsilon: float,
-    delta: float,
-    rounds: int,
-    forget_rate: float,
-    retain_rate: float,
-    vote_share: float,
-    evaluation_share: float = 0.0,
-    evaluation_rate: float = 1.0,
-) -> NoiseSchedule:
-    """Smallest noise at which vote, ``rounds`` updates and evaluation cost at most ``epsilon``.
+@dataclass(frozen=True, kw_only=True)
+class PlannedReleases:
+    """What a run will release: all of it but how much noise there is, which one scale says.
 
-    Args:
-        epsilon: Budget of the whole run.
-        delta: Probability of exceeding it.
+    Attributes:
         rounds: Update releases (gradient steps in total).
         forget_rate: Poisson rate of forget units per release.
         retain_rate: Poisson rate of retain units per release.
-        vote_share: Share of the budget, in units of (rate / sigma)^2, that the support
-            vote may spend; 0 for a run without a vote.
+        vote_share: Share of the budget, in units of (rate / sigma)^2, that the support vote may
+            spend; 0 for a run without a vote.
         evaluation_share: The same for the evaluation counts; 0 for a run without any.
         evaluation_rate: Poisson rate of the units asked there, of both sets.
+    """
+
+    rounds: int
+    forget_rate: float
+    retain_rate: float
+    vote_share: float
+    evaluation_share: float = 0.0
+    evaluation_rate: float = 1.0
+
+    @property
+    def _sigma_per_scale(self) -> float:
+        left = 1.0 - self.vote_share - self.evaluation_share
+        return max(self.forget_rate, self.retain_rate) * sqrt(self.rounds / left)
+
+    def scale_of(self, round_sigma: float) -> float:
+        """The scale at which an update has this noise multiplier."""
+        return round_sigma / self._sigma_per_scale
+
+    def mechanisms(self, scale: float) -> tuple[Mechanism, ...]:
+        """The vote and the evaluation where there are any, then the updates."""
+        update = Mechanism(
+            sigma=scale * self._sigma_per_scale,
+            forget_rate=self.forget_rate, retain_rate=self.retain_rate, count=self.rounds,
+        )
+        vote = Mechanism(
+            sigma=scale * max(self.forget_rate, self.retain_rate) / sqrt(self.vote_share),
+            forget_rate=self.forget_rate, retain_rate=self.retain_rate, count=1,
+        ) if self.vote_share > 0.0 else None
+        evaluation = Mechanism(
+            sigma=scale * self.evaluation_rate / sqrt(self.evaluation_share),
+            forget_rate=self.evaluation_rate, retain_rate=self.evaluation_rate, count=1,
+        ) if self.evaluation_share > 0.0 else None
+        return tuple(m for m in (vote, evaluation, update) if m is not None)
+
+    def schedule(self, scale: float, *, epsilon: float) -> NoiseSchedule:
+        """The noise at a scale that was found to cost ``epsilon``."""
+        found = self.mechanisms(scale)
+        return NoiseSchedule(
+            vote_sigma=found[0].sigma if self.vote_share > 0.0 else 0.0,
+            round_sigma=found[-1].sigma,
+            mechanisms=found,
+            epsilon=epsilon,
+            evaluation_sigma=found[-2].sigma if self.evaluation_share > 0.0 else 0.0,
+        )
+
+
+def calibrate(releases: PlannedReleases, *, epsilon: float, delta: float) -> NoiseSchedule:
+    """Smallest noise at which all releases of a run cost at most ``epsilon``.
+
+    Args:
+        releases: Of the run.
+        epsilon: Budget of the whole run.
+        delta: Probability of exceeding it.
 
     Raises:
         Misconfigured: PRIVACY_UNREACHABLE if no noise up to a multiplier of 10^6 will do.
     """
-    rate = max(forget_rate, retain_rate)
-    left = 1.0 - vote_share - evaluation_share
+    def cost(scale: float) -> float:
+        return epsilon_of(releases.mechanisms(scale), delta=delta)
 
-    def schedule(scale: float) -> tuple[Mechanism, ...]:
-        update = Mechanism(
-            sigma=scale * rate * sqrt(rounds / left),
-            forget_rate=forget_rate, retain_rate=retain_rate, count=rounds,
-        )
-        vote = Mechanism(
-            sigma=scale * rate / sqrt(vote_share),
-            forget_rate=forget_rate, retain_rate=retain_rate, count=1,
-        ) if vote_share > 0.0 else None
-        evaluation = Mechanism(
-            sigma=scale * evaluation_rate / sqrt(evaluation_share),
-            forget_rate=evaluation_rate, retain_rate=evaluation_rate, count=1,
-        ) if evaluation_share > 0.0 else None
-        return tuple(m for m in (vote, evaluation, update) if m is not None)
-
-    scale = _smallest_scale(lambda s: epsilon_of(schedule(s), delta=delta), epsilon)
-    mechanisms = schedule(scale)
-    return NoiseSchedule(
-        vote_sigma=mechanisms[0].sigma if vote_share > 0.0 else 0.0,
-        round_sigma=mechanisms[-1].sigma,
-        mechanisms=mechanisms,
-        epsilon=epsilon_of(mechanisms, delta=delta),
-        evaluation_sigma=mechanisms[-2].sigma if evaluation_share > 0.0 else 0.0,
-    )
+    scale = _smallest_scale(cost, epsilon)
+    return releases.schedule(scale, epsilon=cost(scale))
 
 
 def _smallest_scale(cost: Callable[[float], float], budget: float) -> float:

@@ -23,6 +23,7 @@ from medunlearn_common.masking.parameters import require_plan
 from medunlearn_common.masking.signing import Verifier
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.plan.public_files import own_copy
+from medunlearn_common.planned_noise import epsilon_after, noise_schedule
 from medunlearn_common.support import support_size
 from medunlearn_common.wire import UpdateForm
 from medunlearn_server import adapter_store
@@ -33,7 +34,7 @@ from medunlearn_server.federated_evaluation import evaluate
 from medunlearn_server.gatekeeper import Gatekeeper
 from medunlearn_server.gates import canary_verdict, utility_verdict, worst_norm
 from medunlearn_server.observer import NoObserver, Observer
-from medunlearn_server.progress import Learning, RunProgress, epsilon_after, noise_schedule
+from medunlearn_server.progress import Learning, RunProgress
 from medunlearn_server.reports import (
     EvaluationReport,
     GateVerdict,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from medunlearn_common.accounting import Mechanism, NoiseSchedule, calibrate, epsilon_of
+from medunlearn_common.accounting import Mechanism, NoiseSchedule
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.plan import RunPlan
 from medunlearn_common.support import Support
 from medunlearn_server.checkpoints import Checkpoint
 from medunlearn_server.geometry import RetainHistory
@@ -172,27 +171,3 @@ def _learning(value: dict[str, Any], checkpoint: Checkpoint) -> Learning:
             count=value["count"],
         ),
     )
-
-
-def noise_schedule(plan: RunPlan) -> NoiseSchedule:
-    """The noise that spends the plan's budget; all zero where the plan adds none."""
-    privacy = plan.privacy
-    if privacy.noise == "none":
-        return NoiseSchedule(vote_sigma=0.0, round_sigma=0.0, mechanisms=(), epsilon=0.0)
-    return calibrate(
-        epsilon=privacy.epsilon, delta=privacy.delta,
-        rounds=plan.run.rounds * privacy.local_steps,
-        forget_rate=privacy.forget_rate, retain_rate=privacy.retain_rate,
-        vote_share=plan.support.vote_share if plan.support.method == "vote" else 0.0,
-        evaluation_share=privacy.evaluation_share, evaluation_rate=privacy.evaluation_rate,
-    )
-
-
-def epsilon_after(
-    plan: RunPlan, schedule: NoiseSchedule, *, rounds: int, evaluated: bool = False
-) -> float | None:
-    """Epsilon of vote, ``rounds`` rounds and, if it was, evaluation; None without noise."""
-    if not schedule.mechanisms:
-        return None
-    spent = schedule.spent(steps=rounds * plan.privacy.local_steps, evaluated=evaluated)
-    return epsilon_of(spent, delta=plan.privacy.delta)

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from medunlearn_common.plan import RunPlan
+from medunlearn_common.planned_noise import epsilon_after
 from medunlearn_common.wire import UpdateForm, update_codec
 from medunlearn_server.aggregation import RoundSums, combine_round, summed_noise
 from medunlearn_server.answers import Answers
@@ -18,7 +19,7 @@ from medunlearn_server.gates import norm_verdict
 from medunlearn_server.geometry import Geometry
 from medunlearn_server.intake import verify_step
 from medunlearn_server.low_rank import Reals, truncated, whole_rows
-from medunlearn_server.progress import RunProgress, epsilon_after
+from medunlearn_server.progress import RunProgress
 from medunlearn_server.reports import GateVerdict, RoundReport
 from medunlearn_server.requests import step_request
 from medunlearn_server.server_step import direction_of, take_step

@@ -35,8 +35,8 @@ from medunlearn_common.plan import Plan, read_plan
 from medunlearn_common.plan.public_files import require_no_records
 from medunlearn_common.plan.reading import plan_from_mapping
 from medunlearn_common.plan.sections import ForgetSection
+from medunlearn_common.planned_noise import noise_schedule
 from medunlearn_common.support import support_size
-from medunlearn_server.progress import noise_schedule
 from medunlearn_simulation.absences import Absences
 from medunlearn_simulation.demo_corpus import (
     FORGET_SUBJECT,

@@ -15,8 +15,9 @@ from medunlearn_client import contrast, public_start
 from medunlearn_common.frozen import A_FILE, write_frozen
 from medunlearn_common.ledger import PrivacyLedger
 from medunlearn_common.plan import read_plan
+from medunlearn_common.planned_noise import noise_schedule
 from medunlearn_server.coordinator import Coordinator
-from medunlearn_server.progress import RunProgress, noise_schedule
+from medunlearn_server.progress import RunProgress
 from medunlearn_server.update_round import UpdateRound
 
 QUICK = ("--runner", "memory", "--device", "cpu", "--quiet")

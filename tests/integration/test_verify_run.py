@@ -394,7 +394,9 @@ def attested_anew(run: Path, change: Callable[[dict[str, Any]], object]) -> None
 @pytest.mark.parametrize(("part", "key", "value"), [
     ("privacy", "adjacency", "add or remove one patient"), ("privacy", "noise", "distributed"),
     ("privacy", "delta", 1e-9), ("privacy", "clip_l2", 1.0), ("privacy", "epsilon_budget", 1.0),
-    ("privacy", "epsilon", None), ("privacy", "epsilon", 41.0),
+    ("privacy", "epsilon", None), ("privacy", "epsilon", 41.0), ("privacy", "epsilon", 20.0),
+    ("privacy", "sigma", 9.0), ("privacy", "sigma", 0.1), ("privacy", "sigma", 1e-300),
+    ("privacy", "vote_sigma", 9.0),
     ("process", "objective", "npo"), ("process", "support", "random"),
     ("process", "rounds_planned", 3),
 ])

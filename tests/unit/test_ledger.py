@@ -15,7 +15,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from medunlearn_common.accounting import Mechanism, calibrate, epsilon_of, summed_sigma
+from medunlearn_common.accounting import (
+    Mechanism,
+    PlannedReleases,
+    calibrate,
+    epsilon_of,
+    summed_sigma,
+)
 from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Rejected, Transient
 from medunlearn_common.ledger import Budget, PrivacyLedger, SiteBudget
 from medunlearn_common.ledger.commands import ledger_app
@@ -285,17 +291,18 @@ def test_two_accountants_agree_within_two_percent(
 
 
 def test_vote_rounds_and_counts_together_spend_the_budget_once() -> None:
-    schedule = calibrate(
-        epsilon=6.0, delta=1e-5, rounds=20, forget_rate=1.0, retain_rate=1.0, vote_share=0.1,
-        evaluation_share=0.05, evaluation_rate=0.5,
+    releases = PlannedReleases(
+        rounds=20, forget_rate=1.0, retain_rate=1.0, vote_share=0.1, evaluation_share=0.05,
+        evaluation_rate=0.5,
     )
+    schedule = calibrate(releases, epsilon=6.0, delta=1e-5)
+    assert releases.mechanisms(releases.scale_of(schedule.round_sigma)) == schedule.mechanisms
     assert 5.9 < schedule.epsilon <= 6.0
     without = schedule.spent(steps=20, evaluated=False)
     assert epsilon_of(without, delta=1e-5) < schedule.epsilon
     assert schedule.spent(steps=20, evaluated=True) == schedule.mechanisms
     assert schedule.evaluation_sigma == schedule.mechanisms[1].sigma
-    plain = calibrate(epsilon=6.0, delta=1e-5, rounds=20, forget_rate=1.0, retain_rate=1.0,
-                      vote_share=0.1)
+    plain = calibrate(replace(releases, evaluation_share=0.0), epsilon=6.0, delta=1e-5)
     assert plain.round_sigma < schedule.round_sigma < 1.05 * plain.round_sigma
     assert plain.evaluation_sigma == 0.0 and len(plain.mechanisms) == 2
 

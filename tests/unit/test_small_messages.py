@@ -22,6 +22,7 @@ from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.messages import STEP, Message
 from medunlearn_common.plan import Plan, RunPlan, RuntimeOptions
 from medunlearn_common.plan.commands import plan_facts
+from medunlearn_common.planned_noise import noise_schedule
 from medunlearn_common.ring import (
     COARSENING,
     NOISE_STEPS,
@@ -35,7 +36,6 @@ from medunlearn_common.updates import SparseUpdate
 from medunlearn_common.wire import UpdateForm, update_codec
 from medunlearn_server.aggregation import RoundSums, combine_round, summed_noise
 from medunlearn_server.gates import norm_bound
-from medunlearn_server.progress import noise_schedule
 from medunlearn_server.requests import step_request
 from medunlearn_server.server_step import direction_of
 

@@ -8,15 +8,19 @@ otherwise be believed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isclose
 from typing import Any, Final
 
+from medunlearn_common.accounting import EPSILON_ERROR
 from medunlearn_common.attestation.files import RUN_PLAN_FILE, BadFile
 from medunlearn_common.attestation.predicate import Predicate
 from medunlearn_common.offer import plan_from_canonical
 from medunlearn_common.plan import RunPlan
+from medunlearn_common.planned_noise import epsilon_after, schedule_of_sigma
 
-# An epsilon is compared with the budget that the same accountant was given.
-_TOLERANCE: Final = 1e-9
+# Accountants of two versions may differ by their errors.
+_EPSILON_TOLERANCE: Final = 2.0 * EPSILON_ERROR
+_SIGMA_TOLERANCE: Final = 1e-6
 
 
 def require_as_planned(data: bytes, predicate: Predicate) -> None:
@@ -28,11 +32,13 @@ def require_as_planned(data: bytes, predicate: Predicate) -> None:
 
     Raises:
         Rejected: PLAN_DISAGREES naming what differs, or as :func:`plan_from_canonical`.
+        Misconfigured: PRIVACY_UNCOMPUTABLE for noise at which the accountant fails.
     """
     plan = plan_from_canonical(data.decode("utf-8", errors="replace"))
     for what, said, planned in (*_method(plan, predicate), *_guarantee(plan, predicate)):
         if said != planned:
             raise _disagrees(what)
+    _require_spent(plan, predicate)
     _require_gates(plan, predicate)
 
 
@@ -52,13 +58,33 @@ def _guarantee(plan: RunPlan, predicate: Predicate) -> Iterator[tuple[str, Any, 
     yield "clip_l2", said.clip_l2, planned.clip_l2
     yield "epsilon_budget", said.epsilon_budget, planned.epsilon if noised else None
     yield "delta", said.delta, planned.delta if noised else None
-    within = said.epsilon is not None and 0.0 <= said.epsilon <= planned.epsilon + _TOLERANCE
-    yield "epsilon", within if noised else said.epsilon is None, True
     yield "sigma", said.sigma is not None and said.sigma > 0.0, noised
+    yield "epsilon", said.epsilon is not None, noised
+    yield "vote_sigma", said.vote_sigma is not None, noised and voted
     yield "releases", said.releases, (
         predicate.process.rounds * planned.local_steps + int(voted)
         + int(bool(predicate.federated.sites))
     )
+
+
+def _require_spent(plan: RunPlan, predicate: Predicate) -> None:
+    """The epsilon that is attested is what the attested noise costs, by an accountant run here."""
+    said = predicate.privacy
+    if said.sigma is None or said.epsilon is None:  # both, where the plan adds no noise
+        return
+    schedule = schedule_of_sigma(plan, said.sigma)
+    if said.vote_sigma is not None and not isclose(
+        said.vote_sigma, schedule.vote_sigma, rel_tol=_SIGMA_TOLERANCE
+    ):
+        raise _disagrees("vote_sigma")
+    spent = epsilon_after(
+        plan, schedule, rounds=predicate.process.rounds,
+        evaluated=bool(predicate.federated.sites),
+    )
+    if spent is None or abs(said.epsilon - spent) > _EPSILON_TOLERANCE or (
+        spent > plan.privacy.epsilon + _EPSILON_TOLERANCE
+    ):
+        raise _disagrees("epsilon")
 
 
 def _require_gates(plan: RunPlan, predicate: Predicate) -> None:

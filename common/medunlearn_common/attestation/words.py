@@ -30,8 +30,10 @@ def conclusion(verification: Verification) -> Iterator[str]:
         yield ("  - No record of the coordinator's log was changed, dropped or moved since it was "
                "signed; the sites of step 12 saw the same log up to the end of the run.")
     if predicate.privacy.epsilon is not None:
+        said = ("The noise that the coordinator states costs, as computed here," if whole
+                else "The coordinator states")
         yield (
-            f"  - The coordinator states epsilon {predicate.privacy.epsilon:.3g} at delta "
+            f"  - {said} epsilon {predicate.privacy.epsilon:.3g} at delta "
             f"{predicate.privacy.delta:g} for this run ({predicate.privacy.adjacency})."
         )
     yield ""

@@ -131,15 +131,9 @@ def _noise_facts(plan: Plan) -> list[tuple[str, str]]:
     privacy = plan.privacy
     if privacy.noise == "none":
         return [("privacy", "none: sums are clipped but not noised, so there is no guarantee")]
-    from medunlearn_common.accounting import calibrate  # late: opens opacus and torch
+    from medunlearn_common.planned_noise import noise_schedule  # imports plans
 
-    schedule = calibrate(
-        epsilon=privacy.epsilon, delta=privacy.delta,
-        rounds=plan.run.rounds * privacy.local_steps,
-        forget_rate=privacy.forget_rate, retain_rate=privacy.retain_rate,
-        vote_share=plan.support.vote_share if plan.support.method == "vote" else 0.0,
-        evaluation_share=privacy.evaluation_share, evaluation_rate=privacy.evaluation_rate,
-    )
+    schedule = noise_schedule(plan.shared())
     return [*privacy_facts(plan, schedule), *gate_facts(plan, sigma=schedule.evaluation_sigma)]
 
 

@@ -27,9 +27,9 @@ from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.messages import ERROR, READY, Message
 from medunlearn_common.plan import Plan, RunPlan, RuntimeOptions, plan_from_text
+from medunlearn_common.planned_noise import noise_schedule
 from medunlearn_common.ring import RingCodec
 from medunlearn_common.support import random_support
-from medunlearn_server.progress import noise_schedule
 
 CLIP = 0.01
 PLAN = """
