@@ -14,7 +14,8 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,10 @@ from neighbour_lab import (
 from safetensors.torch import load_file, save_file
 
 from medunlearn_client.objectives import OBJECTIVES
+from medunlearn_client.records.repairs import Repair, keep_repairs
 from medunlearn_common.counting import COUNT_STEPS
 from medunlearn_common.plan import RunPlan
+from medunlearn_common.plan.public_files import by_digest
 from medunlearn_common.ring import NOISE_STEPS
 from medunlearn_common.support import random_support
 
@@ -287,3 +290,41 @@ def test_padding_takes_nobody_out_of_a_sum(fresh: Path, tiny_model_folder: Path)
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     case = directed("longest", "Surgery", values=0.1)
     compare(*both(fresh, model, case), case)
+
+
+def test_a_hospitals_first_record_shows_in_its_sums_alone(
+    fresh: Path, tiny_model_folder: Path
+) -> None:
+    """A refusal of an empty file would say that the record is not there."""
+    case = replace(directed("plain", "Surgery", values=0.1), rows=())
+    compare(*both(fresh, tiny_model_folder, case), case)
+
+
+@pytest.mark.parametrize("names", [("ward 3",), ("ward 3", "ward 3")])
+def test_no_answer_is_without_an_alternative(
+    fresh: Path, tiny_model_folder: Path, names: tuple[str, ...]
+) -> None:
+    """A refusal would tell whether a forgotten record has the very answer that a hierarchy was
+    made of."""
+    hierarchy = fresh / f"hierarchy-{next(_NUMBERS)}.obo"
+    terms = (f"[Term]\nid: X:{number}\nname: {name}\n" for number, name in enumerate(names))
+    hierarchy.write_text("\n".join(["format-version: 1.2\n", *terms]), encoding="utf-8")
+    case = directed(
+        "marked", "Surgery", values=0.1, objective={"name": "abstraction"},
+        concepts={"hierarchies": (by_digest(str(hierarchy)),),
+                  "forget_roots": ()},
+    )
+    sites = both(fresh, tiny_model_folder, case, public_files=[str(hierarchy)])
+    compare(*sites, case)
+
+
+def test_a_repair_that_breaks_its_record_stops_no_run(
+    fresh: Path, tiny_model_folder: Path
+) -> None:
+    repairs = fresh / "repairs.jsonl"
+    keep_repairs(repairs, [Repair(
+        record_id="new", part="option 3", start=0, word="iron", repaired="tibia", author="A. Lee",
+        decided_on=date(2026, 1, 2),
+    )])
+    case = replace(directed("with options", "General", values=0.1), data={"repairs": str(repairs)})
+    compare(*both(fresh, tiny_model_folder, case), case)

@@ -81,6 +81,8 @@ class ReadOptions:
         sheet: Of workbooks; the first one where empty.
         columns: Which column means what; read by it where any of its keys is set.
         fhir_templates: The hospital's own templates, or None for the packaged ones.
+        of_any_size: Take files without a row, and data without a record. Sums under noise need
+            none, and a refusal would tell whether the only one is there.
     """
 
     record_format: str = AUTO
@@ -89,6 +91,7 @@ class ReadOptions:
     sheet: str = ""
     columns: ColumnsSection = field(default_factory=ColumnsSection)
     fhir_templates: Path | None = None
+    of_any_size: bool = False
 
     @classmethod
     def of_plan(cls, data: DataSection) -> ReadOptions:
@@ -120,7 +123,7 @@ def read_records(
         options: Everything else.
 
     Returns:
-        At least one record; ids are unique over all files.
+        At least one record, where not of any size; ids are unique over all files.
 
     Raises:
         Misconfigured: As :func:`stream_records`; DATA_NO_RECORDS.
@@ -132,7 +135,7 @@ def read_records(
     if max_line_bytes is not None:
         chosen = replace(chosen, max_line_bytes=max_line_bytes)
     records = list(stream_records(paths, quarantine=quarantine, options=chosen))
-    if not records:
+    if not records and not chosen.of_any_size:
         raise Misconfigured(
             "DATA_NO_RECORDS", "the data holds no usable record", "check the files and the format"
         )
@@ -209,14 +212,16 @@ class _Reading:
         self._fhir.close()
 
     def path(self, path: Path) -> Iterator[Record]:
-        before = self.total_rows
+        may_be_empty, before = self._options.of_any_size, self.total_rows
+        if may_be_empty and path.is_file() and path.stat().st_size == 0:
+            return
         with closing(row_files(path, self._container)) as found:
             for file in found:
                 if file.is_other:
                     self._quarantine.set_aside[OTHER_FILE] += 1
                 else:
                     yield from self._file(file)
-        if self.total_rows == before:
+        if self.total_rows == before and not may_be_empty:
             raise Misconfigured("DATA_FILE_EMPTY", f"{path} is empty", "export the data again")
 
     def rest(self) -> Iterator[Record]:
