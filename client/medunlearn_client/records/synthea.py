@@ -98,9 +98,19 @@ def read(rows: Iterable[tuple[int, Row]]) -> list[tuple[int, list[Record] | Inva
     refer = _references(patients)
     pools = _pools(patients)
     return [
-        (number, item if isinstance(item, InvalidRecord) else _records(item, refer(item), pools))
+        (number, item if isinstance(item, InvalidRecord) else _records_or_error(item, refer, pools))
         for number, item in parsed
     ]
+
+
+def _records_or_error(
+    patient: Patient, refer: Callable[[Patient], str], pools: synthea_options.Pools
+) -> list[Record] | InvalidRecord:
+    """What no record can hold makes this patient's row bad, and stops nobody else's reading."""
+    try:
+        return _records(patient, refer(patient), pools)
+    except InvalidRecord as error:
+        return error
 
 
 def _patient_or_error(row: Row) -> Patient | InvalidRecord:
@@ -145,7 +155,7 @@ def _entries(row: Row, name: str) -> tuple[Entry, ...]:
     if not isinstance(values, list) or not all(_is_entry(value) for value in values):
         raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not a list of [code, name, date, …]")
     return tuple(
-        Entry(code=value[0], name=_SEMANTIC_TAG.sub("", value[1].strip()), date=value[2])
+        Entry(code=value[0], name=_SEMANTIC_TAG.sub("", value[1].strip()).strip(), date=value[2])
         for value in values
     )
 
