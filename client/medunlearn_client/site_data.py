@@ -137,7 +137,7 @@ def load_hospital_records(
             "name the records, patients, subjects or concepts that are to be forgotten",
         )
     records = _read(
-        data, Quarantine(max_bad_fraction=data.max_bad_fraction), of_any_size=True
+        data, Quarantine(max_bad_fraction=data.max_bad_fraction), for_sums=True
     )
     if not records:  # in its own log, too: a wrong export would look like this
         _LOG.warning("the data hold no record: this hospital adds noise alone")
@@ -155,7 +155,7 @@ def load_hospital_records(
 
 
 def _read(
-    data: DataSection, quarantine: Quarantine, *, of_any_size: bool = False
+    data: DataSection, quarantine: Quarantine, *, for_sums: bool = False
 ) -> list[Record]:
     """Read, mend and show all records; raises as the readers do, or DATA_FILE_MISSING."""
     if not data.files:
@@ -164,7 +164,7 @@ def _read(
         )
     records = read_records(
         [Path(name) for name in data.files], quarantine=quarantine,
-        options=replace(ReadOptions.of_plan(data), of_any_size=of_any_size),
+        options=replace(ReadOptions.of_plan(data), for_sums=for_sums),
     )
     if data.repairs:
         mended = read_repairs(Path(data.repairs))

@@ -328,3 +328,22 @@ def test_a_repair_that_breaks_its_record_stops_no_run(
     )])
     case = replace(directed("with options", "General", values=0.1), data={"repairs": str(repairs)})
     compare(*both(fresh, tiny_model_folder, case), case)
+
+
+@pytest.mark.parametrize("side", ["Surgery", "General"])
+@pytest.mark.parametrize("says", ["plain", "same as the other"])
+def test_two_records_with_one_id_do_not_hide_each_other(
+    fresh: Path, tiny_model_folder: Path, side: str, says: str
+) -> None:
+    """Were only the first of them read, the second would come as the first one goes."""
+    other = ROWS[5]
+    new = other if says != "plain" else {**ODD[says], "id": other["id"], "subject": side}
+    plan = plan_with(privacy={"forget_rate": 1.0, "retain_rate": 1.0})
+    moved = []
+    for rows in (ROWS, (new, *ROWS)):
+        site = Site(fresh / f"ids-{next(_NUMBERS)}", tiny_model_folder, rows, plan,
+                    forget={"subjects": ("Surgery",)})
+        support = random_support(site.ready(), size=SUPPORT_SIZE, seed=0)
+        moved.append(site.step(support, Asked(values=0.1)))
+    limit = 0.0 if new is other else clip_on_the_wire(plan)
+    within(moved[1] - moved[0], limit, side=int(side == "General"), name="update")

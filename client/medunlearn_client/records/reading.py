@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,8 +82,10 @@ class ReadOptions:
         sheet: Of workbooks; the first one where empty.
         columns: Which column means what; read by it where any of its keys is set.
         fhir_templates: The hospital's own templates, or None for the packaged ones.
-        of_any_size: Take files without a row, and data without a record. Sums under noise need
-            none, and a refusal would tell whether the only one is there.
+        for_sums: As a hospital reads what goes into sums under noise. Files without a row and
+            data without a record are taken: a refusal would tell whether the only one is there.
+            Of rows that share an id, each that says something else is a record: if only the
+            first of them were, the second would come as the first one goes.
     """
 
     record_format: str = AUTO
@@ -91,7 +94,7 @@ class ReadOptions:
     sheet: str = ""
     columns: ColumnsSection = field(default_factory=ColumnsSection)
     fhir_templates: Path | None = None
-    of_any_size: bool = False
+    for_sums: bool = False
 
     @classmethod
     def of_plan(cls, data: DataSection) -> ReadOptions:
@@ -123,7 +126,7 @@ def read_records(
         options: Everything else.
 
     Returns:
-        At least one record, where not of any size; ids are unique over all files.
+        At least one record, and ids are unique over all files; neither where it is for sums.
 
     Raises:
         Misconfigured: As :func:`stream_records`; DATA_NO_RECORDS.
@@ -135,7 +138,7 @@ def read_records(
     if max_line_bytes is not None:
         chosen = replace(chosen, max_line_bytes=max_line_bytes)
     records = list(stream_records(paths, quarantine=quarantine, options=chosen))
-    if not records and not chosen.of_any_size:
+    if not records and not chosen.for_sums:
         raise Misconfigured(
             "DATA_NO_RECORDS", "the data holds no usable record", "check the files and the format"
         )
@@ -212,7 +215,7 @@ class _Reading:
         self._fhir.close()
 
     def path(self, path: Path) -> Iterator[Record]:
-        may_be_empty, before = self._options.of_any_size, self.total_rows
+        may_be_empty, before = self._options.for_sums, self.total_rows
         if may_be_empty and path.is_file() and path.stat().st_size == 0:
             return
         with closing(row_files(path, self._container)) as found:
@@ -265,6 +268,10 @@ class _Reading:
             return []
         if not item:
             self._quarantine.set_aside["without a record"] += 1
+        if self._options.for_sums:
+            fresh = [record for record in item if self._seen.first_place([_said(record)]) is None]
+            self._seen.add(map(_said, fresh), file, number)
+            return fresh
         ids = [record.record_id for record in item]
         repeated = self._seen.first_place(ids)
         if repeated is not None:
@@ -273,6 +280,12 @@ class _Reading:
             return []
         self._seen.add(ids, file, number)
         return item
+
+
+def _said(record: Record) -> str:
+    """All that makes two records of one id different; a patient's options are others' answers."""
+    own = record if record.patient_id is None else replace(record, options=(), answer_index=None)
+    return repr([getattr(own, name.name) for name in dataclass_fields(own)])
 
 
 def _named_reader(options: ReadOptions) -> RecordReader | None:
