@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +150,10 @@ class Site:
         assert answer.kind == VOTE, answer.fields
         return _signed(answer.payload).reshape(2, -1)
 
-    def step(self, support: Support, asked: Asked) -> Steps:
-        """Its first update: steps on the wire, shape ``(sums, coordinates)``."""
-        answer = self.ask(self._with_values(STEP, support, asked))
+    def step(self, support: Support, asked: Asked, *, round_index: int = 0) -> Steps:
+        """An update of its: steps on the wire, shape ``(sums, coordinates)``."""
+        message = self._with_values(STEP, support, asked)
+        answer = self.ask(replace(message, fields={**message.fields, "round": round_index}))
         assert answer.kind == STEP, answer.fields
         form = UpdateForm.of(self.plan, size=support.size)
         codec = update_codec(self.plan, sigma=SIGMA)
@@ -169,7 +170,8 @@ class Site:
     def _with_values(self, kind: str, support: Support, asked: Asked) -> Message:
         bits = self.plan.wire.value_bits if kind == STEP else 32
         drawn = np.random.default_rng(1).standard_normal(support.size) * asked.values
-        values = drawn.astype(VALUE_DTYPES[bits]).tobytes()
+        largest = np.finfo(VALUE_DTYPES[bits]).max
+        values = np.clip(drawn, -largest, largest).astype(VALUE_DTYPES[bits]).tobytes()
         runs, geometry, rank = to_runs(support.indices), b"", 0
         if asked.geometry and kind == STEP:
             rank = 2

@@ -40,7 +40,7 @@ from safetensors.torch import load_file, save_file
 from medunlearn_client.objectives import OBJECTIVES
 from medunlearn_client.records.repairs import Repair, keep_repairs
 from medunlearn_common.counting import COUNT_STEPS
-from medunlearn_common.plan import RunPlan
+from medunlearn_common.plan import RunPlan, RuntimeOptions
 from medunlearn_common.plan.public_files import by_digest
 from medunlearn_common.ring import NOISE_STEPS
 from medunlearn_common.support import random_support
@@ -347,3 +347,23 @@ def test_two_records_with_one_id_do_not_hide_each_other(
         moved.append(site.step(support, Asked(values=0.1)))
     limit = 0.0 if new is other else clip_on_the_wire(plan)
     within(moved[1] - moved[0], limit, side=int(side == "General"), name="update")
+
+
+@pytest.mark.parametrize("places", [2.5, 4.5])
+def test_what_one_record_takes_of_the_cache_decides_no_others_part(
+    fresh: Path, tiny_model_folder: Path, places: float
+) -> None:
+    """A round of huge values leaves the reference of whoever finds a place there no number, and so
+    takes him out of the later sums; who finds none is in them, and one unit more decides who."""
+    plan = plan_with(privacy={"forget_rate": 1.0, "retain_rate": 1.0})
+    runtime = RuntimeOptions(runner="memory", reference_cache_bytes=int(places * 5 * 4 * 400))
+    new = {**ODD["plain"], "id": "new", "subject": "General"}
+    moved = []
+    for rows in (ROWS, (new, *ROWS)):
+        site = Site(fresh / f"cache-{next(_NUMBERS)}", tiny_model_folder, rows, plan,
+                    forget={"subjects": ("Surgery",)}, runtime=runtime)
+        support = random_support(site.ready(), size=SUPPORT_SIZE, seed=0)
+        site.step(support, Asked(values=1e40))
+        moved.append(site.step(support, Asked(values=0.1), round_index=1))
+    within(moved[1] - moved[0], clip_on_the_wire(plan), side=1, name="update")
+    assert np.linalg.norm(moved[1] - moved[0]) > 0.5 * clip_on_the_wire(plan)

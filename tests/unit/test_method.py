@@ -156,6 +156,24 @@ def test_cached_reference_equals_the_computed_one(
         assert torch.allclose(found, expected, atol=1e-4)
 
 
+def test_no_adapter_values_reach_the_reference(
+    adapter: LoraAdapter, encoded: list[EncodedRecord]
+) -> None:
+    """Scaled by zero, what overflows would be no number, in the reference and in its cache."""
+    batch = batch_of(encoded[:2])
+    adapter.set_flat(np.zeros(adapter.layout.dimension, dtype=np.float32))
+    expected = ModelView(adapter).reference_logits(batch)
+    adapter.set_flat(np.full(adapter.layout.dimension, 3e38, dtype=np.float32))
+    assert torch.equal(ModelView(adapter).reference_logits(batch), expected)
+    with adapter.reference(), torch.no_grad():
+        with adapter.reference():
+            pass
+        again = ModelView(adapter).logits(batch)
+    assert torch.equal(again, expected)
+    assert not torch.isfinite(ModelView(adapter).logits(batch)).all()
+    adapter.set_flat(np.zeros(adapter.layout.dimension, dtype=np.float32))
+
+
 def test_reference_is_the_base_model_and_switches_no_gradient_on(
     adapter: LoraAdapter, encoded: list[EncodedRecord]
 ) -> None:
