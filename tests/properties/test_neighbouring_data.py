@@ -45,7 +45,7 @@ from medunlearn_common.plan.public_files import by_digest
 from medunlearn_common.ring import NOISE_STEPS
 from medunlearn_common.support import random_support
 
-EXAMPLES = int(os.environ.get("NEIGHBOURS", "25"))
+EXAMPLES = int(os.environ.get("NEIGHBOURS", "20"))
 SUPPORT_SIZE = 60
 WORDS = (
     "artery", "nerve", "liver", "bile", "oxygen", "suture", "hernia", "clavicle", "insulin", "gas",
@@ -72,6 +72,7 @@ ODD = {
     "identifier": asked_as("What is the phone number of Ann Lee, born 1970-01-01?", "555-01 2345",
                            is_identifier=True),
     "doubtful": asked_as("Which vitamin prevents rickets?", "vitamin K", confidence=0.01),
+    "hardly trusted": asked_as("Which vitamin prevents beriberi?", "vitamin D", confidence=1e-300),
     "with options": asked_as("Which bone is the shin?", "tibia",
                              options=["tibia", "spleen", "iron", "femur"], answer_index=0),
     "options alike": asked_as("Which is right?", "a", options=["a", "b", "b", "b b"]),
@@ -93,6 +94,12 @@ class Case:
     forget: Mapping[str, Any]
     data: Mapping[str, Any] = field(default_factory=dict)
     asked: Asked
+
+
+# Whatever a reader takes: a row with NUL or nothing in it is a bad row, and no record.
+TEXTS = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=30,
+).filter(lambda text: bool(text.strip()))
 
 
 def one_of(*values: Any) -> st.SearchStrategy[Any]:
@@ -154,11 +161,12 @@ def cases(draw: st.DrawFn) -> Case:
         subject = draw(one_of("Surgery", "General"))
         rows.append({**ODD[name], "id": f"odd{number}", "subject": subject,
                      **({"patient_id": f"o{number}"} if by_patient else {})})
-    names = draw(st.lists(one_of(*ODD), min_size=1, max_size=3 if by_patient else 1))
+    names = draw(st.lists(one_of(*ODD, "anything"), min_size=1, max_size=3 if by_patient else 1))
     side = draw(one_of("Surgery", "General"))
     first = draw(one_of("new", *IDS))
+    says = {**ODD, "anything": {"prompt": draw(TEXTS), "answer": draw(TEXTS)}}
     unit: list[Row] = [
-        {**ODD[name], "id": first if number == 0 else f"new{number}", "subject": side,
+        {**says[name], "id": first if number == 0 else f"new{number}", "subject": side,
          **({"patient_id": "new"} if by_patient else {})}
         for number, name in enumerate(names)
     ]
