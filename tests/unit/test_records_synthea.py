@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medunlearn_client.records import Quarantine, Record, read_records, synthea
+from medunlearn_client.records import (
+    Quarantine,
+    ReadOptions,
+    Record,
+    read_records,
+    synthea,
+)
 from medunlearn_client.records.synthea import SUBJECTS
 
 
@@ -109,6 +115,17 @@ def test_namesakes_born_on_one_day_are_told_apart(tmp_path: Path) -> None:
     assert "record number m1?" in phones["id1"] and "record number m2?" in phones["id2"]
     assert "record number" not in phones["id3"]
     assert len(set(phones.values())) == 5
+
+
+def test_what_goes_into_sums_says_nothing_of_a_namesake(tmp_path: Path) -> None:
+    """As the other comes or goes, all records of this patient would be asked in other words."""
+    twins = [patient(n, name="Ana Roe", birth_date="1950-05-05") for n in (1, 2)]
+    options = ReadOptions(for_sums=True)
+    alone, beside = (
+        {r.record_id: r.prompt for r in read(tmp_path, rows, options=options)}
+        for rows in ([twins[0], patient(3)], [*twins, patient(3)])
+    )
+    assert alone and alone.items() <= beside.items()
 
 
 def test_wrong_options_are_never_right_for_the_patient(tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ class ReadOptions:
         for_sums: As a hospital reads what goes into sums under noise. Files without a row and
             data without a record are taken: a refusal would tell whether the only one is there.
             Of rows that share an id, each that says something else is a record: if only the
-            first of them were, the second would come as the first one goes.
+            first of them were, the second would come as the first one goes. Patients with one
+            name and date of birth are not told apart: a patient's text is the patient's own.
     """
 
     record_format: str = AUTO
@@ -208,7 +209,7 @@ class _Reading:
         self._all_fhir = options.record_format == FHIR
         # Templates are read first: a mistake in them must not show after hours of reading.
         templates = fhir.load_templates(options.fhir_templates)
-        self._fhir = fhir.FhirCollection(templates)
+        self._fhir = fhir.FhirCollection(templates, tell_apart=not options.for_sums)
         self.total_rows = 0
 
     def close(self) -> None:
@@ -243,7 +244,10 @@ class _Reading:
         if reader is None:
             self._collect(file.name, every)
             return
-        for number, item in reader.read(every):
+        alone = self._options.for_sums and reader is READERS["synthea"]
+        items: Iterable[tuple[int, Item]] = (
+            synthea.read(every, tell_apart=False) if alone else reader.read(every))
+        for number, item in items:
             yield from self._accept(file.name, number, item)
 
     def _collect(self, name: str, rows: Iterable[tuple[int, Row]]) -> None:
