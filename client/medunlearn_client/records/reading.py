@@ -39,6 +39,7 @@ AUTO, TABLE, FHIR = "auto", "table", "fhir"
 OTHER_FILE = "file of another kind"
 """What a folder or archive holds besides data, as it is counted among what was set aside."""
 _ROWS_TO_RECOGNISE = 100
+_EMPTY = frozenset({"DATA_FILE_EMPTY", "DATA_FOLDER_EMPTY"})
 
 Row = Mapping[str, Any]
 Item = list[Record] | InvalidRecord
@@ -216,17 +217,20 @@ class _Reading:
         self._fhir.close()
 
     def path(self, path: Path) -> Iterator[Record]:
-        may_be_empty, before = self._options.for_sums, self.total_rows
-        if may_be_empty and path.is_file() and path.stat().st_size == 0:
-            return
-        with closing(row_files(path, self._container)) as found:
-            for file in found:
-                if file.is_other:
-                    self._quarantine.set_aside[OTHER_FILE] += 1
-                else:
-                    yield from self._file(file)
-        if self.total_rows == before and not may_be_empty:
-            raise Misconfigured("DATA_FILE_EMPTY", f"{path} is empty", "export the data again")
+        before = self.total_rows
+        try:
+            with closing(row_files(path, self._container)) as found:
+                for file in found:
+                    if file.is_other:
+                        self._quarantine.set_aside[OTHER_FILE] += 1
+                    else:
+                        yield from self._file(file)
+            if self.total_rows == before:
+                raise Misconfigured(
+                    "DATA_FILE_EMPTY", f"{path} is empty", "export the data again")
+        except Misconfigured as error:
+            if not self._options.for_sums or error.code not in _EMPTY:
+                raise
 
     def rest(self) -> Iterator[Record]:
         """What can be said only after the last file."""
