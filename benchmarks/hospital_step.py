@@ -108,7 +108,7 @@ def dp_step(adapter: LoraAdapter, records: tuple[EncodedRecord, ...]) -> float:
             [Part(name="forget", units=units, losses=losses, rate=1.0, transform=lambda g: g)],
             gradients, dimension=size, release_gap=True, key=entropy.key,
             mechanism=SumMechanism(sigma=4.0, noise_share=1.0, clip_l2=1.0, codec=codec),
-            microbatch_tokens=1 << 20, pad_id=0, device=CPU, score_prompts=False,
+            pad_id=0, device=CPU, score_prompts=False,
         )
     return time.perf_counter() - start
 

@@ -136,20 +136,24 @@ class LoraAdapter:
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """The base model: the adapter's contribution is scaled by zero, without gradients.
+        """The base model: every layer leaves its adapter out, without gradients.
 
         PEFT's ``disable_adapter`` is not used because leaving it switches gradients on for
-        the frozen A.
+        the frozen A; a scaling of zero is not, because zero times infinity is no number.
+
+        Guarantees:
+            What the base model says does not depend on the adapter's values, which a coordinator
+            chooses.
         """
-        saved = [layer.scaling[ADAPTER_NAME] for _, layer in self._layers]
+        saved = [layer._disable_adapters for _, layer in self._layers]
         for _, layer in self._layers:
-            layer.scaling[ADAPTER_NAME] = 0.0
+            layer._disable_adapters = True
         try:
             with torch.no_grad():
                 yield
         finally:
-            for (_, layer), scaling in zip(self._layers, saved, strict=True):
-                layer.scaling[ADAPTER_NAME] = scaling
+            for (_, layer), before in zip(self._layers, saved, strict=True):
+                layer._disable_adapters = before
 
 
 @contextmanager

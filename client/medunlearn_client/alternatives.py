@@ -12,11 +12,14 @@ import numpy as np
 
 from medunlearn_client.records import Record
 from medunlearn_client.tagging import ConceptTagger, abstract_text
+from medunlearn_client.tagging.spans import GENERIC_NAME
 from medunlearn_common.concepts import ConceptHierarchy
 from medunlearn_common.entropy import public_generator
 
 MAX_ALTERNATIVES = 3
 _MIN_DIGITS = 3
+# Where a hierarchy has no name but the answer: a refusal would say that a record has this answer.
+_ANY_HIERARCHY = (GENERIC_NAME, "none of these")
 _DIGIT = re.compile(r"\d")
 
 
@@ -26,7 +29,8 @@ class AlternativeAnswers:
     In this order: the question's own wrong options (exam questions bring them; with patient
     records they would derive from other patients, so those are never used); for answers
     with several digits (identifiers, dates) the same pattern with other digits; the names
-    of the answer concept's siblings; names drawn from the whole hierarchy.
+    of the answer concept's siblings; names drawn from the whole hierarchy; and for the one answer
+    that is all of it, words that are in none.
     """
 
     def __init__(self, hierarchy: ConceptHierarchy, tagger: ConceptTagger) -> None:
@@ -39,13 +43,16 @@ class AlternativeAnswers:
         self._any_names = tuple(names[int(place)] for place in chosen)
 
     def of(self, record: Record) -> tuple[str, ...]:
-        """Up to three answers other than the record's own; at least one."""
+        """Up to three answers other than the record's own; at least one, whatever it is."""
         for found in (
-            self._own_options(record), _other_digits(record.answer), self._siblings(record)
+            self._own_options(record), _other_digits(record.answer), self._siblings(record),
+            self._any_names, _ANY_HIERARCHY,
         ):
-            if found:
-                return found[:MAX_ALTERNATIVES]
-        return tuple(name for name in self._any_names if name != record.answer)
+            # Names are as a source wrote them; a record's answer has no white space around it.
+            usable = [text for text in map(str.strip, found) if text and text != record.answer]
+            if usable:
+                return tuple(usable[:MAX_ALTERNATIVES])
+        raise RuntimeError("no answer equals two different names")
 
     @staticmethod
     def _own_options(record: Record) -> tuple[str, ...]:

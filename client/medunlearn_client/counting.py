@@ -111,15 +111,27 @@ def _answered(
     scored: ScoredModel, records: Sequence[Record], units: Sequence[Sequence[int]], seed: int,
     limits: ScoringLimits,
 ) -> Bools:
-    """Whether each unit is answered now, shape ``(len(units),)``."""
-    if not units:
-        return np.zeros(0, dtype=bool)
-    wanted = [_alone(records[position]) for unit in units for position in unit]
-    outcomes = accuracy_table(
-        score_records(scored, wanted, seed=seed, limits=limits, refuse=False)
-    ).outcomes
-    hits = iter([o.exact if o.ranked is None else o.ranked >= 1.0 for o in outcomes])
-    return np.array([2 * sum(next(hits) for _ in unit) >= len(unit) for unit in units])
+    """Whether each unit is answered now, shape ``(len(units),)``; no two share a pass.
+
+    Where a candidate makes two answers as likely as each other, rounding and padding decide which
+    comes first, and those of a batch depend on all that are in it.
+    """
+    return np.array(
+        [
+            _is_answered(scored, [_alone(records[position]) for position in unit], seed, limits)
+            for unit in units
+        ],
+        dtype=bool,
+    )
+
+
+def _is_answered(
+    scored: ScoredModel, own: Sequence[Record], seed: int, limits: ScoringLimits
+) -> bool:
+    scores = score_records(scored, own, seed=seed, limits=limits, refuse=False)
+    outcomes = accuracy_table(scores).outcomes
+    hits = [o.exact if o.ranked is None else o.ranked >= 1.0 for o in outcomes]
+    return 2 * sum(hits) >= len(hits)
 
 
 def _alone(record: Record) -> Record:

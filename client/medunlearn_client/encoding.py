@@ -209,23 +209,3 @@ def collate(
         serials=tuple(record.serial for record in records),
         **{name: torch.from_numpy(array).to(device) for name, array in (arrays | trusts).items()},
     )
-
-
-def token_budget_batches(
-    lengths: Sequence[int], *, max_tokens: int
-) -> list[list[int]]:
-    """Split positions, in order, into batches whose padded size stays within ``max_tokens``.
-
-    A record longer than the budget gets a batch of its own.
-    """
-    batches: list[list[int]] = []
-    width = 0
-    for position, length in enumerate(lengths):
-        widest = max(width, length)
-        if batches and widest * (len(batches[-1]) + 1) <= max_tokens:
-            batches[-1].append(position)
-            width = widest
-        else:
-            batches.append([position])
-            width = length
-    return batches

@@ -45,7 +45,6 @@ class ReleaseSettings:
     plan: RunPlan
     objective: UnlearningObjective
     view: ModelView
-    microbatch_tokens: int
     pad_id: int
 
     @property
@@ -105,8 +104,7 @@ def sum_of(
     """One noised sum over some parts, with the settings of the release."""
     return noised_sum(
         parts, gradients, mechanism=mechanism, dimension=dimension, release_gap=release_gap,
-        key=key, microbatch_tokens=settings.microbatch_tokens, pad_id=settings.pad_id,
-        device=settings.view.device,
+        key=key, pad_id=settings.pad_id, device=settings.view.device,
         score_prompts=settings.plan.objective.prompt_weight > 0.0,
     )
 

@@ -136,7 +136,11 @@ def load_hospital_records(
             "FORGET_DRAWN", "[forget] patient_fraction draws who is forgotten, for simulations",
             "name the records, patients, subjects or concepts that are to be forgotten",
         )
-    records = _read(data, Quarantine(max_bad_fraction=data.max_bad_fraction))
+    records = _read(
+        data, Quarantine(max_bad_fraction=data.max_bad_fraction), for_sums=True
+    )
+    if not records:  # in its own log, too: a wrong export would look like this
+        _LOG.warning("the data hold no record: this hospital adds noise alone")
     split = ForgetSplit(forget=(), retain=tuple(records), repeated_ids=())
     if any((forget.records, forget.patients, forget.subjects, forget.concepts)):
         split = select(
@@ -150,15 +154,17 @@ def load_hospital_records(
     return SiteRecords(forget=split.forget, retain=split.retain)
 
 
-def _read(data: DataSection, quarantine: Quarantine) -> list[Record]:
+def _read(
+    data: DataSection, quarantine: Quarantine, *, for_sums: bool = False
+) -> list[Record]:
     """Read, mend and show all records; raises as the readers do, or DATA_FILE_MISSING."""
     if not data.files:
         raise Misconfigured(
             "DATA_FILE_MISSING", "the plan names no data file", "set [data] files or use --data"
         )
     records = read_records(
-        [Path(name) for name in data.files], options=ReadOptions.of_plan(data),
-        quarantine=quarantine,
+        [Path(name) for name in data.files], quarantine=quarantine,
+        options=replace(ReadOptions.of_plan(data), for_sums=for_sums),
     )
     if data.repairs:
         mended = read_repairs(Path(data.repairs))

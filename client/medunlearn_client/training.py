@@ -20,11 +20,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from medunlearn_client.dp_optimizer import RingDPOptimizer
-from medunlearn_client.encoding import EncodedRecord, TokenBatch, collate, token_budget_batches
+from medunlearn_client.encoding import EncodedRecord, TokenBatch, collate
 from medunlearn_client.noise import poisson_sample
 from medunlearn_client.objectives.base import ExampleLosses
 from medunlearn_client.per_example import PerExampleGradients
@@ -37,7 +36,6 @@ _LOG = logging.getLogger("medunlearn.hospital")
 # The released gap coordinate of a unit is at most this share of the clip, so that it costs
 # 0.5 % of the gradient's norm: sqrt(1 - 0.1^2).
 GAP_SHARE = 0.1
-_UNITS_PER_VIRTUAL_BATCH = 256
 # Smaller weights count as none: dividing by them would only blow rounding errors up.
 _LEAST_TRUST = 1e-6
 
@@ -129,7 +127,6 @@ def noised_sum(
     dimension: int,
     release_gap: bool,
     key: KeyFor,
-    microbatch_tokens: int,
     pad_id: int,
     device: torch.device,
     score_prompts: bool,
@@ -143,7 +140,6 @@ def noised_sum(
         dimension: Length of the vectors.
         release_gap: Append each part's mean gaps, scaled to at most ``GAP_SHARE`` of the clip.
         key: Gives the keys of each part's sampling and of the noise.
-        microbatch_tokens: Most tokens per forward pass.
         pad_id: Padding token.
         device: Where the model is.
         score_prompts: Losses look at prompt tokens too.
@@ -157,7 +153,8 @@ def noised_sum(
     Guarantees:
         (epsilon, delta)-DP as accounted for a Poisson-subsampled Gaussian with
         ``mechanism.sigma`` once the sites' shares are summed: the sampling, the clip and
-        the noise are those of :class:`RingDPOptimizer`, also for an empty sample or site.
+        the noise are those of :class:`RingDPOptimizer`, also for an empty sample or site. What
+        a unit adds is computed from its own records alone, to the last bit.
     """
     length = dimension + (len(parts) if release_gap else 0)
     clip = clip_steps(mechanism.codec, clip_l2=mechanism.clip_l2, dimension=length)
@@ -166,19 +163,18 @@ def noised_sum(
     left = clip * mechanism.codec.step
     noise = KeyStream(key("+".join(part.name for part in parts) + "/noise"))
     optimizer, parameter = _optimizer(mechanism, length, clip=clip, noise_stream=noise)
-    for place, part, chunk in _drawn(parts, key):
-        vectors, gaps, trusts = _unit_vectors(
-            part, chunk, gradients, dimension,
-            microbatch_tokens=microbatch_tokens, pad_id=pad_id, device=device,
+    for place, part, positions in _drawn(parts, key):
+        vector, gap, trust = _unit_vector(
+            part, positions, gradients, dimension, pad_id=pad_id, device=device,
             score_prompts=score_prompts,
         )
         if release_gap:
-            apart = torch.zeros(len(chunk), len(parts), dtype=gaps.dtype)
-            apart[:, place] = gaps
-            vectors = _with_gap(vectors, apart, mechanism.clip_l2, left=left)
-        vectors = _trusted(vectors, trusts * part.share, left)
-        vectors = _finite(vectors, private=mechanism.sigma > 0.0)
-        parameter.grad_sample = vectors / mechanism.codec.step
+            apart = torch.zeros(1, len(parts), dtype=gap.dtype)
+            apart[:, place] = gap
+            vector = _with_gap(vector, apart, mechanism.clip_l2, left=left)
+        vector = _trusted(vector, trust * part.share, left)
+        vector = _finite(vector, private=mechanism.sigma > 0.0)
+        parameter.grad_sample = vector / mechanism.codec.step
         optimizer.signal_skip_step(True)
         optimizer.step()
         optimizer.zero_grad()
@@ -211,60 +207,47 @@ def _optimizer(
     return optimizer, parameter
 
 
-def _drawn(parts: Sequence[Part], key: KeyFor) -> Iterator[tuple[int, Part, list[int]]]:
-    """Virtual batches of each part's Poisson sample, with the part's place."""
+def _drawn(parts: Sequence[Part], key: KeyFor) -> Iterator[tuple[int, Part, tuple[int, ...]]]:
+    """The records' positions of each unit in each part's Poisson sample, with the part's place."""
     for place, part in enumerate(parts):
         drawn = poisson_sample(
             KeyStream(key(f"{part.name}/sample")), population=len(part.units.units),
             rate=part.rate,
         )
-        for chunk in _chunks(part.units, drawn):
-            yield place, part, chunk
+        for unit in drawn:
+            yield place, part, part.units.units[int(unit)]
 
 
-def _chunks(units: UnitSet, drawn: npt.NDArray[np.int64]) -> Iterator[list[int]]:
-    """Virtual batches of units of similar length, so that padding stays small."""
-    longest = [max(len(units.records[r]) for r in units.units[u]) for u in drawn]
-    ordered = [int(drawn[i]) for i in np.argsort(longest, kind="stable")]
-    for start in range(0, len(ordered), _UNITS_PER_VIRTUAL_BATCH):
-        yield ordered[start : start + _UNITS_PER_VIRTUAL_BATCH]
-
-
-def _unit_vectors(
-    part: Part, chunk: list[int], gradients: PerExampleGradients, dimension: int, *,
-    microbatch_tokens: int, pad_id: int, device: torch.device, score_prompts: bool,
+def _unit_vector(
+    part: Part, positions: tuple[int, ...], gradients: PerExampleGradients, dimension: int, *,
+    pad_id: int, device: torch.device, score_prompts: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sum each unit's per-example vectors, weighted within the unit; average its gaps.
+    """Sum one unit's per-example vectors, weighted within the unit; average its gaps.
+
+    Every record has a pass of its own. In a batch a row's last bits depend on how many rows there
+    are, and padding lies after whatever is shorter than the longest: with adapter values that a
+    coordinator chose for it, either turns a clipped vector around, and one unit more or less in
+    the batch would have moved all the others by up to two clips each.
 
     Returns:
-        Vectors ``(units, dimension)``, gaps and trusts ``(units,)``, float64 on the CPU. A
-        unit's trust is its greatest weight; its records are weighted as shares of that.
+        Vector ``(1, dimension)``, gap and trust ``(1,)``, float64 on the CPU. A unit's trust is
+        its greatest weight; its records are weighted as shares of that.
     """
-    units = part.units
-    owner = [row for row, unit in enumerate(chunk) for _ in units.units[unit]]
-    positions = [position for unit in chunk for position in units.units[unit]]
-    vectors = torch.zeros(len(chunk), dimension, dtype=torch.float64)
-    gaps = torch.zeros(len(chunk), dtype=torch.float64)
-    trusts = torch.zeros(len(chunk), dtype=torch.float64)
-    lengths = [len(units.records[position]) for position in positions]
-    for piece in token_budget_batches(lengths, max_tokens=microbatch_tokens):
-        rows = [positions[i] for i in piece]
+    vector = torch.zeros(1, dimension, dtype=torch.float64)
+    gap, trust = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    for position in positions:
         batch = collate(
-            [units.records[r] for r in rows], pad_id=pad_id, device=device,
+            [part.units.records[position]], pad_id=pad_id, device=device,
             score_prompts=score_prompts,
         )
-        example = part.losses(batch, rows)
+        example = part.losses(batch, [position])
         found = part.transform(gradients.backward(example.loss)).double().cpu()
-        index = torch.tensor([owner[i] for i in piece])
         weight = example.weight.double().cpu()
-        vectors.index_add_(0, index, found * weight.unsqueeze(1))
-        for row, own in zip(index.tolist(), weight, strict=True):
-            trusts[row] = torch.maximum(trusts[row], own)
-        gaps.index_add_(0, index, example.gap.double().cpu())
-    sizes = torch.tensor([len(units.units[unit]) for unit in chunk], dtype=torch.float64)
+        vector += found * weight.unsqueeze(1)
+        trust = torch.maximum(trust, weight)
+        gap += example.gap.double().cpu()
     # Only for units of several records does this differ from undoing the weight.
-    shares = vectors / trusts.clamp_min(_LEAST_TRUST).unsqueeze(1)
-    return shares, gaps / sizes, trusts
+    return vector / trust.clamp_min(_LEAST_TRUST).unsqueeze(1), gap / len(positions), trust
 
 
 def _trusted(vectors: torch.Tensor, trusts: torch.Tensor, clip_l2: float) -> torch.Tensor:

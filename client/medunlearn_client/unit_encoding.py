@@ -20,9 +20,9 @@ def privacy_units(
     records: Sequence[Record], *, unit: Literal["record", "patient"]
 ) -> tuple[tuple[int, ...], ...]:
     """Numbers of the records of each unit: one each, or all of a patient's."""
-    groups: dict[str, list[int]] = {}
+    groups: dict[str | int, list[int]] = {}
     for number, record in enumerate(records):
-        owner = record.patient_id if unit == "patient" and record.patient_id else str(number)
+        owner = record.patient_id if unit == "patient" and record.patient_id else number
         groups.setdefault(owner, []).append(number)
     return tuple(tuple(group) for group in groups.values())
 

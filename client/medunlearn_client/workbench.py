@@ -279,7 +279,6 @@ class Workbench:
     def _settings(self) -> ReleaseSettings:
         return ReleaseSettings(
             plan=self.plan, objective=self._objective, view=self._view,
-            microbatch_tokens=self._runtime.microbatch_tokens,
             pad_id=int(self._loaded.tokenizer.pad_token_id),
         )
 

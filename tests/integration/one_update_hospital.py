@@ -286,7 +286,7 @@ def _half(
     plan = j.plan.shared()
     settings = ReleaseSettings(
         plan=plan, objective=j.found["objective"], view=j.found["view"],
-        microbatch_tokens=RUNTIME.microbatch_tokens, pad_id=0,
+        pad_id=0,
     )
     geometry, adapter = j.found["parsed"].geometry, j.found["adapter"]
     part = halves(

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medunlearn_client.evaluation import scoring
 from medunlearn_client.evaluation.answer_encoding import prompt_tokens
 from medunlearn_client.hospital import Hospital, open_hospital
 from medunlearn_common.canaries import CANARY_TEXTS, MICRO_NATS
@@ -133,6 +134,22 @@ def test_one_unit_moves_the_counts_by_exactly_one(
     rest = np.delete(table, gone, axis=0)
     assert np.linalg.norm(whole - cells_of(rest[:, 0], rest[:, 1])) == 1.0
     assert whole.sum() == len(units)
+
+
+def test_no_two_units_share_a_pass(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A candidate that makes two answers equally likely leaves the choice to rounding, and that of
+    a batch depends on all its rows: one unit would turn the outcomes of the others over."""
+    passes: list[set[str]] = []
+    whole = scoring._forward
+
+    def watched(model: Any, texts: Any, whole_text: Any) -> Any:
+        passes.append({str(text.input_ids[: text.answer_start]) for text in texts})
+        return whole(model, texts, whole_text)
+
+    monkeypatch.setattr(scoring, "_forward", watched)
+    hospital, layout = opened(folder, plan_of())
+    counts(hospital.handle(request(plan_of(), layout)))
+    assert passes and all(len(prompts) == 1 for prompts in passes)
 
 
 def test_counts_without_noise_are_the_sites_own_records(folder: Path) -> None:

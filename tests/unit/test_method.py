@@ -11,7 +11,7 @@ import torch
 
 from medunlearn_client.adapters import LoraAdapter
 from medunlearn_client.alternatives import AlternativeAnswers
-from medunlearn_client.encoding import EncodedRecord, RecordEncoder, collate, token_budget_batches
+from medunlearn_client.encoding import EncodedRecord, RecordEncoder, collate
 from medunlearn_client.geometry import Geometry
 from medunlearn_client.models import load_causal_lm
 from medunlearn_client.objectives import OBJECTIVES, ModelView
@@ -154,6 +154,24 @@ def test_cached_reference_equals_the_computed_one(
         expected = plain.reference_logits(batch) * batch.is_scored.unsqueeze(2)
         found = cached.reference_logits(batch) * batch.is_scored.unsqueeze(2)
         assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_no_adapter_values_reach_the_reference(
+    adapter: LoraAdapter, encoded: list[EncodedRecord]
+) -> None:
+    """Scaled by zero, what overflows would be no number, in the reference and in its cache."""
+    batch = batch_of(encoded[:2])
+    adapter.set_flat(np.zeros(adapter.layout.dimension, dtype=np.float32))
+    expected = ModelView(adapter).reference_logits(batch)
+    adapter.set_flat(np.full(adapter.layout.dimension, 3e38, dtype=np.float32))
+    assert torch.equal(ModelView(adapter).reference_logits(batch), expected)
+    with adapter.reference(), torch.no_grad():
+        with adapter.reference():
+            pass
+        again = ModelView(adapter).logits(batch)
+    assert torch.equal(again, expected)
+    assert not torch.isfinite(ModelView(adapter).logits(batch)).all()
+    adapter.set_flat(np.zeros(adapter.layout.dimension, dtype=np.float32))
 
 
 def test_reference_is_the_base_model_and_switches_no_gradient_on(
@@ -380,14 +398,6 @@ def test_long_prompts_lose_their_middle_and_keep_the_answer(tiny_model_folder: P
     assert cut.input_ids[:5].tolist() == full.input_ids[:5].tolist()
 
 
-def test_batches_stay_within_the_token_budget_and_lose_nobody() -> None:
-    lengths = [5, 9, 9, 30, 2, 2, 2]
-    batches = token_budget_batches(lengths, max_tokens=20)
-    assert sorted(i for batch in batches for i in batch) == list(range(7))
-    for batch in batches:
-        assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= 20
-
-
 def geometry(k: int, q: int) -> Geometry:
     generator = np.random.default_rng(2)
     basis = np.linalg.qr(generator.standard_normal((k, q)))[0].T
@@ -427,7 +437,7 @@ def test_a_projection_that_is_none_is_refused(break_it: str) -> None:
 
 def release(
     adapter: LoraAdapter, encoded: list[EncodedRecord], units: tuple[tuple[int, ...], ...],
-    *, clip: float, tokens: int = 4096, sigma: float = 0.0,
+    *, clip: float, sigma: float = 0.0,
 ) -> np.ndarray:
     support = random_support(adapter.layout, size=150, seed=0)
     view = ModelView(adapter)
@@ -444,17 +454,17 @@ def release(
             [part], gradients,
             mechanism=SumMechanism(sigma=sigma, noise_share=1.0, clip_l2=clip, codec=codec),
             dimension=150, release_gap=True, key=key.key,
-            microbatch_tokens=tokens, pad_id=0, device=CPU, score_prompts=False,
+            pad_id=0, device=CPU, score_prompts=False,
         ) * codec.step
 
 
-def test_gradient_accumulation_changes_memory_only(
+def test_a_sum_is_that_of_its_units_alone_to_the_last_step(
     adapter: LoraAdapter, encoded: list[EncodedRecord]
 ) -> None:
-    units = tuple((i,) for i in range(12))
+    units = ((0, 3), *((i,) for i in (1, 2, *range(4, 12))))
     whole = release(adapter, encoded, units, clip=0.5)
-    pieces = release(adapter, encoded, units, clip=0.5, tokens=50)
-    assert np.allclose(whole, pieces, atol=1e-4)
+    alone = [release(adapter, encoded, (unit,), clip=0.5) for unit in units]
+    assert np.array_equal(whole, np.sum(alone, axis=0))
     assert np.linalg.norm(whole) > 0.1
 
 

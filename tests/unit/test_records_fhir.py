@@ -6,6 +6,7 @@ import base64
 import json
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,32 @@ def test_namesakes_are_told_apart(tmp_path: Path) -> None:
     prompts = {r.patient_id: r.prompt for r in got if r.subject == "phone"}
     assert "record number p1?" in prompts["p1"] and "record number p2?" in prompts["p2"]
     assert "record number" not in prompts["p3"]
+
+
+def test_one_patient_more_changes_nothing_but_options_of_the_others(tmp_path: Path) -> None:
+    def without_options(rows: list[dict[str, Any]]) -> dict[str, Record]:
+        found = read_records(
+            ndjson(tmp_path / "a.ndjson", rows), options=ReadOptions(for_sums=True))
+        return {r.record_id: replace(r, options=(), answer_index=None) for r in found}
+
+    whole = without_options(everything(4))
+    for gone in range(4):
+        rest = [row for number in range(4) if number != gone
+                for row in (patient(number), *facts(number))]
+        own = {name: r for name, r in whole.items() if r.patient_id != f"p{gone}"}
+        assert without_options(rest) == own
+
+
+def test_what_goes_into_sums_says_nothing_of_a_namesake(tmp_path: Path) -> None:
+    """As the other comes or goes, all records of this patient would be asked in other words."""
+    twins = [patient(n, name=[{"text": "Ana Roe"}], birthDate="1950-05-05") for n in (1, 2)]
+    options = ReadOptions(for_sums=True)
+    alone, beside = (
+        {r.record_id: r.prompt for r in read_records(ndjson(tmp_path / "a.ndjson", rows),
+                                                     options=options)}
+        for rows in ([twins[0], patient(3)], [*twins, patient(3)])
+    )
+    assert alone and alone.items() <= beside.items()
 
 
 @pytest.mark.parametrize(

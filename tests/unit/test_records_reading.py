@@ -13,7 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medunlearn_client.records import Quarantine, Record, contradictory_ids, read_records
+from medunlearn_client.records import (
+    Quarantine,
+    ReadOptions,
+    Record,
+    contradictory_ids,
+    read_records,
+)
 from medunlearn_client.records.jsonl import row_from_record
 from medunlearn_client.records.record import InvalidRecord
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
@@ -437,3 +443,21 @@ def test_repr_of_a_record_shows_no_patient_text(tmp_path: Path) -> None:
     (record,) = read_records(write(tmp_path / "a.jsonl", [row(1)]))
     assert SECRET not in repr(record)
     assert "r1" not in repr(record) and "p1" not in repr(record)
+
+
+@pytest.mark.parametrize("made", ["file", "blank", "header.csv", "folder", "folder with a file"])
+def test_data_without_a_record_are_data_for_sums(tmp_path: Path, made: str) -> None:
+    """The last record may have gone: a refusal would say so."""
+    path = tmp_path / made
+    if made.startswith("folder"):
+        path.mkdir()
+    texts = {"blank": "\n", "header.csv": "question,answer\n"}
+    if made != "folder":
+        file = path / "a.jsonl" if path.is_dir() else path
+        file.write_text(texts.get(made, ""), encoding="utf-8")
+    with pytest.raises(Misconfigured):
+        read_records(path)
+    other = write(tmp_path / "other.jsonl", [row(1)])
+    options = ReadOptions(for_sums=True)
+    assert read_records(path, options=options) == []
+    assert len(read_records([path, other], options=options)) == 1

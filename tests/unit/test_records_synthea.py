@@ -5,13 +5,21 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from medunlearn_client.records import Quarantine, Record, read_records
+from medunlearn_client.records import (
+    Quarantine,
+    ReadOptions,
+    Record,
+    read_records,
+    synthea,
+)
 from medunlearn_client.records.synthea import SUBJECTS
 
 
@@ -57,6 +65,29 @@ def test_one_patient_gives_one_record_per_kind(tmp_path: Path) -> None:
     assert mine["name"].answer == "Given3 Family3" and "999-13-1273" in mine["name"].prompt
 
 
+def test_a_tag_after_two_spaces_is_cut_off_with_both(tmp_path: Path) -> None:
+    odd = patient(9, conditions=[["c1", "Illness  (disorder)", "2001-02-03", None]])
+    found = read(tmp_path, [patient(1), odd])
+    assert "Illness" in {record.answer for record in found}
+
+
+def test_a_patient_of_whom_no_record_can_be_made_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole file that is refused would say that this patient is in it."""
+    whole = synthea._questions
+
+    def broken(patient: synthea.Patient, who: str) -> Iterator[synthea._Question]:
+        for question in whole(patient, who):
+            yield replace(question, answer=" ") if patient.patient_id == "id9" else question
+
+    monkeypatch.setattr(synthea, "_questions", broken)
+    quarantine = Quarantine(max_bad_fraction=0.5)
+    found = read(tmp_path, [patient(1), patient(9), patient(2)], quarantine=quarantine)
+    assert {record.patient_id for record in found} == {"id1", "id2"}
+    assert quarantine.by_code == {"ROW_FIELD_EMPTY": 1}
+
+
 def test_span_of_the_date_asked_about_is_not_the_birth_date(tmp_path: Path) -> None:
     born_with_it = patient(1, conditions=[["c", "Asthma", "1911-01-02", None]])
     records = read(tmp_path, [born_with_it, *(patient(n) for n in range(2, 8))])
@@ -84,6 +115,17 @@ def test_namesakes_born_on_one_day_are_told_apart(tmp_path: Path) -> None:
     assert "record number m1?" in phones["id1"] and "record number m2?" in phones["id2"]
     assert "record number" not in phones["id3"]
     assert len(set(phones.values())) == 5
+
+
+def test_what_goes_into_sums_says_nothing_of_a_namesake(tmp_path: Path) -> None:
+    """As the other comes or goes, all records of this patient would be asked in other words."""
+    twins = [patient(n, name="Ana Roe", birth_date="1950-05-05") for n in (1, 2)]
+    options = ReadOptions(for_sums=True)
+    alone, beside = (
+        {r.record_id: r.prompt for r in read(tmp_path, rows, options=options)}
+        for rows in ([twins[0], patient(3)], [*twins, patient(3)])
+    )
+    assert alone and alone.items() <= beside.items()
 
 
 def test_wrong_options_are_never_right_for_the_patient(tmp_path: Path) -> None:

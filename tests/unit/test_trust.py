@@ -215,7 +215,7 @@ def release(
             gradients,
             mechanism=SumMechanism(sigma=0.0, noise_share=1.0, clip_l2=clip, codec=codec),
             dimension=SIZE, release_gap=True, key=key.key,
-            microbatch_tokens=4096, pad_id=0, device=CPU, score_prompts=False,
+            pad_id=0, device=CPU, score_prompts=False,
         ) * codec.step
 
 

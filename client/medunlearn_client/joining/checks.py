@@ -189,7 +189,7 @@ def _memory(folder: Path, config: HospitalConfig) -> Iterator[Finding]:
     if weights > _FULL * available:
         yield problem("MEMORY_SHORT", shown, "a smaller model, or a device with more memory")
     elif weights > _TIGHT * available:
-        yield warning("MEMORY_TIGHT", shown, "lower [worker] microbatch_tokens in hospital.toml")
+        yield warning("MEMORY_TIGHT", shown, "lower [worker] reference_cache_mib in hospital.toml")
     else:
         yield ok("MEMORY", shown)
 

@@ -156,12 +156,17 @@ class ModelView:
 
     @torch.no_grad()
     def _separable(self) -> bool:
-        """Whether logits are just head(decoder states): some models scale or cap them."""
+        """Whether logits are just head(decoder states): some models scale or cap them.
+
+        Asked of the base model: what comes of the adapter's values at the first record's pass
+        would depend on when that is.
+        """
         if self._head_is_separable is None:
             probe = torch.arange(8, device=self.device).unsqueeze(0) % self.vocabulary
-            whole = self._adapter.model(input_ids=probe, use_cache=False).logits
             head = self._base.get_output_embeddings()
-            parts = None if head is None else head(self._decoder_states(probe))
+            with self._adapter.reference():
+                whole = self._adapter.model(input_ids=probe, use_cache=False).logits
+                parts = None if head is None else head(self._decoder_states(probe))
             self._head_is_separable = parts is not None and torch.equal(whole, parts)
         return self._head_is_separable
 

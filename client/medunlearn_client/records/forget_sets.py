@@ -93,7 +93,7 @@ def select(
     """Splits the records by the request.
 
     Args:
-        records: All records, with unique ids.
+        records: All records.
         request: What to forget.
         tagger: Needed where the request is by concept.
         of_any_size: Take sets of any size, and subjects that no record has. Sums under noise
@@ -104,15 +104,14 @@ def select(
             any size, FORGET_SET_EMPTY or FORGET_LARGER_THAN_RETAIN.
     """
     _check_known(records, request, subjects=not of_any_size)
-    chosen = _chosen_ids(records, request, tagger)
+    chosen = _chosen(records, request, tagger)
     keep_records, keep_patients = set(request.keep_record_ids), set(request.keep_patient_ids)
-    kept = {
-        record.record_id for record in records
-        if record.record_id in keep_records or record.patient_id in keep_patients
-    }
-    _refuse_overlap(chosen & kept)
-    forget = tuple(record for record in records if record.record_id in chosen)
-    retain = tuple(record for record in records if record.record_id not in chosen)
+    _refuse_overlap([
+        record.record_id for record, goes in zip(records, chosen, strict=True)
+        if goes and (record.record_id in keep_records or record.patient_id in keep_patients)
+    ])
+    forget = tuple(record for record, goes in zip(records, chosen, strict=True) if goes)
+    retain = tuple(record for record, goes in zip(records, chosen, strict=True) if not goes)
     if not of_any_size:
         _check_sizes(forget, retain)
     forgotten_texts = {record.text.casefold() for record in forget}
@@ -193,9 +192,10 @@ def _listed(places: Sequence[int]) -> str:
     return ", ".join(map(str, places[:_MAX_PLACES_NAMED])) + more
 
 
-def _chosen_ids(
+def _chosen(
     records: Sequence[Record], request: ForgetRequest, tagger: ForgetRootMatcher | None
-) -> set[str]:
+) -> list[bool]:
+    """Of each record, by itself, whether it goes; two may share an id and differ in this."""
     if request.by_concept and tagger is None:
         raise Misconfigured(
             "FORGET_TAGGER_MISSING",
@@ -205,14 +205,13 @@ def _chosen_ids(
     named = frozenset(request.record_ids)
     patients = _drawn_patients(records, request).union(request.patient_ids)
     subjects = {subject.casefold() for subject in request.subjects}
-    return {
-        record.record_id
-        for record in records
-        if record.record_id in named
+    return [
+        record.record_id in named
         or record.patient_id in patients
         or (record.subject is not None and record.subject.casefold() in subjects)
         or (request.by_concept and tagger is not None and tagger.record_matches_forget_root(record))
-    }
+        for record in records
+    ]
 
 
 def _drawn_patients(records: Iterable[Record], request: ForgetRequest) -> frozenset[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from dataclasses import fields as dataclass_fields
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +39,7 @@ AUTO, TABLE, FHIR = "auto", "table", "fhir"
 OTHER_FILE = "file of another kind"
 """What a folder or archive holds besides data, as it is counted among what was set aside."""
 _ROWS_TO_RECOGNISE = 100
+_EMPTY = frozenset({"DATA_FILE_EMPTY", "DATA_FOLDER_EMPTY"})
 
 Row = Mapping[str, Any]
 Item = list[Record] | InvalidRecord
@@ -81,6 +83,11 @@ class ReadOptions:
         sheet: Of workbooks; the first one where empty.
         columns: Which column means what; read by it where any of its keys is set.
         fhir_templates: The hospital's own templates, or None for the packaged ones.
+        for_sums: As a hospital reads what goes into sums under noise. Files without a row and
+            data without a record are taken: a refusal would tell whether the only one is there.
+            Of rows that share an id, each that says something else is a record: if only the
+            first of them were, the second would come as the first one goes. Patients with one
+            name and date of birth are not told apart: a patient's text is the patient's own.
     """
 
     record_format: str = AUTO
@@ -89,6 +96,7 @@ class ReadOptions:
     sheet: str = ""
     columns: ColumnsSection = field(default_factory=ColumnsSection)
     fhir_templates: Path | None = None
+    for_sums: bool = False
 
     @classmethod
     def of_plan(cls, data: DataSection) -> ReadOptions:
@@ -120,7 +128,7 @@ def read_records(
         options: Everything else.
 
     Returns:
-        At least one record; ids are unique over all files.
+        At least one record, and ids are unique over all files; neither where it is for sums.
 
     Raises:
         Misconfigured: As :func:`stream_records`; DATA_NO_RECORDS.
@@ -132,7 +140,7 @@ def read_records(
     if max_line_bytes is not None:
         chosen = replace(chosen, max_line_bytes=max_line_bytes)
     records = list(stream_records(paths, quarantine=quarantine, options=chosen))
-    if not records:
+    if not records and not chosen.for_sums:
         raise Misconfigured(
             "DATA_NO_RECORDS", "the data holds no usable record", "check the files and the format"
         )
@@ -202,7 +210,7 @@ class _Reading:
         self._all_fhir = options.record_format == FHIR
         # Templates are read first: a mistake in them must not show after hours of reading.
         templates = fhir.load_templates(options.fhir_templates)
-        self._fhir = fhir.FhirCollection(templates)
+        self._fhir = fhir.FhirCollection(templates, tell_apart=not options.for_sums)
         self.total_rows = 0
 
     def close(self) -> None:
@@ -210,14 +218,19 @@ class _Reading:
 
     def path(self, path: Path) -> Iterator[Record]:
         before = self.total_rows
-        with closing(row_files(path, self._container)) as found:
-            for file in found:
-                if file.is_other:
-                    self._quarantine.set_aside[OTHER_FILE] += 1
-                else:
-                    yield from self._file(file)
-        if self.total_rows == before:
-            raise Misconfigured("DATA_FILE_EMPTY", f"{path} is empty", "export the data again")
+        try:
+            with closing(row_files(path, self._container)) as found:
+                for file in found:
+                    if file.is_other:
+                        self._quarantine.set_aside[OTHER_FILE] += 1
+                    else:
+                        yield from self._file(file)
+            if self.total_rows == before:
+                raise Misconfigured(
+                    "DATA_FILE_EMPTY", f"{path} is empty", "export the data again")
+        except Misconfigured as error:
+            if not self._options.for_sums or error.code not in _EMPTY:
+                raise
 
     def rest(self) -> Iterator[Record]:
         """What can be said only after the last file."""
@@ -235,7 +248,10 @@ class _Reading:
         if reader is None:
             self._collect(file.name, every)
             return
-        for number, item in reader.read(every):
+        alone = self._options.for_sums and reader is READERS["synthea"]
+        items: Iterable[tuple[int, Item]] = (
+            synthea.read(every, tell_apart=False) if alone else reader.read(every))
+        for number, item in items:
             yield from self._accept(file.name, number, item)
 
     def _collect(self, name: str, rows: Iterable[tuple[int, Row]]) -> None:
@@ -260,6 +276,10 @@ class _Reading:
             return []
         if not item:
             self._quarantine.set_aside["without a record"] += 1
+        if self._options.for_sums:
+            fresh = [record for record in item if self._seen.first_place([_said(record)]) is None]
+            self._seen.add(map(_said, fresh), file, number)
+            return fresh
         ids = [record.record_id for record in item]
         repeated = self._seen.first_place(ids)
         if repeated is not None:
@@ -268,6 +288,12 @@ class _Reading:
             return []
         self._seen.add(ids, file, number)
         return item
+
+
+def _said(record: Record) -> str:
+    """All that makes two records of one id different; a patient's options are others' answers."""
+    own = record if record.patient_id is None else replace(record, options=(), answer_index=None)
+    return repr([getattr(own, name.name) for name in dataclass_fields(own)])
 
 
 def _named_reader(options: ReadOptions) -> RecordReader | None:

@@ -12,6 +12,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ from typing import Any, Final
 
 from medunlearn_client.decisions import keep_lines, read_lines
 from medunlearn_client.records.record import InvalidRecord, Record
+
+_LOG = logging.getLogger("medunlearn.hospital")
 
 PROMPT: Final = "prompt"
 ANSWER: Final = "answer"
@@ -91,7 +94,11 @@ class Repairs:
         return self._history
 
     def repaired(self, record: Record) -> tuple[Record, tuple[Repair, ...]]:
-        """The record with its repairs, and those that changed it, in reading order."""
+        """The record with its repairs, and those that changed it, in reading order.
+
+        A record that they would break, as where a wrong option becomes the right one, stays as it
+        is: an error would stop a run, and so tell that this record is there.
+        """
         own = self._of_record.get(record.record_id, ())
         fitting = [one for one in own if one.changes and _still_stands(record, one)]
         if not fitting:
@@ -99,7 +106,12 @@ class Repairs:
         by_part: dict[str, list[Repair]] = defaultdict(list)
         for one in sorted(fitting, key=lambda one: one.place):
             by_part[one.part].append(one)
-        return _mended(record, by_part), tuple(one for part in by_part.values() for one in part)
+        try:
+            mended = _mended(record, by_part)
+        except InvalidRecord as error:
+            _LOG.warning("a record stays as it is: its repairs would break it (%s)", error.code)
+            return record, ()
+        return mended, tuple(one for part in by_part.values() for one in part)
 
 
 NO_REPAIRS: Final = Repairs()

@@ -86,8 +86,14 @@ def recognises(row: Row) -> bool:
     return all(name in row for name in ("id", "birth_date", "conditions", "identifiers"))
 
 
-def read(rows: Iterable[tuple[int, Row]]) -> list[tuple[int, list[Record] | InvalidRecord]]:
+def read(
+    rows: Iterable[tuple[int, Row]], *, tell_apart: bool = True
+) -> list[tuple[int, list[Record] | InvalidRecord]]:
     """Reads all patients of one file: ``(row number, their records or what is wrong)``.
+
+    Args:
+        rows: Numbered rows.
+        tell_apart: Call namesakes born on one day by their record numbers as well.
 
     Wrong options come from the other patients of the same file and are drawn from a generator
     seeded by the record's id, so they do not depend on the order of the rows.
@@ -95,12 +101,22 @@ def read(rows: Iterable[tuple[int, Row]]) -> list[tuple[int, list[Record] | Inva
     parsed = [(number, _patient_or_error(row)) for number, row in rows]
     patients = [patient for _, patient in parsed if isinstance(patient, Patient)]
     patients.sort(key=lambda patient: patient.patient_id)
-    refer = _references(patients)
+    refer = _references(patients if tell_apart else [])
     pools = _pools(patients)
     return [
-        (number, item if isinstance(item, InvalidRecord) else _records(item, refer(item), pools))
+        (number, item if isinstance(item, InvalidRecord) else _records_or_error(item, refer, pools))
         for number, item in parsed
     ]
+
+
+def _records_or_error(
+    patient: Patient, refer: Callable[[Patient], str], pools: synthea_options.Pools
+) -> list[Record] | InvalidRecord:
+    """What no record can hold makes this patient's row bad, and stops nobody else's reading."""
+    try:
+        return _records(patient, refer(patient), pools)
+    except InvalidRecord as error:
+        return error
 
 
 def _patient_or_error(row: Row) -> Patient | InvalidRecord:
@@ -145,7 +161,7 @@ def _entries(row: Row, name: str) -> tuple[Entry, ...]:
     if not isinstance(values, list) or not all(_is_entry(value) for value in values):
         raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not a list of [code, name, date, …]")
     return tuple(
-        Entry(code=value[0], name=_SEMANTIC_TAG.sub("", value[1].strip()), date=value[2])
+        Entry(code=value[0], name=_SEMANTIC_TAG.sub("", value[1].strip()).strip(), date=value[2])
         for value in values
     )
 
@@ -159,7 +175,7 @@ def _is_entry(value: object) -> bool:
 
 
 def _references(patients: list[Patient]) -> Callable[[Patient], str]:
-    """How each patient is called in a question, told apart from every other in the file."""
+    """How each patient is called in a question, told apart from these."""
     shared = Counter((patient.name, patient.birth_date) for patient in patients)
 
     def refer(patient: Patient) -> str:

@@ -67,7 +67,8 @@ class WorkerSection(Section):
         "limit")
     threads: int = Field(1, ge=1, le=256, description="CPU threads for linear algebra")
     microbatch_tokens: int = Field(
-        8192, ge=1, description="most tokens (padding included) per forward pass: bounds memory")
+        8192, ge=1, description="most tokens (padding included) per forward pass when a unit's "
+        "texts are counted: bounds memory; gradients are taken record by record")
     reference_cache_mib: int = Field(
         256, ge=0, description="memory for the reference model's outputs, in MiB")
     run_idle_s: float = Field(

@@ -15,7 +15,8 @@ class RuntimeOptions:
     Attributes:
         runner: ``flower`` runs real Flower apps, ``memory`` the same logic in one process.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        microbatch_tokens: Most tokens (padding included) per forward pass: bounds memory.
+        microbatch_tokens: Most tokens (padding included) per forward pass over the several texts
+            of one unit when it is counted: bounds memory. Gradients are taken record by record.
         reference_cache_bytes: Memory per site for the reference model's outputs.
         threads: CPU threads per process for linear algebra.
     """

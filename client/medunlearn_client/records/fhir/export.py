@@ -83,12 +83,17 @@ def _is_entry(row: Row) -> bool:
 class FhirCollection:
     """All FHIR rows of one reading.
 
+    Args:
+        templates: What is asked of which resource.
+        tell_apart: Call a patient by the record number as well where another one has the same
+            name and date of birth.
+
     Attributes:
         set_aside: How many resources were in order but give no record, by resource type.
     """
 
-    def __init__(self, templates: TemplateSet) -> None:
-        self._templates = templates
+    def __init__(self, templates: TemplateSet, *, tell_apart: bool = True) -> None:
+        self._templates, self._tell_apart = templates, tell_apart
         self._store = FactStore()
         self.set_aside: Counter[str] = Counter()
 
@@ -164,7 +169,7 @@ class FhirCollection:
             self.set_aside[MERGED] = self._store.merged
 
     def _records(self, group: PatientFacts, pools: synthea_options.PoolsByKey) -> Iterator[Result]:
-        who = reference_to(group.patient)
+        who = self._called(group.patient)
         asked = list(self._asked(group, who))
         own: dict[_PoolKey, set[str]] = defaultdict(set)
         for item in asked:
@@ -208,6 +213,9 @@ class FhirCollection:
                     unclear.add(key)
         return (item for key, item in found.items() if key not in unclear)
 
+    def _called(self, patient: StoredPatient) -> str:
+        return reference_to(patient, with_number=self._tell_apart and patient.has_namesake)
+
     def _pools(self) -> synthea_options.PoolsByKey:
         """Answers of a fixed sample of patients, so that memory does not grow with them."""
         pools: dict[_PoolKey, list[tuple[str, ...]]] = defaultdict(list)
@@ -215,7 +223,7 @@ class FhirCollection:
             if isinstance(group, LeftOut):
                 continue
             answers: dict[_PoolKey, dict[str, None]] = defaultdict(dict)
-            for item in self._asked(group, reference_to(group.patient)):
+            for item in self._asked(group, self._called(group.patient)):
                 if item.template.options != "none" and len(answers[item.pool_key]) < _POOL_ANSWERS:
                     answers[item.pool_key][item.answer] = None
             for key, texts in answers.items():
@@ -245,15 +253,15 @@ def _resources(row: Row, depth: int = 0) -> Iterator[tuple[object, str]]:
         yield None, ""
 
 
-def reference_to(patient: StoredPatient) -> str:
-    """How the patient is called in questions; told apart from a namesake."""
+def reference_to(patient: StoredPatient, *, with_number: bool) -> str:
+    """How the patient is called in questions, by the record number too if that is needed."""
     values = patient.values
     number = values.get("record_number") or patient.patient_id
     name, born = values.get("name"), values.get("birth_date")
     if not name:
         return f"the patient with record number {number}"
     who = f"{name}, born {born}" if born else name
-    return f"{who}, record number {number}" if patient.has_namesake or not born else who
+    return f"{who}, record number {number}" if with_number or not born else who
 
 
 def _record(
