@@ -122,13 +122,12 @@ class Child:
         faulthandler.enable()
         attempts = WatchedAttempts(self.name, folder=self._folder, findings=self._findings,
                                    last=self._last, report=self._report)
+        limit = int(seconds) + 10 * SLOWEST_S  # for an input that never gets back to Python
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         if guided.is_there():
             guided.fuzz(attempts, seconds=seconds, seed=seed, corpus=corpus,
                         folder=self._folder, report=attempts.report)
             return
-        # An input that never gets back to Python: libFuzzer has a limit of its own.
-        limit = int(seconds) + 10 * SLOWEST_S
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         blind.fuzz(attempts, seconds=seconds, seed=seed)
         attempts.report()
 
