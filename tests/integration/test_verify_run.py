@@ -396,7 +396,7 @@ def attested_anew(run: Path, change: Callable[[dict[str, Any]], object]) -> None
     ("privacy", "delta", 1e-9), ("privacy", "clip_l2", 1.0), ("privacy", "epsilon_budget", 1.0),
     ("privacy", "epsilon", None), ("privacy", "epsilon", 41.0), ("privacy", "epsilon", 20.0),
     ("privacy", "sigma", 9.0), ("privacy", "sigma", 0.1), ("privacy", "sigma", 1e-300),
-    ("privacy", "vote_sigma", 9.0),
+    ("privacy", "sigma", 1e300), ("privacy", "sigma", -1.0), ("privacy", "vote_sigma", 9.0),
     ("process", "objective", "npo"), ("process", "support", "random"),
     ("process", "rounds_planned", 3),
 ])

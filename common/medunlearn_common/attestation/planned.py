@@ -14,6 +14,7 @@ from typing import Any, Final
 from medunlearn_common.accounting import EPSILON_ERROR
 from medunlearn_common.attestation.files import RUN_PLAN_FILE, BadFile
 from medunlearn_common.attestation.predicate import Predicate
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.offer import plan_from_canonical
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.planned_noise import epsilon_after, schedule_of_sigma
@@ -32,7 +33,6 @@ def require_as_planned(data: bytes, predicate: Predicate) -> None:
 
     Raises:
         Rejected: PLAN_DISAGREES naming what differs, or as :func:`plan_from_canonical`.
-        Misconfigured: PRIVACY_UNCOMPUTABLE for noise at which the accountant fails.
     """
     plan = plan_from_canonical(data.decode("utf-8", errors="replace"))
     for what, said, planned in (*_method(plan, predicate), *_guarantee(plan, predicate)):
@@ -72,15 +72,18 @@ def _require_spent(plan: RunPlan, predicate: Predicate) -> None:
     said = predicate.privacy
     if said.sigma is None or said.epsilon is None:  # both, where the plan adds no noise
         return
-    schedule = schedule_of_sigma(plan, said.sigma)
+    try:
+        schedule = schedule_of_sigma(plan, said.sigma)
+        spent = epsilon_after(
+            plan, schedule, rounds=predicate.process.rounds,
+            evaluated=bool(predicate.federated.sites),
+        )
+    except Misconfigured:  # noise for which no accountant has a figure
+        raise _disagrees("sigma") from None
     if said.vote_sigma is not None and not isclose(
         said.vote_sigma, schedule.vote_sigma, rel_tol=_SIGMA_TOLERANCE
     ):
         raise _disagrees("vote_sigma")
-    spent = epsilon_after(
-        plan, schedule, rounds=predicate.process.rounds,
-        evaluated=bool(predicate.federated.sites),
-    )
     if spent is None or abs(said.epsilon - spent) > _EPSILON_TOLERANCE or (
         spent > plan.privacy.epsilon + _EPSILON_TOLERANCE
     ):
