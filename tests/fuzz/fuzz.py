@@ -202,7 +202,17 @@ class Campaign:
         self._running: dict[int, tuple[Child, float]] = {}
 
     def run(self, jobs: int) -> Iterator[tuple[str, Tally]]:
-        """Each slice as it ends; on Ctrl-C those that run end too, and count."""
+        """Each slice as it ends; on Ctrl-C those that run end too, and count.
+
+        No child outlives it, wherever it is left.
+        """
+        try:
+            yield from self._slices(jobs)
+        finally:
+            for child, _ in self._running.values():
+                child.stop()
+
+    def _slices(self, jobs: int) -> Iterator[tuple[str, Tally]]:
         while self._lacking or self._running:
             while self._lacking and len(self._running) < jobs:
                 self._start()
@@ -255,6 +265,8 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, default=Path("fuzz-corpus"),
                         help="inputs that got further, kept between runs")
     given = parser.parse_args()
+    if given.jobs < 1:
+        parser.error("--jobs: at least one target at once")
     for number in (signal.SIGINT, signal.SIGTERM):  # in a shell's background too
         signal.signal(number, signal.default_int_handler)
     if not guided.is_there():
