@@ -12,13 +12,9 @@ from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
 
+from medunlearn_client.accepted_plans import AcceptedPlans
 from medunlearn_client.models import is_out_of_memory
-from medunlearn_client.run_rules import (
-    keep_of_plan,
-    not_planned,
-    records_digest,
-    require_planned_geometry,
-)
+from medunlearn_client.run_rules import not_planned, require_planned_geometry
 from medunlearn_client.site_audit import SiteAudit
 from medunlearn_client.site_config import SiteConfig, read_site_config
 from medunlearn_client.step_message import EvaluationRequest, StepRequest
@@ -26,11 +22,9 @@ from medunlearn_client.training import KeyFor
 from medunlearn_client.workbench import Workbench
 from medunlearn_common import __version__
 from medunlearn_common.accounting import Mechanism
-from medunlearn_common.code_digest import installed_code_digest
 from medunlearn_common.digests import digest_of
 from medunlearn_common.entropy import Entropy, OsEntropy, SeededEntropy
 from medunlearn_common.errors import MedunlearnError, Rejected
-from medunlearn_common.files import write_atomically
 from medunlearn_common.ledger import Budget, PrivacyLedger
 from medunlearn_common.messages import (
     ERROR,
@@ -52,7 +46,6 @@ INTERNAL_ERROR = "INTERNAL"
 STORAGE_ERROR = "SITE_STORAGE"
 # The machine's memory, the GPU's, or the limit in hospital.toml is too small for this plan.
 MEMORY_ERROR = "SITE_MEMORY"
-_DIGEST_CHARACTERS = 64
 
 
 class Hospital:
@@ -68,14 +61,11 @@ class Hospital:
     def __init__(
         self, folder: Path, config: SiteConfig, runtime: RuntimeOptions, entropy: Entropy
     ) -> None:
-        self._folder = folder
         self._config = config
-        self._runtime = runtime
         self._entropy = entropy
         self._ledger = PrivacyLedger(folder / "ledger.db", site_budget=config.site_budget)
         self._audit = SiteAudit(folder, site_id=config.site_id, entropy=entropy)
-        self._bench: Workbench | None = None
-        self._opened = ("", "")
+        self._plans = AcceptedPlans(folder, config, runtime)
 
     @property
     def site_id(self) -> str:
@@ -85,7 +75,7 @@ class Hospital:
     @property
     def is_open(self) -> bool:
         """Whether a plan, and with it the model, is loaded."""
-        return self._bench is not None
+        return self._plans.is_open
 
     def handle(self, message: Message) -> Message:
         """Answer one request; never raises, and never lets an error's text out."""
@@ -117,12 +107,10 @@ class Hospital:
             raise Rejected(
                 "PLAN_DIGEST", "the plan does not match its digest", "use the same version"
             )
-        bench = self._open(plan, run_id=message.text("run_id"))
-        bench.check()
-        write_atomically(self._plan_path(plan.digest), plan.model_dump_json().encode())
-        write_atomically(self._opened_path(plan.digest), opened_with(bench).encode("ascii"))
-        keep_of_plan(self._folder, plan, bench.layout, self._config.public_files)
         run_id = message.text("run_id")
+        bench = self._plans.open(plan, run_id=run_id)
+        bench.check()
+        self._plans.keep(bench)
         root = self._audit.request_root(run_id, given=self._config.request_root)
         self._audit.plan_accepted(run_id=run_id, plan_digest=plan.digest, request_root=root)
         return Message(
@@ -256,6 +244,16 @@ class Hospital:
         self._audit.answered(run_id=run_id, release=name, size_bytes=len(kept))
         return kept
 
+    def _bench_for(self, message: Message) -> Workbench:
+        """The open plan that the request names."""
+        bench = self._plans.bench(message.text("plan_digest"), run_id=message.text("run_id"))
+        if message.fields.get("layout_digest", bench.layout.digest) != bench.layout.digest:
+            raise Rejected(
+                "LAYOUT_MISMATCH", "the coordinator uses another adapter layout",
+                "use the same base model at every site",
+            )
+        return bench
+
     def _answer(self, message: Message, payload: bytes) -> Message:
         """An answer that echoes what it belongs to, so that it fits no other request."""
         echoed = {
@@ -266,94 +264,6 @@ class Hospital:
         return Message(
             kind=message.kind, fields={"site_id": self.site_id, **echoed}, payload=payload
         )
-
-    def _bench_for(self, message: Message) -> Workbench:
-        """The open plan that the request names; after a restart it is read from disk."""
-        digest, run_id = message.text("plan_digest"), message.text("run_id")
-        if self._bench is None or self._bench.plan.digest != digest or (
-            not self._began_with_opened(run_id)
-        ):
-            path = self._plan_path(digest)
-            if not path.is_file():
-                raise Rejected(
-                    "PLAN_UNKNOWN", "a request belongs to a plan this site never accepted",
-                    "start the run with READY",
-                )
-            plan = RunPlan.model_validate_json(path.read_bytes())
-            self._require_as_accepted(self._open(plan, run_id=run_id))
-        if self._bench is None:
-            raise RuntimeError("no plan is open")
-        if message.fields.get("layout_digest", self._bench.layout.digest) != (
-            self._bench.layout.digest
-        ):
-            raise Rejected(
-                "LAYOUT_MISMATCH", "the coordinator uses another adapter layout",
-                "use the same base model at every site",
-            )
-        return self._bench
-
-    def _plan_path(self, digest: str) -> Path:
-        if len(digest) != _DIGEST_CHARACTERS or not set(digest) <= set("0123456789abcdef"):
-            raise Rejected("PLAN_DIGEST", "a plan digest is no SHA-256", "update the coordinator")
-        return self._folder / "plans" / f"{digest}.json"
-
-    def _opened_path(self, digest: str) -> Path:
-        return self._plan_path(digest).with_suffix(".opened")
-
-    def _require_as_accepted(self, bench: Workbench) -> None:
-        """Refuse to go on, after a restart, with another model or code than was accepted.
-
-        READY looks at both: the policy, the offer and the coordinator each have their say.
-        """
-        path = self._opened_path(bench.plan.digest)
-        if not path.is_file() or path.read_text("ascii") != opened_with(bench):
-            self._bench, self._opened = None, ("", "")
-            raise Rejected(
-                "PLAN_UNKNOWN", "this plan was accepted with another base model or other code",
-                "put them back, or let the coordinator greet this site anew",
-            )
-
-    def _open(self, plan: RunPlan, *, run_id: str) -> Workbench:
-        """Open the plan on the record files as they lie there now."""
-        digest = records_digest(self._config.data, self._config.forget)
-        if digest:  # else the reader says which file is missing
-            self._require_same_records(digest, run_id=run_id)
-        opened = (plan.digest, digest)
-        if self._bench is None or self._opened != opened:
-            self._bench = Workbench(self._folder, self._config, plan, self._runtime)
-            self._opened = opened
-        return self._bench
-
-    def _records_path(self, run_id: str) -> Path:
-        return self._folder / "runs" / f"{digest_of(run_id)}.records"
-
-    def _began_with_opened(self, run_id: str) -> bool:
-        """Whether a run began with the records that are open: another run of the same plan may
-        have opened others since."""
-        path = self._records_path(run_id)
-        return path.is_file() and path.read_text("ascii") == self._opened[1]
-
-    def _require_same_records(self, digest: str, *, run_id: str) -> None:
-        """Refuse to go on with a run on other records than it began with.
-
-        What was forgotten so far and what the ledger was charged for belong to the first ones.
-        """
-        path = self._records_path(run_id)
-        if not path.is_file():
-            write_atomically(path, digest.encode("ascii"))
-        elif path.read_text("ascii") != digest:
-            raise Rejected(
-                "DATA_CHANGED",
-                "the record files, what they are read with, or the [data] and [forget] settings of "
-                "this site are not those with which this run began",
-                "put them back to resume it, or start a new run",
-            )
-
-
-def opened_with(bench: Workbench) -> str:
-    """SHA-256 (hex) over what a plan was accepted with: base model, tokenizer and code."""
-    return digest_of([bench.model_digest, bench.tokenizer_digest, installed_code_digest()])
-
 
 def _mechanism(plan: RunPlan, sigma: float, *, count: int) -> Mechanism:
     return Mechanism(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medunlearn_client import hospital as hospital_module
+from medunlearn_client import accepted_plans
 from medunlearn_client.hospital import Hospital, open_hospital
 from medunlearn_client.run_rules import records_digest
 from medunlearn_client.site_config import SiteConfig, read_site_config, site_template
@@ -364,7 +364,7 @@ def test_a_hospital_that_comes_back_with_another_model_or_code_waits_for_ready(
         config = json.loads((folder / "site.json").read_text())
         (folder / "site.json").write_text(json.dumps({**config, "model_folder": str(other)}))
     else:
-        monkeypatch.setattr(hospital_module, "installed_code_digest", lambda: "0" * 64)
+        monkeypatch.setattr(accepted_plans, "installed_code_digest", lambda: "0" * 64)
     again = open_hospital(folder, RuntimeOptions(runner="memory"))
     for _ in range(2):
         answer = again.handle(step_message(plan, layout, small_support(layout)))

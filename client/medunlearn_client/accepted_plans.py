@@ -1,0 +1,141 @@
+"""The plans that a hospital accepted: kept on disk, opened on its records, and held to both.
+
+A run ends as it began: with the plan, the base model and the code that were accepted, and with the
+records on which its first round was computed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medunlearn_client.run_rules import keep_of_plan, records_digest
+from medunlearn_client.site_config import SiteConfig
+from medunlearn_client.workbench import Workbench
+from medunlearn_common.code_digest import installed_code_digest
+from medunlearn_common.digests import digest_of
+from medunlearn_common.errors import Rejected
+from medunlearn_common.files import write_atomically
+from medunlearn_common.plan import RunPlan, RuntimeOptions
+
+_DIGEST_CHARACTERS = 64
+
+
+class AcceptedPlans:
+    """Plans under ``plans/`` in a hospital's folder; at most one is open, with its model loaded.
+
+    Guarantees:
+        * A plan is opened anew only with the base model, tokenizer and code of its acceptance.
+        * A run goes on only with the record files and settings with which it began.
+    """
+
+    def __init__(self, folder: Path, config: SiteConfig, runtime: RuntimeOptions) -> None:
+        self._folder = folder
+        self._config = config
+        self._runtime = runtime
+        self._bench: Workbench | None = None
+        self._records_digest = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a plan, and with it the model, is loaded."""
+        return self._bench is not None
+
+    def open(self, plan: RunPlan, *, run_id: str) -> Workbench:
+        """Open the plan on the record files as they lie there now.
+
+        Raises:
+            Rejected: DATA_CHANGED.
+            MedunlearnError: Whatever model and records are refused with.
+        """
+        digest = records_digest(self._config.data, self._config.forget)
+        if digest:  # else the reader says which file is missing
+            self._require_same_records(digest, run_id=run_id)
+        bench = self._bench
+        if bench is None or (bench.plan.digest, self._records_digest) != (plan.digest, digest):
+            bench = Workbench(self._folder, self._config, plan, self._runtime)
+            self._bench, self._records_digest = bench, digest
+        return bench
+
+    def keep(self, bench: Workbench) -> None:
+        """Keep a plan that was accepted, and with what: later requests only name it.
+
+        Raises:
+            Rejected: PUBLIC_FILE_UNKNOWN.
+            Misconfigured: A_FILE_MISSING.
+            Transient: WRITE_FAILED.
+        """
+        plan = bench.plan
+        write_atomically(self._plan_path(plan.digest), plan.model_dump_json().encode())
+        write_atomically(self._opened_path(plan.digest), _opened_with(bench).encode("ascii"))
+        keep_of_plan(self._folder, plan, bench.layout, self._config.public_files)
+
+    def bench(self, plan_digest: str, *, run_id: str) -> Workbench:
+        """The plan of this digest, open for this run; after a restart it is read from disk.
+
+        Raises:
+            Rejected: PLAN_DIGEST, PLAN_UNKNOWN or DATA_CHANGED.
+        """
+        bench = self._bench
+        if bench is None or bench.plan.digest != plan_digest or (
+            not self._began_with_open_records(run_id)
+        ):
+            path = self._plan_path(plan_digest)
+            if not path.is_file():
+                raise Rejected(
+                    "PLAN_UNKNOWN", "a request belongs to a plan this site never accepted",
+                    "start the run with READY",
+                )
+            bench = self.open(RunPlan.model_validate_json(path.read_bytes()), run_id=run_id)
+            self._require_as_accepted(bench)
+        return bench
+
+    def _plan_path(self, digest: str) -> Path:
+        if len(digest) != _DIGEST_CHARACTERS or not set(digest) <= set("0123456789abcdef"):
+            raise Rejected("PLAN_DIGEST", "a plan digest is no SHA-256", "update the coordinator")
+        return self._folder / "plans" / f"{digest}.json"
+
+    def _opened_path(self, digest: str) -> Path:
+        return self._plan_path(digest).with_suffix(".opened")
+
+    def _require_as_accepted(self, bench: Workbench) -> None:
+        """Refuse to go on, after a restart, with another model or code than was accepted.
+
+        READY looks at both: the policy, the offer and the coordinator each have their say.
+        """
+        path = self._opened_path(bench.plan.digest)
+        if not path.is_file() or path.read_text("ascii") != _opened_with(bench):
+            self._bench, self._records_digest = None, ""
+            raise Rejected(
+                "PLAN_UNKNOWN", "this plan was accepted with another base model or other code",
+                "put them back, or let the coordinator greet this site anew",
+            )
+
+    def _records_path(self, run_id: str) -> Path:
+        return self._folder / "runs" / f"{digest_of(run_id)}.records"
+
+    def _began_with_open_records(self, run_id: str) -> bool:
+        """Whether a run began with the records that are open: another run of the same plan may
+        have opened others since."""
+        path = self._records_path(run_id)
+        return path.is_file() and path.read_text("ascii") == self._records_digest
+
+    def _require_same_records(self, digest: str, *, run_id: str) -> None:
+        """Refuse to go on with a run on other records than it began with.
+
+        What was forgotten so far and what the ledger was charged for belong to the first ones.
+        """
+        path = self._records_path(run_id)
+        if not path.is_file():
+            write_atomically(path, digest.encode("ascii"))
+        elif path.read_text("ascii") != digest:
+            raise Rejected(
+                "DATA_CHANGED",
+                "the record files, what they are read with, or the [data] and [forget] settings of "
+                "this site are not those with which this run began",
+                "put them back to resume it, or start a new run",
+            )
+
+
+def _opened_with(bench: Workbench) -> str:
+    """SHA-256 (hex) over what a plan was accepted with: base model, tokenizer and code."""
+    return digest_of([bench.model_digest, bench.tokenizer_digest, installed_code_digest()])
