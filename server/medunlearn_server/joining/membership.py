@@ -1,9 +1,7 @@
 """Who takes part: the coordinator's files about it, and every change of them.
 
     invitations/SITE.json           what was issued last: token, expiry, by which key it was used
-    enrolments/SITE.enrolment       in force: its key is the roster's
-    enrolments/SITE.pending         confirmed, waiting for a roster that names its key
-    enrolments/former/              revoked ones, and those with an earlier key
+    enrolments/                     what hospitals sent: waiting, in force, former
     nodes/SITE.pub                  whom the gateway lets through
     roster.draft                    the next roster, until the root has signed it
 
@@ -16,7 +14,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 from medunlearn_common.enrolment import Enrolment, open_enrolment, require_successor_of_entry
@@ -29,6 +26,7 @@ from medunlearn_common.roster import Party, Root, Roster, TrustedRoster, verify_
 from medunlearn_common.roster.document import SKEW_S
 from medunlearn_common.roster.trusted import ROOT_FILE
 from medunlearn_common.trust_folder import TRUST_FOLDER, open_identity
+from medunlearn_server.joining.enrolment_records import EnrolmentRecords
 from medunlearn_server.joining.founding import (
     ROSTER_DAYS,
     has_pilot_root,
@@ -39,7 +37,6 @@ from medunlearn_server.joining.invitation_records import InvitationRecords, Issu
 from medunlearn_server.service.config import CoordinatorFolder, open_folder
 
 DRAFT_FILE = "roster.draft"
-_ENROLLED, _PENDING = ".enrolment", ".pending"
 _DAY_S = 86_400
 _REFRESH_DAYS = 30
 Confirm = Callable[[Enrolment], bool]
@@ -63,7 +60,8 @@ class Membership:
         self._folder: CoordinatorFolder = open_folder(folder)
         self._path = self._folder.path
         self._now = now
-        self._records = InvitationRecords(self._path / "invitations")
+        self._invitations = InvitationRecords(self._path / "invitations")
+        self._enrolments = EnrolmentRecords(self._path / "enrolments")
 
     @property
     def path(self) -> Path:
@@ -115,7 +113,7 @@ class Membership:
                            "lost them, revoke it first")
         invitation, document = self._invitation(
             site_id, days=days, model=model, version=version, code_digest=code_digest)
-        self._records.remember(Issued(
+        self._invitations.remember(Issued(
             site_id=site_id, token=invitation.token.hex(), issued=invitation.issued,
             expires=invitation.expires))
         path = self._path / "invitations" / f"{site_id}.invitation"
@@ -157,7 +155,7 @@ class Membership:
 
     def issued(self) -> list[Issued]:
         """All that is remembered of invitations, by site."""
-        return self._records.all()
+        return self._invitations.all()
 
     # Enrolments.
 
@@ -182,19 +180,18 @@ class Membership:
                            f"it is for {enrolment.federation!a}, this is {self.federation}",
                            "send it to the coordinator that sent the invitation")
         self._require_usable(enrolment.entry, roster)
-        known = self._stored(enrolment.site_id)
-        if any(document == stored for stored, _ in known):
+        if document in self._enrolments.of(enrolment.site_id):
             return enrolment
-        issued = (self._records.answered_by(enrolment, roster, now=self._now)
+        issued = (self._invitations.answered_by(enrolment, roster, now=self._now)
                   if enrolment.token else None)
         if issued is None:
             require_successor_of_entry(enrolment, roster)
-            self._require_newer(enrolment, known)
-        self._require_fresh_node(enrolment, known)
+            self._enrolments.require_newer(enrolment)
+        self._enrolments.require_fresh_node(enrolment)
         compared = confirm(enrolment)
-        write_atomically(self._enrolment(enrolment.site_id, _PENDING), document)
+        self._enrolments.wait(enrolment.site_id, document)
         if issued is not None:
-            self._records.remember(
+            self._invitations.remember(
                 replace(issued, used_by=enrolment.entry.key_id, compared=compared))
         return enrolment
 
@@ -205,27 +202,6 @@ class Membership:
         if not entry.valid_from - SKEW_S <= self._now <= entry.valid_until:
             raise Rejected("KEY_EXPIRED", f"the key of {entry.party_id} is not valid now",
                            "check the hospital's clock, and this one")
-
-    def _require_newer(self, enrolment: Enrolment, known: list[tuple[bytes, Enrolment]]) -> None:
-        if any(stored.issued >= enrolment.issued for _, stored in known):
-            raise Rejected("ENROLMENT_OLD", "a later file of this hospital has come before",
-                           "take the newest; this one may have been sent again by somebody else")
-
-    def _require_fresh_node(
-        self, enrolment: Enrolment, known: list[tuple[bytes, Enrolment]]
-    ) -> None:
-        """A node's key is one hospital's, and never comes back: Flower takes each once."""
-        if any(stored.node_key == enrolment.node_key for _, stored in known):
-            return  # only the signing key changes
-        folder = self._path / "enrolments"
-        for path in sorted(folder.rglob("*")):
-            if path.suffix not in (_ENROLLED, _PENDING):
-                continue
-            if open_enrolment(path.read_bytes()).node_key == enrolment.node_key:
-                raise Rejected("NODE_KEY_USED", f"the node's key of {enrolment.site_id} was, or "
-                               "is, somebody's already",
-                               "the hospital makes a new one: medunlearn hospital rotate "
-                               "--no-identity; or, before it has joined, a new folder")
 
     # Roster.
 
@@ -255,10 +231,10 @@ class Membership:
         if revoke is not None:
             revoked.add(trusted.current.party(revoke).key_id)
             parties.pop(revoke, None)
-            self._retire(revoke)
-        for path in sorted((self._path / "enrolments").glob(f"*{_PENDING}")):
-            entry = open_enrolment(path.read_bytes()).entry
-            parties[entry.party_id] = entry
+            self._enrolments.retire(revoke)
+            self._invitations.forget(revoke)
+        for enrolment in self._enrolments.pending():
+            parties[enrolment.entry.party_id] = enrolment.entry
         roster = replace(roster, parties=tuple(parties[name] for name in sorted(parties)),
                          revoked=tuple(sorted(revoked)))
         now_in_force = (trusted.current.parties, trusted.current.revoked)
@@ -310,13 +286,11 @@ class Membership:
     def sync_nodes(self) -> tuple[str, ...]:
         """Set ``nodes/`` to the roster's sites with their enrolled node keys; returns them."""
         roster, keys = self.roster().current, {}
-        for path in sorted((self._path / "enrolments").glob(f"*{_PENDING}")):
-            entry = open_enrolment(path.read_bytes()).entry
-            if entry.party_id in roster.sites and roster.party(entry.party_id) == entry:
-                self._set_aside(entry.party_id, _ENROLLED)
-                path.replace(path.with_suffix(_ENROLLED))
-        for path in sorted((self._path / "enrolments").glob(f"*{_ENROLLED}")):
-            enrolment = open_enrolment(path.read_bytes())
+        for enrolment in self._enrolments.pending():
+            site = enrolment.site_id
+            if site in roster.sites and roster.party(site) == enrolment.entry:
+                self._enrolments.come_into_force(site)
+        for enrolment in self._enrolments.in_force():
             site, key = enrolment.site_id, enrolment.entry.key_id
             if site in roster.sites and roster.party(site).key_id == key:
                 keys[site] = enrolment.node_key
@@ -340,26 +314,3 @@ class Membership:
         now = int(self._now)
         return replace(current, version=current.version + 1, issued=now,
                        expires=now + days * _DAY_S)
-
-    # Files.
-
-    def _retire(self, site_id: str) -> None:
-        for suffix in (_ENROLLED, _PENDING):
-            self._set_aside(site_id, suffix)
-        self._records.forget(site_id)
-
-    def _set_aside(self, site_id: str, suffix: str) -> None:
-        """Keep an enrolment that is not in force any more: its node's key stays used."""
-        path = self._enrolment(site_id, suffix)
-        if path.exists():
-            former, digest = path.parent / "former", sha256(path.read_bytes()).hexdigest()
-            former.mkdir(exist_ok=True)
-            path.replace(former / f"{site_id}-{digest[:16]}{suffix}")
-
-    def _stored(self, site_id: str) -> list[tuple[bytes, Enrolment]]:
-        paths = [self._enrolment(site_id, suffix) for suffix in (_ENROLLED, _PENDING)]
-        documents = [path.read_bytes() for path in paths if path.exists()]
-        return [(document, open_enrolment(document)) for document in documents]
-
-    def _enrolment(self, site_id: str, suffix: str) -> Path:
-        return self._path / "enrolments" / f"{site_id}{suffix}"
