@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import tarfile
 from collections import Counter
 from dataclasses import replace
@@ -313,6 +314,20 @@ def test_one_patient_more_changes_nothing_but_options_of_the_others(tmp_path: Pa
                 for row in (patient(number), *facts(number))]
         own = {name: r for name, r in whole.items() if r.patient_id != f"p{gone}"}
         assert without_options(rest) == own
+
+
+def test_resources_of_two_patients_that_share_an_id_are_both_read(tmp_path: Path) -> None:
+    """Neither decides what the other keeps, in whatever order they come."""
+    rows = everything(2)
+    shared = [{**row, "id": re.sub(r"-\d-", "-", row["id"])} for row in rows]
+    assert len({(row["resourceType"], row["id"]) for row in shared}) < len(rows)
+
+    def read(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+        path = ndjson(tmp_path / "a.ndjson", rows)
+        return sorted((r.prompt, r.answer) for r in read_records(path))
+
+    assert read(shared) == read(shared[::-1]) == read(rows)
+    assert not bad_codes(tmp_path / "a.ndjson")
 
 
 def test_what_goes_into_sums_says_nothing_of_a_namesake(tmp_path: Path) -> None:

@@ -151,7 +151,8 @@ class FhirCollection:
             values=fact.values,
         )
         if not self._store.add(plain, resource_id, place):
-            raise bad_row("ROW_DUPLICATE_ID", f"another {fact.kind} has the same id")
+            raise bad_row("ROW_DUPLICATE_ID", f"another {fact.kind} of its patient "
+                          "has the same id" if fact.patient else "another Patient has the same id")
         if fact.kind == "Patient" and key and key != resource_id:
             self._store.add_alias(key, resource_id)
 

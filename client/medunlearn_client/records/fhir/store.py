@@ -117,8 +117,12 @@ class FactStore:
         self._db.close()
 
     def add(self, fact: Fact, resource_id: str, place: Place) -> bool:
-        """Keep a fact; False if a resource of that type and id is there already."""
-        digest = _digest(f"{fact.kind}/{resource_id}")
+        """Keep a fact; False if its patient has a resource of that type and id already.
+
+        Exports of two systems can give one id to resources of two patients: what one patient has
+        must not decide what another one keeps.
+        """
+        digest = _digest(f"{fact.patient}\x1f{fact.kind}/{resource_id}")
         if not self._db.execute("INSERT OR IGNORE INTO known VALUES (?)", (digest,)).rowcount:
             return False
         data = json.dumps(fact.values, ensure_ascii=False)
