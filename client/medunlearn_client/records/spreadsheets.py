@@ -14,25 +14,27 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 from xml.etree.ElementTree import ParseError
 
-import openpyxl
 from defusedxml.common import DefusedXmlException
 from openpyxl import Workbook
 
+from medunlearn_client.records.bounded_workbook import (
+    MAX_PART_BYTES,
+    MAX_SHEET_BYTES,
+    CountedArchive,
+    opened,
+)
 from medunlearn_client.records.fields import bad_row
 from medunlearn_client.records.lines import ParsedRow
 from medunlearn_client.records.merged_cells import filled_down, merged_stretches
 from medunlearn_client.records.tables import MAX_COLUMNS, header_names, row_from_cells
 from medunlearn_common.errors import Misconfigured
 
-# Shared strings and styles are held in memory by every reader of the format.
-MAX_PART_BYTES = 64 << 20
-MAX_SHEET_BYTES = 4 << 30
 MAX_SHEET_EXPANSION = 200
 _ROWS_ABOVE_HEADER = 100
 MAX_ROWS = 1 << 20
@@ -50,12 +52,12 @@ def workbook_rows(
         label: What messages call it.
 
     Raises:
-        Misconfigured: DATA_SPREADSHEET_DAMAGED, DATA_ZIP_BOMB, DATA_SHEET_MISSING,
-            DATA_SHEET_UNNAMED or DATA_TABLE_HEADER.
+        Misconfigured: DATA_SPREADSHEET_DAMAGED, DATA_ZIP_BOMB, DATA_ITEM_TOO_LARGE,
+            DATA_SHEET_MISSING, DATA_SHEET_UNNAMED or DATA_TABLE_HEADER.
     """
     check_parts(source, label)
     try:
-        with _opened(source) as workbook:
+        with _opened(source, label) as (workbook, archive):
             if sheet and sheet not in workbook.sheetnames:
                 raise Misconfigured(
                     "DATA_SHEET_MISSING", f"{label} has no sheet {sheet!a}",
@@ -64,7 +66,8 @@ def workbook_rows(
             if not sheet:
                 _refuse_twin_sheets(workbook, label)
             chosen = workbook[sheet] if sheet else workbook.worksheets[0]
-            with chosen._get_source() as xml:  # openpyxl shows merged cells only of whole sheets
+            # openpyxl shows merged cells only of whole sheets
+            with archive.uncounted(chosen._worksheet_path) as xml:
                 merged = merged_stretches(xml)
             yield from _rows(filled_down(_values(chosen), merged), label)
     except _DAMAGE as error:
@@ -72,16 +75,16 @@ def workbook_rows(
 
 
 @contextmanager
-def _opened(source: Path | BinaryIO) -> Iterator[Workbook]:
-    with ExitStack() as opened:
-        if isinstance(source, Path):  # not by openpyxl, which leaves open what it cannot read
-            source = opened.enter_context(source.open("rb"))
+def _opened(
+    source: Path | BinaryIO, label: str
+) -> Iterator[tuple[Workbook, CountedArchive]]:
+    with ExitStack() as stack:
+        if isinstance(source, Path):
+            source = stack.enter_context(source.open("rb"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about styles and extensions that do not matter
-            workbook = openpyxl.load_workbook(
-                source, read_only=True, data_only=True, keep_links=False
-            )
-        yield opened.enter_context(closing(workbook))
+            both = stack.enter_context(opened(source, label))
+        yield both
 
 
 _DAMAGE = (
