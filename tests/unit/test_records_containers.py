@@ -181,6 +181,36 @@ def test_bombs_end_in_one_error(
     assert code_of(path) == "DATA_ZIP_BOMB"
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_bomb_in_many_members_ends_in_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Any
+) -> None:
+    """None expands too far by itself; all together would take the night."""
+    monkeypatch.setattr(streams, "FREE_BYTES", 1 << 20)
+    blank = pack(b" \n" * (200 << 10))
+    good = {"0.jsonl": lines(range(3))}
+    few, bomb = ({**good, **{f"{n}.jsonl": blank for n in range(1, count)}} for count in (3, 100))
+    assert len(read_records(zip_of(tmp_path / "few.zip", few))) == 3
+    assert code_of(zip_of(tmp_path / "bomb.zip", bomb)) == "DATA_ZIP_BOMB"
+
+
+@pytest.mark.parametrize("write", [zip_of, tar_of])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_the_first_wide_character_may_come_late(tmp_path: Path, write: Any, pack: Any) -> None:
+    """In two bytes that a look at a member's beginning parts, or, in a ZIP archive, beyond it."""
+    rows = "id,question,answer\r\nr0,Who?," + "x" * streams.HEAD_BYTES
+    cut = rows[: streams.HEAD_BYTES - 1]
+    for text, encoding, is_told in (
+        (cut + "üse\r\n", "utf-8", True), (rows + "\r\nr1,Who?,Drüse\r\n", "utf-8", True),
+        (rows + "\r\nr1,Who?,Drüse\r\n", "cp1252", write is zip_of),
+    ):
+        path = write(tmp_path / "a", {"a.csv": pack(text.encode(encoding))})
+        held = Quarantine(max_bad_fraction=1.0)
+        read = read_records(path, quarantine=held)
+        assert (read[-1].answer[-3:] == "üse") == is_told
+        assert len(held.rows) == (not is_told)
+
+
 def test_documents_too_long_for_memory_are_streamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

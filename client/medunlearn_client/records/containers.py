@@ -15,8 +15,9 @@ from __future__ import annotations
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
@@ -25,7 +26,9 @@ from medunlearn_client.records import columnar, documents, medquad, spreadsheets
 from medunlearn_client.records.fields import bad_row
 from medunlearn_client.records.lines import MAX_LINE_BYTES, ParsedRow, line_rows
 from medunlearn_client.records.streams import (
+    HEAD_BYTES,
     PACKED_SUFFIXES,
+    Allowance,
     check_file,
     damage_explained,
     guarded,
@@ -213,7 +216,7 @@ def _archive(source: Path | BinaryIO) -> zipfile.ZipFile:
 def _zip(
     archive: zipfile.ZipFile, path: Path, options: ContainerOptions, label: str
 ) -> Iterator[RowFile]:
-    number = 0
+    number, allowance = 0, Allowance(path.stat().st_size)
     for info in archive.infolist():
         _refuse_leaving(info.filename, label)
         is_folder = info.filename.endswith("/")  # info.is_dir() needs a name
@@ -228,17 +231,21 @@ def _zip(
                 "unpack it and name the folder",
             )
         number += 1
-        with odd_names_explained():
-            opened = archive.open(info)
-        with opened as member:
-            packed = _Packed(suffix=suffix_of(info.filename), size=path.stat().st_size)
-            yield _member(cast(BinaryIO, member), packed, options, f"{label}#{number}")
+        packed = _Packed(suffix=suffix_of(info.filename), allowance=allowance,
+                         again=partial(_opened, archive, info))
+        with _opened(archive, info) as member:
+            yield _member(member, packed, options, f"{label}#{number}")
+
+
+def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
+    with odd_names_explained():
+        return cast(BinaryIO, archive.open(info))
 
 
 def _tar(
     stream: BufferedReader, path: Path, options: ContainerOptions, label: str
 ) -> Iterator[RowFile]:
-    number = 0
+    number, allowance = 0, Allowance(path.stat().st_size)
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for info in archive:
             _refuse_leaving(info.name, label)
@@ -252,23 +259,30 @@ def _tar(
             number += 1
             member = archive.extractfile(info)
             if member is not None:
-                packed = _Packed(suffix=suffix_of(info.name), size=path.stat().st_size)
+                packed = _Packed(suffix=suffix_of(info.name), allowance=allowance)
                 yield _member(cast(BinaryIO, member), packed, options, f"{label}#{number}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Packed:
-    """What is known of a member: its kind, and the size of the archive around it."""
+    """What is known of a member.
+
+    Attributes:
+        suffix: Its kind.
+        allowance: What its archive may still give.
+        again: Opens it once more, where the archive is not read in one go.
+    """
 
     suffix: str
-    size: int
+    allowance: Allowance
+    again: Callable[[], BinaryIO] | None = None
 
 
 def _member(
     member: BinaryIO, packed: _Packed, options: ContainerOptions, label: str
 ) -> RowFile:
-    counted = guarded(member, name=label, packed_bytes=packed.size)
-    stream = unpacked(counted, name=label, packed_bytes=packed.size)
+    counted = guarded(member, name=label, allowance=packed.allowance)
+    stream = unpacked(counted, name=label, allowance=packed.allowance)
     head = head_of(stream)
     if head.startswith(_PARQUET_MAGIC) or (
         head.startswith(_ZIP_MAGIC) and packed.suffix == ".xlsx"
@@ -278,8 +292,19 @@ def _member(
         raise _archive_within(label)
     encoding = options.encoding
     if packed.suffix in TABLE_SUFFIXES and encoding == tables.AUTO_ENCODING:
-        encoding = tables.detect_encoding(iter([head]), label)
+        encoding = _member_encoding(head, packed, label)
     return _stream_file(stream, packed.suffix, options, encoding, label)
+
+
+def _member_encoding(head: bytes, packed: _Packed, label: str) -> str:
+    """The encoding of a table, by all of it if it can be read twice."""
+    if len(head) < HEAD_BYTES or packed.again is None:
+        is_whole = len(head) < HEAD_BYTES
+        return tables.detect_encoding(iter([head]), label, is_whole=is_whole)
+    with packed.again() as member:
+        counted = guarded(member, name=label, allowance=packed.allowance)
+        stream = unpacked(counted, name=label, allowance=packed.allowance)
+        return tables.detect_encoding(_pieces(stream), label)
 
 
 def _held_rows(

@@ -1,7 +1,8 @@
 """Opening files: plain, gzip, xz or bzip2, with damage and decompression bombs told apart.
 
-Whatever a compressed file claims, no more than ``MAX_EXPANSION`` times its size is read from
-it (small ones apart), so that a bomb ends in one error and not in a full disk or a lost night.
+Whatever a compressed file or an archive claims, no more than ``MAX_EXPANSION`` times its size is
+read from it in all (small ones apart), so that a bomb ends in one error and not in a full disk or
+a lost night.
 """
 
 from __future__ import annotations
@@ -30,14 +31,38 @@ _OPENERS: dict[bytes, Opener] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open,
 PACKED_SUFFIXES = (".gz", ".xz", ".bz2")
 
 
-class GuardedStream(io.RawIOBase):
-    """Decompressed bytes, counted against the size of what they came from."""
+class Allowance:
+    """How much may come out of a file, all members of an archive together.
 
-    def __init__(self, inner: BinaryIO, *, name: str, packed_bytes: int) -> None:
+    Args:
+        packed_bytes: The file's size.
+    """
+
+    def __init__(self, packed_bytes: int) -> None:
+        self._limit = self._left = max(FREE_BYTES, MAX_EXPANSION * packed_bytes)
+
+    def take(self, size: int, *, name: str) -> None:
+        """Count some more of what ``name`` gives.
+
+        Raises:
+            Misconfigured: DATA_ZIP_BOMB.
+        """
+        self._left -= size
+        if self._left < 0:
+            raise Misconfigured(
+                "DATA_ZIP_BOMB",
+                f"{name} expands to more than {self._limit >> 20} MiB, over "
+                f"{MAX_EXPANSION} times its size",
+                "if this is a true export, decompress it first and give the plain file",
+            )
+
+
+class GuardedStream(io.RawIOBase):
+    """Decompressed bytes, counted against what may come out of their file."""
+
+    def __init__(self, inner: BinaryIO, *, name: str, allowance: Allowance) -> None:
         super().__init__()
-        self._inner, self._name = inner, name
-        self._limit = max(FREE_BYTES, MAX_EXPANSION * packed_bytes)
-        self._given = 0
+        self._inner, self._name, self._allowance = inner, name, allowance
 
     def readable(self) -> bool:
         """Always."""
@@ -51,14 +76,7 @@ class GuardedStream(io.RawIOBase):
         """
         view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
         data = self._inner.read(len(view))
-        self._given += len(data)
-        if self._given > self._limit:
-            raise Misconfigured(
-                "DATA_ZIP_BOMB",
-                f"{self._name} expands to more than {self._limit >> 20} MiB, over "
-                f"{MAX_EXPANSION} times its size",
-                "if this is a true export, decompress it first and give the plain file",
-            )
+        self._allowance.take(len(data), name=self._name)
         view[: len(data)] = data
         return len(data)
 
@@ -68,9 +86,9 @@ class GuardedStream(io.RawIOBase):
         super().close()
 
 
-def guarded(inner: BinaryIO, *, name: str, packed_bytes: int) -> io.BufferedReader:
-    """A buffered stream whose head can be peeked at, counted against ``packed_bytes``."""
-    stream = GuardedStream(inner, name=name, packed_bytes=packed_bytes)
+def guarded(inner: BinaryIO, *, name: str, allowance: Allowance) -> io.BufferedReader:
+    """A buffered stream whose head can be peeked at, counted against ``allowance``."""
+    stream = GuardedStream(inner, name=name, allowance=allowance)
     return io.BufferedReader(stream, buffer_size=HEAD_BYTES)
 
 
@@ -81,17 +99,19 @@ def open_stream(path: Path) -> io.BufferedReader:
     for magic, opener in _OPENERS.items():
         if start.startswith(magic):
             inner = cast(BinaryIO, opener(path, "rb"))
-            return guarded(inner, name=path.name, packed_bytes=path.stat().st_size)
+            return guarded(inner, name=path.name, allowance=Allowance(path.stat().st_size))
     return io.BufferedReader(io.FileIO(path), buffer_size=HEAD_BYTES)
 
 
-def unpacked(stream: io.BufferedReader, *, name: str, packed_bytes: int) -> io.BufferedReader:
+def unpacked(
+    stream: io.BufferedReader, *, name: str, allowance: Allowance
+) -> io.BufferedReader:
     """The same for a member of an archive: decompressed once more where it is compressed."""
     start = stream.peek(6)[:6]
     for magic, opener in _OPENERS.items():
         if start.startswith(magic):
             inner = cast(BinaryIO, opener(stream, "rb"))
-            return guarded(inner, name=name, packed_bytes=packed_bytes)
+            return guarded(inner, name=name, allowance=allowance)
     return stream
 
 

@@ -44,8 +44,13 @@ _TOLD = re.compile("\ufeff?sep=([,;|\t])\r?\n", re.IGNORECASE)
 _DISARMED = re.compile(r"'[=+\-@\t\r]")
 
 
-def detect_encoding(pieces: Iterator[bytes], name: str) -> str:
-    """The encoding of a text file, from all of its bytes or from a sample.
+def detect_encoding(pieces: Iterator[bytes], name: str, *, is_whole: bool = True) -> str:
+    """The encoding of a text file, from all of its bytes or from its beginning.
+
+    Args:
+        pieces: The bytes.
+        name: What messages call the file.
+        is_whole: No bytes follow that would complete a character.
 
     Raises:
         Misconfigured: DATA_ENCODING_UNKNOWN.
@@ -58,7 +63,7 @@ def detect_encoding(pieces: Iterator[bytes], name: str) -> str:
     wide, broken, undefined, tail = _look(first, b"", False, False, False)
     for piece in pieces:
         wide, broken, undefined, tail = _look(piece, tail, wide, broken, undefined)
-    broken = broken or bool(tail)
+    broken = broken or (is_whole and bool(tail))
     if wide or not broken:
         return "utf-8"
     if undefined:
