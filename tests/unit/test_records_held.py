@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from open_files import all_closed_again
 
-from medunlearn_client.records import containers, read_records, streams
+from medunlearn_client.records import archives, read_records, streams
 from medunlearn_common.errors import MedunlearnError
 
 ROWS = [{"id": f"r{n}", "question": f"Who is {n}?", "answer": f"Name {n}"} for n in range(30)]
@@ -72,7 +72,7 @@ def test_members_that_are_read_back_and_forth(
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     if not in_memory:
-        monkeypatch.setattr(containers, "_HELD_IN_MEMORY_BYTES", 16)
+        monkeypatch.setattr(archives, "_HELD_IN_MEMORY_BYTES", 16)
     later = {"later.jsonl": json.dumps({**ROWS[0], "id": "later"}).encode()}
     path = ARCHIVES[archive](tmp_path / archive, {member: MEMBERS[member](), **later})
     assert [r.record_id for r in read_records(path)] == [*(row["id"] for row in ROWS), "later"]
@@ -90,7 +90,7 @@ def test_a_member_that_expands_too_far(
     monkeypatch.setattr(streams, "FREE_BYTES", 1 << 20)
     assert code_of(bomb) == "DATA_ZIP_BOMB"
     monkeypatch.undo()
-    monkeypatch.setattr(containers, "MAX_HELD_BYTES", 1 << 20)
+    monkeypatch.setattr(archives, "MAX_HELD_BYTES", 1 << 20)
     assert code_of(bomb) == "DATA_ITEM_TOO_LARGE"
 
 

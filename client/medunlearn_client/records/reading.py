@@ -25,12 +25,13 @@ from medunlearn_client.records import (
     pubmedqa,
     synthea,
 )
-from medunlearn_client.records.containers import ContainerOptions, RowFile, row_files
+from medunlearn_client.records.containers import row_files
 from medunlearn_client.records.fields import bad_row
 from medunlearn_client.records.lines import MAX_LINE_BYTES
 from medunlearn_client.records.mapped import MappedReader
 from medunlearn_client.records.quarantine import Quarantine
 from medunlearn_client.records.record import InvalidRecord, Record
+from medunlearn_client.records.row_file import ContainerOptions, RowFile
 from medunlearn_client.records.seen import SeenIds
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ColumnsSection, DataSection

@@ -1,0 +1,124 @@
+"""The rows of one file, and which files are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import PurePosixPath
+from typing import BinaryIO
+
+from medunlearn_client.records import documents, medquad, tables
+from medunlearn_client.records.fields import bad_row
+from medunlearn_client.records.lines import MAX_LINE_BYTES, ParsedRow, line_rows
+from medunlearn_client.records.streams import PACKED_SUFFIXES, damage_explained
+from medunlearn_common.errors import Misconfigured
+
+MAX_XML_BYTES = 8 << 20
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
+DATA_SUFFIXES = frozenset(
+    {*TABLE_SUFFIXES, ".json", ".jsonl", ".ndjson", ".xml", ".parquet", ".xlsx", ".zip", ".tar"}
+)
+
+_READ_AHEAD = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerOptions:
+    """How files are read, beyond what they say themselves.
+
+    Attributes:
+        max_line_bytes: Longest accepted row.
+        encoding: Of CSV files; "auto" finds it.
+        sheet: Of workbooks; the first one where empty.
+    """
+
+    max_line_bytes: int = MAX_LINE_BYTES
+    encoding: str = tables.AUTO_ENCODING
+    sheet: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFile:
+    """The rows of one file or archive member; read them before asking for the next file.
+
+    Attributes:
+        name: What messages call it.
+        rows: Its rows.
+        is_other: It is of a kind that is not read, and stands here to be counted.
+    """
+
+    name: str
+    rows: Iterator[ParsedRow]
+    is_other: bool = False
+
+
+def suffix_of(name: str) -> str:
+    """The suffix that says what a file holds, without ``.gz`` and the like."""
+    lowered = name.casefold()
+    for packed in PACKED_SUFFIXES:
+        lowered = lowered.removesuffix(packed)
+    return PurePosixPath(lowered).suffix
+
+
+def is_data(name: str) -> bool:
+    """Data by its suffix."""
+    return suffix_of(name) in DATA_SUFFIXES
+
+
+def is_hidden(name: str) -> bool:
+    """A hidden file, or one of those that macOS adds to archives."""
+    return any(
+        part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts
+    )
+
+
+def unread_file(label: str) -> RowFile:
+    """Stands for a file of a kind that is not read."""
+    return RowFile(name=label, rows=iter(()), is_other=True)
+
+
+def stream_file(
+    stream: BufferedReader, suffix: str, options: ContainerOptions, encoding: str, name: str
+) -> RowFile:
+    """The rows of a text file by its suffix, or by how it begins."""
+    if suffix in TABLE_SUFFIXES:
+        rows = tables.table_rows(
+            stream, name=name, encoding=encoding, max_line_bytes=options.max_line_bytes
+        )
+    elif suffix == ".xml":
+        rows = _xml(stream)
+    elif documents.starts_document(stream):
+        rows = documents.document_rows(stream, name=name)
+    else:
+        rows = line_rows(stream, name=name, max_line_bytes=options.max_line_bytes)
+    return RowFile(name=name, rows=explained(rows, name))
+
+
+def explained(rows: Iterator[ParsedRow], name: str) -> Iterator[ParsedRow]:
+    """The rows, with damage told as :func:`damage_explained` does."""
+    with damage_explained(name):
+        yield from rows
+
+
+def _xml(stream: BinaryIO) -> Iterator[ParsedRow]:
+    content = stream.read(MAX_XML_BYTES + 1)
+    if len(content) > MAX_XML_BYTES:
+        yield 1, bad_row("ROW_TOO_LONG", f"the document is longer than {MAX_XML_BYTES >> 20} MiB")
+    else:
+        yield from medquad.xml_rows(content)
+
+
+def pieces(stream: BinaryIO) -> Iterator[bytes]:
+    """All bytes of a stream."""
+    while piece := stream.read(_READ_AHEAD):
+        yield piece
+
+
+def leaves_folder(name: str) -> Misconfigured:
+    """The error for what points outside its folder or archive: DATA_PATH_LEAVES_FOLDER."""
+    return Misconfigured(
+        "DATA_PATH_LEAVES_FOLDER",
+        f"{name} holds a link, or a path that leaves its folder",
+        "take the files out by hand, look at them, and name them one by one",
+    )
