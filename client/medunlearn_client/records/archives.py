@@ -66,7 +66,8 @@ def zip_or_workbook(path: Path, options: ContainerOptions, label: str) -> Iterat
         if _WORKBOOK_PART not in names:
             yield from _zip(archive, path, options, label)
             return
-    rows = spreadsheets.workbook_rows(path, sheet=options.sheet, label=label)
+    rows = spreadsheets.workbook_rows(
+        path, sheet=options.sheet, label=label, max_row_bytes=options.max_line_bytes)
     yield RowFile(name=label, rows=rows)
 
 
@@ -191,12 +192,14 @@ def _held_rows(
             held.write(piece)
         held.seek(0)
         if held.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC:
-            yield from columnar.parquet_rows(held, label=label)
+            yield from columnar.parquet_rows(
+                held, label=label, max_row_bytes=options.max_line_bytes)
             return
         with _archive(held) as archive:
             if _WORKBOOK_PART not in archive.namelist():
                 raise _archive_within(label)
-        yield from spreadsheets.workbook_rows(held, sheet=options.sheet, label=label)
+        yield from spreadsheets.workbook_rows(
+            held, sheet=options.sheet, label=label, max_row_bytes=options.max_line_bytes)
 
 
 def _archive_within(label: str) -> Misconfigured:

@@ -17,21 +17,26 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medunlearn_client.records.bounded_batches import bounded_rows
 from medunlearn_client.records.fields import bad_row
-from medunlearn_client.records.lines import ParsedRow, check_tree
+from medunlearn_client.records.lines import MAX_LINE_BYTES, ParsedRow, check_tree
 from medunlearn_client.records.record import InvalidRecord
+from medunlearn_client.records.streams import FREE_BYTES, MAX_EXPANSION
 from medunlearn_common.digests import HUB_PREFIX
 from medunlearn_common.errors import Misconfigured, Transient
 
-BATCH_ROWS = 256
+FEW_ROWS, MANY_ROWS = 256, 4096
 MAX_ROW_GROUP_BYTES = 2 << 30
+MAX_VALUES_IN_LISTS, MAX_VALUES_PER_ROW = 1 << 20, 1 << 14
 
 # What `datasets` and Arrow raise, which expect nobody to have changed what they wrote.
 _DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError)
 _STATE, _DATASET_DICT = "state.json", "dataset_dict.json"
 
 
-def parquet_rows(source: Path | BinaryIO, *, label: str) -> Iterator[ParsedRow]:
+def parquet_rows(
+    source: Path | BinaryIO, *, label: str, max_row_bytes: int = MAX_LINE_BYTES
+) -> Iterator[ParsedRow]:
     """Yields ``(row number from 1, row or what is wrong with it)``.
 
     Raises:
@@ -39,17 +44,15 @@ def parquet_rows(source: Path | BinaryIO, *, label: str) -> Iterator[ParsedRow]:
     """
     try:
         with pq.ParquetFile(source) as file:
-            for index in range(file.metadata.num_row_groups):
-                size = file.metadata.row_group(index).total_byte_size
-                if size > MAX_ROW_GROUP_BYTES:
-                    raise Misconfigured(
-                        "DATA_ZIP_BOMB",
-                        f"{label} has a row group of {size >> 20} MiB",
-                        "write it again with smaller row groups",
-                    )
+            schema, texts = _without_dictionaries(file.schema_arrow), _text_columns(file.schema)
+            largest = _largest_group(file.metadata, label)
+        # Texts that repeat stay one each, instead of one for each row, where all of a row group's
+        # may be held: every batch comes with those of its group so far.
+        texts, batch_rows = (texts, MANY_ROWS) if largest <= FREE_BYTES else ([], FEW_ROWS)
+        with pq.ParquetFile(source, read_dictionary=texts) as file:
             number = 0
-            for batch in file.iter_batches(batch_size=BATCH_ROWS):
-                for row in batch.to_pylist():
+            for batch in file.iter_batches(batch_size=batch_rows):
+                for row in bounded_rows(batch, schema=schema, max_row_bytes=max_row_bytes):
                     number += 1
                     yield number, _checked(row)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
@@ -58,6 +61,43 @@ def parquet_rows(source: Path | BinaryIO, *, label: str) -> Iterator[ParsedRow]:
             f"{label} cannot be read as Parquet ({type(error).__name__})",
             "write or copy it again",
         ) from error
+
+
+def _largest_group(metadata: pq.FileMetaData, label: str) -> int:
+    """Bytes of the largest row group, unpacked, as the file says; raises DATA_ZIP_BOMB."""
+    largest = 0
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        columns = [group.column(number) for number in range(group.num_columns)]
+        packed = sum(column.total_compressed_size for column in columns)
+        size = group.total_byte_size
+        if size > min(MAX_ROW_GROUP_BYTES, max(FREE_BYTES, MAX_EXPANSION * packed)):
+            raise Misconfigured(
+                "DATA_ZIP_BOMB", f"{label} has a row group of {size >> 20} MiB",
+                "write it again with smaller row groups",
+            )
+        values = max((column.num_values for column in columns), default=0)
+        if values > MAX_VALUES_IN_LISTS + group.num_rows * MAX_VALUES_PER_ROW:
+            raise Misconfigured(
+                "DATA_ZIP_BOMB",
+                f"{label} has lists of {values} values in {group.num_rows} row(s)",
+                "write it again without the column of lists",
+            )
+        largest = max(largest, size)
+    return largest
+
+
+def _without_dictionaries(schema: pa.Schema) -> pa.Schema:
+    """The schema of the rows: categories are their texts."""
+    return pa.schema([
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+        for field in schema
+    ])
+
+
+def _text_columns(schema: pq.ParquetSchema) -> list[str]:
+    columns = [schema.column(number) for number in range(len(schema))]
+    return [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -79,7 +119,9 @@ def saved_datasets(folder: Path) -> list[Path]:
     return [_inside(folder, name) for name in splits]
 
 
-def dataset_rows(folder: Path) -> Iterator[ParsedRow]:
+def dataset_rows(
+    folder: Path, *, max_row_bytes: int = MAX_LINE_BYTES
+) -> Iterator[ParsedRow]:
     """Yields the rows of one split that ``save_to_disk`` wrote.
 
     Raises:
@@ -98,8 +140,15 @@ def dataset_rows(folder: Path) -> Iterator[ParsedRow]:
     try:
         for entry in files:
             _validate_arrow(folder / entry["filename"])
-        loaded = datasets.load_from_disk(str(folder)).with_format(None)
-        yield from _dataset_rows(loaded)
+        loaded = datasets.load_from_disk(str(folder)).with_format("arrow")
+        number = 0
+        for table in loaded.iter(batch_size=FEW_ROWS):
+            for batch in table.to_batches():
+                for row in bounded_rows(
+                    batch, schema=batch.schema, max_row_bytes=max_row_bytes
+                ):
+                    number += 1
+                    yield number, _checked(row)
     except _DAMAGE as error:
         raise _dataset_damaged(folder, type(error).__name__) from error
 
@@ -139,7 +188,11 @@ def hub_rows(source: str) -> Iterator[ParsedRow]:
         loaded = datasets.load_dataset(
             "/".join(parts[:2]), config, split=split or "train", streaming=True
         )
-        yield from _dataset_rows(loaded)
+        number = 0
+        for batch in loaded.iter(batch_size=FEW_ROWS):
+            for values in zip(*batch.values(), strict=True):
+                number += 1
+                yield number, _checked(dict(zip(batch, values, strict=True)))
     except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
         raise Transient(
             "DATA_HUB_UNREACHABLE",
@@ -149,16 +202,9 @@ def hub_rows(source: str) -> Iterator[ParsedRow]:
         ) from error
 
 
-def _dataset_rows(loaded: Any) -> Iterator[ParsedRow]:
-    number = 0
-    for batch in loaded.iter(batch_size=BATCH_ROWS):
-        names = list(batch)
-        for values in zip(*(batch[name] for name in names), strict=True):
-            number += 1
-            yield number, _checked(dict(zip(names, values, strict=True)))
-
-
-def _checked(row: Any) -> dict[str, Any] | InvalidRecord:
+def _checked(row: dict[str, Any] | InvalidRecord) -> dict[str, Any] | InvalidRecord:
+    if isinstance(row, InvalidRecord):
+        return row
     try:
         plain = {str(name): _plain(value) for name, value in row.items()}
         check_tree(plain)

@@ -62,7 +62,8 @@ def row_files(path: Path, options: ContainerOptions) -> Generator[RowFile, None,
 def _folder(folder: Path, options: ContainerOptions) -> Iterator[RowFile]:
     if columnar.is_saved_dataset(folder):
         for split in columnar.saved_datasets(folder):
-            yield RowFile(name=split.name, rows=columnar.dataset_rows(split))
+            yield RowFile(name=split.name, rows=columnar.dataset_rows(
+                split, max_row_bytes=options.max_line_bytes))
         return
     root = folder.resolve()
     number = 0
@@ -94,7 +95,8 @@ def _file(path: Path, options: ContainerOptions, label: str) -> Iterator[RowFile
     with path.open("rb") as raw:
         magic = raw.read(4)
     if magic == PARQUET_MAGIC:
-        yield RowFile(name=label, rows=columnar.parquet_rows(path, label=label))
+        yield RowFile(name=label, rows=columnar.parquet_rows(
+            path, label=label, max_row_bytes=options.max_line_bytes))
     elif magic == ZIP_MAGIC:
         yield from zip_or_workbook(path, options, label)
     else:

@@ -30,7 +30,7 @@ from medunlearn_client.records.bounded_workbook import (
     opened,
 )
 from medunlearn_client.records.fields import bad_row
-from medunlearn_client.records.lines import ParsedRow
+from medunlearn_client.records.lines import MAX_LINE_BYTES, ParsedRow
 from medunlearn_client.records.merged_cells import filled_down, merged_stretches
 from medunlearn_client.records.tables import MAX_COLUMNS, header_names, row_from_cells
 from medunlearn_common.errors import Misconfigured
@@ -42,7 +42,7 @@ MAX_ROWS = 1 << 20
 
 
 def workbook_rows(
-    source: Path | BinaryIO, *, sheet: str = "", label: str
+    source: Path | BinaryIO, *, sheet: str = "", label: str, max_row_bytes: int = MAX_LINE_BYTES
 ) -> Iterator[ParsedRow]:
     """Yields ``(row number, row by column name or what is wrong with it)`` of one sheet.
 
@@ -50,6 +50,7 @@ def workbook_rows(
         source: The workbook, or its bytes to be read back and forth.
         sheet: Its sheet's name; the first one where empty.
         label: What messages call it.
+        max_row_bytes: Longest row, in characters of its cells.
 
     Raises:
         Misconfigured: DATA_SPREADSHEET_DAMAGED, DATA_ZIP_BOMB, DATA_ITEM_TOO_LARGE,
@@ -69,7 +70,7 @@ def workbook_rows(
             # openpyxl shows merged cells only of whole sheets
             with archive.uncounted(chosen._worksheet_path) as xml:
                 merged = merged_stretches(xml)
-            yield from _rows(filled_down(_values(chosen), merged), label)
+            yield from _rows(filled_down(_values(chosen), merged), label, max_row_bytes)
     except _DAMAGE as error:
         raise _damaged(label, error) from error
 
@@ -150,7 +151,9 @@ def _first_row(sheet: Any) -> list[str]:
     return []
 
 
-def _rows(values: Iterator[tuple[object, ...]], name: str) -> Iterator[ParsedRow]:
+def _rows(
+    values: Iterator[tuple[object, ...]], name: str, max_row_bytes: int
+) -> Iterator[ParsedRow]:
     header: list[str] | None = None
     for number, row in enumerate(values, start=1):
         if number > MAX_ROWS:
@@ -158,6 +161,9 @@ def _rows(values: Iterator[tuple[object, ...]], name: str) -> Iterator[ParsedRow
         if row.count(None) == len(row):  # a gap may be a million rows long
             continue
         cells = [_cell_text(value) for value in _without_padding(row)]
+        if sum(map(len, cells)) > max_row_bytes:  # a text that many cells share is one in the file
+            yield number, bad_row("ROW_TOO_LONG", f"the row is longer than {max_row_bytes} bytes")
+            continue
         if not any(cell.strip() for cell in cells):
             continue
         if header is None:

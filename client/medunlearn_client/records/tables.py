@@ -129,12 +129,17 @@ def table_rows(
         ) from error
 
 
+class _EndlessRow(Exception):
+    """Lines that quotes make one row, and too long a one; the csv module begins anew."""
+
+
 class _BoundedLines:
     """Lines for the csv module; an overlong one is cut and its row marked."""
 
     def __init__(self, text: io.TextIOWrapper, max_chars: int) -> None:
         self._text, self._max_chars = text, max_chars
         self._waiting: list[str] = []
+        self._row_chars = 0
         self.was_cut = False
 
     def sample(self) -> list[str]:
@@ -153,7 +158,14 @@ class _BoundedLines:
         if len(line) > self._max_chars:
             self.was_cut = True
             return "\n"
+        self._row_chars += len(line)
+        if self._row_chars > self._max_chars:
+            raise _EndlessRow
         return line
+
+    def begin_row(self) -> None:
+        """What comes next is another row, which quotes may carry over many lines."""
+        self._row_chars = 0
 
     def _read(self) -> str:
         line = self._text.readline(self._max_chars + 1)
@@ -173,10 +185,17 @@ def _rows(lines: _BoundedLines, name: str) -> Iterator[ParsedRow]:
     header: list[str] | None = None
     while True:
         number = reader.line_num + 1
+        lines.begin_row()
         try:
             cells = next(reader)
         except StopIteration:
             return
+        except _EndlessRow:
+            if header is None:
+                raise _bad_header(name, "its quotes do not match") from None
+            lines.was_cut = False
+            yield number, bad_row("ROW_TOO_LONG", "quotes make too many lines one row")
+            continue
         except csv.Error:
             if header is None:
                 raise _bad_header(name, "its quotes do not match") from None
