@@ -31,9 +31,10 @@ INSTRUMENTED = (
     "tarfile", "tomllib", "zipfile",
 )
 # libFuzzer ends a process that is above: what the limits of one attempt cannot catch, because no
-# line of Python is reached. Its own limit of time goes by the wall clock: a process that was halted
-# would be a finding.
+# line of Python is reached. Limits of time go by the wall clock in libFuzzer and Atheris, so that a
+# process that was halted would be a finding: they come never (0 is a second for Atheris).
 MOST_MEMORY_MIB = 4096
+_NEVER_S = 1 << 24
 _BLIND = 0.2
 _STATUS = re.compile(rb"cov: (\d+) ft:")
 
@@ -100,7 +101,7 @@ def fuzz(
     number = zlib.crc32(f"{attempts.name}/{seed}".encode()) or 1  # 0 would be chance
     atheris.Setup([
         "fuzz", f"-seed={number}", f"-max_len={max(4096, 2 * max(map(len, seeds)))}",
-        f"-stop_file={stop}", f"-artifact_prefix={folder}/", "-timeout=0",
+        f"-stop_file={stop}", f"-artifact_prefix={folder}/", f"-timeout={_NEVER_S}",
         f"-rss_limit_mb={MOST_MEMORY_MIB}", "-handle_int=0", str(corpus),
     ], one_input, custom_mutator=mutated)
     atheris.Fuzz()
