@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from medunlearn_client.records import Quarantine, ReadOptions, Record, read_records
-from medunlearn_client.records.fhir import load_templates
+from medunlearn_client.records.fhir import load_templates, resources
 from medunlearn_client.records.fhir.templates import packaged_text, render
 from medunlearn_common.errors import MedunlearnError
 
@@ -401,6 +401,14 @@ def test_resource_types_without_facts_are_counted_and_not_bad(tmp_path: Path) ->
     held = Quarantine()
     read_records(ndjson(tmp_path / "a.ndjson", [*bills, patient(0)]), quarantine=held)
     assert held.count == 0 and held.set_aside["Claim"] == 50
+
+
+def test_a_resource_of_very_many_elements_is_not_validated(tmp_path: Path) -> None:
+    """16 MB of extensions took 2.7 GB and half a minute."""
+    many = [{"url": "u"}] * (resources.MAX_VALUES // 2 + 1)
+    rows = [*everything(6), patient(7, extension=many), patient(8, extension=many[:100])]
+    assert bad_codes(ndjson(tmp_path / "a.ndjson", rows)) == {"ROW_TOO_LONG": 1}
+    assert {r.patient_id for r in read_records(tmp_path / "a.ndjson")} >= {"p8"}
 
 
 def test_export_without_patients_is_refused(tmp_path: Path) -> None:

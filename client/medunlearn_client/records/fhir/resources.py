@@ -27,6 +27,9 @@ from medunlearn_client.records.fhir.elements import (
 from medunlearn_client.records.fhir.extractors import EXTRACTORS, Values
 from medunlearn_client.records.fields import bad_row
 
+MAX_VALUES = 1 << 16
+"""Of one resource; each takes about a kilobyte while it is validated."""
+
 _NOT_A_FACT = frozenset(
     {"entered-in-error", "refuted", "not-done", "cancelled", "draft", "registered"}
 )
@@ -92,8 +95,12 @@ def validate(resource: Resource) -> None:
     """Checks a resource of one of the ten types against its R4 definition.
 
     Raises:
-        InvalidRecord: ROW_FHIR_INVALID, with the element's place and never its value.
+        InvalidRecord: ROW_FHIR_INVALID, with the element's place and never its value; or
+            ROW_TOO_LONG for one whose model would fill the memory.
     """
+    if _has_more_values_than(MAX_VALUES, resource):
+        kind = resource["resourceType"]
+        raise bad_row("ROW_TOO_LONG", f"the {kind} has more than {MAX_VALUES} elements")
     model = _model(resource["resourceType"])
     try:
         if model is not None:
@@ -103,6 +110,17 @@ def validate(resource: Resource) -> None:
     except (TypeError, AttributeError, LookupError, ValueError, RecursionError):
         message = f"the {resource['resourceType']} is not valid FHIR R4"
         raise bad_row("ROW_FHIR_INVALID", message) from None
+
+
+def _has_more_values_than(most: int, value: object) -> bool:
+    """Counts objects, lists and what they hold; stops at ``most``."""
+    waiting, count = [value], 0
+    while waiting and count <= most:
+        found = waiting.pop()
+        if isinstance(found, (dict, list)):
+            count += len(found)
+            waiting.extend(found.values() if isinstance(found, dict) else found)
+    return count > most
 
 
 def _complaint(kind: str, error: ValidationError) -> str:
