@@ -7,7 +7,6 @@ although nothing would be written there: such an archive was made to do harm.
 
 from __future__ import annotations
 
-import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from medunlearn_client.records import columnar, spreadsheets, tables
+from medunlearn_client.records.compressed import tar_members
 from medunlearn_client.records.lines import ParsedRow
 from medunlearn_client.records.row_file import (
     TABLE_SUFFIXES,
@@ -114,21 +114,18 @@ def tar_files(
         Misconfigured: As :func:`~medunlearn_client.records.containers.row_files`.
     """
     number, allowance = 0, Allowance(path.stat().st_size)
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
-        for info in archive:
-            _refuse_leaving(info.name, label)
-            if info.issym() or info.islnk():
-                raise leaves_folder(label)
-            if not info.isreg() or not info.size or is_hidden(info.name):
-                continue
-            if not is_data(info.name):
-                yield unread_file(label)
-                continue
-            number += 1
-            member = archive.extractfile(info)
-            if member is not None:
-                packed = _Packed(suffix=suffix_of(info.name), allowance=allowance)
-                yield _member(cast(BinaryIO, member), packed, options, f"{label}#{number}")
+    for info, member in tar_members(stream):
+        _refuse_leaving(info.name, label)
+        if info.issym() or info.islnk():
+            raise leaves_folder(label)
+        if member is None or not info.size or is_hidden(info.name):
+            continue
+        if not is_data(info.name):
+            yield unread_file(label)
+            continue
+        number += 1
+        packed = _Packed(suffix=suffix_of(info.name), allowance=allowance)
+        yield _member(member, packed, options, f"{label}#{number}")
 
 
 @dataclass(frozen=True, kw_only=True)

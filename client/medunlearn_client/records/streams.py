@@ -7,7 +7,6 @@ a lost night.
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import io
 import lzma
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn, cast
 
+from medunlearn_client.records.compressed import open_bz2, open_xz
 from medunlearn_client.records.lines import MAX_LINE_BYTES, ParsedRow, line_rows
 from medunlearn_common.errors import Misconfigured
 
@@ -27,7 +27,7 @@ MAX_EXPANSION = 200
 FREE_BYTES = 1 << 28
 
 Opener = Callable[[Any, Literal["rb"]], Any]
-_OPENERS: dict[bytes, Opener] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
+_OPENERS: dict[bytes, Opener] = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": open_xz, b"BZh": open_bz2}
 PACKED_SUFFIXES = (".gz", ".xz", ".bz2")
 
 
