@@ -256,6 +256,33 @@ def test_a_table_as_a_german_excel_writes_it(tmp_path: Path) -> None:
     assert code_of(path, columns=columns) == "DATA_TOO_MANY_BAD_ROWS"
 
 
+@pytest.mark.parametrize("closes_at", [None, 52, 90])
+def test_a_stray_quote_loses_no_row_unseen(tmp_path: Path, closes_at: int | None) -> None:
+    """It made one row of all that came after it, or one record of those up to the next quote."""
+    rows = [f"{n},Who came on day {n}?,Patient {n}\n" for n in range(3000)]
+    rows[50] = rows[50].replace("Who", '"Who')
+    if closes_at is not None:
+        rows[closes_at] = f'{closes_at},",Patient\n'
+    path = tmp_path / "a.csv"
+    path.write_text("id,question,answer\n" + "".join(rows))
+    held = Quarantine(max_bad_fraction=1.0)
+    read = read_records(path, quarantine=held)
+    lost = [bad.row - 2 for bad in held.rows]  # the header is line 1
+    assert lost == list(range(50, 50 + len(lost))) and len(lost) >= 3
+    assert [int(record.record_id) for record in read] == [n for n in range(3000) if n not in lost]
+    if closes_at is not None:
+        assert lost[-1] == closes_at
+
+
+def test_texts_of_several_lines_are_read(tmp_path: Path) -> None:
+    texts = ["one\ntwo", "one, two,\n, three\n\nfour, five, six\nend", "a,b,c\nd,e,f", "1\n\n2"]
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows(
+            [["id", "question", "answer"], *([str(n), "What?", t] for n, t in enumerate(texts))])
+    assert [record.answer for record in read_records(path)] == texts
+
+
 def test_encoding_can_be_named_and_unknown_ones_are_refused(tmp_path: Path) -> None:
     row = [1, "Łódź?", "Milz", "Drüse", "Milz", "Leber", "S", "f", "N", ""]
     path = write_csv(tmp_path / "a.csv", [row], encoding="iso8859_2")

@@ -30,6 +30,8 @@ LEGACY = "cp1252"
 
 _DELIMITERS = (",", ";", "\t", "|")
 _SAMPLE_ROWS = 50
+# Of columns: one comma a line is common in a text.
+_FEWEST_TELLING = 3
 _UNDEFINED_IN_LEGACY = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 _ESCAPED = re.compile("[\udc80-\udcff]")
 _WIDE = re.compile("[^\x00-\x7f\udc80-\udcff]")
@@ -139,8 +141,8 @@ class _BoundedLines:
     def __init__(self, text: io.TextIOWrapper, max_chars: int) -> None:
         self._text, self._max_chars = text, max_chars
         self._waiting: list[str] = []
-        self._row_chars = 0
-        self.was_cut = False
+        self.taken = 0
+        self.begin_row()
 
     def sample(self) -> list[str]:
         """The first lines, still to be read."""
@@ -155,9 +157,11 @@ class _BoundedLines:
         line = self._waiting.pop(0) if self._waiting else self._read()
         if not line:
             raise StopIteration
+        self.taken += 1
         if len(line) > self._max_chars:
             self.was_cut = True
             return "\n"
+        self.row.append(line)
         self._row_chars += len(line)
         if self._row_chars > self._max_chars:
             raise _EndlessRow
@@ -165,7 +169,8 @@ class _BoundedLines:
 
     def begin_row(self) -> None:
         """What comes next is another row, which quotes may carry over many lines."""
-        self._row_chars = 0
+        self.row: list[str] = []
+        self._row_chars, self.was_cut = 0, False
 
     def _read(self) -> str:
         line = self._text.readline(self._max_chars + 1)
@@ -184,32 +189,58 @@ def _rows(lines: _BoundedLines, name: str) -> Iterator[ParsedRow]:
         next(reader)
     header: list[str] | None = None
     while True:
-        number = reader.line_num + 1
+        number = lines.taken + 1
         lines.begin_row()
+        cells: list[str] = []
         try:
             cells = next(reader)
+            bad = _joined(lines, header, delimiter)
         except StopIteration:
             return
-        except _EndlessRow:
-            if header is None:
-                raise _bad_header(name, "its quotes do not match") from None
-            lines.was_cut = False
-            yield number, bad_row("ROW_TOO_LONG", "quotes make too many lines one row")
-            continue
         except csv.Error:
-            if header is None:
-                raise _bad_header(name, "its quotes do not match") from None
-            lines.was_cut = False
-            yield number, bad_row("ROW_BAD_CSV", "unmatched quotes, or a cell that is too long")
-            continue
-        cut, lines.was_cut = lines.was_cut, False
+            bad = bad_row("ROW_BAD_CSV", "unmatched quotes, or a cell that is too long")
+        except _EndlessRow:
+            bad = bad_row("ROW_TOO_LONG", "quotes make too many lines one row")
         if header is None:
+            if bad is not None and not cells:
+                raise _bad_header(name, "its quotes do not match")
             if any(cell.strip() for cell in cells):
                 header = _header(cells, name)
-        elif cut:
-            yield number, bad_row("ROW_TOO_LONG", "the row is too long")
-        elif any(cell.strip() for cell in cells):
-            yield number, row_from_cells(header, cells)
+            continue
+        if bad is None and not any(cell.strip() for cell in cells):
+            continue
+        row = row_from_cells(header, cells) if bad is None else bad
+        yield number, row
+        if isinstance(row, InvalidRecord):
+            yield from _taken_along(number, lines.taken)
+
+
+def _joined(
+    lines: _BoundedLines, header: Sequence[str] | None, delimiter: str
+) -> InvalidRecord | None:
+    """What is wrong with the lines of a row that the csv module could read.
+
+    A quote too many, and another one far below, make one text of all rows between. Text that people
+    wrote has not, line for line, just as many separators as there are columns.
+    """
+    if lines.was_cut:
+        return bad_row("ROW_TOO_LONG", "the row is too long")
+    between = lines.row[1:-1]
+    if header is None or len(header) < _FEWEST_TELLING or not between:
+        return None
+    widths = (len(next(csv.reader([line], delimiter=delimiter))) for line in between)
+    if all(width == len(header) for width in widths):
+        return bad_row("ROW_BAD_CSV", "quotes join lines that are rows of their own")
+    return None
+
+
+def _taken_along(number: int, last: int) -> Iterator[ParsedRow]:
+    """The other lines of a bad row, each a bad row too.
+
+    A quote that nothing closes makes one row of a thousand patients: none may count for all.
+    """
+    for line in range(number + 1, last + 1):
+        yield line, bad_row("ROW_BAD_CSV", "quotes join the line to a row that is bad")
 
 
 def _delimiter(sample: Sequence[str]) -> str:
