@@ -115,6 +115,19 @@ def test_members_that_leave_the_folder_are_refused(tmp_path: Path, name: str) ->
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tar", "a.zip"]
 
 
+@pytest.mark.parametrize("write", [zip_of, tar_of])
+def test_columns_in_the_names_of_folders_are_refused(tmp_path: Path, write: Any) -> None:
+    """Spark's partitions: each row's patient stands in no row."""
+    members = {"out/patient_id=7/part-0.jsonl": lines(range(3))}
+    assert code_of(write(tmp_path / "a", members)) == "DATA_PARTITIONED"
+    folder = tmp_path / "patient_id=7"  # what the user named is no part of the data
+    (folder / "site=x").mkdir(parents=True)
+    (folder / "a.jsonl").write_bytes(lines(range(3)))
+    assert len(read_records(folder)) == 3
+    (folder / "site=x" / "b.jsonl").write_bytes(lines(range(3, 5)))
+    assert code_of(folder) == "DATA_PARTITIONED"
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
 def test_links_in_archives_and_folders_are_refused(tmp_path: Path, kind: bytes) -> None:
     outside = tmp_path / "outside.jsonl"

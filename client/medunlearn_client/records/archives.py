@@ -28,6 +28,7 @@ from medunlearn_client.records.row_file import (
     is_hidden,
     leaves_folder,
     pieces,
+    refuse_partition,
     stream_file,
     suffix_of,
     unread_file,
@@ -88,6 +89,7 @@ def _zip(
         if not is_data(info.filename):
             yield unread_file(label)
             continue
+        refuse_partition(info.filename, label)
         if info.flag_bits & 1:
             raise Misconfigured(
                 "DATA_FORMAT_UNSUPPORTED", f"{label} is protected by a password",
@@ -123,6 +125,7 @@ def tar_files(
         if not is_data(info.name):
             yield unread_file(label)
             continue
+        refuse_partition(info.name, label)
         number += 1
         packed = _Packed(suffix=suffix_of(info.name), allowance=allowance)
         yield _member(member, packed, options, f"{label}#{number}")

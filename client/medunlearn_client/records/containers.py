@@ -27,6 +27,7 @@ from medunlearn_client.records.row_file import (
     is_hidden,
     leaves_folder,
     pieces,
+    refuse_partition,
     stream_file,
     suffix_of,
     unread_file,
@@ -46,7 +47,7 @@ def row_files(path: Path, options: ContainerOptions) -> Generator[RowFile, None,
 
     Raises:
         Misconfigured: One of the codes of the module that reads the container,
-            DATA_FOLDER_EMPTY, DATA_PATH_LEAVES_FOLDER or DATA_FORMAT_UNSUPPORTED.
+            DATA_FOLDER_EMPTY, DATA_PARTITIONED, DATA_PATH_LEAVES_FOLDER or DATA_FORMAT_UNSUPPORTED.
         Transient: DATA_HUB_UNREACHABLE.
     """
     if str(path).startswith(HUB_PREFIX):
@@ -79,6 +80,7 @@ def _folder(folder: Path, options: ContainerOptions) -> Iterator[RowFile]:
         if not is_data(name):
             yield unread_file(folder.name)
             continue
+        refuse_partition(name, folder.name)
         number += 1
         label = f"{folder.name}#{number}"
         if path.stat().st_size:  # bulk exports hold empty files for types without resources

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
@@ -21,6 +22,8 @@ DATA_SUFFIXES = frozenset(
 )
 
 _READ_AHEAD = 1 << 20
+# As Hive, Spark and Arrow write partitions.
+_PARTITION = re.compile(r"[A-Za-z_][\w .-]*=.*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,21 @@ def is_hidden(name: str) -> bool:
     return any(
         part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts
     )
+
+
+def refuse_partition(name: str, label: str) -> None:
+    """Refuse a data file whose folder holds a column, ``patient_id=7/part-0.parquet``.
+
+    Rows lack it, and a row without its patient would be nobody's.
+
+    Raises:
+        Misconfigured: DATA_PARTITIONED.
+    """
+    if any(_PARTITION.fullmatch(part) for part in PurePosixPath(name).parts[:-1]):
+        raise Misconfigured(
+            "DATA_PARTITIONED", f"{label} keeps a column in the names of its folders",
+            "write the table anew with all columns in its files (without partitions)",
+        )
 
 
 def unread_file(label: str) -> RowFile:
