@@ -245,6 +245,30 @@ def test_documents_too_long_for_memory_are_streamed(
         assert code_of(path) == "DATA_JSON_DAMAGED"
 
 
+def test_keys_that_stand_twice_and_items_that_are_no_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers differ in which of two values they take: of two patients, say."""
+    good = [row(n) for n in range(8)]
+    twice = json.dumps(row(8))[:-1] + ', "patient_id": "p1", "patient_id": "p2"}'
+    deep = json.dumps(row(9, extra={"k": 1}))[:-2] + ', "k": [2]}}'
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join([*map(json.dumps, good), twice, deep]))
+    held = Quarantine()
+    assert len(read_records(path, quarantine=held)) == 8
+    assert [(bad.row, bad.code) for bad in held.rows] == [(9, "ROW_BAD_JSON"), (10, "ROW_BAD_JSON")]
+    document = tmp_path / "a.json"
+    document.write_text("[" + ",\n".join([*map(json.dumps, good), twice, deep, "null", "7"]) + "]")
+    assert code_of(document) == "DATA_JSON_DAMAGED"
+    monkeypatch.setattr(documents, "WHOLE_DOCUMENT_BYTES", 100)
+    held = Quarantine(max_bad_fraction=0.5)
+    assert len(read_records(document, quarantine=held)) == 8
+    assert [(bad.row, bad.code) for bad in held.rows] == [
+        (9, "ROW_BAD_JSON"), (10, "ROW_BAD_JSON"),
+        (11, "ROW_NOT_OBJECT"), (12, "ROW_NOT_OBJECT"),
+    ]
+
+
 def test_a_streamed_bundle_equals_the_whole_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,10 +12,15 @@ from io import BufferedReader
 from typing import Any, BinaryIO
 
 import ijson
-from ijson.common import ObjectBuilder
 
 from medunlearn_client.records.fields import bad_row
-from medunlearn_client.records.lines import UTF8_BOM, ParsedRow, check_tree, parsed_line
+from medunlearn_client.records.lines import (
+    UTF8_BOM,
+    ParsedRow,
+    check_tree,
+    key_twice,
+    parsed_line,
+)
 from medunlearn_client.records.record import InvalidRecord
 from medunlearn_client.records.streams import head_of
 from medunlearn_common.errors import Misconfigured
@@ -125,7 +130,7 @@ def _streamed(reader: _ItemLimit, name: str) -> Iterator[ParsedRow]:
 
 def _stream_items(reader: _ItemLimit) -> Iterator[object]:
     """Items as they end: of an array, of a bundle's ``entry``, or values of an object."""
-    builder: ObjectBuilder | None = None
+    builder: _ItemBuilder | None = None
     depth, start_depth, key = 0, 0, ""
     is_array = False
     for event, value in ijson.basic_parse(reader, use_float=True):
@@ -136,13 +141,18 @@ def _stream_items(reader: _ItemLimit) -> Iterator[object]:
             elif event == "map_key" and depth == 1:
                 key = value
             elif opens and _is_item(event, depth, key, is_array=is_array):
-                builder, start_depth = ObjectBuilder(), depth
+                builder, start_depth = _ItemBuilder(), depth
+            elif is_array and depth == 1 and not closes:
+                yield value  # no object, and so a bad row with a number of its own
         if builder is not None:
             builder.event(event, value)
         depth += opens - closes
         if builder is not None and closes and depth == start_depth:
             item: Any = builder.value
-            yield item if is_array or start_depth == 2 else _keyed(key, item)
+            if builder.has_key_twice:
+                yield key_twice()
+            else:
+                yield item if is_array or start_depth == 2 else _keyed(key, item)
             builder = None
 
 
@@ -154,7 +164,47 @@ def _is_item(event: str, depth: int, key: str, *, is_array: bool) -> bool:
     return depth == 1 and event == "start_map" and key not in _BUNDLE_PARTS
 
 
+class _ItemBuilder:
+    """Makes a value from ijson's events.
+
+    Attributes:
+        value: The value, once its last event has come.
+        has_key_twice: Two values of one of its objects have one key.
+    """
+
+    def __init__(self) -> None:
+        self.value: Any = None
+        self.has_key_twice = False
+        self._open: list[tuple[Any, str]] = []  # containers, each with its key for the next value
+
+    def event(self, event: str, value: Any) -> None:
+        """Take the next one."""
+        if event == "map_key":
+            container, _ = self._open.pop()
+            self.has_key_twice = self.has_key_twice or value in container
+            self._open.append((container, value))
+        elif event.startswith("end_"):
+            self.value, _ = self._open.pop()
+        elif event.startswith("start_"):
+            container = {} if event == "start_map" else []
+            self._put(container)
+            self._open.append((container, ""))
+        else:
+            self._put(value)
+
+    def _put(self, value: Any) -> None:
+        if not self._open:
+            return
+        container, key = self._open[-1]
+        if isinstance(container, dict):
+            container[key] = value
+        else:
+            container.append(value)
+
+
 def _checked(item: object) -> dict[str, Any] | InvalidRecord:
+    if isinstance(item, InvalidRecord):
+        return item
     if not isinstance(item, dict):
         return _not_object()
     try:

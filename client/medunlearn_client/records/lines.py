@@ -86,7 +86,9 @@ def _checked_object(line: bytes) -> dict[str, Any]:
     if b"\x00" in line:
         raise bad_row("ROW_NUL", "the row holds NUL bytes")
     try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(
+            line.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_object
+        )
     except UnicodeDecodeError:
         raise bad_row("ROW_BAD_UTF8", "the row is not UTF-8") from None
     except RecursionError:
@@ -97,6 +99,18 @@ def _checked_object(line: bytes) -> dict[str, Any]:
         raise bad_row("ROW_NOT_OBJECT", "the row is not a JSON object")
     check_tree(value)
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise key_twice()
+    return found
+
+
+def key_twice() -> InvalidRecord:
+    """The error for an object that holds two values under one key: readers take either."""
+    return bad_row("ROW_BAD_JSON", "an object holds one key twice")
 
 
 def _refuse_constant(_name: str) -> NoReturn:
