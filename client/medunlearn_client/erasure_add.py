@@ -104,8 +104,9 @@ def add(
     from medunlearn_client.erasure.registry import NewRequest
     from medunlearn_client.erasure.requests import parsed_date
     from medunlearn_client.records import Quarantine
-    from medunlearn_client.records.reading import OTHER_FILE
     from medunlearn_client.records.repairs import NO_REPAIRS, read_repairs
+    from medunlearn_client.records.row_file import OTHER_FILE
+    from medunlearn_client.records.spreadsheets import OTHER_SHEET
 
     wanted = _wanted(
         {"patient_id": patient, "name": name, "birth_date": birth_date, "identifier": identifier,
@@ -138,6 +139,8 @@ def add(
     _tell(request, found)
     if others := held.set_aside[OTHER_FILE]:
         typer.echo(f"  {others} file(s) of another kind were not searched")
+    if sheets := held.set_aside[OTHER_SHEET]:
+        typer.echo(f"  {sheets} further sheet(s) of workbooks were not searched")
 
 
 def _tell(request: ErasureRequest, found: Found) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -67,9 +68,18 @@ def zip_or_workbook(path: Path, options: ContainerOptions, label: str) -> Iterat
         if _WORKBOOK_PART not in names:
             yield from _zip(archive, path, options, label)
             return
-    rows = spreadsheets.workbook_rows(
-        path, sheet=options.sheet, label=label, max_row_bytes=options.max_line_bytes)
-    yield RowFile(name=label, rows=rows)
+    set_aside: Counter[str] = Counter()
+    rows = _workbook_rows(path, options, label, set_aside)
+    yield RowFile(name=label, rows=rows, set_aside=set_aside)
+
+
+def _workbook_rows(
+    source: Path | BinaryIO, options: ContainerOptions, label: str, set_aside: Counter[str]
+) -> Iterator[ParsedRow]:
+    return spreadsheets.workbook_rows(
+        source, sheet=options.sheet, label=label, max_row_bytes=options.max_line_bytes,
+        set_aside=set_aside,
+    )
 
 
 def _archive(source: Path | BinaryIO) -> zipfile.ZipFile:
@@ -155,7 +165,9 @@ def _member(
     if head.startswith(PARQUET_MAGIC) or (
         head.startswith(ZIP_MAGIC) and packed.suffix == ".xlsx"
     ):
-        return RowFile(name=label, rows=explained(_held_rows(stream, options, label), label))
+        set_aside: Counter[str] = Counter()
+        rows = explained(_held_rows(stream, options, label, set_aside), label)
+        return RowFile(name=label, rows=rows, set_aside=set_aside)
     if head.startswith(ZIP_MAGIC) or is_tar(head):
         raise _archive_within(label)
     encoding = options.encoding
@@ -176,7 +188,7 @@ def _member_encoding(head: bytes, packed: _Packed, label: str) -> str:
 
 
 def _held_rows(
-    stream: BufferedReader, options: ContainerOptions, label: str
+    stream: BufferedReader, options: ContainerOptions, label: str, set_aside: Counter[str]
 ) -> Iterator[ParsedRow]:
     """Rows of a member that has to be read back and forth: its end is held first."""
     with tempfile.SpooledTemporaryFile(max_size=_HELD_IN_MEMORY_BYTES) as spool:
@@ -198,8 +210,7 @@ def _held_rows(
         with _archive(held) as archive:
             if _WORKBOOK_PART not in archive.namelist():
                 raise _archive_within(label)
-        yield from spreadsheets.workbook_rows(
-            held, sheet=options.sheet, label=label, max_row_bytes=options.max_line_bytes)
+        yield from _workbook_rows(held, options, label, set_aside)
 
 
 def _archive_within(label: str) -> Misconfigured:

@@ -37,8 +37,6 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ColumnsSection, DataSection
 
 AUTO, TABLE, FHIR = "auto", "table", "fhir"
-OTHER_FILE = "file of another kind"
-"""What a folder or archive holds besides data, as it is counted among what was set aside."""
 _ROWS_TO_RECOGNISE = 100
 _EMPTY = frozenset({"DATA_FILE_EMPTY", "DATA_FOLDER_EMPTY"})
 
@@ -222,10 +220,8 @@ class _Reading:
         try:
             with closing(row_files(path, self._container)) as found:
                 for file in found:
-                    if file.is_other:
-                        self._quarantine.set_aside[OTHER_FILE] += 1
-                    else:
-                        yield from self._file(file)
+                    yield from self._file(file)
+                    self._quarantine.set_aside.update(file.set_aside)
             if self.total_rows == before:
                 raise Misconfigured(
                     "DATA_FILE_EMPTY", f"{path} is empty", "export the data again")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import PurePosixPath
 from typing import BinaryIO
@@ -15,6 +16,8 @@ from medunlearn_client.records.lines import MAX_LINE_BYTES, ParsedRow, line_rows
 from medunlearn_client.records.streams import PACKED_SUFFIXES, damage_explained
 from medunlearn_common.errors import Misconfigured
 
+OTHER_FILE = "file of another kind"
+"""What a folder or archive holds besides data."""
 MAX_XML_BYTES = 8 << 20
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 DATA_SUFFIXES = frozenset(
@@ -48,12 +51,12 @@ class RowFile:
     Attributes:
         name: What messages call it.
         rows: Its rows.
-        is_other: It is of a kind that is not read, and stands here to be counted.
+        set_aside: What is there and is not read, by kind; whole once the rows were read.
     """
 
     name: str
     rows: Iterator[ParsedRow]
-    is_other: bool = False
+    set_aside: Counter[str] = field(default_factory=Counter)
 
 
 def suffix_of(name: str) -> str:
@@ -93,7 +96,7 @@ def refuse_partition(name: str, label: str) -> None:
 
 def unread_file(label: str) -> RowFile:
     """Stands for a file of a kind that is not read."""
-    return RowFile(name=label, rows=iter(()), is_other=True)
+    return RowFile(name=label, rows=iter(()), set_aside=Counter({OTHER_FILE: 1}))
 
 
 def stream_file(

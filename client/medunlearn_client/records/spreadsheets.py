@@ -13,6 +13,7 @@ import lzma
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -37,12 +38,15 @@ from medunlearn_common.errors import Misconfigured
 
 MAX_SHEET_EXPANSION = 200
 _ROWS_ABOVE_HEADER = 100
+OTHER_SHEET = "further sheet of a workbook"
+"""One that holds something and is not read."""
 MAX_ROWS = 1 << 20
 """Excel's own limit."""
 
 
 def workbook_rows(
-    source: Path | BinaryIO, *, sheet: str = "", label: str, max_row_bytes: int = MAX_LINE_BYTES
+    source: Path | BinaryIO, *, sheet: str = "", label: str, max_row_bytes: int = MAX_LINE_BYTES,
+    set_aside: Counter[str] | None = None,
 ) -> Iterator[ParsedRow]:
     """Yields ``(row number, row by column name or what is wrong with it)`` of one sheet.
 
@@ -51,6 +55,7 @@ def workbook_rows(
         sheet: Its sheet's name; the first one where empty.
         label: What messages call it.
         max_row_bytes: Longest row, in characters of its cells.
+        set_aside: Counts the further sheets that hold something.
 
     Raises:
         Misconfigured: DATA_SPREADSHEET_DAMAGED, DATA_ZIP_BOMB, DATA_ITEM_TOO_LARGE,
@@ -64,9 +69,12 @@ def workbook_rows(
                     "DATA_SHEET_MISSING", f"{label} has no sheet {sheet!a}",
                     "check [data] sheet; empty takes the first one",
                 )
-            if not sheet:
-                _refuse_twin_sheets(workbook, label)
             chosen = workbook[sheet] if sheet else workbook.worksheets[0]
+            others = [_first_row(one) for one in workbook.worksheets if one is not chosen]
+            if not sheet:
+                _refuse_twin_sheets(_first_row(chosen), others, label)
+            if set_aside is not None:
+                set_aside[OTHER_SHEET] += sum(bool(first) for first in others)
             # openpyxl shows merged cells only of whole sheets
             with archive.uncounted(chosen._worksheet_path) as xml:
                 merged = merged_stretches(xml)
@@ -127,13 +135,12 @@ def _values(sheet: Any) -> Iterator[tuple[object, ...]]:
     return rows
 
 
-def _refuse_twin_sheets(workbook: Workbook, label: str) -> None:
+def _refuse_twin_sheets(first: list[str], others: list[list[str]], label: str) -> None:
     """Refuses a workbook that goes on in a further sheet, of which nobody would hear.
 
     Raises:
         Misconfigured: DATA_SHEET_UNNAMED.
     """
-    first, *others = (_first_row(sheet) for sheet in workbook.worksheets)
     if first and first in others:
         raise Misconfigured(
             "DATA_SHEET_UNNAMED",

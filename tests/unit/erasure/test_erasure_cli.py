@@ -155,9 +155,16 @@ def test_files_that_were_not_searched_are_counted(
     folder.mkdir()
     data.rename(folder / data.name)
     (folder / "2023.xls").write_bytes(b"Ann Lee")
+    book = openpyxl.Workbook()
+    for row in (["id", "question", "answer"], ["x1", "Who?", "Nobody"]):
+        book.worksheets[0].append(row)
+    book.create_sheet("Findings").append(["Ann Lee", "came again"])
+    book.create_sheet("Empty")
+    book.save(folder / "visits.xlsx")
     status, shown = typed("add", "--patient", "secret-patient", "--basis", "b", "--data", folder,
                           *AUTHOR)
     assert status == 0 and "1 file(s) of another kind were not searched" in shown, shown
+    assert "1 further sheet(s) of workbooks were not searched" in shown
 
 
 def test_a_stranger_s_request_is_registered_to_be_answered(typed: Typed, data: Path) -> None:
