@@ -478,6 +478,13 @@ def test_ids_and_days_are_the_same_from_parquet_as_from_a_workbook(tmp_path: Pat
     assert len(held.rows) == 1
 
 
+def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+    names = ["id", "question", "answer", "patient_id", "patient_id"]
+    table = pa.table([["a"], ["Who?"], ["me"], ["p1"], ["p2"]], names=names)
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert code_of(tmp_path / "a.parquet") == "DATA_TABLE_HEADER"
+
+
 @pytest.mark.parametrize("number", [7.5, 1e16, float("nan"), float("inf"), True])
 def test_a_number_that_is_no_whole_one_is_no_id(number: float) -> None:
     with pytest.raises(MedunlearnError, match="ROW_FIELD_TYPE"):

@@ -40,11 +40,16 @@ def parquet_rows(
     """Yields ``(row number from 1, row or what is wrong with it)``.
 
     Raises:
-        Misconfigured: DATA_PARQUET_DAMAGED or DATA_ZIP_BOMB.
+        Misconfigured: DATA_PARQUET_DAMAGED, DATA_TABLE_HEADER or DATA_ZIP_BOMB.
     """
     try:
         with pq.ParquetFile(source) as file:
             schema, texts = _without_dictionaries(file.schema_arrow), _text_columns(file.schema)
+            if len(set(schema.names)) < len(schema.names):
+                raise Misconfigured(
+                    "DATA_TABLE_HEADER", f"{label} has two columns of one name",
+                    "give every column one name of its own",
+                )
             largest = _largest_group(file.metadata, label)
         # Texts that repeat stay one each, instead of one for each row, where all of a row group's
         # may be held: every batch comes with those of its group so far.
