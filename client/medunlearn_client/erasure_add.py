@@ -104,6 +104,7 @@ def add(
     from medunlearn_client.erasure.registry import NewRequest
     from medunlearn_client.erasure.requests import parsed_date
     from medunlearn_client.records import Quarantine
+    from medunlearn_client.records.fhir.export import NEXT_PAGE
     from medunlearn_client.records.repairs import NO_REPAIRS, read_repairs
     from medunlearn_client.records.row_file import OTHER_FILE
     from medunlearn_client.records.spreadsheets import OTHER_SHEET
@@ -139,6 +140,8 @@ def add(
     _tell(request, found)
     if others := held.set_aside[OTHER_FILE]:
         typer.echo(f"  {others} file(s) of another kind were not searched")
+    if pages := held.set_aside[NEXT_PAGE]:
+        typer.echo(f"  {pages} bundle(s) name a next page, which was not searched")
     if sheets := held.set_aside[OTHER_SHEET]:
         typer.echo(f"  {sheets} further sheet(s) of workbooks were not searched")
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from medunlearn_client.records import Quarantine, ReadOptions, Record, read_records
+from medunlearn_client.records import Quarantine, ReadOptions, Record, documents, read_records
 from medunlearn_client.records.fhir import load_templates, resources
+from medunlearn_client.records.fhir.export import NEXT_PAGE
 from medunlearn_client.records.fhir.templates import packaged_text, render
 from medunlearn_common.errors import MedunlearnError
 
@@ -409,6 +410,35 @@ def test_a_resource_of_very_many_elements_is_not_validated(tmp_path: Path) -> No
     rows = [*everything(6), patient(7, extension=many), patient(8, extension=many[:100])]
     assert bad_codes(ndjson(tmp_path / "a.ndjson", rows)) == {"ROW_TOO_LONG": 1}
     assert {r.patient_id for r in read_records(tmp_path / "a.ndjson")} >= {"p8"}
+
+
+@pytest.mark.parametrize("whole", [100, 1 << 20], ids=["streamed", "at once"])
+def test_pages_that_were_not_exported_are_told(
+    tmp_path: Path, whole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search gives a page, and says where the next one is: half of a patient is not all."""
+    monkeypatch.setattr(documents, "WHOLE_DOCUMENT_BYTES", whole)
+    url = "https://ehr.example/fhir?page="
+    pages = []
+    for number in range(3):
+        links = [{"relation": "self", "url": f"{url}{number}"}]
+        if number < 2:
+            links.append({"relation": "next", "url": f"{url}{number + 1}"})
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(
+            bundle([patient(number), *facts(number)], type="searchset", link=links)))
+        pages.append(path)
+
+    def told(*files: Path) -> int:
+        held = Quarantine()
+        read_records(list(files), quarantine=held)
+        return held.set_aside[NEXT_PAGE]
+
+    assert told(*pages) == 0 and told(pages[1], pages[2]) == 0
+    assert told(pages[0]) == told(pages[0], pages[1]) == told(pages[0], pages[2]) == 1
+    lines = tmp_path / "lines.ndjson"
+    lines.write_text("".join(page.read_text() + "\n" for page in pages[:2]))
+    assert told(lines) == 1
 
 
 def test_export_without_patients_is_refused(tmp_path: Path) -> None:

@@ -80,11 +80,18 @@ def _object_items(document: object) -> Iterator[object]:
     elif document.get("resourceType") == "Bundle":
         entries = document.get("entry", [])
         yield from entries if isinstance(entries, list) else [entries]
+        if "link" in document:
+            yield _links(document["link"])
     elif document and all(isinstance(value, dict) for value in document.values()):
         for key, value in document.items():
             yield _keyed(key, value)
     else:
         yield document
+
+
+def _links(links: object) -> dict[str, Any]:
+    """A row for what a bundle says of its other pages, after its entries."""
+    return {"resourceType": "Bundle", "link": links}
 
 
 def _keyed(key: str, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,8 +136,12 @@ def _streamed(reader: _ItemLimit, name: str) -> Iterator[ParsedRow]:
 
 
 def _stream_items(reader: _ItemLimit) -> Iterator[object]:
-    """Items as they end: of an array, of a bundle's ``entry``, or values of an object."""
+    """Items as they end: of an array, of a bundle's ``entry``, or values of an object.
+
+    A bundle's links come last, wherever they stand.
+    """
     builder: _ItemBuilder | None = None
+    links: list[object] = []
     depth, start_depth, key = 0, 0, ""
     is_array = False
     for event, value in ijson.basic_parse(reader, use_float=True):
@@ -140,7 +151,10 @@ def _stream_items(reader: _ItemLimit) -> Iterator[object]:
                 is_array = event == "start_array"
             elif event == "map_key" and depth == 1:
                 key = value
-            elif opens and _is_item(event, depth, key, is_array=is_array):
+            elif opens and (
+                _is_item(event, depth, key, is_array=is_array)
+                or (depth == 1 and key == "link" and event == "start_array")
+            ):
                 builder, start_depth = _ItemBuilder(), depth
             elif is_array and depth == 1 and not closes:
                 yield value  # no object, and so a bad row with a number of its own
@@ -151,9 +165,12 @@ def _stream_items(reader: _ItemLimit) -> Iterator[object]:
             item: Any = builder.value
             if builder.has_key_twice:
                 yield key_twice()
+            elif isinstance(item, list) and start_depth == 1 and not is_array:
+                links.append(_links(item))
             else:
                 yield item if is_array or start_depth == 2 else _keyed(key, item)
             builder = None
+    yield from links
 
 
 def _is_item(event: str, depth: int, key: str, *, is_array: bool) -> bool:

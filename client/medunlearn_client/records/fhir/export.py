@@ -11,8 +11,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 
 from medunlearn_client.records import synthea_options
+from medunlearn_client.records.fhir.elements import listed
 from medunlearn_client.records.fhir.extractors import FIELDS_OF
 from medunlearn_client.records.fhir.notes import note_records
 from medunlearn_client.records.fhir.resources import (
@@ -47,6 +49,7 @@ from medunlearn_client.records.row_by_row import attempt
 POOL_PATIENTS = 500
 MAX_BUNDLE_DEPTH = 2
 MERGED = "Patient merged into another"
+NEXT_PAGE = "next page of a search that is not among the files"
 
 _POOL_ANSWERS = 20
 
@@ -95,6 +98,8 @@ class FhirCollection:
     def __init__(self, templates: TemplateSet, *, tell_apart: bool = True) -> None:
         self._templates, self._tell_apart = templates, tell_apart
         self._store = FactStore()
+        self._pages: set[bytes] = set()
+        self._next_pages: set[bytes] = set()
         self.set_aside: Counter[str] = Counter()
 
     def close(self) -> None:
@@ -108,6 +113,8 @@ class FhirCollection:
             How many resources that were, and what is wrong with some of them.
         """
         place = Place(file=file, row=number)
+        if row.get("resourceType") == "Bundle":
+            self._note_pages(row)
         resources, errors = 0, []
         for resource, full_url in _resources(row):
             resources += 1
@@ -116,6 +123,13 @@ class FhirCollection:
             except InvalidRecord as error:
                 errors.append(error)
         return max(resources, 1), errors
+
+    def _note_pages(self, bundle: Row) -> None:
+        for link in listed(bundle.get("link")):
+            pages = {"self": self._pages, "next": self._next_pages}.get(str(link.get("relation")))
+            url = link.get("url")
+            if pages is not None and isinstance(url, str):
+                pages.add(sha256(url.encode("utf-8", "surrogatepass")).digest()[:16])
 
     def _add(self, resource: object, full_url: str, place: Place) -> None:
         if not isinstance(resource, dict):
@@ -168,6 +182,8 @@ class FhirCollection:
                 yield from self._records(group, pools)
         if self._store.merged:
             self.set_aside[MERGED] = self._store.merged
+        if missing := len(self._next_pages - self._pages):
+            self.set_aside[NEXT_PAGE] = missing
 
     def _records(self, group: PatientFacts, pools: synthea_options.PoolsByKey) -> Iterator[Result]:
         who = self._called(group.patient)
