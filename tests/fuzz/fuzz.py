@@ -164,11 +164,15 @@ class Hours:
     def __init__(self, corpus: Path | None) -> None:
         self._path = None if corpus is None else corpus / _HOURS_FILE
         self.seconds: dict[str, float] = {}
+        self._read()
+
+    def _read(self) -> None:
         if self._path is not None and self._path.is_file():
             self.seconds = json.loads(self._path.read_bytes())
 
     def add(self, name: str, cpu_s: float) -> None:
-        """Kept at once: an interrupted run counts as far as it came."""
+        """Kept at once: an interrupted run counts as far as it came, and so does another one."""
+        self._read()
         self.seconds[name] = round(self.seconds.get(name, 0.0) + cpu_s, 1)
         if self._path is None:
             return

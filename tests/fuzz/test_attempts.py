@@ -144,6 +144,16 @@ def test_ctrl_c_keeps_the_minutes_and_leaves_no_process_behind(tmp_path: Path) -
     assert 0 < hours(tmp_path)["leave"] < 100
 
 
+def test_the_minutes_of_two_runs_at_once_add_up(tmp_path: Path) -> None:
+    import fuzz
+
+    one, other = fuzz.Hours(tmp_path), fuzz.Hours(tmp_path)
+    one.add("cbor", 2.0)
+    other.add("plan", 3.0)
+    one.add("plan", 4.0)
+    assert fuzz.Hours(tmp_path).seconds == {"cbor": 2.0, "plan": 7.0}
+
+
 @pytest.mark.slow
 def test_a_process_that_dies_leaves_its_last_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
