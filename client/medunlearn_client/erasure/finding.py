@@ -150,7 +150,7 @@ def find_records(
     held = quarantine if quarantine is not None else Quarantine()
     located = _read(files, options, held, repairs)
     found = _found(wanted, located, tagger)
-    return replace(found, unread=len(held.rows),
+    return replace(found, unread=held.count,
                    near={**found.near, **_copies(wanted, found, located)})
 
 

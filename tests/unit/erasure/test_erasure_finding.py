@@ -13,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from medunlearn_client.erasure import Found, Wanted, find_records, finding, spellings
+from medunlearn_client.records import quarantine
 from medunlearn_client.records.repairs import Repair, Repairs
 from medunlearn_common.digests import digest_of, digest_of_file, digest_of_files, digest_of_source
 from medunlearn_common.errors import Misconfigured
@@ -227,12 +228,17 @@ def test_concepts_need_a_tagger(write_rows: Writer) -> None:
         find_records(wanted, [file])
 
 
-def test_rows_that_could_not_be_searched_are_counted(write_rows: Writer) -> None:
+@pytest.mark.parametrize("kept", [1, 10_000])
+def test_rows_that_could_not_be_searched_are_counted(
+    write_rows: Writer, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    """All of them, also those that are not kept one by one."""
+    monkeypatch.setattr(quarantine, "MAX_KEPT", kept)
     file = write_rows(*((f"r{n}", f"p{n}", "text") for n in range(9)))
     with file.open("a", encoding="utf-8") as stream:
-        stream.write('{"id": "lost", "patient_id": "p1", "prompt": "torn\n')
+        stream.write('{"id": "lost", "patient_id": "p1", "prompt": "torn\n' * 2)
     found = find_records(patient(patient_id="p1"), [file])
-    assert (ids(found), found.unread) == ({"r1"}, 1)
+    assert (ids(found), found.unread) == ({"r1"}, 2)
 
 
 def test_the_words_searched_and_kept_are_those_of_the_coming_runs(write_rows: Writer) -> None:
