@@ -1,14 +1,15 @@
 """Damages whole inputs, for so many seconds per target, and keeps what goes wrong.
 
-    python tests/fuzz/fuzz.py [--seconds 60 | --up-to SECONDS] [--target NAME ...] [--jobs 1]
-                              [--seed 0] [--findings DIR] [--corpus DIR]
+    python tests/fuzz/fuzz.py [--seconds 60 | --up-to SECONDS] [--target NAME ...]
+                              [--group NAME ...] [--jobs 1] [--seed 0] [--findings DIR]
+                              [--corpus DIR]
 
 Where Atheris is installed (`make fuzz` sees to it) coverage leads it, and inputs that got
-further stay in the corpus: the minutes of several runs add up, and `--up-to` has each target only
-as long as it lacks. Each target runs in a child process, so that a crash below Python is a
-finding like any other, for five minutes at a time: every target comes on evenly, and Ctrl-C keeps
-what was done. Findings are written to their folder as the input and its traceback; the exit
-status is 1 if there are any.
+further stay in the corpus: the minutes of several runs add up, and `--up-to` has each target, or
+each loader and parser (`--group`), only as long as it lacks. Each target runs in a child process,
+so that a crash below Python is a finding like any other, for five minutes at a time: every target
+comes on evenly, and Ctrl-C keeps what was done. Findings are written to their folder as the input
+and its traceback; the exit status is 1 if there are any.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import blind
 import guided
 from attempts import SLOWEST_S, Attempts, Tally, file_name, keep
+from groups import GROUPS, lacking
 
 with guided.instrumented():
     from targets import TARGETS
@@ -182,9 +184,12 @@ class Hours:
         new.replace(self._path)
 
     def line(self) -> str:
-        """Minutes of every target, those with the fewest first."""
-        rows = sorted((self.seconds.get(name, 0.0), name) for name in TARGETS)
-        every = "; ".join(f"{name} {cpu_s / 60:.1f}" for cpu_s, name in rows)
+        """Minutes of every loader and parser, those with the fewest first."""
+        rows = sorted(
+            (sum(self.seconds.get(name, 0.0) for name in names), group)
+            for group, names in GROUPS.items()
+        )
+        every = "; ".join(f"{group} {cpu_s / 60:.1f}" for cpu_s, group in rows)
         return f"processor minutes in all runs of this corpus: {every}"
 
 
@@ -255,14 +260,28 @@ def _line(name: str, tally: Tally, findings: Path) -> str:
     return "\n".join([line, *(f"    {findings / stem}.txt" for stem in tally.findings)])
 
 
+def _seconds(given: argparse.Namespace, had: dict[str, float]) -> dict[str, float]:
+    """For each target, as the command line says."""
+    together = [GROUPS[group] for group in given.group or ()]
+    if given.target or not together:
+        together += [(name,) for name in given.target or TARGETS]
+    if given.up_to is None:
+        return {name: given.seconds for names in together for name in names}
+    return {name: seconds for names in together
+            for name, seconds in lacking(names, had, up_to=given.up_to).items()}
+
+
 def main() -> None:
     """Fuzz, print one line per slice, end with 1 if anything was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="of processor, per target")
-    parser.add_argument("--up-to", type=float, metavar="SECONDS", help="of processor, per target, "
-                        "in all runs of the corpus: as many as are lacking, not --seconds")
+    parser.add_argument("--up-to", type=float, metavar="SECONDS", help="of processor, per target "
+                        "(with --group: of its targets together), in all runs of the corpus: as "
+                        "many as are lacking, not --seconds")
     parser.add_argument("--target", action="append", choices=TARGETS, metavar="NAME",
                         help=f"one of {'; '.join(TARGETS)}; repeatable; all where none is named")
+    parser.add_argument("--group", action="append", choices=GROUPS, metavar="NAME",
+                        help=f"targets of one of {'; '.join(GROUPS)}; repeatable")
     parser.add_argument("--jobs", type=int, default=1, help="targets at once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))
@@ -278,9 +297,7 @@ def main() -> None:
                          "damaged blindly, and no corpus is kept\n")
     hours = Hours(given.corpus if guided.is_there() else None)
     campaign = Campaign(
-        {name: given.seconds if given.up_to is None
-         else given.up_to - hours.seconds.get(name, 0.0) for name in given.target or TARGETS},
-        hours=hours, seed=given.seed,
+        _seconds(given, hours.seconds), hours=hours, seed=given.seed,
         child=partial(Child, findings=given.findings, corpus=given.corpus))
     found = 0
     for name, tally in campaign.run(given.jobs):

@@ -8,9 +8,11 @@ below, a parser of bytes in ``parsers.py``.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import shutil
 import sys
 import tarfile
@@ -193,6 +195,8 @@ OWN = _json_lines(records.own_rows())
 RECORDS: dict[str, Target] = {
     "jsonl": _file("a.jsonl", OWN),
     "gz": _file("a.jsonl.gz", gzip.compress(OWN)),
+    "xz": _file("a.jsonl.xz", lzma.compress(OWN) * 2),
+    "bz2": _file("a.jsonl.bz2", bz2.compress(OWN) * 2),
     "csv": _file("a.csv", _table(";", "utf-8-sig"), _table(",", "utf-16"), columns=COLUMNS),
     "csv-own": _file("a.csv", b'id,question,answer\n1,"a, b",c\n2,d,e\n'),
     "xlsx": _file("a.xlsx", _BOOK, columns=COLUMNS),

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import attempts
+import groups
 import pytest
 from attempts import Attempts
 from targets import Target
@@ -142,6 +143,29 @@ def test_ctrl_c_keeps_the_minutes_and_leaves_no_process_behind(tmp_path: Path) -
     output, _ = running.communicate(timeout=30)  # the pipe ends with the last process
     assert running.returncode == 0 and "0 findings" in output
     assert 0 < hours(tmp_path)["leave"] < 100
+
+
+def test_every_target_is_of_one_loader_or_parser() -> None:
+    from targets import TARGETS
+
+    grouped = [name for names in groups.GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("had", "up_to", "expected"),
+    [
+        ((0.0, 0.0), 60.0, (30.0, 30.0)), ((10.0, 0.0), 60.0, (20.0, 30.0)),
+        ((50.0, 0.0, 2.0), 60.0, (0.0, 5.0, 3.0)), ((70.0, 0.0), 60.0, (0.0, 0.0)),
+        ((7.0,), 60.0, (53.0,)), ((4.0, 1.0, 4.0), 12.0, (0.0, 3.0, 0.0)),
+    ],
+)
+def test_what_a_group_lacks_goes_to_its_targets_that_had_least(
+    had: tuple[float, ...], up_to: float, expected: tuple[float, ...]
+) -> None:
+    names = [f"t{place}" for place in range(len(had))]
+    found = groups.lacking(names, dict(zip(names, had, strict=True)), up_to=up_to)
+    assert [round(found[name], 6) for name in names] == list(expected)
 
 
 def test_the_minutes_of_two_runs_at_once_add_up(tmp_path: Path) -> None:
