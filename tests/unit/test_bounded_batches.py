@@ -52,25 +52,25 @@ COLUMNS: dict[str, pa.Array] = {
     "object": pa.array([{"k": "v", "l": [1, 2]}, None, {"k": None, "l": None}, {"k": "w"}]),
     "objects": pa.array([[{"k": ["v"]}], None, [], [{"k": None}, None]]),
     "map": pa.array([[("a", "b")], None, [], [("c", None)]], pa.map_(pa.string(), pa.string())),
+    "lists": pa.array([[["a"], []], None, [], [["b", None], None]]),
+    "large list": pa.array([["a"], None, [], ["b", None]], pa.large_list(pa.large_string())),
+    "bytes in lists": pa.array([[b"a"], None, [], [b"b", None]]),
+    "days in lists": pa.array([[dt.date(2020, 1, 2)], None, [], [None]]),
     "gap": pa.nulls(4),
     "bytes": pa.array([b"\xff", None, b"", b"x"]),
 }
 
 
-def as_read(path: Path) -> list[Any]:
-    with pq.ParquetFile(path) as file:
-        texts = columnar._text_columns(file.schema)
-        schema = file.schema_arrow
-    with pq.ParquetFile(path, read_dictionary=texts) as file:
-        return [row for batch in file.iter_batches(batch_size=3)
-                for row in bounded_rows(batch, schema=schema, max_row_bytes=1 << 20)]
-
-
+@pytest.mark.parametrize("rows_a_group", [2, 4])
 @pytest.mark.parametrize("name", COLUMNS)
-def test_every_type_of_column_reads_as_arrow_has_it(tmp_path: Path, name: str) -> None:
+def test_every_type_of_column_reads_as_arrow_has_it(
+    tmp_path: Path, name: str, rows_a_group: int
+) -> None:
     table = pa.table({name: COLUMNS[name]})
-    pq.write_table(table, tmp_path / "a.parquet")
-    assert as_read(tmp_path / "a.parquet") == table.to_pylist()
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=rows_a_group)
+    found = [row for batch, schema in columnar._batches(tmp_path / "a.parquet", "a.parquet")
+             for row in bounded_rows(batch, schema=schema, max_row_bytes=1 << 20)]
+    assert found == table.to_pylist()
     for start in range(4):  # a slice counts and gives its own rows alone
         for batch in table.slice(start).to_batches():
             found = list(bounded_rows(batch, schema=batch.schema, max_row_bytes=1 << 20))

@@ -43,29 +43,40 @@ def parquet_rows(
         Misconfigured: DATA_PARQUET_DAMAGED, DATA_TABLE_HEADER or DATA_ZIP_BOMB.
     """
     try:
-        with pq.ParquetFile(source) as file:
-            schema, texts = _without_dictionaries(file.schema_arrow), _text_columns(file.schema)
-            if len(set(schema.names)) < len(schema.names):
-                raise Misconfigured(
-                    "DATA_TABLE_HEADER", f"{label} has two columns of one name",
-                    "give every column one name of its own",
-                )
-            largest = _largest_group(file.metadata, label)
-        # Texts that repeat stay one each, instead of one for each row, where all of a row group's
-        # may be held: every batch comes with those of its group so far.
-        texts, batch_rows = (texts, MANY_ROWS) if largest <= FREE_BYTES else ([], FEW_ROWS)
-        with pq.ParquetFile(source, read_dictionary=texts) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=batch_rows):
-                for row in bounded_rows(batch, schema=schema, max_row_bytes=max_row_bytes):
-                    number += 1
-                    yield number, _checked(row)
+        number = 0
+        for batch, schema in _batches(source, label):
+            for row in bounded_rows(batch, schema=schema, max_row_bytes=max_row_bytes):
+                number += 1
+                yield number, _checked(row)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise Misconfigured(
             "DATA_PARQUET_DAMAGED",
             f"{label} cannot be read as Parquet ({type(error).__name__})",
             "write or copy it again",
         ) from error
+
+
+def _batches(
+    source: Path | BinaryIO, label: str
+) -> Iterator[tuple[pa.RecordBatch, pa.Schema]]:
+    """Batches of each row group, with the schema of their rows.
+
+    Texts that repeat stay one each, instead of one for each row, where all of a row group's may be
+    held: every batch comes with those of its group so far.
+    """
+    with pq.ParquetFile(source) as file:
+        schema, texts = _without_dictionaries(file.schema_arrow), _text_columns(file.schema)
+        if len(set(schema.names)) < len(schema.names):
+            raise Misconfigured(
+                "DATA_TABLE_HEADER", f"{label} has two columns of one name",
+                "give every column one name of its own",
+            )
+        largest, groups = _largest_group(file.metadata, label), file.num_row_groups
+    texts, batch_rows = (texts, MANY_ROWS) if largest <= FREE_BYTES else ([], FEW_ROWS)
+    with pq.ParquetFile(source, read_dictionary=texts) as file:
+        for group in range(groups):  # Arrow joins no lists of dictionaries of several groups
+            for batch in file.iter_batches(batch_size=batch_rows, row_groups=[group]):
+                yield batch, schema
 
 
 def _largest_group(metadata: pq.FileMetaData, label: str) -> int:
