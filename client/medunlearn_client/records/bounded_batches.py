@@ -66,8 +66,11 @@ def _sizes(array: pa.Array) -> Sizes:
             sizes += _sizes(field)
         return sizes
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
-        ends = np.concatenate([[0], np.cumsum(_sizes(array.values))])
         offsets = array.offsets.to_numpy()
+        if _has_no_text(array.values.type):  # there may be very many, and all have one size
+            counts: Sizes = np.diff(offsets).astype(np.int64)
+            return sizes + counts * _VALUE_BYTES
+        ends = np.concatenate([[0], np.cumsum(_sizes(array.values))])
         inside: Sizes = ends[offsets[1:]] - ends[offsets[:-1]]
         return sizes + inside
     if pa.types.is_fixed_size_list(kind):
@@ -79,10 +82,13 @@ def _sizes(array: pa.Array) -> Sizes:
 
 def _lengths(array: pa.Array) -> pa.Array:
     """Bytes of each text; a value that is none has none beside its own."""
-    kind = array.type
-    if pa.types.is_primitive(kind) or pa.types.is_null(kind) or pa.types.is_decimal(kind):
+    if _has_no_text(array.type):
         return pa.repeat(pa.scalar(0, pa.int64()), len(array))
     return pc.binary_length(array)
+
+
+def _has_no_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_primitive(kind) or pa.types.is_null(kind) or pa.types.is_decimal(kind))
 
 
 def _numbers(lengths: pa.Array) -> Sizes:
