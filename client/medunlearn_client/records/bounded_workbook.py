@@ -88,8 +88,10 @@ class CountedArchive(zipfile.ZipFile):
     def strings(self) -> Iterator[None]:
         """What is opened within is the table of strings."""
         self._reads_strings = True
-        yield
-        self._reads_strings = False
+        try:
+            yield
+        finally:
+            self._reads_strings = False
 
     def _counted(self, name: str, most: int) -> Any:
         size = self.getinfo(name).file_size

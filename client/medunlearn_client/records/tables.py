@@ -203,7 +203,7 @@ def _rows(lines: _BoundedLines, name: str) -> Iterator[ParsedRow]:
             bad = bad_row("ROW_TOO_LONG", "quotes make too many lines one row")
         if header is None:
             if bad is not None and not cells:
-                raise _bad_header(name, "its quotes do not match")
+                raise _bad_header(name, bad.message)
             if any(cell.strip() for cell in cells):
                 header = _header(cells, name)
             continue
