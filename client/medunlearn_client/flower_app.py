@@ -1,4 +1,4 @@
-"""The Flower ClientApp: the only file of the client that touches flwr.
+"""The Flower ClientApp: between Flower and this site's hospital.
 
 Unpacks a Flower message, hands it to this site's hospital and packs the answer. Heavy
 libraries are imported with the first message, and opened hospitals are kept for the life of
@@ -24,13 +24,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
+from flwr.app import Context
 from flwr.app import Message as FlowerMessage
 from flwr.clientapp import ClientApp
 
 from medunlearn_client.bundle_check import require_installed_code
 from medunlearn_common.envelope import HELLO, SEALED
-from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
+from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.flower_records import from_records, to_records
 from medunlearn_common.messages import ERROR, Message, Scalar
 from medunlearn_common.plan import RuntimeOptions
 
@@ -38,10 +39,6 @@ if TYPE_CHECKING:
     from medunlearn_client.sealed_hospital import SealedHospital
 
 _LOG = logging.getLogger("medunlearn.flower")
-_HEAD, _NUMBERS = "head", "numbers"
-_KIND, _FIELD, _PAYLOAD = "kind", "field.", "payload"
-MAX_INLINE = 1 << 20
-"""Bytes of a payload that travels within the table; Flower cuts arrays in pieces, not tables."""
 INTERNAL_ERROR = "INTERNAL"
 _WORKER, _WORKER_TIMEOUT = "worker", "worker-timeout-s"
 _DEFAULT_WORKER_TIMEOUT_S = 3600.0
@@ -147,47 +144,6 @@ def _site_folder(settings: Mapping[str, Scalar]) -> Path:
         "SITE_FOLDER", "this node was not told where its site folder is",
         "start the node with --node-config 'site-folder=\"/path/of/the/site\"'",
     )
-
-
-def to_records(message: Message) -> RecordDict:
-    """A message as one table of scalars; a long payload as a flat array beside it.
-
-    Flower stores and fetches every part of a message by itself, each with several calls.
-    """
-    records = RecordDict()
-    head: dict[str, Scalar | bytes] = {_KIND: message.kind}
-    head |= {f"{_FIELD}{name}": value for name, value in message.fields.items()}
-    if len(message.payload) <= MAX_INLINE:
-        head[_PAYLOAD] = message.payload
-    else:
-        payload = Array("uint8", (len(message.payload),), "raw", message.payload)
-        records[_NUMBERS] = ArrayRecord({_PAYLOAD: payload})
-    records[_HEAD] = ConfigRecord(head)  # type: ignore[arg-type]
-    return records
-
-
-def from_records(records: RecordDict) -> Message:
-    """Back from :func:`to_records`.
-
-    Raises:
-        Rejected: MESSAGE_RECORDS if a part is missing.
-    """
-    try:
-        head = records.config_records[_HEAD]
-        payload = head[_PAYLOAD] if _PAYLOAD in head else (
-            records.array_records[_NUMBERS][_PAYLOAD].data)
-        if not isinstance(payload, bytes):
-            raise KeyError(_PAYLOAD)
-        fields: dict[str, Scalar] = {
-            str(name).removeprefix(_FIELD): value for name, value in head.items()
-            if str(name).startswith(_FIELD) and isinstance(value, int | float | str | bool)
-        }
-        return Message(kind=str(head[_KIND]), fields=fields, payload=payload)
-    except KeyError as error:
-        raise Rejected(
-            "MESSAGE_RECORDS", "a request lacks one of its parts",
-            "use the same medunlearn version at every site",
-        ) from error
 
 
 def build_app(

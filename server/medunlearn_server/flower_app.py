@@ -1,4 +1,4 @@
-"""The Flower ServerApp: the only file of the server that touches flwr.
+"""The Flower ServerApp: between Flower and the coordinator.
 
 Settings come from the run's configuration (``flwr run --run-config``), or, in a simulation,
 from :func:`build_app`:
@@ -32,14 +32,15 @@ from importlib import import_module
 from pathlib import Path
 
 import httpx
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
+from flwr.app import Context
 from flwr.app import Message as FlowerMessage
 from flwr.serverapp import Grid, ServerApp
 
 from medunlearn_common import logs
 from medunlearn_common.envelope import HELLO
-from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
 from medunlearn_common.files import private_folder
+from medunlearn_common.flower_records import from_records, to_records
 from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.messages import ERROR, Message, Scalar
 from medunlearn_server.answered import Answered
@@ -65,10 +66,6 @@ _LOG = logging.getLogger("medunlearn")
 EVENTS_FILE = "events.jsonl"
 FAILURE_FILE = "failure.json"
 SITE_MALFORMED = "SITE_MALFORMED"
-_HEAD, _NUMBERS = "head", "numbers"
-_KIND, _FIELD, _PAYLOAD = "kind", "field.", "payload"
-MAX_INLINE = 1 << 20
-"""Bytes of a payload that travels within the table; Flower cuts arrays in pieces, not tables."""
 # Where the gateway tells whose answers are complete, all others are looked for this rarely.
 _LOOK_AT_ALL_S = 3.0
 # Beyond the deadline, so that an answer is never cut off by its own time to live.
@@ -104,7 +101,7 @@ class FlowerTransport:
         self._waiting.asking()
         outgoing = [
             FlowerMessage(
-                _to_records(request), dst_node_id=int(address),
+                to_records(request), dst_node_id=int(address),
                 message_type=_message_type(request), ttl=deadline_s + _TTL_MARGIN_S,
             )
             for address, request in requests.items()
@@ -184,41 +181,17 @@ def _message_type(request: Message) -> str:
     return f"{category}.{request.kind}"
 
 
-def _to_records(message: Message) -> RecordDict:
-    """One table, and one flat array beside it where the payload is long: Flower stores and
-    fetches every part by itself, each with several calls and writes."""
-    records = RecordDict()
-    head: dict[str, Scalar | bytes] = {_KIND: message.kind}
-    head |= {f"{_FIELD}{name}": value for name, value in message.fields.items()}
-    if len(message.payload) <= MAX_INLINE:
-        head[_PAYLOAD] = message.payload
-    else:
-        payload = Array("uint8", (len(message.payload),), "raw", message.payload)
-        records[_NUMBERS] = ArrayRecord({_PAYLOAD: payload})
-    records[_HEAD] = ConfigRecord(head)  # type: ignore[arg-type]
-    return records
-
-
 def _to_reply(answer: FlowerMessage) -> Reply:
     if answer.has_error():
         # The reason may hold text from a site's exception: only the number is kept.
         return SiteFailure(code=f"SITE_FLOWER_{int(answer.error.code)}")
     try:
-        head = answer.content.config_records[_HEAD]
-        payload = head[_PAYLOAD] if _PAYLOAD in head else (
-            answer.content.array_records[_NUMBERS][_PAYLOAD].data)
-        if not isinstance(payload, bytes):
-            raise KeyError(_PAYLOAD)
-        known: dict[str, Scalar] = {
-            str(name).removeprefix(_FIELD): value for name, value in head.items()
-            if str(name).startswith(_FIELD) and isinstance(value, int | float | str | bool)
-        }
-        kind = str(head[_KIND])
-        if kind == ERROR and known.get("code") == SITE_GONE:
-            return SiteFailure(code=SITE_GONE)  # a simulated absence
-        return Message(kind=kind, fields=known, payload=payload)
-    except KeyError:
+        message = from_records(answer.content)
+    except Rejected:
         return SiteFailure(code=SITE_MALFORMED)
+    if message.kind == ERROR and message.fields.get("code") == SITE_GONE:
+        return SiteFailure(code=SITE_GONE)  # a simulated absence
+    return message
 
 
 def build_app(settings: Mapping[str, Scalar]) -> ServerApp:

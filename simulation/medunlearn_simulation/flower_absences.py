@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from flwr.app import Context
 from flwr.app import Message as FlowerMessage
 
-from medunlearn_client.flower_app import Handler, from_records, to_records
+from medunlearn_client.flower_app import Handler
 from medunlearn_common.envelope.sealing import unverified
+from medunlearn_common.flower_records import from_records, to_records
 from medunlearn_common.messages import ERROR, Message
 from medunlearn_server.transport import SITE_GONE
 from medunlearn_simulation.absences import Absences

@@ -15,7 +15,6 @@ from peft import PeftModel
 from seeded_identities import SeededIdentities
 
 from medunlearn_client.adoption.loading import open_adapter
-from medunlearn_client.flower_app import from_records, to_records
 from medunlearn_client.masking.hospital import MaskedHospital
 from medunlearn_client.masking.journal import ShareJournal
 from medunlearn_client.masking.rules import MaskingIdentity
@@ -23,6 +22,7 @@ from medunlearn_client.models import load_causal_lm
 from medunlearn_common.adapter_facts import AdapterFacts, write_adapter_facts
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import Misconfigured, Rejected, Transient
+from medunlearn_common.flower_records import from_records, to_records
 from medunlearn_common.messages import READY, Message
 from medunlearn_common.wire import UpdateForm, update_codec
 from medunlearn_server import adapter_store

@@ -24,6 +24,7 @@ from quadratic_hospital import QuadraticHospital, open_hospital, small_plan, wri
 from medunlearn_client import flower_app as client_side
 from medunlearn_common.envelope import HELLO
 from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.flower_records import from_records, to_records
 from medunlearn_common.messages import ERROR, Message
 from medunlearn_common.plan import Plan, RunPlan, RuntimeOptions, plan_template
 from medunlearn_server import flower_app as server_side
@@ -149,7 +150,7 @@ def test_no_exception_text_leaves_a_client_app(
 
     def watch(messages: Iterable[FlowerMessage]) -> Iterable[str]:
         found = list(push(messages))
-        seen.extend(client_side.from_records(a.content) for a in grid.answers.values())
+        seen.extend(from_records(a.content) for a in grid.answers.values())
         return found
 
     monkeypatch.setattr(grid, "push_messages", watch)
@@ -165,7 +166,7 @@ def test_an_unsealed_request_reaches_no_hospital(tmp_path: Path, grid: OwnGrid) 
     for kind in ("ready", "vote", "step", "finish"):
         with pytest.raises(ValueError, match="No"):
             grid.app(
-                FlowerMessage(client_side.to_records(Message(kind=kind)), dst_node_id=1000,
+                FlowerMessage(to_records(Message(kind=kind)), dst_node_id=1000,
                               message_type=f"train.{kind}"),
                 context({"partition-id": 0}, {}))
 

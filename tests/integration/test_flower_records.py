@@ -10,10 +10,10 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from flwr.app import Message as FlowerMessage
 from flwr.supercore.task_identity import TaskIdentity
 
-from medunlearn_client import flower_app as client_side
 from medunlearn_common.errors import Rejected
+from medunlearn_common.flower_records import from_records, to_records
 from medunlearn_common.messages import Message
-from medunlearn_server import flower_app as server_side
+from medunlearn_server.flower_app import _to_reply
 from medunlearn_server.transport import SiteFailure
 from medunlearn_server.waiting import Waiting
 
@@ -30,18 +30,17 @@ def _within_a_task() -> None:
 @pytest.mark.parametrize("payload", [b"", b"\0short", LONG], ids=["none", "short", "long"])
 def test_a_message_arrives_as_it_was(payload: bytes) -> None:
     message = Message(kind="step", fields=FIELDS, payload=payload)
-    asked = FlowerMessage(server_side._to_records(message), dst_node_id=1, message_type="train")
-    assert client_side.from_records(asked.content) == message
+    asked = FlowerMessage(to_records(message), dst_node_id=1, message_type="train")
+    assert from_records(asked.content) == message
     asked.metadata.__dict__["_message_id"] = "m"
-    answer = FlowerMessage(client_side.to_records(message), reply_to=asked)
-    assert server_side._to_reply(answer) == message
+    answer = FlowerMessage(to_records(message), reply_to=asked)
+    assert _to_reply(answer) == message
 
 
 def test_a_short_message_is_one_table() -> None:
     """Each part is several calls and writes at the SuperLink, at the node and at the app."""
-    records = server_side._to_records(Message(kind="step", fields=FIELDS, payload=b"x" * 1000))
+    records = to_records(Message(kind="step", fields=FIELDS, payload=b"x" * 1000))
     assert [type(part) for part in records.values()] == [ConfigRecord]
-    assert client_side.MAX_INLINE == server_side.MAX_INLINE
 
 
 @pytest.mark.parametrize("records", [
@@ -52,10 +51,10 @@ def test_a_short_message_is_one_table() -> None:
 ])
 def test_what_lacks_a_part_is_refused_with_a_code(records: RecordDict) -> None:
     with pytest.raises(Rejected, match="MESSAGE_RECORDS"):
-        client_side.from_records(records)
+        from_records(records)
     asked = FlowerMessage(RecordDict(), dst_node_id=1, message_type="train")
     asked.metadata.__dict__["_message_id"] = "m"
-    assert server_side._to_reply(FlowerMessage(records, reply_to=asked)) == SiteFailure(
+    assert _to_reply(FlowerMessage(records, reply_to=asked)) == SiteFailure(
         code="SITE_MALFORMED")
 
 

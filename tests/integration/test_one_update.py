@@ -22,10 +22,10 @@ import one_update_hospital as hospital
 import pytest
 from one_update_hospital import RUN_ID, RUNTIME, SEED, Journey
 
-from medunlearn_client.flower_app import from_records, to_records
 from medunlearn_client.hospital import open_hospital
 from medunlearn_client.masking.hospital import MaskedHospital
 from medunlearn_client.site_config import SiteConfig
+from medunlearn_common.flower_records import from_records, to_records
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.messages import READY, Message
 from medunlearn_common.plan import Plan, plan_from_text
@@ -90,7 +90,7 @@ STEPS: tuple[tuple[str, Callable[[Journey], None]], ...] = (
     ("medunlearn_common.ring.RingCodec.to_ring", hospital.step_encode),
     ("medunlearn_common.ledger.PrivacyLedger.remember_answer", hospital.step_remember),
     ("medunlearn_client.masking.site.MaskingSite.mask", coordinator.step_mask),
-    ("medunlearn_client.flower_app.to_records", coordinator.step_carry),
+    ("medunlearn_common.flower_records.to_records", coordinator.step_carry),
     ("medunlearn_server.intake.verify_step", coordinator.step_verify),
     ("medunlearn_server.masking.opening.open_sum", coordinator.step_open_sum),
     ("medunlearn_server.aggregation.combine_round", coordinator.step_combine),
@@ -251,7 +251,7 @@ def test_a_real_run_calls_the_steps_in_this_order(
     order = [n for n in dict.fromkeys(called[:first]) if n in names[:asked]]
     after = dict.fromkeys(called[last:])
     # On the way down, to_records packed the request; the answer is packed after the journal.
-    packed = "medunlearn_client.flower_app.to_records"
+    packed = "medunlearn_common.flower_records.to_records"
     kept = called.index("medunlearn_common.ledger.PrivacyLedger.remember_answer", last)
     after.pop(packed)
     position = list(after).index("medunlearn_server.intake.verify_step")

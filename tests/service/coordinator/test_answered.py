@@ -20,7 +20,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 from flwr.supercore.task_identity import TaskIdentity
 from test_gateway import OddSuperLink, known, node_key
 
-from medunlearn_client.flower_app import to_records
+from medunlearn_common.flower_records import to_records
 from medunlearn_common.messages import Message
 from medunlearn_server import flower_app as server_side
 from medunlearn_server.answered import ANSWERED_FILE, NODES_FILE, AnswerBoard, Answered

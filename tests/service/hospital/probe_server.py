@@ -23,7 +23,7 @@ def main(grid: Grid, context: Context) -> None:
     # side is looked at, and this side needs the installed ones.
     bundles = Path(os.environ["FLWR_HOME"], "apps")
     sys.path[:] = [entry for entry in sys.path if not Path(entry).is_relative_to(bundles)]
-    from medunlearn_client.flower_app import from_records, to_records
+    from medunlearn_common.flower_records import from_records, to_records
     from medunlearn_common.messages import Message as OurMessage
 
     out, roster = Path(os.environ["PROBE_OUT"]), Path(os.environ["PROBE_ROSTER"]).read_bytes()

@@ -115,7 +115,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.runtime import run_clientapp as flower
 TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
 if sys.argv[2] == "guarded":
-    from medunlearn_client.flower_app import from_records
+    from medunlearn_common.flower_records import from_records
     from medunlearn_client.service.app_process import BundleGuard, guard_flower
     guard_flower(BundleGuard(pinned=()))
 fab = Path(sys.argv[1]).read_bytes()

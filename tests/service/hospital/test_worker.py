@@ -167,7 +167,8 @@ from flwr.app import Context, RecordDict
 from flwr.app import Message as FlowerMessage
 from flwr.supercore.task_identity import TaskIdentity
 TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-from medunlearn_client.flower_app import app, from_records, to_records
+from medunlearn_client.flower_app import app
+from medunlearn_common.flower_records import from_records, to_records
 from medunlearn_common.messages import Message
 roster = open(sys.argv[2], "rb").read()
 asked = FlowerMessage(to_records(Message(kind="hello", fields={"round": 0}, payload=roster)),

@@ -27,7 +27,7 @@ from pathlib import Path
 from medunlearn_common import logs
 log = logs.start(Path(sys.argv[1]) / "state" / "logs", component="worker", level=logging.DEBUG)
 from flwr.app import ConfigRecord, RecordDict
-from medunlearn_client.flower_app import from_records
+from medunlearn_common.flower_records import from_records
 from medunlearn_client.records.reading import read_records
 from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.messages import Message
