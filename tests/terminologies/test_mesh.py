@@ -168,6 +168,18 @@ def test_an_endless_record_and_an_endless_file_stop(tmp_path: Path) -> None:
     assert caught.value.code == "CONCEPT_FILE_TOO_LARGE"
 
 
+@pytest.mark.parametrize(("junk", "each"), [("<a/>" * 5000, 200), (f"<a>{'x' * 60_000}</a>", 700)])
+def test_what_stands_between_records_is_bounded(junk: str, each: int, tmp_path: Path) -> None:
+    """It stays in the tree, and no single piece of it is long."""
+    records = [
+        samples.mesh_record(f"D{number:06d}", f"Thing {number}", [], []) + junk
+        for number in range(each)
+    ]
+    refused = refusal(load_mesh_xml, write(tmp_path, samples.mesh_xml(records)))
+    assert refused.code == "CONCEPT_FILE_INVALID"
+    assert "between records" in refused.message
+
+
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """30 MB of descriptors in well under 30 MB: finished records are freed."""
     path = tmp_path / "desc.xml"

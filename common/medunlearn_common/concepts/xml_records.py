@@ -2,12 +2,15 @@
 
 lxml reads in chunks; a finished record is handed out and then cleared. External DTDs (MeSH names
 one) are never loaded, entities never expanded: a file that declares any is refused. libxml2's own
-limits on depth and text length stay on, and the bytes between two finished records are bounded.
+limits on depth and text length stay on. Bounded are the bytes between two finished records, and
+what stays in memory of all that is no record: elements between records are not cleared, as a
+record's ancestors are told by them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +22,12 @@ MAX_XML_BYTES: Final = 4 * 2**30
 MAX_RECORD_BYTES: Final = 8 * 2**20
 """Most bytes from one finished record to the next; the largest MeSH descriptor has 0.3 MiB."""
 
+MAX_KEPT_BYTES: Final = 32 * 2**20
+"""Most memory for an unfinished record and what stays of the file beside its records."""
+
 _CHUNK_BYTES: Final = 2**16
+_CHUNKS_PER_WEIGHING: Final = 32
+_NODE_BYTES: Final = 120  # libxml2's own, for an element or an attribute
 
 
 def stream_records(
@@ -39,7 +47,7 @@ def stream_records(
     Raises:
         Misconfigured: A ``CONCEPT_FILE_…`` code of `open_concept_file`, or
             ``CONCEPT_FILE_INVALID`` for what is not well-formed, has another root, declares
-            entities or holds a record that is too large.
+            entities, holds a record that is too large or too much beside its records.
     """
     parser = etree.XMLPullParser(
         events=("start", "end"), tag=(root, *tags), resolve_entities=False, no_network=True,
@@ -61,17 +69,22 @@ def stream_records(
 def _events(
     parser: Any, stream: BoundedStream, path: Path, root: str, tags: tuple[str, ...]
 ) -> Iterator[tuple[str, Any]]:
-    unfinished_bytes = 0
+    unfinished_bytes, document = 0, None
     try:
-        while chunk := stream.read(_CHUNK_BYTES):
+        for number in count(1):
+            if not (chunk := stream.read(_CHUNK_BYTES)):
+                break
             parser.feed(chunk)
             unfinished_bytes += len(chunk)
             for event, element in parser.read_events():
                 if event == "end":
                     unfinished_bytes = 0
+                document = element.getroottree().getroot()
                 yield event, element
             if unfinished_bytes > MAX_RECORD_BYTES:
                 raise invalid_file(path, f"no {root} record ends within {MAX_RECORD_BYTES} bytes")
+            if number % _CHUNKS_PER_WEIGHING == 0 and document is not None:
+                _check_weight(document, path)
         parser.close()
         yield from parser.read_events()
     except etree.XMLSyntaxError as error:
@@ -93,6 +106,18 @@ def _check_root(element: Any, root: str, path: Path) -> None:
     declared = tree.docinfo.internalDTD
     if declared is not None and next(iter(declared.iterentities()), None) is not None:
         raise invalid_file(path, "the file declares XML entities, which no terminology needs")
+
+
+def _check_weight(document: Any, path: Path) -> None:
+    weight = 0
+    for element in document.iter():
+        weight += _NODE_BYTES * (1 + len(element.attrib))
+        weight += len(element.text or "") + len(element.tail or "")
+        weight += sum(map(len, element.attrib.values()))
+        if weight > MAX_KEPT_BYTES:
+            raise invalid_file(
+                path, f"a record, or what stands between records, takes over {MAX_KEPT_BYTES} bytes"
+            )
 
 
 def _clear(element: Any, tags: tuple[str, ...]) -> None:
