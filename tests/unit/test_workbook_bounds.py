@@ -132,6 +132,21 @@ def test_damage_stays_damage(tmp_path: Path, added: bytes) -> None:
     assert code_of(book) == "DATA_SPREADSHEET_DAMAGED"
 
 
+@pytest.mark.parametrize("part", [*parts()])
+def test_each_damaged_part_is_refused_or_not_needed(part: str, tmp_path: Path) -> None:
+    """Whichever XML parser openpyxl has for it."""
+    found, book = parts(), tmp_path / "a.xlsx"
+    whole = found[part]
+    for damaged in (b"", b"junk", whole[: len(whole) // 2], b"\xff\xfe" + whole):
+        with zipfile.ZipFile(book, "w") as archive:
+            for name, data in (found | {part: damaged}).items():
+                archive.writestr(name, data)
+        try:
+            assert [r.answer for r in read_records(book)] == ["Zoë"]
+        except MedunlearnError as error:
+            assert error.code == "DATA_SPREADSHEET_DAMAGED"
+
+
 def test_a_table_of_strings_named_like_a_sheet_is_no_sheet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 from xml.etree.ElementTree import ParseError
 
 from defusedxml.common import DefusedXmlException
+from lxml.etree import LxmlError
 from openpyxl import Workbook
 
 from medunlearn_client.records.bounded_workbook import (
@@ -96,10 +97,11 @@ def _opened(
         yield both
 
 
+# openpyxl reads sheets with Python's own XML parser and all other parts with lxml's.
 _DAMAGE = (
     KeyError, ValueError, TypeError, IndexError, AttributeError, EOFError, OSError, ParseError,
-    zipfile.BadZipFile, DefusedXmlException, NotImplementedError, RuntimeError, OverflowError,
-    zlib.error, lzma.LZMAError,
+    LxmlError, zipfile.BadZipFile, DefusedXmlException, NotImplementedError, RuntimeError,
+    OverflowError, zlib.error, lzma.LZMAError,
 )
 
 
