@@ -3,7 +3,7 @@
 Order: read the archive and check every file of it -> see what is missing here -> refuse where
 that would take history back -> mark -> say in the ledger that nothing bounds it -> put the
 missing files in place. Killed at any moment, the same command goes on where it stopped: while
-history is missing it marks anew, and once it is not, all was said. Nothing that lies in the
+history is missing, or a mark is not said in the ledger, it marks anew. Nothing that lies in the
 folder is ever replaced: a store that is damaged is moved aside by a person first, as evidence.
 """
 
@@ -28,15 +28,21 @@ from medunlearn_common.keeping.adopted import relink
 from medunlearn_common.keeping.backup import FORMAT, MANIFEST
 from medunlearn_common.keeping.catalogue import class_of
 from medunlearn_common.keeping.marks import LOST_FILE, HistoryLost, PartyMarks
+from medunlearn_common.keeping.stores import (
+    ENVELOPES,
+    UNKNOWN_RELEASE,
+    holds,
+    lost_stores,
+    released_runs,
+    stores_behind,
+)
 from medunlearn_common.ledger.commands import LEDGER_FILE
 from medunlearn_common.ledger.store import PrivacyLedger
-from medunlearn_common.trust_folder import PARTY_FILE, STORE_FILE, TRUST_FOLDER
+from medunlearn_common.trust_folder import PARTY_FILE, TRUST_FOLDER
 
 MAX_FILES, MAX_MANIFEST_BYTES = 100_000, 64 << 20
-UNKNOWN_RELEASE = "unknown-since-backup"
 _RUNS_IN = (
-    (f"{TRUST_FOLDER}/{STORE_FILE}", "SELECT run FROM locks UNION SELECT run FROM sent"
-                                     " UNION SELECT run FROM received"),
+    (ENVELOPES, "SELECT run FROM locks UNION SELECT run FROM sent UNION SELECT run FROM received"),
     (LEDGER_FILE, "SELECT run_id FROM releases UNION SELECT run_id FROM runs"),
     ("state/runs.db", "SELECT run_id FROM runs"),
 )
@@ -88,8 +94,9 @@ def restore(
         * Missing history is put back from a final backup, or with a mark that closes every run
           the backup or the folder knew and asks people about any other (:class:`PartyMarks`). A
           hospital's ledger says that nothing bounds what was spent over all runs, before any of
-          the old history has its name.
-        * A share journal comes back from a final backup only.
+          the old history has its name. A store that is there, and lacks what the backup or the
+          other stores know, counts as missing.
+        * A share journal comes back from a final backup only, and not beside other history.
         * The adapter in service is the one that the log in the folder names: see
           :func:`medunlearn_common.keeping.adopted.relink`.
 
@@ -104,13 +111,15 @@ def restore(
         manifest = _unpacked(archive, Path(scratch))
         _require_same_party(manifest, folder)
         missing = [name for name in manifest.files if not (folder / name).exists()]
-        history = [name for name in missing if class_of(name) == "history"]
+        whole = manifest.final and not _has_history(folder, manifest)
+        if not whole:
+            missing = [name for name in missing if class_of(name) != "journal"]
+        history = _lost_history(manifest, missing, Path(scratch), folder)
         mark = None
-        if history and not (manifest.final and not _has_history(folder, manifest)):
+        if history and not whole:
             known = _known_runs(Path(scratch), folder, role=manifest.role)
             mark = _marked(manifest, known, history, said=history_lost, now=clock())
-            missing = [name for name in missing
-                       if class_of(name) != "journal" and name != LOST_FILE]
+            missing = [name for name in missing if name != LOST_FILE]
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             mark.write(folder)
             if manifest.role == "hospital":
@@ -184,6 +193,19 @@ def _require_same_party(manifest: _Manifest, folder: Path) -> None:
                        "restore it into that party's folder")
 
 
+def _lost_history(
+    manifest: _Manifest, missing: list[str], copies: Path, folder: Path
+) -> list[str]:
+    """Stores of which something is gone, whether or not the backup has it."""
+    lost = [name for name in missing if class_of(name) == "history"]
+    lost += stores_behind(folder, copies)
+    if manifest.role == "hospital":
+        lost += lost_stores(folder)
+        if not (folder / TRUST_FOLDER / PARTY_FILE).is_file():
+            lost.append(LEDGER_FILE)  # made since the backup, if this is what is left of a disk
+    return sorted(set(lost))
+
+
 def _has_history(folder: Path, manifest: _Manifest) -> bool:
     """Whether another history is here: a final backup moves whole, or is as old as any other."""
     return any(
@@ -198,8 +220,8 @@ def _marked(
     if not said:
         raise Misconfigured(
             "RESTORE_HISTORY",
-            f"{', '.join(history[:4])} would come back as of the backup: what was released and "
-            "signed since then would be forgotten",
+            f"{', '.join(history[:4])} would be as of the backup: what was released and signed "
+            "since then would be forgotten",
             "find the newer files first. If they are gone for good: --history-lost; this party "
             "is then out of every run that the backup knew",
         )
@@ -215,13 +237,14 @@ def _known_runs(*places: Path, role: str) -> set[str]:
     """
     runs: set[str] = set()
     for place in places:
+        runs.update(released_runs(place))
         if role == "coordinator":
             runs.update(path.name for path in (place / "runs").glob("*"))
         earlier = PartyMarks(place).history_lost
         if earlier is not None:
             runs.update(earlier.known_runs, earlier.admitted_runs)
         for name, query in _RUNS_IN:
-            if (place / name).is_file():
+            if holds(place / name):
                 with closing(sqlite3.connect(place / name)) as connection:
                     runs.update(str(row[0]) for row in connection.execute(query))
     return runs
@@ -230,7 +253,7 @@ def _known_runs(*places: Path, role: str) -> set[str]:
 def _say_unbounded(path: Path, mark: HistoryLost) -> None:
     """Charge what nobody knows: from here on the sum over all runs has no bound."""
     PrivacyLedger(path).charge(
-        run_id=f"restored-{mark.restored_at}", release=UNKNOWN_RELEASE,
+        run_id=mark.ledger_run, release=UNKNOWN_RELEASE,
         request_digest="0" * 64, budget=None,
         mechanism=Mechanism(sigma=0.0, forget_rate=1.0, retain_rate=1.0, count=1),
     )

@@ -20,6 +20,8 @@ import trust_lab as lab
 
 from medunlearn_client.masking.journal import ShareJournal
 from medunlearn_common.accounting import Mechanism
+from medunlearn_common.audit import AuditLog
+from medunlearn_common.audit.signing import site_log
 from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Rejected
 from medunlearn_common.keeping import PartyMarks, admit_run, make_backup, marks, restore
 from medunlearn_common.ledger import PrivacyLedger, SiteBudget
@@ -47,6 +49,7 @@ def consortium(tmp_path: Path) -> Iterator[lab.Lab]:
         trust = lab.trust(folder / "trust", "site-0")
         made.hospitals["site-0"].trust = trust
         made.hospitals["site-0"].marks = PartyMarks(folder)
+        AuditLog(folder / "audit.db", origin=site_log("site-0"), signer=lab.key("site-0"))
         assert lab.same(made.ready(), "")
         charge(folder, "run-1", "vote")
         yield made
@@ -91,6 +94,44 @@ def test_a_lost_store_does_not_come_back_unsaid(consortium: lab.Lab, lost: str) 
         restore(archive, folder)
     assert code_of(refused) == "RESTORE_HISTORY"
     assert not (folder / lost).exists()
+
+
+def test_a_ledger_begun_anew_is_not_taken_for_the_one_that_was_lost(
+    consortium: lab.Lab, tmp_path: Path
+) -> None:
+    """It is there, so that nothing is missing; what the backup's was charged is not in it."""
+    folder, archive = party(consortium), tmp_path / "b.tar"
+    charge(folder, "run-2", "vote")
+    make_backup(folder, archive)
+    (folder / "ledger.db").rename(tmp_path / "ledger.damaged")
+    charge(folder, "run-3", "vote")
+    with pytest.raises(MedunlearnError) as refused:
+        restore(archive, folder)
+    assert code_of(refused) == "RESTORE_HISTORY"
+    done = restore(archive, folder, history_lost=True)
+    assert done.placed == () and done.history_lost is not None
+    assert set(done.history_lost.known_runs) == {"run-1", "run-2", "run-3"}
+    ledger = PrivacyLedger(folder / "ledger.db")
+    assert ledger.cumulative_epsilon(unit="record", delta=1e-5) == float("inf")
+    assert restore(archive, folder).history_lost is None  # it was said once
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["with-a-ledger", "without-one"])
+def test_a_whole_disk_does_not_come_back_unsaid(
+    consortium: lab.Lab, tmp_path: Path, known: bool
+) -> None:
+    """A backup from before the first start has no ledger that could be missing."""
+    folder, archive = party(consortium), tmp_path / "b.tar"
+    if not known:
+        for store in ("ledger.db", "audit.db", "trust/envelopes.db"):
+            (folder / store).rename(tmp_path / Path(store).name)
+    make_backup(folder, archive)
+    with pytest.raises(MedunlearnError) as refused:
+        restore(archive, tmp_path / "new")
+    assert code_of(refused) == "RESTORE_HISTORY"
+    assert restore(archive, tmp_path / "new", history_lost=True).history_lost is not None
+    ledger = PrivacyLedger(tmp_path / "new" / "ledger.db")
+    assert ledger.cumulative_epsilon(unit="record", delta=1e-5) == float("inf")
 
 
 def test_a_run_from_before_the_restore_is_over(consortium: lab.Lab) -> None:
