@@ -26,6 +26,7 @@ from medunlearn_common.errors import Misconfigured, Transient
 from medunlearn_common.files import write_atomically
 from medunlearn_common.keeping.catalogue import Role, class_of, files_of, is_database, role_of
 from medunlearn_common.keeping.marks import RETIRED_FILE, PartyMarks
+from medunlearn_common.keeping.stopped import stopped
 from medunlearn_common.trust_folder import PARTY_FILE, TRUST_FOLDER
 
 MANIFEST = "manifest.json"
@@ -69,11 +70,12 @@ def make_backup(
         * All databases are copied as of one moment.
         * The passphrase is never in the archive. The share journal is in a final one only: put
           back, an old journal would give the other share of a peer whose first it gave already.
-        * With ``final`` the folder is retired, durably, before the archive has its name.
+        * With ``final`` nothing is served meanwhile, and the folder is retired, durably, before the
+          archive has its name.
 
     Raises:
-        Misconfigured: BACKUP_NO_PARTY, BACKUP_EXISTS, PARTY_RETIRED, RUN_LOCKED if a final
-            backup is asked for while a run is led.
+        Misconfigured: BACKUP_NO_PARTY, BACKUP_EXISTS, PARTY_RETIRED; SERVICE_RUNNING or RUN_LOCKED
+            if a final backup is asked for while the party serves, or a run is led.
         Transient: BACKUP_FAILED, WRITE_FAILED; no archive is there then.
     """
     role, made_at = role_of(folder), int(clock())
@@ -85,6 +87,8 @@ def make_backup(
         copies = Path(scratch)
         with ExitStack() as held:
             if final:
+                # What is under way would leave after the copy: charged and signed here alone.
+                held.enter_context(stopped(folder))
                 held.enter_context(_no_run_led(folder))
             names = _copy_all(folder, copies, held, final=final)
             if final:

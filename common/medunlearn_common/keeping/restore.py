@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,6 +28,7 @@ from medunlearn_common.keeping.adopted import relink
 from medunlearn_common.keeping.backup import FORMAT, MANIFEST
 from medunlearn_common.keeping.catalogue import class_of
 from medunlearn_common.keeping.marks import LOST_FILE, HistoryLost, PartyMarks
+from medunlearn_common.keeping.stopped import stopped
 from medunlearn_common.keeping.stores import (
     ENVELOPES,
     UNKNOWN_RELEASE,
@@ -103,23 +104,18 @@ def restore(
     Raises:
         Rejected: BACKUP_FORM, BACKUP_DAMAGED, BACKUP_OTHER_PARTY, AUDIT_LOG_DAMAGED.
         Misconfigured: RESTORE_HISTORY if history is missing and nobody said that it is lost;
-            PARTY_RETIRED.
+            PARTY_RETIRED, SERVICE_RUNNING.
         Transient: RESTORE_FAILED.
     """
     PartyMarks(folder).require_in_service()
-    with _reported(), tempfile.TemporaryDirectory(dir=_existing(folder)) as scratch:
+    with _reported(), tempfile.TemporaryDirectory(dir=_existing(folder)) as scratch, \
+            ExitStack() as held:
         manifest = _unpacked(archive, Path(scratch))
         _require_same_party(manifest, folder)
-        missing = [name for name in manifest.files if not (folder / name).exists()]
-        whole = manifest.final and not _has_history(folder, manifest)
-        if not whole:
-            missing = [name for name in missing if class_of(name) != "journal"]
-        history = _lost_history(manifest, missing, Path(scratch), folder)
-        mark = None
-        if history and not whole:
-            known = _known_runs(Path(scratch), folder, role=manifest.role)
-            mark = _marked(manifest, known, history, said=history_lost, now=clock())
-            missing = [name for name in missing if name != LOST_FILE]
+        if folder.is_dir():
+            held.enter_context(stopped(folder))
+        missing, mark = _missing(manifest, Path(scratch), folder, said=history_lost, now=clock())
+        if mark is not None:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             mark.write(folder)
             if manifest.role == "hospital":
@@ -132,6 +128,22 @@ def restore(
     kept = tuple(name for name in manifest.files if name not in set(missing))
     return Restored(party_id=manifest.party_id, placed=tuple(missing), kept=kept,
                     history_lost=mark, in_service=in_service)
+
+
+def _missing(
+    manifest: _Manifest, copies: Path, folder: Path, *, said: bool, now: float
+) -> tuple[list[str], HistoryLost | None]:
+    """What is to be put back, and the mark that has to be set first."""
+    missing = [name for name in manifest.files if not (folder / name).exists()]
+    if manifest.final and not _has_history(folder, manifest):
+        return missing, None
+    missing = [name for name in missing if class_of(name) != "journal"]
+    lost = _lost_history(manifest, missing, copies, folder)
+    if not lost:
+        return missing, None
+    known = _known_runs(copies, folder, role=manifest.role)
+    return ([name for name in missing if name != LOST_FILE],
+            _marked(manifest, known, lost, said=said, now=now))
 
 
 def _unpacked(archive: Path, scratch: Path) -> _Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import shutil
@@ -315,6 +316,39 @@ def test_a_party_that_moved_away_answers_no_more(consortium: lab.Lab) -> None:
     with pytest.raises(MedunlearnError) as refused:
         make_backup(folder, consortium.folder / "second.tar")
     assert code_of(refused) == "PARTY_RETIRED"
+
+
+@pytest.mark.parametrize("lock", ["service.lock", "worker.lock"])
+def test_a_party_that_serves_neither_moves_away_nor_is_put_back(
+    consortium: lab.Lab, tmp_path: Path, lock: str
+) -> None:
+    """The answer under way would be charged here, and computed a second time over there."""
+    folder, archive = party(consortium), tmp_path / "b.tar"
+    make_backup(folder, archive)
+    (folder / "state").mkdir()
+    with (folder / "state" / lock).open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for act in (lambda: make_backup(folder, tmp_path / "move.tar", final=True),
+                    lambda: restore(archive, folder)):
+            with pytest.raises(MedunlearnError) as refused:
+                act()
+            assert code_of(refused) == "SERVICE_RUNNING"
+    assert not (tmp_path / "move.tar").exists() and not (folder / "retired.json").exists()
+    make_backup(folder, tmp_path / "move.tar", final=True)
+
+
+def test_no_answer_leaves_a_party_that_moved_away_while_it_was_computed(
+    consortium: lab.Lab, tmp_path: Path
+) -> None:
+    inside = consortium.inside["site-0"]
+    answer = inside.handle
+
+    def slow(message: Any, asked: Any) -> Any:
+        make_backup(party(consortium), tmp_path / "move.tar", final=True)
+        return answer(message, asked)
+
+    inside.handle = slow  # type: ignore[method-assign]
+    assert consortium.step(0)["site-0"] == "PARTY_RETIRED"
 
 
 def test_a_move_keeps_every_run_and_its_journal(consortium: lab.Lab, tmp_path: Path) -> None:
