@@ -63,13 +63,15 @@ def make_backup(
     Args:
         folder: The party's folder.
         out: The archive; must not exist.
-        final: Retire the folder and copy the share journal too: for a move to another machine.
+        final: Retire the folder and copy what is good only at this moment, the share journal, too:
+            for a move to another machine.
         clock: Seconds since 1970.
 
     Guarantees:
         * All databases are copied as of one moment.
-        * The passphrase is never in the archive. The share journal is in a final one only: put
-          back, an old journal would give the other share of a peer whose first it gave already.
+        * The passphrase is never in the archive. What is good only at this moment is in a final one
+          alone: put back, an old share journal would give the other share of a peer whose first it
+          gave already.
         * With ``final`` nothing is served meanwhile, and the folder is retired, durably, before the
           archive has its name.
 
@@ -120,7 +122,7 @@ def _retired(folder: Path, out: Path, *, at: int) -> Iterator[None]:
 def _copy_all(folder: Path, copies: Path, held: ExitStack, *, final: bool) -> list[str]:
     """Hold every database, then copy everything."""
     wanted = [(name, path) for name, path in files_of(folder)
-              if final or class_of(name) != "journal"]
+              if final or class_of(name) != "momentary"]
     for _, path in wanted:
         if is_database(path):
             held.enter_context(_held(path))

@@ -26,7 +26,7 @@ from medunlearn_common.digests import digest_of_file
 from medunlearn_common.errors import Misconfigured, Rejected, Transient
 from medunlearn_common.keeping.adopted import relink
 from medunlearn_common.keeping.backup import FORMAT, MANIFEST
-from medunlearn_common.keeping.catalogue import class_of
+from medunlearn_common.keeping.catalogue import ENROLMENTS, class_of
 from medunlearn_common.keeping.marks import LOST_FILE, HistoryLost, PartyMarks
 from medunlearn_common.keeping.stopped import stopped
 from medunlearn_common.keeping.stores import (
@@ -97,7 +97,9 @@ def restore(
           hospital's ledger says that nothing bounds what was spent over all runs, before any of
           the old history has its name. A store that is there, and lacks what the backup or the
           other stores know, counts as missing.
-        * A share journal comes back from a final backup only, and not beside other history.
+        * A share journal, the nodes that were let in and the invitations of then come back from a
+          final backup only, and not beside other history. An enrolment that was set aside since
+          stays where it is.
         * The adapter in service is the one that the log in the folder names: see
           :func:`medunlearn_common.keeping.adopted.relink`.
 
@@ -135,9 +137,10 @@ def _missing(
 ) -> tuple[list[str], HistoryLost | None]:
     """What is to be put back, and the mark that has to be set first."""
     missing = [name for name in manifest.files if not (folder / name).exists()]
+    missing = _without_set_aside(manifest, missing, folder)
     if manifest.final and not _has_history(folder, manifest):
         return missing, None
-    missing = [name for name in missing if class_of(name) != "journal"]
+    missing = [name for name in missing if class_of(name) != "momentary"]
     lost = _lost_history(manifest, missing, copies, folder)
     if not lost:
         return missing, None
@@ -205,6 +208,14 @@ def _require_same_party(manifest: _Manifest, folder: Path) -> None:
                        "restore it into that party's folder")
 
 
+def _without_set_aside(manifest: _Manifest, missing: list[str], folder: Path) -> list[str]:
+    """Without the enrolments that lie here under another name: in force, or former, since."""
+    place = folder / ENROLMENTS
+    here = {digest_of_file(path) for path in place.rglob("*") if path.is_file()}
+    return [name for name in missing
+            if PurePosixPath(name).parts[0] != ENROLMENTS or manifest.files[name] not in here]
+
+
 def _lost_history(
     manifest: _Manifest, missing: list[str], copies: Path, folder: Path
 ) -> list[str]:
@@ -222,7 +233,7 @@ def _has_history(folder: Path, manifest: _Manifest) -> bool:
     """Whether another history is here: a final backup moves whole, or is as old as any other."""
     return any(
         (folder / name).exists() and digest_of_file(folder / name) != digest
-        for name, digest in manifest.files.items() if class_of(name) in ("history", "journal")
+        for name, digest in manifest.files.items() if class_of(name) != "settings"
     )
 
 
