@@ -67,9 +67,8 @@ def restore(
                       "hospital's log has it; `medunlearn hospital inbox` checks it",
                       soft_wrap=True)
     if role_of(folder) == "coordinator":
-        console.print("nodes and invitations are never put back: `medunlearn coordinator doctor` "
-                      "lets in whom the roster names; invite anew who has not joined",
-                      soft_wrap=True)
+        console.print("`medunlearn coordinator doctor` lets in whom the roster names; no old "
+                      "invitation is put back", soft_wrap=True)
     mark = done.history_lost
     if mark is not None:
         made = datetime.fromtimestamp(mark.backup_at, UTC).isoformat(timespec="minutes")

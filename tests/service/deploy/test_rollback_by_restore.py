@@ -9,7 +9,6 @@ import shutil
 import sqlite3
 import sys
 import tarfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -24,7 +23,14 @@ from medunlearn_common.accounting import Mechanism
 from medunlearn_common.audit import AuditLog
 from medunlearn_common.audit.signing import site_log
 from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Rejected
-from medunlearn_common.keeping import PartyMarks, admit_run, make_backup, marks, restore
+from medunlearn_common.keeping import (
+    PartyMarks,
+    admit_run,
+    backup,
+    make_backup,
+    marks,
+    restore,
+)
 from medunlearn_common.ledger import PrivacyLedger, SiteBudget
 from medunlearn_common.ledger.spending import Budget
 
@@ -379,37 +385,51 @@ def test_a_final_backup_is_no_way_around_newer_history(
     assert code_of(refused) == "RESTORE_HISTORY"
 
 
-def test_a_backup_is_of_one_moment(consortium: lab.Lab) -> None:
-    """A writer that charges, then records an envelope: no copy has the envelope alone."""
-    folder = party(consortium)
-    store = sqlite3.connect(folder / "trust" / "other.db", isolation_level=None,
-                            check_same_thread=False, timeout=30)
-    store.execute("CREATE TABLE t (n INTEGER)")
-    stop = threading.Event()
+@pytest.mark.parametrize("lost", [[], ["trust/envelopes.db"]], ids=["alone", "with-a-store"])
+def test_the_share_journal_of_a_move_is_not_put_beside_newer_history(
+    consortium: lab.Lab, tmp_path: Path, lost: list[str]
+) -> None:
+    """The moved party gave shares since: the archive's journal knows nothing of them."""
+    folder, archive, moved = party(consortium), tmp_path / "b.tar", tmp_path / "moved"
+    with closing(ShareJournal(folder / "masking.db")) as journal:
+        journal.require_run("run-1")
+    make_backup(folder, archive, final=True)
+    restore(archive, moved)
+    charge(moved, "run-1", "round-0")
+    for name in ["masking.db", *lost]:
+        (moved / name).unlink()
+    assert restore(archive, moved, history_lost=True).placed == tuple(lost)
+    assert not (moved / "masking.db").exists()
 
-    def write() -> None:
-        n = 0
-        while not stop.is_set():
-            charge(folder, f"w-{n}", "vote")
-            store.execute("INSERT INTO t VALUES (?)", (n,))
-            n += 1
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        for copy in range(3):
-            archive = consortium.folder / f"{copy}.tar"
-            make_backup(folder, archive)
-            target = consortium.folder / f"copy-{copy}"
-            restore(archive, target, history_lost=True)
-            with closing(sqlite3.connect(target / "trust" / "other.db")) as connection:
-                (sent,) = connection.execute("SELECT COUNT(*) FROM t").fetchone()
-            charged = len(PrivacyLedger(target / "ledger.db").runs()) - 2  # run-1, the mark
-            assert charged - sent in (0, 1)
-    finally:
-        stop.set()
-        writer.join()
-        store.close()
+def test_a_backup_is_of_one_moment(
+    consortium: lab.Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From before the first copy until after the last, nobody writes to any of the databases."""
+    folder, tried = party(consortium), 0
+    stores = [folder / "ledger.db", folder / "trust" / "envelopes.db", folder / "audit.db"]
+    copy = backup._copy_database
+
+    def may_write(store: Path) -> bool:
+        with closing(sqlite3.connect(store, timeout=0.0, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.execute("ROLLBACK")
+            return True
+
+    def copied(path: Path, target: Path) -> None:
+        nonlocal tried
+        for _ in range(2):
+            assert not any(map(may_write, stores))
+            if not target.exists():
+                copy(path, target)
+        tried += 1
+
+    monkeypatch.setattr(backup, "_copy_database", copied)
+    make_backup(folder, consortium.folder / "b.tar")
+    assert tried == len(stores) and all(map(may_write, stores))
 
 
 def changed(archive: Path, out: Path, *, name: str, data: bytes, as_name: str = "") -> Path:
@@ -473,8 +493,6 @@ def test_an_unreadable_mark_is_not_taken_for_none(consortium: lab.Lab) -> None:
 def test_a_failed_final_backup_does_not_retire(
     consortium: lab.Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medunlearn_common.keeping import backup
-
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
