@@ -25,6 +25,7 @@ from medunlearn_common.accounting import Mechanism
 from medunlearn_common.digests import digest_of
 from medunlearn_common.entropy import Entropy, OsEntropy, SeededEntropy
 from medunlearn_common.errors import MedunlearnError, Rejected
+from medunlearn_common.keeping import require_no_store_lost
 from medunlearn_common.ledger import Budget, PrivacyLedger
 from medunlearn_common.messages import (
     ERROR,
@@ -276,9 +277,11 @@ def open_hospital(folder: Path, runtime: RuntimeOptions) -> Hospital:
     """Open the hospital whose ``site.json`` lies in ``folder``.
 
     Raises:
-        Misconfigured: SITE_CONFIG_MISSING or SITE_CONFIG_INVALID.
+        Misconfigured: SITE_CONFIG_MISSING or SITE_CONFIG_INVALID; STORE_LOST where a store would
+            be begun anew that was there before.
     """
     config = read_site_config(folder)
+    require_no_store_lost(folder)
     entropy: Entropy = OsEntropy()
     if config.entropy_seed is not None:
         entropy = SeededEntropy(config.entropy_seed)

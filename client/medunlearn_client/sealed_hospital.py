@@ -198,8 +198,7 @@ class SealedHospital:
     def _admit(self, opened: OpenedEnvelope, *, now: float) -> None:
         """Everything between a genuine request and the hospital inside."""
         header, message = opened.header, opened.message
-        if self.marks is not None:
-            self.marks.require_run(header.run)
+        self._require_run(header)
         store = self.trust.store
         refused = store.receive((header, opened.proof))[0]
         if refused is not None:
@@ -225,6 +224,10 @@ class SealedHospital:
         if "sigma" in message.fields and not is_public(message):
             # epsilon is 0 in a lock exactly where the accepted plan has no noise
             require_sigma(self.policy, lock.epsilon > 0.0, message.number("sigma"))
+
+    def _require_run(self, header: Header) -> None:
+        if self.marks is not None:
+            self.marks.require_run(header.run)
 
     def _accept(self, message: Message, header: Header, *, now: float) -> None:
         """The offer, the plan and the policy; locks the run. No data is open yet."""
@@ -254,6 +257,7 @@ class SealedHospital:
     def _answer(self, opened: OpenedEnvelope, answer: Message) -> Message:
         if answer.kind == ERROR:
             return self._seal(opened.header, answer, "refusal")
+        self._require_run(opened.header)  # the party may have moved away while it was computed
         model = answer.fields.get("model_digest")
         if opened.message.kind == READY and isinstance(model, str):
             self._require_known_model(opened, answer)

@@ -16,7 +16,7 @@ from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.envelope import EnvelopeStore
 from medunlearn_common.files import expanded
 from medunlearn_common.identity import SigningIdentity
-from medunlearn_common.keeping import PartyMarks
+from medunlearn_common.keeping import PartyMarks, require_no_store_lost
 from medunlearn_common.trust_folder import STORE_FILE, TRUST_FOLDER, open_identity
 
 
@@ -37,10 +37,11 @@ class AdoptionHospital:
         """Open a hospital's folder.
 
         Raises:
-            Misconfigured: TRUST_MISSING or a KEY_ code; PARTY_RETIRED.
+            Misconfigured: TRUST_MISSING or a KEY_ code; PARTY_RETIRED, STORE_LOST.
         """
         folder = expanded(folder).absolute()
         PartyMarks(folder).require_in_service()
+        require_no_store_lost(folder)  # reading alone would begin log and envelopes anew
         return cls(folder=folder, identity=open_identity(folder))
 
     @property

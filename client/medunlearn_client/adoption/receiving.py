@@ -32,6 +32,7 @@ _LOG = logging.getLogger("medunlearn.hospital")
 RECEIVED: Final = "RECEIVED"
 STORAGE_ERROR: Final = "SITE_STORAGE"
 INTERNAL_ERROR: Final = "INTERNAL"
+_PARTIAL: Final = ".tmp"
 
 
 class Answering(Protocol):
@@ -45,6 +46,8 @@ class Answering(Protocol):
 class AdoptingHospital:
     """Answers like the hospital inside it, but for PUBLISH and COLLECT.
 
+    One worker serves a folder at a time: what is half received when it opens is nobody's any more.
+
     Guarantees:
         * Nothing of a publication is under its name in the inbox before all of it was checked.
         * What is in service does not change by anything that comes over the network.
@@ -57,6 +60,8 @@ class AdoptingHospital:
         self._places = AdoptionFolder(root=folder)
         self._trust = trust
         self._audit = audit
+        for partial in (folder / "inbox").glob(f".*{_PARTIAL}"):  # of a worker that was killed
+            shutil.rmtree(partial, ignore_errors=True)
 
     def handle(self, message: Message) -> Message:
         """Answer one request; raises only what the hospital inside raises."""
@@ -93,7 +98,7 @@ class AdoptingHospital:
         put_back(inbox)
         self._require_same_attestation(inbox, files[ATTESTATION_FILE])
         self._require_no_shorter_log(inbox, files[LOG_FILE])
-        partial = inbox.with_name(f".{run_id}.{os.getpid()}.tmp")
+        partial = inbox.with_name(f".{run_id}.{os.getpid()}{_PARTIAL}")
         shutil.rmtree(partial, ignore_errors=True)
         try:
             self._write(partial, inbox, files, run_id=run_id, attestation=attestation)

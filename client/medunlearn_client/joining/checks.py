@@ -27,6 +27,7 @@ from medunlearn_client.site_config import SiteConfig, read_site_config
 from medunlearn_common.doctor import Check, Finding, ok, problem, warning
 from medunlearn_common.enrolment import node_public_key, open_enrolment
 from medunlearn_common.invitation import OpenedInvitation
+from medunlearn_common.keeping import require_no_store_lost
 from medunlearn_common.model_files import model_digest, tokenizer_digest, weight_files
 from medunlearn_common.roster import Root
 from medunlearn_common.roster.trusted import ROOT_FILE
@@ -60,6 +61,7 @@ def hospital_checks(folder: Path, *, now: float, offline: bool = False) -> Mappi
             *check_versions(_LIBRARIES),
             *check_code(opened.invitation.code_digest, opened.invitation.package_version)),
         "files": lambda: (*check_modes(folder), *check_disk(folder)),
+        "stores": lambda: _stores(folder),
         "trust": lambda: _trust(folder, opened),
         "roster": lambda: check_roster(
             folder, now=now, join="send the .enrolment file to the coordinator; with the roster "
@@ -81,6 +83,11 @@ def split(address: str) -> tuple[str, int]:
     """Host and port of a checked ``host:port``."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def _stores(folder: Path) -> Iterator[Finding]:
+    require_no_store_lost(folder)
+    yield ok("STORES", "no ledger, envelope store or audit log was lost")
 
 
 def _trust(folder: Path, opened: OpenedInvitation) -> Iterator[Finding]:

@@ -33,6 +33,7 @@ from medunlearn_common.files import write_atomically
 from medunlearn_common.flower_environment import flower_command, flower_environment
 from medunlearn_common.identity.key_files import PASSPHRASE_VARIABLE
 from medunlearn_common.keeping import PartyMarks
+from medunlearn_common.keeping.stopped import SERVICE_LOCK
 from medunlearn_common.log_view import SERVICE
 from medunlearn_common.logs import EventLog
 from medunlearn_common.processes import Children, ChildSpec, on_termination, wait_until
@@ -47,7 +48,6 @@ HAND_OVER_S, LINGER_S = 10.0, 1.5
 _LOOK_S = 0.2
 # Each look is a call of the node, all day long: at 0.05 s they took 4 % of a core.
 _POLL_TASKS_S = 0.1
-LOCK_FILE = "service.lock"
 
 
 class HospitalNode:
@@ -259,7 +259,7 @@ def _is_loopback(host: str) -> bool:
 
 def _require_only_service(paths: HospitalPaths) -> int:
     """Hold the folder's lock, with our pid in it; raises Misconfigured SERVICE_RUNNING."""
-    descriptor = os.open(paths.state / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(paths.state / SERVICE_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -288,7 +288,7 @@ def stop_service(paths: HospitalPaths, *, deadline_s: float) -> bool:
 def service_pid(paths: HospitalPaths) -> int | None:
     """Of the running service; its lock tells a living one from a pid that was left behind."""
     try:
-        with (paths.state / LOCK_FILE).open("r+") as lock:
+        with (paths.state / SERVICE_LOCK).open("r+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

@@ -41,6 +41,7 @@ from medunlearn_common import logs
 from medunlearn_common.code_digest import installed_code_digest
 from medunlearn_common.envelope import SEALED
 from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.keeping.stopped import WORKER_LOCK
 from medunlearn_common.ledger import PrivacyLedger
 from medunlearn_common.log_fields import event
 from medunlearn_common.logs import EventLog
@@ -249,7 +250,7 @@ def require_only_worker(paths: HospitalPaths) -> int:
         Misconfigured: WORKER_RUNNING.
     """
     paths.state.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(paths.state / "worker.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(paths.state / WORKER_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -26,6 +26,7 @@ from medunlearn_common.errors import Misconfigured, Transient
 from medunlearn_common.files import write_atomically
 from medunlearn_common.keeping.catalogue import Role, class_of, files_of, is_database, role_of
 from medunlearn_common.keeping.marks import RETIRED_FILE, PartyMarks
+from medunlearn_common.keeping.stopped import stopped
 from medunlearn_common.trust_folder import PARTY_FILE, TRUST_FOLDER
 
 MANIFEST = "manifest.json"
@@ -62,18 +63,21 @@ def make_backup(
     Args:
         folder: The party's folder.
         out: The archive; must not exist.
-        final: Retire the folder and copy the share journal too: for a move to another machine.
+        final: Retire the folder and copy what is good only at this moment, the share journal, too:
+            for a move to another machine.
         clock: Seconds since 1970.
 
     Guarantees:
         * All databases are copied as of one moment.
-        * The passphrase is never in the archive. The share journal is in a final one only: put
-          back, an old journal would give the other share of a peer whose first it gave already.
-        * With ``final`` the folder is retired, durably, before the archive has its name.
+        * The passphrase is never in the archive. What is good only at this moment is in a final one
+          alone: put back, an old share journal would give the other share of a peer whose first it
+          gave already.
+        * With ``final`` nothing is served meanwhile, and the folder is retired, durably, before the
+          archive has its name.
 
     Raises:
-        Misconfigured: BACKUP_NO_PARTY, BACKUP_EXISTS, PARTY_RETIRED, RUN_LOCKED if a final
-            backup is asked for while a run is led.
+        Misconfigured: BACKUP_NO_PARTY, BACKUP_EXISTS, PARTY_RETIRED; SERVICE_RUNNING or RUN_LOCKED
+            if a final backup is asked for while the party serves, or a run is led.
         Transient: BACKUP_FAILED, WRITE_FAILED; no archive is there then.
     """
     role, made_at = role_of(folder), int(clock())
@@ -85,6 +89,8 @@ def make_backup(
         copies = Path(scratch)
         with ExitStack() as held:
             if final:
+                # What is under way would leave after the copy: charged and signed here alone.
+                held.enter_context(stopped(folder))
                 held.enter_context(_no_run_led(folder))
             names = _copy_all(folder, copies, held, final=final)
             if final:
@@ -116,7 +122,7 @@ def _retired(folder: Path, out: Path, *, at: int) -> Iterator[None]:
 def _copy_all(folder: Path, copies: Path, held: ExitStack, *, final: bool) -> list[str]:
     """Hold every database, then copy everything."""
     wanted = [(name, path) for name, path in files_of(folder)
-              if final or class_of(name) != "journal"]
+              if final or class_of(name) != "momentary"]
     for _, path in wanted:
         if is_database(path):
             held.enter_context(_held(path))

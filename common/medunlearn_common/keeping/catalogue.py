@@ -6,8 +6,8 @@ class          files                                      put back from an old c
 settings       keys, certificates, roster, configuration  yes
 history        ledger, envelope store, audit logs,        never over or behind what is there; where
                registries, checkpoints                    nothing is left only with a mark
-secrets of     share journal                              never: not even copied, but for a move to
-sessions                                                  another machine
+of the moment  share journal, nodes that are let in,      never: not even copied, but for a move to
+               open invitations                           another machine
 not kept       passphrase, sockets, logs, Flower's state  -
 =============  =========================================  ========================================
 """
@@ -22,14 +22,18 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.trust_folder import PASSPHRASE_FILE, TRUST_FOLDER
 
 Role = Literal["coordinator", "hospital"]
-FileClass = Literal["settings", "history", "journal"]
+FileClass = Literal["settings", "history", "momentary"]
 
 JOURNAL_NAME = "masking.db"
+# An old copy would let in a node that was revoked since, or take an invitation a second time. Who
+# is let in follows from roster and enrolments; who was invited can be invited again.
+_MOMENTARY_FOLDERS = ("nodes", "invitations")
+ENROLMENTS = "enrolments"
 SQLITE_HEADER = b"SQLite format 3\x00"
 # Folders that are a party's own; data sets and models that lie beside them are not copied.
 _FOLDERS = (
-    TRUST_FOLDER, "tls", "node", "nodes", "invitations", "enrolments", "runs", "published",
-    "inbox", "decisions", "adopted", "approvals", "plans", "systemd", "next", "root",
+    TRUST_FOLDER, "tls", "node", *_MOMENTARY_FOLDERS, ENROLMENTS, "runs", "published", "inbox",
+    "decisions", "adopted", "approvals", "plans", "systemd", "next", "root",
 )
 _SUFFIXES = (".toml", ".json", ".db")
 _NEVER_SUFFIXES = ("-wal", "-shm", "-journal", ".tmp", ".sock", ".lock", ".pid")
@@ -56,9 +60,10 @@ def role_of(folder: Path) -> Role:
 
 def class_of(name: str) -> FileClass:
     """Class of a file by its name relative to the party's folder."""
-    base = PurePosixPath(name).name
-    if base == JOURNAL_NAME:
-        return "journal"
+    path = PurePosixPath(name)
+    base = path.name
+    if base == JOURNAL_NAME or path.parts[0] in _MOMENTARY_FOLDERS:
+        return "momentary"
     if base.endswith(".db") or base in _RUN_HISTORY:
         return "history"
     return "settings"

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from medunlearn_common.keeping.backup import make_backup
+from medunlearn_common.keeping.catalogue import role_of
 from medunlearn_common.keeping.marks import admit_run
 from medunlearn_common.keeping.restore import restore as put_back
 from medunlearn_common.party_folder import HERE, PartyFolder
@@ -65,6 +66,9 @@ def restore(
         console.print(f"version {done.in_service} in adopted/ is in service again, as the "
                       "hospital's log has it; `medunlearn hospital inbox` checks it",
                       soft_wrap=True)
+    if role_of(folder) == "coordinator":
+        console.print("`medunlearn coordinator doctor` lets in whom the roster names; no old "
+                      "invitation is put back", soft_wrap=True)
     mark = done.history_lost
     if mark is not None:
         made = datetime.fromtimestamp(mark.backup_at, UTC).isoformat(timespec="minutes")

@@ -37,6 +37,11 @@ class HistoryLost:
     known_runs: tuple[str, ...]
     admitted_runs: tuple[str, ...] = ()
 
+    @property
+    def ledger_run(self) -> str:
+        """Under which a hospital's ledger charges what nobody knows."""
+        return f"restored-{self.restored_at}"
+
     def write(self, folder: Path) -> None:
         """Raises WRITE_FAILED."""
         write_atomically(folder / LOST_FILE, canonical_json(self.__dict__) + b"\n")

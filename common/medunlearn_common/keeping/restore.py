@@ -3,7 +3,7 @@
 Order: read the archive and check every file of it -> see what is missing here -> refuse where
 that would take history back -> mark -> say in the ledger that nothing bounds it -> put the
 missing files in place. Killed at any moment, the same command goes on where it stopped: while
-history is missing it marks anew, and once it is not, all was said. Nothing that lies in the
+history is missing, or a mark is not said in the ledger, it marks anew. Nothing that lies in the
 folder is ever replaced: a store that is damaged is moved aside by a person first, as evidence.
 """
 
@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,17 +26,24 @@ from medunlearn_common.digests import digest_of_file
 from medunlearn_common.errors import Misconfigured, Rejected, Transient
 from medunlearn_common.keeping.adopted import relink
 from medunlearn_common.keeping.backup import FORMAT, MANIFEST
-from medunlearn_common.keeping.catalogue import class_of
+from medunlearn_common.keeping.catalogue import ENROLMENTS, class_of
 from medunlearn_common.keeping.marks import LOST_FILE, HistoryLost, PartyMarks
+from medunlearn_common.keeping.stopped import stopped
+from medunlearn_common.keeping.stores import (
+    ENVELOPES,
+    UNKNOWN_RELEASE,
+    holds,
+    lost_stores,
+    released_runs,
+    stores_behind,
+)
 from medunlearn_common.ledger.commands import LEDGER_FILE
 from medunlearn_common.ledger.store import PrivacyLedger
-from medunlearn_common.trust_folder import PARTY_FILE, STORE_FILE, TRUST_FOLDER
+from medunlearn_common.trust_folder import PARTY_FILE, TRUST_FOLDER
 
 MAX_FILES, MAX_MANIFEST_BYTES = 100_000, 64 << 20
-UNKNOWN_RELEASE = "unknown-since-backup"
 _RUNS_IN = (
-    (f"{TRUST_FOLDER}/{STORE_FILE}", "SELECT run FROM locks UNION SELECT run FROM sent"
-                                     " UNION SELECT run FROM received"),
+    (ENVELOPES, "SELECT run FROM locks UNION SELECT run FROM sent UNION SELECT run FROM received"),
     (LEDGER_FILE, "SELECT run_id FROM releases UNION SELECT run_id FROM runs"),
     ("state/runs.db", "SELECT run_id FROM runs"),
 )
@@ -88,29 +95,29 @@ def restore(
         * Missing history is put back from a final backup, or with a mark that closes every run
           the backup or the folder knew and asks people about any other (:class:`PartyMarks`). A
           hospital's ledger says that nothing bounds what was spent over all runs, before any of
-          the old history has its name.
-        * A share journal comes back from a final backup only.
+          the old history has its name. A store that is there, and lacks what the backup or the
+          other stores know, counts as missing.
+        * A share journal, the nodes that were let in and the invitations of then come back from a
+          final backup only, and not beside other history. An enrolment that was set aside since
+          stays where it is.
         * The adapter in service is the one that the log in the folder names: see
           :func:`medunlearn_common.keeping.adopted.relink`.
 
     Raises:
         Rejected: BACKUP_FORM, BACKUP_DAMAGED, BACKUP_OTHER_PARTY, AUDIT_LOG_DAMAGED.
         Misconfigured: RESTORE_HISTORY if history is missing and nobody said that it is lost;
-            PARTY_RETIRED.
+            PARTY_RETIRED, SERVICE_RUNNING.
         Transient: RESTORE_FAILED.
     """
     PartyMarks(folder).require_in_service()
-    with _reported(), tempfile.TemporaryDirectory(dir=_existing(folder)) as scratch:
+    with _reported(), tempfile.TemporaryDirectory(dir=_existing(folder)) as scratch, \
+            ExitStack() as held:
         manifest = _unpacked(archive, Path(scratch))
         _require_same_party(manifest, folder)
-        missing = [name for name in manifest.files if not (folder / name).exists()]
-        history = [name for name in missing if class_of(name) == "history"]
-        mark = None
-        if history and not (manifest.final and not _has_history(folder, manifest)):
-            known = _known_runs(Path(scratch), folder, role=manifest.role)
-            mark = _marked(manifest, known, history, said=history_lost, now=clock())
-            missing = [name for name in missing
-                       if class_of(name) != "journal" and name != LOST_FILE]
+        if folder.is_dir():
+            held.enter_context(stopped(folder))
+        missing, mark = _missing(manifest, Path(scratch), folder, said=history_lost, now=clock())
+        if mark is not None:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             mark.write(folder)
             if manifest.role == "hospital":
@@ -123,6 +130,23 @@ def restore(
     kept = tuple(name for name in manifest.files if name not in set(missing))
     return Restored(party_id=manifest.party_id, placed=tuple(missing), kept=kept,
                     history_lost=mark, in_service=in_service)
+
+
+def _missing(
+    manifest: _Manifest, copies: Path, folder: Path, *, said: bool, now: float
+) -> tuple[list[str], HistoryLost | None]:
+    """What is to be put back, and the mark that has to be set first."""
+    missing = [name for name in manifest.files if not (folder / name).exists()]
+    missing = _without_set_aside(manifest, missing, folder)
+    if manifest.final and not _has_history(folder, manifest):
+        return missing, None
+    missing = [name for name in missing if class_of(name) != "momentary"]
+    lost = _lost_history(manifest, missing, copies, folder)
+    if not lost:
+        return missing, None
+    known = _known_runs(copies, folder, role=manifest.role)
+    return ([name for name in missing if name != LOST_FILE],
+            _marked(manifest, known, lost, said=said, now=now))
 
 
 def _unpacked(archive: Path, scratch: Path) -> _Manifest:
@@ -184,11 +208,32 @@ def _require_same_party(manifest: _Manifest, folder: Path) -> None:
                        "restore it into that party's folder")
 
 
+def _without_set_aside(manifest: _Manifest, missing: list[str], folder: Path) -> list[str]:
+    """Without the enrolments that lie here under another name: in force, or former, since."""
+    place = folder / ENROLMENTS
+    here = {digest_of_file(path) for path in place.rglob("*") if path.is_file()}
+    return [name for name in missing
+            if PurePosixPath(name).parts[0] != ENROLMENTS or manifest.files[name] not in here]
+
+
+def _lost_history(
+    manifest: _Manifest, missing: list[str], copies: Path, folder: Path
+) -> list[str]:
+    """Stores of which something is gone, whether or not the backup has it."""
+    lost = [name for name in missing if class_of(name) == "history"]
+    lost += stores_behind(folder, copies)
+    if manifest.role == "hospital":
+        lost += lost_stores(folder)
+        if not (folder / TRUST_FOLDER / PARTY_FILE).is_file():
+            lost.append(LEDGER_FILE)  # made since the backup, if this is what is left of a disk
+    return sorted(set(lost))
+
+
 def _has_history(folder: Path, manifest: _Manifest) -> bool:
     """Whether another history is here: a final backup moves whole, or is as old as any other."""
     return any(
         (folder / name).exists() and digest_of_file(folder / name) != digest
-        for name, digest in manifest.files.items() if class_of(name) in ("history", "journal")
+        for name, digest in manifest.files.items() if class_of(name) != "settings"
     )
 
 
@@ -198,8 +243,8 @@ def _marked(
     if not said:
         raise Misconfigured(
             "RESTORE_HISTORY",
-            f"{', '.join(history[:4])} would come back as of the backup: what was released and "
-            "signed since then would be forgotten",
+            f"{', '.join(history[:4])} would be as of the backup: what was released and signed "
+            "since then would be forgotten",
             "find the newer files first. If they are gone for good: --history-lost; this party "
             "is then out of every run that the backup knew",
         )
@@ -215,13 +260,14 @@ def _known_runs(*places: Path, role: str) -> set[str]:
     """
     runs: set[str] = set()
     for place in places:
+        runs.update(released_runs(place))
         if role == "coordinator":
             runs.update(path.name for path in (place / "runs").glob("*"))
         earlier = PartyMarks(place).history_lost
         if earlier is not None:
             runs.update(earlier.known_runs, earlier.admitted_runs)
         for name, query in _RUNS_IN:
-            if (place / name).is_file():
+            if holds(place / name):
                 with closing(sqlite3.connect(place / name)) as connection:
                     runs.update(str(row[0]) for row in connection.execute(query))
     return runs
@@ -230,7 +276,7 @@ def _known_runs(*places: Path, role: str) -> set[str]:
 def _say_unbounded(path: Path, mark: HistoryLost) -> None:
     """Charge what nobody knows: from here on the sum over all runs has no bound."""
     PrivacyLedger(path).charge(
-        run_id=f"restored-{mark.restored_at}", release=UNKNOWN_RELEASE,
+        run_id=mark.ledger_run, release=UNKNOWN_RELEASE,
         request_digest="0" * 64, budget=None,
         mechanism=Mechanism(sigma=0.0, forget_rate=1.0, retain_rate=1.0, count=1),
     )

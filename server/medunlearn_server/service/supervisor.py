@@ -26,6 +26,7 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import require_writable
 from medunlearn_common.identity.key_files import PASSPHRASE_VARIABLE
 from medunlearn_common.keeping import PartyMarks
+from medunlearn_common.keeping.stopped import SERVICE_LOCK
 from medunlearn_common.log_view import SERVICE
 from medunlearn_common.logs import EventLog
 from medunlearn_common.processes import Children, ChildSpec, on_termination
@@ -43,7 +44,6 @@ from medunlearn_server.service.registration import Registration
 from medunlearn_server.service.runs_db import RunsDb
 from medunlearn_server.service.superlink import SuperLink
 
-LOCK_FILE: Final = "service.lock"
 _GATEWAY: Final = "medunlearn_server.service.gateway_process"
 _WATCH: Final = "medunlearn_server.watching.web"
 # Nothing is imported from the folder in which somebody happened to start the service.
@@ -161,7 +161,7 @@ def _alone(folder: CoordinatorFolder) -> Iterator[None]:
         Misconfigured: SERVICE_RUNNING.
     """
     folder.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (folder.state / LOCK_FILE).open("ab") as lock:
+    with (folder.state / SERVICE_LOCK).open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

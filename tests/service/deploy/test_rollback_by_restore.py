@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import shutil
 import sqlite3
 import sys
 import tarfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -20,8 +20,17 @@ import trust_lab as lab
 
 from medunlearn_client.masking.journal import ShareJournal
 from medunlearn_common.accounting import Mechanism
+from medunlearn_common.audit import AuditLog
+from medunlearn_common.audit.signing import site_log
 from medunlearn_common.errors import BudgetExceeded, MedunlearnError, Rejected
-from medunlearn_common.keeping import PartyMarks, admit_run, make_backup, marks, restore
+from medunlearn_common.keeping import (
+    PartyMarks,
+    admit_run,
+    backup,
+    make_backup,
+    marks,
+    restore,
+)
 from medunlearn_common.ledger import PrivacyLedger, SiteBudget
 from medunlearn_common.ledger.spending import Budget
 
@@ -47,6 +56,7 @@ def consortium(tmp_path: Path) -> Iterator[lab.Lab]:
         trust = lab.trust(folder / "trust", "site-0")
         made.hospitals["site-0"].trust = trust
         made.hospitals["site-0"].marks = PartyMarks(folder)
+        AuditLog(folder / "audit.db", origin=site_log("site-0"), signer=lab.key("site-0"))
         assert lab.same(made.ready(), "")
         charge(folder, "run-1", "vote")
         yield made
@@ -91,6 +101,44 @@ def test_a_lost_store_does_not_come_back_unsaid(consortium: lab.Lab, lost: str) 
         restore(archive, folder)
     assert code_of(refused) == "RESTORE_HISTORY"
     assert not (folder / lost).exists()
+
+
+def test_a_ledger_begun_anew_is_not_taken_for_the_one_that_was_lost(
+    consortium: lab.Lab, tmp_path: Path
+) -> None:
+    """It is there, so that nothing is missing; what the backup's was charged is not in it."""
+    folder, archive = party(consortium), tmp_path / "b.tar"
+    charge(folder, "run-2", "vote")
+    make_backup(folder, archive)
+    (folder / "ledger.db").rename(tmp_path / "ledger.damaged")
+    charge(folder, "run-3", "vote")
+    with pytest.raises(MedunlearnError) as refused:
+        restore(archive, folder)
+    assert code_of(refused) == "RESTORE_HISTORY"
+    done = restore(archive, folder, history_lost=True)
+    assert done.placed == () and done.history_lost is not None
+    assert set(done.history_lost.known_runs) == {"run-1", "run-2", "run-3"}
+    ledger = PrivacyLedger(folder / "ledger.db")
+    assert ledger.cumulative_epsilon(unit="record", delta=1e-5) == float("inf")
+    assert restore(archive, folder).history_lost is None  # it was said once
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["with-a-ledger", "without-one"])
+def test_a_whole_disk_does_not_come_back_unsaid(
+    consortium: lab.Lab, tmp_path: Path, known: bool
+) -> None:
+    """A backup from before the first start has no ledger that could be missing."""
+    folder, archive = party(consortium), tmp_path / "b.tar"
+    if not known:
+        for store in ("ledger.db", "audit.db", "trust/envelopes.db"):
+            (folder / store).rename(tmp_path / Path(store).name)
+    make_backup(folder, archive)
+    with pytest.raises(MedunlearnError) as refused:
+        restore(archive, tmp_path / "new")
+    assert code_of(refused) == "RESTORE_HISTORY"
+    assert restore(archive, tmp_path / "new", history_lost=True).history_lost is not None
+    ledger = PrivacyLedger(tmp_path / "new" / "ledger.db")
+    assert ledger.cumulative_epsilon(unit="record", delta=1e-5) == float("inf")
 
 
 def test_a_run_from_before_the_restore_is_over(consortium: lab.Lab) -> None:
@@ -276,6 +324,39 @@ def test_a_party_that_moved_away_answers_no_more(consortium: lab.Lab) -> None:
     assert code_of(refused) == "PARTY_RETIRED"
 
 
+@pytest.mark.parametrize("lock", ["service.lock", "worker.lock"])
+def test_a_party_that_serves_neither_moves_away_nor_is_put_back(
+    consortium: lab.Lab, tmp_path: Path, lock: str
+) -> None:
+    """The answer under way would be charged here, and computed a second time over there."""
+    folder, archive = party(consortium), tmp_path / "b.tar"
+    make_backup(folder, archive)
+    (folder / "state").mkdir()
+    with (folder / "state" / lock).open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for act in (lambda: make_backup(folder, tmp_path / "move.tar", final=True),
+                    lambda: restore(archive, folder)):
+            with pytest.raises(MedunlearnError) as refused:
+                act()
+            assert code_of(refused) == "SERVICE_RUNNING"
+    assert not (tmp_path / "move.tar").exists() and not (folder / "retired.json").exists()
+    make_backup(folder, tmp_path / "move.tar", final=True)
+
+
+def test_no_answer_leaves_a_party_that_moved_away_while_it_was_computed(
+    consortium: lab.Lab, tmp_path: Path
+) -> None:
+    inside = consortium.inside["site-0"]
+    answer = inside.handle
+
+    def slow(message: Any, asked: Any) -> Any:
+        make_backup(party(consortium), tmp_path / "move.tar", final=True)
+        return answer(message, asked)
+
+    inside.handle = slow  # type: ignore[method-assign]
+    assert consortium.step(0)["site-0"] == "PARTY_RETIRED"
+
+
 def test_a_move_keeps_every_run_and_its_journal(consortium: lab.Lab, tmp_path: Path) -> None:
     folder, archive = party(consortium), tmp_path / "b.tar"
     with closing(ShareJournal(folder / "masking.db")) as journal:
@@ -304,37 +385,51 @@ def test_a_final_backup_is_no_way_around_newer_history(
     assert code_of(refused) == "RESTORE_HISTORY"
 
 
-def test_a_backup_is_of_one_moment(consortium: lab.Lab) -> None:
-    """A writer that charges, then records an envelope: no copy has the envelope alone."""
-    folder = party(consortium)
-    store = sqlite3.connect(folder / "trust" / "other.db", isolation_level=None,
-                            check_same_thread=False, timeout=30)
-    store.execute("CREATE TABLE t (n INTEGER)")
-    stop = threading.Event()
+@pytest.mark.parametrize("lost", [[], ["trust/envelopes.db"]], ids=["alone", "with-a-store"])
+def test_the_share_journal_of_a_move_is_not_put_beside_newer_history(
+    consortium: lab.Lab, tmp_path: Path, lost: list[str]
+) -> None:
+    """The moved party gave shares since: the archive's journal knows nothing of them."""
+    folder, archive, moved = party(consortium), tmp_path / "b.tar", tmp_path / "moved"
+    with closing(ShareJournal(folder / "masking.db")) as journal:
+        journal.require_run("run-1")
+    make_backup(folder, archive, final=True)
+    restore(archive, moved)
+    charge(moved, "run-1", "round-0")
+    for name in ["masking.db", *lost]:
+        (moved / name).unlink()
+    assert restore(archive, moved, history_lost=True).placed == tuple(lost)
+    assert not (moved / "masking.db").exists()
 
-    def write() -> None:
-        n = 0
-        while not stop.is_set():
-            charge(folder, f"w-{n}", "vote")
-            store.execute("INSERT INTO t VALUES (?)", (n,))
-            n += 1
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        for copy in range(3):
-            archive = consortium.folder / f"{copy}.tar"
-            make_backup(folder, archive)
-            target = consortium.folder / f"copy-{copy}"
-            restore(archive, target, history_lost=True)
-            with closing(sqlite3.connect(target / "trust" / "other.db")) as connection:
-                (sent,) = connection.execute("SELECT COUNT(*) FROM t").fetchone()
-            charged = len(PrivacyLedger(target / "ledger.db").runs()) - 2  # run-1, the mark
-            assert charged - sent in (0, 1)
-    finally:
-        stop.set()
-        writer.join()
-        store.close()
+def test_a_backup_is_of_one_moment(
+    consortium: lab.Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From before the first copy until after the last, nobody writes to any of the databases."""
+    folder, tried = party(consortium), 0
+    stores = [folder / "ledger.db", folder / "trust" / "envelopes.db", folder / "audit.db"]
+    copy = backup._copy_database
+
+    def may_write(store: Path) -> bool:
+        with closing(sqlite3.connect(store, timeout=0.0, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.execute("ROLLBACK")
+            return True
+
+    def copied(path: Path, target: Path) -> None:
+        nonlocal tried
+        for _ in range(2):
+            assert not any(map(may_write, stores))
+            if not target.exists():
+                copy(path, target)
+        tried += 1
+
+    monkeypatch.setattr(backup, "_copy_database", copied)
+    make_backup(folder, consortium.folder / "b.tar")
+    assert tried == len(stores) and all(map(may_write, stores))
 
 
 def changed(archive: Path, out: Path, *, name: str, data: bytes, as_name: str = "") -> Path:
@@ -398,8 +493,6 @@ def test_an_unreadable_mark_is_not_taken_for_none(consortium: lab.Lab) -> None:
 def test_a_failed_final_backup_does_not_retire(
     consortium: lab.Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medunlearn_common.keeping import backup
-
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

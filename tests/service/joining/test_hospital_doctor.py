@@ -59,7 +59,7 @@ def test_a_sound_hospital_is_sound_and_no_record_is_shown(
     place = folder(tmp_path, tiny_model_folder, records,
                    model_digest=model_digest(tiny_model_folder),
                    tokenizer_digest=tokenizer_digest(tiny_model_folder))
-    findings = found(place, "files", "trust", "policy", "model", "memory", "data")
+    findings = found(place, "files", "stores", "trust", "policy", "model", "memory", "data")
     assert not [f for f in findings if f.level == "problem"], findings
     assert {"MODEL_DIGEST", "TOKENIZER_DIGEST", "NODE_KEY", "FINGERPRINT", "DATA"} <= \
         set(codes(findings))
@@ -88,6 +88,17 @@ def test_what_is_not_set_yet_is_told(tmp_path: Path) -> None:
     (place / "site.toml").write_text(text.replace('model_folder = "."', 'model_folder = ""'))
     assert codes(found(place, "model", "data", "roster"))[:2] == ["MODEL_UNSET", "DATA_UNSET"]
     assert "ROSTER_WITHOUT_US" in codes(found(place, "roster"))
+
+
+def test_a_ledger_that_was_lost_is_told(
+    tmp_path: Path, tiny_model_folder: Path, records: Path
+) -> None:
+    """The service does not start with it; who asks why is not told that all is well."""
+    place = folder(tmp_path, tiny_model_folder, records)
+    assert codes(found(place, "stores")) == ["STORES"]
+    (place / "runs").mkdir()
+    (place / "runs" / f"{'a' * 64}.records").touch()
+    assert codes(found(place, "stores")) == ["STORE_LOST"]
 
 
 def test_keys_that_others_can_read_are_told(

@@ -30,8 +30,9 @@ from medunlearn_common.doctor import run_checks
 from medunlearn_common.enrolment import open_enrolment, open_leave
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.files import write_atomically
 from medunlearn_common.identity.commands import read_entry
-from medunlearn_common.keeping import make_backup
+from medunlearn_common.keeping import make_backup, restore
 from medunlearn_common.pki import (
     issue_server,
     new_authority,
@@ -443,6 +444,41 @@ def test_a_party_that_moved_away_signs_nothing_where_it_was(desk: Desk, tmp_path
     make_backup(folder, tmp_path / "clinic.tar", final=True)
     assert code_of(make_next_keys, folder, identity=True, node=True, entropy=OsEntropy(),
                    now=NOW) == "PARTY_RETIRED"
+
+
+@pytest.mark.parametrize("root", ["pilot", "offline"])
+def test_a_restore_does_not_let_a_revoked_hospital_in_again(
+    desk: Desk, tmp_path: Path, root: str
+) -> None:
+    """What is missing is put back; what `revoke` took away is missing on purpose."""
+    for site in ("clinic-a", "clinic-b"):
+        desk.joined(site)
+    desk.invite("clinic-c")
+    if root == "offline":
+        (desk.lead / "root").rename(tmp_path / "safe")
+    make_backup(desk.lead, tmp_path / "lead.tar")
+    desk.members().advance(revoke="clinic-a")
+    (desk.lead / "tls" / "control-client.key").unlink()
+    assert restore(tmp_path / "lead.tar", desk.lead).placed == ("tls/control-client.key",)
+    assert desk.nodes() == {"clinic-b"}
+    assert desk.members().sync_nodes() == ("clinic-b",)
+    assert not (desk.lead / "enrolments" / "clinic-a.enrolment").exists()
+
+
+def test_who_is_let_in_after_a_lost_disk_follows_from_roster_and_enrolments(
+    desk: Desk, tmp_path: Path
+) -> None:
+    desk.joined("clinic-a")
+    late = desk.site("clinic-b")
+    make_backup(desk.lead, tmp_path / "lead.tar")
+    passphrase = (desk.lead / "trust" / "passphrase").read_bytes()
+    before = (desk.lead / "nodes" / "clinic-a.pub").read_bytes()
+    shutil.rmtree(desk.lead)
+    restore(tmp_path / "lead.tar", desk.lead)
+    write_atomically(desk.lead / "trust" / "passphrase", passphrase)
+    assert desk.members().sync_nodes() == ("clinic-a",)
+    assert (desk.lead / "nodes" / "clinic-a.pub").read_bytes() == before
+    assert code_of(desk.enrol, late) == "INVITATION_UNKNOWN"  # it may have been used since
 
 
 def test_leaving_destroys_the_node_key_and_keeps_the_rest(desk: Desk) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from open_files import all_closed_again
 from publishing_lab import SITES, PublishingLab
 
@@ -31,3 +33,16 @@ def test_looking_into_the_inbox_leaves_no_file_open(received: PublishingLab) -> 
     with all_closed_again(received.base):
         for _ in range(3):
             received.site(0).checked("first")
+
+
+def test_what_a_killed_worker_had_half_received_goes_at_the_next_start(
+    received: PublishingLab
+) -> None:
+    """Its name has the pid of a process that never comes back, and nobody else removes it."""
+    inbox = received.inbox(0).parent
+    partial, kept = inbox / ".second.4711.tmp", sorted(path.name for path in inbox.iterdir())
+    partial.mkdir()
+    (partial / "archive").write_bytes(b"half")
+    received.close()
+    with closing(PublishingLab(received.base)):
+        assert sorted(path.name for path in inbox.iterdir()) == kept

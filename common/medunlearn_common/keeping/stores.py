@@ -1,0 +1,145 @@
+"""The stores in which a hospital keeps what it released, and whether one of them was lost.
+
+    ledger.db            what was charged
+    trust/envelopes.db   which requests were answered
+    audit.db             both, in the hospital's own words
+
+All three are there before the first release, and only grow. One that is missing beside another
+that names a release was lost. Made anew, it would forget what was spent, or which requests were
+answered; and later nothing would show that it ever held more.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from medunlearn_common.audit import table
+from medunlearn_common.audit.records import AuditRecord
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.keeping.adopted import AUDIT_FILE
+from medunlearn_common.keeping.marks import HistoryLost, PartyMarks
+from medunlearn_common.ledger.commands import LEDGER_FILE
+from medunlearn_common.trust_folder import STORE_FILE, TRUST_FOLDER
+
+ENVELOPES: Final = f"{TRUST_FOLDER}/{STORE_FILE}"
+UNKNOWN_RELEASE: Final = "unknown-since-backup"
+# What a hospital leaves in runs/ from a run's READY on: its ledger was there before.
+_OF_RUNS = ("*.records", "*.masking")
+# A run, and which of its releases or answers.
+Release = tuple[str, str]
+
+
+def require_no_store_lost(folder: Path) -> None:
+    """Refuse to open a hospital that would begin a store anew which it had before.
+
+    Raises:
+        Misconfigured: STORE_LOST, MARK_UNREADABLE.
+        Rejected: AUDIT_LOG_DAMAGED.
+        Transient: AUDIT_UNAVAILABLE.
+    """
+    try:
+        lost = lost_stores(folder)
+    except sqlite3.Error as error:
+        raise _lost("a store is missing, and another one cannot be read") from error
+    if lost:
+        raise _lost(f"{' and '.join(lost)} was lost: the rest of this folder knows of releases")
+
+
+def lost_stores(folder: Path) -> tuple[str, ...]:
+    """Stores of a hospital that were there once, and hold nothing now.
+
+    Runs that a restore closed do not count: what was lost of them is known to be lost.
+
+    Raises:
+        sqlite3.Error: A store cannot be read; else as :func:`require_no_store_lost`.
+    """
+    mark = PartyMarks(folder).history_lost
+    if mark is not None and not _is_said(folder / LEDGER_FILE, mark):
+        return (LEDGER_FILE,)  # a restore was killed between its mark and its word in the ledger
+    # Without a key, as in some simulations, a hospital seals and logs nothing.
+    names = tuple(_READ) if (folder / TRUST_FOLDER).is_dir() else (LEDGER_FILE,)
+    gone = tuple(name for name in names if not holds(folder / name))
+    if not gone:
+        return ()
+    if released_runs(folder) - _closed(mark):
+        return gone
+    began = any(next((folder / "runs").glob(pattern), None) for pattern in _OF_RUNS)
+    return (LEDGER_FILE,) if LEDGER_FILE in gone and began else ()
+
+
+def stores_behind(folder: Path, copies: Path) -> tuple[str, ...]:
+    """Stores that lack a release which their copies hold: begun anew since, or older ones.
+
+    Raises:
+        sqlite3.Error: As :func:`lost_stores`.
+    """
+    closed = _closed(PartyMarks(folder).history_lost)
+    behind = []
+    for name in _READ:
+        lacking = _releases(copies, name) - _releases(folder, name)
+        if (folder / name).is_file() and {run for run, _ in lacking} - closed:
+            behind.append(name)
+    return tuple(behind)
+
+
+def released_runs(folder: Path) -> set[str]:
+    """Runs of which a store names a release or an answer; raises as :func:`lost_stores`."""
+    return {run for name in _READ for run, _ in _releases(folder, name)}
+
+
+def holds(path: Path) -> bool:
+    """Whether more than an empty file is there, which SQLite makes of one that is missing."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _releases(folder: Path, name: str) -> set[Release]:
+    return _READ[name](folder / name) if holds(folder / name) else set()
+
+
+def _closed(mark: HistoryLost | None) -> frozenset[str]:
+    return frozenset(mark.known_runs) if mark is not None else frozenset()
+
+
+def _is_said(ledger: Path, mark: HistoryLost) -> bool:
+    return holds(ledger) and (mark.ledger_run, UNKNOWN_RELEASE) in _rows(
+        ledger, "SELECT run_id, release FROM releases")
+
+
+def _charged(path: Path) -> set[Release]:
+    charged = _rows(path, "SELECT run_id, release FROM releases")
+    return {(run, release) for run, release in charged if release != UNKNOWN_RELEASE}
+
+
+def _sent(path: Path) -> set[Release]:
+    return _rows(path, "SELECT run, round || ' ' || phase || ' ' || direction || ' ' || peer"
+                       " FROM sent")
+
+
+def _logged(path: Path) -> set[Release]:
+    with table.connected(path) as connection:
+        records = [AuditRecord.from_bytes(data)
+                   for (data,) in connection.execute("SELECT record FROM entries")]
+    return {(record.fields["run_id"], record.fields["release"])
+            for record in records if record.kind == "release_charged"}
+
+
+def _rows(path: Path, query: str) -> set[Release]:
+    with closing(sqlite3.connect(path)) as connection:
+        return {(str(run), str(what)) for run, what in connection.execute(query)}
+
+
+_READ: Mapping[str, Callable[[Path], set[Release]]] = {
+    LEDGER_FILE: _charged, ENVELOPES: _sent, AUDIT_FILE: _logged,
+}
+
+
+def _lost(why: str) -> Misconfigured:
+    return Misconfigured(
+        "STORE_LOST", why,
+        "find the newest copy of it and put it back. If it is gone for good: medunlearn restore "
+        "--history-lost, with the newest backup",
+    )
