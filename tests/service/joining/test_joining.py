@@ -26,6 +26,7 @@ from medunlearn_client.joining.site_folder import (
 from medunlearn_client.policy import read_policy
 from medunlearn_client.service.config import read_hospital_config
 from medunlearn_client.site_config import read_site_config
+from medunlearn_common import pki
 from medunlearn_common.doctor import run_checks
 from medunlearn_common.enrolment import open_enrolment, open_leave
 from medunlearn_common.entropy import OsEntropy
@@ -41,6 +42,7 @@ from medunlearn_common.pki import (
 )
 from medunlearn_common.roster import self_signed_roster
 from medunlearn_common.trust_folder import open_identity, open_trust
+from medunlearn_server.joining import certificates
 from medunlearn_server.joining import commands as coordinator
 from medunlearn_server.joining.certificates import rotate
 from medunlearn_server.joining.checks import coordinator_checks
@@ -402,6 +404,39 @@ def test_a_new_authority_takes_two_steps_and_locks_nobody_out(desk: Desk) -> Non
     trusted = read_certificates(folder / "tls" / "ca.pem")
     assert read_certificates(desk.lead / "tls" / "ca.pem")[0] == trusted[1]
     assert not {"TLS_OTHER_CA", "TLS_KEY_OTHER"} & _problems(desk)
+
+
+@pytest.mark.parametrize("killed_at", ["ca-next.key", "ca-next.pem", "ca.pem"])
+@pytest.mark.parametrize("done", [False, True])
+def test_a_new_authority_that_was_killed_is_gone_on_with(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, killed_at: str, done: bool,
+) -> None:
+    """Else hospitals are not told of it, and are locked out by the second step."""
+    folder, real = desk.joined("clinic-a"), pki.write_atomically
+
+    def dies(path: Path, data: bytes, *, private: bool = True) -> None:
+        if path.name != killed_at or done:
+            real(path, data, private=private)
+        if path.name == killed_at:
+            raise KeyboardInterrupt
+
+    for module in (pki, certificates):
+        monkeypatch.setattr(module, "write_atomically", dies)
+    with pytest.raises(KeyboardInterrupt):
+        rotate(desk.lead, "new-authority", now=NOW)
+    for module in (pki, certificates):
+        monkeypatch.setattr(module, "write_atomically", real)
+    if (killed_at, done) == ("ca.pem", True):
+        assert code_of(rotate, desk.lead, "new-authority", now=NOW) == "TLS_NEXT_AUTHORITY"
+    else:
+        assert code_of(rotate, desk.lead, "switch-authority", now=NOW) == "TLS_NO_NEXT_AUTHORITY"
+        rotate(desk.lead, "new-authority", now=NOW)
+    refresh = desk.members(NOW + 5).refresh("clinic-a", model=MODEL, version="0.1.0",
+                                            code_digest="c" * 64)
+    take_refresh(folder, refresh.read_bytes(), now=NOW + 5)
+    rotate(desk.lead, "switch-authority", now=NOW)
+    require_server_chain(read_certificates(desk.lead / "tls" / "server.pem"),
+                         read_certificates(folder / "tls" / "ca.pem"), "localhost", now=NOW)
 
 
 def test_a_refresh_of_another_federation_or_hospital_is_refused(desk: Desk) -> None:
