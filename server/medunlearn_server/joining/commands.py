@@ -190,7 +190,7 @@ def revoke(
     if notice is not None:
         federation, leaving = open_leave(_read(notice), membership.roster().current)
         if federation != membership.federation or site not in ("", leaving):
-            raise Misconfigured("LEAVE_OTHER", f"the notice is {leaving}'s, of {federation}",
+            raise Misconfigured("LEAVE_OTHER", f"the notice is {leaving}'s, of {federation!a}",
                                 "name the hospital and the notice that belong together")
         site = leaving
     if not site:
