@@ -177,7 +177,7 @@ class Membership:
 
         Raises:
             Rejected: As :func:`open_enrolment`; ENROLMENT_OTHER_FEDERATION, INVITATION_UNKNOWN,
-                INVITATION_EXPIRED, INVITATION_USED, SITE_EXISTS, ENROLMENT_OLD,
+                INVITATION_EXPIRED, INVITATION_USED, SITE_EXISTS, ENROLMENT_OLD, ENROLMENT_EARLY,
                 ENROLMENT_ROTATION, NODE_KEY_USED, KEY_REVOKED, KEY_EXPIRED.
             Transient: WRITE_FAILED.
         """
@@ -216,7 +216,7 @@ class Membership:
             issued = self._invitations.answered_by(enrolment, roster, now=self._now)
         else:
             require_successor_of_entry(enrolment, roster)
-            self._enrolments.require_newer(enrolment)
+            self._enrolments.require_newer(enrolment, now=self._now)
         self._enrolments.require_fresh_node(enrolment)
         return issued
 

@@ -10,6 +10,7 @@ import pytest
 from joining_desk import NOW, Desk, app_of, code_of
 from typer.testing import CliRunner
 
+from medunlearn_client.joining.rotation import make_next_keys
 from medunlearn_common.doctor import run_checks
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.envelope.dsse import sign_bytes
@@ -167,8 +168,6 @@ def test_an_enrolment_that_waits_is_withdrawn(offline: OfflineDesk) -> None:
 
 
 def test_a_revoked_hospital_takes_its_next_key_along(offline: OfflineDesk) -> None:
-    from medunlearn_client.joining.rotation import make_next_keys
-
     file = make_next_keys(offline.path / "clinic-a", identity=True, node=True,
                           entropy=OsEntropy(), now=NOW + 9)
     offline.members().enrol(file.read_bytes(), lambda _: True)
@@ -201,6 +200,17 @@ def test_a_revoked_hospitals_invitation_is_forgotten(desk: OfflineDesk) -> None:
     old = desk.lead / "invitations" / "clinic-a.invitation"
     again = Desk(path=desk.path / "again").site("clinic-a", old)
     assert code_of(desk.enrol, again) == "INVITATION_UNKNOWN"
+
+
+def test_a_change_of_keys_from_the_future_is_not_taken(desk: OfflineDesk) -> None:
+    """Every later one would be older than it, and the hospital could never change keys again."""
+    folder = desk.path / "clinic-a"
+    early = make_next_keys(folder, identity=False, node=True, entropy=OsEntropy(),
+                           now=NOW + 400).read_bytes()
+    assert code_of(desk.members().enrol, early, lambda _: True) == "ENROLMENT_EARLY"
+    shutil.rmtree(folder / "next")
+    again = make_next_keys(folder, identity=False, node=True, entropy=OsEntropy(), now=NOW + 200)
+    desk.members().enrol(again.read_bytes(), lambda _: True)
 
 
 # Two commands at the same time.
