@@ -195,10 +195,10 @@ class Membership:
         with one_at_a_time(self._folder.state):
             self._require_usable(enrolment.entry)
             issued = self._require_welcome(enrolment)
-            self._enrolments.wait(enrolment.site_id, document)
-            if issued is not None:
+            if issued is not None:  # first: after a crash nobody else can answer it
                 self._invitations.remember(
                     replace(issued, used_by=enrolment.entry.key_id, compared=compared))
+            self._enrolments.wait(enrolment.site_id, document)
         return enrolment
 
     def _require_usable(self, entry: Party) -> None:

@@ -21,6 +21,7 @@ from medunlearn_common.roster.document import ROSTER_TYPE
 from medunlearn_server.joining import commands as coordinator
 from medunlearn_server.joining import membership
 from medunlearn_server.joining.checks import coordinator_checks
+from medunlearn_server.joining.enrolment_records import EnrolmentRecords
 from medunlearn_server.service.config import open_folder
 from medunlearn_server.service.supervisor import derive_missing_nodes
 
@@ -211,6 +212,40 @@ def test_a_change_of_keys_from_the_future_is_not_taken(desk: OfflineDesk) -> Non
     shutil.rmtree(folder / "next")
     again = make_next_keys(folder, identity=False, node=True, entropy=OsEntropy(), now=NOW + 200)
     desk.members().enrol(again.read_bytes(), lambda _: True)
+
+
+def test_an_invitation_stays_used_where_the_enrolment_was_killed(
+    desk: OfflineDesk, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The hospital's file is taken at the next try; whoever else read the mail comes second."""
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    invitation = desk.invite("clinic-c")
+    mine = desk.site("clinic-c", invitation)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(EnrolmentRecords, "wait", dies)
+        desk.enrol(mine)
+    thief = Desk(path=desk.path / "thief").site("clinic-c", invitation)
+    assert code_of(desk.enrol, thief) == "INVITATION_USED"
+    desk.enrol(mine)
+    assert "clinic-c" in desk.nodes()
+
+
+def test_a_revocation_that_was_killed_holds_and_is_carried_out_by_the_next_command(
+    desk: OfflineDesk, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    key = desk.key_of("clinic-a")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(EnrolmentRecords, "retire", dies)
+        desk.members().advance(revoke="clinic-a")
+    assert desk.members().sync_nodes() == ("clinic-b",)
+    assert "REVOCATION_UNSIGNED" in desk.codes()
+    assert desk.members().advance() is True
+    assert desk.members().roster().current.revoked == (key,)
 
 
 # Two commands at the same time.
