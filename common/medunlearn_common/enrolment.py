@@ -128,6 +128,8 @@ def open_enrolment(document: bytes) -> Enrolment:
     open_signed(signed, payload_type=ENROLMENT_TYPE, key_of=key_of)
     if entry.role != "site" or len(found["token"]) not in (0, TOKEN_BYTES):
         raise _malformed()
+    if not found["package_version"].isprintable():  # it is shown at the coordinator's terminal
+        raise _malformed()
     _require_possession(found["node_key"], found["node_possession"],
                         _node_statement(entry, found["token"]))
     return Enrolment(
@@ -184,6 +186,8 @@ def open_leave(document: bytes, roster: Roster) -> tuple[str, str]:
     found: Mapping[str, Any] = decode_map(payload, keys=frozenset(_LEAVE_TYPES),
                                           max_bytes=MAX_ENROLMENT_BYTES)
     if any(not isinstance(found[name], kind) for name, kind in _LEAVE_TYPES.items()):
+        raise Rejected("LEAVE_FORM", "the notice is malformed", _HINT)
+    if not found["federation"].isprintable():  # it is shown at the coordinator's terminal
         raise Rejected("LEAVE_FORM", "the notice is malformed", _HINT)
     if signers[signer].party_id != found["site_id"]:
         raise Rejected("LEAVE_SIGNER", "signed by another party than it names", _HINT)

@@ -103,7 +103,8 @@ def open_trust(
 
     Raises:
         Misconfigured: TRUST_MISSING, KEY_ codes, ROSTER_MISSING.
-        Rejected: ROSTER_ codes, KEY_UNKNOWN if the roster does not name this very key.
+        Rejected: ROSTER_ codes; KEY_REVOKED or KEY_UNKNOWN if the roster in force does not
+            name this very key: nobody would believe what is signed with it.
         Transient: ENVELOPE_STORE.
     """
     identity, place = open_identity(folder), folder / TRUST_FOLDER
@@ -111,11 +112,23 @@ def open_trust(
     store = EnvelopeStore(place / STORE_FILE, survives_power_cut=survives_power_cut)
     try:
         store.see_roster(roster.current.version, roster.current.digest)
+        _require_named(identity, roster.current)
     except BaseException:
         store.close()
         raise
     return Trust(identity=identity, roster=roster, store=store,
                  entropy=entropy or OsEntropy(), clock=clock)
+
+
+def _require_named(identity: SigningIdentity, roster: Roster) -> None:
+    if identity.key_id in roster.revoked:
+        raise Rejected("KEY_REVOKED", f"roster {roster.version} revokes the key of "
+                       f"{identity.party_id}", "ask the consortium why")
+    if not any((party.party_id, party.key_id) == (identity.party_id, identity.key_id)
+               for party in roster.parties):
+        raise Rejected("KEY_UNKNOWN", f"roster {roster.version} does not name this key of "
+                       f"{identity.party_id}", "take the newest roster (at a hospital: "
+                       "medunlearn hospital join); doctor says more")
 
 
 def open_identity(folder: Path) -> SigningIdentity:

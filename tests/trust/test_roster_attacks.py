@@ -42,7 +42,14 @@ from medunlearn_common.identity import (
     write_identity,
 )
 from medunlearn_common.identity.commands import keys_app
-from medunlearn_common.roster import Party, Root, TrustedRoster, require_successor, verify_roster
+from medunlearn_common.roster import (
+    Party,
+    Root,
+    Roster,
+    TrustedRoster,
+    require_successor,
+    verify_roster,
+)
 from medunlearn_common.roster.commands import roster_app
 from medunlearn_common.roster.document import ROSTER_TYPE
 from medunlearn_common.trust_folder import open_trust
@@ -264,6 +271,26 @@ def test_a_party_without_trust_folder_or_whose_key_others_can_read_does_not_star
         assert opened.identity.party_id == "site-0"
     (place / "identity.key").chmod(0o644)
     assert code_of(lambda: open_trust(tmp_path)) == "KEY_FILE_MODE"
+
+
+@pytest.mark.parametrize(("name", "now_in_force", "code"), [
+    ("site-0", roster(2, revoked=(key("site-0").key_id,)), "KEY_REVOKED"),
+    ("stranger", roster(2), "KEY_UNKNOWN"),
+])
+def test_a_party_whose_key_the_roster_does_not_name_does_not_start(
+    tmp_path: Path, name: str, now_in_force: Roster, code: str,
+) -> None:
+    """What it signs is refused by all others, who then have to find out why."""
+    place = tmp_path / "trust"
+    trust(place, name)
+    (place / "roster.dsse").write_bytes(signed(now_in_force))
+    (place / "party.txt").write_text(name)
+    (place / "passphrase").write_bytes(PASSPHRASE)
+    (place / "passphrase").chmod(0o600)
+    write_identity(place / "identity.key", key(name), passphrase=PASSPHRASE)
+    OPENED.close()
+    with all_closed_again(tmp_path):
+        assert code_of(lambda: open_trust(tmp_path, clock=lambda: NOW)) == code
 
 
 # -- bundle ------------------------------------------------------------------------------

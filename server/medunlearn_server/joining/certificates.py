@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from cryptography import x509
+
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
 from medunlearn_common.pki import (
@@ -63,13 +65,17 @@ def _leaves(coordinator: CoordinatorFolder, now: float) -> list[str]:
 
 def _prepared(coordinator: CoordinatorFolder, now: float) -> list[str]:
     tls = coordinator.path / "tls"
-    if (tls / "ca-next.key").exists():
+    following, trusted = _next_authority(tls), read_certificates(tls / "ca.pem")
+    if following in trusted:
         raise Misconfigured("TLS_NEXT_AUTHORITY", "a next authority was made already",
-                            "once all hospitals have it: rotate-certificate --switch-authority")
-    following = new_authority(coordinator.config.federation.name, now=now)
-    write_pair(following, certificate=tls / "ca-next.pem", key=tls / "ca-next.key")
-    both = [read_certificates(tls / "ca.pem")[0], following.certificate]
-    write_atomically(tls / "ca.pem", to_pem(both), private=False)
+                            "medunlearn coordinator refresh; once all hospitals have it: "
+                            "rotate-certificate --switch-authority")
+    if following is None:  # else a call before this one was killed: it is gone on with
+        (tls / "ca-next.pem").unlink(missing_ok=True)  # of no key, if it is there
+        made = new_authority(coordinator.config.federation.name, now=now)
+        write_pair(made, certificate=tls / "ca-next.pem", key=tls / "ca-next.key")
+        following = made.certificate
+    write_atomically(tls / "ca.pem", to_pem([trusted[0], following]), private=False)
     return [
         "made the next authority; it is trusted beside the present one and not used yet",
         f"next: medunlearn coordinator refresh --folder {coordinator.path}, and send each hospital "
@@ -81,12 +87,20 @@ def _prepared(coordinator: CoordinatorFolder, now: float) -> list[str]:
 
 def _switch(coordinator: CoordinatorFolder) -> None:
     tls = coordinator.path / "tls"
-    if not (tls / "ca-next.key").exists():
-        raise Misconfigured("TLS_NO_NEXT_AUTHORITY", "there is no next authority",
+    following = _next_authority(tls)
+    if following is None or following not in read_certificates(tls / "ca.pem"):
+        raise Misconfigured("TLS_NO_NEXT_AUTHORITY",
+                            "there is no next authority that hospitals could have",
                             "begin with rotate-certificate --new-authority")
-    read_pair(certificate=tls / "ca-next.pem", key=tls / "ca-next.key")
     # The certificate first: read_pair refuses a mixed pair, and this step can be repeated.
-    write_atomically(tls / "ca.pem", to_pem([*read_certificates(tls / "ca-next.pem")]),
-                     private=False)
+    write_atomically(tls / "ca.pem", to_pem([following]), private=False)
     (tls / "ca-next.key").replace(tls / "ca.key")
     (tls / "ca-next.pem").unlink()
+
+
+def _next_authority(tls: Path) -> x509.Certificate | None:
+    """The one that was made and is not used yet; None unless both of its files are there."""
+    certificate, key = tls / "ca-next.pem", tls / "ca-next.key"
+    if not certificate.exists() or not key.exists():
+        return None
+    return read_pair(certificate=certificate, key=key).certificate

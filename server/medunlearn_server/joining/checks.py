@@ -62,8 +62,13 @@ def _roster(coordinator: CoordinatorFolder, now: float) -> Iterator[Finding]:
 def _members(coordinator: CoordinatorFolder, now: float) -> Iterator[Finding]:
     membership = Membership(coordinator.path, now=now)
     roster, enrolled = membership.roster().current, membership.sync_nodes()
+    taken_back = membership.taken_back()
+    for site in taken_back:
+        yield problem("REVOCATION_UNSIGNED", f"{site} is revoked here, and the roster does not "
+                      "say so yet", "the root's owners sign roster.draft, then roster import; if "
+                      "there is no draft: medunlearn coordinator roster renew")
     for site in roster.sites:
-        if site not in enrolled:
+        if site not in enrolled and site not in taken_back:
             yield problem("NODE_KEY_MISSING", f"{site} is in the roster, but its node has no key "
                           "here", f"medunlearn coordinator enrol {site}.enrolment")
     if enrolled:

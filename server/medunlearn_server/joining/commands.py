@@ -190,7 +190,7 @@ def revoke(
     if notice is not None:
         federation, leaving = open_leave(_read(notice), membership.roster().current)
         if federation != membership.federation or site not in ("", leaving):
-            raise Misconfigured("LEAVE_OTHER", f"the notice is {leaving}'s, of {federation}",
+            raise Misconfigured("LEAVE_OTHER", f"the notice is {leaving}'s, of {federation!a}",
                                 "name the hospital and the notice that belong together")
         site = leaving
     if not site:
@@ -233,9 +233,15 @@ def roster_import(
       medunlearn coordinator roster import roster.dsse --root root.cbor --folder lead
     """
     membership = Membership(folder, now=time.time())
-    roster = membership.import_roster(_read(file), root=_read(root) if root else None)
+    complete = membership.import_roster(_read(file), root=_read(root) if root else None)
+    roster = membership.roster().current
     typer.echo(f"roster {roster.version} is in force, with {len(roster.sites)} hospitals")
     _show_fingerprint(membership)
+    if not complete:
+        typer.echo("it is of an earlier draft: enrolments or revocations came after that")
+        for site in membership.taken_back():
+            typer.echo(f"  still in it, and revoked here: {site}")
+        _advanced(membership, complete)
 
 
 @roster_app.command("renew")

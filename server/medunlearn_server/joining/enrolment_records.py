@@ -13,6 +13,7 @@ from pathlib import Path
 from medunlearn_common.enrolment import Enrolment, open_enrolment
 from medunlearn_common.errors import Rejected
 from medunlearn_common.files import write_atomically
+from medunlearn_common.roster.document import SKEW_S
 
 _IN_FORCE, _PENDING = ".enrolment", ".pending"
 
@@ -51,8 +52,16 @@ class EnrolmentRecords:
         for suffix in (_IN_FORCE, _PENDING):
             self._set_aside(site_id, suffix)
 
-    def require_newer(self, enrolment: Enrolment) -> None:
-        """Refuse one that came before another of its site, or with it; raises ENROLMENT_OLD."""
+    def require_newer(self, enrolment: Enrolment, *, now: float) -> None:
+        """Refuse one that came before another of its site, or with it, or that is of the future.
+
+        Raises:
+            Rejected: ENROLMENT_OLD, ENROLMENT_EARLY.
+        """
+        if enrolment.issued > now + SKEW_S:  # no later one would be newer than it
+            raise Rejected("ENROLMENT_EARLY", "it was made in the future, by this machine's clock",
+                           "set both clocks right; then the hospital deletes next/, and runs "
+                           "medunlearn hospital rotate again")
         if any(kept.issued >= enrolment.issued for kept in self.of(enrolment.site_id).values()):
             raise Rejected("ENROLMENT_OLD", "a later file of this hospital has come before",
                            "take the newest; this one may have been sent again by somebody else")

@@ -2,11 +2,14 @@
 
     invitations/SITE.json           what was issued last: token, expiry, by which key it was used
     enrolments/                     what hospitals sent: waiting, in force, former
+    revoked.json                    keys taken back, whether or not the root has signed it yet
     nodes/SITE.pub                  whom the gateway lets through
     roster.draft                    the next roster, until the root has signed it
+    state/membership.lock           held by the command that changes any of these
 
-The nodes folder follows from roster and enrolments; it is set anew after every change, so that a
-crash between two writes leaves nothing that the next command does not mend.
+The draft follows from roster, enrolments and revocations, and so does the nodes folder; both are
+set anew after every change. So a crash between two writes leaves nothing that the next command
+does not mend, and an earlier draft that the root's owners sign loses nothing that came after it.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ from medunlearn_server.joining.founding import (
     sign_as_pilot,
 )
 from medunlearn_server.joining.invitation_records import InvitationRecords, Issued
+from medunlearn_server.joining.membership_lock import one_at_a_time
+from medunlearn_server.joining.node_folder import set_nodes
+from medunlearn_server.joining.revocation_records import REVOKED_FILE, RevocationRecords
 from medunlearn_server.service.config import CoordinatorFolder, open_folder
 
 DRAFT_FILE = "roster.draft"
@@ -62,6 +68,7 @@ class Membership:
         self._now = now
         self._invitations = InvitationRecords(self._path / "invitations")
         self._enrolments = EnrolmentRecords(self._path / "enrolments")
+        self._revocations = RevocationRecords(self._path / REVOKED_FILE)
 
     @property
     def path(self) -> Path:
@@ -105,19 +112,20 @@ class Membership:
             Transient: WRITE_FAILED.
         """
         self.root()
-        trusted = self.roster()
-        verify_roster(trusted.document, trusted.current.root, now=self._now)
-        if any(party.party_id == site_id for party in trusted.current.parties):
-            raise Rejected("SITE_EXISTS", f"{site_id} is in the roster already",
-                           "for new keys the hospital uses `medunlearn hospital rotate`; if it "
-                           "lost them, revoke it first")
-        invitation, document = self._invitation(
-            site_id, days=days, model=model, version=version, code_digest=code_digest)
-        self._invitations.remember(Issued(
-            site_id=site_id, token=invitation.token.hex(), issued=invitation.issued,
-            expires=invitation.expires))
-        path = self._path / "invitations" / f"{site_id}.invitation"
-        write_atomically(path, document, private=False)
+        with one_at_a_time(self._folder.state):
+            trusted = self.roster()
+            verify_roster(trusted.document, trusted.current.root, now=self._now)
+            if any(party.party_id == site_id for party in trusted.current.parties):
+                raise Rejected("SITE_EXISTS", f"{site_id} is in the roster already",
+                               "for new keys the hospital uses `medunlearn hospital rotate`; if "
+                               "it lost them, revoke it first")
+            invitation, document = self._invitation(
+                site_id, days=days, model=model, version=version, code_digest=code_digest)
+            self._invitations.remember(Issued(
+                site_id=site_id, token=invitation.token.hex(), issued=invitation.issued,
+                expires=invitation.expires))
+            path = self._path / "invitations" / f"{site_id}.invitation"
+            write_atomically(path, document, private=False)
         return path
 
     def refresh(self, site_id: str, *, model: BaseModel, version: str, code_digest: str) -> Path:
@@ -169,96 +177,90 @@ class Membership:
 
         Raises:
             Rejected: As :func:`open_enrolment`; ENROLMENT_OTHER_FEDERATION, INVITATION_UNKNOWN,
-                INVITATION_EXPIRED, INVITATION_USED, SITE_EXISTS, ENROLMENT_OLD,
+                INVITATION_EXPIRED, INVITATION_USED, SITE_EXISTS, ENROLMENT_OLD, ENROLMENT_EARLY,
                 ENROLMENT_ROTATION, NODE_KEY_USED, KEY_REVOKED, KEY_EXPIRED.
             Transient: WRITE_FAILED.
         """
         enrolment = open_enrolment(document)
-        roster = self.roster().current
         if enrolment.federation != self.federation:
             raise Rejected("ENROLMENT_OTHER_FEDERATION",
                            f"it is for {enrolment.federation!a}, this is {self.federation}",
                            "send it to the coordinator that sent the invitation")
-        self._require_usable(enrolment.entry, roster)
+        self._require_usable(enrolment.entry)
         if document in self._enrolments.of(enrolment.site_id):
             return enrolment
-        issued = (self._invitations.answered_by(enrolment, roster, now=self._now)
-                  if enrolment.token else None)
-        if issued is None:
-            require_successor_of_entry(enrolment, roster)
-            self._enrolments.require_newer(enrolment)
-        self._enrolments.require_fresh_node(enrolment)
+        self._require_welcome(enrolment)
+        # Unlocked: a revocation must not wait for the end of a telephone call.
         compared = confirm(enrolment)
-        self._enrolments.wait(enrolment.site_id, document)
-        if issued is not None:
-            self._invitations.remember(
-                replace(issued, used_by=enrolment.entry.key_id, compared=compared))
+        with one_at_a_time(self._folder.state):
+            self._require_usable(enrolment.entry)
+            issued = self._require_welcome(enrolment)
+            if issued is not None:  # first: after a crash nobody else can answer it
+                self._invitations.remember(
+                    replace(issued, used_by=enrolment.entry.key_id, compared=compared))
+            self._enrolments.wait(enrolment.site_id, document)
         return enrolment
 
-    def _require_usable(self, entry: Party, roster: Roster) -> None:
-        if entry.key_id in roster.revoked:
+    def _require_usable(self, entry: Party) -> None:
+        if entry.key_id in (*self.roster().current.revoked, *self._revocations.keys()):
             raise Rejected("KEY_REVOKED", f"the key of {entry.party_id} was revoked once",
                            "the hospital makes a new folder with a new key")
         if not entry.valid_from - SKEW_S <= self._now <= entry.valid_until:
             raise Rejected("KEY_EXPIRED", f"the key of {entry.party_id} is not valid now",
                            "check the hospital's clock, and this one")
 
+    def _require_welcome(self, enrolment: Enrolment) -> Issued | None:
+        """The invitation that it answers; None for a change of keys by a hospital that is in."""
+        roster, issued = self.roster().current, None
+        if enrolment.token:
+            issued = self._invitations.answered_by(enrolment, roster, now=self._now)
+        else:
+            require_successor_of_entry(enrolment, roster)
+            self._enrolments.require_newer(enrolment, now=self._now)
+        self._enrolments.require_fresh_node(enrolment)
+        return issued
+
     # Roster.
 
     def advance(
         self, *, days: int = ROSTER_DAYS, revoke: str | None = None, renew: bool = False
     ) -> bool:
-        """Make the roster that follows from enrolments and one revocation.
+        """Make the roster that follows from enrolments and revocations.
 
         Args:
             days: Validity of a new version.
-            revoke: A party to take out, its key for good.
+            revoke: A site to take out, or whose enrolment to withdraw; its keys for good.
             renew: Make a new version even if nobody comes or goes.
 
         Returns:
-            True if a new roster is in force, signed by the pilot's root here; False if
+            True if the roster in force says all of it, signed by the pilot's root here; False if
             ``roster.draft`` waits for the consortium's root.
 
         Raises:
-            Misconfigured: KEY_ codes, ROOT_KEYS_TOO_FEW.
-            Rejected: PARTY_UNKNOWN for a ``revoke`` that is nobody.
+            Misconfigured: KEY_ codes, ROOT_KEYS_TOO_FEW, REVOKED_FILE.
+            Rejected: PARTY_UNKNOWN for a ``revoke`` that is nobody, REVOKE_ROLE for one that is
+                no site.
             Transient: WRITE_FAILED.
         """
-        trusted = self.roster()
-        roster = self._begun(trusted.current, days)
-        parties = {party.party_id: party for party in roster.parties}
-        revoked = set(roster.revoked)
-        if revoke is not None:
-            revoked.add(trusted.current.party(revoke).key_id)
-            parties.pop(revoke, None)
-            self._enrolments.retire(revoke)
-            self._invitations.forget(revoke)
-        for enrolment in self._enrolments.pending():
-            parties[enrolment.entry.party_id] = enrolment.entry
-        roster = replace(roster, parties=tuple(parties[name] for name in sorted(parties)),
-                         revoked=tuple(sorted(revoked)))
-        now_in_force = (trusted.current.parties, trusted.current.revoked)
-        if not renew and (roster.parties, roster.revoked) == now_in_force:
-            self.sync_nodes()
-            return True
-        if not has_pilot_root(self._path):
-            write_atomically(self._path / DRAFT_FILE, roster.to_bytes(), private=False)
-            self.sync_nodes()
-            return False
-        trusted.offer(sign_as_pilot(self._path, roster), now=self._now)
-        (self._path / DRAFT_FILE).unlink(missing_ok=True)
-        self.sync_nodes()
-        return True
+        with one_at_a_time(self._folder.state):
+            trusted = self.roster()
+            if revoke is not None:
+                self._take_back(revoke, self._begun(trusted.current, days), trusted.current)
+            return self._carry_out(trusted, days=days, renew=renew)
 
-    def import_roster(self, document: bytes, *, root: bytes | None) -> Roster:
+    def import_roster(self, document: bytes, *, root: bytes | None) -> bool:
         """Take a roster that the consortium signed into force.
 
         Args:
             document: Signed roster.
             root: The root to pin, at the very first import.
 
+        Returns:
+            As :meth:`advance`: False if it is of an earlier draft, and ``roster.draft`` waits
+            with what came after that.
+
         Raises:
-            Misconfigured: ROSTER_MISSING, ROOT_PINNED.
+            Misconfigured: ROSTER_MISSING, ROOT_PINNED, REVOKED_FILE.
             Rejected: ROSTER_, KEY_ codes; ROSTER_WITHOUT_US if it does not name this coordinator.
             Transient: WRITE_FAILED.
         """
@@ -273,44 +275,83 @@ class Membership:
                    and p.party_id == identity.party_id for p in roster.parties):
             raise Rejected("ROSTER_WITHOUT_US", f"{identity.party_id} is not in it with its key",
                            "give coordinator.entry to the consortium: medunlearn roster add")
-        if first is not None:
-            publish_first(self._path, roster, document)
-        else:
-            self.roster().offer(document, now=self._now)
-        draft = self._path / DRAFT_FILE
-        if draft.exists() and Roster.from_bytes(draft.read_bytes()).version <= roster.version:
-            draft.unlink()
-        self.sync_nodes()
-        return roster
+        with one_at_a_time(self._folder.state):
+            if first is not None:
+                publish_first(self._path, roster, document)
+            else:
+                self.roster().offer(document, now=self._now)
+            return self._carry_out(self.roster(), days=ROSTER_DAYS)
 
     def sync_nodes(self) -> tuple[str, ...]:
         """Set ``nodes/`` to the roster's sites with their enrolled node keys; returns them."""
-        roster, keys = self.roster().current, {}
+        with one_at_a_time(self._folder.state):
+            return self._sync_nodes()
+
+    def taken_back(self) -> tuple[str, ...]:
+        """Sites that were revoked here and are still in the roster in force."""
+        keys = self._revocations.keys()
+        return tuple(p.party_id for p in self.roster().current.parties if p.key_id in keys)
+
+    def _take_back(self, site_id: str, *rosters: Roster) -> None:
+        """Note that a site's keys are no longer good, before anything else is done about it."""
+        entries = [party for roster in rosters for party in roster.parties]
+        entries += [enrolment.entry for enrolment in self._enrolments.of(site_id).values()]
+        named = [entry for entry in entries if entry.party_id == site_id] or \
+            [rosters[-1].party(site_id)]
+        if any(entry.role != "site" for entry in named):
+            raise Rejected("REVOKE_ROLE", f"{site_id} is no hospital",
+                           "only the root's owners take a coordinator out: medunlearn roster "
+                           f"revoke {site_id} --after roster.dsse")
+        self._revocations.add(entry.key_id for entry in named)
+        self._enrolments.retire(site_id)
+        self._invitations.forget(site_id)
+
+    def _carry_out(self, trusted: TrustedRoster, *, days: int, renew: bool = False) -> bool:
+        """Put what enrolments and revocations ask for into force, or draft it."""
+        following, current, signed = self._following(trusted.current, days), trusted.current, True
+        if renew or (following.parties, following.revoked) != (current.parties, current.revoked):
+            signed = has_pilot_root(self._path)
+            if signed:
+                trusted.offer(sign_as_pilot(self._path, following), now=self._now)
+            else:
+                write_atomically(self._path / DRAFT_FILE, following.to_bytes(), private=False)
+        draft = self._draft()
+        if draft is not None and draft.version <= trusted.current.version:
+            (self._path / DRAFT_FILE).unlink()
+        self._sync_nodes()
+        return signed
+
+    def _following(self, current: Roster, days: int) -> Roster:
+        """The next version, with all that is asked for and not yet in force."""
+        begun = self._begun(current, days)
+        revoked = {*begun.revoked, *self._revocations.keys()}
+        entries = (*begun.parties, *(e.entry for e in self._enrolments.pending()))
+        parties = {entry.party_id: entry for entry in entries if entry.key_id not in revoked}
+        return replace(begun, parties=tuple(parties[name] for name in sorted(parties)),
+                       revoked=tuple(sorted(revoked)))
+
+    def _begun(self, current: Roster, days: int) -> Roster:
+        """The next version: the draft that waits for signatures, or a new one."""
+        draft = self._draft()
+        if draft is not None and draft.version == current.version + 1:
+            return draft
+        now = int(self._now)
+        return replace(current, version=current.version + 1, issued=now,
+                       expires=now + days * _DAY_S)
+
+    def _draft(self) -> Roster | None:
+        path = self._path / DRAFT_FILE
+        return Roster.from_bytes(path.read_bytes()) if path.exists() else None
+
+    def _sync_nodes(self) -> tuple[str, ...]:
+        roster, revoked, keys = self.roster().current, self._revocations.keys(), {}
         for enrolment in self._enrolments.pending():
             site = enrolment.site_id
             if site in roster.sites and roster.party(site) == enrolment.entry:
                 self._enrolments.come_into_force(site)
         for enrolment in self._enrolments.in_force():
             site, key = enrolment.site_id, enrolment.entry.key_id
-            if site in roster.sites and roster.party(site).key_id == key:
+            if site in roster.sites and roster.party(site).key_id == key and key not in revoked:
                 keys[site] = enrolment.node_key
-        nodes = self._folder.nodes
-        for path in sorted(nodes.glob("*.pub")):
-            if path.stem not in keys:
-                path.unlink()
-        for site, node_key in keys.items():
-            path, line = nodes / f"{site}.pub", node_key + b" " + site.encode("ascii") + b"\n"
-            if not path.exists() or path.read_bytes() != line:
-                write_atomically(path, line, private=False)
+        set_nodes(self._folder.nodes, keys)
         return tuple(sorted(keys))
-
-    def _begun(self, current: Roster, days: int) -> Roster:
-        """The next version: the draft that waits for signatures, or a new one."""
-        draft = self._path / DRAFT_FILE
-        if draft.exists():
-            found = Roster.from_bytes(draft.read_bytes())
-            if found.version == current.version + 1:
-                return found
-        now = int(self._now)
-        return replace(current, version=current.version + 1, issued=now,
-                       expires=now + days * _DAY_S)

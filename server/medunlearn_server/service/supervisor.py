@@ -16,6 +16,7 @@ import fcntl
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -34,6 +35,7 @@ from medunlearn_common.service_log import exit_status
 from medunlearn_common.service_log import run as run_logged
 from medunlearn_common.trust_folder import open_identity
 from medunlearn_server.answered import NODES_FILE
+from medunlearn_server.joining.membership import Membership
 from medunlearn_server.service.conductor import Conductor, Surroundings
 from medunlearn_server.service.config import CoordinatorFolder, open_folder, split_address
 from medunlearn_server.service.control import Control, ControlServer, now_s
@@ -172,6 +174,18 @@ def _alone(folder: CoordinatorFolder) -> Iterator[None]:
         yield
 
 
+def derive_missing_nodes(folder: CoordinatorFolder) -> None:
+    """Make ``nodes/`` where a restored folder has none: who is let in is never copied.
+
+    Raises:
+        Misconfigured: ROSTER_MISSING, REVOKED_FILE.
+        Rejected: ROSTER_ codes, or those of a damaged enrolment.
+        Transient: WRITE_FAILED.
+    """
+    if not folder.nodes.is_dir():
+        Membership(folder.path, now=time.time()).sync_nodes()
+
+
 def serve(path: Path) -> int:
     """Run a coordinator's service until SIGTERM or SIGINT; returns the exit status.
 
@@ -185,6 +199,7 @@ def serve(path: Path) -> int:
     def work(log: EventLog) -> None:
         PartyMarks(folder.path).require_in_service()
         with _alone(folder):
+            derive_missing_nodes(folder)
             supervisor = Supervisor(folder, log)
             on_termination(supervisor.stopping)
             supervisor.run()

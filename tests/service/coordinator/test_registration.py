@@ -15,6 +15,7 @@ from loopback_federation import Federation, new_node_key, three_sites
 from medunlearn_common.errors import MedunlearnError, Transient
 from medunlearn_common.processes import Children, wait_until
 from medunlearn_server.answered import NODES_FILE
+from medunlearn_server.service import registration as registration_module
 from medunlearn_server.service.loopback_tls import new_loopback_tls
 from medunlearn_server.service.node_keys import NodeKeys
 from medunlearn_server.service.registration import Registration
@@ -98,6 +99,52 @@ def test_a_hospital_whose_key_is_refused_keeps_no_other_out(place: Place) -> Non
     assert settled(registration) == {"a", "c"}
     new_node_key(place.nodes, "b")  # it mends its key
     assert settled(place.registration()) == {"a", "b", "c"}
+
+
+def test_a_refused_key_is_offered_again_after_a_pause_and_not_before(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each offer is a command to the SuperLink, which others wait for; it may mend itself."""
+    clock, offered = [0.0], []
+    monkeypatch.setattr(registration_module.time, "monotonic", lambda: clock[-1])
+    register = place.superlink.register
+
+    def refuses_b(public_key: Path, *, name: str) -> str:
+        offered.append(name)
+        if name == "b":
+            raise Transient("FLOWER_COMMAND", "Public key already in use.", "")
+        return register(public_key, name=name)
+
+    monkeypatch.setattr(place.superlink, "register", refuses_b)
+    registration = place.registration()
+    for later_s in (0.0, 1.0, 59.0):
+        clock.append(later_s)
+        registration._mend()
+        assert offered == ["a", "b", "c"]
+    clock.append(61.0)
+    registration._mend()
+    assert offered == ["a", "b", "c", "b"]
+    monkeypatch.setattr(place.superlink, "register", register)
+    clock.append(122.0)
+    registration._mend()
+    assert registration.registered() == {"a", "b", "c"}
+
+
+def test_a_node_that_nobody_enrolled_is_taken_out(place: Place) -> None:
+    """Whoever could speak with the SuperLink once, or was let in before a restore."""
+    assert settled(place.registration()) == {"a", "b", "c"}
+    ours = set(place.superlink.alive)
+    place.superlink.alive |= {"98": b"a stranger's", "99": b"another's"}
+    assert settled(place.registration()) == {"a", "b", "c"}
+    assert set(place.superlink.alive) == ours
+
+
+def test_a_hospital_that_was_put_out_is_taken_out_of_the_superlink(place: Place) -> None:
+    registration = place.registration()
+    registration._mend()
+    (place.nodes / "b.pub").unlink()
+    registration._mend()
+    assert registration.registered() == {"a", "c"} and len(place.superlink.alive) == 2
 
 
 def test_an_answer_that_was_late_is_no_refusal(

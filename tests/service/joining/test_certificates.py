@@ -12,6 +12,8 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from medunlearn_common.doctor import Finding
 from medunlearn_common.errors import Misconfigured, Rejected
@@ -184,6 +186,23 @@ def test_a_leaf_signs_no_further_certificates(tmp_path: Path) -> None:
     with pytest.raises(Rejected):
         require_server_chain([forged.certificate, thief.certificate], [CA.certificate],
                              "localhost", now=NOW)
+
+
+def test_the_authority_makes_no_further_authorities(tmp_path: Path) -> None:
+    """One that it signed all the same is not believed: who stole its key cannot hand it on."""
+    lower = new_authority("lower", now=NOW)
+    plain = lower.certificate
+    builder = x509.CertificateBuilder(
+        issuer_name=CA.certificate.subject, subject_name=plain.subject,
+        public_key=plain.public_key(), serial_number=plain.serial_number,
+        not_valid_before=plain.not_valid_before_utc, not_valid_after=plain.not_valid_after_utc,
+        extensions=list(plain.extensions))
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(CA.key.public_key())
+    signed = builder.add_extension(identifier, critical=False).sign(CA.key, hashes.SHA256())
+    leaf = issue_server(KeyPair(key=lower.key, certificate=signed), ["localhost"], now=NOW)
+    with pytest.raises(Rejected) as caught:
+        require_server_chain([leaf.certificate, signed], [CA.certificate], "localhost", now=NOW)
+    assert caught.value.code == "TLS_OTHER_CA"
 
 
 def test_a_port_without_tls_and_one_without_anybody(tmp_path: Path) -> None:

@@ -200,6 +200,19 @@ def test_a_hospital_enrols_no_coordinator() -> None:
                              ) == "ENROLMENT_FORM"
 
 
+def test_an_enrolment_does_not_write_over_the_coordinators_screen() -> None:
+    """Its version is shown beside the question whether the fingerprint is right."""
+    assert enrolment_refused(HOME.enrolment(package_version="\x1b[2K\r1.0")) == "ENROLMENT_FORM"
+
+
+def test_a_notice_does_not_write_over_the_coordinators_screen() -> None:
+    roster = Roster.from_bytes(parse_signed(HOME.roster(sites=("clinic-a",))).payload)
+    notice = write_leave(HOME.key("clinic-a"), federation="heart\x1b[2J\nroster 9", at=int(NOW))
+    with pytest.raises(Rejected) as caught:
+        open_leave(notice, roster)
+    assert caught.value.code == "LEAVE_FORM"
+
+
 def test_a_truncated_enrolment_is_refused() -> None:
     text = HOME.enrolment().decode()
     lines = text.splitlines()

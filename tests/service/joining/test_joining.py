@@ -7,10 +7,10 @@ import stat
 import time
 import tomllib
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from joining_desk import DAY_S, MODEL, NOW, Desk, app_of, code_of
 from joining_lab import RIVAL
 from typer.testing import CliRunner
 
@@ -26,10 +26,11 @@ from medunlearn_client.joining.site_folder import (
 from medunlearn_client.policy import read_policy
 from medunlearn_client.service.config import read_hospital_config
 from medunlearn_client.site_config import read_site_config
+from medunlearn_common import pki
 from medunlearn_common.doctor import run_checks
 from medunlearn_common.enrolment import open_enrolment, open_leave
 from medunlearn_common.entropy import OsEntropy
-from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
 from medunlearn_common.identity.commands import read_entry
 from medunlearn_common.keeping import make_backup, restore
@@ -42,89 +43,20 @@ from medunlearn_common.pki import (
 )
 from medunlearn_common.roster import self_signed_roster
 from medunlearn_common.trust_folder import open_identity, open_trust
+from medunlearn_server.joining import certificates
 from medunlearn_server.joining import commands as coordinator
 from medunlearn_server.joining.certificates import rotate
 from medunlearn_server.joining.checks import coordinator_checks
 from medunlearn_server.joining.founding import Founding, coordinator_text, found
-from medunlearn_server.joining.membership import BaseModel, Membership
 from medunlearn_server.joining.own_certificate import OwnCertificate
 from medunlearn_server.service.config import CoordinatorConfig, open_folder
 
 pytestmark = pytest.mark.usefixtures("a_clock_that_starts_when_tests_are_collected")
-NOW = time.time()
-DAY_S = 86_400
-MODEL = BaseModel(name="tiny", model_digest="a" * 64, tokenizer_digest="b" * 64)
-
-
-@dataclass
-class Desk:
-    """A coordinator and hospitals, each in a folder; files are carried by hand."""
-
-    path: Path
-    root_keys: int = 3
-    told: list[str] = field(default_factory=list)
-
-    @property
-    def lead(self) -> Path:
-        return self.path / "lead"
-
-    def members(self, now: float = NOW) -> Membership:
-        return Membership(self.lead, now=now)
-
-    def found(self) -> Desk:
-        found(self.lead, Founding(
-            federation="heart", address="localhost:9443", entity="Heart", threshold=2,
-            root_keys=self.root_keys), entropy=OsEntropy(), now=NOW)
-        return self
-
-    def invite(self, site: str, now: float = NOW, days: int = 14) -> Path:
-        return self.members(now).invite(site, days=days, model=MODEL, version="0.1.0",
-                                        code_digest="c" * 64)
-
-    def site(self, site: str, invitation: Path | None = None, *options: str) -> Path:
-        folder = self.path / site
-        result = CliRunner().invoke(_app(hospital.init), [
-            str(folder), "--invitation", str(invitation or self.invite(site)),
-            *(options or ("--trust-on-first-use",))], catch_exceptions=True)
-        if result.exception is not None:
-            raise result.exception
-        self.told.append(result.output)
-        return folder
-
-    def enrol(self, folder: Path, now: float = NOW) -> str:
-        enrolment = next(folder.glob("*.enrolment"))
-        members = self.members(now)
-        members.enrol(enrolment.read_bytes(), lambda _: True)
-        members.advance()
-        return enrolment.stem
-
-    def joined(self, site: str) -> Path:
-        folder = self.site(site)
-        self.enrol(folder)
-        take_roster(folder, self.members().roster_file.read_bytes(), now=NOW)
-        return folder
-
-    def nodes(self) -> set[str]:
-        return {path.stem for path in (self.lead / "nodes").glob("*.pub")}
-
-
-def _app(command: object) -> object:
-    import typer
-
-    app = typer.Typer()
-    app.command()(command)  # type: ignore[type-var]
-    return app
 
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     return Desk(path=tmp_path).found()
-
-
-def code_of(action: object, *arguments: object, **named: object) -> str:
-    with pytest.raises(MedunlearnError) as caught:
-        action(*arguments, **named)  # type: ignore[operator]
-    return caught.value.code
 
 
 def test_three_hospitals_join_and_their_folders_open(desk: Desk) -> None:
@@ -168,7 +100,7 @@ def test_a_name_that_no_roster_takes_is_refused_as_a_name(wrong: dict[str, str])
 
 def test_no_invitation_is_written_where_one_name_is_wrong(desk: Desk) -> None:
     result = CliRunner().invoke(
-        _app(coordinator.invite), ["clinic-a", "clinic b", "--folder", str(desk.lead)])
+        app_of(coordinator.invite), ["clinic-a", "clinic b", "--folder", str(desk.lead)])
     assert isinstance(result.exception, Misconfigured) and result.exception.code == "NAME_FORM"
     assert not list((desk.lead / "invitations").iterdir())
 
@@ -193,7 +125,7 @@ def test_paths_are_written_as_systemd_takes_them(desk: Desk) -> None:
 
 def test_an_invitation_nobody_confirmed_makes_no_folder(desk: Desk) -> None:
     invitation, folder = desk.invite("clinic-a"), desk.path / "clinic-a"
-    result = CliRunner().invoke(_app(hospital.init), [
+    result = CliRunner().invoke(app_of(hospital.init), [
         str(folder), "--invitation", str(invitation)])
     assert isinstance(result.exception, Misconfigured)
     assert result.exception.code == "FINGERPRINT_UNCONFIRMED"
@@ -508,6 +440,39 @@ def test_a_new_authority_takes_two_steps_and_locks_nobody_out(desk: Desk) -> Non
     trusted = read_certificates(folder / "tls" / "ca.pem")
     assert read_certificates(desk.lead / "tls" / "ca.pem")[0] == trusted[1]
     assert not {"TLS_OTHER_CA", "TLS_KEY_OTHER"} & _problems(desk)
+
+
+@pytest.mark.parametrize("killed_at", ["ca-next.key", "ca-next.pem", "ca.pem"])
+@pytest.mark.parametrize("done", [False, True])
+def test_a_new_authority_that_was_killed_is_gone_on_with(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, killed_at: str, done: bool,
+) -> None:
+    """Else hospitals are not told of it, and are locked out by the second step."""
+    folder, real = desk.joined("clinic-a"), pki.write_atomically
+
+    def dies(path: Path, data: bytes, *, private: bool = True) -> None:
+        if path.name != killed_at or done:
+            real(path, data, private=private)
+        if path.name == killed_at:
+            raise KeyboardInterrupt
+
+    for module in (pki, certificates):
+        monkeypatch.setattr(module, "write_atomically", dies)
+    with pytest.raises(KeyboardInterrupt):
+        rotate(desk.lead, "new-authority", now=NOW)
+    for module in (pki, certificates):
+        monkeypatch.setattr(module, "write_atomically", real)
+    if (killed_at, done) == ("ca.pem", True):
+        assert code_of(rotate, desk.lead, "new-authority", now=NOW) == "TLS_NEXT_AUTHORITY"
+    else:
+        assert code_of(rotate, desk.lead, "switch-authority", now=NOW) == "TLS_NO_NEXT_AUTHORITY"
+        rotate(desk.lead, "new-authority", now=NOW)
+    refresh = desk.members(NOW + 5).refresh("clinic-a", model=MODEL, version="0.1.0",
+                                            code_digest="c" * 64)
+    take_refresh(folder, refresh.read_bytes(), now=NOW + 5)
+    rotate(desk.lead, "switch-authority", now=NOW)
+    require_server_chain(read_certificates(desk.lead / "tls" / "server.pem"),
+                         read_certificates(folder / "tls" / "ca.pem"), "localhost", now=NOW)
 
 
 def test_a_refresh_of_another_federation_or_hospital_is_refused(desk: Desk) -> None:

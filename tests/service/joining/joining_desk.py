@@ -1,0 +1,88 @@
+"""A coordinator's desk and hospitals' folders on real files, with the commands that people use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from medunlearn_client.joining import commands as hospital
+from medunlearn_client.joining.site_folder import take_roster
+from medunlearn_common.entropy import OsEntropy
+from medunlearn_common.errors import MedunlearnError
+from medunlearn_server.joining.founding import Founding, found
+from medunlearn_server.joining.membership import BaseModel, Membership
+
+NOW = time.time()
+DAY_S = 86_400
+MODEL = BaseModel(name="tiny", model_digest="a" * 64, tokenizer_digest="b" * 64)
+
+
+@dataclass
+class Desk:
+    """A coordinator and hospitals, each in a folder; files are carried by hand."""
+
+    path: Path
+    root_keys: int = 3
+    told: list[str] = field(default_factory=list)
+
+    @property
+    def lead(self) -> Path:
+        return self.path / "lead"
+
+    def members(self, now: float = NOW) -> Membership:
+        return Membership(self.lead, now=now)
+
+    def found(self) -> Desk:
+        found(self.lead, Founding(
+            federation="heart", address="localhost:9443", entity="Heart", threshold=2,
+            root_keys=self.root_keys), entropy=OsEntropy(), now=NOW)
+        return self
+
+    def invite(self, site: str, now: float = NOW, days: int = 14) -> Path:
+        return self.members(now).invite(site, days=days, model=MODEL, version="0.1.0",
+                                        code_digest="c" * 64)
+
+    def site(self, site: str, invitation: Path | None = None, *options: str) -> Path:
+        folder = self.path / site
+        result = CliRunner().invoke(app_of(hospital.init), [
+            str(folder), "--invitation", str(invitation or self.invite(site)),
+            *(options or ("--trust-on-first-use",))], catch_exceptions=True)
+        if result.exception is not None:
+            raise result.exception
+        self.told.append(result.output)
+        return folder
+
+    def enrol(self, folder: Path, now: float = NOW) -> str:
+        enrolment = next(folder.glob("*.enrolment"))
+        members = self.members(now)
+        members.enrol(enrolment.read_bytes(), lambda _: True)
+        members.advance()
+        return enrolment.stem
+
+    def joined(self, site: str) -> Path:
+        folder = self.site(site)
+        self.enrol(folder)
+        take_roster(folder, self.members().roster_file.read_bytes(), now=NOW)
+        return folder
+
+    def nodes(self) -> set[str]:
+        return {path.stem for path in (self.lead / "nodes").glob("*.pub")}
+
+
+def app_of(command: Callable[..., Any]) -> typer.Typer:
+    app = typer.Typer()
+    app.command()(command)
+    return app
+
+
+def code_of(action: Callable[..., Any], *arguments: object, **named: object) -> str:
+    with pytest.raises(MedunlearnError) as caught:
+        action(*arguments, **named)
+    return caught.value.code
