@@ -11,6 +11,8 @@ Guarantees:
     * A request slot is answered once: the same bytes get the same answer, others are recorded as
       equivocation and close the round.
     * A run stays with its first coordinator and plan.
+    * Under a roster that has expired, nothing is answered but a greeting, which may bring the next
+      one; a roster that `hospital join` put in force counts from the next message on.
     * A hospital that was restored without its newest history answers in no run of which it may
       have forgotten something, and a folder that moved away answers nothing.
 """
@@ -131,6 +133,7 @@ class SealedHospital:
         word of strangers.
         """
         try:
+            self.trust.roster.follow()
             if message.kind == HELLO:
                 return self._hello(message)
             if message.kind != SEALED:
@@ -327,7 +330,8 @@ def seal_hospital(
     policy = read_policy(folder / TRUST_FOLDER / POLICY_FILE)
     with ExitStack() as opened:  # closes what was opened if a later step fails
         trust = opened.enter_context(closing(open_trust(
-            folder, entropy=entropy, clock=clock, survives_power_cut=survives_power_cut
+            folder, entropy=entropy, clock=clock, survives_power_cut=survives_power_cut,
+            allow_expired=True,  # a greeting may bring the next roster
         )))
         journal = opened.enter_context(closing(ShareJournal(
             folder / JOURNAL_FILE, synchronous="FULL" if survives_power_cut else "OFF"

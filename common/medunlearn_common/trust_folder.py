@@ -91,7 +91,7 @@ class Trust:
 
 def open_trust(
     folder: Path, *, entropy: Entropy | None = None, clock: Callable[[], float] = time.time,
-    survives_power_cut: bool = True,
+    survives_power_cut: bool = True, allow_expired: bool = False,
 ) -> Trust:
     """Open the trust folder inside a party's folder; whoever opens it closes it.
 
@@ -100,6 +100,8 @@ def open_trust(
         entropy: For nonces; None takes the operating system's.
         clock: Seconds since 1970.
         survives_power_cut: See :class:`DurableDatabase`.
+        allow_expired: Open with an expired roster too: until a newer one comes, no signature is
+            believed (ROSTER_EXPIRED).
 
     Raises:
         Misconfigured: TRUST_MISSING, KEY_ codes, ROSTER_MISSING.
@@ -108,7 +110,7 @@ def open_trust(
         Transient: ENVELOPE_STORE.
     """
     identity, place = open_identity(folder), folder / TRUST_FOLDER
-    roster = TrustedRoster(place, now=clock())
+    roster = TrustedRoster(place, now=0.0 if allow_expired else clock())
     store = EnvelopeStore(place / STORE_FILE, survives_power_cut=survives_power_cut)
     try:
         store.see_roster(roster.current.version, roster.current.digest)

@@ -19,7 +19,9 @@ from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
 from medunlearn_common.files import write_atomically
 
 Directive = Literal["run", "pause", "stop", "leave"]
+ShownDirective = Literal["run", "pause", "stop", "leave", "unreadable"]
 DIRECTIVE_FILE: Final = "directive"
+DIRECTIVE_INVALID: Final = "DIRECTIVE_INVALID"
 RUN_PAUSED: Final = "RUN_PAUSED"
 RUN_STOPPED: Final = "RUN_STOPPED"
 COORDINATOR_LEAVES: Final = "COORDINATOR_LEAVES"
@@ -37,11 +39,19 @@ def read_directive(folder: Path) -> Directive:
     except FileNotFoundError:
         return "run"
     except (OSError, ValueError) as error:
-        raise _invalid() from error
+        raise _invalid(folder) from error
     for word in _WORDS:
         if text == word:
             return word
-    raise _invalid()
+    raise _invalid(folder)
+
+
+def shown_directive(folder: Path) -> ShownDirective:
+    """As :func:`read_directive`, for who looks at many runs: one bad word hides no other run."""
+    try:
+        return read_directive(folder)
+    except Misconfigured:
+        return "unreadable"
 
 
 def write_directive(folder: Path, word: Directive) -> None:
@@ -85,6 +95,6 @@ _ERRORS: Final[dict[Directive, tuple[type[MedunlearnError], str, str, str]]] = {
 }
 
 
-def _invalid() -> Misconfigured:
-    return Misconfigured("DIRECTIVE_INVALID", f"the run's {DIRECTIVE_FILE} holds no known word",
-                         "pause, resume or stop the run with `medunlearn coordinator`")
+def _invalid(folder: Path) -> Misconfigured:
+    return Misconfigured(DIRECTIVE_INVALID, f"{DIRECTIVE_FILE} of run {folder.name} holds no "
+                         "known word", "`medunlearn coordinator resume` or `stop` writes a new one")

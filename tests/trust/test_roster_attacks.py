@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 from open_files import all_closed_again
 from trust_lab import (
+    CODE,
     ENTROPY,
     NOW,
     OPENED,
     ROOT,
     ROOT_KEYS,
+    SITES,
+    Inside,
     Lab,
     entry,
     key,
@@ -32,7 +35,8 @@ from typer.testing import CliRunner
 from medunlearn_client.bundle_check import require_installed_code
 from medunlearn_client.policy import SitePolicy, policy_from_bytes, policy_template
 from medunlearn_client.policy_commands import policy_app
-from medunlearn_common.envelope import sign_bytes
+from medunlearn_client.sealed_hospital import SealedHospital
+from medunlearn_common.envelope import HELLO, sign_bytes
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
 from medunlearn_common.identity import (
     SigningIdentity,
@@ -254,6 +258,59 @@ def test_a_newer_roster_travels_with_the_greeting(tmp_path: Path) -> None:
     lab.trust.roster.offer(signed(roster(2)), now=NOW)
     assert same(lab.ready(), "")
     assert all(h.trust.roster.current.version == 2 for h in lab.hospitals.values())
+
+
+def without_coordinator(version: int) -> bytes:
+    """A roster that revokes the coordinator."""
+    given = roster(version, revoked=(key("coordinator").key_id,))
+    return signed(replace(given, parties=tuple(
+        party for party in given.parties if party.role != "coordinator")))
+
+
+def test_a_roster_that_another_process_put_in_force_counts_at_once_and_stays(
+    tmp_path: Path
+) -> None:
+    lab = Lab(tmp_path)
+    assert same(lab.ready(), "")
+    site, place = lab.hospitals["site-0"], tmp_path / "site-0"
+    joining = TrustedRoster(place, now=NOW)  # `hospital join`, beside the running worker
+    joining.offer(without_coordinator(3), now=NOW)
+    greeting, request = (message for address, message in lab.wire.requests
+                         if address == "site-0")
+    assert site.handle(request).fields["code"] == "KEY_REVOKED"
+    assert site.handle(greeting).fields["code"] == "ROSTER_ROLLBACK"
+    older = replace(greeting, payload=signed(roster(2)))
+    assert site.handle(older).fields["code"] == "ROSTER_ROLLBACK"
+    assert TrustedRoster(place, now=NOW).current.version == 3
+    (place / "roster.dsse").write_bytes(signed(roster(1)))  # put back under a running worker
+    assert site.handle(greeting).fields["code"] == "ROSTER_ROLLBACK"
+
+
+def test_under_an_expired_roster_greetings_alone_are_answered(tmp_path: Path) -> None:
+    soon = roster(expires=int(NOW) + 1000)
+    for name in ("coordinator", *SITES):
+        trust(tmp_path / name, name, signed(soon)).close()
+    lab = Lab(tmp_path)
+    assert same(lab.ready(), "")
+    greeting, request = (message for address, message in lab.wire.requests
+                         if address == "site-0")
+    inside = Inside("site-0")
+    late = replace(trust(tmp_path / "site-0", "site-0"), clock=lambda: NOW + 2000,
+                   roster=TrustedRoster(tmp_path / "site-0", now=0.0))
+    site = SealedHospital(inside=inside, trust=late, policy=SitePolicy(), code_digest=CODE)
+    assert site.handle(greeting).kind == HELLO
+    assert site.handle(request).fields["code"] == "ROSTER_EXPIRED" and not inside.asked
+    assert site.handle(replace(greeting, payload=signed(roster(2)))).kind == HELLO
+    assert site.trust.roster.current.version == 2
+
+
+def test_of_two_processes_that_take_rosters_the_newer_one_wins(tmp_path: Path) -> None:
+    trust(tmp_path, "site-0")
+    first, second = (TrustedRoster(tmp_path, now=NOW) for _ in range(2))
+    first.offer(signed(roster(3)), now=NOW)
+    assert code_of(lambda: second.offer(signed(roster(2)), now=NOW)) == "ROSTER_ROLLBACK"
+    assert second.current.version == 3
+    assert second.offer(signed(roster(4)), now=NOW).version == 4
 
 
 def test_a_party_without_trust_folder_or_whose_key_others_can_read_does_not_start(

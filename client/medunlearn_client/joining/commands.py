@@ -102,12 +102,12 @@ def join(
       medunlearn hospital join roster.dsse --folder clinic
     """
     now = time.time()
+    if roster is not None:  # first: it says whose refresh may be believed
+        taken = take_roster(folder, _read(roster), now=now)
+        typer.echo(f"roster {taken.version} is in force: {len(taken.sites)} hospitals")
     if refresh is not None:
         for line in take_refresh(folder, _read(refresh), now=now):
             typer.echo(line)
-    if roster is not None:
-        taken = take_roster(folder, _read(roster), now=now)
-        typer.echo(f"roster {taken.version} is in force: {len(taken.sites)} hospitals")
     for line in activate_next_keys(folder):
         typer.echo(line)
     typer.echo(f"next: medunlearn hospital doctor --folder {folder}, then\n"

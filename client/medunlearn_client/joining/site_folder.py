@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import tomllib
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from medunlearn_client.service.config import (
 from medunlearn_client.site_config import SITE_TOML, site_template
 from medunlearn_common.enrolment import write_leave
 from medunlearn_common.entropy import Entropy
+from medunlearn_common.envelope.store import EnvelopeStore
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import write_atomically
 from medunlearn_common.founding import new_folder, new_trust_folder
@@ -38,7 +40,6 @@ from medunlearn_common.invitation import OpenedInvitation, open_invitation
 from medunlearn_common.naming import require_entity
 from medunlearn_common.plan.sections import DataSection
 from medunlearn_common.roster import (
-    Root,
     Roster,
     TrustedRoster,
     enrolment_request,
@@ -50,6 +51,7 @@ from medunlearn_common.roster.trusted import ROOT_FILE, ROSTER_FILE
 from medunlearn_common.service_files import write_service_files
 from medunlearn_common.trust_folder import (
     POLICY_FILE,
+    STORE_FILE,
     TRUST_FOLDER,
     open_identity,
 )
@@ -168,12 +170,16 @@ def take_roster(folder: Path, document: bytes, *, now: float) -> Roster:
         Rejected: ROSTER_ codes; ROSTER_WITHOUT_US if it does not name this hospital,
             ROSTER_OTHER_KEY if somebody else's key stands under its name. What was in force
             before stays.
-        Transient: WRITE_FAILED.
+        Transient: WRITE_FAILED, ENVELOPE_STORE.
     """
-    trusted = TrustedRoster(folder / TRUST_FOLDER, now=0.0)
+    trust = folder / TRUST_FOLDER
+    trusted = TrustedRoster(trust, now=0.0)
     roster = verify_roster(document, trusted.current.root, now=now)
     require_successor(roster, trusted.current)
     require_own_entry(folder, roster)
+    if (trust / STORE_FILE).exists():  # made by the first worker; a lost one is not made anew here
+        with closing(EnvelopeStore(trust / STORE_FILE)) as store:
+            store.see_roster(roster.version, roster.digest)
     return trusted.offer(document, now=now)
 
 
@@ -199,17 +205,20 @@ def take_refresh(folder: Path, document: bytes, *, now: float) -> list[str]:
         What the engineer should know or do.
 
     Raises:
+        Misconfigured: INVITATION_MISSING, ROSTER_MISSING.
         Rejected: As :func:`open_invitation`; REFRESH_OTHER if it is of another federation, root,
-            coordinator or hospital, REFRESH_OLD if a later one was taken before.
+            coordinator or hospital; KEY_REVOKED, KEY_UNKNOWN, KEY_EXPIRED, ROSTER_EXPIRED or
+            SENDER_ROLE if its signer is not the coordinator of the roster in force; REFRESH_OLD
+            if a later one was taken before.
         Transient: WRITE_FAILED.
     """
     opened, before = open_invitation(document, now=now), stored_invitation(folder).invitation
-    pinned = Root.from_bytes((folder / TRUST_FOLDER / ROOT_FILE).read_bytes())
-    fresh = opened.invitation
-    if opened.root != pinned or (fresh.federation, fresh.coordinator, fresh.site_id) != (
+    own, fresh = TrustedRoster(folder / TRUST_FOLDER, now=0.0).current, opened.invitation
+    if opened.root != own.root or (fresh.federation, fresh.coordinator, fresh.site_id) != (
             before.federation, before.coordinator, before.site_id):
         raise Rejected("REFRESH_OTHER", "this refresh is not of this hospital's federation",
                        "take nothing from it, and tell the coordinator")
+    _require_own_coordinator(opened, own, now=now)
     if fresh.issued < before.issued:
         raise Rejected("REFRESH_OLD", "a later file of the coordinator was taken before",
                        "ask for the newest")
@@ -223,6 +232,15 @@ def take_refresh(folder: Path, document: bytes, *, now: float) -> list[str]:
         told.append(f"the base model is now {fresh.model} ({fresh.model_digest}): install it, set "
                     "model_folder in site.toml, and add its digest to trust/policy.toml")
     return told
+
+
+def _require_own_coordinator(opened: OpenedInvitation, own: Roster, *, now: float) -> None:
+    """Its signer leads by the roster in force; the one that the file brings along may be old."""
+    named = opened.invitation.coordinator
+    signer, _ = own.party_of_key(opened.roster.party(named).key_id, now=now)
+    if signer != named or own.party(named).role != "coordinator":
+        raise Rejected("SENDER_ROLE", f"{signer} is not the coordinator that the refresh names",
+                       "take nothing from it, and tell the coordinator")
 
 
 def leave_federation(folder: Path, *, now: float) -> Path:

@@ -1,8 +1,9 @@
 """Plans that wait for a person: one small file each in ``approvals/``.
 
 The worker adds a plan when a coordinator offers it; `medunlearn hospital approve` writes the
-decision. A decision is of one plan in one run: the same plan in another run waits anew, for it
-spends privacy anew.
+decision. A decision is of one plan in one run of one coordinator: the same plan in another run
+waits anew, for it spends privacy anew, and no coordinator's offer touches what was decided on
+another's.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Approvals:
                 APPROVALS_FULL if too many plans wait.
             Transient: WRITE_FAILED.
         """
-        path = self._path(offer.run, offer.plan.digest)
+        path = self._path(offer.run, offer.coordinator, offer.plan.digest)
         found = _read(path)
         if found is None or (found.run, found.coordinator, found.plan_digest) != (
             offer.run, offer.coordinator, offer.plan.digest
@@ -86,9 +87,10 @@ class Approvals:
         raise Rejected(PLAN_AWAITS_APPROVAL, "a person of this site has yet to approve the plan",
                        f"medunlearn hospital approve {offer.plan.digest[:12]} --by NAME")
 
-    def was_declined(self, run: str) -> bool:
+    def was_declined(self, run: str, *, coordinator: str) -> bool:
         """Whether a person refused the run's plan, maybe after it had begun."""
-        return any(one.run == run and one.decision == "declined" for one in self.all())
+        return any((one.run, one.coordinator, one.decision) == (run, coordinator, "declined")
+                   for one in self.all())
 
     def _add(self, path: Path, offer: RunOffer) -> None:
         if len([one for one in self.all() if one.decision == "waiting"]) >= MAX_WAITING:
@@ -104,7 +106,9 @@ class Approvals:
         found = (_read(path) for path in self._folder.glob("*.json"))
         return tuple(sorted((one for one in found if one is not None), key=lambda o: o.asked))
 
-    def named(self, digest: str, *, run: str | None = None) -> tuple[Asked, ...]:
+    def named(
+        self, digest: str, *, run: str | None = None, coordinator: str | None = None
+    ) -> tuple[Asked, ...]:
         """One plan, in every run that was offered it; what is shown is what can be decided on.
 
         A coordinator can make two plans whose digests begin alike: a few minutes' work for the
@@ -113,6 +117,7 @@ class Approvals:
         Args:
             digest: The plan's digest, or its first eight or more digits.
             run: The run; None takes all.
+            coordinator: Who offers it; None takes all.
 
         Raises:
             Misconfigured: APPROVAL_DIGEST, APPROVAL_UNKNOWN, APPROVAL_AMBIGUOUS.
@@ -121,7 +126,8 @@ class Approvals:
             raise Misconfigured("APPROVAL_DIGEST", "a plan is named by 8 to 64 hex digits",
                                 "`medunlearn hospital approve` lists what waits")
         alike = [one for one in self.all() if one.plan_digest.startswith(digest)]
-        found = tuple(one for one in alike if run in (None, one.run))
+        found = tuple(one for one in alike if run in (None, one.run)
+                      and coordinator in (None, one.coordinator))
         if not found:
             raise Misconfigured("APPROVAL_UNKNOWN", "no such plan was offered to this site",
                                 "`medunlearn hospital approve` lists what waits")
@@ -133,7 +139,7 @@ class Approvals:
 
     def decide(
         self, digest: str, *, by: str, decision: Literal["approved", "declined"],
-        run: str | None = None,
+        run: str | None = None, coordinator: str | None = None,
     ) -> Asked:
         """Write a decision down; one that was made can be changed only from yes to no.
 
@@ -142,6 +148,7 @@ class Approvals:
             by: Who decides.
             decision: What.
             run: The run, where the plan waits in several.
+            coordinator: Who offers it, where several do.
 
         Raises:
             Misconfigured: APPROVAL_DIGEST, APPROVAL_BY, APPROVAL_UNKNOWN, APPROVAL_AMBIGUOUS,
@@ -150,22 +157,24 @@ class Approvals:
         if not person(by):
             raise Misconfigured("APPROVAL_BY", "the name of the person is not a name",
                                 "letters, spaces, points and hyphens, at most 64")
-        found = self.named(digest, run=run)
+        found = self.named(digest, run=run, coordinator=coordinator)
         # An older run's decision does not stand in the way of the one that waits.
         open_ones = [one for one in found if one.decision == "waiting"] or found
         if len(open_ones) > 1:
-            raise Misconfigured("APPROVAL_AMBIGUOUS", f"{len(open_ones)} runs have such a plan",
-                                "add --run NAME")
+            raise Misconfigured("APPROVAL_AMBIGUOUS",
+                                f"this plan was offered {len(open_ones)} times",
+                                "add --run NAME or --coordinator NAME; two coordinators with one "
+                                "run are hardly chance: ask them")
         one = open_ones[0]
         if one.decision == "declined" and decision == "approved":
             raise Misconfigured("APPROVAL_DECIDED", f"{one.by} declined this plan",
                                 "let the coordinator offer it in a new run")
         decided = replace(one, decision=decision, by=by, decided=self._clock())
-        _write(self._path(one.run, one.plan_digest), decided)
+        _write(self._path(one.run, one.coordinator, one.plan_digest), decided)
         return decided
 
-    def _path(self, run: str, plan_digest: str) -> Path:
-        return self._folder / f"{digest_of([run, plan_digest])[:32]}.json"
+    def _path(self, run: str, coordinator: str, plan_digest: str) -> Path:
+        return self._folder / f"{digest_of([run, coordinator, plan_digest])[:32]}.json"
 
 
 def declined() -> Rejected:

@@ -19,6 +19,8 @@ from medunlearn_common.party_folder import HERE, PartyFolder
 
 By = Annotated[str, typer.Option("--by", help="Name of the person who decides.")]
 Run = Annotated[str | None, typer.Option("--run", help="Where several runs have the plan.")]
+Coordinator = Annotated[str | None, typer.Option(
+    "--coordinator", help="Where several coordinators offer it.")]
 
 __all__ = ["approve", "decline", "policy", "serve", "status", "stop"]
 
@@ -80,7 +82,7 @@ def status(
 
 def approve(
     digest: Annotated[str, typer.Argument(help="The plan's digest, or its first digits.")] = "",
-    by: By = "", run: Run = None, folder: PartyFolder = HERE,
+    by: By = "", run: Run = None, coordinator: Coordinator = None, folder: PartyFolder = HERE,
     show: Annotated[bool, typer.Option("--show", help="Print the plan; decide nothing.")] = False,
 ) -> None:
     """Let a plan that waits begin; without a digest, list what waits.
@@ -92,16 +94,18 @@ def approve(
         _list_waiting([one for one in approvals.all() if one.decision == "waiting"])
         return
     if show:
-        one = approvals.named(digest, run=run)[0]  # in each of its runs it is the same plan
+        # In each offer it is the same plan.
+        one = approvals.named(digest, run=run, coordinator=coordinator)[0]
         typer.echo(json.dumps(json.loads(one.plan), indent=2, sort_keys=True))
         return
-    one = approvals.decide(digest, by=by, decision="approved", run=run)
-    typer.echo(f"{one.by} approved plan {one.plan_digest[:12]} for run {one.run}")
+    one = approvals.decide(digest, by=by, decision="approved", run=run, coordinator=coordinator)
+    typer.echo(f"{one.by} approved plan {one.plan_digest[:12]} of {one.coordinator} for run "
+               f"{one.run}")
 
 
 def decline(
     digest: Annotated[str, typer.Argument(help="The plan's digest, or its first digits.")],
-    by: By = "", run: Run = None, folder: PartyFolder = HERE,
+    by: By = "", run: Run = None, coordinator: Coordinator = None, folder: PartyFolder = HERE,
 ) -> None:
     """Refuse a plan that waits; the coordinator gets a code, no reason.
 
@@ -110,8 +114,9 @@ def decline(
       medunlearn hospital decline 9c1f22ab04d7 --by "Dr. Ada Berg"
     """
     approvals = Approvals(HospitalPaths(folder=folder.resolve()).approvals)
-    one = approvals.decide(digest, by=by, decision="declined", run=run)
-    typer.echo(f"{one.by} declined plan {one.plan_digest[:12]} for run {one.run}")
+    one = approvals.decide(digest, by=by, decision="declined", run=run, coordinator=coordinator)
+    typer.echo(f"{one.by} declined plan {one.plan_digest[:12]} of {one.coordinator} for run "
+               f"{one.run}")
 
 
 def _list_waiting(waiting: list[Asked]) -> None:

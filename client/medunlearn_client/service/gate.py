@@ -53,7 +53,8 @@ class RunGate:
             Rejected: SITE_BUSY while another run is under way, PLAN_DECLINED once a person took
                 an approval back.
         """
-        if kind in HOLDING and self.approvals is not None and self.approvals.was_declined(run):
+        if kind in HOLDING and self.approvals is not None and self.approvals.was_declined(
+                run, coordinator=coordinator):
             raise declined()
         another = self._run not in ("", run) and self.clock() - self._last < self.idle_s
         takes_over = kind == READY and coordinator == self._coordinator

@@ -6,7 +6,8 @@ Answers sealed requests over a Unix socket, one after another, in one thread. Th
 Guarantees:
     * Only processes of the hospital's own user reach it (socket 0600 in a folder of 0700).
     * One worker a hospital: a second one does not start.
-    * SIGTERM finishes the answer under way and refuses further requests with a code.
+    * SIGTERM finishes the answer under way and refuses further requests with a code, however many
+      wait for their turn.
     * What leaves is what :class:`SealedHospital` seals, or a bare code: no exception's text.
 """
 
@@ -34,7 +35,7 @@ from medunlearn_client.service.config import (
     HospitalPaths,
     read_hospital_config,
 )
-from medunlearn_client.service.gate import RunGate
+from medunlearn_client.service.gate import SITE_BUSY, RunGate
 from medunlearn_client.service.status import SiteStatus, WorkerState
 from medunlearn_client.service.wire import from_wire, listen, server_options, to_wire
 from medunlearn_common import logs
@@ -68,8 +69,9 @@ _LOG = logging.getLogger("medunlearn.worker")
 INTERNAL_ERROR, SITE_STOPPING = "INTERNAL", "SITE_STOPPING"
 EXIT_MENDABLE = 2
 _SPENDS = frozenset((VOTE, STEP, EVALUATE))
-# One answer at a time, plus room for looks and drains.
-_GRPC_THREADS = 8
+# Each waiting answer holds a thread; looks and drains need one that none can hold.
+_MOST_WAITING = 24
+_GRPC_THREADS = _MOST_WAITING + 4
 _LOOK_S = 0.2
 
 
@@ -199,12 +201,18 @@ class Worker(WorkerServicer):
         # One thread, always the same: sums do not depend on which thread took a request.
         self._turns = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answers")
         self._stopping = threading.Event()
+        self._room = threading.BoundedSemaphore(_MOST_WAITING)
 
     def Answer(self, request: Envelope, context: grpc.ServicerContext) -> Envelope:
         """One request in its turn. A caller that went away changes nothing: it is journalled."""
-        message = from_wire(request)
-        answered: Future[Message] = self._turns.submit(self._in_turn, message)
-        return to_wire(answered.result())
+        if not self._room.acquire(blocking=False):
+            return to_wire(bare(SITE_BUSY))
+        try:
+            message = from_wire(request)
+            answered: Future[Message] = self._turns.submit(self._in_turn, message)
+            return to_wire(answered.result())
+        finally:
+            self._room.release()
 
     def _in_turn(self, message: Message) -> Message:
         if self._stopping.is_set():

@@ -16,10 +16,13 @@ Guarantees:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 from medunlearn_common.envelope.dsse import SignedBytes, count_valid, parse_signed
-from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_common.errors import Misconfigured, Rejected, Transient
 from medunlearn_common.files import write_atomically
 from medunlearn_common.identity.keys import verify_signature
 from medunlearn_common.roster.document import (
@@ -32,6 +35,7 @@ from medunlearn_common.roster.document import (
 )
 
 ROOT_FILE, ROSTER_FILE = "root.cbor", "roster.dsse"
+_LOCK_FILE = "roster.lock"
 _HINT = "fetch the newest roster from the consortium; keep this one as evidence"
 
 
@@ -74,14 +78,10 @@ def require_successor(new: Roster, current: Roster) -> None:
     Raises:
         Rejected: ROSTER_ROLLBACK, ROSTER_FORK, ROSTER_UNREVOKED, ROSTER_ROTATION.
     """
-    shown = f"version {new.version} ({new.digest.hex()[:12]}) after {current.version} " \
-            f"({current.digest.hex()[:12]})"
-    if new.version < current.version:
-        raise Rejected("ROSTER_ROLLBACK", f"an older roster is offered: {shown}", _HINT)
+    _require_not_older(new, current)
     if new.version == current.version:
-        if new.digest != current.digest:
-            raise Rejected("ROSTER_FORK", f"two rosters of one version: {shown}", _HINT)
         return
+    shown = _after(new, current)
     if not set(current.revoked) <= set(new.revoked):
         raise Rejected("ROSTER_UNREVOKED", f"a revoked key is good again: {shown}", _HINT)
     before = {party.party_id: party for party in current.parties}
@@ -99,11 +99,26 @@ def require_successor(new: Roster, current: Roster) -> None:
             ) from error
 
 
+def _require_not_older(new: Roster, current: Roster) -> None:
+    """Rule 3."""
+    if new.version < current.version:
+        raise Rejected("ROSTER_ROLLBACK", f"an older roster is offered: {_after(new, current)}",
+                       _HINT)
+    if new.version == current.version and new.digest != current.digest:
+        raise Rejected("ROSTER_FORK", f"two rosters of one version: {_after(new, current)}", _HINT)
+
+
+def _after(new: Roster, current: Roster) -> str:
+    return (f"version {new.version} ({new.digest.hex()[:12]}) after {current.version} "
+            f"({current.digest.hex()[:12]})")
+
+
 class TrustedRoster:
     """The roster in force at one party, kept durably.
 
     Files in ``folder``: ``root.cbor`` (pinned by hand, followed when the root hands over) and
-    ``roster.dsse`` (in force).
+    ``roster.dsse`` (in force). Several processes may hold it: a hospital's worker takes rosters
+    from greetings, and `hospital join` from a file.
     """
 
     def __init__(self, folder: Path, *, now: float) -> None:
@@ -114,14 +129,8 @@ class TrustedRoster:
             Rejected: As :func:`verify_roster`.
         """
         self._folder = folder
-        try:
-            pinned = Root.from_bytes((folder / ROOT_FILE).read_bytes())
-            self._data = (folder / ROSTER_FILE).read_bytes()
-        except OSError as error:
-            raise Misconfigured(
-                "ROSTER_MISSING", f"no {ROOT_FILE} or {ROSTER_FILE} in {folder.name}",
-                "copy both from the consortium into the party's trust folder",
-            ) from error
+        pinned = Root.from_bytes(self._read(ROOT_FILE))
+        self._data = self._read(ROSTER_FILE)
         self._roster = verify_roster(self._data, pinned, now=now)
 
     @property
@@ -134,24 +143,64 @@ class TrustedRoster:
         """Its signed form, to be handed on."""
         return self._data
 
+    def follow(self) -> None:
+        """Believe what another process of this party has put in force meanwhile.
+
+        Raises:
+            Misconfigured: ROSTER_MISSING.
+            Rejected: As :func:`verify_roster`, but for ROSTER_EXPIRED, which whoever believes a
+                signature is told; ROSTER_ROLLBACK or ROSTER_FORK if an older file, or another
+                one, was put in its place.
+        """
+        if self._read(ROSTER_FILE) == self._data:
+            return
+        found = TrustedRoster(self._folder, now=0.0)
+        _require_not_older(found.current, self._roster)
+        self._roster, self._data = found.current, found.document
+
     def offer(self, data: bytes, *, now: float) -> Roster:
         """Take a newer roster into force; the same one changes nothing.
 
         Raises:
+            Misconfigured: ROSTER_MISSING.
             Rejected: As :func:`verify_roster` and :func:`require_successor`; the old one stays.
             Transient: WRITE_FAILED; the old one stays.
         """
-        if data == self._data:
+        with self._alone():
+            self.follow()
+            if data == self._data:
+                return self._roster
+            roster = verify_roster(data, self._roster.root, now=now)
+            require_successor(roster, self._roster)
+            if roster.version > self._roster.version:
+                changed = roster.root != self._roster.root
+                write_atomically(self._folder / ROSTER_FILE, data)
+                if changed:  # after the roster, which both roots signed: a crash between is safe
+                    write_atomically(self._folder / ROOT_FILE, roster.root.to_bytes())
+                self._roster, self._data = roster, data
             return self._roster
-        roster = verify_roster(data, self._roster.root, now=now)
-        require_successor(roster, self._roster)
-        if roster.version > self._roster.version:
-            changed = roster.root != self._roster.root
-            write_atomically(self._folder / ROSTER_FILE, data)
-            if changed:  # after the roster, which both roots signed: a crash in between is safe
-                write_atomically(self._folder / ROOT_FILE, roster.root.to_bytes())
-            self._roster, self._data = roster, data
-        return self._roster
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process at a time compares and writes; raises Transient WRITE_FAILED."""
+        try:
+            lock = (self._folder / _LOCK_FILE).open("ab")
+        except OSError as error:
+            raise Transient("WRITE_FAILED", f"cannot write {_LOCK_FILE}: {error.strerror}",
+                            "free disk space or mend permissions, then repeat") from error
+        with lock:
+            flock(lock, LOCK_EX)
+            yield
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self._folder / name).read_bytes()
+        except OSError as error:
+            raise Misconfigured(
+                "ROSTER_MISSING", f"no {name} in {self._folder.name}",
+                f"copy {ROOT_FILE} and {ROSTER_FILE} from the consortium into the party's trust "
+                "folder",
+            ) from error
 
 
 def _require_signatures(document: SignedBytes, root: Root) -> None:

@@ -34,6 +34,7 @@ def publish(
     from medunlearn_server.publishing.attesting import attest
     from medunlearn_server.publishing.folder import PublishedRun
     from medunlearn_server.service.config import CoordinatorConfig, CoordinatorFolder
+    from medunlearn_server.service.launching import publish as carry_out
     from medunlearn_server.service.runs_db import RunsDb
 
     home = CoordinatorFolder(path=expanded(folder).absolute(), config=CoordinatorConfig())
@@ -44,7 +45,7 @@ def publish(
     digest = attest(place)
     registry = RunsDb(home.runs_db)
     try:
-        registry.publish(run)
+        carry_out(home, registry, run)
     finally:
         registry.close()
     typer.echo(f"attested: SHA-256 {digest}")

@@ -114,13 +114,17 @@ def stop(run_id: Annotated[str, typer.Argument(help="Name of the run.")], folder
          ) -> None:
     """Stop a run for good; what the sites spent stays spent.
 
+    Where a finished run is being published, it ends that: the run stays finished, and can be
+    published again.
+
     Example:
 
       medunlearn coordinator stop surgery-4f1d22
     """
     with ControlClient(open_folder(folder)) as client:
         run = client.stop(run_id)
-    typer.echo(f"{run.run_id}: stops for good")
+    publishing = run.mode == "publish"
+    typer.echo(f"{run.run_id}: {'its publication stops' if publishing else 'stops for good'}")
 
 
 def _chosen(client: ControlClient, run_id: str) -> str:

@@ -9,6 +9,8 @@ Guarantees:
       started, and an attempt with another number does nothing.
     * A run ends only by what it said itself in its folder (finished, refused) or by its
       operator; a process that died without a word is started again.
+    * A finished run stays finished, whatever comes of its publication.
+    * An operator's word that cannot be read ends its own run only.
 """
 
 from __future__ import annotations
@@ -22,14 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.log_fields import event
 from medunlearn_server.directives import (
     COORDINATOR_LEAVES,
+    DIRECTIVE_INVALID,
     RUN_PAUSED,
     RUN_STOPPED,
-    Directive,
-    read_directive,
+    ShownDirective,
+    shown_directive,
     write_directive,
 )
 from medunlearn_server.jobs import Ending, Job
@@ -110,18 +113,23 @@ class Conductor:
         return None
 
     def _obey_for_idle(self) -> None:
-        """Pause or stop runs that no process carries."""
+        """Pause, resume or stop runs that no process carries."""
         for row in self._runs.list():
             if row.state not in ("pending", "running", "paused", "failed"):
                 continue
             word = self._word(row)
             if word == "stop":
                 self._settle(row, "stopped", RUN_STOPPED)
-            elif word == "pause" and row.state in ("pending", "running"):
+            elif row.state == "paused" and word in ("run", "leave"):
+                # Resumed while the process that obeyed the pause was still ending.
+                self._runs.move(row.run_id, "pending")
+            elif row.state in ("pending", "running") and word == "pause":
                 self._settle(row, "paused", "")
+            elif row.state in ("pending", "running") and word == "unreadable":
+                self._settle(row, "failed", DIRECTIVE_INVALID)
 
-    def _word(self, row: RunRow) -> Directive:
-        return read_directive(self._folder.run(row.run_id))
+    def _word(self, row: RunRow) -> ShownDirective:
+        return shown_directive(self._folder.run(row.run_id))
 
     # -- one attempt ---------------------------------------------------------------------
 
@@ -175,7 +183,7 @@ class Conductor:
         if self._around.stopping.is_set() and word == "run":
             write_directive(self._folder.run(row.run_id), "leave")
             word = "leave"
-        if word in ("stop", "leave"):
+        if word in ("stop", "leave", "unreadable"):
             return asked_at if asked_at is not None else time.monotonic()
         return time.monotonic() if self._around.stopping.is_set() and asked_at is None else asked_at
 
@@ -211,14 +219,15 @@ class Conductor:
             self._end_flower_run(row)
             self._again_later(row, code)
         else:
-            self._settle(row, "finished" if row.mode == "publish" else "failed", code)
+            self._settle(row, "failed", code)
 
     def _settle(self, row: RunRow, state: RunState, code: str) -> None:
-        with suppress(Misconfigured):  # RUN_STATE: somebody was faster
-            self._runs.move(row.run_id, state, failure_code=code)
-            told = {"code": code} if code else {}
-            _LOG.info("run %s: %s %s", row.run_id, state, code,
-                      extra=event(f"run_{state}", run_id=row.run_id, **told))
+        if row.mode == "publish":
+            state = "finished"
+        self._runs.move(row.run_id, state, failure_code=code)
+        told = {"code": code} if code else {}
+        _LOG.info("run %s: %s %s", row.run_id, state, code,
+                  extra=event(f"run_{state}", run_id=row.run_id, **told))
         self._failures.pop(row.run_id, None)
 
     def _again_later(self, row: RunRow, code: str) -> None:

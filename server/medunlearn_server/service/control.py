@@ -28,12 +28,12 @@ from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected, T
 from medunlearn_common.processes import Children
 from medunlearn_common.service import control_pb2 as wire
 from medunlearn_common.service import control_pb2_grpc
-from medunlearn_server.directives import read_directive, write_directive
+from medunlearn_server.directives import shown_directive, write_directive
 from medunlearn_server.jobs import NOW_FILE
 from medunlearn_server.service.config import CoordinatorFolder
 from medunlearn_server.service.control_tls import ControlTls
 from medunlearn_server.service.gateway_process import SEEN_FILE
-from medunlearn_server.service.launching import launch
+from medunlearn_server.service.launching import launch, publish
 from medunlearn_server.service.node_keys import NodeKeys
 from medunlearn_server.service.registration import Registration
 from medunlearn_server.service.runs_db import RunRow, RunsDb
@@ -115,11 +115,14 @@ class Control(control_pb2_grpc.ControlServicer):
     def Pause(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Pause after the round that is being asked."""
         row = self._in_state(request.run_id, "pending", "running", "paused")
+        if row.mode == "publish":
+            raise Misconfigured("RUN_STATE", f"run {row.run_id} is finished and is being published",
+                                "`medunlearn coordinator stop` ends that; publish again later")
         return self._directed(row, "pause")
 
     @_explained
     def Stop(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Stop for good."""
+        """Stop a run for good, or the publication of a finished one."""
         row = self._in_state(request.run_id, "pending", "running", "paused", "failed", "stopped")
         return self._directed(row, "stop")
 
@@ -136,8 +139,9 @@ class Control(control_pb2_grpc.ControlServicer):
     @_explained
     def Publish(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Carry a finished run's adapter to the hospitals."""
-        row = self.runs.publish(request.run_id)
-        return self._directed(row, "run")
+        row = publish(self.folder, self.runs, request.run_id)
+        self.wake.set()
+        return self._shown(row)
 
     @_explained
     def Status(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -186,7 +190,7 @@ class Control(control_pb2_grpc.ControlServicer):
             run_id=row.run_id, state=row.state, mode=row.mode, plan_digest=row.plan_digest,
             flower_run_id=row.flower_run_id, created=row.created, updated=row.updated,
             failure_code=row.failure_code, starts=row.starts, progress=progress,
-            directive=read_directive(folder),
+            directive=shown_directive(folder),
         )
 
 

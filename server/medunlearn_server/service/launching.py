@@ -1,4 +1,7 @@
-"""A new run: its folder, its plan as it was given, and what was said at its launch."""
+"""A new run: its folder, its plan as it was given, and what was said at its launch.
+
+And a finished run, which goes out once more to be published.
+"""
 
 from __future__ import annotations
 
@@ -63,6 +66,21 @@ def launch(
         write_atomically(run_folder / LAUNCH_FILE, json.dumps(digests).encode("ascii"))
         write_directive(run_folder, "run")
     return runs.add(run_id, plan_digest=shared.digest)
+
+
+def publish(folder: CoordinatorFolder, runs: RunsDb, run_id: str) -> RunRow:
+    """Have a finished run's adapter carried to the hospitals.
+
+    A word that came too late for the run (`stop`) would end its publication: it is taken back
+    before the conductor can see that there is something to carry.
+
+    Raises:
+        Misconfigured: RUN_UNKNOWN, RUN_STATE if it has not finished.
+        Transient: WRITE_FAILED, RUNS_DB.
+    """
+    if runs.get(run_id).state == "finished":
+        write_directive(folder.run(run_id), "run")
+    return runs.publish(run_id)
 
 
 def _frozen_copy(given: Plan, shared: RunPlan) -> bytes | None:

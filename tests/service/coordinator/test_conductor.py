@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from medunlearn_common.errors import Transient
-from medunlearn_server.directives import read_directive, write_directive
+from medunlearn_common.errors import Misconfigured, Transient
+from medunlearn_server.directives import Directive, read_directive, write_directive
 from medunlearn_server.jobs import Job
 from medunlearn_server.service.conductor import Conductor, Surroundings
 from medunlearn_server.service.config import CoordinatorConfig, CoordinatorFolder, RunsSection
-from medunlearn_server.service.launching import launch
+from medunlearn_server.service.launching import launch, publish
 from medunlearn_server.service.runs_db import RunRow, RunsDb
 
 # A ServerApp that leads as the real one does, and ends as its first argument says.
@@ -212,3 +212,64 @@ def test_a_failed_publishing_leaves_a_finished_run(lab: Lab) -> None:
     lab.around.wake.set()
     row = lab.until(lambda row: row.starts == 2 and row.state == "finished")
     assert row.failure_code == "NOBODY_TOOK_IT"
+
+
+def finished(lab: Lab) -> None:
+    """The run is over, and another one waits for its turn."""
+    lab.runs.count_start(lab.run_id)
+    lab.runs.move(lab.run_id, "finished")
+    launch(lab.folder, lab.runs, b'[run]\nname = "next"\n', nonce="cd" * 8)
+
+
+def test_a_publication_that_is_stopped_ends_and_lets_the_others_on(lab: Lab) -> None:
+    finished(lab)
+    publish(lab.folder, lab.runs, lab.run_id)
+    lab.conduct("work")
+    lab.until(lambda row: (lab.run / "leader.json").exists())
+    write_directive(lab.run, "stop")
+    assert lab.until(lambda row: row.state == "finished").failure_code == "RUN_STOPPED"
+    lab.until(lambda _: [run.state for run in lab.runs.list()] == ["finished", "finished"])
+    assert lab.superlink.started == [2, 1]
+
+
+def test_a_stop_that_came_too_late_does_not_end_the_publication(lab: Lab) -> None:
+    finished(lab)
+    write_directive(lab.run, "stop")
+    publish(lab.folder, lab.runs, lab.run_id)
+    lab.conduct()
+    row = lab.until(lambda row: row.state == "finished" and row.starts == 2)
+    assert row.failure_code == ""
+
+
+def test_only_of_a_finished_run_is_the_word_taken_back(lab: Lab) -> None:
+    write_directive(lab.run, "pause")
+    with pytest.raises(Misconfigured):
+        publish(lab.folder, lab.runs, lab.run_id)
+    assert read_directive(lab.run) == "pause"
+
+
+@pytest.mark.parametrize("word", ["run", "leave"])
+def test_a_resume_while_the_paused_process_was_ending_is_not_lost(
+    lab: Lab, word: Directive
+) -> None:
+    lab.runs.move(lab.run_id, "paused")
+    write_directive(lab.run, word)
+    lab.conduct()
+    assert lab.until(lambda row: row.state == "finished").starts == 1
+
+
+def test_a_word_that_cannot_be_read_ends_its_own_run_only(lab: Lab) -> None:
+    lab.conduct("work")
+    lab.until(lambda row: (lab.run / "leader.json").exists())
+    (lab.run / "directive").write_text("")
+    assert lab.until(lambda row: row.state == "failed").failure_code == "DIRECTIVE_INVALID"
+    other = launch(lab.folder, lab.runs, b'[run]\nname = "next"\n', nonce="cd" * 8)
+    lab.until(lambda _: lab.runs.get(other.run_id).state == "finished")
+    assert lab.runs.get(lab.run_id).state == "failed"
+
+
+def test_a_waiting_run_whose_word_cannot_be_read_is_not_begun(lab: Lab) -> None:
+    (lab.run / "directive").write_text("")
+    lab.conduct()
+    assert lab.until(lambda row: row.state == "failed").failure_code == "DIRECTIVE_INVALID"
+    assert lab.superlink.started == []

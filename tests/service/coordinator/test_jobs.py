@@ -208,3 +208,20 @@ def test_a_launch_writes_all_or_says_why(
     write_frozen(named, directions)
     row = launch(folder, runs, with_file, nonce="cd" * 8)
     assert (folder.run(row.run_id) / A_FILE).read_bytes() == named.read_bytes()
+
+
+def test_a_crash_before_the_registry_knows_leaves_a_whole_folder_only(
+    coordinator: CoordinatorFolder, runs: RunsDb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    plan = b'[run]\nname = "lab"\n'
+    with monkeypatch.context() as dying:
+        dying.setattr(runs, "add", killed)
+        with pytest.raises(SystemExit):
+            launch(coordinator, runs, plan, nonce="ab" * 8)
+    left, = coordinator.runs.iterdir()
+    assert {path.name for path in left.iterdir()} == {"plan.toml", "launch.json", "directive"}
+    assert runs.list() == ()
+    assert launch(coordinator, runs, plan, nonce="ab" * 8).run_id == left.name

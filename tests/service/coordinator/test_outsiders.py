@@ -231,4 +231,7 @@ def test_control_calls_carry_codes_and_a_wish_is_all_they_write(tmp_path: Path) 
                 call()
             assert caught.value.code == code and caught.value.hint
         assert [r.state for r in client.runs()] == ["pending"]  # nobody conducts here
+        (federation.folder.run(run.run_id) / "directive").write_text("")
+        assert [r.directive for r in client.runs()] == ["unreadable"]
+        assert client.resume(run.run_id).directive == "run"
         assert time.time() - client.status().started < 600.0

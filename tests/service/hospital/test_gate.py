@@ -67,6 +67,29 @@ def test_an_approval_that_is_taken_back_ends_the_run_at_this_site(tmp_path: Path
     gate.request("another", STEP, coordinator="coordinator")
 
 
+def test_another_coordinators_offer_of_the_run_touches_no_decision(tmp_path: Path) -> None:
+    approvals, one, rival = Approvals(tmp_path), offer(), offer(coordinator="rival")
+    code(approvals, one)
+    approvals.decide(one.plan.digest, by="Ada Berg", decision="declined")
+    assert code(approvals, rival) == "PLAN_AWAITS_APPROVAL"
+    assert code(approvals, one) == "PLAN_DECLINED"
+    assert approvals.was_declined(one.run, coordinator=one.coordinator)
+    assert not approvals.was_declined(one.run, coordinator="rival")
+    assert [asked.decision for asked in approvals.all()] == ["declined", "waiting"]
+
+
+def test_of_one_plan_that_two_coordinators_offer_the_person_names_one(tmp_path: Path) -> None:
+    approvals, one, rival = Approvals(tmp_path), offer(), offer(coordinator="rival")
+    code(approvals, one)
+    code(approvals, rival)
+    with pytest.raises(Misconfigured, match="APPROVAL_AMBIGUOUS"):
+        approvals.decide(one.plan.digest, by="Ada Berg", decision="approved", run=one.run)
+    approvals.decide(one.plan.digest, by="Ada Berg", decision="approved",
+                     coordinator=one.coordinator)
+    assert approvals.require(one).by == "Ada Berg"
+    assert code(approvals, rival) == "PLAN_AWAITS_APPROVAL"
+
+
 def test_a_damaged_or_forged_file_approves_nothing(tmp_path: Path) -> None:
     approvals, one = Approvals(tmp_path), offer()
     code(approvals, one)

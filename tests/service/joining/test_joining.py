@@ -7,6 +7,7 @@ import stat
 import time
 import tomllib
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,30 +25,36 @@ from medunlearn_client.joining.site_folder import (
     take_roster,
 )
 from medunlearn_client.policy import read_policy
+from medunlearn_client.sealed_hospital import seal_hospital
 from medunlearn_client.service.config import read_hospital_config
 from medunlearn_client.site_config import read_site_config
 from medunlearn_common import pki
 from medunlearn_common.doctor import run_checks
 from medunlearn_common.enrolment import open_enrolment, open_leave
 from medunlearn_common.entropy import OsEntropy
+from medunlearn_common.envelope import HELLO
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
+from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.identity.commands import read_entry
+from medunlearn_common.invitation import write_invitation
 from medunlearn_common.keeping import make_backup, restore
+from medunlearn_common.messages import Message
 from medunlearn_common.pki import (
     issue_server,
     new_authority,
     read_certificates,
     require_server_chain,
+    to_pem,
     write_pair,
 )
-from medunlearn_common.roster import self_signed_roster
+from medunlearn_common.roster import enrolment_request, self_signed_roster
 from medunlearn_common.trust_folder import open_identity, open_trust
 from medunlearn_server.joining import certificates
 from medunlearn_server.joining import commands as coordinator
 from medunlearn_server.joining.certificates import rotate
 from medunlearn_server.joining.checks import coordinator_checks
-from medunlearn_server.joining.founding import Founding, coordinator_text, found
+from medunlearn_server.joining.founding import Founding, coordinator_text, found, sign_as_pilot
 from medunlearn_server.joining.own_certificate import OwnCertificate
 from medunlearn_server.service.config import CoordinatorConfig, open_folder
 
@@ -483,6 +490,67 @@ def test_a_refresh_of_another_federation_or_hospital_is_refused(desk: Desk) -> N
     rival = RIVAL.document(RIVAL.invitation(issued=int(NOW), expires=int(NOW) + DAY_S),
                            roster=RIVAL.roster(expires=int(NOW) + DAY_S))
     assert code_of(take_refresh, folder, rival, now=NOW) == "REFRESH_OTHER"
+
+
+def renewed(desk: Desk, **changes: object) -> bytes:
+    """The next roster, signed by the root."""
+    current = desk.members().roster().current
+    return sign_as_pilot(desk.lead, replace(current, version=current.version + 1, **changes))
+
+
+def test_a_roster_that_was_joined_is_remembered_apart_from_its_file(desk: Desk) -> None:
+    folder = desk.joined("clinic-a")
+    before = (folder / "trust" / "roster.dsse").read_bytes()
+    assert not (folder / "trust" / "envelopes.db").exists()  # join makes no new history
+    open_trust(folder).close()
+    take_roster(folder, renewed(desk), now=NOW)
+    (folder / "trust" / "roster.dsse").write_bytes(before)
+    assert code_of(open_trust, folder) == "ROSTER_ROLLBACK"
+
+
+def test_a_refresh_that_a_revoked_coordinator_key_signed_is_refused(desk: Desk) -> None:
+    folder = desk.joined("clinic-a")
+    stolen, old = open_identity(desk.lead), desk.members().roster()
+    fresh = SigningIdentity.generate(stolen.party_id, OsEntropy())
+    entry = enrolment_request(fresh, role="coordinator", entity="Heart", valid_from=int(NOW),
+                              valid_until=int(NOW) + 700 * DAY_S)
+    others = [party for party in old.current.parties if party.party_id != stolen.party_id]
+    parties = tuple(sorted([entry, *others], key=lambda party: party.party_id))
+    take_roster(folder, renewed(desk, revoked=(stolen.key_id,), parties=parties), now=NOW)
+    thief = new_authority("thief", now=NOW)
+    taken = replace(stored_invitation(folder).invitation, issued=int(NOW) + 60,
+                    authorities=to_pem([thief.certificate]), expires=int(NOW) + DAY_S)
+    trusted = (folder / "tls" / "ca.pem").read_bytes()
+
+    def refresh(signer: SigningIdentity, roster: bytes) -> bytes:
+        return write_invitation(taken, signer, root=old.current.root, roster_document=roster)
+
+    forged = refresh(stolen, old.document)
+    assert code_of(take_refresh, folder, forged, now=NOW + 60) == "KEY_REVOKED"
+    assert (folder / "tls" / "ca.pem").read_bytes() == trusted
+    newest = (folder / "trust" / "roster.dsse").read_bytes()
+    take_refresh(folder, refresh(fresh, newest), now=NOW + 60)
+
+
+def test_a_hospital_started_after_its_roster_expired_takes_the_next_from_a_greeting(
+    desk: Desk
+) -> None:
+    folder, late = desk.joined("clinic-a"), NOW + 95 * DAY_S
+    old = desk.members().roster().document
+    desk.members(NOW + 80 * DAY_S).advance(renew=True)
+    assert code_of(open_trust, folder, clock=lambda: late) == "ROSTER_EXPIRED"  # for who must sign
+    with closing(seal_hospital(folder, Nobody(), clock=lambda: late)) as clinic:
+        assert clinic.handle(Message(kind=HELLO, payload=old, fields={})).kind == HELLO
+        newest = desk.members().roster().document
+        answer = clinic.handle(Message(kind=HELLO, payload=newest, fields={}))
+        assert answer.fields["roster_digest"] == self_signed_roster(newest).digest.hex()
+
+
+class Nobody:
+    """Stands inside; nothing may reach it."""
+
+    def handle(self, message: Message) -> Message:
+        raise AssertionError(message.kind)
 
 
 def test_an_institutions_certificate_is_checked_before_anything_is_written(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from publishing_lab import PublishingLab
 
 from medunlearn_common.cli import CommandLine
 from medunlearn_common.trust_folder import TRUST_FOLDER
+from medunlearn_server.directives import read_directive, write_directive
 from medunlearn_server.service.runs_db import RunsDb
 
 HOSPITAL = ("adopt", "countersign", "inbox", "measure", "rollback")
@@ -44,7 +45,9 @@ def test_the_coordinator_attests_and_the_service_is_told(
 ) -> None:
     registered(lab)
     at = ("--folder", lab.party)
+    write_directive(lab.party / "runs" / "second", "stop")  # came too late for the run
     assert command("coordinator", "publish", "second", *at) == 0
+    assert read_directive(lab.party / "runs" / "second") == "run"
     assert "attested: SHA-256" in capsys.readouterr().out
     registry = RunsDb(lab.party / "state" / "runs.db")
     assert (registry.get("second").state, registry.get("second").mode) == ("pending", "publish")
