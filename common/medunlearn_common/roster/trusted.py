@@ -68,22 +68,28 @@ def self_signed_roster(data: bytes) -> Roster:
     return verify_roster(data, Roster.from_bytes(document.payload).root, now=0.0)
 
 
+def require_later(new: Roster, current: Roster) -> None:
+    """Rules 3 and 5; they also hold where rosters in between are not at hand.
+
+    Raises:
+        Rejected: ROSTER_ROLLBACK, ROSTER_FORK, ROSTER_UNREVOKED.
+    """
+    shown = _shown(new, current)
+    if new.version < current.version:
+        raise Rejected("ROSTER_ROLLBACK", f"an older roster is offered: {shown}", _HINT)
+    if new.version == current.version and new.digest != current.digest:
+        raise Rejected("ROSTER_FORK", f"two rosters of one version: {shown}", _HINT)
+    if not set(current.revoked) <= set(new.revoked):
+        raise Rejected("ROSTER_UNREVOKED", f"a revoked key is good again: {shown}", _HINT)
+
+
 def require_successor(new: Roster, current: Roster) -> None:
     """Rules 3 to 5.
 
     Raises:
-        Rejected: ROSTER_ROLLBACK, ROSTER_FORK, ROSTER_UNREVOKED, ROSTER_ROTATION.
+        Rejected: As :func:`require_later`, and ROSTER_ROTATION.
     """
-    shown = f"version {new.version} ({new.digest.hex()[:12]}) after {current.version} " \
-            f"({current.digest.hex()[:12]})"
-    if new.version < current.version:
-        raise Rejected("ROSTER_ROLLBACK", f"an older roster is offered: {shown}", _HINT)
-    if new.version == current.version:
-        if new.digest != current.digest:
-            raise Rejected("ROSTER_FORK", f"two rosters of one version: {shown}", _HINT)
-        return
-    if not set(current.revoked) <= set(new.revoked):
-        raise Rejected("ROSTER_UNREVOKED", f"a revoked key is good again: {shown}", _HINT)
+    require_later(new, current)
     before = {party.party_id: party for party in current.parties}
     for party in new.parties:
         old = before.get(party.party_id)
@@ -94,9 +100,15 @@ def require_successor(new: Roster, current: Roster) -> None:
         except Rejected as error:
             raise Rejected(
                 "ROSTER_ROTATION",
-                f"{party.party_id} has a new key that its old one did not sign: {shown}",
+                f"{party.party_id} has a new key that its old one did not sign: "
+                f"{_shown(new, current)}",
                 "make the entry with `medunlearn keys rotate`, or revoke the old key",
             ) from error
+
+
+def _shown(new: Roster, current: Roster) -> str:
+    return (f"version {new.version} ({new.digest.hex()[:12]}) after {current.version} "
+            f"({current.digest.hex()[:12]})")
 
 
 class TrustedRoster:
