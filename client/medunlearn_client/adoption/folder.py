@@ -1,7 +1,8 @@
 """Where a hospital keeps what it was sent, what it decided, and what is in service.
 
     inbox/RUN_ID/            a published run that passed every check; `medunlearn verify` reads it
-    decisions/RUN_ID/        the hospital's own: measured.json, decision.json, statement.dsse
+    decisions/RUN_ID/        the hospital's own: measured.json, and with its reason each
+                             decision-N.json
     adopted/versions/0003/   an adapter that was put into service, with adoption.json
     adopted/current          a link to the version in service; absent: the base model alone
 """
@@ -24,8 +25,6 @@ from medunlearn_common.errors import Misconfigured, Transient
 from medunlearn_common.files import private_folder, sync_path
 
 MEASURED_FILE: Final = "measured.json"
-DECISION_FILE: Final = "decision.json"
-STATEMENT_FILE: Final = "statement.dsse"
 ADOPTION_FILE: Final = "adoption.json"
 
 
@@ -97,7 +96,7 @@ class AdoptionFolder:
             try:
                 flock(lock, LOCK_EX | LOCK_NB)
             except BlockingIOError as error:
-                raise Transient("ADOPTION_BUSY", "another command changes what is in service",
+                raise Transient("ADOPTION_BUSY", "another command adopts or decides here",
                                 "wait for it to end") from error
             yield
 

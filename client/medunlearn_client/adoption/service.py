@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 
 from medunlearn_client.adoption.checking import CheckedRun
+from medunlearn_client.adoption.deciding import own_decision
 from medunlearn_client.adoption.folder import require_person
 from medunlearn_client.adoption.hospital import AdoptionHospital
 from medunlearn_client.adoption.versions import (
@@ -35,6 +36,7 @@ from medunlearn_client.adoption.versions import (
 )
 from medunlearn_client.models import digests_of_model, resolve_folder
 from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_common.publication import OBJECTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,12 +142,10 @@ def _require_no_objections(
 ) -> tuple[str, ...]:
     """Sites that object, this one included whether or not that was collected yet."""
     found = set(checked.objections())
-    own = [r.fields for r in hospital.audit.log.records
-           if r.kind == "decision_released"
-           and r.fields["attestation_digest"] == checked.attestation_digest]
-    if own:
+    own = own_decision(hospital.audit.log, checked.attestation_digest)
+    if own is not None:
         found.discard(hospital.site_id)
-        if own[-1]["verdict"] == "objected":
+        if own.fields["verdict"] == OBJECTED:
             found.add(hospital.site_id)
     if found and not despite:
         raise Rejected(

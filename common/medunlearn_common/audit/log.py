@@ -199,6 +199,16 @@ class AuditLog:
                 "to it",
             )
 
+    def catch_up(self) -> None:
+        """Read what other processes appended since.
+
+        Raises:
+            Rejected: AUDIT_LOG_DAMAGED.
+        """
+        self._require_sound()
+        with table.connected(self._path) as connection:
+            self._catch_up(connection)
+
     def prove(self, index: int) -> tuple[bytes, ...]:
         """The inclusion proof of a record under :attr:`head`."""
         return inclusion_proof(self._leaves, index)

@@ -17,6 +17,7 @@ from publishing_lab import SITES, PublishingLab
 from safetensors.numpy import load_file, save_file
 
 from medunlearn_client.adoption import folder
+from medunlearn_client.adoption.receiving import AdoptingHospital
 from medunlearn_common.audit import AuditLog
 from medunlearn_common.digests import canonical_json, digest_of_files
 from medunlearn_common.entropy import SeededEntropy
@@ -308,7 +309,6 @@ def test_an_objection_hidden_behind_an_older_log(received: PublishingLab) -> Non
     received.decide(1, "objected")
     received.publish()
     (place.run / "audit.db").write_bytes(early)
-    (received.site(1).places.decisions("second") / "statement.dsse").unlink()
     shutil.rmtree(place.statements)
     assert "RECEIVED" not in received.publish().verdicts.values()
     assert (received.inbox(0) / "audit-log.jsonl").read_bytes() != early_export
@@ -375,26 +375,31 @@ def test_a_measurement_never_leaves_by_itself(received: PublishingLab) -> None:
     assert not any(b"secret" in a.payload for a in answers)
 
 
-def test_a_decision_in_another_hospitals_name(received: PublishingLab) -> None:
-    received.decide(0, "countersigned")
-    stolen = received.site(0).places.decisions("second") / "statement.dsse"
-    target = received.site(1).places.decisions("second") / "statement.dsse"
-    target.parent.mkdir(parents=True)
-    shutil.copyfile(stolen, target)
-    stolen.unlink()
-    publication = received.publish()
-    assert publication.decisions == {}
+def hands_out(monkeypatch: pytest.MonkeyPatch, site: str, data: bytes) -> None:
+    """A hospital that answers COLLECT as it likes; the others as they should."""
+    honest = AdoptingHospital._released
+    monkeypatch.setattr(AdoptingHospital, "_released", lambda own, message: (
+        data if own._trust.identity.party_id == site else honest(own, message)))
+
+
+def test_a_decision_in_another_hospitals_name(
+    received: PublishingLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stolen = received.decide(0, "countersigned").sign(received.site(0).identity)
+    hands_out(monkeypatch, "site-1", stolen)
+    received.away = {"site-0"}
+    assert received.publish().decisions == {}
     refusals = [r.fields for r in received.log().records if r.kind == "request_refused"]
     assert {"request": "decision", "code": "DECISION_FOREIGN"} in refusals
 
 
-def test_an_earlier_decision_put_in_place_of_a_later_one(received: PublishingLab) -> None:
-    path = received.site(0).places.decisions("second") / "statement.dsse"
-    received.decide(0, "countersigned")
-    early = path.read_bytes()
+def test_an_earlier_decision_put_in_place_of_a_later_one(
+    received: PublishingLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = received.decide(0, "countersigned").sign(received.site(0).identity)
     received.decide(0, "objected")
     assert received.publish().decisions == {"site-0": "objected"}
-    path.write_bytes(early)
+    hands_out(monkeypatch, "site-0", early)
     assert received.publish().decisions == {"site-0": "objected"}
     assert received.site(1).checked("second").objections() == {"site-0": "Ann Lee"}
 
@@ -416,7 +421,7 @@ def test_a_statement_that_the_coordinator_made_up_or_left_out(received: Publishi
     (place.statements / "site-1.dsse").write_bytes(
         replace(decision, site="site-1").sign(forger))
     (place.statements / "site-0.dsse").unlink()
-    (received.site(0).places.decisions("second") / "statement.dsse").unlink()
+    received.away = {"site-0"}  # or it would be collected again
     assert received.publish().decisions == {}
     assert not list(received.inbox(2).glob("statements/*"))
     assert received.site(2).checked("second").objections() == {"site-0": "Ann Lee"}
@@ -459,7 +464,7 @@ def test_a_reason_stays_at_the_hospital_and_cannot_be_guessed(received: Publishi
     published = b"".join(
         p.read_bytes() for p in received.place("second").folder.rglob("*") if p.is_file())
     assert b"ward seven" not in published
-    kept = received.site(0).places.decisions("second") / "decision.json"
+    kept = received.site(0).places.decisions("second") / "decision-2.json"
     assert "ward seven" in kept.read_text() and kept.stat().st_mode & 0o077 == 0
 
 
