@@ -13,7 +13,7 @@ from medunlearn_client.adoption.deciding import (
 )
 from medunlearn_client.adoption.folder import MEASURED_FILE
 from medunlearn_client.adoption.hospital import AdoptionHospital
-from medunlearn_client.adoption.service import in_service
+from medunlearn_client.adoption.service import UNKNOWN, in_service
 from medunlearn_client.adoption.versions import Adoption
 from medunlearn_common.errors import Rejected
 
@@ -25,18 +25,28 @@ def overview(hospital: AdoptionHospital, run_id: str | None = None) -> Iterator[
         Misconfigured: INBOX_UNKNOWN for a run that is named and not there.
         Rejected: ADOPTION_DAMAGED.
     """
-    with hospital.places.exclusive():
-        current = in_service(hospital)
+    current, serving = _serving(hospital)
     for name in (run_id,) if run_id is not None else hospital.places.runs():
         yield from _run_lines(hospital, name, current)
     if run_id is None and not hospital.places.runs():
         yield "the inbox is empty"
+    yield f"in service: {serving}"
+
+
+def _serving(hospital: AdoptionHospital) -> tuple[Adoption | None, str]:
+    """What is in service, and in words."""
+    try:
+        with hospital.places.exclusive():
+            current = in_service(hospital)
+    except Rejected as error:
+        if error.code != UNKNOWN:
+            raise
+        return None, f"NOT KNOWN [{error.code}] {error.message}; {error.hint}"
     if current is None:
-        yield "in service: the base model alone"
-    else:
-        kind = "merged model" if current.merged_digest else "adapter"
-        yield (f"in service: {kind} of run {current.run_id}, version {current.version}, "
-               f"adopted by {current.by}")
+        return None, "the base model alone"
+    kind = "merged model" if current.merged_digest else "adapter"
+    return current, (f"{kind} of run {current.run_id}, version {current.version}, "
+                     f"adopted by {current.by}")
 
 
 def _run_lines(
