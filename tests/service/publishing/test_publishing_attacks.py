@@ -226,15 +226,38 @@ def test_the_log_is_rolled_back_before_publishing(lab: PublishingLab) -> None:
     assert set(publication.verdicts) == set(SITES) and lab.site(0).places.runs() == ()
 
 
-def test_one_run_is_attested_twice(received: PublishingLab) -> None:
+def test_one_run_is_attested_twice(
+    received: PublishingLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The hospitals keep what they have, and say so."""
     place = received.place("second")
     before = (received.inbox(0) / "attestation.json").read_bytes()
     shutil.rmtree(place.folder)
     received.log().append("run_resumed", run_id="second", next_round=1)
+    monkeypatch.setattr(attesting, "_require_not_attested", lambda place, log: None)
     publication = received.publish()
     assert set(publication.verdicts.values()) == {"ATTESTATION_CHANGED"}
     assert (received.inbox(0) / "attestation.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("lost", ["", "attestation.json", "result.json", "adapter"])
+def test_a_published_folder_that_was_lost_comes_back_from_a_hospital(
+    received: PublishingLab, lost: str
+) -> None:
+    """Whatever is missing of it, nothing is attested anew, and no message asks for it."""
+    place = received.place("second")
+    gone, records = place.folder / lost, len(received.log().records)
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    shutil.rmtree(received.inbox(2))  # or nobody would be sent the whole
+    received.log().append("delivered", site="site-2", verdict="PUBLICATION_UNKNOWN", number=1,
+                          attestation_digest=received.site(0).checked("second").attestation_digest)
+    for _ in range(2):
+        with pytest.raises(Misconfigured, match="PUBLISHED_FILE_MISSING") as refused:
+            received.publish()
+        assert "inbox/second" in refused.value.hint
+    assert [r.kind for r in received.log().records][records:].count("attested") == 0
+    shutil.copytree(received.inbox(0), place.folder, dirs_exist_ok=True)
+    assert received.publish().verdicts == dict.fromkeys(SITES, "RECEIVED")
 
 
 def test_a_run_that_the_hospital_took_no_part_in(lab: PublishingLab) -> None:
