@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -360,10 +360,14 @@ def test_an_objection_forgotten_by_a_kill_in_the_middle_of_an_update(
 
     wire = Wire(received)
     with monkeypatch.context() as patched:
-        patched.setattr(folder, "os", SimpleNamespace(replace=killed))
+        patched.setattr(folder.os, "replace", killed)
         with pytest.raises(Killed):
             received.publish(wire=wire)
     assert not received.inbox(0).exists()
+    assert set(received.site(0).places.runs()) == {"first", "second"}  # a command puts it back
+    os.replace(received.inbox(0), received.inbox(0).with_name(".second.old"))
+    assert received.site(0).checked("second").objections() == {"site-1": "Ann Lee"}
+    os.replace(received.inbox(0), received.inbox(0).with_name(".second.old"))
     database.write_bytes(kept)
     files = {n: (place.folder / n).read_bytes() for n in FULL_FILES} | {"audit-log.jsonl": before}
     forged = dict(files, **{"attestation.json": b"{}", "adapter/attestation.json": b"{}"})
@@ -371,6 +375,28 @@ def test_an_objection_forgotten_by_a_kill_in_the_middle_of_an_update(
         monkeypatch.setattr(session, "pack", lambda _, data=pack(archive): data)
         assert received.publish().verdicts["site-0"] == code
     assert received.site(0).checked("second").objections() == {"site-1": "Ann Lee"}
+
+
+def test_a_command_in_the_middle_of_an_update_waits_for_it(
+    received: PublishingLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands aside for a moment is not taken for the remains of a kill."""
+    found: list[tuple[str, ...]] = []
+    looking = Thread(target=lambda: found.append(received.site(0).places.runs()))
+    moves = os.replace
+
+    def slowly(source: Any, target: Any) -> None:
+        if Path(target) == received.inbox(0):
+            looking.start()
+            looking.join(0.3)
+            assert looking.is_alive()
+        moves(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folder.os, "replace", slowly)
+        assert received.publish().verdicts["site-0"] == "RECEIVED"
+    looking.join()
+    assert found == [("first", "second")]
 
 
 def test_text_of_a_hospital_in_the_place_of_a_code(received: PublishingLab) -> None:
