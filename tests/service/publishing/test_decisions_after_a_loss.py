@@ -1,16 +1,21 @@
-"""A hospital's word on an adapter outlives a kill, a lost folder and an older copy."""
+"""A hospital's word on an adapter outlives a kill, a lost folder, an older copy and its key."""
 
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 
 import pytest
 from publishing_lab import PublishingLab
+from test_former_members import in_force, key_of, trusted, with_new_keys
 
 from medunlearn_client.adoption import deciding
 from medunlearn_client.adoption.overview import overview
-from medunlearn_common.audit import AuditLog
+from medunlearn_common.audit import AuditLog, hand_over
+from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import Transient
+from medunlearn_common.identity import SigningIdentity, write_identity
+from medunlearn_common.trust_folder import KEY_FILE, PASSPHRASE_FILE, TRUST_FOLDER
 
 
 def inbox(lab: PublishingLab) -> str:
@@ -104,3 +109,22 @@ def test_killed_after_the_decision_is_in_the_log(
 def test_two_decisions_at_once(received: PublishingLab) -> None:
     with received.site(0).places.exclusive(), pytest.raises(Transient, match="ADOPTION_BUSY"):
         received.decide(0, "objected")
+
+
+def test_a_new_key_takes_no_decision_back(received: PublishingLab) -> None:
+    """The old key's signature is dropped by all; it is collected anew under the new one."""
+    received.decide(0, "objected")
+    received.decide(0, "countersigned")
+    received.publish()
+    old, site = key_of(received, "site-0"), received.site(0).folder
+    in_force(received, with_new_keys(trusted(received).current, {"site-0": old}, 50))
+    received.close()
+    new = SigningIdentity.generate("site-0", SeededEntropy(50))
+    (site / TRUST_FOLDER / KEY_FILE).unlink()
+    write_identity(site / TRUST_FOLDER / KEY_FILE, new,
+                   passphrase=(site / TRUST_FOLDER / PASSPHRASE_FILE).read_bytes())
+    hand_over(site / "audit.db", old_key=old.public_key, signer=new)
+    with closing(PublishingLab(received.base)) as lab:
+        assert lab.publish().decisions == {"site-0": "countersigned"}
+        checked = lab.site(2).checked("second")
+        assert checked.countersigned() == {"site-0": "Ann Lee"} and objections(lab) == {}
