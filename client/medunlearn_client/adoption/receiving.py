@@ -92,8 +92,9 @@ class AdoptingHospital:
         put_back(inbox)
         self._require_same_attestation(inbox, files[ATTESTATION_FILE])
         self._require_no_shorter_log(inbox, files[LOG_FILE])
+        for left in inbox.parent.glob(".*.tmp"):  # by a worker that was killed; there is one only
+            shutil.rmtree(left, ignore_errors=True)
         partial = inbox.with_name(f".{run_id}.{os.getpid()}.tmp")
-        shutil.rmtree(partial, ignore_errors=True)
         try:
             self._write(partial, inbox, files, run_id=run_id, attestation=attestation)
             checked = check_publication(

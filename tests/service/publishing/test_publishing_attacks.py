@@ -377,6 +377,14 @@ def test_an_objection_forgotten_by_a_kill_in_the_middle_of_an_update(
     assert received.site(0).checked("second").objections() == {"site-1": "Ann Lee"}
 
 
+def test_what_a_killed_worker_left_is_removed(received: PublishingLab) -> None:
+    left = received.inbox(0).with_name(".first.4711.tmp") / "adapter"
+    left.mkdir(parents=True)
+    (left / "adapter_model.safetensors").write_bytes(bytes(1000))
+    assert received.publish().verdicts["site-0"] == "RECEIVED"
+    assert not left.parent.exists() and received.site(0).places.runs() == ("first", "second")
+
+
 def test_a_command_in_the_middle_of_an_update_waits_for_it(
     received: PublishingLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
