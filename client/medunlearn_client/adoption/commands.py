@@ -139,7 +139,9 @@ def adopt(
         bool, typer.Option("--despite", help="Adopt although hospitals object.")
     ] = False,
     older: Annotated[
-        bool, typer.Option("--rollback", help="Adopt although a later run is in service.")
+        bool, typer.Option(
+            "--rollback", help="Adopt although a later run is in service, or it is not known which."
+        )
     ] = False,
     folder: PartyFolder = HERE,
 ) -> None:

@@ -1,7 +1,8 @@
 """Where a hospital keeps what it was sent, what it decided, and what is in service.
 
     inbox/RUN_ID/            a published run that passed every check; `medunlearn verify` reads it
-    decisions/RUN_ID/        the hospital's own: measured.json, decision.json, statement.dsse
+    decisions/RUN_ID/        the hospital's own: measured.json, and with its reason each
+                             decision-N.json
     adopted/versions/0003/   an adapter that was put into service, with adoption.json
     adopted/current          a link to the version in service; absent: the base model alone
 """
@@ -24,9 +25,8 @@ from medunlearn_common.errors import Misconfigured, Transient
 from medunlearn_common.files import private_folder, sync_path
 
 MEASURED_FILE: Final = "measured.json"
-DECISION_FILE: Final = "decision.json"
-STATEMENT_FILE: Final = "statement.dsse"
 ADOPTION_FILE: Final = "adoption.json"
+_OLD: Final = ".old"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,10 @@ class AdoptionFolder:
 
         Raises:
             Misconfigured: RUN_ID_INVALID, INBOX_UNKNOWN.
+            Transient: WRITE_FAILED.
         """
         path = self.inbox(run_id)
+        self._whole(path)
         if not (path / ATTESTATION_FILE).is_file():
             raise Misconfigured(
                 "INBOX_UNKNOWN", f"run {run_id} is not in the inbox",
@@ -58,14 +60,25 @@ class AdoptionFolder:
         return path
 
     def runs(self) -> tuple[str, ...]:
-        """Received runs by name."""
+        """Received runs by name; raises Transient WRITE_FAILED."""
         folder = self.root / "inbox"
         if not folder.is_dir():
             return ()
+        for old in folder.glob(_aside(folder / "*").name):
+            self._whole(folder / old.name[1:].removesuffix(_OLD))
         return tuple(sorted(
             path.name for path in folder.iterdir()
             if is_run_id(path.name) and (path / ATTESTATION_FILE).is_file()
         ))
+
+    @staticmethod
+    def _whole(path: Path) -> None:
+        """A run that stepped aside when the worker was killed is there like any other."""
+        try:
+            put_back(path)
+        except OSError as error:
+            raise Transient("WRITE_FAILED", f"{path.name} cannot be put back ({error.strerror})",
+                            "mend the inbox's permissions") from error
 
     def decisions(self, run_id: str) -> Path:
         """The hospital's own words on a run."""
@@ -97,7 +110,7 @@ class AdoptionFolder:
             try:
                 flock(lock, LOCK_EX | LOCK_NB)
             except BlockingIOError as error:
-                raise Transient("ADOPTION_BUSY", "another command changes what is in service",
+                raise Transient("ADOPTION_BUSY", "another command adopts or decides here",
                                 "wait for it to end") from error
             yield
 
@@ -116,14 +129,15 @@ def put_in_place(temporary: Path, folder: Path) -> None:
     Raises:
         OSError: Then the older one is back in its place, or aside under ``.NAME.old``.
     """
-    put_back(folder)
-    old = _aside(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(temporary, folder)
-    sync_path(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    with _swapping(folder.parent):
+        _put_back(folder)
+        old = _aside(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(temporary, folder)
+        sync_path(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def put_back(folder: Path) -> None:
@@ -134,14 +148,31 @@ def put_back(folder: Path) -> None:
     Raises:
         OSError: The folder cannot be renamed.
     """
+    if _aside(folder).is_dir():
+        with _swapping(folder.parent):
+            _put_back(folder)
+
+
+def _put_back(folder: Path) -> None:
     old = _aside(folder)
     if old.is_dir() and not folder.exists():
         os.replace(old, folder)
         sync_path(folder.parent)
 
 
+@contextmanager
+def _swapping(parent: Path) -> Iterator[None]:
+    """Between its two renames the worker's swap looks like one that was killed: commands wait."""
+    descriptor = os.open(parent, os.O_RDONLY)
+    try:
+        flock(descriptor, LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
+    return folder.with_name(f".{folder.name}{_OLD}")
 
 
 def _checked(run_id: str) -> str:

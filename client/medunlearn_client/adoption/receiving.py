@@ -2,7 +2,7 @@
 
 Stands behind envelope and witness, before masks and records: nothing here opens a record or a
 model, and nothing that a measurement found is ever sent. Only what a person decided with a
-command leaves, as it was signed then.
+command leaves, as the hospital's log has it.
 """
 
 from __future__ import annotations
@@ -10,22 +10,21 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
 from medunlearn_client.adoption.checking import check_publication, sound_decisions
-from medunlearn_client.adoption.folder import STATEMENT_FILE, AdoptionFolder, put_back, put_in_place
+from medunlearn_client.adoption.deciding import decision_of, own_decision
+from medunlearn_client.adoption.folder import AdoptionFolder, put_back, put_in_place
 from medunlearn_client.site_audit import SiteAudit
 from medunlearn_common.attestation.files import ATTESTATION_FILE, LOG_FILE
 from medunlearn_common.audit import LogExport
-from medunlearn_common.digests import digest_of_file
 from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.files import private_folder, sync_path, write_atomically
 from medunlearn_common.messages import COLLECT, PUBLISH, Message
-from medunlearn_common.publication import FULL_FILES, STATEMENTS_FOLDER, open_decision, unpack
+from medunlearn_common.publication import FULL_FILES, STATEMENTS_FOLDER, unpack
 from medunlearn_common.trust_folder import Trust
 
 _LOG = logging.getLogger("medunlearn.hospital")
@@ -167,18 +166,27 @@ class AdoptingHospital:
     # -- COLLECT -------------------------------------------------------------------------
 
     def _released(self, message: Message) -> bytes:
-        """The hospital's decision on this attestation; nothing where there is none."""
-        run_id = message.text("run_id")
-        attested = self._places.inbox(run_id) / ATTESTATION_FILE
-        path = self._places.decisions(run_id) / STATEMENT_FILE
-        with suppress(OSError, Rejected):
-            if digest_of_file(attested) != message.text("attestation_digest"):
-                return b""
-            data = path.read_bytes()
-            decision = open_decision(data, self._trust.roster.current, now=time.time())
-            if decision.attestation.hex() == message.text("attestation_digest"):
-                return data
-        return b""
+        """The hospital's decision on this attestation; nothing where there is none.
+
+        Signed anew each time, to the same bytes while the key is the same: a decision outlives
+        the key that the hospital had when it was made.
+        """
+        try:
+            run_id, attestation = message.text("run_id"), message.text("attestation_digest")
+            log = self._audit.log
+            log.catch_up()  # people decide in processes of their own
+        except MedunlearnError as error:
+            _LOG.error("no decision is handed out: %s", error)
+            return b""
+        record = own_decision(log, attestation)
+        adapter = next((
+            received.fields["adapter_digest"] for received in log.records
+            if received.kind == "adapter_received"
+            and received.fields["attestation_digest"] == attestation
+        ), None)
+        if record is None or adapter is None or record.fields["run_id"] != run_id:
+            return b""
+        return decision_of(record, adapter=adapter).sign(self._trust.identity)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -4,7 +4,8 @@
     hospital's log -> the link `adopted/current` is renamed to it
 
 The record is the decision: a crash after it is made good by the next command, a crash before it
-leaves what was in service. Versions are never changed and never removed.
+leaves what was in service. Versions are never changed and never removed. A log that was put back
+from a backup turns nothing: where it and the link differ, a person says what is to serve.
 
 Guarantees:
     * Whoever opens ``adopted/current`` at any moment finds one whole version.
@@ -17,8 +18,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Final
 
 from medunlearn_client.adoption.checking import CheckedRun
+from medunlearn_client.adoption.deciding import own_decision
 from medunlearn_client.adoption.folder import require_person
 from medunlearn_client.adoption.hospital import AdoptionHospital
 from medunlearn_client.adoption.versions import (
@@ -35,6 +38,10 @@ from medunlearn_client.adoption.versions import (
 )
 from medunlearn_client.models import digests_of_model, resolve_folder
 from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_common.keeping import PartyMarks
+from medunlearn_common.publication import OBJECTED
+
+UNKNOWN: Final = "ADOPTION_UNKNOWN"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +52,7 @@ class AdoptionChoice:
         by: Who.
         merge: Write a model of its own instead of an adapter's folder.
         despite: Adopt although sites object.
-        older: Adopt although the one in service is of a later run.
+        older: Adopt although the one in service is of a later run, or not known.
     """
 
     by: str
@@ -60,12 +67,13 @@ def adopt(hospital: AdoptionHospital, run_id: str, choice: AdoptionChoice) -> Ad
     Raises:
         Misconfigured: PERSON_INVALID, INBOX_UNKNOWN, ALREADY_ADOPTED, MODEL_ codes.
         Rejected: As :func:`check_publication`; ADAPTER_OBJECTED, ADAPTER_OLDER,
-            MODEL_MISMATCH, TOKENIZER_MISMATCH, FILE_CHANGED, ADOPTION_DAMAGED.
+            MODEL_MISMATCH, TOKENIZER_MISMATCH, FILE_CHANGED, ADOPTION_DAMAGED,
+            ADOPTION_UNKNOWN unless ``older`` is asked for.
         Transient: ADOPTION_BUSY, WRITE_FAILED, EXPORT_FAILED, AUDIT_UNAVAILABLE.
     """
     require_person(choice.by)
     with hospital.places.exclusive():
-        current = in_service(hospital)
+        current = _known_in_service(hospital, choice)
         checked = hospital.checked(run_id)
         objections = _require_no_objections(hospital, checked, despite=choice.despite)
         _require_newer(hospital, checked, current, choice)
@@ -95,7 +103,7 @@ def rollback(hospital: AdoptionHospital, *, by: str) -> Adoption | None:
 
     Raises:
         Misconfigured: PERSON_INVALID, ROLLBACK_NOTHING.
-        Rejected: ADOPTION_DAMAGED if the earlier version is not what it was.
+        Rejected: ADOPTION_DAMAGED if the earlier version is not what it was, ADOPTION_UNKNOWN.
         Transient: ADOPTION_BUSY, WRITE_FAILED, AUDIT_UNAVAILABLE.
     """
     require_person(by)
@@ -119,17 +127,39 @@ def in_service(hospital: AdoptionHospital) -> Adoption | None:
     """What is in service by the hospital's log; puts the link right where a crash left it.
 
     Raises:
-        Rejected: ADOPTION_DAMAGED if that version is missing or not what it was;
+        Rejected: ADOPTION_DAMAGED if that version is missing or not what it was; ADOPTION_UNKNOWN
+            if the log was put back from a backup, and what it says last is not what is linked;
             AUDIT_LOG_DAMAGED.
+        Misconfigured: MARK_UNREADABLE.
     """
-    version = BASE_ALONE
+    version, since = BASE_ALONE, 0
     for record in hospital.audit.log.records:
         if record.kind in CHANGES:
             version = record.fields["number" if record.kind == CHANGES[0] else "version"]
+            since = record.at
+    linked = linked_version(hospital)
+    lost = PartyMarks(hospital.folder).history_lost
+    # The log may have forgotten what a person decided since; the link is all that remembers it.
+    if lost is not None and since <= lost.backup_at and linked != version:
+        raise Rejected(
+            UNKNOWN, f"version {version} is the last that the log knows, which was restored from "
+            "a backup; the link adopted/current names another, and stays as it is",
+            "say which adapter is to serve: medunlearn hospital adopt RUN --rollback --by NAME",
+        )
     found = None if version == BASE_ALONE else sound_version(hospital, version)
-    if linked_version(hospital) != version:
+    if linked != version:
         switch_to(hospital, version)
     return found
+
+
+def _known_in_service(hospital: AdoptionHospital, choice: AdoptionChoice) -> Adoption | None:
+    """The same; a person who asks for a run whatever is in service settles what is not known."""
+    try:
+        return in_service(hospital)
+    except Rejected as error:
+        if error.code == UNKNOWN and choice.older:
+            return None
+        raise
 
 
 # -- what is refused --------------------------------------------------------------------------
@@ -140,12 +170,10 @@ def _require_no_objections(
 ) -> tuple[str, ...]:
     """Sites that object, this one included whether or not that was collected yet."""
     found = set(checked.objections())
-    own = [r.fields for r in hospital.audit.log.records
-           if r.kind == "decision_released"
-           and r.fields["attestation_digest"] == checked.attestation_digest]
-    if own:
+    own = own_decision(hospital.audit.log, checked.attestation_digest)
+    if own is not None:
         found.discard(hospital.site_id)
-        if own[-1]["verdict"] == "objected":
+        if own.fields["verdict"] == OBJECTED:
             found.add(hospital.site_id)
     if found and not despite:
         raise Rejected(

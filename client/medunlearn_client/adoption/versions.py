@@ -22,7 +22,6 @@ from medunlearn_common.attestation.files import (
     ADAPTER_WEIGHTS,
     ATTESTATION_FILE,
 )
-from medunlearn_common.audit import AuditRecord
 from medunlearn_common.digests import digest_of_file, digest_of_files
 from medunlearn_common.errors import Misconfigured, Rejected, Transient
 from medunlearn_common.files import private_folder, sync_path, write_atomically
@@ -139,11 +138,19 @@ def _damaged(version: int) -> Rejected:
 
 
 def next_number(hospital: AdoptionHospital) -> int:
-    """Number of the next change, by the hospital's log."""
-    changes: list[AuditRecord] = [
-        r for r in hospital.audit.log.records if r.kind in CHANGES
+    """Number of the next change, by the hospital's log and by the versions that are there whole.
+
+    A log that was put back does not know the latest of them, and none is ever written over.
+    """
+    logged = [
+        int(r.fields["number"]) for r in hospital.audit.log.records if r.kind in CHANGES
     ]
-    return 1 + max((record.fields["number"] for record in changes), default=0)
+    whole = [
+        int(path.parent.name)
+        for path in hospital.places.adopted.glob(f"versions/[0-9]*/{ADOPTION_FILE}")
+        if path.parent.name.isdigit()
+    ]
+    return 1 + max(*logged, *whole, 0, 0)
 
 
 # -- the link ---------------------------------------------------------------------------------

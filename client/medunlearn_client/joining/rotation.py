@@ -17,6 +17,8 @@ from medunlearn_client.joining.own_keys import (
     read_node_key,
 )
 from medunlearn_client.joining.site_folder import stored_invitation
+from medunlearn_client.site_audit import AUDIT_FILE
+from medunlearn_common.audit import hand_over
 from medunlearn_common.entropy import Entropy
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
@@ -69,10 +71,16 @@ def make_next_keys(
 def activate_next_keys(folder: Path) -> list[str]:
     """Put next keys into force: a signing key once the roster names it, then the node's.
 
-    Each step is one rename, so that a crash in between is mended by the next call.
+    Each step is one rename or one transaction, so that a crash in between is mended by the next
+    call. The hospital's log goes on under the new key.
 
     Returns:
         What was done.
+
+    Raises:
+        Rejected: AUDIT_LOG_DAMAGED.
+        Transient: AUDIT_UNAVAILABLE.
+        Misconfigured: KEY_ codes.
     """
     place, done = folder / NEXT_FOLDER, []
     following = next_entry(folder)
@@ -82,6 +90,8 @@ def activate_next_keys(folder: Path) -> list[str]:
             return [f"the next signing key waits for a roster that names it ({NEXT_FOLDER}/)"]
         if (place / KEY_FILE).exists():
             os.replace(place / KEY_FILE, folder / TRUST_FOLDER / KEY_FILE)
+        before = read_entry(folder / TRUST_FOLDER / ENTRY_FILE)  # the old key's, until it goes
+        hand_over(folder / AUDIT_FILE, old_key=before.public_key, signer=open_identity(folder))
         os.replace(place / ENTRY_FILE, folder / TRUST_FOLDER / ENTRY_FILE)
         done.append("the new signing key is in force")
     if (place / NODE_KEY).exists():

@@ -26,6 +26,7 @@ from medunlearn_common.attestation.incidents import incidents_of
 from medunlearn_common.attestation.planned import require_as_planned
 from medunlearn_common.attestation.predicate import Predicate
 from medunlearn_common.attestation.statement import Statement
+from medunlearn_common.attestation.witnesses import Witnesses
 from medunlearn_common.audit.checkpoints import SignedCheckpoint
 from medunlearn_common.audit.export import LogExport
 from medunlearn_common.audit.merkle import is_included, leaf_hash, root_of
@@ -318,11 +319,12 @@ def _require_rounds(predicate: Predicate, rounds: Mapping[int, Mapping[str, Any]
 
 
 def require_witnessed(
-    statement: Statement, records: Iterable[AuditRecord], seen: Mapping[str, int]
+    statement: Statement, records: Iterable[AuditRecord], export: LogExport, found: Witnesses
 ) -> str:
     """Each site in a sum signed a state of the log, and enough of them one after the last round.
 
-    A site that was gone by then signed an earlier state; it is named, not refused.
+    A site that was gone by then signed an earlier state, and the signatures of some do not count
+    any more; both are named, not refused.
 
     Raises:
         Rejected: WITNESS_MISSING if no site signed a state with all rounds, or
@@ -331,19 +333,24 @@ def require_witnessed(
     ended = max(
         (record.index for record in records if record.kind == "round_accepted"), default=-1
     )
-    after = [site for site, size in seen.items() if size > ended]
+    after = [site for site, size in found.seen.items() if size > ended]
     if not after:
         raise Rejected(
-            "WITNESS_MISSING", "no site signed a state of the log that holds all rounds",
-            "ask the sites what they saw",
+            "WITNESS_MISSING", "no site whose key still counts signed a state of the log that "
+            "holds all rounds",
+            "ask the coordinator to publish again: sites that are there sign the log anew",
         )
+    exported = {note.signer: note.checkpoint.size for note in export.cosignatures}
     joined = {site for site, part in statement.predicate.sites.items() if part.rounds_joined}
     for site in joined:
         note = statement.predicate.sites[site].cosignature
         signed = SignedCheckpoint.from_text(note).checkpoint.size if note is not None else 0
-        if signed > seen.get(site, 0):
+        if signed > exported.get(site, 0):
             raise Rejected("COSIGNATURE_CHANGED", f"the log lacks what {site} signed", _HINT)
-    missing = sorted(joined - set(after))
+    missing = [
+        f"{site} ({found.aside[site]})" if site in found.aside else site
+        for site in sorted((joined | found.aside.keys()) - set(after))
+    ]
     return f"{len(after)} sites signed the log after its last round" + (
         f"; not {', '.join(missing)}" if missing else ""
     )

@@ -16,7 +16,8 @@ Steps, in this order; the first that fails ends the verification and names its f
 11. Consistency: that log continues the checkpoint of step 9, and records what is attested:
     plan, sites, rounds with their survivors, what did not go as planned, adapter, result,
     attestation and, of a simulated run, report.
-12. Witnesses: every site in the sums signed a state of this very log, after the last round.
+12. Witnesses: sites signed states of this very log, at least one after the last round; those
+    in a sum that did not, or whose signature does not count any more, are named.
 
 An adapter alone brings 2 to 5, 8 and 9; what cannot be checked is said, never counted as passed.
 
@@ -24,7 +25,8 @@ What is trusted, best first: with ``--root``, the consortium's root keys, and th
 far as they signed it; with ``--keys`` alone, the roster file given. With neither the run's own
 roster is used, and nobody knows who signed: whoever made a false run can make a roster for it,
 with a root of its own. A roster that has expired since still verifies, for the run is of its
-time; a key that the roster in use revokes does not.
+time; a key that the roster in use revokes does not. Signatures of the coordinator are checked
+under the roster in use, those of witnesses by :mod:`medunlearn_common.attestation.witnesses`.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ from medunlearn_common.attestation.files import (
 )
 from medunlearn_common.attestation.predicate import LIMITS, SIMULATED
 from medunlearn_common.attestation.statement import Statement
+from medunlearn_common.attestation.witnesses import WitnessKeys, witnesses_of
 from medunlearn_common.audit.export import LogExport
 from medunlearn_common.audit.records import AuditRecord
 from medunlearn_common.audit.signing import coordinator_log
@@ -56,7 +59,7 @@ from medunlearn_common.roster import (
     Party,
     Root,
     Roster,
-    require_successor,
+    require_later,
     self_signed_roster,
     verify_roster,
 )
@@ -111,6 +114,7 @@ class Verification:
     root: Path | None = None
     skipped: list[Step] = field(default_factory=list)
     _roster: Roster | None = None
+    _attested: Roster | None = None
     _keeper: Party | None = None
     _envelope: bytes = b""
     _payload: bytes = b""
@@ -256,7 +260,8 @@ class Verification:
                 "FILE_CHANGED", f"{ROSTER_FILE} is not the roster that was attested",
                 "name the roster of the run's time with --keys",
             )
-        require_successor(self.roster, own)
+        require_later(self.roster, own)
+        self._attested = own
         later = f", version {self.roster.version} in use" if self.roster != own else ""
         return f"version {own.version} as attested{later}"
 
@@ -287,8 +292,12 @@ class Verification:
     def _witnesses(self) -> str:
         if self._export is None:
             raise RuntimeError("step 10 has not been carried out")
-        seen = self._export.verify_witnesses(self.roster, among=self.roster.sites)
-        return checks.require_witnessed(self.statement, self._records, seen)
+        if self._attested is None:
+            raise RuntimeError("step 8 has not been carried out")
+        found = witnesses_of(self._export, WitnessKeys.of(
+            self.statement, used=self.roster, attested=self._attested
+        ))
+        return checks.require_witnessed(self.statement, self._records, self._export, found)
 
 
 def _given(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from medunlearn_common.audit.checkpoints import (
     signed_checkpoint,
 )
 from medunlearn_common.audit.export import LogExport
-from medunlearn_common.audit.log import AuditLog
+from medunlearn_common.audit.log import AuditLog, hand_over
 from medunlearn_common.audit.records import AuditRecord, Damage
 from medunlearn_common.audit.signing import COORDINATOR, Signer, Verifier
 from medunlearn_common.audit.witness import WitnessStore
@@ -29,5 +29,6 @@ __all__ = [
     "Verifier",
     "WitnessStore",
     "cosigned_checkpoint",
+    "hand_over",
     "signed_checkpoint",
 ]

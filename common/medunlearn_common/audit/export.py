@@ -6,18 +6,13 @@ signatures. Every further line is one record, byte for byte as it was hashed.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Self
 
 from medunlearn_common.audit.checkpoints import SignedCheckpoint
 from medunlearn_common.audit.merkle import leaf_hash, root_of
 from medunlearn_common.audit.records import AuditRecord, followed
-from medunlearn_common.audit.signing import (
-    CHECKPOINT_CONTEXT,
-    COSIGNATURE_CONTEXT,
-    Verifier,
-)
+from medunlearn_common.audit.signing import CHECKPOINT_CONTEXT, Verifier
 from medunlearn_common.digests import canonical_json
 from medunlearn_common.errors import Rejected
 from medunlearn_common.strict_json import parse_canonical
@@ -110,39 +105,22 @@ class LogExport:
             )
         return records
 
-    def verify_witnesses(
-        self, verifier: Verifier, *, among: Collection[str]
-    ) -> dict[str, int]:
-        """Check that each witness signed a state that this very log went through.
-
-        Returns:
-            Site to the number of records that it saw.
+    def require_past(self, signed: SignedCheckpoint) -> None:
+        """Refuse a signed state that this very log never went through.
 
         Raises:
-            Rejected: WITNESS_UNKNOWN, WITNESS_TWICE, AUDIT_SPLIT_VIEW if a witness signed a
-                state that this log never had, or the verifier's code.
+            Rejected: AUDIT_SPLIT_VIEW.
         """
-        seen: dict[str, int] = {}
-        for signed in self.cosignatures:
-            site = signed.signer
-            if site not in among or site in seen:
-                raise Rejected(
-                    "WITNESS_TWICE" if site in seen else "WITNESS_UNKNOWN",
-                    f"a witness of the log is {site}", "ask for a new export of the log",
-                )
-            signed.require_signature(verifier, by=site, context=COSIGNATURE_CONTEXT)
-            state = signed.checkpoint
-            past = self.leaves[: state.size]
-            if (
-                state.origin != self.head.checkpoint.origin or len(past) != state.size
-                or root_of(past) != state.root
-            ):
-                raise Rejected(
-                    "AUDIT_SPLIT_VIEW", f"{site} was shown another log than this one",
-                    "compare the logs that the sites hold; the log's keeper showed two",
-                )
-            seen[site] = state.size
-        return seen
+        state = signed.checkpoint
+        past = self.leaves[: state.size]
+        if (
+            state.origin != self.head.checkpoint.origin or len(past) != state.size
+            or root_of(past) != state.root
+        ):
+            raise Rejected(
+                "AUDIT_SPLIT_VIEW", f"{signed.signer} was shown another log than this one",
+                "compare the logs that the sites hold; the log's keeper showed two",
+            )
 
 
 def _damaged(index: int, why: str) -> Rejected:

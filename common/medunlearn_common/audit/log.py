@@ -18,9 +18,10 @@ from medunlearn_common.audit.export import LogExport
 from medunlearn_common.audit.kinds import require_fields
 from medunlearn_common.audit.merkle import inclusion_proof, leaf_hash, root_of
 from medunlearn_common.audit.records import NO_RECORD, AuditRecord, Damage, followed
-from medunlearn_common.audit.signing import Signer
+from medunlearn_common.audit.signing import CHECKPOINT_CONTEXT, Signer
 from medunlearn_common.digests import canonical_json
 from medunlearn_common.errors import Rejected
+from medunlearn_common.identity import verify_signature
 
 Clock = Callable[[], float]
 
@@ -199,6 +200,16 @@ class AuditLog:
                 "to it",
             )
 
+    def catch_up(self) -> None:
+        """Read what other processes appended since.
+
+        Raises:
+            Rejected: AUDIT_LOG_DAMAGED.
+        """
+        self._require_sound()
+        with table.connected(self._path) as connection:
+            self._catch_up(connection)
+
     def prove(self, index: int) -> tuple[bytes, ...]:
         """The inclusion proof of a record under :attr:`head`."""
         return inclusion_proof(self._leaves, index)
@@ -239,6 +250,34 @@ class AuditLog:
             head=self.head, cosignatures=tuple(self.cosignatures().values()),
             lines=tuple(record.to_bytes() for record in self._records),
         )
+
+
+def hand_over(path: Path, *, old_key: bytes, signer: Signer) -> None:
+    """Have a party's log go on under its new key: the old one's checkpoint is signed anew.
+
+    What the old key did not sign stays as it is, and the log read-only; so does a log that goes
+    on under the new key already, so that a crash is mended by doing it again.
+
+    Args:
+        path: The log's file; nothing is done where there is none.
+        old_key: The public key that was in force until now, 32 bytes.
+        signer: The party's new identity.
+
+    Raises:
+        Rejected: AUDIT_LOG_DAMAGED.
+        Transient: AUDIT_UNAVAILABLE.
+    """
+    if not path.is_file():
+        return
+    with table.transaction(path) as connection:
+        row = connection.execute("SELECT note FROM head").fetchone()
+        try:
+            head = SignedCheckpoint.from_text(str(row[0] if row else ""))
+            verify_signature(old_key, CHECKPOINT_CONTEXT, head.checkpoint.body, head.signature)
+        except Rejected:
+            return
+        note = signed_checkpoint(head.checkpoint, signer).to_text()
+        connection.execute("UPDATE head SET note = ?", (note,))
 
 
 def _said(kind: str, fields: Any) -> tuple[str, bytes]:

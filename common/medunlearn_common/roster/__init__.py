@@ -3,6 +3,7 @@
 from medunlearn_common.roster.document import Party, Role, Root, Roster, enrolment_request
 from medunlearn_common.roster.trusted import (
     TrustedRoster,
+    require_later,
     require_successor,
     self_signed_roster,
     verify_roster,
@@ -15,6 +16,7 @@ __all__ = [
     "Roster",
     "TrustedRoster",
     "enrolment_request",
+    "require_later",
     "require_successor",
     "self_signed_roster",
     "verify_roster",

@@ -72,18 +72,25 @@ def self_signed_roster(data: bytes) -> Roster:
     return verify_roster(data, Roster.from_bytes(document.payload).root, now=0.0)
 
 
+def require_later(new: Roster, current: Roster) -> None:
+    """Rules 3 and 5; they also hold where rosters in between are not at hand.
+
+    Raises:
+        Rejected: ROSTER_ROLLBACK, ROSTER_FORK, ROSTER_UNREVOKED.
+    """
+    _require_not_older(new, current)
+    if not set(current.revoked) <= set(new.revoked):
+        raise Rejected("ROSTER_UNREVOKED", f"a revoked key is good again: {_shown(new, current)}",
+                       _HINT)
+
+
 def require_successor(new: Roster, current: Roster) -> None:
     """Rules 3 to 5.
 
     Raises:
-        Rejected: ROSTER_ROLLBACK, ROSTER_FORK, ROSTER_UNREVOKED, ROSTER_ROTATION.
+        Rejected: As :func:`require_later`, and ROSTER_ROTATION.
     """
-    _require_not_older(new, current)
-    if new.version == current.version:
-        return
-    shown = _after(new, current)
-    if not set(current.revoked) <= set(new.revoked):
-        raise Rejected("ROSTER_UNREVOKED", f"a revoked key is good again: {shown}", _HINT)
+    require_later(new, current)
     before = {party.party_id: party for party in current.parties}
     for party in new.parties:
         old = before.get(party.party_id)
@@ -94,7 +101,8 @@ def require_successor(new: Roster, current: Roster) -> None:
         except Rejected as error:
             raise Rejected(
                 "ROSTER_ROTATION",
-                f"{party.party_id} has a new key that its old one did not sign: {shown}",
+                f"{party.party_id} has a new key that its old one did not sign: "
+                f"{_shown(new, current)}",
                 "make the entry with `medunlearn keys rotate`, or revoke the old key",
             ) from error
 
@@ -102,13 +110,13 @@ def require_successor(new: Roster, current: Roster) -> None:
 def _require_not_older(new: Roster, current: Roster) -> None:
     """Rule 3."""
     if new.version < current.version:
-        raise Rejected("ROSTER_ROLLBACK", f"an older roster is offered: {_after(new, current)}",
+        raise Rejected("ROSTER_ROLLBACK", f"an older roster is offered: {_shown(new, current)}",
                        _HINT)
     if new.version == current.version and new.digest != current.digest:
-        raise Rejected("ROSTER_FORK", f"two rosters of one version: {_after(new, current)}", _HINT)
+        raise Rejected("ROSTER_FORK", f"two rosters of one version: {_shown(new, current)}", _HINT)
 
 
-def _after(new: Roster, current: Roster) -> str:
+def _shown(new: Roster, current: Roster) -> str:
     return (f"version {new.version} ({new.digest.hex()[:12]}) after {current.version} "
             f"({current.digest.hex()[:12]})")
 

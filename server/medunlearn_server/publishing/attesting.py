@@ -5,7 +5,8 @@
     "attested" -> export of the log
 
 Every step may be repeated after a crash; a folder that is there under its name was whole when it
-got it, and is not made again.
+got it, and is not made again, even where it is lost: a second attestation of one run would be
+refused by every hospital that has the first.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from medunlearn_common.roster import TrustedRoster
 from medunlearn_common.trust_folder import TRUST_FOLDER, open_identity
 from medunlearn_server.audit_trail import AuditTrail
 from medunlearn_server.coordinator import OUTCOME_FILE
-from medunlearn_server.publishing.folder import PublishedRun
+from medunlearn_server.publishing.folder import PublishedRun, published_file_missing
 from medunlearn_server.publishing.statement import (
     Measured,
     counted_figures,
@@ -60,7 +61,8 @@ def attest(place: PublishedRun) -> str:
 
     Raises:
         Misconfigured: RUN_UNFINISHED, RUN_PLAN_CHANGED, ADAPTER_CHANGED, RUN_NOT_LOGGED,
-            PUBLISHED_CHANGED, or a TRUST_ or KEY_ code.
+            PUBLISHED_CHANGED, PUBLISHED_FILE_MISSING if it was attested and the published folder
+            is gone, or a TRUST_ or KEY_ code.
         Rejected: AUDIT_LOG_DAMAGED, ROSTER_ codes.
         Transient: AUDIT_UNAVAILABLE, WRITE_FAILED, STORAGE_FULL or STORAGE_FAILED.
     """
@@ -68,6 +70,7 @@ def attest(place: PublishedRun) -> str:
     if (place.folder / ATTESTATION_FILE).is_file():
         _require_logged(place, log)
     else:
+        _require_not_attested(place, log)
         _lay_out(place, log)
     digest = place.attestation_digest
     log.append("attested", attestation_digest=digest)
@@ -83,6 +86,12 @@ def _require_logged(place: PublishedRun, log: AuditLog) -> None:
             "PUBLISHED_CHANGED", f"the attestation of run {place.run_id} was changed",
             "restore the published folder from its backup; find out who wrote to it",
         )
+
+
+def _require_not_attested(place: PublishedRun, log: AuditLog) -> None:
+    """A run is attested once: hospitals that have the first attestation refuse any other."""
+    if any(record.kind == "attested" for record in log.records):
+        raise published_file_missing(place.run_id)
 
 
 def export_log(place: PublishedRun, log: AuditLog) -> None:

@@ -31,6 +31,7 @@ def publish(
       medunlearn coordinator publish surgery-4f1d22 --show
     """
     from medunlearn_common.files import expanded
+    from medunlearn_common.keeping import PartyMarks
     from medunlearn_server.publishing.attesting import attest
     from medunlearn_server.publishing.folder import PublishedRun
     from medunlearn_server.service.config import CoordinatorConfig, CoordinatorFolder
@@ -42,6 +43,7 @@ def publish(
     if show:
         _show(place)
         return
+    PartyMarks(home.path).require_run(run)
     digest = attest(place)
     registry = RunsDb(home.runs_db)
     try:

@@ -99,10 +99,7 @@ class PublishedRun:
         try:
             return {name: (self.folder / name).read_bytes() for name in names}
         except OSError as error:
-            raise Misconfigured(
-                "PUBLISHED_FILE_MISSING", f"the published folder of {self.run_id} is not whole",
-                "put the file back, or remove the folder and publish again",
-            ) from error
+            raise published_file_missing(self.run_id) from error
 
     def deliveries(self) -> dict[str, Any]:
         """The last publication's outcome; empty before the first."""
@@ -119,3 +116,13 @@ class PublishedRun:
         """Keep a publication's outcome; raises Transient WRITE_FAILED."""
         text = json.dumps(value, indent=2, sort_keys=True) + "\n"
         write_atomically(self.folder / DELIVERIES_FILE, text.encode("ascii"), private=False)
+
+
+def published_file_missing(run_id: str) -> Misconfigured:
+    """PUBLISHED_FILE_MISSING: the same bytes must come back, as hospitals take no others."""
+    return Misconfigured(
+        "PUBLISHED_FILE_MISSING", f"run {run_id} was attested, and its published folder is not "
+        "whole",
+        f"put {PUBLISHED_FOLDER}/{run_id} back from a backup, or have a hospital that has the run "
+        f"send its folder inbox/{run_id}; do not have it attested anew",
+    )

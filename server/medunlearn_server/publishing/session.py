@@ -174,7 +174,7 @@ class _Session:
             raise Rejected("DECISION_FOREIGN", f"{site} sent a decision on something else",
                            "ask the hospital what it decided")
         held = self._decisions().get(site)
-        if held is not None and held.number > decision.number:
+        if held is not None and held.number >= decision.number and held != decision:
             raise Rejected("DECISION_STALE", f"{site} sent decision {decision.number} after "
                            f"{held.number}", "nothing is lost: the later one counts")
         self._log.append(

@@ -9,6 +9,7 @@ import tomllib
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from joining_desk import DAY_S, MODEL, NOW, Desk, app_of, code_of
@@ -16,6 +17,7 @@ from joining_lab import RIVAL
 from typer.testing import CliRunner
 
 from medunlearn_client.joining import commands as hospital
+from medunlearn_client.joining import rotation
 from medunlearn_client.joining.own_keys import ENTRY_FILE, enrolment_document, read_node_key
 from medunlearn_client.joining.rotation import activate_next_keys, make_next_keys
 from medunlearn_client.joining.site_folder import (
@@ -27,6 +29,7 @@ from medunlearn_client.joining.site_folder import (
 from medunlearn_client.policy import read_policy
 from medunlearn_client.sealed_hospital import seal_hospital
 from medunlearn_client.service.config import read_hospital_config
+from medunlearn_client.site_audit import SiteAudit
 from medunlearn_client.site_config import read_site_config
 from medunlearn_common import pki
 from medunlearn_common.doctor import run_checks
@@ -312,6 +315,38 @@ def test_new_keys_come_into_force_in_step(desk: Desk) -> None:
     assert key_in_force(folder) != before
     assert (folder / "node" / "node.pub").read_bytes().split()[1] in (
         desk.lead / "nodes" / "clinic-a.pub").read_bytes()
+
+
+def killed(*args: object, **named: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("killed_before", ["", "hand_over", "the entry is replaced"])
+def test_a_hospitals_log_goes_on_under_its_new_key(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, killed_before: str
+) -> None:
+    folder = desk.joined("clinic-a")
+    audit = SiteAudit(folder, site_id="clinic-a", entropy=OsEntropy())
+    audit.finished(run_id="one", adapter_digest="a")
+    before = audit.log.records
+    file = make_next_keys(folder, identity=True, node=False, entropy=OsEntropy(),
+                          now=time.time() + 1)
+    desk.members().enrol(file.read_bytes(), lambda _: True)
+    desk.members().advance()
+    take_roster(folder, desk.members().roster_file.read_bytes(), now=NOW)
+    if killed_before:
+        with monkeypatch.context() as patch:
+            if killed_before == "hand_over":
+                patch.setattr(rotation, "hand_over", killed)
+            else:
+                shutil.move(folder / "next" / "identity.key", folder / "trust" / "identity.key")
+                patch.setattr(rotation, "os", SimpleNamespace(replace=killed))
+            with pytest.raises(KeyboardInterrupt):
+                activate_next_keys(folder)
+    activate_next_keys(folder)
+    renewed = SiteAudit(folder, site_id="clinic-a", entropy=OsEntropy())
+    renewed.finished(run_id="two", adapter_digest="a")
+    assert renewed.log.damage is None and renewed.log.records[:-1] == before
 
 
 def test_an_older_change_of_keys_is_not_replayed(desk: Desk) -> None:

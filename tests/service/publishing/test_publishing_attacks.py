@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from publishing_lab import SITES, PublishingLab
 from safetensors.numpy import load_file, save_file
 
 from medunlearn_client.adoption import folder
+from medunlearn_client.adoption.receiving import AdoptingHospital
 from medunlearn_common.audit import AuditLog
 from medunlearn_common.digests import canonical_json, digest_of_files
 from medunlearn_common.entropy import SeededEntropy
@@ -225,15 +226,38 @@ def test_the_log_is_rolled_back_before_publishing(lab: PublishingLab) -> None:
     assert set(publication.verdicts) == set(SITES) and lab.site(0).places.runs() == ()
 
 
-def test_one_run_is_attested_twice(received: PublishingLab) -> None:
+def test_one_run_is_attested_twice(
+    received: PublishingLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The hospitals keep what they have, and say so."""
     place = received.place("second")
     before = (received.inbox(0) / "attestation.json").read_bytes()
     shutil.rmtree(place.folder)
     received.log().append("run_resumed", run_id="second", next_round=1)
+    monkeypatch.setattr(attesting, "_require_not_attested", lambda place, log: None)
     publication = received.publish()
     assert set(publication.verdicts.values()) == {"ATTESTATION_CHANGED"}
     assert (received.inbox(0) / "attestation.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("lost", ["", "attestation.json", "result.json", "adapter"])
+def test_a_published_folder_that_was_lost_comes_back_from_a_hospital(
+    received: PublishingLab, lost: str
+) -> None:
+    """Whatever is missing of it, nothing is attested anew, and no message asks for it."""
+    place = received.place("second")
+    gone, records = place.folder / lost, len(received.log().records)
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    shutil.rmtree(received.inbox(2))  # or nobody would be sent the whole
+    received.log().append("delivered", site="site-2", verdict="PUBLICATION_UNKNOWN", number=1,
+                          attestation_digest=received.site(0).checked("second").attestation_digest)
+    for _ in range(2):
+        with pytest.raises(Misconfigured, match="PUBLISHED_FILE_MISSING") as refused:
+            received.publish()
+        assert "inbox/second" in refused.value.hint
+    assert [r.kind for r in received.log().records][records:].count("attested") == 0
+    shutil.copytree(received.inbox(0), place.folder, dirs_exist_ok=True)
+    assert received.publish().verdicts == dict.fromkeys(SITES, "RECEIVED")
 
 
 def test_a_run_that_the_hospital_took_no_part_in(lab: PublishingLab) -> None:
@@ -308,7 +332,6 @@ def test_an_objection_hidden_behind_an_older_log(received: PublishingLab) -> Non
     received.decide(1, "objected")
     received.publish()
     (place.run / "audit.db").write_bytes(early)
-    (received.site(1).places.decisions("second") / "statement.dsse").unlink()
     shutil.rmtree(place.statements)
     assert "RECEIVED" not in received.publish().verdicts.values()
     assert (received.inbox(0) / "audit-log.jsonl").read_bytes() != early_export
@@ -337,10 +360,14 @@ def test_an_objection_forgotten_by_a_kill_in_the_middle_of_an_update(
 
     wire = Wire(received)
     with monkeypatch.context() as patched:
-        patched.setattr(folder, "os", SimpleNamespace(replace=killed))
+        patched.setattr(folder.os, "replace", killed)
         with pytest.raises(Killed):
             received.publish(wire=wire)
     assert not received.inbox(0).exists()
+    assert set(received.site(0).places.runs()) == {"first", "second"}  # a command puts it back
+    os.replace(received.inbox(0), received.inbox(0).with_name(".second.old"))
+    assert received.site(0).checked("second").objections() == {"site-1": "Ann Lee"}
+    os.replace(received.inbox(0), received.inbox(0).with_name(".second.old"))
     database.write_bytes(kept)
     files = {n: (place.folder / n).read_bytes() for n in FULL_FILES} | {"audit-log.jsonl": before}
     forged = dict(files, **{"attestation.json": b"{}", "adapter/attestation.json": b"{}"})
@@ -348,6 +375,28 @@ def test_an_objection_forgotten_by_a_kill_in_the_middle_of_an_update(
         monkeypatch.setattr(session, "pack", lambda _, data=pack(archive): data)
         assert received.publish().verdicts["site-0"] == code
     assert received.site(0).checked("second").objections() == {"site-1": "Ann Lee"}
+
+
+def test_a_command_in_the_middle_of_an_update_waits_for_it(
+    received: PublishingLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands aside for a moment is not taken for the remains of a kill."""
+    found: list[tuple[str, ...]] = []
+    looking = Thread(target=lambda: found.append(received.site(0).places.runs()))
+    moves = os.replace
+
+    def slowly(source: Any, target: Any) -> None:
+        if Path(target) == received.inbox(0):
+            looking.start()
+            looking.join(0.3)
+            assert looking.is_alive()
+        moves(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folder.os, "replace", slowly)
+        assert received.publish().verdicts["site-0"] == "RECEIVED"
+    looking.join()
+    assert found == [("first", "second")]
 
 
 def test_text_of_a_hospital_in_the_place_of_a_code(received: PublishingLab) -> None:
@@ -375,26 +424,31 @@ def test_a_measurement_never_leaves_by_itself(received: PublishingLab) -> None:
     assert not any(b"secret" in a.payload for a in answers)
 
 
-def test_a_decision_in_another_hospitals_name(received: PublishingLab) -> None:
-    received.decide(0, "countersigned")
-    stolen = received.site(0).places.decisions("second") / "statement.dsse"
-    target = received.site(1).places.decisions("second") / "statement.dsse"
-    target.parent.mkdir(parents=True)
-    shutil.copyfile(stolen, target)
-    stolen.unlink()
-    publication = received.publish()
-    assert publication.decisions == {}
+def hands_out(monkeypatch: pytest.MonkeyPatch, site: str, data: bytes) -> None:
+    """A hospital that answers COLLECT as it likes; the others as they should."""
+    honest = AdoptingHospital._released
+    monkeypatch.setattr(AdoptingHospital, "_released", lambda own, message: (
+        data if own._trust.identity.party_id == site else honest(own, message)))
+
+
+def test_a_decision_in_another_hospitals_name(
+    received: PublishingLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stolen = received.decide(0, "countersigned").sign(received.site(0).identity)
+    hands_out(monkeypatch, "site-1", stolen)
+    received.away = {"site-0"}
+    assert received.publish().decisions == {}
     refusals = [r.fields for r in received.log().records if r.kind == "request_refused"]
     assert {"request": "decision", "code": "DECISION_FOREIGN"} in refusals
 
 
-def test_an_earlier_decision_put_in_place_of_a_later_one(received: PublishingLab) -> None:
-    path = received.site(0).places.decisions("second") / "statement.dsse"
-    received.decide(0, "countersigned")
-    early = path.read_bytes()
+def test_an_earlier_decision_put_in_place_of_a_later_one(
+    received: PublishingLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = received.decide(0, "countersigned").sign(received.site(0).identity)
     received.decide(0, "objected")
     assert received.publish().decisions == {"site-0": "objected"}
-    path.write_bytes(early)
+    hands_out(monkeypatch, "site-0", early)
     assert received.publish().decisions == {"site-0": "objected"}
     assert received.site(1).checked("second").objections() == {"site-0": "Ann Lee"}
 
@@ -416,7 +470,7 @@ def test_a_statement_that_the_coordinator_made_up_or_left_out(received: Publishi
     (place.statements / "site-1.dsse").write_bytes(
         replace(decision, site="site-1").sign(forger))
     (place.statements / "site-0.dsse").unlink()
-    (received.site(0).places.decisions("second") / "statement.dsse").unlink()
+    received.away = {"site-0"}  # or it would be collected again
     assert received.publish().decisions == {}
     assert not list(received.inbox(2).glob("statements/*"))
     assert received.site(2).checked("second").objections() == {"site-0": "Ann Lee"}
@@ -459,7 +513,7 @@ def test_a_reason_stays_at_the_hospital_and_cannot_be_guessed(received: Publishi
     published = b"".join(
         p.read_bytes() for p in received.place("second").folder.rglob("*") if p.is_file())
     assert b"ward seven" not in published
-    kept = received.site(0).places.decisions("second") / "decision.json"
+    kept = received.site(0).places.decisions("second") / "decision-2.json"
     assert "ward seven" in kept.read_text() and kept.stat().st_mode & 0o077 == 0
 
 

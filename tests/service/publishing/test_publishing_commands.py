@@ -9,6 +9,7 @@ import pytest
 from publishing_lab import PublishingLab
 
 from medunlearn_common.cli import CommandLine
+from medunlearn_common.keeping.marks import RETIRED_FILE, HistoryLost
 from medunlearn_common.trust_folder import TRUST_FOLDER
 from medunlearn_server.directives import read_directive, write_directive
 from medunlearn_server.service.runs_db import RunsDb
@@ -62,6 +63,24 @@ def test_the_coordinator_attests_and_the_service_is_told(
     assert "site-1" in shown and "objected" in shown and shown.count("RECEIVED") == 3
     for run in ("third", "../second"):
         assert command("coordinator", "publish", run, *at) == 2
+
+
+@pytest.mark.parametrize(("mark", "code"), [
+    ("retired", "PARTY_RETIRED"), ("history-lost", "HISTORY_LOST_RUN"),
+])
+def test_a_coordinator_that_moved_or_lost_its_history_attests_nothing(
+    lab: PublishingLab, capsys: pytest.CaptureFixture[str], mark: str, code: str
+) -> None:
+    """Two copies of one log would grow apart, and hospitals refuse the shorter one."""
+    registered(lab)
+    if mark == "retired":
+        (lab.party / RETIRED_FILE).write_text("{}\n")
+    else:
+        HistoryLost(restored_at=2, backup_at=1, known_runs=("second",)).write(lab.party)
+    before = lab.log().records
+    assert command("coordinator", "publish", "second", "--folder", lab.party) == 2
+    assert code in capsys.readouterr().err
+    assert lab.log().records == before and not lab.place("second").folder.exists()
 
 
 def test_a_published_folder_and_an_inbox_verify_as_deployed(

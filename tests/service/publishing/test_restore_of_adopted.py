@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from publishing_lab import PublishingLab
 
+from medunlearn_client.adoption.overview import overview
 from medunlearn_client.adoption.service import AdoptionChoice, adopt, in_service, rollback
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.keeping import make_backup, restore
@@ -88,6 +90,48 @@ def test_an_old_backup_does_not_turn_a_link_or_name_a_version_that_is_not_there(
     assert not os.path.lexists(home(received) / "adopted" / "current")
     with pytest.raises(Rejected, match="ADOPTION_DAMAGED"):
         in_service(received.site(0))
+
+
+def test_a_log_put_back_does_not_turn_the_adapter_in_service_back(
+    received: PublishingLab
+) -> None:
+    """It forgets the second adoption; the link remembers it, and a person settles what serves."""
+    adopt(received.site(0), "first", ANN)
+    archive = backed_up(received)
+    adopt(received.site(0), "second", ANN)
+    link, versions = home(received) / "adopted" / "current", home(received) / "adopted/versions"
+    second = (versions / "0002" / "adoption.json").read_bytes()
+    lose(received, "audit.db")
+    restore(archive, home(received), history_lost=True)
+    assert "NOT KNOWN [ADOPTION_UNKNOWN]" in list(overview(received.site(0)))[-1]
+    for act in (lambda: adopt(received.site(0), "second", ANN),
+                lambda: rollback(received.site(0), by="Ann Lee")):
+        with pytest.raises(Rejected, match="ADOPTION_UNKNOWN"):
+            act()
+    assert os.readlink(link) == "versions/0002"
+    time.sleep(1.1)  # the log counts seconds; what it says after the backup it knows
+    chosen = AdoptionChoice(by="Bob Roe", older=True)
+    assert adopt(received.site(0), "second", chosen).version == 3
+    assert os.readlink(link) == "versions/0003"
+    assert (versions / "0002" / "adoption.json").read_bytes() == second
+    # From here on the log knows: a link that somebody turns is turned back.
+    link.unlink()
+    link.symlink_to("versions/0001")
+    found = in_service(received.site(0))
+    assert found is not None and found.version == 3 and os.readlink(link) == "versions/0003"
+
+
+def test_a_log_put_back_does_not_bring_back_what_was_rolled_back_since(
+    received: PublishingLab
+) -> None:
+    adopt(received.site(0), "first", ANN)
+    adopt(received.site(0), "second", ANN)
+    archive = backed_up(received)
+    rollback(received.site(0), by="Ann Lee")
+    lose(received, "audit.db")
+    restore(archive, home(received), history_lost=True)
+    assert "ADOPTION_UNKNOWN" in list(overview(received.site(0)))[-1]
+    assert os.readlink(home(received) / "adopted" / "current") == "versions/0001"
 
 
 def test_a_hospital_that_moved_away_decides_and_adopts_nothing_where_it_was(

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from audit_samples import ORIGIN, SITES, add_round, roster_of
+from audit_samples import ORIGIN, add_round, roster_of
 from consistency_proofs import consistency_proof
 
+from medunlearn_common.attestation.witnesses import Witnesses, WitnessKeys, witnesses_of
 from medunlearn_common.audit import (
     COORDINATOR,
     AuditLog,
@@ -26,9 +27,10 @@ from medunlearn_common.audit.merkle import leaf_hash, root_of
 from medunlearn_common.audit.records import AuditRecord
 from medunlearn_common.audit.signing import CHECKPOINT_CONTEXT
 from medunlearn_common.digests import canonical_json
+from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import Rejected
 from medunlearn_common.identity import SigningIdentity
-from medunlearn_common.roster import Roster
+from medunlearn_common.roster import Roster, enrolment_request
 
 Opener = Callable[..., AuditLog]
 Signers = dict[str, SigningIdentity]
@@ -272,11 +274,11 @@ def test_split_view_to_two_witnesses(
     ]
     export = replace(log.export(), cosignatures=tuple(signed))
     export.verify(book, keeper=COORDINATOR)
-    error = refused("AUDIT_SPLIT_VIEW", lambda: export.verify_witnesses(book, among=SITES))
+    error = refused("AUDIT_SPLIT_VIEW", lambda: witnessed(log, *signed, used=book))
     assert "site-1" in error.message
     refused("COSIGNATURE_FOREIGN", lambda: log.keep_cosignature(signed[1]))
     log.keep_cosignature(signed[0])
-    assert log.export().verify_witnesses(book, among=SITES) == {"site-0": 9}
+    assert witnessed(log, signed[0], used=book).seen == {"site-0": 9}
 
 
 def test_witness_refuses_what_nothing_shows(
@@ -350,6 +352,16 @@ def test_another_log_in_the_middle_of_a_run(
     offered("coordinator/demo-2")
 
 
+def witnessed(
+    log: AuditLog, *signed: SignedCheckpoint, used: Roster, attested: Roster | None = None,
+    carried: SignedCheckpoint | None = None, took_part: tuple[str, ...] = (),
+) -> Witnesses:
+    """What counts of the signatures on a log that was attested when it had five records."""
+    return witnesses_of(replace(log.export(), cosignatures=signed), WitnessKeys(
+        used=used, attested=attested or used, attested_size=5, took_part=frozenset(took_part),
+        carried={carried.signer: carried} if carried else {}))
+
+
 def test_witness_signature_forged_doubled_or_from_outside(
     log: AuditLog, book: Roster, signers: Signers
 ) -> None:
@@ -357,15 +369,70 @@ def test_witness_signature_forged_doubled_or_from_outside(
     good = cosigned_checkpoint(state, signers["site-0"])
 
     def check(*signed: SignedCheckpoint) -> object:
-        return replace(log.export(), cosignatures=signed).verify_witnesses(book, among=SITES)
+        return witnessed(log, *signed, used=book)
 
-    assert check(good) == {"site-0": 8}
+    assert check(good) == Witnesses(seen={"site-0": 8}, aside={})
     refused("WITNESS_TWICE", lambda: check(good, good))
     refused("WITNESS_UNKNOWN", lambda: check(cosigned_checkpoint(state, signers["stranger"])))
     refused("WITNESS_UNKNOWN", lambda: check(cosigned_checkpoint(state, signers[COORDINATOR])))
     refused("SIGNATURE_INVALID", lambda: check(replace(good, signer="site-1")))
     future = Checkpoint(origin=ORIGIN, size=9, root=bytes(32))
     refused("AUDIT_SPLIT_VIEW", lambda: check(cosigned_checkpoint(future, signers["site-0"])))
+
+
+def signed_at(log: AuditLog, size: int, signer: SigningIdentity) -> SignedCheckpoint:
+    return cosigned_checkpoint(log.head_at(size).checkpoint, signer)
+
+
+def aside(found: Witnesses) -> str:
+    """Why the one witness's signature does not count."""
+    assert found.seen == {}
+    (why,) = found.aside.values()
+    return why
+
+
+def test_signature_of_a_revoked_key_never_counts(
+    log: AuditLog, book: Roster, signers: Signers
+) -> None:
+    """Whether before or after the attestation, the thief of the key could have made it."""
+    revoked = (signers["site-0"].key_id,)
+    left = replace(book, version=2, revoked=revoked,
+                   parties=tuple(p for p in book.parties if p.party_id != "site-0"))
+    named = replace(book, version=2, revoked=revoked)
+    for size in (4, 5, 8):
+        note = signed_at(log, size, signers["site-0"])
+        for used, attested in ((left, book), (named, book)):
+            found = witnessed(log, note, used=used, attested=attested, carried=note)
+            assert aside(found) == "its key is revoked"
+        gone = witnessed(log, note, used=left, carried=note, took_part=("site-0",))
+        assert aside(gone) == "its key of that time is in no roster here"
+
+
+def test_signature_of_a_replaced_key_counts_up_to_the_attestation(
+    log: AuditLog, book: Roster, signers: Signers
+) -> None:
+    """Whoever finds the old key later can sign a later state, and the earlier ones are taken."""
+    old = signers["site-0"]
+    new = SigningIdentity.generate("site-0", SeededEntropy(8))
+    entry = enrolment_request(new, role="site", entity="x", valid_from=0, valid_until=2**32,
+                              old=old)
+    used = replace(book, version=2, parties=tuple(
+        entry if party.party_id == "site-0" else party for party in book.parties))
+
+    def check(*signed: SignedCheckpoint, **given: object) -> Witnesses:
+        return witnessed(log, *signed, used=used, attested=book, **given)  # type: ignore[arg-type]
+
+    assert check(signed_at(log, 5, old)).seen == {"site-0": 5}
+    late = signed_at(log, 6, old)
+    assert "replaced" in aside(check(late))
+    assert check(late, carried=signed_at(log, 4, old)).seen == {"site-0": 4}
+    assert "replaced" in aside(check(late, carried=late))
+    another = signed_at(log, 4, signers["site-1"])
+    assert "replaced" in aside(check(late, carried=another))  # no other site's counts for it
+    assert check(signed_at(log, 8, new)).seen == {"site-0": 8}
+    # A key between the two is in neither roster: set aside, as if it were not there.
+    between = SigningIdentity.generate("site-0", SeededEntropy(9))
+    assert "in no roster" in aside(check(signed_at(log, 4, between)))
 
 
 # -- texts that are not what they seem --------------------------------------------------------
