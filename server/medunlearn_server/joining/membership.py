@@ -115,7 +115,8 @@ class Membership:
             site_id, days=days, model=model, version=version, code_digest=code_digest)
         self._invitations.remember(Issued(
             site_id=site_id, token=invitation.token.hex(), issued=invitation.issued,
-            expires=invitation.expires))
+            expires=invitation.expires, model_digest=model.model_digest,
+            tokenizer_digest=model.tokenizer_digest))
         path = self._path / "invitations" / f"{site_id}.invitation"
         write_atomically(path, document, private=False)
         return path
@@ -135,6 +136,11 @@ class Membership:
                                        code_digest=code_digest)
         path = self._path / "invitations" / f"{site_id}.refresh"
         write_atomically(path, document, private=False)
+        for issued in self.issued():
+            if issued.site_id == site_id and model.model_digest:
+                self._invitations.remember(replace(
+                    issued, model_digest=model.model_digest,
+                    tokenizer_digest=model.tokenizer_digest))
         return path
 
     def _invitation(
@@ -152,6 +158,16 @@ class Membership:
         )
         return invitation, write_invitation(invitation, identity, root=self.root(),
                                             roster_document=self.roster().document)
+
+    def base_model(self) -> BaseModel:
+        """The digests that all hospitals taking part were told; empty if they differ."""
+        sites = self.roster().current.sites
+        told = {(issued.model_digest, issued.tokenizer_digest)
+                for issued in self.issued() if issued.site_id in sites}
+        if len(told) != 1:
+            return BaseModel()
+        model, tokenizer = told.pop()
+        return BaseModel(model_digest=model, tokenizer_digest=tokenizer)
 
     def issued(self) -> list[Issued]:
         """All that is remembered of invitations, by site."""
