@@ -116,7 +116,8 @@ class Conductor:
                 continue
             word = self._word(row)
             if word == "stop":
-                self._settle(row, "stopped", RUN_STOPPED)
+                failed = row.failure_code if row.state == "failed" else ""
+                self._settle(row, "stopped", failed or RUN_STOPPED)  # why it failed stays known
             elif word == "pause" and row.state in ("pending", "running"):
                 self._settle(row, "paused", "")
 
