@@ -72,14 +72,17 @@ def make_backup(
         * With ``final`` the folder is retired, durably, before the archive has its name.
 
     Raises:
-        Misconfigured: BACKUP_NO_PARTY, BACKUP_EXISTS, PARTY_RETIRED, RUN_LOCKED if a final
-            backup is asked for while a run is led.
+        Misconfigured: BACKUP_NO_PARTY, BACKUP_EXISTS, BACKUP_PLACE, PARTY_RETIRED, RUN_LOCKED if a
+            final backup is asked for while a run is led.
         Transient: BACKUP_FAILED, WRITE_FAILED; no archive is there then.
     """
     role, made_at = role_of(folder), int(clock())
     PartyMarks(folder).require_in_service()
     if out.exists():
         raise Misconfigured("BACKUP_EXISTS", f"{out.name} is there already", "choose another name")
+    if not out.absolute().parent.is_dir():
+        raise Misconfigured("BACKUP_PLACE", f"there is no folder {out.absolute().parent}",
+                            "make it, or name another place for the archive")
     party_id = (folder / TRUST_FOLDER / PARTY_FILE).read_text("ascii").strip()
     with _reported(), tempfile.TemporaryDirectory(dir=out.absolute().parent) as scratch:
         copies = Path(scratch)

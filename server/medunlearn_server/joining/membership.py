@@ -245,7 +245,7 @@ class Membership:
         parties = {party.party_id: party for party in roster.parties}
         revoked = set(roster.revoked)
         if revoke is not None:
-            revoked.add(trusted.current.party(revoke).key_id)
+            revoked.add(_taking_part(revoke, trusted.current).key_id)
             parties.pop(revoke, None)
             self._enrolments.retire(revoke)
             self._invitations.forget(revoke)
@@ -330,3 +330,13 @@ class Membership:
         now = int(self._now)
         return replace(current, version=current.version + 1, issued=now,
                        expires=now + days * _DAY_S)
+
+
+def _taking_part(party_id: str, roster: Roster) -> Party:
+    """Who is to be revoked; raises PARTY_UNKNOWN."""
+    for party in roster.parties:
+        if party.party_id == party_id:
+            return party
+    raise Rejected("PARTY_UNKNOWN", f"{party_id} is not in roster {roster.version}: it was revoked "
+                   "already, or never took part",
+                   "`medunlearn coordinator roster show` lists who takes part")
