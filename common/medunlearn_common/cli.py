@@ -138,6 +138,8 @@ class CommandLine:
         except (click.exceptions.Abort, KeyboardInterrupt):
             status = EXIT_INTERRUPTED
         except click.ClickException as error:
+            if "Did you mean" in error.message:  # typer said it; click would say it again
+                error.possibilities = None  # type: ignore[attr-defined]
             error.show()
             return error.exit_code
         except BrokenPipeError:  # the reader of our output went away, as `| head` does

@@ -80,6 +80,9 @@ METRICS: Mapping[str, Definition] = MappingProxyType({
     "medunlearn_site_rounds_joined": Definition(help="rounds whose sum it is in", labels=_SITE),
     "medunlearn_site_rounds_missed": Definition(
         help="rounds in which it was asked in vain", labels=("run_id", "site", "code")),
+    "medunlearn_site_refuses": Definition(
+        help="1 for the code of its last word, in a run that is not over",
+        labels=("run_id", "site", "code")),
     "medunlearn_site_witnessed_records": Definition(
         help="log records it signed for", labels=_SITE),
     # A hospital's.

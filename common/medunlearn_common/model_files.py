@@ -17,6 +17,8 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         Misconfigured: MODEL_MISSING, MODEL_FORMAT.
     """
+    if not folder.is_dir():
+        raise Misconfigured("MODEL_MISSING", f"there is no folder {folder}", "check the path")
     if not (folder / CONFIG).is_file():
         raise Misconfigured(
             "MODEL_MISSING", f"{folder} has no {CONFIG}", "give the model's own folder"

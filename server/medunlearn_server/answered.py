@@ -88,6 +88,10 @@ class Answered:
         nodes = self._nodes()
         return frozenset(nodes[site] for site in fresh if site in nodes)
 
+    def names(self) -> dict[str, str]:
+        """Flower's id of a node to its site, as registration keeps them; empty if unknown."""
+        return {node: site for site, node in self._nodes().items()}
+
     def _times(self) -> dict[str, int] | None:
         if self._folder is None:
             return None

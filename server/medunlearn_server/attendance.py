@@ -9,7 +9,7 @@ from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
 from medunlearn_common.errors import Rejected as Refused
 from medunlearn_common.messages import Message
 from medunlearn_common.plan import RunPlan
-from medunlearn_server.intake import ReadyAnswer, verify_ready
+from medunlearn_server.intake import ReadyAnswer, site_of, verify_ready
 from medunlearn_server.requests import ready_request
 from medunlearn_server.roster import Agreement, Roster, agree
 from medunlearn_server.transport import SITE_SILENT, Reply, SiteFailure, Transport
@@ -79,7 +79,7 @@ class Attendance:
                 break
             self._sleep(NOT_YET_PAUSE_S if waiting else POLL_PAUSE_S)
         if len(answers) < self._plan.federation.min_sites:
-            raise too_few(self._plan, len(answers), {**silent, **self.roster.refused})
+            raise too_few(self._plan, len(answers), {**silent, **self.roster.refusals()})
         if agreement is None:
             agreement = agree(list(answers.values()), self._plan)
         self._admit(answers, agreement, present, round_index=round_index)
@@ -97,7 +97,7 @@ class Attendance:
     def _greet(
         self, addresses: list[str], answers: dict[str, ReadyAnswer], *, round_index: int
     ) -> dict[str, str]:
-        """Fill in ``answers``; returns who stayed silent. Errors go to the roster."""
+        """Fill in ``answers``; returns who stayed silent, by name. Errors go to the roster."""
         if not addresses:
             return {}
         request = ready_request(
@@ -106,6 +106,8 @@ class Attendance:
         silent: dict[str, str] = {}
         replies = self.exchange(dict.fromkeys(addresses, request))
         for address, reply in replies.items():
+            if site := site_of(reply):
+                self.roster.names[address] = site
             try:
                 answers[address] = verify_ready(reply)
             except Refused as error:
@@ -114,7 +116,7 @@ class Attendance:
                 if error.code in NOT_YET:
                     gone, self._not_yet[address] = True, self._clock()
                 if gone:
-                    silent[address] = error.code
+                    silent[self.roster.name(address)] = error.code
                 else:
                     self._refuse(address, error.code, round_index=round_index)
         return silent

@@ -127,7 +127,7 @@ class AuditTrail:
     def agreed(self, agreement: Agreement, roster: Roster) -> None:
         """The sites agree; again at the end, where some came later."""
         self.log.append(
-            "sites_agreed", sites=sorted(roster.ready.values()), refused=dict(roster.refused),
+            "sites_agreed", sites=sorted(roster.ready.values()), refused=roster.refusals(),
             model_digest=agreement.model_digest, tokenizer_digest=agreement.tokenizer_digest,
             hierarchy_digest=agreement.hierarchy_digest, layout_digest=agreement.layout.digest,
             request_roots=dict(roster.request_roots),

@@ -197,7 +197,7 @@ class Coordinator:
         roster = self._sites.roster
         return ReadyReport(
             sites=tuple(sorted(roster.ready.values())),
-            refused=dict(roster.refused),
+            refused=roster.refusals(),
             model_digest=progress.agreement.model_digest,
             parameters=progress.agreement.layout.base_parameters,
             dimension=progress.agreement.layout.dimension,

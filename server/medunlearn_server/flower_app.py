@@ -107,7 +107,8 @@ class FlowerTransport:
             for address, request in requests.items()
         ]
         waiting = self._push(outgoing, tuple(requests))
-        self._waiting.asked(len(waiting))
+        names = self._answered.names()
+        self._waiting.asked([names.get(address, address) for address in waiting.values()])
         replies: dict[str, Reply] = {
             address: SiteFailure(code=SITE_GONE) for address in requests
             if address not in waiting.values()
@@ -119,7 +120,7 @@ class FlowerTransport:
             looked_for = self._worth_a_look(waiting, all_of_them=over)
             for message, reply in self._found(looked_for):
                 replies[waiting.pop(message)] = reply
-            self._waiting.missing(len(waiting))
+            self._waiting.missing([names.get(a, a) for a in waiting.values()])
             if not waiting or over:
                 break
             time.sleep(self._poll_s)
@@ -262,15 +263,16 @@ def _carry(
         shown_in=folder / NOW_FILE, times_in=folder / TIMES_FILE,
         halt=partial(obey_while_waiting, folder), wake=Path(str(wake)) if wake else None,
     )
+    answered = Answered(Path(str(gateway)) if gateway else None)
     flower = FlowerTransport(
         grid, poll_s=float(settings.get("poll-s", _DEFAULT_POLL_S)), waiting=waiting,
-        answered=Answered(Path(str(gateway)) if gateway else None),
+        answered=answered,
     )
     with closing(seal_transport(
         flower, party or folder, plan=plan, run_id=run_id,
         offer_file=folder / OFFER_FILE if party else None,
         model_digest=str(settings.get("model-digest", "")),
-        tokenizer_digest=str(settings.get("tokenizer-digest", "")),
+        tokenizer_digest=str(settings.get("tokenizer-digest", "")), names=answered.names,
     )) as transport:
         if settings.get("mode") == "publish":
             publishing = import_module("medunlearn_server.publishing.session")

@@ -43,6 +43,19 @@ def failure_code(code: str) -> str:
     return code if _CODE.fullmatch(code) else "SITE_ERROR"
 
 
+def site_of(reply: Reply) -> str:
+    """Whose reply it is: by its envelope, or as the transport knows; empty if nobody knows."""
+    site = reply.site if isinstance(reply, SiteFailure) else str(reply.fields.get("site_id", ""))
+    return site if _SITE_ID.fullmatch(site) else ""
+
+
+def code_of(reply: Reply) -> str:
+    """Of a refusal or failure; empty for an answer."""
+    if isinstance(reply, SiteFailure):
+        return failure_code(reply.code)
+    return failure_code(str(reply.fields.get("code", ""))) if reply.kind == ERROR else ""
+
+
 def verify_ready(reply: Reply) -> ReadyAnswer:
     """Check a READY answer, including that its layout hashes to the digest it names.
 
@@ -160,10 +173,10 @@ def require_own(reply: Reply, *, run_id: str, site_id: str) -> None:
 
 def _answer(reply: Reply, kind: str) -> Message:
     if isinstance(reply, SiteFailure):
-        raise Rejected(failure_code(reply.code), "a site gave no answer", "look at its own log")
+        raise Rejected(code_of(reply), "a site gave no answer", "look at its own log")
     if reply.kind == ERROR:
-        code = failure_code(str(reply.fields.get("code", "")))
-        raise Rejected(code, "a site answered with an error", "look at the site's own log")
+        raise Rejected(code_of(reply), "a site answered with an error",
+                       "look at the site's own log")
     if reply.kind != kind:
         raise Rejected("MESSAGE_KIND", f"an answer of another kind where {kind} is due", _HINT)
     return reply

@@ -126,12 +126,24 @@ class Roster:
     Attributes:
         ready: Address to site id.
         refused: Address to code; not asked again while it stands here.
+        names: Address to site id, of all whose id is known.
         request_roots: Site id to the root over its erasure requests.
     """
 
     ready: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     request_roots: dict[str, str] = field(default_factory=dict)
+
+    def name(self, address: str) -> str:
+        """Id of the site there; the address itself while that is unknown."""
+        return self.names.get(address, address)
+
+    def refusals(self) -> dict[str, str]:
+        """Code by site, for people and the log; none of a site that is ready elsewhere."""
+        ready = set(self.ready.values())
+        found = {self.name(address): code for address, code in self.refused.items()}
+        return {site: code for site, code in found.items() if site not in ready}
 
     def newcomers(self, present: Sequence[str]) -> tuple[str, ...]:
         """Addresses that are there and have not been asked yet."""

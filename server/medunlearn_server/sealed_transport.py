@@ -56,12 +56,13 @@ class SealedTransport:
     """
 
     def __init__(self, inside: Transport, trust: Trust, *, run_id: str, plan: RunPlan,
-                 offer: bytes) -> None:
+                 offer: bytes, names: Callable[[], Mapping[str, str]] = dict) -> None:
         self._inside = inside
         self._trust = trust
         self._run_id = run_id
         self._plan = bytes.fromhex(plan.digest)
         self._offer = offer.hex()
+        self._names = names
         self._party: dict[str, str] = {}
         self._model: dict[str, bytes] = {}
 
@@ -99,7 +100,15 @@ class SealedTransport:
         for address, found in opened.items():
             if isinstance(found, SiteFailure) and address not in self._model:
                 del self._party[address]  # nothing but a greeting vouched for it: greet it anew
-        return {**failures, **self._record(opened)}
+        return self._named({**failures, **self._record(opened)})
+
+    def _named(self, replies: Mapping[str, Reply]) -> dict[str, Reply]:
+        """Failures with their site, where registration or an earlier signed answer names it."""
+        known = {**self._names(), **{a: self._party[a] for a in self._model}}
+        return {
+            a: replace(r, site=known.get(a, "")) if isinstance(r, SiteFailure) else r
+            for a, r in replies.items()
+        }
 
     # -- HELLO ---------------------------------------------------------------------------
 
@@ -260,11 +269,13 @@ def seal_transport(
     entropy: Entropy | None = None, clock: Callable[[], float] = time.time,
     survives_power_cut: bool = True, offer_file: Path | None = None,
     model_digest: str = "", tokenizer_digest: str = "",
+    names: Callable[[], Mapping[str, str]] = dict,
 ) -> SealedTransport:
     """Wrap a transport with the trust folder in the coordinator's ``folder``; close it in the end.
 
     The signed offer is kept, there or in ``offer_file`` (a coordinator of several runs keeps
-    each with its run), so that a resumed run offers the very same.
+    each with its run), so that a resumed run offers the very same. ``names`` tells which site is
+    registered at which address.
 
     Raises:
         Misconfigured: TRUST_MISSING, KEY_ codes, ROSTER_MISSING, CHECKPOINT_FOREIGN.
@@ -281,7 +292,8 @@ def seal_transport(
     except BaseException:
         trust.close()
         raise
-    return SealedTransport(inside, trust, run_id=run_id, plan=plan, offer=offer)
+    return SealedTransport(
+        inside, trust, run_id=run_id, plan=plan, offer=offer, names=names)
 
 
 def _kept_offer(

@@ -119,7 +119,7 @@ class Sites:
                 self._sleep(RETRY_PAUSE_S * number)
             self._attendance.welcome(agreement, round_index=round_index)
             # What an aborted attempt sent was sent all the same: bytes add up.
-            found.failures, found.attempts = dict(self.roster.refused), number
+            found.failures, found.attempts = self.roster.refusals(), number
             attempt = self._attempt(
                 build, verify, found, agreement=agreement, round_index=round_index,
                 without=spent, more=more,

@@ -20,9 +20,11 @@ class SiteFailure:
     Attributes:
         code: Stable code: the transport's own (SITE_SILENT, SITE_GONE, ...), or what the
             site answered with. Never text from a site.
+        site: Id of the site, where more than its own word vouches for it; empty otherwise.
     """
 
     code: str
+    site: str = ""
 
 
 Reply = Message | SiteFailure

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 _SHOW_EVERY_S = 1.0
+_MOST_NAMED = 100
 
 
 class Waiting:
@@ -37,7 +38,7 @@ class Waiting:
         self._halt = halt
         self._wake = wake
         self._clock = clock
-        self._facts: dict[str, float | str] = {}
+        self._facts: dict[str, float | str | list[str]] = {}
         self._shown_at = 0.0
         self._began = self._pushed = clock()
         self._answered: list[float] = []
@@ -57,25 +58,29 @@ class Waiting:
         """An exchange begins: requests are handed over."""
         self._began, self._answered = self._clock(), []
 
-    def asked(self, sites: int) -> None:
-        """So many were asked just now."""
+    def asked(self, sites: Sequence[str]) -> None:
+        """These were asked just now."""
         self._pushed = self._clock()
-        self._facts |= {"asked": sites, "missing": sites, "since": self._clock()}
+        self._facts |= {"asked": len(sites), "since": self._clock()}
+        self._note_missing(sites)
         if self._wake is not None:
             with suppress(OSError):  # the gateway looks by itself after a while
                 self._wake.touch()
         self._show(now=True)
 
-    def missing(self, sites: int) -> None:
-        """So many have not answered yet."""
+    def missing(self, sites: Sequence[str]) -> None:
+        """These have not answered yet."""
         if sites:
             self._halt()
         before = self._facts.get("missing")
-        changed = before != sites
-        if isinstance(before, int) and sites < before:
-            self._answered += [self._clock()] * (before - sites)
-        self._facts["missing"] = sites
+        changed = before != len(sites)
+        if isinstance(before, int) and len(sites) < before:
+            self._answered += [self._clock()] * (before - len(sites))
+        self._note_missing(sites)
         self._show(now=changed)
+
+    def _note_missing(self, sites: Sequence[str]) -> None:
+        self._facts |= {"missing": len(sites), "waits_for": sorted(sites)[:_MOST_NAMED]}
 
     def exchanged(self) -> None:
         """The exchange is over."""

@@ -63,7 +63,7 @@ class QuadraticHospital:
                 return Message(kind=message.kind, fields={"site_id": self.config["site_id"]})
             return handlers[message.kind](message)
         except Refusal as refusal:
-            return Message(kind=ERROR, fields={"code": str(refusal)})
+            return Message(kind=ERROR, fields={"site_id": self.site_id, "code": str(refusal)})
 
     def _ready(self, message: Message) -> Message:
         if "ready_error" in self.config:

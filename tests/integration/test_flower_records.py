@@ -58,13 +58,16 @@ def test_what_lacks_a_part_is_refused_with_a_code(records: RecordDict) -> None:
         code="SITE_MALFORMED")
 
 
+SITES = ("a", "b", "c")
+
+
 def test_an_exchange_leaves_its_times(tmp_path: Path) -> None:
     ticks = iter(range(100))
     waiting = Waiting(times_in=tmp_path / "times", clock=lambda: float(next(ticks)))
     for _ in range(2):
         waiting.asking()
-        waiting.asked(3)
-        for missing in (3, 1, 0):
+        waiting.asked(SITES)
+        for missing in (SITES, SITES[:1], ()):
             waiting.missing(missing)
         waiting.exchanged()
     lines = [json.loads(line) for line in (tmp_path / "times").read_text().splitlines()]

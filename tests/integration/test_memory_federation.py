@@ -163,7 +163,7 @@ def test_a_late_joiner_with_another_model_is_refused_and_the_run_goes_on(tmp_pat
     lab = Lab(tmp_path, site_3={"digests": {"model_digest": "other"}})
     outcome = lab.run(small_plan(federation={"absences": ("3:0-1",)}))
     assert all("hospital-3" not in report.sites for report in outcome.curve)
-    assert outcome.curve[3].failures == {"site-3": "MODEL_MISMATCH"}
+    assert outcome.curve[3].failures == {"hospital-3": "MODEL_MISMATCH"}
 
 
 class Tampering(Watcher):
@@ -195,7 +195,7 @@ def test_a_site_that_was_refused_and_mended_is_let_in_after_a_while(
     lab = Lab(tmp_path, site_3={"digests": {"model_digest": "other"}})
     plan = small_plan(federation={"absences": ("3:0-1",)})
     rounds = with_a_change(lab, plan, at_round=3)
-    assert rounds[3].failures == {"site-3": "MODEL_MISMATCH"}
+    assert rounds[3].failures == {"hospital-3": "MODEL_MISMATCH"}
     assert ["hospital-3" in report.sites for report in rounds] == [False] * 4 + [True] * 2
 
 
@@ -212,7 +212,7 @@ def test_a_site_that_was_refused_and_restarted_is_let_in_at_once(
     monkeypatch.setattr(MemoryTransport, "sites", but_for_one_round)
     plan = small_plan(federation={"absences": ("3:0-1",)})
     rounds = with_a_change(lab, plan, at_round=3)
-    assert rounds[3].failures == {"site-3": "MODEL_MISMATCH"}
+    assert rounds[3].failures == {"hospital-3": "MODEL_MISMATCH"}
     assert ["hospital-3" in report.sites for report in rounds] == [False] * 5 + [True]
 
 
@@ -221,7 +221,7 @@ def test_a_site_that_comes_back_with_another_model_is_in_no_sum(tmp_path: Path) 
     rounds = with_a_change(lab, small_plan(), at_round=2, model_digest="other")
     assert ["hospital-3" in report.sites for report in rounds] == [True] * 3 + [False] * 3
     assert rounds[3].failures == {"hospital-3": "MODEL_MISMATCH"}
-    assert rounds[4].failures == {"site-3": "MODEL_MISMATCH"}
+    assert rounds[4].failures == {"hospital-3": "MODEL_MISMATCH"}
 
 
 @pytest.mark.parametrize("what", ["model", "tokenizer", "hierarchy"])
@@ -319,10 +319,10 @@ def test_sites_that_refuse_for_one_reason_end_the_run_with_it(tmp_path: Path) ->
     with pytest.raises(Transient) as caught:
         Lab(tmp_path / "b", **refusing).run(small_plan())
     assert caught.value.code == "ROUND_TOO_FEW_SITES"
-    assert "site-2: FORGET_SET_EMPTY" in caught.value.message
+    assert "hospital-2: FORGET_SET_EMPTY" in caught.value.message
     one = Lab(tmp_path / "c", site_3={"ready_error": "DATA_FILE_MISSING"})
     one.run(small_plan())
-    assert one.watcher.ready[0].refused == {"site-3": "DATA_FILE_MISSING"}
+    assert one.watcher.ready[0].refused == {"hospital-3": "DATA_FILE_MISSING"}
 
 
 def test_spent_budgets_finish_the_run_with_what_there_is(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.messages import ERROR, READY, STEP, Message
 from medunlearn_common.offer import plan_text
 from medunlearn_common.plan.sections import Section
+from medunlearn_server.intake import code_of, site_of
+from medunlearn_server.sealed_transport import SealedTransport
 
 
 def sealed(lab: Lab, kind: str = "request") -> list[tuple[str, Message]]:
@@ -342,6 +344,21 @@ def test_a_network_cannot_end_a_run_with_a_bare_budget_error(tmp_path: Path) -> 
     lab.ready()
     lab.wire.change_answer = lambda a, m: Message(kind=ERROR, fields={"code": "PRIVACY_BUDGET"})
     assert same(lab.step(0), "UNSIGNED_ANSWER")
+
+
+def test_failures_bear_the_registered_site_and_never_what_an_address_calls_itself(
+    tmp_path: Path,
+) -> None:
+    lab = Lab(tmp_path)
+    lab.transport = SealedTransport(
+        lab.wire, lab.trust, run_id=lab.run_id, plan=lab.plan,
+        offer=lab.offer.sign(lab.trust.identity), names=lambda: {SITES[1]: "clinic-b"})
+    lab.wire.change_answer = lambda address, answer: Message(
+        kind=ERROR, fields={"site_id": SITES[2], "code": "NODE_BUSY"})
+    request = Message(kind=READY, fields={"run_id": lab.run_id, "round": 0})
+    replies = lab.transport.exchange(dict.fromkeys(SITES, request), deadline_s=1.0)
+    assert [site_of(replies[site]) for site in SITES] == ["", "clinic-b", ""]
+    assert {code_of(reply) for reply in replies.values()} == {"NODE_BUSY"}
 
 
 def test_a_site_that_answers_in_the_name_of_another(tmp_path: Path) -> None:

@@ -332,6 +332,12 @@ def help_texts(command: object, path: str) -> Iterator[tuple[str, str]]:
         yield from help_texts(inner, f"{path} {name}")
 
 
+def test_what_was_meant_is_asked_once(capsys: pytest.CaptureFixture[str]) -> None:
+    line = CommandLine()
+    assert line.run(line.build(()), ["plna"]) == 2
+    assert capsys.readouterr().err.count("Did you mean") == 1
+
+
 @pytest.mark.parametrize(("typed", "loaded"), [
     (["coordinator", "launch", "plan.toml"], ["coordinator.launch"]),
     (["--debug", "coordinator", "launch"], ["coordinator.launch"]),

@@ -76,14 +76,17 @@ def make_backup(
           archive has its name.
 
     Raises:
-        Misconfigured: BACKUP_NO_PARTY, BACKUP_EXISTS, PARTY_RETIRED; SERVICE_RUNNING or RUN_LOCKED
-            if a final backup is asked for while the party serves, or a run is led.
+        Misconfigured: BACKUP_NO_PARTY, BACKUP_EXISTS, BACKUP_PLACE, PARTY_RETIRED; SERVICE_RUNNING
+            or RUN_LOCKED if a final backup is asked for while the party serves, or a run is led.
         Transient: BACKUP_FAILED, WRITE_FAILED; no archive is there then.
     """
     role, made_at = role_of(folder), int(clock())
     PartyMarks(folder).require_in_service()
     if out.exists():
         raise Misconfigured("BACKUP_EXISTS", f"{out.name} is there already", "choose another name")
+    if not out.absolute().parent.is_dir():
+        raise Misconfigured("BACKUP_PLACE", f"there is no folder {out.absolute().parent}",
+                            "make it, or name another place for the archive")
     party_id = (folder / TRUST_FOLDER / PARTY_FILE).read_text("ascii").strip()
     with _reported(), tempfile.TemporaryDirectory(dir=out.absolute().parent) as scratch:
         copies = Path(scratch)

@@ -106,10 +106,12 @@ def restore(
     Raises:
         Rejected: BACKUP_FORM, BACKUP_DAMAGED, BACKUP_OTHER_PARTY, AUDIT_LOG_DAMAGED.
         Misconfigured: RESTORE_HISTORY if history is missing and nobody said that it is lost;
-            PARTY_RETIRED, SERVICE_RUNNING.
+            PARTY_RETIRED, SERVICE_RUNNING; BACKUP_MISSING.
         Transient: RESTORE_FAILED.
     """
     PartyMarks(folder).require_in_service()
+    if not archive.is_file():
+        raise Misconfigured("BACKUP_MISSING", f"there is no archive {archive}", "check the path")
     with _reported(), tempfile.TemporaryDirectory(dir=_existing(folder)) as scratch, \
             ExitStack() as held:
         manifest = _unpacked(archive, Path(scratch))

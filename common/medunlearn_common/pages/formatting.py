@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from unicodedata import category
 
 MISSING = "–"
 
@@ -74,8 +75,11 @@ def duration(seconds: float | None) -> str:
 def plain(text: str, most: int = 80) -> str:
     """A foreign text fit to be shown: one line, nothing that steers a terminal or a reader's eye.
 
-    Control characters and those that turn the direction of writing become "?"; what is too long
-    ends in "…".
+    Spaces of any width become plain ones, control characters and those that turn the direction of
+    writing "?"; what is too long ends in "…".
     """
-    shown = "".join(char if char.isprintable() else "?" for char in text[: most + 1])
+    shown = "".join(
+        " " if category(char) == "Zs" else char if char.isprintable() else "?"
+        for char in text[: most + 1]
+    )
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"

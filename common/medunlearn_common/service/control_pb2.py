@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'medunlearn_common/service/control.proto\x12\x19medunlearn.coordinator.v1\"\\\n\rLaunchRequest\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\r\n\x05nonce\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x04 \x01(\t\"\x1c\n\nRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\r\n\x0bListRequest\"\x0f\n\rStatusRequest\"7\n\x07RunList\x12,\n\x04runs\x18\x01 \x03(\x0b\x32\x1e.medunlearn.coordinator.v1.Run\"\xf0\x01\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0c\n\x04mode\x18\x03 \x01(\t\x12\x13\n\x0bplan_digest\x18\x04 \x01(\t\x12\x15\n\rflower_run_id\x18\x05 \x01(\t\x12\x0f\n\x07\x63reated\x18\x06 \x01(\x01\x12\x0f\n\x07updated\x18\x07 \x01(\x01\x12\x14\n\x0c\x66\x61ilure_code\x18\x08 \x01(\t\x12\x0e\n\x06starts\x18\t \x01(\r\x12\x35\n\x08progress\x18\n \x01(\x0b\x32#.medunlearn.coordinator.v1.Progress\x12\x11\n\tdirective\x18\x0b \x01(\t\"\x9c\x01\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x12\n\nnext_round\x18\x02 \x01(\r\x12\x0e\n\x06rounds\x18\x03 \x01(\r\x12\x0f\n\x07\x65psilon\x18\x04 \x01(\x01\x12\x11\n\tconnected\x18\x05 \x01(\r\x12\r\n\x05\x61sked\x18\x06 \x01(\r\x12\x0f\n\x07missing\x18\x07 \x01(\r\x12\r\n\x05since\x18\x08 \x01(\x01\x12\n\n\x02\x61t\x18\t \x01(\x01\"C\n\x05\x43hild\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x10\n\x08restarts\x18\x04 \x01(\r\"9\n\x04Site\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x12\n\nregistered\x18\x02 \x01(\x08\x12\x0c\n\x04seen\x18\x03 \x01(\x01\"\xd2\x01\n\rServiceStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07started\x18\x02 \x01(\x01\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x32\n\x08\x63hildren\x18\x04 \x03(\x0b\x32 .medunlearn.coordinator.v1.Child\x12.\n\x05sites\x18\x05 \x03(\x0b\x32\x1f.medunlearn.coordinator.v1.Site\x12,\n\x04runs\x18\x06 \x03(\x0b\x32\x1e.medunlearn.coordinator.v1.Run2\xd1\x04\n\x07\x43ontrol\x12R\n\x06Launch\x12(.medunlearn.coordinator.v1.LaunchRequest\x1a\x1e.medunlearn.coordinator.v1.Run\x12R\n\x04List\x12&.medunlearn.coordinator.v1.ListRequest\x1a\".medunlearn.coordinator.v1.RunList\x12\\\n\x06Status\x12(.medunlearn.coordinator.v1.StatusRequest\x1a(.medunlearn.coordinator.v1.ServiceStatus\x12N\n\x05Pause\x12%.medunlearn.coordinator.v1.RunRequest\x1a\x1e.medunlearn.coordinator.v1.Run\x12O\n\x06Resume\x12%.medunlearn.coordinator.v1.RunRequest\x1a\x1e.medunlearn.coordinator.v1.Run\x12M\n\x04Stop\x12%.medunlearn.coordinator.v1.RunRequest\x1a\x1e.medunlearn.coordinator.v1.Run\x12P\n\x07Publish\x12%.medunlearn.coordinator.v1.RunRequest\x1a\x1e.medunlearn.coordinator.v1.Runb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'medunlearn_common/service/control.proto\x12\x19medunlearn.coordinator.v1\"\\\n\rLaunchRequest\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\r\n\x05nonce\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x18\n\x10tokenizer_digest\x18\x04 \x01(\t\"\x1c\n\nRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\r\n\x0bListRequest\"\x0f\n\rStatusRequest\"7\n\x07RunList\x12,\n\x04runs\x18\x01 \x03(\x0b\x32\x1e.medunlearn.coordinator.v1.Run\"\xa4\x02\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0c\n\x04mode\x18\x03 \x01(\t\x12\x13\n\x0bplan_digest\x18\x04 \x01(\t\x12\x15\n\rflower_run_id\x18\x05 \x01(\t\x12\x0f\n\x07\x63reated\x18\x06 \x01(\x01\x12\x0f\n\x07updated\x18\x07 \x01(\x01\x12\x14\n\x0c\x66\x61ilure_code\x18\x08 \x01(\t\x12\x0e\n\x06starts\x18\t \x01(\r\x12\x35\n\x08progress\x18\n \x01(\x0b\x32#.medunlearn.coordinator.v1.Progress\x12\x11\n\tdirective\x18\x0b \x01(\t\x12\x32\n\x05words\x18\x0c \x03(\x0b\x32#.medunlearn.coordinator.v1.LastWord\"C\n\x08LastWord\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\n\n\x02\x61t\x18\x04 \x01(\x01\"\xaf\x01\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x12\n\nnext_round\x18\x02 \x01(\r\x12\x0e\n\x06rounds\x18\x03 \x01(\r\x12\x0f\n\x07\x65psilon\x18\x04 \x01(\x01\x12\x11\n\tconnected\x18\x05 \x01(\r\x12\r\n\x05\x61sked\x18\x06 \x01(\r\x12\x0f\n\x07missing\x18\x07 \x01(\r\x12\r\n\x05since\x18\x08 \x01(\x01\x12\n\n\x02\x61t\x18\t \x01(\x01\x12\x11\n\twaits_for\x18\n \x03(\t\"C\n\x05\x43hild\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x10\n\x08restarts\x18\x04 \x01(\r\"9\n\x04Site\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12\x12\n\nregistered\x18\x02 \x01(\x08\x12\x0c\n\x04seen\x18\x03 \x01(\x01\"\xd2\x01\n\rServiceStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07started\x18\x02 \x01(\x01\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x32\n\x08\x63hildren\x18\x04 \x03(\x0b\x32 .medunlearn.coordinator.v1.Child\x12.\n\x05sites\x18\x05 \x03(\x0b\x32\x1f.medunlearn.coordinator.v1.Site\x12,\n\x04runs\x18\x06 \x03(\x0b\x32\x1e.medunlearn.coordinator.v1.Run2\xd1\x04\n\x07\x43ontrol\x12R\n\x06Launch\x12(.medunlearn.coordinator.v1.LaunchRequest\x1a\x1e.medunlearn.coordinator.v1.Run\x12R\n\x04List\x12&.medunlearn.coordinator.v1.ListRequest\x1a\".medunlearn.coordinator.v1.RunList\x12\\\n\x06Status\x12(.medunlearn.coordinator.v1.StatusRequest\x1a(.medunlearn.coordinator.v1.ServiceStatus\x12N\n\x05Pause\x12%.medunlearn.coordinator.v1.RunRequest\x1a\x1e.medunlearn.coordinator.v1.Run\x12O\n\x06Resume\x12%.medunlearn.coordinator.v1.RunRequest\x1a\x1e.medunlearn.coordinator.v1.Run\x12M\n\x04Stop\x12%.medunlearn.coordinator.v1.RunRequest\x1a\x1e.medunlearn.coordinator.v1.Run\x12P\n\x07Publish\x12%.medunlearn.coordinator.v1.RunRequest\x1a\x1e.medunlearn.coordinator.v1.Runb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,15 +42,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNLIST']._serialized_start=226
   _globals['_RUNLIST']._serialized_end=281
   _globals['_RUN']._serialized_start=284
-  _globals['_RUN']._serialized_end=524
-  _globals['_PROGRESS']._serialized_start=527
-  _globals['_PROGRESS']._serialized_end=683
-  _globals['_CHILD']._serialized_start=685
-  _globals['_CHILD']._serialized_end=752
-  _globals['_SITE']._serialized_start=754
-  _globals['_SITE']._serialized_end=811
-  _globals['_SERVICESTATUS']._serialized_start=814
-  _globals['_SERVICESTATUS']._serialized_end=1024
-  _globals['_CONTROL']._serialized_start=1027
-  _globals['_CONTROL']._serialized_end=1620
+  _globals['_RUN']._serialized_end=576
+  _globals['_LASTWORD']._serialized_start=578
+  _globals['_LASTWORD']._serialized_end=645
+  _globals['_PROGRESS']._serialized_start=648
+  _globals['_PROGRESS']._serialized_end=823
+  _globals['_CHILD']._serialized_start=825
+  _globals['_CHILD']._serialized_end=892
+  _globals['_SITE']._serialized_start=894
+  _globals['_SITE']._serialized_end=951
+  _globals['_SERVICESTATUS']._serialized_start=954
+  _globals['_SERVICESTATUS']._serialized_end=1164
+  _globals['_CONTROL']._serialized_start=1167
+  _globals['_CONTROL']._serialized_end=1760
 # @@protoc_insertion_point(module_scope)

@@ -39,7 +39,7 @@ class RunList(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("run_id", "state", "mode", "plan_digest", "flower_run_id", "created", "updated", "failure_code", "starts", "progress", "directive")
+    __slots__ = ("run_id", "state", "mode", "plan_digest", "flower_run_id", "created", "updated", "failure_code", "starts", "progress", "directive", "words")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,7 @@ class Run(_message.Message):
     STARTS_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     DIRECTIVE_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     state: str
     mode: str
@@ -62,10 +63,23 @@ class Run(_message.Message):
     starts: int
     progress: Progress
     directive: str
-    def __init__(self, run_id: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., plan_digest: _Optional[str] = ..., flower_run_id: _Optional[str] = ..., created: _Optional[float] = ..., updated: _Optional[float] = ..., failure_code: _Optional[str] = ..., starts: _Optional[int] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., directive: _Optional[str] = ...) -> None: ...
+    words: _containers.RepeatedCompositeFieldContainer[LastWord]
+    def __init__(self, run_id: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., plan_digest: _Optional[str] = ..., flower_run_id: _Optional[str] = ..., created: _Optional[float] = ..., updated: _Optional[float] = ..., failure_code: _Optional[str] = ..., starts: _Optional[int] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., directive: _Optional[str] = ..., words: _Optional[_Iterable[_Union[LastWord, _Mapping]]] = ...) -> None: ...
+
+class LastWord(_message.Message):
+    __slots__ = ("site_id", "kind", "code", "at")
+    SITE_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    site_id: str
+    kind: str
+    code: str
+    at: float
+    def __init__(self, site_id: _Optional[str] = ..., kind: _Optional[str] = ..., code: _Optional[str] = ..., at: _Optional[float] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("phase", "next_round", "rounds", "epsilon", "connected", "asked", "missing", "since", "at")
+    __slots__ = ("phase", "next_round", "rounds", "epsilon", "connected", "asked", "missing", "since", "at", "waits_for")
     PHASE_FIELD_NUMBER: _ClassVar[int]
     NEXT_ROUND_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +89,7 @@ class Progress(_message.Message):
     MISSING_FIELD_NUMBER: _ClassVar[int]
     SINCE_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FOR_FIELD_NUMBER: _ClassVar[int]
     phase: str
     next_round: int
     rounds: int
@@ -84,7 +99,8 @@ class Progress(_message.Message):
     missing: int
     since: float
     at: float
-    def __init__(self, phase: _Optional[str] = ..., next_round: _Optional[int] = ..., rounds: _Optional[int] = ..., epsilon: _Optional[float] = ..., connected: _Optional[int] = ..., asked: _Optional[int] = ..., missing: _Optional[int] = ..., since: _Optional[float] = ..., at: _Optional[float] = ...) -> None: ...
+    waits_for: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, phase: _Optional[str] = ..., next_round: _Optional[int] = ..., rounds: _Optional[int] = ..., epsilon: _Optional[float] = ..., connected: _Optional[int] = ..., asked: _Optional[int] = ..., missing: _Optional[int] = ..., since: _Optional[float] = ..., at: _Optional[float] = ..., waits_for: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Child(_message.Message):
     __slots__ = ("name", "state", "pid", "restarts")

@@ -111,10 +111,14 @@ def invite(
         require_name(site, of="a hospital")
     membership = Membership(folder, now=time.time())
     base = _base_model(model, model_folder)
-    for site in sites:
+    open_before = {issued.site_id for issued in membership.issued() if not issued.used_by}
+    for site in dict.fromkeys(sites):
         path = membership.invite(site, days=days, model=base, version=__version__,
                                  code_digest=installed_code_digest())
         typer.echo(f"wrote {path}")
+        if site in open_before:
+            typer.echo("  it replaces the earlier one: a folder that was made from that is moved "
+                       "away, and `medunlearn hospital init` run again")
     _show_fingerprint(membership)
     typer.echo("  the hospital's engineer asks you for these words by telephone; never put them "
                "in the same mail\n"
@@ -157,9 +161,9 @@ def enrol(
         raise Misconfigured("FINGERPRINT_FORM", f"{len(told)} fingerprints for {len(files)} files",
                             "give one --fingerprint per file, in their order")
     membership = Membership(folder, now=time.time())
-    for place, path in enumerate(files):
-        def confirm(enrolment: Enrolment, words: str | None = told[place] if told else None
-                    ) -> bool:
+    words_of = {path: told[at] if told else None for at, path in enumerate(files)}
+    for path, given in words_of.items():
+        def confirm(enrolment: Enrolment, words: str | None = given) -> bool:
             return require_confirmed(
                 enrolment.fingerprint, told=words, first_use=trust_on_first_use,
                 who=f"{enrolment.site_id} ({enrolment.entry.entity})",
@@ -197,7 +201,7 @@ def revoke(
         raise Misconfigured("SITE_MISSING", "no hospital is named", "name it, or give --notice")
     signed = membership.advance(days=days, revoke=site)
     typer.echo(f"revoked {site}; its node is no longer let in")
-    _advanced(membership, signed)
+    _advanced(membership, signed, newcomers=False)
 
 
 @roster_app.command("show")
@@ -248,7 +252,7 @@ def roster_import(
 def roster_renew(folder: PartyFolder = HERE, days: ValidityOption = ROSTER_DAYS) -> None:
     """Make the next version with the same parties, before the one in force expires."""
     membership = Membership(folder, now=time.time())
-    _advanced(membership, membership.advance(days=days, renew=True))
+    _advanced(membership, membership.advance(days=days, renew=True), newcomers=False)
 
 
 def rotate_certificate(
@@ -287,11 +291,12 @@ def _base_model(name: str, folder: Path | None) -> BaseModel:
                      tokenizer_digest=tokenizer_digest(folder))
 
 
-def _advanced(membership: Membership, signed: bool) -> None:
+def _advanced(membership: Membership, signed: bool, *, newcomers: bool = True) -> None:
     if signed:
-        typer.echo(f"roster {membership.roster().current.version} is in force\n"
-                   f"next: send {membership.roster_file} to the new hospitals; the others get it "
-                   "from the coordinator")
+        typer.echo(f"roster {membership.roster().current.version} is in force")
+        typer.echo(f"next: send {membership.roster_file} to the new hospitals; the others get it "
+                   "from the coordinator" if newcomers else
+                   "hospitals get it from the coordinator; nothing needs to be sent")
         return
     draft = membership.path / "roster.draft"
     typer.echo(f"wrote {draft}; the owners of the root look at it and sign it:\n"

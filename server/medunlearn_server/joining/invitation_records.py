@@ -25,6 +25,8 @@ class Issued:
     expires: int
     used_by: str = ""
     compared: bool = True
+    model_digest: str = ""
+    tokenizer_digest: str = ""
 
 
 class InvitationRecords:

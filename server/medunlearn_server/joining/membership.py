@@ -123,7 +123,8 @@ class Membership:
                 site_id, days=days, model=model, version=version, code_digest=code_digest)
             self._invitations.remember(Issued(
                 site_id=site_id, token=invitation.token.hex(), issued=invitation.issued,
-                expires=invitation.expires))
+                expires=invitation.expires, model_digest=model.model_digest,
+                tokenizer_digest=model.tokenizer_digest))
             path = self._path / "invitations" / f"{site_id}.invitation"
             write_atomically(path, document, private=False)
         return path
@@ -143,6 +144,11 @@ class Membership:
                                        code_digest=code_digest)
         path = self._path / "invitations" / f"{site_id}.refresh"
         write_atomically(path, document, private=False)
+        for issued in self.issued():
+            if issued.site_id == site_id and model.model_digest:
+                self._invitations.remember(replace(
+                    issued, model_digest=model.model_digest,
+                    tokenizer_digest=model.tokenizer_digest))
         return path
 
     def _invitation(
@@ -160,6 +166,16 @@ class Membership:
         )
         return invitation, write_invitation(invitation, identity, root=self.root(),
                                             roster_document=self.roster().document)
+
+    def base_model(self) -> BaseModel:
+        """The digests that all hospitals taking part were told; empty if they differ."""
+        sites = self.roster().current.sites
+        told = {(issued.model_digest, issued.tokenizer_digest)
+                for issued in self.issued() if issued.site_id in sites}
+        if len(told) != 1:
+            return BaseModel()
+        model, tokenizer = told.pop()
+        return BaseModel(model_digest=model, tokenizer_digest=tokenizer)
 
     def issued(self) -> list[Issued]:
         """All that is remembered of invitations, by site."""
@@ -296,8 +312,12 @@ class Membership:
         """Note that a site's keys are no longer good, before anything else is done about it."""
         entries = [party for roster in rosters for party in roster.parties]
         entries += [enrolment.entry for enrolment in self._enrolments.of(site_id).values()]
-        named = [entry for entry in entries if entry.party_id == site_id] or \
-            [rosters[-1].party(site_id)]
+        named = [entry for entry in entries if entry.party_id == site_id]
+        if not named:
+            raise Rejected(
+                "PARTY_UNKNOWN", f"{site_id} is not in roster {rosters[-1].version}: it was "
+                "revoked already, or never took part",
+                "`medunlearn coordinator roster show` lists who takes part")
         if any(entry.role != "site" for entry in named):
             raise Rejected("REVOKE_ROLE", f"{site_id} is no hospital",
                            "only the root's owners take a coordinator out: medunlearn roster "

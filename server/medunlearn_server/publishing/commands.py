@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,8 +22,9 @@ def publish(
 ) -> None:
     """Attest a finished run, and send adapter, attestation, log and roster to every hospital.
 
-    Publishing again is harmless: hospitals that were away get it then, and what hospitals have
-    countersigned or objected to since is collected and handed to all of them.
+    The service carries it out when no run is under way; --show says who has it. Publishing again
+    is harmless: hospitals that were away get it then, and what hospitals have countersigned or
+    objected to since is collected and handed to all of them.
 
     Examples:
 
@@ -44,28 +46,36 @@ def publish(
         _show(place)
         return
     PartyMarks(home.path).require_run(run)
-    digest = attest(place)
-    registry = RunsDb(home.runs_db)
-    try:
+    with closing(RunsDb(home.runs_db)) as registry:
+        registry.get(run)
+        digest = attest(place)
         carry_out(home, registry, run)
-    finally:
-        registry.close()
+        ahead = [row.run_id for row in registry.list() if row.state == "running"]
     typer.echo(f"attested: SHA-256 {digest}")
     typer.echo(f"published folder: {place.folder}")
-    typer.echo("waiting for the service to carry it to the hospitals; see")
+    for other in ahead:
+        typer.echo(f"it waits until {other} has ended or is paused: one run is carried at a time\n"
+                   f"  medunlearn coordinator pause {other}   lets it go first; resume it then")
+    typer.echo("the service carries it to the hospitals; who has it says")
     typer.echo(f"  medunlearn coordinator publish {run} --show")
 
 
 def _show(place: PublishedRun) -> None:
+    from medunlearn_common.roster import TrustedRoster
+    from medunlearn_common.trust_folder import TRUST_FOLDER
+    from medunlearn_server.publishing.session import RECEIVED
+
     typer.echo(f"run {place.run_id}, attestation {place.attestation_digest}")
     found = place.deliveries()
-    verdicts = found.get("verdicts", {})
+    verdicts, missed = found.get("verdicts", {}), found.get("missed", {})
     decisions = found.get("decisions", {})
-    if not verdicts:
-        typer.echo("  nobody has it yet")
-    for site in sorted({*verdicts, *decisions}):
-        said = decisions.get(site, "no decision yet")
-        typer.echo(f"  {site:<24} {verdicts.get(site, 'silent'):<20} {said}")
-    if found.get("silent"):
-        typer.echo(f"  {len(found['silent'])} without an answer: {', '.join(found['silent'])}")
+    sites = TrustedRoster(place.party / TRUST_FOLDER, now=0.0).current.sites
+    for site in sorted({*sites, *verdicts, *missed, *decisions}):
+        has = verdicts.get(site) or missed.get(site) or "not sent yet"
+        again = f", {missed[site]} the last time" if site in missed and site in verdicts else ""
+        typer.echo(f"  {site:<24} {has:<20} {decisions.get(site, 'no decision yet')}{again}")
+    lacking = [site for site in sites if verdicts.get(site) != RECEIVED or site in missed]
+    if lacking and found:
+        typer.echo(f"  {len(lacking)} of {len(sites)} have not got all of it: when they are back, "
+                   f"medunlearn coordinator publish {place.run_id}")
     typer.echo(f"verify it with: medunlearn verify {place.folder} --root root.cbor")

@@ -31,9 +31,10 @@ from medunlearn_common.plan import read_plan
 from medunlearn_common.publication import Decision, open_decision, pack
 from medunlearn_server.audit_trail import AuditTrail, WitnessedTransport
 from medunlearn_server.checkpoints import RunStore
+from medunlearn_server.intake import site_of
 from medunlearn_server.publishing.attesting import attest, export_log
 from medunlearn_server.publishing.folder import PublishedRun
-from medunlearn_server.transport import Reply, SiteFailure, Transport
+from medunlearn_server.transport import SITE_GONE, Reply, SiteFailure, Transport
 
 __all__ = ["DEADLINE_S", "RECEIVED", "Publication", "publish_over"]
 
@@ -49,14 +50,14 @@ class Publication:
         number: From 1.
         attestation_digest: SHA-256 (hex) of the attestation's file.
         verdicts: Site to RECEIVED, or to the code with which it refused what it got.
-        silent: Codes of the addresses that gave no answer.
+        missed: Site to the code of why it gave no answer; an address where nobody knows the site.
         decisions: Site to ``countersigned`` or ``objected``, all that are held.
     """
 
     number: int
     attestation_digest: str
     verdicts: Mapping[str, str] = field(default_factory=dict)
-    silent: tuple[str, ...] = ()
+    missed: Mapping[str, str] = field(default_factory=dict)
     decisions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -114,11 +115,11 @@ class _Session:
         if self._holders():
             self._collect(addresses)
         export_log(self._place, self._log)
-        verdicts, silent = self._publish(addresses)
+        verdicts, missed = self._publish(addresses)
         export_log(self._place, self._log)
         done = Publication(
             number=self._number, attestation_digest=self._digest, verdicts=verdicts,
-            silent=silent, decisions={s: d.verdict for s, d in self._decisions().items()},
+            missed=missed, decisions={s: d.verdict for s, d in self._decisions().items()},
         )
         self._keep(done)
         return done
@@ -199,11 +200,11 @@ class _Session:
 
     # -- PUBLISH -------------------------------------------------------------------------
 
-    def _publish(self, addresses: tuple[str, ...]) -> tuple[dict[str, str], tuple[str, ...]]:
+    def _publish(self, addresses: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
         """An update to those that have it; the whole to all others."""
         verdicts: dict[str, str] = {}
         holders = {a for a in addresses if self._site.get(a) in self._holders()}
-        silent: list[str] = []
+        missed: dict[str, str] = {}
         for whole, asked in ((False, holders), (True, set(addresses) - holders)):
             if not asked:
                 continue
@@ -212,7 +213,7 @@ class _Session:
             )
             for address, reply in self._ask(dict.fromkeys(sorted(asked), request)).items():
                 if isinstance(reply, SiteFailure):
-                    silent.append(reply.code)
+                    missed[self._site.get(address) or site_of(reply) or address] = reply.code
                     continue
                 verdicts[self._site[address]] = _verdict(reply)
         for site, verdict in sorted(verdicts.items()):
@@ -220,7 +221,8 @@ class _Session:
                 "delivered", site=site, attestation_digest=self._digest, verdict=verdict,
                 number=self._number,
             )
-        return verdicts, tuple(sorted(silent))
+        away = set(self._trail.roster.current.sites) - verdicts.keys() - missed.keys()
+        return verdicts, missed | dict.fromkeys(away, SITE_GONE)
 
 
 def _verdict(reply: Message) -> str:

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from google.protobuf.json_format import MessageToDict
 from rich.console import Console
-from rich.table import Table
 
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.model_files import model_digest as digest_of
 from medunlearn_common.model_files import tokenizer_digest as tokenizer_of
 from medunlearn_common.party_folder import HERE, PartyFolder
+from medunlearn_common.plan import read_plan
 from medunlearn_server.service.client import ControlClient
-from medunlearn_server.service.config import open_folder
+from medunlearn_server.service.config import CoordinatorFolder, open_folder
+from medunlearn_server.service.node_keys import NodeKeys
+from medunlearn_server.service.status_tables import (
+    doing,
+    held_up_by,
+    runs_table,
+    shown_state,
+    status_tables,
+)
 from medunlearn_server.service.supervisor import serve as serve_folder
 from medunlearn_server.watching.federation import FederationReader
 from medunlearn_server.watching.terminal import watch as watch_views
 
 RunId = Annotated[str, typer.Argument(help="Name of the run; the only one if left out.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+_WIDE = 240
+"""Columns away from a terminal, where nothing is gained by wrapping."""
 
 
 def serve(folder: PartyFolder = HERE) -> None:
@@ -47,18 +60,35 @@ def launch(
 
     Example: medunlearn coordinator launch plan.toml --folder /srv/coordinator --wait
     """
-    try:
-        text = plan.read_bytes()
-    except OSError as error:
-        raise Misconfigured("PLAN_MISSING", f"cannot read the plan {plan}: {error.strerror}",
-                            "`medunlearn plan init` writes one") from error
+    home, needed = open_folder(folder), read_plan(plan).federation.min_sites
     if model_folder is not None:
         model_digest, tokenizer_digest = digest_of(model_folder), tokenizer_of(model_folder)
-    with ControlClient(open_folder(folder)) as client:
-        run = client.launch(text, model_digest=model_digest, tokenizer_digest=tokenizer_digest)
+    elif not model_digest and not tokenizer_digest:
+        model_digest, tokenizer_digest = _invited_model(folder)
+    with ControlClient(home) as client:
+        run = client.launch(
+            plan.read_bytes(), model_digest=model_digest, tokenizer_digest=tokenizer_digest)
         typer.echo(run.run_id)
+        _warn_of_few_sites(home, needed)
         if wait:
             _follow(client, run.run_id)
+
+
+def _invited_model(folder: Path) -> tuple[str, str]:
+    """Digests of model and tokenizer that all hospitals were told; empty where there are none."""
+    from medunlearn_server.joining.membership import Membership
+
+    told = Membership(folder, now=time.time()).base_model()
+    if told.model_digest:
+        typer.echo(f"base model as in the invitations: {told.model_digest[:16]}", err=True)
+    return told.model_digest, told.tokenizer_digest
+
+
+def _warn_of_few_sites(home: CoordinatorFolder, needed: int) -> None:
+    enrolled = len(NodeKeys(home.nodes).by_site())
+    if enrolled < needed:
+        typer.echo(f"note: the plan needs {needed} hospitals, {enrolled} are enrolled: the run "
+                   "waits for more; `medunlearn coordinator stop RUN` ends it", err=True)
 
 
 def status(
@@ -66,8 +96,9 @@ def status(
     watch: Annotated[bool, typer.Option(
         "--watch", "-w", help="Look again every second: rounds, sites, budget; Ctrl-C ends it."
     )] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """The service, its sites, and what its runs are doing."""
+    """The service, its sites with what each said last, and what its runs are doing."""
     if watch:
         with closing(FederationReader(open_folder(folder))) as reader, \
                 suppress(KeyboardInterrupt):
@@ -75,32 +106,40 @@ def status(
         return
     with ControlClient(open_folder(folder)) as client:
         found = client.status()
-    console = Console()
-    console.print(f"medunlearn {found.version}, {'ready' if found.ready else 'not ready yet'}, "
-                  f"up {_since(found.started)}", highlight=False)
-    console.print(_table(("process", "state", "pid", "restarts"), [
-        (child.name, child.state, str(child.pid or "-"), str(child.restarts))
-        for child in found.children
-    ]))
-    console.print(_table(("site", "let in", "last seen"), [
-        (site.site_id, "yes" if site.registered else "not yet",
-         f"{_since(site.seen)} ago" if site.seen else "never")
-        for site in found.sites
-    ]))
-    console.print(_runs_table(found.runs))
+    if as_json:
+        typer.echo(json.dumps(_plain(found), indent=2))
+        return
+    console = _console()
+    for part in status_tables(found):
+        console.print(part, highlight=False)
 
 
-def runs(folder: PartyFolder = HERE) -> None:
+def runs(folder: PartyFolder = HERE, as_json: JsonOption = False) -> None:
     """All runs of this coordinator."""
     with ControlClient(open_folder(folder)) as client:
-        Console().print(_runs_table(client.runs()))
+        found = client.runs()
+    if as_json:
+        typer.echo(json.dumps([_plain(run) for run in found], indent=2))
+        return
+    _console().print(runs_table(found))
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDE)
+
+
+def _plain(message: Any) -> Any:
+    return MessageToDict(message, preserving_proto_field_name=True,
+                         always_print_fields_with_no_presence=True)
 
 
 def pause(run_id: RunId = "", folder: PartyFolder = HERE) -> None:
     """Pause a run after the round that is being asked."""
     with ControlClient(open_folder(folder)) as client:
         run = client.pause(_chosen(client, run_id))
-    typer.echo(f"{run.run_id}: pauses after the round that is being asked")
+    typer.echo(f"{run.run_id}: " + (
+        "is paused" if run.state == "paused" else "pauses after the round that is being asked"))
 
 
 def resume(run_id: RunId = "", folder: PartyFolder = HERE) -> None:
@@ -124,7 +163,9 @@ def stop(run_id: Annotated[str, typer.Argument(help="Name of the run.")], folder
     with ControlClient(open_folder(folder)) as client:
         run = client.stop(run_id)
     publishing = run.mode == "publish"
-    typer.echo(f"{run.run_id}: {'its publication stops' if publishing else 'stops for good'}")
+    typer.echo(f"{run.run_id}: " + (
+        "its publication stops" if publishing
+        else "is stopped" if run.state == "stopped" else "stops for good"))
 
 
 def _chosen(client: ControlClient, run_id: str) -> str:
@@ -135,7 +176,7 @@ def _chosen(client: ControlClient, run_id: str) -> str:
     """
     if run_id:
         return run_id
-    going = [r.run_id for r in client.runs() if r.state not in ("finished", "stopped")]
+    going = [r.run_id for r in client.runs() if shown_state(r) not in ("finished", "stopped")]
     if len(going) != 1:
         raise Misconfigured("RUN_UNNAMED", f"{len(going)} runs have not ended: name one",
                             "`medunlearn coordinator runs` lists them")
@@ -147,7 +188,7 @@ def _follow(client: ControlClient, run_id: str) -> None:
     last = ""
     while True:
         run = next(r for r in client.runs() if r.run_id == run_id)
-        line = f"{run.state}: {_doing(run)}"
+        line = ": ".join((run.state, *_news(run)))
         if line != last:
             typer.echo(line)
             last = line
@@ -157,43 +198,16 @@ def _follow(client: ControlClient, run_id: str) -> None:
     if run.state == "failed":
         raise Misconfigured(run.failure_code, f"run {run_id} failed",
                             "failure.json in its folder says why; mend it, then resume the run")
+    if run.state in _NEXT:
+        typer.echo(f"next: medunlearn coordinator {_NEXT[run.state]} {run_id}")
 
 
-def _runs_table(found: Any) -> Table:
-    return _table(("run", "state", "doing", "starts", "epsilon", "last trouble"), [
-        (run.run_id, run.state, _doing(run), str(run.starts),
-         f"{run.progress.epsilon:.3g}" if run.progress.epsilon else "-", run.failure_code or "-")
-        for run in found
-    ])
+def _news(run: Any) -> list[str]:
+    """What it does, and which sites hold it up; without seconds, so that nothing is said twice."""
+    if run.state not in ("pending", "running"):
+        return [run.run_id]
+    held = [f"{site} {code}" for site, code in held_up_by(run).items()]
+    return [doing(run, seconds=False), *([", ".join(held)] if held else [])]
 
 
-def _doing(run: Any) -> str:
-    """In a few words; long waits show whom they are for."""
-    progress = run.progress
-    if run.state == "pending":
-        return "waits for its turn"
-    if run.state != "running" or not progress.phase:
-        return "-" if run.state != "running" else "starts"
-    where = str(progress.phase)
-    if progress.phase == "rounds":
-        where = f"round {progress.next_round + 1} of {progress.rounds}"
-    if progress.phase == "ready" and not progress.asked:
-        return f"gathers the sites, {progress.connected} connected"
-    if progress.missing:
-        return (f"{where}, waits for {progress.missing} of {progress.asked} sites "
-                f"({_since(progress.since)})")
-    return where
-
-
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _since(at: float) -> str:
-    seconds = max(0, round(time.time() - at))
-    if seconds < 120:
-        return f"{seconds} s"
-    return f"{seconds // 60} min" if seconds < 7_200 else f"{seconds // 3_600} h"
+_NEXT = {"finished": "publish", "paused": "resume"}

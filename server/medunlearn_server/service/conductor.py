@@ -119,7 +119,8 @@ class Conductor:
                 continue
             word = self._word(row)
             if word == "stop":
-                self._settle(row, "stopped", RUN_STOPPED)
+                failed = row.failure_code if row.state == "failed" else ""
+                self._settle(row, "stopped", failed or RUN_STOPPED)  # why it failed stays known
             elif row.state == "paused" and word in ("run", "leave"):
                 # Resumed while the process that obeyed the pause was still ending.
                 self._runs.move(row.run_id, "pending")

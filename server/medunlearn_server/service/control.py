@@ -24,6 +24,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from medunlearn_common import __version__
+from medunlearn_common.audit.kinds import name as is_name
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected, Transient
 from medunlearn_common.processes import Children
 from medunlearn_common.service import control_pb2 as wire
@@ -37,6 +38,7 @@ from medunlearn_server.service.launching import launch, publish
 from medunlearn_server.service.node_keys import NodeKeys
 from medunlearn_server.service.registration import Registration
 from medunlearn_server.service.runs_db import RunRow, RunsDb
+from medunlearn_server.watching.exchanges import read_exchange
 
 _LOG = logging.getLogger("medunlearn.coordinator")
 SERVICE: Final = "medunlearn.coordinator.v1.Control"
@@ -185,12 +187,18 @@ class Control(control_pb2_grpc.ControlServicer):
             connected=int(now.get("connected", 0)), asked=int(now.get("asked", 0)),
             missing=int(now.get("missing", 0)), since=float(now.get("since", 0.0)),
             at=float(now.get("at", 0.0)),
+            waits_for=[site for site in now.get("waits_for", ()) if is_name(site)],
         ) if now else None
+        exchange = read_exchange(folder)
         return wire.Run(
             run_id=row.run_id, state=row.state, mode=row.mode, plan_digest=row.plan_digest,
             flower_run_id=row.flower_run_id, created=row.created, updated=row.updated,
             failure_code=row.failure_code, starts=row.starts, progress=progress,
             directive=shown_directive(folder),
+            words=[
+                wire.LastWord(site_id=site, kind=word.kind, code=word.code, at=word.at)
+                for site, word in sorted(exchange.words.items())
+            ] if exchange is not None else (),
         )
 
 

@@ -65,6 +65,7 @@ _WAKE_POLL_S: Final = 0.05
 _MAX_PULL_BYTES: Final = 1 << 16
 _UPSTREAM_CONNECTIONS: Final = 256
 _CONNECT_S: Final = 5.0
+_STARTING_S: Final = 60.0
 
 
 class _TooLarge(Exception):
@@ -102,6 +103,7 @@ class Gateway:
         self._under_way: Counter[str] = Counter()
         self._wake_file = wake_file
         self._stopping = stopping
+        self._began, self._reached = time.monotonic(), False
         self._client = httpx.AsyncClient(
             base_url=f"https://{superlink}", trust_env=False, follow_redirects=False,
             verify=ssl.create_default_context(cafile=str(certificate)),
@@ -127,12 +129,18 @@ class Gateway:
             return
         except Exception as error:
             status = _status_of(error)
-            _LOG.warning("an exchange ended with %d (%s)", status, type(error).__name__,
-                         extra=event("exchange_failed", status=status))
+            level = logging.INFO if self._is_starting(error) else logging.WARNING
+            _LOG.log(level, "an exchange ended with %d (%s)", status, type(error).__name__,
+                     extra=event("exchange_failed", status=status))
             if not begun:
                 await Response(status_code=status)(scope, receive, send)
             else:
                 raise _Cut from None  # the server closes the connection: no half body passes
+
+    def _is_starting(self, error: Exception) -> bool:
+        """Whether the SuperLink, which needs seconds, is not up yet: nodes try again."""
+        young = time.monotonic() - self._began < _STARTING_S
+        return young and not self._reached and isinstance(error, httpx.ConnectError)
 
     async def _serve(
         self, request: Request, scope: Scope, receive: Receive, send: Send
@@ -271,6 +279,7 @@ class Gateway:
 
     def _note(self, request: Request, status: int) -> None:
         """Remember who was let in, by the SuperLink too."""
+        self._reached = True
         if status == 200:
             self._seen(_site(request))
 

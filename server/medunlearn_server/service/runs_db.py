@@ -76,6 +76,11 @@ class RunRow:
     starts: int
     mode: RunMode = "unlearn"
 
+    @property
+    def shown_state(self) -> RunState:
+        """For people: a run that is being published has finished, whatever carries that."""
+        return "finished" if self.mode == "publish" else self.state
+
 
 class RunsDb:
     """The registry; several processes may open it, one service writes what runs."""

@@ -16,10 +16,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from medunlearn_common.audit.kinds import code as is_code
+from medunlearn_common.audit.kinds import name as is_name
 from medunlearn_common.log_fields import KINDS
 from medunlearn_common.messages import Message
+from medunlearn_server.intake import code_of, site_of
 from medunlearn_server.transport import Reply, SiteFailure, Transport
-from medunlearn_server.watching.views import UNREADABLE, ExchangeView, KindTotal
+from medunlearn_server.watching.views import UNREADABLE, ExchangeView, KindTotal, LastWord
 
 EXCHANGE_FILE = "exchange.json"
 _MAX_BYTES = 1 << 20
@@ -29,8 +32,8 @@ class WatchedTransport:
     """A transport that writes down what it is waiting for; changes no message.
 
     Guarantees:
-        The note holds the kind of the requests, counts and times: nothing of their contents, of
-        the answers, or of who answered.
+        The note holds the kind of the requests, counts, times, and the code with which each site
+        refused: nothing of the requests' contents or of the answers.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class WatchedTransport:
         self._path = folder / EXCHANGE_FILE
         self._clock = clock
         self._totals: dict[str, KindTotal] = {}
+        self._words: dict[str, LastWord] = {}
 
     def sites(self) -> tuple[str, ...]:
         """As the inner transport."""
@@ -52,6 +56,7 @@ class WatchedTransport:
         view = ExchangeView(
             kind=_kind(requests), round=_round(requests), asked=len(requests), answered=None,
             since=self._clock(), seconds=None, totals=dict(self._totals),
+            words=dict(self._words),
         )
         self._note(view)
         replies = self._inner.exchange(requests, deadline_s=deadline_s)
@@ -62,8 +67,19 @@ class WatchedTransport:
             exchanges=before.exchanges + 1, seconds=before.seconds + seconds,
             asked=before.asked + view.asked, answered=before.answered + answered,
         )
-        self._note(replace(view, answered=answered, seconds=seconds, totals=dict(self._totals)))
+        self._take_words(requests, replies)
+        self._note(replace(view, answered=answered, seconds=seconds, totals=dict(self._totals),
+                           words=dict(self._words)))
         return replies
+
+    def _take_words(self, requests: Mapping[str, Message], replies: Mapping[str, Reply]) -> None:
+        at = self._clock()
+        for address, reply in replies.items():
+            site = site_of(reply)
+            if site:
+                self._words.pop(address, None)  # before, nobody knew who sits there
+            self._words[site or address] = LastWord(
+                kind=_known(requests[address].kind), code=code_of(reply), at=at)
 
     def _note(self, view: ExchangeView) -> None:
         temporary = self._path.with_name(f".{EXCHANGE_FILE}.{os.getpid()}.tmp")
@@ -88,10 +104,21 @@ def read_exchange(folder: Path) -> ExchangeView | None:
             kind=_known(value["kind"]), round=_whole(value["round"]), asked=int(value["asked"]),
             answered=_whole(value["answered"]), since=float(value["since"]),
             seconds=None if value["seconds"] is None else float(value["seconds"]), totals=totals,
+            words=_words(value.get("words", {})),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
             RecursionError):
         return None
+
+
+def _words(found: Mapping[str, Any]) -> dict[str, LastWord]:
+    return {
+        str(site): LastWord(
+            kind=_known(word["kind"]), code=str(word["code"]) if is_code(word["code"]) else
+            "" if word["code"] == "" else UNREADABLE, at=float(word["at"]),
+        )
+        for site, word in found.items() if is_name(site)
+    }
 
 
 def _kind(requests: Mapping[str, Message]) -> str:

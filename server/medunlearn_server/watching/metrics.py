@@ -50,10 +50,12 @@ def _run(run: RunView) -> Iterator[Sample]:
 
 
 def _sites(run: RunView) -> Iterator[Sample]:
-    # Who never joined may be an address of Flower's, which changes: it gets no series of its own.
+    # An address of Flower's, a number, changes at every start: it gets no series of its own.
+    held_up_by = run.held_up_by
     for site in run.sites:
-        named = site.joined > 0 or site.witnessed > 0
-        about = {"run_id": run.run_id, "site": site.site if named else UNNAMED}
+        about = {"run_id": run.run_id, "site": UNNAMED if site.site.isdecimal() else site.site}
+        if site in held_up_by and site.last is not None:
+            yield "medunlearn_site_refuses", 1.0, {**about, "code": site.last.code}
         yield "medunlearn_site_rounds_joined", float(site.joined), about
         yield "medunlearn_site_witnessed_records", float(site.witnessed), about
         for code, rounds in site.missed.items():

@@ -78,7 +78,7 @@ class RunReader:
         values = self._unchanged(self._folder / CHECKPOINT_FILE, _checkpoint) or {}
         view = RunView(
             run_id=_lawful(is_run_id, row.run_id if row else values.get("run_id", "")),
-            state=row.state if row else _guessed_state(values, log),
+            state=row.shown_state if row else _guessed_state(values, log),
             phase=_phase(values), created=_began(row, log), updated=row.updated if row else 0.0,
             starts=row.starts if row else 0, failure=_failure(row, log),
             plan_digest=_lawful(digest, values.get("plan_digest") or
@@ -302,6 +302,7 @@ def _sites(view: RunView) -> tuple[SiteView, ...]:
             down.update(report.bytes_down)
     known = {s for r in view.rounds for s in (*r.sites, *r.failures)} | up.keys() | refused.keys()
     known |= {site for said in agreed for site in said["sites"]} | view.log.witnesses.keys()
+    known |= view.exchange.words.keys() if view.exchange is not None else set()
     return tuple(
         _site(site, view, up=up[site], down=down[site], refused=str(refused.get(site, "")))
         for site in sorted(known)
@@ -315,4 +316,5 @@ def _site(site: str, view: RunView, *, up: int, down: int, refused: str) -> Site
         site=site, joined=len(joined), last_round=joined[-1] if joined else None,
         missed=dict(missed), bytes_up=up, bytes_down=down,
         witnessed=view.log.witnesses.get(site, 0), refused=refused,
+        last=view.exchange.words.get(site) if view.exchange is not None else None,
     )

@@ -7,7 +7,9 @@ Pure: the same view gives the same picture. Every text goes through :func:`plain
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from math import isfinite
 
 from rich.console import Console, Group, RenderableType
@@ -26,6 +28,7 @@ from medunlearn_server.watching.words import (
     exchange_words,
     figure,
     instant,
+    last_words,
 )
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -48,7 +51,9 @@ def run_view(run: RunView, *, now: float) -> RenderableType:
     """One run in full."""
     rows: list[RenderableType] = [_progress(run), _figures(run, now=now)]
     if run.rounds:
-        rows += [_sparks(run), _sites(run)]
+        rows.append(_sparks(run))
+    if run.sites:
+        rows.append(_sites(run, now=now))
     if run.troubles:
         rows.append(Text(f"cannot be read: {', '.join(run.troubles)}", style="yellow"))
     return Panel(Group(*rows), title=_text(run.run_id, "bold"), title_align="left")
@@ -61,6 +66,8 @@ def watch(
 ) -> FederationView:
     """Show what ``fetch`` gives, again and again, until ``until`` or Ctrl-C.
 
+    Away from a terminal nothing can be drawn over: a picture is printed when it has changed.
+
     Args:
         fetch: Reads the state: the local folder, or the control service.
         console: Where.
@@ -69,12 +76,30 @@ def watch(
         sleep: Waits.
     """
     view = fetch()
-    with Live(status_view(view), console=console, auto_refresh=False, screen=False) as live:
+    with _shown(view, console) as show:
         while not until(view):
             sleep(interval_s)
             view = fetch()
-            live.update(status_view(view), refresh=True)
+            show(view)
     return view
+
+
+@contextmanager
+def _shown(first: FederationView, console: Console) -> Iterator[Callable[[FederationView], None]]:
+    """Shows a view, and gives what shows the next ones in its place."""
+    if console.is_terminal:
+        with Live(status_view(first), console=console, auto_refresh=False) as live:
+            yield lambda view: live.update(status_view(view), refresh=True)
+        return
+    printed: list[FederationView] = []
+
+    def show(view: FederationView) -> None:
+        if not printed or replace(printed.pop(), at=view.at) != view:
+            console.print(status_view(view))
+        printed.append(view)
+
+    show(first)
+    yield show
 
 
 def _text(value: str, style: str = "") -> Text:
@@ -174,14 +199,17 @@ def _sparks(run: RunView) -> RenderableType:
     return grid
 
 
-def _sites(run: RunView) -> RenderableType:
+def _sites(run: RunView, *, now: float) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("hospital", "last rounds", "in sums", "missed", "up", "down", "witnessed"):
+    for column in ("hospital", "last answer", "last rounds", "in sums", "missed", "up", "down",
+                   "witnessed"):
         table.add_column(column, overflow="fold")
     for site in run.sites[:_MOST_SITES]:
         missed = ", ".join(f"{code} {count}" for code, count in sorted(site.missed.items()))
         table.add_row(
-            _text(site.site), _marks(run, site.site), f"{site.joined}/{len(run.rounds)}",
+            _text(site.site), _text(last_words(site.last, now=now),
+                                    "red" if site.last is not None and site.last.code else ""),
+            _marks(run, site.site), f"{site.joined}/{len(run.rounds)}",
             _text(missed or site.refused, "red"), byte_size(site.bytes_up),
             byte_size(site.bytes_down), str(site.witnessed),
         )

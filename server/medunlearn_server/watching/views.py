@@ -66,6 +66,21 @@ class KindTotal:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LastWord:
+    """What came of the last request to one site.
+
+    Attributes:
+        kind: Kind of the request.
+        code: Code with which the site refused, or of why it gave no answer; empty if it answered.
+        at: When, seconds since 1970.
+    """
+
+    kind: str
+    code: str
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExchangeView:
     """The exchange that is open, or was the last one.
 
@@ -77,6 +92,8 @@ class ExchangeView:
         since: When it began, seconds since 1970.
         seconds: How long it took; None while it is open.
         totals: By kind.
+        words: Each site's last word since the run last started, by its id, or by its address
+            while nobody knows that.
     """
 
     kind: str
@@ -86,6 +103,7 @@ class ExchangeView:
     since: float
     seconds: float | None
     totals: Mapping[str, KindTotal] = field(default_factory=dict)
+    words: Mapping[str, LastWord] = field(default_factory=dict)
 
     @property
     def is_open(self) -> bool:
@@ -106,6 +124,7 @@ class SiteView:
         bytes_down: Bytes to it.
         witnessed: Records of the audit log that it has signed for; 0 if none.
         refused: Code with which it would not take part; empty otherwise.
+        last: What came of the last request to it; None if that is not known.
     """
 
     site: str
@@ -116,6 +135,7 @@ class SiteView:
     bytes_down: int = 0
     witnessed: int = 0
     refused: str = ""
+    last: LastWord | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +261,13 @@ class RunView:
     def bytes_down(self) -> int:
         """To all sites."""
         return sum(site.bytes_down for site in self.sites)
+
+    @property
+    def held_up_by(self) -> tuple[SiteView, ...]:
+        """Hospitals whose last word was a code, while the run is not finished or stopped."""
+        if self.state in ("finished", "stopped"):
+            return ()
+        return tuple(site for site in self.sites if site.last is not None and site.last.code)
 
     @property
     def dropouts(self) -> int:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from medunlearn_common.audit import AuditRecord
 from medunlearn_common.pages.formatting import MISSING, decimal, duration
-from medunlearn_server.watching.views import ExchangeView, RunView
+from medunlearn_server.watching.views import ExchangeView, LastWord, RunView
 
 PHASE_NAMES = {
     "gathering": "Hospitals agree", "support": "Support", "rounds": "Rounds",
@@ -56,6 +56,13 @@ def exchange_words(exchange: ExchangeView) -> str:
         return f"waiting for {what}{where}, {exchange.asked} asked"
     return (f"{what}{where}: {exchange.answered} of {exchange.asked} answered in "
             f"{duration(exchange.seconds)}")
+
+
+def last_words(last: LastWord | None, *, now: float) -> str:
+    """What came of the last request to a hospital."""
+    if last is None:
+        return MISSING
+    return f"{last.code or 'good'}, {duration(max(0, round(now - last.at)))} ago"
 
 
 def record_words(record: AuditRecord) -> str:

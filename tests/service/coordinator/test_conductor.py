@@ -172,6 +172,14 @@ def test_runs_that_nobody_carries_are_paused_and_stopped_too(lab: Lab) -> None:
     assert lab.superlink.started == []
 
 
+def test_a_failed_run_that_is_stopped_keeps_why_it_failed(lab: Lab) -> None:
+    lab.conduct("Misconfigured:MODEL_UNKNOWN")
+    lab.until(lambda row: row.state == "failed")
+    write_directive(lab.run, "stop")
+    lab.around.wake.set()
+    assert lab.until(lambda row: row.state == "stopped").failure_code == "MODEL_UNKNOWN"
+
+
 def test_a_superlink_started_anew_means_a_new_flower_run(lab: Lab) -> None:
     lab.conduct("hang", "ok")
     lab.until(lambda row: (lab.run / "leader.json").exists())

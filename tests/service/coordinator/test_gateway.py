@@ -320,6 +320,18 @@ def test_a_body_that_stops_coming_is_503(
     assert sent[0]["status"] == 503
 
 
+@pytest.mark.parametrize(("young_s", "level"), [(60.0, "INFO"), (0.0, "WARNING")])
+def test_a_superlink_that_still_starts_is_no_warning(
+    tmp_path: Path, superlink: OddSuperLink, key: NodeKey, young_s: float, level: str,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(gateway_module, "_STARTING_S", young_s)
+    caplog.set_level("INFO", logger="medunlearn.gateway")
+    assert call(tmp_path, superlink, headers=known(key), port=free_ports(1)[0]).status_code == 502
+    (said,) = [r for r in caplog.records if r.name == "medunlearn.gateway"]
+    assert said.levelname == level
+
+
 def test_an_empty_look_is_held_until_messages_were_pushed(
     tmp_path: Path, superlink: OddSuperLink, key: NodeKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,14 +139,14 @@ def test_waiting_says_for_whom_and_halts(tmp_path: Path) -> None:
     waiting = Waiting(shown_in=tmp_path / "now.json", halt=lambda: halted.append(1),
                       wake=tmp_path / "pushed", clock=lambda: 5.0)
     waiting.connected(3)
-    waiting.asked(3)
-    waiting.missing(1)
+    waiting.asked(["clinic-c", "clinic-a", "17"])
+    waiting.missing(["clinic-c"])
     waiting.note(phase="rounds", round=2)
     shown = json.loads((tmp_path / "now.json").read_text())
     assert shown == {"connected": 3, "asked": 3, "missing": 1, "since": 5.0, "at": 5.0,
-                     "phase": "rounds", "round": 2}
+                     "phase": "rounds", "round": 2, "waits_for": ["clinic-c"]}
     assert len(halted) == 2 and (tmp_path / "pushed").exists()
-    waiting.missing(0)  # all answers are there: nothing may be thrown away now
+    waiting.missing([])  # all answers are there: nothing may be thrown away now
     assert len(halted) == 2
 
 

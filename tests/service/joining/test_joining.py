@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from joining_desk import DAY_S, MODEL, NOW, Desk, app_of, code_of
@@ -36,7 +37,7 @@ from medunlearn_common.doctor import run_checks
 from medunlearn_common.enrolment import open_enrolment, open_leave
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.envelope import HELLO
-from medunlearn_common.errors import Misconfigured
+from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import write_atomically
 from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.identity.commands import read_entry
@@ -58,7 +59,9 @@ from medunlearn_server.joining import commands as coordinator
 from medunlearn_server.joining.certificates import rotate
 from medunlearn_server.joining.checks import coordinator_checks
 from medunlearn_server.joining.founding import Founding, coordinator_text, found, sign_as_pilot
+from medunlearn_server.joining.membership import BaseModel
 from medunlearn_server.joining.own_certificate import OwnCertificate
+from medunlearn_server.service import commands as runs
 from medunlearn_server.service.config import CoordinatorConfig, open_folder
 
 pytestmark = pytest.mark.usefixtures("a_clock_that_starts_when_tests_are_collected")
@@ -254,6 +257,102 @@ def test_a_revoked_hospital_is_shut_out_at_once_and_its_key_for_good(desk: Desk)
     again = Desk(path=desk.path / "again").site("clinic-a", desk.invite("clinic-a"))
     desk.enrol(again)
     assert desk.nodes() == {"clinic-a", "clinic-b"}
+
+
+def test_revoking_who_takes_no_part_says_so_and_nobody_is_sent_a_roster(desk: Desk) -> None:
+    desk.joined("clinic-a")
+    run, at = CliRunner().invoke, ["--folder", str(desk.lead)]
+    done = run(app_of(coordinator.revoke), ["clinic-a", *at])
+    assert done.exit_code == 0 and "new hospitals" not in done.output
+    for nobody in ("clinic-a", "nosuch"):
+        error = run(app_of(coordinator.revoke), [nobody, *at]).exception
+        assert isinstance(error, Rejected) and error.code == "PARTY_UNKNOWN"
+        assert "add it" not in error.hint and "roster show" in error.hint
+
+
+def test_what_is_named_twice_is_done_once(desk: Desk) -> None:
+    run, at = CliRunner().invoke, ["--folder", str(desk.lead)]
+    done = run(app_of(coordinator.invite), ["clinic-a", "clinic-a", *at])
+    assert done.output.count("wrote") == 1 and "replaces" not in done.output
+    again = run(app_of(coordinator.invite), ["clinic-a", *at])
+    assert "replaces the earlier one" in again.output
+    folder = desk.site("clinic-a", desk.lead / "invitations" / "clinic-a.invitation")
+    file = str(next(folder.glob("*.enrolment")))
+    done = run(app_of(coordinator.enrol), [file, file, "--trust-on-first-use", *at])
+    assert done.exit_code == 0 and done.output.count("enrolled clinic-a") == 1
+
+
+def test_a_model_folder_that_is_not_there_is_named_as_missing(desk: Desk) -> None:
+    error = CliRunner().invoke(app_of(coordinator.invite), [
+        "clinic-a", "--model-folder", "/srv/nope", "--folder", str(desk.lead)]).exception
+    assert isinstance(error, Misconfigured) and error.code == "MODEL_MISSING"
+    assert "there is no folder /srv/nope" in error.message
+
+
+def test_the_model_of_the_invitations_is_that_of_a_run(desk: Desk) -> None:
+    for site in ("clinic-a", "clinic-b"):
+        desk.joined(site)
+    assert desk.members().base_model() == replace(MODEL, name="")
+    other = BaseModel(name="other", model_digest="d" * 64, tokenizer_digest="e" * 64)
+    desk.members().refresh("clinic-a", model=other, version="0.1.0", code_digest="c" * 64)
+    assert desk.members().base_model() == BaseModel(), "one of them was told of another"
+    desk.members().refresh("clinic-b", model=other, version="0.1.0", code_digest="c" * 64)
+    assert desk.members().base_model() == replace(other, name="")
+
+
+class Service:
+    """A service that remembers what it is asked to launch."""
+
+    launched: ClassVar[list[dict[str, str]]] = []
+
+    def __init__(self, folder: object) -> None:
+        pass
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def launch(self, plan: bytes, **named: str) -> SimpleNamespace:
+        Service.launched.append(named)
+        return SimpleNamespace(run_id="lab-1")
+
+
+def test_a_launch_takes_the_model_of_the_invitations_and_counts_the_hospitals(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "ControlClient", Service)
+    monkeypatch.setattr(Service, "launched", [])
+    for site in ("clinic-a", "clinic-b"):
+        desk.joined(site)
+    (plan := desk.path / "plan.toml").write_text(
+        '[run]\nname = "lab"\n[federation]\nsites = 3\nmin_sites = 3\n')
+    typed = [str(plan), "--folder", str(desk.lead)]
+    done = CliRunner().invoke(app_of(runs.launch), typed)
+    assert done.exit_code == 0 and done.stdout == "lab-1\n"
+    assert "base model as in the invitations: aaaa" in done.stderr
+    assert "the plan needs 3 hospitals, 2 are enrolled" in done.stderr
+    desk.joined("clinic-c")
+    done = CliRunner().invoke(app_of(runs.launch), [*typed, "--model-digest", "d" * 64])
+    assert done.exit_code == 0 and done.stderr == ""
+    assert Service.launched == [
+        {"model_digest": "a" * 64, "tokenizer_digest": "b" * 64},
+        {"model_digest": "d" * 64, "tokenizer_digest": ""}]
+
+
+def test_a_launch_names_the_plan_that_it_cannot_read(desk: Desk) -> None:
+    (desk.path / "wrong.toml").write_text("[run")
+    for name, code in (("wrong.toml", "PLAN_SYNTAX"), ("nosuch.toml", "PLAN_MISSING")):
+        error = CliRunner().invoke(
+            app_of(runs.launch), [str(desk.path / name), "--folder", str(desk.lead)]).exception
+        assert isinstance(error, Misconfigured)
+        assert (error.code, name in error.message) == (code, True)
+
+
+def test_archives_and_places_that_are_not_there_are_named(desk: Desk) -> None:
+    assert code_of(make_backup, desk.lead, desk.path / "none" / "b.tar") == "BACKUP_PLACE"
+    assert code_of(restore, desk.path / "none.tar", desk.path / "new") == "BACKUP_MISSING"
 
 
 def test_offline_roots_sign_what_the_coordinator_drafts(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from publishing_lab import PublishingLab
 
 from medunlearn_common.cli import CommandLine
 from medunlearn_common.keeping.marks import RETIRED_FILE, HistoryLost
+from medunlearn_common.messages import ERROR, Message
 from medunlearn_common.trust_folder import TRUST_FOLDER
 from medunlearn_server.directives import read_directive, write_directive
 from medunlearn_server.service.runs_db import RunsDb
@@ -54,15 +57,55 @@ def test_the_coordinator_attests_and_the_service_is_told(
     assert (registry.get("second").state, registry.get("second").mode) == ("pending", "publish")
     registry.close()
     assert command("coordinator", "publish", "second", "--show", *at) == 0
-    assert "nobody has it yet" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("not sent yet") == 3
     lab.publish()
     lab.decide(1, "objected")
     lab.publish()
     assert command("coordinator", "publish", "second", "--show", *at) == 0
     shown = capsys.readouterr().out
     assert "site-1" in shown and "objected" in shown and shown.count("RECEIVED") == 3
-    for run in ("third", "../second"):
+    for run, code in (("third", "RUN_UNKNOWN"), ("../second", "RUN_ID_INVALID")):
         assert command("coordinator", "publish", run, *at) == 2
+        assert code in capsys.readouterr().err
+
+
+def test_who_was_away_has_a_row_and_is_published_to_again(
+    lab: PublishingLab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown() -> dict[str, str]:
+        assert command("coordinator", "publish", "second", "--show", "--folder", lab.party) == 0
+        return {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+
+    whole = dict(lab.hospitals)
+    lab.hospitals["site-0"] = SimpleNamespace(  # type: ignore[assignment]
+        handle=lambda message: Message(kind=ERROR, fields={"code": "SITE_STOPPING"}))
+    lab.away = {"site-2"}
+    lab.publish()
+    rows = shown()
+    assert "SITE_STOPPING" in rows["site-0"] and "RECEIVED" in rows["site-1"]
+    assert "SITE_GONE" in rows["site-2"]
+    assert "2 of 3 have not got all of it" in rows["2"] and "publish second" in rows["2"]
+    lab.hospitals, lab.away = whole, {"site-1"}
+    lab.publish()
+    rows = shown()
+    assert "RECEIVED" in rows["site-0"] and "RECEIVED" in rows["site-2"]
+    assert "RECEIVED" in rows["site-1"] and "SITE_GONE the last time" in rows["site-1"]
+    lab.away = set()
+    lab.publish()
+    assert "have not got" not in str(shown())
+
+
+def test_a_publication_behind_another_run_says_so(
+    lab: PublishingLab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered(lab)
+    with closing(RunsDb(lab.party / "state" / "runs.db")) as registry:
+        registry.add("stuck", plan_digest="0" * 64)
+        registry.count_start("stuck")
+    assert command("coordinator", "publish", "second", "--folder", lab.party) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "waits until stuck has ended or is paused" in out
+    assert "medunlearn coordinator pause stuck" in out
 
 
 @pytest.mark.parametrize(("mark", "code"), [

@@ -22,7 +22,7 @@ from medunlearn_common.loopback import HEADERS, server_of
 from medunlearn_common.metrics import METRICS, exposition, families
 from medunlearn_server.service.runs_db import RunsDb
 from medunlearn_server.watching.metrics import samples
-from medunlearn_server.watching.views import FederationView
+from medunlearn_server.watching.views import FederationView, LastWord, RunView, SiteView
 from medunlearn_server.watching.web import SharedView, dashboard
 
 PATHS = ("/", f"/runs/{RUN}", "/metrics", "/healthz", "/readyz", "/style.css", "/watch.js")
@@ -205,8 +205,24 @@ def test_metrics_are_what_prometheus_reads(port: int) -> None:
         (sample.labels["site"], sample.value) for family in text_string_to_metric_families(text)
         for sample in family.samples if sample.name == "medunlearn_site_rounds_missed"
     ]
-    # Who never joined has an address only, and no series of its own.
-    assert sorted(missed) == [("hospital-3", 2.0), ("hospital-4", 1.0), ("unnamed", 8.0)]
+    assert sorted(missed) == [("hospital-3", 2.0), ("hospital-4", 1.0), ("hospital-6", 8.0)]
+
+
+def test_pages_and_metrics_name_who_holds_a_run_up(lab: Lab) -> None:
+    with watched(lab.halfway) as port:
+        for path in ("/", f"/runs/{RUN}"):
+            assert re.search(r"hospital-6.*?<code>SITE_ERROR</code>", get(port, path)[1], re.S)
+        assert re.search(r'medunlearn_site_refuses\{.*code="SITE_ERROR".*site="hospital-6"\} 1.0'
+                         r'|medunlearn_site_refuses\{.*site="hospital-6".*code="SITE_ERROR"\} 1.0',
+                         get(port, "/metrics")[1])
+
+
+def test_an_address_of_flowers_gets_no_series_of_its_own() -> None:
+    word = LastWord(kind="ready", code="SITE_SILENT", at=0.0)
+    run = RunView(run_id="r", state="running", sites=tuple(
+        SiteView(site=site, last=word) for site in ("586608049989859213", "17", "clinic-a")))
+    text = exposition(samples(FederationView(at=0.0, version="0", runs=(run,)))).decode()
+    assert 'site="clinic-a"' in text and '17"' not in text and "58660" not in text
 
 
 def test_metric_label_that_is_free_text_becomes_unnamed() -> None:

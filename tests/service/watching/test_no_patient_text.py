@@ -108,7 +108,9 @@ def test_the_note_of_exchanges_holds_nothing_of_a_request(lab: Lab) -> None:
     note = (lab.finished / "runs" / RUN / "exchange.json").read_text()
     clean(note, "the note")
     assert set(json.loads(note)) == {
-        "kind", "round", "asked", "answered", "since", "seconds", "totals"}
+        "kind", "round", "asked", "answered", "since", "seconds", "totals", "words"}
+    assert {key for word in json.loads(note)["words"].values() for key in word} == {
+        "kind", "code", "at"}
 
 
 def write_status(folder: Path, **changes: object) -> None:

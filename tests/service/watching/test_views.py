@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -19,7 +20,7 @@ from typing import cast
 import pytest
 from open_files import all_closed_again
 from rich.console import Console
-from watch_lab import RUN, Lab, view_at
+from watch_lab import CANARY, RUN, Lab, view_at
 
 from medunlearn_common.attestation.dsse import sealed
 from medunlearn_common.audit.kinds import KINDS, digest, name
@@ -77,7 +78,7 @@ def test_a_finished_run_says_who_was_in_which_sum_and_what_it_cost(lab: Lab) -> 
     assert {gate.gate: (gate.passed, gate.overridden_by) for gate in run.gates} == {
         "norm": (True, ""), "canary": (False, "Grace Hopper")}
     assert [site.refused for site in run.sites if site.refused] == ["SITE_ERROR"]
-    assert run.log.first_bad is None and len(run.log.witnesses) == 6
+    assert run.log.first_bad is None and len(run.log.witnesses) == 7
     assert run.troubles == () and len(run.adapter_digest) == 64
 
 
@@ -216,6 +217,36 @@ cli.main()
         watching.kill()
         drawn.close()
         os.close(ours)
+
+
+def test_away_from_a_terminal_a_picture_is_printed_when_it_changed(lab: Lab) -> None:
+    times = iter([10.0, 11.0, 12.0, 13.0])
+    places = iter([lab.halfway, lab.halfway, lab.finished, lab.finished])
+    looks: list[FederationView] = []
+
+    def fetch() -> FederationView:
+        looks.append(view_at(next(places), clock=lambda: next(times)))
+        return looks[-1]
+
+    console = Console(file=(stream := StringIO()), width=140)
+    watch(fetch, console, until=lambda view: len(looks) == 4, sleep=lambda _: None)
+    assert stream.getvalue().count("Hospitals agree  ") == 2, "once each, not once a look"
+
+
+def test_a_hospital_that_refuses_is_named_with_its_last_code(lab: Lab) -> None:
+    run = run_at(lab.halfway)
+    assert [(s.site, s.last and s.last.code) for s in run.held_up_by] == [
+        ("hospital-6", "SITE_ERROR")]
+    seen = next(site.last for site in run.sites if site.site == "hospital-0")
+    assert seen is not None and seen.code == ""
+    assert run_at(lab.finished).held_up_by == (), "it is over"
+    shown = said(view_at(lab.halfway))
+    assert re.search(r"hospital-6 +SITE_ERROR, [^?]+ ago", shown)
+    assert CANARY not in (lab.halfway / "runs" / RUN / "exchange.json").read_text()
+
+
+def test_durations_keep_the_space_before_their_unit(lab: Lab) -> None:
+    assert not re.search(r"\d\?", said(view_at(lab.halfway)))
 
 
 def test_spark_of_anything() -> None:
