@@ -3,7 +3,8 @@
 =============  =========================================  ========================================
 class          files                                      put back from an old copy
 =============  =========================================  ========================================
-settings       keys, certificates, roster, configuration  yes
+settings       keys, certificates, roster, configuration, yes
+               invitation, enrolment, supports of runs
 history        ledger, envelope store, audit logs,        never over or behind what is there; where
                registries, checkpoints                    nothing is left only with a mark
 secrets of     share journal                              never: not even copied, but for a move to
@@ -29,9 +30,10 @@ SQLITE_HEADER = b"SQLite format 3\x00"
 # Folders that are a party's own; data sets and models that lie beside them are not copied.
 _FOLDERS = (
     TRUST_FOLDER, "tls", "node", "nodes", "invitations", "enrolments", "runs", "published",
-    "inbox", "decisions", "adopted", "approvals", "plans", "systemd", "next", "root",
+    "inbox", "decisions", "adopted", "approvals", "plans", "supports", "systemd", "next", "root",
 )
-_SUFFIXES = (".toml", ".json", ".db")
+_SUFFIXES = (".toml", ".json", ".db", ".enrolment", ".entry", ".leave")
+_WITHOUT_SUFFIX = ("invitation",)
 _NEVER_SUFFIXES = ("-wal", "-shm", "-journal", ".tmp", ".sock", ".lock", ".pid")
 _RUN_HISTORY = ("checkpoint.bin", "checkpoint.previous.bin", "opening.bin", "starts.txt")
 # The coordinator's registry of runs, the one file under state/ that nothing else can tell.
@@ -66,7 +68,8 @@ def class_of(name: str) -> FileClass:
 
 def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
     """Files to keep, sorted, as names relative to the folder; links are not followed."""
-    found = [path for path in folder.iterdir() if path.suffix in _SUFFIXES]
+    found = [path for path in folder.iterdir()
+             if path.suffix in _SUFFIXES or path.name in _WITHOUT_SUFFIX]
     found.append(folder / _STATE_HISTORY)
     for name in _FOLDERS:
         found += (folder / name).rglob("*")

@@ -15,6 +15,7 @@ from joining_lab import RIVAL
 from typer.testing import CliRunner
 
 from medunlearn_client.joining import commands as hospital
+from medunlearn_client.joining.checks import hospital_checks
 from medunlearn_client.joining.own_keys import ENTRY_FILE, enrolment_document, read_node_key
 from medunlearn_client.joining.rotation import activate_next_keys, make_next_keys
 from medunlearn_client.joining.site_folder import (
@@ -31,7 +32,7 @@ from medunlearn_common.enrolment import open_enrolment, open_leave
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.identity.commands import read_entry
-from medunlearn_common.keeping import make_backup
+from medunlearn_common.keeping import make_backup, restore
 from medunlearn_common.pki import (
     issue_server,
     new_authority,
@@ -443,6 +444,29 @@ def test_a_party_that_moved_away_signs_nothing_where_it_was(desk: Desk, tmp_path
     make_backup(folder, tmp_path / "clinic.tar", final=True)
     assert code_of(make_next_keys, folder, identity=True, node=True, entropy=OsEntropy(),
                    now=NOW) == "PARTY_RETIRED"
+
+
+def test_a_party_is_whole_where_it_moved_to(desk: Desk, tmp_path: Path) -> None:
+    """Nothing but the passphrase, which travels apart, and what services write anew is missing."""
+    clinic = desk.joined("clinic-a")
+    (clinic / "supports").mkdir()
+    (clinic / "supports" / f"{'a' * 64}.npy").write_bytes(bytes(8))
+    for folder in (clinic, desk.lead):
+        archive, moved = tmp_path / f"{folder.name}.tar", tmp_path / "moved" / folder.name
+        make_backup(folder, archive, final=True)
+        restore(archive, moved)
+        assert files(folder) - files(moved) == {"trust/passphrase", "retired.json"} | (
+            {"root/passphrase"} if folder == desk.lead else set())
+        assert files(moved) <= files(folder)
+        shutil.copy(folder / "trust" / "passphrase", moved / "trust" / "passphrase")
+    checks = hospital_checks(tmp_path / "moved" / "clinic-a", now=NOW, offline=True)
+    found = run_checks({topic: checks[topic] for topic in ("files", "trust", "roster", "policy")})
+    assert not [finding for _, finding in found if finding.level == "problem"]
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")
+            if path.is_file() and path.relative_to(folder).parts[0] != "state"}
 
 
 def test_leaving_destroys_the_node_key_and_keeps_the_rest(desk: Desk) -> None:
