@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from medunlearn_client.joining.forget_check import forget_findings
 from medunlearn_client.joining.own_keys import (
     NEXT_FOLDER,
     NODE_KEY,
@@ -216,10 +217,7 @@ def _data(folder: Path) -> Iterator[Finding]:
     else:
         more = " or more" if count == _RECORDS else ""
         yield ok("DATA", f"{count}{more} records can be read")
-    named = site.forget.model_dump()
-    if not any(named.values()):
-        yield warning("FORGET_EMPTY", "nothing is to be forgotten here",
-                      "set [forget] in site.toml; without it this hospital only retains")
+    yield from forget_findings(site.data, site.forget)
 
 
 def _ports(config: HospitalConfig) -> Iterator[Finding]:

@@ -82,6 +82,34 @@ def test_unreadable_records_are_told_without_their_text(
     assert findings[0].level == "problem" and "Muster" not in repr(findings)
 
 
+@pytest.mark.parametrize(("lists", "expected"), [
+    ('records = ["r1", "R2", "r3", "r99"]', ["FORGET_ID_UNKNOWN"]),
+    ('patients = ["p0", "p4O"]', ["FORGET_ID_UNKNOWN"]),
+    ('subjects = ["surgery", "Surgry"]', ["FORGET_SUBJECT_UNKNOWN"]),
+    ('patient_fraction = 0.5', ["FORGET_DRAWN"]),
+    ('records = ["r1"]\npatients = ["p0"]\nsubjects = ["surgery"]\nconcepts = ["asthma"]',
+     ["FORGET", "FORGET", "FORGET", "FORGET_CONCEPTS"]),
+])
+def test_what_is_to_be_forgotten_is_counted_list_by_list(
+    tmp_path: Path, tiny_model_folder: Path, records: Path, lists: str, expected: list[str]
+) -> None:
+    """A wrong name was found only once a run asked; the doctor called the hospital healthy."""
+    rows = [{"id": f"r{i}", "patient_id": f"p{i % 2}", "subject": "Surgery",
+             "prompt": f"What ails {SECRET} {i}?", "answer": f"gout {i}"} for i in range(60)]
+    records.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    place = folder(tmp_path, tiny_model_folder, records)
+    text, _, _ = (place / "site.toml").read_text().partition("[forget]")
+    (place / "site.toml").write_text(f"{text}[forget]\n{lists}\n")
+    findings = found(place, "data")
+    assert codes(findings)[1:] == expected
+    told = " ".join(finding.message for finding in findings)
+    assert not {"R2", "r99", "p4O", "Surgry", "surgery"} & set(told.split())
+    if lists.startswith("records = [\"r1\", \"R2"):
+        assert "4 named, 2 records; no record has number 2, 4 of the list" in told
+    if lists.startswith("subjects"):
+        assert "2 named, 60 records" in told and findings[-1].level == "warning"
+
+
 def test_what_is_not_set_yet_is_told(tmp_path: Path) -> None:
     place = folder(tmp_path, Path(""), None)
     text = (place / "site.toml").read_text()
