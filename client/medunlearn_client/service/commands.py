@@ -9,11 +9,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from medunlearn_client.policy_commands import policy_app as policy
 from medunlearn_client.service.approvals import Approvals, Asked
 from medunlearn_client.service.config import HospitalPaths, read_hospital_config
+from medunlearn_client.service.node_link import NodeLink
+from medunlearn_client.service.roster_entry import roster_trouble
 from medunlearn_client.service.status import SiteStatus
 from medunlearn_common.party_folder import HERE, PartyFolder
 
@@ -54,10 +57,14 @@ def status(
     paths = HospitalPaths(folder=folder.resolve())
     config, pid = read_hospital_config(paths.folder), service_pid(paths)
     found = SiteStatus.read(paths.status)
+    kept_out, link = roster_trouble(paths.folder), NodeLink()
+    if pid is not None:  # what an earlier service left is no news
+        link = NodeLink.read(paths.link)
     waiting = [one for one in Approvals(paths.approvals).all() if one.decision == "waiting"]
     if as_json:
         typer.echo(json.dumps({
             **asdict(found), "service_pid": pid,
+            "roster_code": kept_out.code if kept_out else "", "node_code": link.code,
             "waiting": [{"plan_digest": one.plan_digest, "run": one.run} for one in waiting],
         }))
         return
@@ -66,6 +73,8 @@ def status(
         "site": found.site_id, "service": f"runs (pid {pid})" if pid else "is stopped",
         "worker": f"{found.state}, started anew {found.restarts} times",
         "coordinator": config.coordinator.address,
+        "roster": kept_out.message if kept_out else "names this hospital",
+        "node": _node(link, runs=pid is not None),
         "run": found.run_id or "none yet",
         "last request": f"{found.last_kind}, {_ago(found.last_at)}" if found.last_at else "none",
         "answers": str(found.requests),
@@ -73,8 +82,11 @@ def status(
         "epsilon spent": "none" if found.epsilon_spent is None else f"{found.epsilon_spent:.3g}",
         "device": found.device, "model": "loaded" if found.model_loaded else "not loaded",
     }.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     Console(highlight=False).print(table)
+    for trouble in (kept_out, link.trouble):
+        if trouble is not None:
+            typer.echo(f"{trouble.code}: {trouble.hint}")
     _list_waiting(waiting)
 
 
@@ -112,6 +124,14 @@ def decline(
     approvals = Approvals(HospitalPaths(folder=folder.resolve()).approvals)
     one = approvals.decide(digest, by=by, decision="declined", run=run)
     typer.echo(f"{one.by} declined plan {one.plan_digest[:12]} for run {one.run}")
+
+
+def _node(link: NodeLink, *, runs: bool) -> str:
+    if not runs:
+        return "is stopped"
+    if link.trouble is not None:
+        return f"{link.trouble.message}, began {_ago(link.since)}"
+    return f"let in, answered {_ago(link.at)}" if link.at else "has called nobody yet"
 
 
 def _list_waiting(waiting: list[Asked]) -> None:

@@ -147,6 +147,11 @@ class HospitalPaths:
         return self.state / "status.json"
 
     @property
+    def link(self) -> Path:
+        """Whether the node is let in."""
+        return self.state / "node.json"
+
+    @property
     def approvals(self) -> Path:
         """Plans that wait for a person, and their decisions."""
         return self.folder / "approvals"
