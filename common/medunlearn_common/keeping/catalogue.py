@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.party_folder import COORDINATOR_SETTINGS, HOSPITAL_SETTINGS
 from medunlearn_common.trust_folder import PASSPHRASE_FILE, TRUST_FOLDER
 
 Role = Literal["coordinator", "hospital"]
@@ -46,13 +47,14 @@ def role_of(folder: Path) -> Role:
     Raises:
         Misconfigured: BACKUP_NO_PARTY.
     """
-    if (folder / "coordinator.toml").is_file():
+    if any((folder / name).is_file() for name in COORDINATOR_SETTINGS):
         return "coordinator"
-    if any((folder / name).is_file() for name in ("hospital.toml", "site.toml", "site.json")):
+    if any((folder / name).is_file() for name in HOSPITAL_SETTINGS):
         return "hospital"
     raise Misconfigured(
-        "BACKUP_NO_PARTY", f"{folder.name} is no party's folder",
-        "name the folder that `medunlearn coordinator init` or `medunlearn hospital init` made",
+        "BACKUP_NO_PARTY", f"{folder.absolute()} is no party's folder",
+        "name the folder that `medunlearn coordinator init` or `medunlearn hospital init` made "
+        "with --folder",
     )
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from medunlearn_common.keeping.backup import make_backup
+from medunlearn_common.keeping.catalogue import role_of
 from medunlearn_common.keeping.marks import admit_run
 from medunlearn_common.keeping.restore import restore as put_back
 from medunlearn_common.party_folder import HERE, PartyFolder
@@ -88,5 +89,6 @@ def restore_admit(
 
       medunlearn restore-admit run-7 --folder /srv/medunlearn
     """
+    role_of(folder)  # elsewhere nothing was lost, either
     admit_run(folder, run_id)
     Console(highlight=False).print(f"{run_id} may be answered", markup=False, soft_wrap=True)

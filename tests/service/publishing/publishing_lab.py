@@ -75,6 +75,7 @@ def two_finished_runs(base: Path, *, model: Path, data: Path) -> None:
     ))
     for name in SITES:
         (base / "sites" / name / TRUST_FOLDER / POLICY_FILE).write_text(policy)
+    (party / "coordinator.toml").write_text("schema_version = 1\n")
     for run_id in ("first", "second"):
         _run(base, plan, run_id)
 
