@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import typer
 from joining_lab import RIVAL
 from typer.testing import CliRunner
 
@@ -31,7 +32,9 @@ from medunlearn_common.doctor import run_checks
 from medunlearn_common.enrolment import open_enrolment, open_leave
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.founding import require_confirmed
 from medunlearn_common.identity.commands import read_entry
+from medunlearn_common.invitation import invitation_fingerprint
 from medunlearn_common.keeping import make_backup, restore
 from medunlearn_common.pki import (
     issue_server,
@@ -109,8 +112,6 @@ class Desk:
 
 
 def _app(command: object) -> object:
-    import typer
-
     app = typer.Typer()
     app.command()(command)  # type: ignore[type-var]
     return app
@@ -206,6 +207,32 @@ def test_an_invitation_with_the_wrong_words_makes_no_folder(desk: Desk) -> None:
     assert code_of(desk.site, "clinic-a", invitation, "--fingerprint", words) == \
         "FINGERPRINT_DIFFERS"
     assert not (desk.path / "clinic-a").exists()
+
+
+@pytest.mark.parametrize(("typed", "code"), [
+    (["HERE"], ""), (["bodab bodab", "HERE"], ""), ([RIVAL.fingerprint], "FINGERPRINT_DIFFERS"),
+])
+def test_the_words_come_by_telephone_and_not_from_the_screen(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, typed: list[str], code: str
+) -> None:
+    """They stood above the question, for anybody to copy; a word too few ended the command."""
+    here = invitation_fingerprint(desk.invite("clinic-a").read_bytes())
+    answers = [here if words == "HERE" else words for words in typed]
+    shown: list[str] = []
+
+    def prompt(question: str) -> str:
+        shown.append(question)
+        return answers.pop(0)
+
+    monkeypatch.setattr(typer, "prompt", prompt)
+    monkeypatch.setattr(typer, "echo", shown.append)
+    given = {"told": None, "first_use": False, "who": "the coordinator", "interactive": True}
+    if code:
+        assert code_of(require_confirmed, here, **given) == code
+    else:
+        assert require_confirmed(here, **given)
+    assert not answers and not any(here[:11] in line for line in shown), shown
+    assert ("8 words" in "".join(shown)) == (len(typed) == 2)
 
 
 def test_trust_on_first_use_is_said_plainly_and_remembered(desk: Desk) -> None:
