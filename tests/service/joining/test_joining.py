@@ -181,6 +181,25 @@ def test_records_that_are_not_there_are_noticed_before_keys_are_made(desk: Desk)
     assert not (desk.path / "clinic-a").exists()
 
 
+@pytest.mark.parametrize("model", ["/srv/nope", "./nope", "~/nope", "nope", "a/b/c"])
+def test_a_model_that_is_not_there_is_noticed_before_keys_are_made(
+    desk: Desk, model: str
+) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        desk.site("clinic-a", None, "--trust-on-first-use", "--model", model)
+    assert caught.value.code == "MODEL_MISSING"
+    assert not (desk.path / "clinic-a").exists()
+
+
+def test_joining_with_nothing_in_hand_does_not_read_like_success(desk: Desk) -> None:
+    folder = desk.site("clinic-a")
+    bare = CliRunner().invoke(_app(hospital.join), ["--folder", str(folder)])
+    assert isinstance(bare.exception, Misconfigured) and bare.exception.code == "FILE_MISSING"
+    make_next_keys(folder, identity=False, node=True, entropy=OsEntropy(), now=NOW)
+    waiting = CliRunner().invoke(_app(hospital.join), ["--folder", str(folder)])
+    assert waiting.exit_code == 0 and "new node key is in force" in waiting.output
+
+
 def test_paths_are_written_as_systemd_takes_them(desk: Desk) -> None:
     """It ignores a path with `..`, and the service would then not see the records."""
     records = desk.path / "records.jsonl"
