@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -107,8 +107,7 @@ def approve(
         one = approvals.named(digest, run=run)[0]  # in each of its runs it is the same plan
         typer.echo(json.dumps(json.loads(one.plan), indent=2, sort_keys=True))
         return
-    one = approvals.decide(digest, by=by, decision="approved", run=run)
-    typer.echo(f"{one.by} approved plan {one.plan_digest[:12]} for run {one.run}")
+    _decide(approvals, digest, by=by, decision="approved", run=run)
 
 
 def decline(
@@ -122,8 +121,17 @@ def decline(
       medunlearn hospital decline 9c1f22ab04d7 --by "Dr. Ada Berg"
     """
     approvals = Approvals(HospitalPaths(folder=folder.resolve()).approvals)
-    one = approvals.decide(digest, by=by, decision="declined", run=run)
-    typer.echo(f"{one.by} declined plan {one.plan_digest[:12]} for run {one.run}")
+    _decide(approvals, digest, by=by, decision="declined", run=run)
+
+
+def _decide(
+    approvals: Approvals, digest: str, *, by: str, decision: Literal["approved", "declined"],
+    run: str | None,
+) -> None:
+    began = time.time()
+    one = approvals.decide(digest, by=by, decision=decision, run=run)
+    already = f" already, {_ago(one.decided)}" if one.decided < began else ""
+    typer.echo(f"{one.by} {decision} plan {one.plan_digest[:12]} for run {one.run}{already}")
 
 
 def _node(link: NodeLink, *, runs: bool) -> str:

@@ -136,8 +136,12 @@ def test_a_plan_is_listed_shown_and_approved(
     assert run("approve", plan.digest[:12], "--show", *where) == 0
     assert json.loads(capsys.readouterr().out)["run"]["rounds"] == plan.run.rounds
     assert run("approve", plan.digest[:12], *where) == 2  # by nobody
-    assert "APPROVAL_BY" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "APPROVAL_BY" in told and "nobody is named" in told and "--by" in told
     assert run("approve", plan.digest[:12], "--by", "Ada Berg", *where) == 0
+    assert "already" not in capsys.readouterr().out
+    assert run("approve", plan.digest[:12], "--by", "Bo Dahl", *where) == 0
+    assert "Ada Berg approved" in (told := capsys.readouterr().out) and "already" in told
     assert Approvals(paths.approvals).require(offer).by == "Ada Berg"
     assert run("decline", plan.digest[:12], "--by", "Ada Berg", *where) == 0  # yes to no
     with pytest.raises(Rejected, match="PLAN_DECLINED"):
