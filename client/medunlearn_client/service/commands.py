@@ -56,7 +56,10 @@ def status(
 
     paths = HospitalPaths(folder=folder.resolve())
     config, pid = read_hospital_config(paths.folder), service_pid(paths)
-    found = SiteStatus.read(paths.status)
+    if pid is not None and not paths.status.exists():  # its worker does not come up, or not yet
+        found = SiteStatus(site_id="")
+    else:
+        found = SiteStatus.read(paths.status)
     kept_out, link = roster_trouble(paths.folder), NodeLink()
     if pid is not None:  # what an earlier service left is no news
         link = NodeLink.read(paths.link)

@@ -58,8 +58,12 @@ def test_status_says_whether_the_coordinator_lets_the_node_in(
 ) -> None:
     """A hospital that was never enrolled, or was revoked, showed a service that runs."""
     paths = HospitalPaths(folder=folder)
-    SiteStatus(site_id="site-1").write(paths.status)
     write_trust(folder, named=False)
+    paths.state.mkdir()
+    with running(paths):  # and a worker that never came up
+        assert run("status", "--folder", str(folder)) == 0
+        assert "ROSTER_WITHOUT_US" in capsys.readouterr().out
+    SiteStatus(site_id="site-1").write(paths.status)
     NodeLink(code="NODE_NOT_ADMITTED", since=1.0, at=2.0).write(paths.link)
     assert run("status", "--folder", str(folder)) == 0
     told = capsys.readouterr().out
