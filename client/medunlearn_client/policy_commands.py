@@ -11,7 +11,7 @@ from medunlearn_client.policy import policy_template, read_policy
 from medunlearn_common.code_digest import installed_code_digest
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
-from medunlearn_common.party_folder import HERE, PartyFolder
+from medunlearn_common.party_folder import HERE
 from medunlearn_common.trust_folder import POLICY_FILE, TRUST_FOLDER
 
 policy_app = typer.Typer(
@@ -43,7 +43,8 @@ def check(
     file: Annotated[Path | None, typer.Argument(
         help="The policy; else the one in force in the folder, else its policy.toml.",
         show_default=False)] = None,
-    folder: PartyFolder = HERE,
+    folder: Annotated[Path, typer.Option(  # any: a file may be named instead
+        "--folder", help="The party's folder.", show_default="this one")] = HERE,
 ) -> None:
     """Check a policy and say in one line each what it allows.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -10,10 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.ledger import SiteBudget, Unit
+from medunlearn_common.plan.reading import complaints
 from medunlearn_common.plan.sections import DataSection, ForgetSection
 from medunlearn_common.plan.template import section_text
 
 SITE_FILE, SITE_TOML = "site.json", "site.toml"
+_EXPLAINED = "mend it; the one that `medunlearn hospital init` wrote explains every key"
+_PLACE = re.compile(r"line \d+,? column \d+|end of document")
 
 
 class SiteConfig(BaseModel):
@@ -98,17 +102,21 @@ def read_site_config(folder: Path) -> SiteConfig:
         ) from error
     except ValueError as error:
         raise Misconfigured(
-            "SITE_CONFIG_INVALID", f"{path} is not {path.suffix[1:].upper()}",
-            "write it again from its template",
+            "SITE_CONFIG_INVALID", f"{path} is not {path.suffix[1:].upper()}{_place(error)}",
+            _EXPLAINED,
         ) from error
     try:
         config = SiteConfig.model_validate(document)
     except ValidationError as error:
-        keys = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
-        raise Misconfigured(
-            "SITE_CONFIG_INVALID", f"{path}: check {keys}", "compare with SiteConfig in the docs"
-        ) from error
+        wrong = "; ".join(complaints(error, SiteConfig, quoting=False)[:20])
+        raise Misconfigured("SITE_CONFIG_INVALID", f"{path}: {wrong}", _EXPLAINED) from error
     return _located(folder, config) if path == people else config
+
+
+def _place(error: ValueError) -> str:
+    """Where a parser stopped, without what stands there: the file names patients."""
+    found = _PLACE.search(str(error))
+    return f": {found[0]}" if found else ""
 
 
 def _located(folder: Path, config: SiteConfig) -> SiteConfig:

@@ -131,11 +131,7 @@ def load_hospital_records(
     Raises:
         Misconfigured: FORGET_DRAWN, or as the readers and :func:`select` do.
     """
-    if forget.patient_fraction:
-        raise Misconfigured(
-            "FORGET_DRAWN", "[forget] patient_fraction draws who is forgotten, for simulations",
-            "name the records, patients, subjects or concepts that are to be forgotten",
-        )
+    require_nobody_drawn(forget)
     records = _read(
         data, Quarantine(max_bad_fraction=data.max_bad_fraction), for_sums=True
     )
@@ -152,6 +148,15 @@ def load_hospital_records(
     if not split.forget:  # in this hospital's own log; a wrong name would look like this
         _LOG.warning("no record here is to be forgotten: this hospital only retains")
     return SiteRecords(forget=split.forget, retain=split.retain)
+
+
+def require_nobody_drawn(forget: ForgetSection) -> None:
+    """Raises Misconfigured FORGET_DRAWN: a hospital says whom it forgets, a simulation draws."""
+    if forget.patient_fraction:
+        raise Misconfigured(
+            "FORGET_DRAWN", "[forget] patient_fraction draws who is forgotten, for simulations",
+            "name the records, patients, subjects or concepts that are to be forgotten",
+        )
 
 
 def _read(

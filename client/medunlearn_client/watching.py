@@ -2,10 +2,11 @@
 
     GET /metrics    for Prometheus
     GET /healthz    200 while the status file can be read and its worker's process is there
-    GET /readyz     200 while the worker can answer and holds the model
+    GET /readyz     200 while the worker can answer, and the coordinator lets the node in
 
 ``python -m medunlearn_client.watching DIR`` reads ``DIR/state/status.json``, which the worker
-writes after every message, and the folder of plans that wait for a person. It opens no record,
+writes after every message, ``node.json`` beside it, which the node writes, and the folder of plans
+that wait for a person. It opens no record,
 no ledger and no key, and there is no page: a hospital's people use ``medunlearn hospital
 status``.
 """
@@ -17,7 +18,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from medunlearn_client.service.node_link import NodeLink
 from medunlearn_common import __version__
 from medunlearn_common.audit.kinds import code
 from medunlearn_common.errors import Misconfigured
@@ -59,6 +61,8 @@ class HospitalView:
         gpu_memory_bytes: Held on the GPU.
         restarts: Restarts of the worker.
         plans_waiting: Plans that wait for a person.
+        node: Code of why the coordinator does not answer the node; empty while it does, and
+            before the first call.
     """
 
     problem: str = ""
@@ -72,6 +76,7 @@ class HospitalView:
     gpu_memory_bytes: int = 0
     restarts: int = 0
     plans_waiting: int = 0
+    node: str = ""
 
     @property
     def healthy(self) -> bool:
@@ -80,8 +85,8 @@ class HospitalView:
 
     @property
     def ready(self) -> bool:
-        """Whether it could answer a round's request at once."""
-        return self.healthy and self.model_loaded and self.state in ("idle", "answering")
+        """Whether a request would reach it and be answered; the model is loaded with the first."""
+        return self.healthy and self.state in ("idle", "answering") and not self.node
 
     @property
     def why(self) -> str:
@@ -90,7 +95,7 @@ class HospitalView:
             return self.problem
         if not self.alive:
             return "WORKER_GONE"
-        return "OK" if self.ready else "WORKER_NOT_READY"
+        return "OK" if self.ready else self.node or "WORKER_NOT_READY"
 
 
 def read_view(folder: Path) -> HospitalView:
@@ -99,7 +104,8 @@ def read_view(folder: Path) -> HospitalView:
     try:
         with (folder / "state" / "status.json").open("rb") as stream:
             value: dict[str, Any] = json.loads(stream.read(_MAX_BYTES))
-        return _parsed(value, waiting)
+        link = NodeLink.read(folder / "state" / "node.json")
+        return replace(_parsed(value, waiting), node=link.code)
     except FileNotFoundError:
         return HospitalView(problem="STATUS_MISSING", plans_waiting=waiting)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError,

@@ -83,7 +83,8 @@ def require_confirmed(
     """Let a person confirm a fingerprint, or say plainly that nobody did.
 
     Args:
-        words: Of what lies here.
+        words: Of what lies here. They are not shown to whom is asked for them: who could copy
+            them from the screen would not telephone.
         told: What the other side said by telephone, if it was given with the command.
         first_use: Believe it unseen.
         who: Whom to telephone.
@@ -102,20 +103,28 @@ def require_confirmed(
                    f"  fingerprint is\n    {words}\n"
                    f"  Compare it by telephone before patient data comes near this folder.")
         return False
-    if told is None and interactive:
-        typer.echo(f"fingerprint  {words}\nTelephone {who} (at a number that was not in the same "
-                   "mail) and type the eight words you are told:")
-        told = str(typer.prompt("fingerprint as told"))
-    if told is None:
+    if told is None and not interactive:
         raise Misconfigured(
             "FINGERPRINT_UNCONFIRMED", "nobody compared the fingerprint",
             f"telephone {who} and pass the words with --fingerprint; --trust-on-first-use goes on "
             "without, and believes whoever could change the file on its way")
-    if not same_fingerprint(told, words):
+    if not (_asked(words, who) if told is None else same_fingerprint(told, words)):
         raise Misconfigured(
             "FINGERPRINT_DIFFERS", "the fingerprint is not the one you were told",
-            f"use nothing of this file, and tell {who}: it is another one's, or was changed")
+            "if the words were typed as they were told, use nothing of this file, and tell "
+            f"{who}: it is another one's, or was changed")
     return True
+
+
+def _asked(words: str, who: str) -> bool:
+    """Whether a person types these words; asked again while they are too few or too many."""
+    typer.echo(f"Telephone {who} (at a number that was not in the same mail) and type the eight "
+               "words you are told.")
+    while True:
+        try:
+            return same_fingerprint(str(typer.prompt("fingerprint as told")), words)
+        except Misconfigured as error:
+            typer.echo(f"{error.message}: {error.hint}")
 
 
 def loose_files(folder: Path) -> list[tuple[str, int]]:

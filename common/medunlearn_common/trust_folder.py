@@ -144,8 +144,8 @@ def open_identity(folder: Path) -> SigningIdentity:
         party_id = (place / PARTY_FILE).read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:
         raise Misconfigured(
-            "TRUST_MISSING", f"{folder.name} has no trust folder with a party's id",
-            "make a key with `medunlearn keys new`; a roster comes from the consortium",
+            "TRUST_MISSING", f"{folder.absolute()} has no trust folder with a party's id",
+            "name the party's folder with --folder; a new party's is made by `init`",
         ) from error
     file = place / PASSPHRASE_FILE
     passphrase = passphrase_from(file if file.exists() else None)

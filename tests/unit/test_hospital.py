@@ -458,6 +458,22 @@ def test_bad_site_files_are_named(tmp_path: Path, text: str | None, expected: st
         read_site_config(tmp_path)
 
 
+@pytest.mark.parametrize(("text", "said"), [
+    ('site_id = "a"\n[forget]\npatients = ["Erika M", Erika M]\n', "line 3"),
+    ('site_id = "a"\nmodel_folder = ""\n[data]\n[forget]\npatient = ["Erika M"]\n',
+     "forget.patient: unknown key; did you mean patients?"),
+    ('site_id = "a"\nmodel_folder = ""\n[data]\n[forget]\npatients = "Erika M"\n',
+     "forget.patients: "),
+])
+def test_what_is_wrong_with_a_site_file_is_said_without_a_patient(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "site.toml").write_text(text)
+    with pytest.raises(Misconfigured) as refused:
+        read_site_config(tmp_path)
+    assert said in refused.value.message and "Erika" not in str(refused.value)
+
+
 # -- a hospital of its own, as `medunlearn hospital init` makes it -------------------------------
 
 

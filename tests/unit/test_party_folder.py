@@ -32,16 +32,19 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Commands:
     return found
 
 
-@pytest.fixture(scope="module")
-def all_commands() -> Commands:
+def application() -> typer.Typer:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
-    app = CommandLine().build(
+    return CommandLine().build(
         EntryPoint(name=name, value=value, group=COMMAND_GROUP)
         for name, value in declared[COMMAND_GROUP].items()
         if name.partition(".")[0] in ("coordinator", "hospital", "backup", "restore",
                                       "restore-admit"))
-    group = get_command(app)
-    assert isinstance(group, click.Group) and isinstance(app, typer.Typer)
+
+
+@pytest.fixture(scope="module")
+def all_commands() -> Commands:
+    group = get_command(application())
+    assert isinstance(group, click.Group)
     return commands(group)
 
 
@@ -62,6 +65,26 @@ def test_a_party_s_folder_is_named_by_folder_alone_and_is_the_present_one_by_def
         folder = options["--folder"]
         assert folder.opts == ["--folder"] and str(folder.default) == ".", path
         assert "--dir" not in options and "folder" not in options, path
+
+
+def test_no_command_of_a_party_gives_the_all_clear_in_another_folder(
+    all_commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In an empty one no plan waited, no service ran, and nothing had been lost."""
+    monkeypatch.chdir(tmp_path)
+    app, codes = application(), {"FOLDER_NO_PARTY", "BACKUP_NO_PARTY"}
+    for path in (path for path in all_commands if of_a_party(path)):
+        if path in (("evidence", "export"), ("ledger", "show")):
+            continue  # of a simulated run, too
+        needed = [one for one in all_commands[path].params if one.required]
+        given = [word for one in needed for word in (
+            ["x"] if isinstance(one, click.Argument) else [one.opts[0], "x"])]
+        assert CommandLine().run(app, [*path, *given]) == 2, path
+        told = capsys.readouterr().err
+        assert any(code in told for code in codes) and str(tmp_path) in told, (path, told)
+        assert "--folder" in told, path
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_makes_a_folder_takes_it_as_an_argument(

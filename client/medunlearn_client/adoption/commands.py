@@ -73,7 +73,8 @@ def measure(
 
     from medunlearn_client.adoption.measuring import measure as measure_run
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks = {name: bar.add_task(f"{name} set", total=None) for name in ("forget", "retain")}
         found = measure_run(
             _hospital(folder), run, device=device, most=most,

@@ -177,7 +177,7 @@ def _require_no_objections(
             found.add(hospital.site_id)
     if found and not despite:
         raise Rejected(
-            "ADAPTER_OBJECTED", f"{', '.join(sorted(found))} object to this adapter",
+            "ADAPTER_OBJECTED", f"{', '.join(sorted(found))} objected to this adapter",
             "ask them why; --despite adopts it all the same, and is written down",
         )
     return tuple(sorted(found))

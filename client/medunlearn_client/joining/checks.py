@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from medunlearn_client.joining.forget_check import forget_findings
 from medunlearn_client.joining.own_keys import (
     NEXT_FOLDER,
     NODE_KEY,
@@ -22,7 +23,12 @@ from medunlearn_client.joining.own_keys import (
 )
 from medunlearn_client.joining.site_folder import FIRST_USE_FILE, stored_invitation
 from medunlearn_client.policy import SitePolicy, read_policy
-from medunlearn_client.service.config import HospitalConfig, read_hospital_config
+from medunlearn_client.service.config import (
+    HospitalConfig,
+    HospitalPaths,
+    read_hospital_config,
+)
+from medunlearn_client.service.node_link import NodeLink
 from medunlearn_client.site_config import SiteConfig, read_site_config
 from medunlearn_common.doctor import Check, Finding, ok, problem, warning
 from medunlearn_common.enrolment import node_public_key, open_enrolment
@@ -70,7 +76,8 @@ def hospital_checks(folder: Path, *, now: float, offline: bool = False) -> Mappi
         "model": lambda: _model(folder, opened),
         "memory": lambda: _memory(folder, config),
         "data": lambda: _data(folder),
-        "ports": lambda: _ports(config),
+        "ports": lambda: _ports(config, running=_runs(folder)),
+        "node": lambda: _node(folder),
         "network": lambda: check_gateway(
             *split(config.coordinator.address), folder / "tls" / "ca.pem", now=time.time),
     }
@@ -223,20 +230,30 @@ def _data(folder: Path) -> Iterator[Finding]:
     else:
         more = " or more" if count == _RECORDS else ""
         yield ok("DATA", f"{count}{more} records can be read")
-    named = site.forget.model_dump()
-    if not any(named.values()):
-        yield warning("FORGET_EMPTY", "nothing is to be forgotten here",
-                      "set [forget] in site.toml; without it this hospital only retains")
+    yield from forget_findings(site.data, site.forget)
 
 
-def _ports(config: HospitalConfig) -> Iterator[Finding]:
+def _runs(folder: Path) -> bool:
+    from medunlearn_client.service.node import service_pid  # late: it needs gRPC
+
+    return service_pid(HospitalPaths(folder=folder)) is not None
+
+
+def _node(folder: Path) -> Iterator[Finding]:
+    """What the running service's node was told by the coordinator."""
+    if not _runs(folder):
+        yield ok("SERVICE_STOPPED", "the service is stopped: nobody asked whether its node is let "
+                 "in")
+        return
+    link = NodeLink.read(HospitalPaths(folder=folder).link)
+    if link.trouble is not None:
+        yield problem(link.trouble.code, link.trouble.message, link.trouble.hint)
+    elif link.at:
+        yield ok("NODE_LET_IN", "the coordinator answers the calls of this hospital's node")
+
+
+def _ports(config: HospitalConfig, *, running: bool) -> Iterator[Finding]:
     addresses = {"node": split(config.node.runtime)}
     if config.watch.enabled:
         addresses["watch"] = split(config.watch.address)
-    findings = list(check_ports(addresses, running=False))
-    for finding in findings:
-        if finding.code == "PORT_TAKEN":  # by our own service as a rule: it has no lock to ask
-            yield warning(finding.code, finding.message, "right if this hospital's service runs; "
-                          + finding.hint)
-        else:
-            yield finding
+    yield from check_ports(addresses, running=running)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from medunlearn_client.joining.own_keys import NEXT_FOLDER
 from medunlearn_client.joining.rotation import activate_next_keys, make_next_keys
 from medunlearn_client.joining.site_folder import (
     Joining,
@@ -55,14 +56,14 @@ def init(
     records = DataSection.model_validate({
         "files": tuple(str(_present(path)) for path in data or ()),
         "record_format": record_format})
+    model_source = _model(model)
     compared = require_confirmed(
         invitation_fingerprint(document), told=fingerprint, first_use=trust_on_first_use,
         who="the coordinator", interactive=sys.stdin.isatty())
     opened = open_invitation(document, now=now)
-    local = Path(model).expanduser()
     enrolment = make_site_folder(folder, opened, document, Joining(
         entity=entity or opened.invitation.site_id, device=device, data=records,
-        model_folder=str(_settled(local)) if model and local.is_dir() else model,
+        model_folder=model_source,
         compared=compared, passphrase_file=passphrase_file,
     ), entropy=OsEntropy(), now=now)
     typer.echo(f"made {folder} for {opened.invitation.site_id} in {opened.invitation.federation}")
@@ -81,6 +82,17 @@ def _present(path: Path) -> Path:
         raise Misconfigured("DATA_FILE_MISSING", f"no file or folder {path}",
                             "check --data, or leave it out and set [data] files in site.toml")
     return _settled(path)
+
+
+def _model(source: str) -> str:
+    """A folder as it is written down, or a hub id as it is; a path is no hub id."""
+    local = Path(source).expanduser()
+    if source and local.is_dir():
+        return str(_settled(local))
+    if source and (source.startswith((".", "/", "~")) or source.count("/") != 1):
+        raise Misconfigured("MODEL_MISSING", f"no folder {local}",
+                            "check --model, or leave it out and set model_folder in site.toml")
+    return source
 
 
 def _settled(path: Path) -> Path:
@@ -102,6 +114,10 @@ def join(
       medunlearn hospital join roster.dsse --folder clinic
     """
     now = time.time()
+    if roster is None and refresh is None and not (folder / NEXT_FOLDER).is_dir():
+        raise Misconfigured(
+            "FILE_MISSING", "neither a roster nor a refresh is named, and no new keys wait",
+            "name what the coordinator sent: medunlearn hospital join roster.dsse")
     if roster is not None:  # first: it says whose refresh may be believed
         taken = take_roster(folder, _read(roster), now=now)
         typer.echo(f"roster {taken.version} is in force: {len(taken.sites)} hospitals")

@@ -181,13 +181,14 @@ def _check_known(
             raise Misconfigured(
                 "FORGET_ID_UNKNOWN",
                 f"the data hold no such {what}: {len(places)} of the {len(asked)} that are named, "
-                f"number {_listed(places)} of their list",
+                f"number {listed(places)} of their list",
                 "look these up in the list, such as [forget] of the plan, and compare with the "
                 "data files; ids are case-sensitive, and messages never repeat them",
             )
 
 
-def _listed(places: Sequence[int]) -> str:
+def listed(places: Sequence[int]) -> str:
+    """Some places of a list, and how many more there are."""
     more = f" and {len(places) - _MAX_PLACES_NAMED} more" * (len(places) > _MAX_PLACES_NAMED)
     return ", ".join(map(str, places[:_MAX_PLACES_NAMED])) + more
 

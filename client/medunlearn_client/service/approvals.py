@@ -143,6 +143,8 @@ class Approvals:
     ) -> Asked:
         """Write a decision down; one that was made can be changed only from yes to no.
 
+        The same one again leaves the first as it is, with who made it.
+
         Args:
             digest: The plan's digest, or its first eight or more digits.
             by: Who decides.
@@ -155,8 +157,10 @@ class Approvals:
                 APPROVAL_DECIDED.
         """
         if not person(by):
-            raise Misconfigured("APPROVAL_BY", "the name of the person is not a name",
-                                "letters, spaces, points and hyphens, at most 64")
+            raise Misconfigured(
+                "APPROVAL_BY",
+                "that is no name of a person" if by else "nobody is named who decides",
+                'add --by "Ada Berg": letters, spaces, points and hyphens, at most 64')
         found = self.named(digest, run=run, coordinator=coordinator)
         # An older run's decision does not stand in the way of the one that waits.
         open_ones = [one for one in found if one.decision == "waiting"] or found
@@ -169,6 +173,8 @@ class Approvals:
         if one.decision == "declined" and decision == "approved":
             raise Misconfigured("APPROVAL_DECIDED", f"{one.by} declined this plan",
                                 "let the coordinator offer it in a new run")
+        if one.decision == decision:
+            return one
         decided = replace(one, decision=decision, by=by, decided=self._clock())
         _write(self._path(one.run, one.coordinator, one.plan_digest), decided)
         return decided

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from medunlearn_client.policy_commands import policy_app as policy
 from medunlearn_client.service.approvals import Approvals, Asked
 from medunlearn_client.service.config import HospitalPaths, read_hospital_config
+from medunlearn_client.service.node_link import NodeLink
+from medunlearn_client.service.roster_entry import roster_trouble
 from medunlearn_client.service.status import SiteStatus
 from medunlearn_common.party_folder import HERE, PartyFolder
 
@@ -55,11 +58,18 @@ def status(
 
     paths = HospitalPaths(folder=folder.resolve())
     config, pid = read_hospital_config(paths.folder), service_pid(paths)
-    found = SiteStatus.read(paths.status)
+    if pid is not None and not paths.status.exists():  # its worker does not come up, or not yet
+        found = SiteStatus(site_id="")
+    else:
+        found = SiteStatus.read(paths.status)
+    kept_out, link = roster_trouble(paths.folder), NodeLink()
+    if pid is not None:  # what an earlier service left is no news
+        link = NodeLink.read(paths.link)
     waiting = [one for one in Approvals(paths.approvals).all() if one.decision == "waiting"]
     if as_json:
         typer.echo(json.dumps({
             **asdict(found), "service_pid": pid,
+            "roster_code": kept_out.code if kept_out else "", "node_code": link.code,
             "waiting": [{"plan_digest": one.plan_digest, "run": one.run} for one in waiting],
         }))
         return
@@ -68,6 +78,8 @@ def status(
         "site": found.site_id, "service": f"runs (pid {pid})" if pid else "is stopped",
         "worker": f"{found.state}, started anew {found.restarts} times",
         "coordinator": config.coordinator.address,
+        "roster": kept_out.message if kept_out else "names this hospital",
+        "node": _node(link, runs=pid is not None),
         "run": found.run_id or "none yet",
         "last request": f"{found.last_kind}, {_ago(found.last_at)}" if found.last_at else "none",
         "answers": str(found.requests),
@@ -75,8 +87,11 @@ def status(
         "epsilon spent": "none" if found.epsilon_spent is None else f"{found.epsilon_spent:.3g}",
         "device": found.device, "model": "loaded" if found.model_loaded else "not loaded",
     }.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     Console(highlight=False).print(table)
+    for trouble in (kept_out, link.trouble):
+        if trouble is not None:
+            typer.echo(f"{trouble.code}: {trouble.hint}")
     _list_waiting(waiting)
 
 
@@ -98,9 +113,7 @@ def approve(
         one = approvals.named(digest, run=run, coordinator=coordinator)[0]
         typer.echo(json.dumps(json.loads(one.plan), indent=2, sort_keys=True))
         return
-    one = approvals.decide(digest, by=by, decision="approved", run=run, coordinator=coordinator)
-    typer.echo(f"{one.by} approved plan {one.plan_digest[:12]} of {one.coordinator} for run "
-               f"{one.run}")
+    _decide(approvals, digest, by=by, decision="approved", run=run, coordinator=coordinator)
 
 
 def decline(
@@ -114,9 +127,26 @@ def decline(
       medunlearn hospital decline 9c1f22ab04d7 --by "Dr. Ada Berg"
     """
     approvals = Approvals(HospitalPaths(folder=folder.resolve()).approvals)
-    one = approvals.decide(digest, by=by, decision="declined", run=run, coordinator=coordinator)
-    typer.echo(f"{one.by} declined plan {one.plan_digest[:12]} of {one.coordinator} for run "
-               f"{one.run}")
+    _decide(approvals, digest, by=by, decision="declined", run=run, coordinator=coordinator)
+
+
+def _decide(
+    approvals: Approvals, digest: str, *, by: str, decision: Literal["approved", "declined"],
+    run: str | None, coordinator: str | None,
+) -> None:
+    began = time.time()
+    one = approvals.decide(digest, by=by, decision=decision, run=run, coordinator=coordinator)
+    already = f" already, {_ago(one.decided)}" if one.decided < began else ""
+    typer.echo(f"{one.by} {decision} plan {one.plan_digest[:12]} of {one.coordinator} for run "
+               f"{one.run}{already}")
+
+
+def _node(link: NodeLink, *, runs: bool) -> str:
+    if not runs:
+        return "is stopped"
+    if link.trouble is not None:
+        return f"{link.trouble.message}, began {_ago(link.since)}"
+    return f"let in, answered {_ago(link.at)}" if link.at else "has called nobody yet"
 
 
 def _list_waiting(waiting: list[Asked]) -> None:

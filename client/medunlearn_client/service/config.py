@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from medunlearn_client.policy import Digests
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan import RuntimeOptions
+from medunlearn_common.plan.reading import complaints
 from medunlearn_common.plan.sections import Section
 from medunlearn_common.plan.template import section_text
 
@@ -25,7 +26,7 @@ CONFIG_FILE = "hospital.toml"
 MAX_CONFIG_BYTES = 1 << 18
 # sun_path holds 108 bytes with its NUL; gRPC appends nothing, some slack for a ".lock".
 MAX_SOCKET_PATH = 100
-_HINT = f"mend {CONFIG_FILE}; `medunlearn hospital doctor` says what is wrong with a folder"
+_HINT = f"mend {CONFIG_FILE}; the one that `medunlearn hospital init` wrote explains every key"
 Address = Annotated[
     str, Field(pattern=r"^([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}$")]
 Loopback = Annotated[str, Field(pattern=r"^(127\.[0-9.]{5,11}|localhost|\[::1\]):[0-9]{1,5}$")]
@@ -147,6 +148,11 @@ class HospitalPaths:
         return self.state / "status.json"
 
     @property
+    def link(self) -> Path:
+        """Whether the node is let in."""
+        return self.state / "node.json"
+
+    @property
     def approvals(self) -> Path:
         """Plans that wait for a person, and their decisions."""
         return self.folder / "approvals"
@@ -192,13 +198,11 @@ def read_hospital_config(folder: Path) -> HospitalConfig:
     try:
         return HospitalConfig.model_validate(tomllib.loads(data.decode("utf-8")))
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()[:20]
-        )
+        wrong = "; ".join(complaints(error, HospitalConfig)[:20])
         raise Misconfigured("HOSPITAL_CONFIG_INVALID", f"{CONFIG_FILE}: {wrong}", _HINT) from error
     except (ValueError, RecursionError) as error:
-        raise Misconfigured("HOSPITAL_CONFIG_SYNTAX", f"{CONFIG_FILE} is not valid TOML",
-                            _HINT) from error
+        raise Misconfigured("HOSPITAL_CONFIG_SYNTAX", f"{CONFIG_FILE} is not valid TOML: "
+                            f"{error}", _HINT) from error
 
 
 def hospital_template(config: HospitalConfig | None = None) -> str:

@@ -26,6 +26,8 @@ from secrets import token_hex
 
 from medunlearn_client.service import app_caller
 from medunlearn_client.service.config import HospitalConfig, HospitalPaths, read_hospital_config
+from medunlearn_client.service.node_link import NodeLink
+from medunlearn_client.service.roster_entry import roster_trouble
 from medunlearn_client.service.wire import PREFIX
 from medunlearn_client.service.worker_client import WorkerClient
 from medunlearn_common.errors import Misconfigured, Transient
@@ -34,6 +36,7 @@ from medunlearn_common.flower_environment import flower_command, flower_environm
 from medunlearn_common.identity.key_files import PASSPHRASE_VARIABLE
 from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.keeping.stopped import SERVICE_LOCK
+from medunlearn_common.log_fields import event
 from medunlearn_common.log_view import SERVICE
 from medunlearn_common.logs import EventLog
 from medunlearn_common.processes import Children, ChildSpec, on_termination, wait_until
@@ -121,7 +124,7 @@ class HospitalNode:
             "--auth-supernode-private-key", str(self.paths.node_key),
         )
         return (
-            *_PYTHON, "medunlearn_client.service.node_process",
+            *_PYTHON, "medunlearn_client.service.node_process", str(self.paths.link),
             "--superlink", self.config.coordinator.address,
             *security, "--host", host.strip("[]"), "--port", port, "--isolation", "process",
             "--superexec-auth-secret-file", str(self._secret), "--node-config",
@@ -149,6 +152,7 @@ class HospitalNode:
 
     def _write_state(self) -> None:
         self.paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.paths.link.unlink(missing_ok=True)  # an earlier service's
         write_atomically(self._secret, token_hex(32).encode("ascii"))
         worker = json.dumps(f"{PREFIX}{self.paths.socket}", ensure_ascii=False)
         write_atomically(self._node_config, (
@@ -169,9 +173,12 @@ class HospitalNode:
             Misconfigured: SERVICE_FAILED if a part says that it cannot work as configured.
         """
         lock = _require_only_service(self.paths)
+        self._say_if_kept_out()
         self.children.start()
+        before = ""
         try:
             while not stopping.wait(_LOOK_S):
+                before = self._say_how_the_node_fares(before)
                 failed = [name for name in self.children.failed if name != WATCH]
                 if failed:
                     raise Misconfigured(
@@ -184,6 +191,23 @@ class HospitalNode:
         finally:
             self.children.stop()
             os.close(lock)
+
+    def _say_if_kept_out(self) -> None:
+        """It serves all the same: the roster that names it may come with the next greeting."""
+        trouble = roster_trouble(self.paths.folder)
+        if trouble is not None:
+            _LOG.warning("%s", trouble, extra=event("unhealthy", child=NODE, code=trouble.code))
+
+    def _say_how_the_node_fares(self, before: str) -> str:
+        """Log what changed since the code ``before``; returns the code now."""
+        link = NodeLink.read(self.paths.link)
+        if link.code != before:
+            trouble = link.trouble
+            if trouble is None:
+                _LOG.info("the node's calls are answered", extra=event("healthy", child=NODE))
+            else:
+                _LOG.warning("%s", trouble, extra=event("unhealthy", child=NODE, code=link.code))
+        return link.code
 
     def _finish(self) -> None:
         """Let the answer under way go out, and no other one begin."""

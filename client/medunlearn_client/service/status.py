@@ -58,17 +58,7 @@ class SiteStatus:
         Raises:
             Transient: STATUS_FAILED; the old file is untouched.
         """
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
-                           "w", encoding="utf-8") as stream:
-                stream.write(json.dumps(asdict(self), sort_keys=True) + "\n")
-            os.replace(temporary, path)
-        except OSError as error:
-            raise Transient("STATUS_FAILED", f"cannot write {path.name}: {error.strerror}",
-                            "free disk space or mend permissions; requests are answered"
-                            ) from error
+        replace_file(path, json.dumps(asdict(self), sort_keys=True) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -90,3 +80,21 @@ class SiteStatus:
         except (ValueError, TypeError) as error:
             raise Misconfigured("STATUS_DAMAGED", f"{path.name} is not what a worker writes",
                                 "remove it; the worker writes it anew") from error
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file of ``state/`` whole or not at all, without waiting for the disk.
+
+    Raises:
+        Transient: STATUS_FAILED; the old file is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+                       "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise Transient("STATUS_FAILED", f"cannot write {path.name}: {error.strerror}",
+                        "free disk space or mend permissions; requests are answered") from error

@@ -3,7 +3,8 @@
 =============  =========================================  ========================================
 class          files                                      put back from an old copy
 =============  =========================================  ========================================
-settings       keys, certificates, roster, configuration  yes
+settings       keys, certificates, roster, configuration, yes
+               invitation, enrolment, supports of runs
 history        ledger, envelope store, audit logs,        never over or behind what is there; where
                registries, checkpoints                    nothing is left only with a mark
 of the moment  share journal, nodes that are let in,      never: not even copied, but for a move to
@@ -19,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.party_folder import COORDINATOR_SETTINGS, HOSPITAL_SETTINGS
 from medunlearn_common.trust_folder import PASSPHRASE_FILE, TRUST_FOLDER
 
 Role = Literal["coordinator", "hospital"]
@@ -33,9 +35,10 @@ SQLITE_HEADER = b"SQLite format 3\x00"
 # Folders that are a party's own; data sets and models that lie beside them are not copied.
 _FOLDERS = (
     TRUST_FOLDER, "tls", "node", *_MOMENTARY_FOLDERS, ENROLMENTS, "runs", "published", "inbox",
-    "decisions", "adopted", "approvals", "plans", "systemd", "next", "root",
+    "decisions", "adopted", "approvals", "plans", "supports", "systemd", "next", "root",
 )
-_SUFFIXES = (".toml", ".json", ".db")
+_SUFFIXES = (".toml", ".json", ".db", ".enrolment", ".entry", ".leave")
+_WITHOUT_SUFFIX = ("invitation",)
 _NEVER_SUFFIXES = ("-wal", "-shm", "-journal", ".tmp", ".sock", ".lock", ".pid")
 _RUN_HISTORY = ("checkpoint.bin", "checkpoint.previous.bin", "opening.bin", "starts.txt")
 # The coordinator's registry of runs, the one file under state/ that nothing else can tell.
@@ -48,13 +51,14 @@ def role_of(folder: Path) -> Role:
     Raises:
         Misconfigured: BACKUP_NO_PARTY.
     """
-    if (folder / "coordinator.toml").is_file():
+    if any((folder / name).is_file() for name in COORDINATOR_SETTINGS):
         return "coordinator"
-    if any((folder / name).is_file() for name in ("hospital.toml", "site.toml", "site.json")):
+    if any((folder / name).is_file() for name in HOSPITAL_SETTINGS):
         return "hospital"
     raise Misconfigured(
-        "BACKUP_NO_PARTY", f"{folder.name} is no party's folder",
-        "name the folder that `medunlearn coordinator init` or `medunlearn hospital init` made",
+        "BACKUP_NO_PARTY", f"{folder.absolute()} is no party's folder",
+        "name the folder that `medunlearn coordinator init` or `medunlearn hospital init` made "
+        "with --folder",
     )
 
 
@@ -71,7 +75,8 @@ def class_of(name: str) -> FileClass:
 
 def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
     """Files to keep, sorted, as names relative to the folder; links are not followed."""
-    found = [path for path in folder.iterdir() if path.suffix in _SUFFIXES]
+    found = [path for path in folder.iterdir()
+             if path.suffix in _SUFFIXES or path.name in _WITHOUT_SUFFIX]
     found.append(folder / _STATE_HISTORY)
     for name in _FOLDERS:
         found += (folder / name).rglob("*")

@@ -92,5 +92,6 @@ def restore_admit(
 
       medunlearn restore-admit run-7 --folder /srv/medunlearn
     """
+    role_of(folder)  # elsewhere nothing was lost, either
     admit_run(folder, run_id)
     Console(highlight=False).print(f"{run_id} may be answered", markup=False, soft_wrap=True)

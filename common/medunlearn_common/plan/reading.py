@@ -62,18 +62,31 @@ def plan_from_mapping(document: Mapping[str, Any], *, name: str = "plan") -> Pla
     try:
         return Plan.model_validate(document)
     except ValidationError as error:
-        complaints = [_explain(detail) for detail in error.errors(include_url=False)]
         raise Misconfigured(
-            "PLAN_INVALID", f"{name}:\n  " + "\n  ".join(complaints), _HINT
+            "PLAN_INVALID", f"{name}:\n  " + "\n  ".join(complaints(error, Plan)), _HINT
         ) from error
 
 
-def _explain(detail: ErrorDetails) -> str:
+def complaints(
+    error: ValidationError, model: type[BaseModel], *, quoting: bool = True
+) -> list[str]:
+    """What is wrong with each key of a file that was to be a ``model``.
+
+    Args:
+        error: What the model said.
+        model: Knows the keys, for those that were misspelt.
+        quoting: Show short values as they were written; not of a file that names patients.
+    """
+    return [_explain(detail, model, quoting=quoting) for detail in error.errors(include_url=False)]
+
+
+def _explain(detail: ErrorDetails, model: type[BaseModel], *, quoting: bool) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_suggest(detail['loc'])}"
+        return f"{key}: unknown key{_suggest(detail['loc'], model)}"
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{key or 'plan'}: {message}{_shown(detail.get('input'))}"
+    shown = _shown(detail.get("input")) if quoting else ""
+    return f"{key or 'plan'}: {message}{shown}"
 
 
 def _shown(written: object) -> str:
@@ -85,8 +98,7 @@ def _shown(written: object) -> str:
     return ""
 
 
-def _suggest(location: tuple[int | str, ...]) -> str:
-    section: type[BaseModel] = Plan
+def _suggest(location: tuple[int | str, ...], section: type[BaseModel]) -> str:
     for part in location[:-1]:
         field = section.model_fields.get(str(part))
         if field is None or not isinstance(field.annotation, type):

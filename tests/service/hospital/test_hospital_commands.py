@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import time
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from joining_lab import HOME
 
 from medunlearn_client.policy import PrivacyLimits, SitePolicy, policy_template
 from medunlearn_client.service.approvals import Approvals
 from medunlearn_client.service.config import HospitalPaths, hospital_template
+from medunlearn_client.service.node import LOCK_FILE
+from medunlearn_client.service.node_link import NodeLink
 from medunlearn_client.service.status import SiteStatus
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 from medunlearn_common.errors import Rejected
@@ -44,6 +51,55 @@ def test_status_of_a_hospital_that_never_ran_says_what_to_do(
     assert "STATUS_MISSING" in capsys.readouterr().err
     assert run("stop", "--folder", str(folder)) == 0
     assert "no service runs" in capsys.readouterr().out
+
+
+def test_status_says_whether_the_coordinator_lets_the_node_in(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A hospital that was never enrolled, or was revoked, showed a service that runs."""
+    paths = HospitalPaths(folder=folder)
+    write_trust(folder, named=False)
+    paths.state.mkdir()
+    with running(paths):  # and a worker that never came up
+        assert run("status", "--folder", str(folder)) == 0
+        assert "ROSTER_WITHOUT_US" in capsys.readouterr().out
+    SiteStatus(site_id="site-1").write(paths.status)
+    NodeLink(code="NODE_NOT_ADMITTED", since=1.0, at=2.0).write(paths.link)
+    assert run("status", "--folder", str(folder)) == 0
+    told = capsys.readouterr().out
+    assert "ROSTER_WITHOUT_US" in told and "NODE_NOT_ADMITTED" not in told  # of an earlier service
+    with running(paths):
+        assert run("status", "--folder", str(folder)) == 0
+        told = capsys.readouterr().out
+        assert "does not let this hospital's node in" in told and "NODE_NOT_ADMITTED" in told
+        assert run("status", "--folder", str(folder), "--json") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["roster_code"], found["node_code"]) == (
+            "ROSTER_WITHOUT_US", "NODE_NOT_ADMITTED")
+        write_trust(folder, named=True)
+        NodeLink(since=1.0, at=time.time()).write(paths.link)
+        assert run("status", "--folder", str(folder)) == 0
+        told = capsys.readouterr().out
+        assert "names this hospital" in told and "let in, answered" in told
+
+
+def write_trust(folder: Path, *, named: bool) -> None:
+    """What is pinned and in force at ``clinic-a``."""
+    trust = folder / "trust"
+    trust.mkdir(exist_ok=True)
+    (trust / "party.txt").write_text("clinic-a\n")
+    (trust / "root.cbor").write_bytes(HOME.root.to_bytes())
+    (trust / "roster.dsse").write_bytes(HOME.roster(sites=("clinic-a",) if named else ()))
+
+
+@contextmanager
+def running(paths: HospitalPaths) -> Iterator[None]:
+    """As if a service ran for the folder."""
+    with (paths.state / LOCK_FILE).open("w+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711")
+        lock.flush()
+        yield
 
 
 def test_the_policy_that_is_checked_is_the_one_in_force(
@@ -84,8 +140,12 @@ def test_a_plan_is_listed_shown_and_approved(
     assert run("approve", plan.digest[:12], "--show", *where) == 0
     assert json.loads(capsys.readouterr().out)["run"]["rounds"] == plan.run.rounds
     assert run("approve", plan.digest[:12], *where) == 2  # by nobody
-    assert "APPROVAL_BY" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "APPROVAL_BY" in told and "nobody is named" in told and "--by" in told
     assert run("approve", plan.digest[:12], "--by", "Ada Berg", *where) == 0
+    assert "already" not in capsys.readouterr().out
+    assert run("approve", plan.digest[:12], "--by", "Bo Dahl", *where) == 0
+    assert "Ada Berg approved" in (told := capsys.readouterr().out) and "already" in told
     assert Approvals(paths.approvals).require(offer).by == "Ada Berg"
     assert run("decline", plan.digest[:12], "--by", "Ada Berg", *where) == 0  # yes to no
     with pytest.raises(Rejected, match="PLAN_DECLINED"):

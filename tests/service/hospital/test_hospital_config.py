@@ -44,6 +44,20 @@ def test_bad_configurations_end_in_a_code(tmp_path: Path, text: str, code: str) 
         read_hospital_config(tmp_path)
 
 
+@pytest.mark.parametrize(("text", "said"), [
+    ("[worker]\n\nthreads 3\n", "line 3"),
+    ("[worker]\ndevise = 'cpu'\n", "did you mean device?"),
+    ("[wrker]\ndevice = 'cpu'\n", "did you mean worker?"),
+    ("[worker]\nthreads = 0\n", "you wrote 0"),
+])
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, said: str) -> None:
+    """The hint named the doctor, which ended with the same error, and no line."""
+    (tmp_path / "hospital.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(Misconfigured) as refused:
+        read_hospital_config(tmp_path)
+    assert said in refused.value.message and "doctor" not in refused.value.hint
+
+
 def test_a_missing_folder_ends_in_a_code(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="HOSPITAL_CONFIG_MISSING"):
         read_hospital_config(tmp_path / "nowhere")

@@ -23,6 +23,7 @@ from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
 from hospital_lab import holds
 from test_node import free_port
 
+from medunlearn_client.service.node_link import NodeLink
 from medunlearn_common.flower_environment import flower_environment
 from medunlearn_common.pki import KeyPair, issue_server, new_authority, write_pair
 
@@ -53,6 +54,7 @@ class Link:
     folder: Path
     authority: KeyPair = field(default_factory=lambda: new_authority("heart", now=time.time()))
     status: int = 200
+    admits: bool = True
     pulls: int = 0
     port: int = 0
     context: ssl.SSLContext = field(
@@ -67,6 +69,8 @@ class Link:
 
     def answer(self, path: str) -> tuple[int, bytes]:
         name = path.rpartition("/")[2]
+        if name == "activate-node" and not self.admits:
+            return 401, b""
         if name == "pull-messages":
             self.pulls += 1
             if self.status != 200:
@@ -108,6 +112,7 @@ def node_of(link: Link) -> Iterator[subprocess.Popen[bytes]]:
     with (link.folder / "node.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "medunlearn_client.service.node_process",
+             str(link.folder / "node.json"),
              "--superlink", f"127.0.0.1:{link.port}",
              "--root-certificates", str(link.folder / "ca.pem"), "--isolation", "process",
              "--host", "127.0.0.1", "--port", str(free_port())],
@@ -137,6 +142,33 @@ def test_a_node_that_is_answered_with_what_it_does_not_know_ends(link: Link) -> 
         holds(lambda: link.pulls >= 1)
         link.status = 500
         assert process.wait(timeout=60.0) == 1
+
+
+def test_whether_a_node_is_let_in_is_noted(link: Link) -> None:
+    """One that was revoked ended with status 0, again and again, and nobody was told why."""
+    note = link.folder / "node.json"
+
+    def code() -> str:
+        return NodeLink.read(note).code
+
+    with node_of(link):
+        holds(lambda: NodeLink.read(note).at > 0.0)
+        assert code() == "" and NodeLink.read(note).trouble is None
+        link.status = 503
+        holds(lambda: code() == "NODE_UNREACHABLE")
+        link.status = 404  # of a run that ended, as it may be: it was let in
+        holds(lambda: code() == "")
+    link.admits = False
+    with node_of(link) as process:
+        process.wait(timeout=60.0)
+    trouble = NodeLink.read(note).trouble
+    assert trouble is not None and trouble.code == "NODE_NOT_ADMITTED"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"code": 1}', '{"code": "a b", "since": 0, "at": 1}'])
+def test_a_damaged_note_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "node.json").write_text(text)
+    assert NodeLink.read(tmp_path / "node.json") == NodeLink()
 
 
 def test_a_node_that_is_told_to_end_says_so(link: Link) -> None:

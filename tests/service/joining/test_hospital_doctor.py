@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import socket
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,9 @@ from joining_lab import HOME
 from medunlearn_client.joining.checks import hospital_checks
 from medunlearn_client.joining.rotation import make_next_keys
 from medunlearn_client.joining.site_folder import Joining, make_site_folder
+from medunlearn_client.service.config import HospitalPaths
+from medunlearn_client.service.node import LOCK_FILE
+from medunlearn_client.service.node_link import NodeLink
 from medunlearn_common.doctor import Finding, run_checks
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.invitation import open_invitation
@@ -82,6 +88,34 @@ def test_unreadable_records_are_told_without_their_text(
     assert findings[0].level == "problem" and "Muster" not in repr(findings)
 
 
+@pytest.mark.parametrize(("lists", "expected"), [
+    ('records = ["r1", "R2", "r3", "r99"]', ["FORGET_ID_UNKNOWN"]),
+    ('patients = ["p0", "p4O"]', ["FORGET_ID_UNKNOWN"]),
+    ('subjects = ["surgery", "Surgry"]', ["FORGET_SUBJECT_UNKNOWN"]),
+    ('patient_fraction = 0.5', ["FORGET_DRAWN"]),
+    ('records = ["r1"]\npatients = ["p0"]\nsubjects = ["surgery"]\nconcepts = ["asthma"]',
+     ["FORGET", "FORGET", "FORGET", "FORGET_CONCEPTS"]),
+])
+def test_what_is_to_be_forgotten_is_counted_list_by_list(
+    tmp_path: Path, tiny_model_folder: Path, records: Path, lists: str, expected: list[str]
+) -> None:
+    """A wrong name was found only once a run asked; the doctor called the hospital healthy."""
+    rows = [{"id": f"r{i}", "patient_id": f"p{i % 2}", "subject": "Surgery",
+             "prompt": f"What ails {SECRET} {i}?", "answer": f"gout {i}"} for i in range(60)]
+    records.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    place = folder(tmp_path, tiny_model_folder, records)
+    text, _, _ = (place / "site.toml").read_text().partition("[forget]")
+    (place / "site.toml").write_text(f"{text}[forget]\n{lists}\n")
+    findings = found(place, "data")
+    assert codes(findings)[1:] == expected
+    told = " ".join(finding.message for finding in findings)
+    assert not {"R2", "r99", "p4O", "Surgry", "surgery"} & set(told.split())
+    if lists.startswith("records = [\"r1\", \"R2"):
+        assert "4 named, 2 records; no record has number 2, 4 of the list" in told
+    if lists.startswith("subjects"):
+        assert "2 named, 60 records" in told and findings[-1].level == "warning"
+
+
 def test_what_is_not_set_yet_is_told(tmp_path: Path) -> None:
     place = folder(tmp_path, Path(""), None)
     text = (place / "site.toml").read_text()
@@ -138,6 +172,32 @@ def test_what_others_could_write_for_this_hospital_is_told(
     assert codes(findings)[0] == "FILE_WRITABLE" and name in findings[0].message
     place.chmod(0o700)  # behind a folder that nobody else enters, it does no harm
     assert codes(found(place, "files"))[0] == "FILE_MODES"
+
+
+def test_what_the_running_service_met_is_told(
+    tmp_path: Path, tiny_model_folder: Path, records: Path
+) -> None:
+    """A revoked hospital was healthy, and a served one was warned of its own ports."""
+    place = folder(tmp_path, tiny_model_folder, records)
+    with closing(socket.socket()) as own:
+        own.bind(("127.0.0.1", 0))
+        own.listen()
+        text = (place / "hospital.toml").read_text()
+        (place / "hospital.toml").write_text(
+            text.replace('"127.0.0.1:9494"', f'"127.0.0.1:{own.getsockname()[1]}"'))
+        paths = HospitalPaths(folder=place)
+        NodeLink(code="NODE_NOT_ADMITTED", since=1.0, at=2.0).write(paths.link)
+        told = found(place, "ports", "node")
+        assert told[0].code == "PORT_TAKEN" and told[-1].code == "SERVICE_STOPPED"
+        with (place / "state" / LOCK_FILE).open("w+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.write("4711")
+            lock.flush()
+            told = found(place, "ports", "node")
+            assert told[0].code == "PORT"
+            assert (told[-1].code, told[-1].level) == ("NODE_NOT_ADMITTED", "problem")
+            NodeLink(since=1.0, at=2.0).write(paths.link)
+            assert codes(found(place, "node")) == ["NODE_LET_IN"]
 
 
 def test_other_code_than_the_federations_is_told(

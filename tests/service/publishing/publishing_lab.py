@@ -67,6 +67,7 @@ def two_finished_runs(base: Path, *, model: Path, data: Path) -> None:
     write_sites(plan, RunFolder(root=base), str(model))
     party = base / "coordinator"
     enrol(plan.shared(), run_folder=party, sites={base / "sites" / name: name for name in SITES})
+    (party / "coordinator.toml").write_text("schema_version = 1\n")
     policy = policy_template(SitePolicy(
         privacy=PrivacyLimits(
             max_epsilon=100.0, max_total_epsilon=1000.0, min_sigma=0.0,

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 from watch_lab import CANARY, RUN, Lab, get, served, view_at, watched
 
+from medunlearn_client.service.node_link import NodeLink
 from medunlearn_client.watching import HospitalView, application, read_view, samples
 from medunlearn_common.metrics import METRICS, exposition
 from medunlearn_server.watching.terminal import status_view
@@ -136,7 +137,12 @@ def test_a_hospitals_metrics_and_health(tmp_path: Path) -> None:
             assert line in text
         assert get(port, "/", headers={"Host": "evil"})[0].status == 421
         assert get(port, "/nothing")[1] == '{"code":"NOT_FOUND"}'
-        write_status(tmp_path, model_loaded=False)
+        write_status(tmp_path, model_loaded=False)  # before its first run a hospital is ready too
+        assert get(port, "/readyz")[0].status == 200
+        NodeLink(code="NODE_NOT_ADMITTED", since=1.0, at=2.0).write(tmp_path / "state/node.json")
+        assert get(port, "/readyz")[1] == '{"code":"NODE_NOT_ADMITTED"}'
+        (tmp_path / "state/node.json").write_text(json.dumps({"code": CANARY}))
+        write_status(tmp_path, state="stopping")
         answer, body = get(port, "/readyz")
         assert (answer.status, body) == (503, '{"code":"WORKER_NOT_READY"}')
         write_status(tmp_path, worker_pid=2**22 + 1)
