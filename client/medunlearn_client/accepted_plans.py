@@ -1,7 +1,7 @@
 """The plans that a hospital accepted: kept on disk, opened on its records, and held to both.
 
 A run ends as it began: with the plan, the base model and the code that were accepted, and with the
-records on which its first round was computed.
+records on which this hospital said ready.
 """
 
 from __future__ import annotations
@@ -56,8 +56,11 @@ class AcceptedPlans:
             self._bench, self._records_digest = bench, digest
         return bench
 
-    def keep(self, bench: Workbench) -> None:
+    def keep(self, bench: Workbench, *, run_id: str) -> None:
         """Keep a plan that was accepted, and with what: later requests only name it.
+
+        From here on the run is held to the open records. Not earlier: what a plan was refused for
+        can be mended, and nothing was released or charged.
 
         Raises:
             Rejected: PUBLIC_FILE_UNKNOWN.
@@ -68,6 +71,7 @@ class AcceptedPlans:
         write_atomically(self._plan_path(plan.digest), plan.model_dump_json().encode())
         write_atomically(self._opened_path(plan.digest), _opened_with(bench).encode("ascii"))
         keep_of_plan(self._folder, plan, bench.layout, self._config.public_files)
+        self._hold_to_open_records(run_id)
 
     def bench(self, plan_digest: str, *, run_id: str) -> Workbench:
         """The plan of this digest, open for this run; after a restart it is read from disk.
@@ -87,6 +91,7 @@ class AcceptedPlans:
                 )
             bench = self.open(RunPlan.model_validate_json(path.read_bytes()), run_id=run_id)
             self._require_as_accepted(bench)
+            self._hold_to_open_records(run_id)
         return bench
 
     def _plan_path(self, digest: str) -> Path:
@@ -119,15 +124,18 @@ class AcceptedPlans:
         path = self._records_path(run_id)
         return path.is_file() and path.read_text("ascii") == self._records_digest
 
+    def _hold_to_open_records(self, run_id: str) -> None:
+        path = self._records_path(run_id)
+        if not path.is_file():
+            write_atomically(path, self._records_digest.encode("ascii"))
+
     def _require_same_records(self, digest: str, *, run_id: str) -> None:
         """Refuse to go on with a run on other records than it began with.
 
         What was forgotten so far and what the ledger was charged for belong to the first ones.
         """
         path = self._records_path(run_id)
-        if not path.is_file():
-            write_atomically(path, digest.encode("ascii"))
-        elif path.read_text("ascii") != digest:
+        if path.is_file() and path.read_text("ascii") != digest:
             raise Rejected(
                 "DATA_CHANGED",
                 "the record files, what they are read with, or the [data] and [forget] settings of "

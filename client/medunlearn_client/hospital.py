@@ -110,7 +110,7 @@ class Hospital:
         run_id = message.text("run_id")
         bench = self._plans.open(plan, run_id=run_id)
         bench.check()
-        self._plans.keep(bench)
+        self._plans.keep(bench, run_id=run_id)
         root = self._audit.request_root(run_id, given=self._config.request_root)
         self._audit.plan_accepted(run_id=run_id, plan_digest=plan.digest, request_root=root)
         return Message(
