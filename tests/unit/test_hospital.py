@@ -311,7 +311,7 @@ def test_a_run_does_not_go_on_with_other_records(
 def test_a_forget_set_that_was_refused_can_be_mended(
     folder: Path, plan: RunPlan, question_file: Path
 ) -> None:
-    """Nothing was released or charged on the wrong one; after ready it is what the run is held to."""
+    """Nothing was released or charged on the wrong one; from ready on the run is held to it."""
     file, config = folder / "site.json", json.loads((folder / "site.json").read_text())
 
     def opened(**forget: list[str]) -> Hospital:
