@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,8 @@ from medunlearn_client.policy_commands import policy_app as policy
 from medunlearn_client.service.approvals import Approvals, Asked
 from medunlearn_client.service.config import HospitalPaths, read_hospital_config
 from medunlearn_client.service.status import SiteStatus
+from medunlearn_client.site_config import read_site_config
+from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.party_folder import HERE, PartyFolder
 
 By = Annotated[str, typer.Option("--by", help="Name of the person who decides.")]
@@ -55,10 +58,12 @@ def status(
     config, pid = read_hospital_config(paths.folder), service_pid(paths)
     found = SiteStatus.read(paths.status)
     waiting = [one for one in Approvals(paths.approvals).all() if one.decision == "waiting"]
+    erasure = _erasure(paths.folder)
     if as_json:
         typer.echo(json.dumps({
             **asdict(found), "service_pid": pid,
             "waiting": [{"plan_digest": one.plan_digest, "run": one.run} for one in waiting],
+            "erasure": erasure,
         }))
         return
     table = Table(show_header=False, box=None)
@@ -72,10 +77,28 @@ def status(
         "refusals": ", ".join(f"{c} {n}" for c, n in sorted(found.errors.items())) or "none",
         "epsilon spent": "none" if found.epsilon_spent is None else f"{found.epsilon_spent:.3g}",
         "device": found.device, "model": "loaded" if found.model_loaded else "not loaded",
+        **({"erasure requests": erasure} if erasure else {}),
     }.items():
         table.add_row(name, value)
     Console(highlight=False).print(table)
     _list_waiting(waiting)
+
+
+def _erasure(folder: Path) -> str:
+    """Where the requests of the hospital's registry stand; nothing without a registry."""
+    from medunlearn_client.erasure import Registry
+    from medunlearn_client.erasure.claims import requests_by_run, waiting_requests
+
+    try:
+        place = read_site_config(folder).registry
+        if place is None:
+            return ""
+        registry = Registry(place)
+        held = [f"{', '.join(map(str, numbers))} in run {run} (then hospital measure, or erasure "
+                "reopen)" for run, numbers in requests_by_run(registry).items()]
+        return "; ".join([*held, f"{len(waiting_requests(registry))} wait for the next run"])
+    except MedunlearnError as error:
+        return error.code
 
 
 def approve(

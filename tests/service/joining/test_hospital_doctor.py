@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from joining_lab import HOME
 
+from medunlearn_client.erasure import Claim, Match, NewRequest, Registry
 from medunlearn_client.joining.checks import hospital_checks
 from medunlearn_client.joining.rotation import make_next_keys
 from medunlearn_client.joining.site_folder import Joining, make_site_folder
@@ -144,3 +145,29 @@ def test_a_check_that_breaks_shows_no_text_of_its_error() -> None:
 
     (_, finding), = run_checks({"data": breaks})
     assert finding.code == "CHECK_FAILED" and "Muster" not in repr(finding)
+
+
+def test_the_requests_of_a_registry_are_told_by_number(
+    tmp_path: Path, tiny_model_folder: Path, records: Path
+) -> None:
+    place = folder(tmp_path, tiny_model_folder, records)
+    site = place / "site.toml"
+    assert not found(place, "erasure")
+    site.write_text(site.read_text().replace('registry = ""', 'registry = "erasure.sqlite"'))
+    assert "FORGET_EMPTY" not in codes(found(place, "data"))
+    assert codes(found(place, "erasure")) == ["ERASURE_REGISTRY_MISSING"]
+    registry = Registry(place / "erasure.sqlite", create=True)
+    assert codes(found(place, "erasure")) == ["ERASURE_NONE_VALIDATED"]
+    match = Match(record_id=SECRET, file_digest="d" * 64, reason="patient id", owned=True)
+    for _ in range(2):
+        number = registry.add(NewRequest(
+            kind="patient", target=SECRET, matches=(match,), basis="b", received=registry.today,
+            again=True), author="A. Officer").number
+        registry.validate(number, author="A. Officer", identity="passport seen")
+    assert codes(found(place, "erasure")) == ["ERASURE_VALIDATED"]
+    Claim(registry=registry, numbers=(2,), token="t").take("heart-1")
+    findings = found(place, "erasure")
+    assert codes(findings) == ["ERASURE_VALIDATED", "ERASURE_IN_RUN"]
+    told = findings[1]
+    assert "2 are in run heart-1" in told.message and "hospital measure heart-1" in told.hint
+    assert "erasure reopen" in told.hint and "Muster" not in repr(findings)
