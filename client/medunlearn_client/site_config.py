@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded
 from medunlearn_common.ledger import SiteBudget, Unit
-from medunlearn_common.plan.sections import DataSection, ForgetSection, Section
+from medunlearn_common.plan.section import Section
+from medunlearn_common.plan.sections import DataSection, ForgetSection
 from medunlearn_common.plan.template import section_text
 
 SITE_FILE, SITE_TOML = "site.json", "site.toml"
@@ -124,13 +125,17 @@ def read_site_config(folder: Path) -> SiteConfig:
         raise Misconfigured(
             "SITE_CONFIG_INVALID", f"{path}: check {keys}", "compare with SiteConfig in the docs"
         ) from error
-    # Figures of a run belong to its requests only where nothing else is forgotten with them.
+    _require_one_forget_set(config, path.name)
+    return _located(folder, config) if path == people else config
+
+
+def _require_one_forget_set(config: SiteConfig, name: str) -> None:
+    """Figures of a run belong to its requests only where nothing else is forgotten with them."""
     if config.erasure.registry and any(config.forget.model_dump().values()):
         raise Misconfigured(
-            "ERASURE_FORGET_TWICE", f"{path.name} has a forget set of its own and an erasure "
-            "registry", "empty [forget], or leave [erasure] out",
+            "ERASURE_FORGET_TWICE", f"{name} has a forget set of its own and an erasure registry",
+            "empty [forget], or leave [erasure] out",
         )
-    return _located(folder, config) if path == people else config
 
 
 def _located(folder: Path, config: SiteConfig) -> SiteConfig:

@@ -8,7 +8,7 @@ Guarantees:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -217,35 +217,16 @@ def _data(folder: Path) -> Iterator[Finding]:
     else:
         more = " or more" if count == _RECORDS else ""
         yield ok("DATA", f"{count}{more} records can be read")
-    if site.registry is not None:
-        return
     named = site.forget.model_dump()
-    if not any(named.values()):
+    if site.registry is None and not any(named.values()):
         yield warning("FORGET_EMPTY", "nothing is to be forgotten here",
-                      "set [forget] or [erasure] in site.toml; without either this hospital only "
-                      "retains")
+                      "set [forget] in site.toml; without it this hospital only retains")
 
 
-def _erasure(folder: Path) -> Iterator[Finding]:
-    """What the registry holds for runs; requests are spoken of by number."""
-    from medunlearn_client.erasure import Registry
-    from medunlearn_client.erasure.claims import requests_by_run, waiting_requests
+def _erasure(folder: Path) -> Iterable[Finding]:
+    from medunlearn_client.joining.erasure_check import erasure_findings  # late, as the readers
 
-    place = read_site_config(folder).registry
-    if place is None:
-        return
-    registry = Registry(place)
-    waiting = waiting_requests(registry)
-    if waiting:
-        yield ok("ERASURE_VALIDATED", f"{len(waiting)} erasure request(s) wait for the next run")
-    else:
-        yield warning("ERASURE_NONE_VALIDATED", "no erasure request waits for a run",
-                      "without one this hospital only retains; see medunlearn erasure due")
-    for run, numbers in requests_by_run(registry).items():
-        yield warning(
-            "ERASURE_IN_RUN", f"erasure request(s) {', '.join(map(str, numbers))} are in run {run}",
-            f"once it is in the inbox: medunlearn hospital measure {run}; if it failed or was "
-            "stopped for good: medunlearn erasure reopen NUMBER, and the next run takes them")
+    return erasure_findings(read_site_config(folder))
 
 
 def _ports(config: HospitalConfig) -> Iterator[Finding]:

@@ -158,16 +158,23 @@ def test_the_requests_of_a_registry_are_told_by_number(
     assert codes(found(place, "erasure")) == ["ERASURE_REGISTRY_MISSING"]
     registry = Registry(place / "erasure.sqlite", create=True)
     assert codes(found(place, "erasure")) == ["ERASURE_NONE_VALIDATED"]
-    match = Match(record_id=SECRET, file_digest="d" * 64, reason="patient id", owned=True)
-    for _ in range(2):
+
+    def validated(record_id: str) -> None:
+        match = Match(record_id=record_id, file_digest="d" * 64, reason="patient id", owned=True)
         number = registry.add(NewRequest(
             kind="patient", target=SECRET, matches=(match,), basis="b", received=registry.today,
             again=True), author="A. Officer").number
         registry.validate(number, author="A. Officer", identity="passport seen")
-    assert codes(found(place, "erasure")) == ["ERASURE_VALIDATED"]
+
+    validated("r3")
+    validated(SECRET)
+    findings = found(place, "erasure")
+    assert codes(findings) == ["ERASURE_VALIDATED", "ERASURE_RECORDS_MISSING"]
+    assert "request(s) 1, 2 wait" in findings[0].message
+    assert "request(s) 2 were" in findings[1].message and findings[1].level == "problem"
     Claim(registry=registry, numbers=(2,), token="t").take("heart-1")
     findings = found(place, "erasure")
-    assert codes(findings) == ["ERASURE_VALIDATED", "ERASURE_IN_RUN"]
-    told = findings[1]
+    assert codes(findings) == ["ERASURE_IN_RUN", "ERASURE_VALIDATED"]
+    told = findings[0]
     assert "2 are in run heart-1" in told.message and "hospital measure heart-1" in told.hint
     assert "erasure reopen" in told.hint and "Muster" not in repr(findings)
