@@ -1,16 +1,25 @@
 """The plans that a hospital accepted: kept on disk, opened on its records, and held to both.
 
 A run ends as it began: with the plan, the base model and the code that were accepted, and with the
-records on which its first round was computed.
+records on which this hospital said ready.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from medunlearn_client.run_rules import keep_of_plan, records_digest
+from medunlearn_client.erasure.run_requests import RunRequests
+from medunlearn_client.run_rules import (
+    has_begun,
+    keep_of_plan,
+    records_digest,
+    records_file,
+    require_same_records,
+)
 from medunlearn_client.site_config import SiteConfig
-from medunlearn_client.workbench import Workbench
+from medunlearn_client.workbench import Workbench, own_concepts
 from medunlearn_common.code_digest import installed_code_digest
 from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import Rejected
@@ -32,6 +41,7 @@ class AcceptedPlans:
         self._folder = folder
         self._config = config
         self._runtime = runtime
+        self._requests = RunRequests.of(folder, config)
         self._bench: Workbench | None = None
         self._records_digest = ""
 
@@ -40,34 +50,68 @@ class AcceptedPlans:
         """Whether a plan, and with it the model, is loaded."""
         return self._bench is not None
 
+    def propose(self, plan: RunPlan, *, run_id: str) -> Workbench:
+        """Open a plan that this site is asked to be ready for; raises as :meth:`open`."""
+        if self._requests is not None:
+            self._requests.draw(run_id)
+        return self.open(plan, run_id=run_id)
+
     def open(self, plan: RunPlan, *, run_id: str) -> Workbench:
         """Open the plan on the record files as they lie there now.
 
         Raises:
             Rejected: DATA_CHANGED.
-            MedunlearnError: Whatever model and records are refused with.
+            MedunlearnError: Whatever model, records and erasure registry are refused with.
         """
-        digest = records_digest(self._config.data, self._config.forget)
-        if digest:  # else the reader says which file is missing
-            self._require_same_records(digest, run_id=run_id)
-        bench = self._bench
-        if bench is None or (bench.plan.digest, self._records_digest) != (plan.digest, digest):
-            bench = Workbench(self._folder, self._config, plan, self._runtime)
-            self._bench, self._records_digest = bench, digest
+        with self._settings(run_id) as config:
+            digest = records_digest(config.data, config.forget)
+            if digest:  # else the reader says which file is missing
+                require_same_records(self._folder, run_id, digest)
+            bench = self._bench
+            if bench is None or (bench.plan.digest, self._records_digest) != (plan.digest, digest):
+                bench = Workbench(self._folder, config, plan, self._runtime)
+                self._bench, self._records_digest = bench, digest
         return bench
 
-    def keep(self, bench: Workbench) -> None:
+    @contextmanager
+    def _settings(self, run_id: str) -> Iterator[SiteConfig]:
+        """The site's, with the forget set of the run; errors then name no id but a request."""
+        if self._requests is None:
+            yield self._config
+            return
+        with self._requests.unnamed(run_id):
+            yield self._requests.settings(run_id)
+
+    def keep(self, bench: Workbench, *, run_id: str) -> None:
         """Keep a plan that was accepted, and with what: later requests only name it.
 
+        From here on the run is held to the open records, and holds its erasure requests. Not
+        earlier: what a plan was refused for can be mended, and nothing was released or charged.
+
         Raises:
-            Rejected: PUBLIC_FILE_UNKNOWN.
-            Misconfigured: A_FILE_MISSING.
+            Rejected: PUBLIC_FILE_UNKNOWN, ERASURE_CLAIMED.
+            Misconfigured: A_FILE_MISSING, ERASURE_RECORDS_ codes.
             Transient: WRITE_FAILED.
         """
+        if self._requests is None:
+            self._keep(bench, run_id)
+            return
+        concepts = own_concepts(bench.plan, self._config.public_files)
+        with self._requests.taking(run_id, bench.records, concepts):
+            self._keep(bench, run_id)
+
+    def _keep(self, bench: Workbench, run_id: str) -> None:
         plan = bench.plan
         write_atomically(self._plan_path(plan.digest), plan.model_dump_json().encode())
         write_atomically(self._opened_path(plan.digest), _opened_with(bench).encode("ascii"))
         keep_of_plan(self._folder, plan, bench.layout, self._config.public_files)
+        self._hold_to_open_records(run_id)
+
+    def request_root(self, run_id: str) -> str | None:
+        """Root over commitments to what the run is asked to forget; None without requests."""
+        if self._requests is None:
+            return self._config.request_root
+        return self._requests.root(run_id)
 
     def bench(self, plan_digest: str, *, run_id: str) -> Workbench:
         """The plan of this digest, open for this run; after a restart it is read from disk.
@@ -80,13 +124,15 @@ class AcceptedPlans:
             not self._began_with_open_records(run_id)
         ):
             path = self._plan_path(plan_digest)
-            if not path.is_file():
+            never = self._requests is not None and not has_begun(self._folder, run_id)
+            if never or not path.is_file():
                 raise Rejected(
                     "PLAN_UNKNOWN", "a request belongs to a plan this site never accepted",
                     "start the run with READY",
                 )
             bench = self.open(RunPlan.model_validate_json(path.read_bytes()), run_id=run_id)
             self._require_as_accepted(bench)
+            self._hold_to_open_records(run_id)
         return bench
 
     def _plan_path(self, digest: str) -> Path:
@@ -110,30 +156,16 @@ class AcceptedPlans:
                 "put them back, or let the coordinator greet this site anew",
             )
 
-    def _records_path(self, run_id: str) -> Path:
-        return self._folder / "runs" / f"{digest_of(run_id)}.records"
-
     def _began_with_open_records(self, run_id: str) -> bool:
         """Whether a run began with the records that are open: another run of the same plan may
         have opened others since."""
-        path = self._records_path(run_id)
+        path = records_file(self._folder, run_id)
         return path.is_file() and path.read_text("ascii") == self._records_digest
 
-    def _require_same_records(self, digest: str, *, run_id: str) -> None:
-        """Refuse to go on with a run on other records than it began with.
-
-        What was forgotten so far and what the ledger was charged for belong to the first ones.
-        """
-        path = self._records_path(run_id)
-        if not path.is_file():
-            write_atomically(path, digest.encode("ascii"))
-        elif path.read_text("ascii") != digest:
-            raise Rejected(
-                "DATA_CHANGED",
-                "the record files, what they are read with, or the [data] and [forget] settings of "
-                "this site are not those with which this run began",
-                "put them back to resume it, or start a new run",
-            )
+    def _hold_to_open_records(self, run_id: str) -> None:
+        if not has_begun(self._folder, run_id):
+            path = records_file(self._folder, run_id)
+            write_atomically(path, self._records_digest.encode("ascii"))
 
 
 def _opened_with(bench: Workbench) -> str:

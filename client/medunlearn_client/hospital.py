@@ -54,6 +54,8 @@ class Hospital:
 
     Guarantees:
         * No request is answered before a READY request brought the plan it belongs to.
+        * Where the site names an erasure registry, the requests that it forgets in a run are
+          marked as in it before that answer.
         * Nothing computed from records leaves without a charge in the privacy ledger, but
           for public text and for plans without noise, which claim no guarantee.
         * The same request gets the same bytes; a changed one for the same round is refused.
@@ -109,10 +111,10 @@ class Hospital:
                 "PLAN_DIGEST", "the plan does not match its digest", "use the same version"
             )
         run_id = message.text("run_id")
-        bench = self._plans.open(plan, run_id=run_id)
+        bench = self._plans.propose(plan, run_id=run_id)
         bench.check()
-        self._plans.keep(bench)
-        root = self._audit.request_root(run_id, given=self._config.request_root)
+        self._plans.keep(bench, run_id=run_id)
+        root = self._audit.request_root(run_id, given=self._plans.request_root(run_id))
         self._audit.plan_accepted(run_id=run_id, plan_digest=plan.digest, request_root=root)
         return Message(
             kind=READY,

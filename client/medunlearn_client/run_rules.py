@@ -66,6 +66,34 @@ def require_planned_geometry(plan: RunPlan, request: StepRequest) -> None:
         raise not_planned(f"a projection of more than {planned.rank} directions")
 
 
+def records_file(folder: Path, run_id: str) -> Path:
+    """Where a hospital keeps what it said ready with in a run: :func:`records_digest`."""
+    return folder / "runs" / f"{digest_of(run_id)}.records"
+
+
+def has_begun(folder: Path, run_id: str) -> bool:
+    """Whether the hospital said ready in the run, and is held to its records."""
+    return records_file(folder, run_id).is_file()
+
+
+def require_same_records(folder: Path, run_id: str, digest: str) -> None:
+    """Refuse to go on with a run on other records than it began with.
+
+    What was forgotten so far and what the ledger was charged for belong to the first ones.
+
+    Raises:
+        Rejected: DATA_CHANGED.
+    """
+    path = records_file(folder, run_id)
+    if path.is_file() and path.read_text("ascii") != digest:
+        raise Rejected(
+            "DATA_CHANGED",
+            "the record files, what they are read with, or the [data] and [forget] settings of "
+            "this site are not those with which this run began",
+            "put them back to resume it, or start a new run",
+        )
+
+
 def records_digest(data: DataSection, forget: ForgetSection) -> str:
     """What decides which records there are, and which of them are forgotten.
 

@@ -10,14 +10,23 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import expanded
 from medunlearn_common.ledger import SiteBudget, Unit
 from medunlearn_common.plan.reading import complaints
+from medunlearn_common.plan.section import Section
 from medunlearn_common.plan.sections import DataSection, ForgetSection
 from medunlearn_common.plan.template import section_text
 
 SITE_FILE, SITE_TOML = "site.json", "site.toml"
 _EXPLAINED = "mend it; the one that `medunlearn hospital init` wrote explains every key"
 _PLACE = re.compile(r"line \d+,? column \d+|end of document")
+
+
+class ErasureSection(Section):
+    """Requests of patients, in place of [forget]: a run forgets those that are validated."""
+
+    registry: str = Field(
+        "", description='registry of `medunlearn erasure`, for example "erasure.sqlite"')
 
 
 class SiteConfig(BaseModel):
@@ -29,6 +38,7 @@ class SiteConfig(BaseModel):
         sites: Into how many parts the data is split.
         data: Where the records are.
         forget: What this hospital asks to forget; it never leaves the hospital.
+        erasure: Registry of requests that stands in the place of ``forget``.
         seed: Seed of the split and of the hold-out.
         concentration: Dirichlet parameter of the split.
         model_folder: Folder or hub id of the base model.
@@ -51,7 +61,8 @@ class SiteConfig(BaseModel):
     site_index: int = Field(0, ge=0)
     sites: int = Field(1, ge=1)
     data: DataSection
-    forget: ForgetSection
+    forget: ForgetSection = ForgetSection()
+    erasure: ErasureSection = ErasureSection()
     seed: int = 0
     concentration: float = 1.0
     model_folder: str
@@ -66,6 +77,11 @@ class SiteConfig(BaseModel):
     def is_simulated(self) -> bool:
         """Whether it is one of several played by one program, with its part of common files."""
         return self.entropy_seed is not None
+
+    @property
+    def registry(self) -> Path | None:
+        """The erasure registry; None where what is forgotten stands in ``forget``."""
+        return expanded(self.erasure.registry) if self.erasure.registry else None
 
     @property
     def site_budget(self) -> SiteBudget | None:
@@ -83,7 +99,8 @@ def read_site_config(folder: Path) -> SiteConfig:
     Relative names in ``site.toml`` are taken from ``folder`` where such a file is there.
 
     Raises:
-        Misconfigured: SITE_CONFIG_MISSING, SITE_CONFIG_INVALID, SITE_CONFIG_TWICE.
+        Misconfigured: SITE_CONFIG_MISSING, SITE_CONFIG_INVALID, SITE_CONFIG_TWICE,
+            ERASURE_FORGET_TWICE.
     """
     people, program = folder / SITE_TOML, folder / SITE_FILE
     if people.exists() and program.exists():
@@ -110,6 +127,7 @@ def read_site_config(folder: Path) -> SiteConfig:
     except ValidationError as error:
         wrong = "; ".join(complaints(error, SiteConfig, quoting=False)[:20])
         raise Misconfigured("SITE_CONFIG_INVALID", f"{path}: {wrong}", _EXPLAINED) from error
+    _require_one_forget_set(config, path.name)
     return _located(folder, config) if path == people else config
 
 
@@ -117,6 +135,15 @@ def _place(error: ValueError) -> str:
     """Where a parser stopped, without what stands there: the file names patients."""
     found = _PLACE.search(str(error))
     return f": {found[0]}" if found else ""
+
+
+def _require_one_forget_set(config: SiteConfig, name: str) -> None:
+    """Figures of a run belong to its requests only where nothing else is forgotten with them."""
+    if config.erasure.registry and any(config.forget.model_dump().values()):
+        raise Misconfigured(
+            "ERASURE_FORGET_TWICE", f"{name} has a forget set of its own and an erasure registry",
+            "empty [forget], or leave [erasure] out",
+        )
 
 
 def _located(folder: Path, config: SiteConfig) -> SiteConfig:
@@ -131,8 +158,12 @@ def _located(folder: Path, config: SiteConfig) -> SiteConfig:
         "tag_decisions": place(config.data.tag_decisions),
         "repairs": place(config.data.repairs),
     })
+    registry = config.erasure.registry
+    if registry:  # missing or not: where the working directory is says nothing
+        registry = str(folder.absolute() / expanded(registry))
     return config.model_copy(update={
-        "data": data, "model_folder": place(config.model_folder),
+        "data": data, "erasure": ErasureSection(registry=registry),
+        "model_folder": place(config.model_folder),
         "public_files": tuple(place(name) for name in config.public_files),
     })
 
@@ -161,5 +192,6 @@ def site_template(
         "# delta of that, and whom it protects: \"record\" | \"patient\"",
         f"budget_delta = {plain.budget_delta!r}",
         f"budget_unit = {json.dumps(plain.budget_unit)}",
-        section_text("data", plain.data), section_text("forget", plain.forget), "",
+        section_text("data", plain.data), section_text("forget", plain.forget),
+        section_text("erasure", plain.erasure), "",
     ])

@@ -24,12 +24,15 @@ from medunlearn_client.records.repairs import read_repairs
 from medunlearn_client.tagging import NO_DECISIONS, ConceptTagger, read_decisions
 from medunlearn_common.concepts import LeveledHierarchy
 from medunlearn_common.concepts.planned import planned_levels
+from medunlearn_common.entropy import public_generator
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ConceptsSection, DataSection, ForgetSection
 
 _LOG = logging.getLogger("medunlearn.hospital")
 
 Unit = Literal["record", "patient"]
+# Asked of three models, forgotten and kept: a share's standard error is 3.5 points at most.
+UNNAMED_RECORDS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +117,13 @@ def without_subject(record: Record) -> Record:
         return record
     spans = tuple((start - len(line), end - len(line)) for start, end in record.target_spans)
     return replace(record, prompt=record.prompt.removeprefix(line), target_spans=spans)
+
+
+def unnamed_sample(records: Sequence[Record], *, seed: int) -> tuple[Record, ...]:
+    """A sample asked without the subject: who asks need not use the hospital's form."""
+    order = public_generator(seed, "evaluation", "unnamed").permutation(len(records))
+    chosen = [records[int(place)] for place in sorted(order[:UNNAMED_RECORDS])]
+    return tuple(without_subject(record) for record in chosen if record.subject)
 
 
 def load_hospital_records(

@@ -154,6 +154,11 @@ class Workbench:
         self._supports = KeptSupports(folder, plan, self.layout)
 
     @property
+    def records(self) -> SiteRecords:
+        """What is forgotten and what is retained here."""
+        return self._records
+
+    @property
     def layout(self) -> AdapterLayout:
         """The adapter's coordinate system."""
         return self._adapter.layout

@@ -121,7 +121,7 @@ def _simulate(
     fresh: object, resume: Path | None, runner: Literal["flower", "memory"] | None,
     speed: tuple[str, int], board: PhaseBoard,
 ) -> None:
-    from medunlearn_simulation.erasure import outcome_lines
+    from medunlearn_client.erasure.run_figures import outcome_lines
     from medunlearn_simulation.simulate import NewRun, carry_out, override_gate, restart, start
     from medunlearn_simulation.summary import print_summary
 

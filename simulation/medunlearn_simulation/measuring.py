@@ -28,7 +28,7 @@ from medunlearn_client.evaluation.relearning import relearning_groups
 from medunlearn_client.models import LoadedModel, load_causal_lm, resolve_device
 from medunlearn_client.paraphrases import Paraphraser
 from medunlearn_client.records import Record
-from medunlearn_client.site_data import without_subject
+from medunlearn_client.site_data import unnamed_sample
 from medunlearn_client.workbench import shared_model
 from medunlearn_common.digests import digest_of
 from medunlearn_common.entropy import public_generator
@@ -42,8 +42,6 @@ from medunlearn_simulation.run_folder import RunFacts, RunFolder, write_json
 from medunlearn_simulation.snapshots import learned, read_snapshot
 
 Floats = npt.NDArray[np.float32]
-# Asked of three models, forgotten and kept: a share's standard error is 3.5 points at most.
-UNNAMED_RECORDS = 200
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -129,12 +127,7 @@ def evaluation_inputs(
 
 
 def _unnamed(records: Sequence[Record], plan: Plan) -> tuple[Record, ...]:
-    """A sample asked without the subject: who asks need not use the hospitals' form."""
-    if not plan.data.show_subject:
-        return ()
-    order = public_generator(plan.run.seed, "evaluation", "unnamed").permutation(len(records))
-    chosen = [records[int(place)] for place in sorted(order[:UNNAMED_RECORDS])]
-    return tuple(without_subject(record) for record in chosen if record.subject)
+    return unnamed_sample(records, seed=plan.run.seed) if plan.data.show_subject else ()
 
 
 def _other_wordings(plan: Plan, records: PreparedRecords, device: str) -> tuple[Record, ...]:

@@ -9,14 +9,23 @@ only the phase that was interrupted, and of the federation only the round.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from medunlearn_client.erasure import Claim, forget_set
+from medunlearn_client.erasure.claim_file import kept_claim
 from medunlearn_client.erasure.commitments import commit
+from medunlearn_client.erasure.run_figures import figures_by_request
+from medunlearn_client.erasure.run_records import (
+    requested_records,
+    require_same_words,
+    require_whole,
+    unnamed,
+)
+from medunlearn_client.records import Record
 from medunlearn_client.run_rules import records_digest
 from medunlearn_client.site_config import SITE_FILE, SiteConfig
 from medunlearn_common import __version__
@@ -33,16 +42,10 @@ from medunlearn_simulation.attesting import attestation_digest, publish
 from medunlearn_simulation.contrasting import with_frozen_a
 from medunlearn_simulation.erasure import (
     begin,
-    figures_by_request,
     keep_figures,
-    kept_claim,
     kept_figures,
     kept_in_run,
     new_claim,
-    requested_records,
-    require_same_words,
-    require_whole,
-    unnamed,
 )
 from medunlearn_simulation.measuring import measure_run
 from medunlearn_simulation.outcome import run_sections
@@ -120,12 +123,11 @@ def start(
     with _nothing_half_made(folder):
         private_folder(folder.root)  # quarantine, logs and checkpoints may bear traces of records
         plan = with_demo_file(plan, folder)
-        with unnamed(claim, plan):
+        with unnamed(claim, plan.data):
             records = prepare_records(plan, folder, board)
-        require_whole(
-            claim, requested_records(claim, plan, records.federation.forget), records.ids
-        )
-        require_same_words(claim, plan, records.federation.forget)
+        forget = records.federation.forget
+        require_whole(claim, _by_request(claim, plan, forget), records.ids)
+        require_same_words(claim, forget, show_subject=plan.data.show_subject)
         model, retrained = prepare_models(plan, records, board, retrained=run.retrained_model)
         plan = with_frozen_a(plan, model, folder, device=device, board=board)
         check_models(
@@ -142,6 +144,12 @@ def start(
         override_gate(folder, run.override)
     board.keep_in(folder.seconds_file)
     return Started(folder=folder, plan=plan, facts=facts, records=records, claim=claim)
+
+
+def _by_request(
+    claim: Claim | None, plan: Plan, forget: Sequence[Record]
+) -> dict[str, frozenset[str]]:
+    return requested_records(claim, forget, concepts=plan.concepts, data=plan.data)
 
 
 def override_gate(folder: RunFolder, override: GateOverride | None) -> None:
@@ -196,10 +204,10 @@ def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
     plan, facts = folder.read_start()
     if not folder.result_file.is_file():
         board.keep_in(folder.seconds_file)
-    claim = kept_claim(folder)
+    claim = kept_claim(folder.erasure_file)
     if claim is not None:
         claim.take(facts.run_id)
-    with unnamed(claim, plan):
+    with unnamed(claim, plan.data):
         records = prepare_records(plan, folder, board)
     _require_models(plan, facts, records, board)
     if not folder.result_file.is_file():
@@ -302,7 +310,7 @@ def _result_of(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> 
     folder, plan = started.folder, started.plan
     store = RunStore(folder.root)
     forget = started.records.federation.forget
-    requested = requested_records(started.claim, plan, forget)
+    requested = _by_request(started.claim, plan, forget)
     outcome = _federate(started, store, runtime, board)
     measured = measure_run(
         plan, started.facts, folder, store, started.records, runtime=runtime, board=board,

@@ -308,6 +308,25 @@ def test_a_run_does_not_go_on_with_other_records(
     assert new.kind == READY
 
 
+def test_a_forget_set_that_was_refused_can_be_mended(
+    folder: Path, plan: RunPlan, question_file: Path
+) -> None:
+    """Nothing was released or charged on the wrong one; from ready on the run is held to it."""
+    file, config = folder / "site.json", json.loads((folder / "site.json").read_text())
+
+    def opened(**forget: list[str]) -> Hospital:
+        file.write_text(json.dumps(config | {"forget": forget}))
+        return open_hospital(folder, RuntimeOptions(runner="memory"))
+
+    assert code(opened(records=["no-such"]).handle(ready_message(plan))) == "FORGET_ID_UNKNOWN"
+    layout = ready(opened(subjects=["Surgery"]), plan)
+    other = opened(subjects=["Anatomy"])
+    assert code(other.handle(ready_message(plan))) == "DATA_CHANGED"
+    assert code(other.handle(step_message(plan, layout, small_support(layout)))) == "DATA_CHANGED"
+    again = opened(subjects=["Surgery"])
+    assert again.handle(step_message(plan, layout, small_support(layout))).kind == STEP
+
+
 def test_another_run_of_the_plan_does_not_slip_its_records_under_a_run_under_way(
     folder: Path, plan: RunPlan
 ) -> None:

@@ -62,27 +62,40 @@ def measure(
 ) -> None:
     """Ask this hospital's own forget and retain questions without and with the adapter.
 
-    The figures stay in this folder; nothing of them is sent, whatever they say.
+    The figures stay in this folder; nothing of them is sent, whatever they say. Erasure requests
+    that the run worked for are marked verified, or go back to validated with the reasons, unless
+    --most asks a part alone.
 
     Example:
 
       medunlearn hospital measure surgery-4f1d22
     """
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
+    from medunlearn_client.adoption.judging import run_claim
     from medunlearn_client.adoption.measuring import measure as measure_run
+    from medunlearn_client.erasure.run_figures import outcome_lines
 
-    console = Console(stderr=True)
+    hospital, console = _hospital(folder), Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        tasks = {name: bar.add_task(f"{name} set", total=None) for name in ("forget", "retain")}
-        found = measure_run(
-            _hospital(folder), run, device=device, most=most,
-            progress=lambda name, done: bar.advance(tasks[name], done),
-        )
+        tasks: dict[str, TaskID] = {}
+
+        def advance(name: str, done: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=None)
+            bar.advance(tasks[name], done)
+
+        found = measure_run(hospital, run, device=device, most=most, progress=advance)
     typer.echo(f"{'':<8} {'records':>8} {'answered':>18} {'exactly':>18} {'preserved':>10}")
     for name, figures in (("forget", found.forget), ("retain", found.retain)):
         typer.echo(_row(name, figures))
+    claim = run_claim(hospital, run)
+    for line in outcome_lines(claim) if claim is not None else ():
+        typer.echo(line)
+    if claim is not None and (most or not found.forget.n or not found.retain.n):
+        typer.echo("a part of the records, or an empty set, marks no request: measure again "
+                   "without --most, or take requests back with `medunlearn erasure reopen`")
     typer.echo("kept in this folder; say what you think of it with countersign or object")
 
 
@@ -167,6 +180,21 @@ def adopt(
     typer.echo(f"in service: {hospital.places.current / what} (version {adoption.version})")
     if adoption.despite:
         typer.echo(f"despite objections of {', '.join(adoption.despite)}")
+    _tell_requests(hospital, run)
+
+
+def _tell_requests(hospital: AdoptionHospital, run: str) -> None:
+    """What is to be done now for the erasure requests of a run that is in service."""
+    from medunlearn_client.adoption.judging import run_claim
+    from medunlearn_client.erasure.run_figures import next_step_lines
+    from medunlearn_common.errors import MedunlearnError
+
+    try:
+        claim = run_claim(hospital, run)
+        for line in next_step_lines(claim) if claim is not None else ():
+            typer.echo(line)
+    except MedunlearnError as error:  # the adapter is in service all the same
+        typer.echo(f"erasure requests: {error}")
 
 
 def rollback(by: ByOption, folder: PartyFolder = HERE) -> None:

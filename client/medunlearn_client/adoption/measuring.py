@@ -10,10 +10,16 @@ import torch
 
 from medunlearn_client.adoption.folder import MEASURED_FILE
 from medunlearn_client.adoption.hospital import AdoptionHospital
+from medunlearn_client.adoption.judging import (
+    evaluate_for_requests,
+    run_claim,
+    settings_of_run,
+)
 from medunlearn_client.adoption.loading import open_adapter
 from medunlearn_client.evaluation.accuracy import AccuracyTable, accuracy_table
-from medunlearn_client.evaluation.preservation import kept_share
+from medunlearn_client.evaluation.preservation import kept_share, ratio
 from medunlearn_client.evaluation.record_scores import score_records
+from medunlearn_client.evaluation.report import ThreeWay
 from medunlearn_client.evaluation.scored_model import AdapterOffModel, ScoredModel, WholeModel
 from medunlearn_client.models import resolve_device
 from medunlearn_client.records import Record
@@ -65,6 +71,9 @@ def measure(
 ) -> OwnFigures:
     """Ask the hospital's own questions without and with the adapter; keep the figures here.
 
+    Where the run worked for erasure requests and all records are asked, the requests are marked;
+    not where there is nothing to ask of one kind, since then nothing was measured.
+
     Args:
         hospital: The hospital.
         run_id: A run in its inbox, which is checked again first.
@@ -73,25 +82,35 @@ def measure(
         progress: Told as records are done.
 
     Raises:
-        Misconfigured: INBOX_UNKNOWN, SITE_CONFIG_ codes, or a code of model, adapter or records.
-        Rejected: As :func:`check_publication`.
+        Misconfigured: INBOX_UNKNOWN, SITE_CONFIG_ codes, or a code of model, adapter, records or
+            erasure registry.
+        Rejected: As :func:`check_publication`; DATA_CHANGED.
         Transient: WRITE_FAILED.
     """
     checked = hospital.checked(run_id)
-    plan, config = checked.plan, hospital.config
-    records = own_records(config, plan, own_concepts(plan, config.public_files))
+    claim = run_claim(hospital, run_id)
+    plan, config = checked.plan, settings_of_run(hospital, run_id, claim)
+    concepts = own_concepts(plan, config.public_files)
+    records = own_records(config, plan, concepts)
     base, model = open_adapter(
         checked.folder / ADAPTER_FOLDER, model=config.model_folder,
         device=resolve_device(device), dtype=plan.model.dtype,
     )
     before = AdapterOffModel(model=model, tokenizer=base.tokenizer)
     after = WholeModel(model=model, tokenizer=base.tokenizer)
-    sets = {
-        name: _figures(
-            before, after, _some(held, most, seed=plan.run.seed, name=name), name=name,
-            seed=plan.run.seed, progress=progress,
-        ) for name, held in (("forget", records.forget), ("retain", records.retain))
-    }
+    if claim is not None and not most and records.forget and records.retain:
+        with torch.inference_mode():
+            report = evaluate_for_requests(
+                claim, hospital, checked, records, concepts, (before, after), progress
+            )
+        sets = {"forget": _of_report(report.forget), "retain": _of_report(report.retain)}
+    else:
+        sets = {
+            name: _figures(
+                before, after, _some(held, most, seed=plan.run.seed, name=name), name=name,
+                seed=plan.run.seed, progress=progress,
+            ) for name, held in (("forget", records.forget), ("retain", records.retain))
+        }
     found = OwnFigures(
         run_id=run_id, attestation_digest=checked.attestation_digest, forget=sets["forget"],
         retain=sets["retain"],
@@ -99,6 +118,16 @@ def measure(
     text = json.dumps(asdict(found), indent=2) + "\n"
     write_atomically(hospital.places.decisions(run_id) / MEASURED_FILE, text.encode("ascii"))
     return found
+
+
+def _of_report(found: ThreeWay) -> SetFigures:
+    kept = ratio(found.accuracy_after, found.accuracy_before)
+    if found.accuracy_before is None:
+        kept = ratio(found.exact_after, found.exact_before)
+    return SetFigures(
+        n=found.n, accuracy_before=found.accuracy_before, accuracy_after=found.accuracy_after,
+        exact_before=found.exact_before, exact_after=found.exact_after, preservation=kept,
+    )
 
 
 def _some(records: Sequence[Record], most: int, *, seed: int, name: str) -> Sequence[Record]:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from secrets import token_hex
 
 from medunlearn_client.erasure import history, rows
 from medunlearn_client.erasure.criteria import RunFigures, shortfalls
 from medunlearn_client.erasure.registry import Registry
-from medunlearn_client.erasure.requests import ErasureRequest, State
+from medunlearn_client.erasure.requests import ErasureRequest, State, run_of
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.plan.sections import ForgetSection
 
-AUTHOR = "medunlearn simulate"
+SIMULATION, HOSPITAL = "medunlearn simulate", "medunlearn hospital"
 
 
 def new_token() -> str:
@@ -33,14 +33,32 @@ def validated_requests(registry: Registry) -> tuple[int, ...]:
         Misconfigured: ERASURE_NONE_VALIDATED.
         Rejected: ERASURE_HISTORY_TAMPERED.
     """
-    registry.check()
-    numbers = tuple(request.number for request in registry.requests({State.VALIDATED}))
+    numbers = waiting_requests(registry)
     if not numbers:
         raise Misconfigured(
             "ERASURE_NONE_VALIDATED", f"no request in {registry.path.name} waits for a run",
             "see `medunlearn erasure due`; validate a request first",
         )
     return numbers
+
+
+def waiting_requests(registry: Registry) -> tuple[int, ...]:
+    """The same, where there may be none.
+
+    Raises:
+        Rejected: ERASURE_HISTORY_TAMPERED.
+    """
+    registry.check()
+    return tuple(request.number for request in registry.requests({State.VALIDATED}))
+
+
+def requests_by_run(registry: Registry) -> dict[str, tuple[int, ...]]:
+    """Numbers of the requests that are in a run, by the run that took them."""
+    found: dict[str, tuple[int, ...]] = {}
+    for request in registry.requests({State.IN_RUN}):
+        run_id = run_of(registry.events(request.number))
+        found[run_id] = (*found.get(run_id, ()), request.number)
+    return found
 
 
 def forget_set(registry: Registry, numbers: Iterable[int]) -> ForgetSection:
@@ -62,11 +80,13 @@ class Claim:
         registry: Where they stand.
         numbers: Which.
         token: The run's own, see :func:`new_token`.
+        author: Who marks them, for the history.
     """
 
     registry: Registry
     numbers: Sequence[int]
     token: str
+    author: str = SIMULATION
 
     def take(self, run_id: str) -> None:
         """Marks the requests in run, all or none; what this run took or settled stays so.
@@ -131,6 +151,15 @@ class Claim:
                 )
         return missed
 
+    def standing(self) -> Claim:
+        """This claim without the requests that were taken back from the run since."""
+        with self.registry.transaction(write=False) as connection:
+            return replace(self, numbers=[
+                number for number in self.numbers
+                if self._settled(connection, number)
+                or self._is_held(connection, rows.request_of(connection, number))
+            ])
+
     def release(self, reason: str) -> None:
         """Gives back what this run holds and will not settle."""
         with self.registry.transaction() as connection:
@@ -143,7 +172,7 @@ class Claim:
         self, connection: sqlite3.Connection, request: ErasureRequest, after: State,
         detail: dict[str, object],
     ) -> None:
-        self.registry.move(connection, request, after, author=AUTHOR, detail=detail)
+        self.registry.move(connection, request, after, author=self.author, detail=detail)
 
     def _is_held(self, connection: sqlite3.Connection, request: ErasureRequest) -> bool:
         return (request.state is State.IN_RUN

@@ -64,8 +64,8 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 OPEN_STATES = frozenset(state for state, following in TRANSITIONS.items() if following)
 _NEXT_STEP = {
     State.RECEIVED: "check who asks, then `erasure validate`",
-    State.VALIDATED: "run `medunlearn simulate PLAN --erasure REGISTRY`",
-    State.IN_RUN: "wait for the run, or resume it",
+    State.VALIDATED: "run `medunlearn simulate PLAN --erasure REGISTRY`; or let the hospital's "
+                     "service take it into its next run: [erasure] registry in site.toml",
     State.VERIFIED: "put the new model in the old one's place, send the letter, then "
                     "`erasure attest`",
 }
@@ -221,4 +221,15 @@ def next_step(request: ErasureRequest, events: Sequence[Event]) -> str:
         if judged and judged[-1].detail.get("shortfalls"):
             return (f"the last run fell short (`erasure show {request.number}`): run again, set "
                     "other criteria, or retrain without the records")
+    if request.state is State.IN_RUN:
+        run = run_of(events)
+        return (f"wait for run {run}, or resume it; of the hospital's service: `medunlearn "
+                f"hospital measure {run}` once it is in the inbox; given up: `erasure reopen "
+                f"{request.number}`")
     return _NEXT_STEP.get(request.state, "")
+
+
+def run_of(events: Sequence[Event]) -> str:
+    """The run that last took a request; nothing if none did."""
+    taken = [event for event in events if event.after is State.IN_RUN is not event.before]
+    return str(taken[-1].detail.get("run_id", "")) if taken else ""

@@ -8,7 +8,7 @@ Guarantees:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -76,6 +76,7 @@ def hospital_checks(folder: Path, *, now: float, offline: bool = False) -> Mappi
         "model": lambda: _model(folder, opened),
         "memory": lambda: _memory(folder, config),
         "data": lambda: _data(folder),
+        "erasure": lambda: _erasure(folder),
         "ports": lambda: _ports(config, running=_runs(folder)),
         "node": lambda: _node(folder),
         "network": lambda: check_gateway(
@@ -230,7 +231,14 @@ def _data(folder: Path) -> Iterator[Finding]:
     else:
         more = " or more" if count == _RECORDS else ""
         yield ok("DATA", f"{count}{more} records can be read")
-    yield from forget_findings(site.data, site.forget)
+    if site.registry is None:
+        yield from forget_findings(site.data, site.forget)
+
+
+def _erasure(folder: Path) -> Iterable[Finding]:
+    from medunlearn_client.joining.erasure_check import erasure_findings  # late, as the readers
+
+    return erasure_findings(read_site_config(folder))
 
 
 def _runs(folder: Path) -> bool:

@@ -30,7 +30,8 @@ def forget_findings(data: DataSection, forget: ForgetSection) -> Iterator[Findin
     }
     if not any((*lists.values(), forget.concepts)):
         yield warning("FORGET_EMPTY", "nothing is to be forgotten here",
-                      "set [forget] in site.toml; without it this hospital only retains")
+                      "set [forget], or [erasure] registry, in site.toml; without them this "
+                      "hospital only retains")
         return
     if any(lists.values()):
         counts = _counted(data, lists)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -18,6 +19,8 @@ from medunlearn_client.service.config import HospitalPaths, read_hospital_config
 from medunlearn_client.service.node_link import NodeLink
 from medunlearn_client.service.roster_entry import roster_trouble
 from medunlearn_client.service.status import SiteStatus
+from medunlearn_client.site_config import read_site_config
+from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.party_folder import HERE, PartyFolder
 
 By = Annotated[str, typer.Option("--by", help="Name of the person who decides.")]
@@ -66,11 +69,13 @@ def status(
     if pid is not None:  # what an earlier service left is no news
         link = NodeLink.read(paths.link)
     waiting = [one for one in Approvals(paths.approvals).all() if one.decision == "waiting"]
+    erasure = _erasure(paths.folder)
     if as_json:
         typer.echo(json.dumps({
             **asdict(found), "service_pid": pid,
             "roster_code": kept_out.code if kept_out else "", "node_code": link.code,
             "waiting": [{"plan_digest": one.plan_digest, "run": one.run} for one in waiting],
+            "erasure": erasure,
         }))
         return
     table = Table(show_header=False, box=None)
@@ -86,6 +91,7 @@ def status(
         "refusals": ", ".join(f"{c} {n}" for c, n in sorted(found.errors.items())) or "none",
         "epsilon spent": "none" if found.epsilon_spent is None else f"{found.epsilon_spent:.3g}",
         "device": found.device, "model": "loaded" if found.model_loaded else "not loaded",
+        **({"erasure requests": erasure} if erasure else {}),
     }.items():
         table.add_row(name, escape(value))
     Console(highlight=False).print(table)
@@ -93,6 +99,23 @@ def status(
         if trouble is not None:
             typer.echo(f"{trouble.code}: {trouble.hint}")
     _list_waiting(waiting)
+
+
+def _erasure(folder: Path) -> str:
+    """Where the requests of the hospital's registry stand; nothing without a registry."""
+    from medunlearn_client.erasure import Registry
+    from medunlearn_client.erasure.claims import requests_by_run, waiting_requests
+
+    try:
+        place = read_site_config(folder).registry
+        if place is None:
+            return ""
+        registry = Registry(place)
+        held = [f"{', '.join(map(str, numbers))} in run {run} (then hospital measure, or erasure "
+                "reopen)" for run, numbers in requests_by_run(registry).items()]
+        return "; ".join([*held, f"{len(waiting_requests(registry))} wait for the next run"])
+    except MedunlearnError as error:
+        return error.code
 
 
 def approve(

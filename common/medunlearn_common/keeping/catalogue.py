@@ -41,6 +41,8 @@ _SUFFIXES = (".toml", ".json", ".db", ".enrolment", ".entry", ".leave")
 _WITHOUT_SUFFIX = ("invitation",)
 _NEVER_SUFFIXES = ("-wal", "-shm", "-journal", ".tmp", ".sock", ".lock", ".pid")
 _RUN_HISTORY = ("checkpoint.bin", "checkpoint.previous.bin", "opening.bin", "starts.txt")
+# A hospital's erasure registry and its key; an old copy of it undoes nothing that was released.
+_ERASURE = ("*.sqlite", "*.sqlite.key")
 # The coordinator's registry of runs, the one file under state/ that nothing else can tell.
 _STATE_HISTORY = "state/runs.db"
 
@@ -80,6 +82,8 @@ def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
     found.append(folder / _STATE_HISTORY)
     for name in _FOLDERS:
         found += (folder / name).rglob("*")
+    for pattern in _ERASURE:
+        found += folder.glob(pattern)
     for path in sorted(found):
         if path.is_symlink() or not path.is_file() or _is_left_out(path):
             continue

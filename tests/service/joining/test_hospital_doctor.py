@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from joining_lab import HOME
 
+from medunlearn_client.erasure import Claim, Match, NewRequest, Registry
 from medunlearn_client.joining.checks import hospital_checks
 from medunlearn_client.joining.rotation import make_next_keys
 from medunlearn_client.joining.site_folder import Joining, make_site_folder
@@ -215,3 +216,36 @@ def test_a_check_that_breaks_shows_no_text_of_its_error() -> None:
 
     (_, finding), = run_checks({"data": breaks})
     assert finding.code == "CHECK_FAILED" and "Muster" not in repr(finding)
+
+
+def test_the_requests_of_a_registry_are_told_by_number(
+    tmp_path: Path, tiny_model_folder: Path, records: Path
+) -> None:
+    place = folder(tmp_path, tiny_model_folder, records)
+    site = place / "site.toml"
+    assert not found(place, "erasure")
+    site.write_text(site.read_text().replace('registry = ""', 'registry = "erasure.sqlite"'))
+    assert "FORGET_EMPTY" not in codes(found(place, "data"))
+    assert codes(found(place, "erasure")) == ["ERASURE_REGISTRY_MISSING"]
+    registry = Registry(place / "erasure.sqlite", create=True)
+    assert codes(found(place, "erasure")) == ["ERASURE_NONE_VALIDATED"]
+
+    def validated(record_id: str) -> None:
+        match = Match(record_id=record_id, file_digest="d" * 64, reason="patient id", owned=True)
+        number = registry.add(NewRequest(
+            kind="patient", target=SECRET, matches=(match,), basis="b", received=registry.today,
+            again=True), author="A. Officer").number
+        registry.validate(number, author="A. Officer", identity="passport seen")
+
+    validated("r3")
+    validated(SECRET)
+    findings = found(place, "erasure")
+    assert codes(findings) == ["ERASURE_VALIDATED", "ERASURE_RECORDS_MISSING"]
+    assert "request(s) 1, 2 wait" in findings[0].message
+    assert "request(s) 2 were" in findings[1].message and findings[1].level == "problem"
+    Claim(registry=registry, numbers=(2,), token="t").take("heart-1")
+    findings = found(place, "erasure")
+    assert codes(findings) == ["ERASURE_IN_RUN", "ERASURE_VALIDATED"]
+    told = findings[0]
+    assert "2 are in run heart-1" in told.message and "hospital measure heart-1" in told.hint
+    assert "erasure reopen" in told.hint and "Muster" not in repr(findings)

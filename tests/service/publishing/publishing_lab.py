@@ -63,6 +63,13 @@ subjects = ["Surgery"]
 
 def two_finished_runs(base: Path, *, model: Path, data: Path) -> None:
     """``base/coordinator`` and ``base/sites/site-N``, as deployed parties' folders."""
+    plan = enrolled_parties(base, model=model, data=data)
+    for run_id in ("first", "second"):
+        finished_run(base, plan, run_id)
+
+
+def enrolled_parties(base: Path, *, model: Path, data: Path) -> Plan:
+    """The same, before any run; the plan of their runs."""
     plan = plan_from_text(PLAN.format(model=model, data=data))
     write_sites(plan, RunFolder(root=base), str(model))
     party = base / "coordinator"
@@ -76,11 +83,11 @@ def two_finished_runs(base: Path, *, model: Path, data: Path) -> None:
     ))
     for name in SITES:
         (base / "sites" / name / TRUST_FOLDER / POLICY_FILE).write_text(policy)
-    for run_id in ("first", "second"):
-        _run(base, plan, run_id)
+    return plan
 
 
-def _run(base: Path, plan: Plan, run_id: str) -> None:
+def finished_run(base: Path, plan: Plan, run_id: str) -> None:
+    """One run, from its first request to its last."""
     party = base / "coordinator"
     folder = party / "runs" / run_id
     folder.mkdir(parents=True)

@@ -271,3 +271,15 @@ def test_the_next_step_after_a_run_that_fell_short_is_not_just_another_run() -> 
     assert next_step(request, (event,)).startswith("the last run fell short (`erasure show 3`)")
     assert next_step(request, (event, by_hand)).startswith("run `medunlearn simulate")
     assert not next_step(replace(request, state=State.REFUSED), (event,))
+
+
+def test_the_next_step_names_both_ways_into_a_run_and_the_way_out() -> None:
+    request = ErasureRequest(
+        number=3, kind="patient", target=None, basis="b", received=date(2026, 1, 5),
+        state=State.VALIDATED, extended=False)
+    assert "site.toml" in next_step(request, ())
+    taken = Event(position=1, request=3, at="", author=AUTHOR, before=State.VALIDATED,
+                  after=State.IN_RUN, detail={"run_id": "heart-1", "claim": "t"}, digest="")
+    extended = replace(taken, before=State.IN_RUN, detail={"extended": "busy"})
+    step = next_step(replace(request, state=State.IN_RUN), (taken, extended))
+    assert "hospital measure heart-1" in step and "erasure reopen 3" in step

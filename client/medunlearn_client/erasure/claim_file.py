@@ -1,0 +1,84 @@
+"""A run's claim on disk, so that a resumed run settles what it had taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medunlearn_client.erasure.claims import Claim
+from medunlearn_client.erasure.registry import Registry
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import write_atomically
+
+
+class ClaimFile(BaseModel):
+    """Its contents: numbers of requests, and nothing of a patient."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    registry: str
+    numbers: tuple[int, ...]
+    token: str
+
+
+def keep_claim(file: Path, claim: Claim) -> None:
+    """Write a claim; nothing is marked yet.
+
+    Raises:
+        Transient: WRITE_FAILED.
+    """
+    kept = ClaimFile(
+        registry=str(claim.registry.path), numbers=tuple(claim.numbers), token=claim.token
+    )
+    write_atomically(file, kept.model_dump_json(indent=2).encode())
+
+
+def kept_claim(file: Path, *, registry: Path | None = None) -> Claim | None:
+    """The claim that a run was started with; None if it had none.
+
+    Args:
+        file: Where it lies.
+        registry: Where the registry is now; None takes the place of that time.
+
+    Raises:
+        Misconfigured: RUN_FILE_INVALID, or a code of the registry.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise damaged(file) from error
+    try:
+        kept = ClaimFile.model_validate_json(text)
+    except ValidationError as error:
+        raise damaged(file) from error
+    return Claim(
+        registry=Registry(registry or Path(kept.registry)), numbers=kept.numbers, token=kept.token
+    )
+
+
+def damaged(file: Path) -> Misconfigured:
+    """The error for a file that says nothing of a run's requests any more."""
+    return Misconfigured(
+        "RUN_FILE_INVALID", f"{file} is damaged",
+        "reopen its requests with `medunlearn erasure reopen` and start a new run",
+    )
+
+
+@contextmanager
+def taken(claim: Claim, run_id: str) -> Iterator[None]:
+    """Takes the requests around what starts a run; gives them back if that fails.
+
+    Raises:
+        Rejected: ERASURE_CLAIMED if another run was faster.
+    """
+    try:
+        claim.take(run_id)
+        yield
+    except BaseException:
+        claim.release("the run could not be started")
+        raise

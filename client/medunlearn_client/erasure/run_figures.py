@@ -1,0 +1,69 @@
+"""From a run's evaluation to what the registry is told, and what people are told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from medunlearn_client.erasure.claims import Claim
+from medunlearn_client.erasure.criteria import RunFigures
+from medunlearn_client.erasure.requests import next_step
+
+if TYPE_CHECKING:
+    from medunlearn_client.evaluation.report import EvaluationReport
+    from medunlearn_client.records import Record
+
+
+def figures_by_request(
+    claim: Claim, report: EvaluationReport, *, run_id: str, adapter_digest: str,
+    forget: Sequence[Record], requested: Mapping[str, frozenset[str]],
+) -> dict[int, RunFigures]:
+    """What the registry is told of a finished run: each request's own figures.
+
+    Preservation is of the whole run, since what was kept belongs to no request.
+    """
+    ranked = {record.record_id for record in forget if record.options}
+    identifiers = {record.record_id for record in forget if record.is_identifier}
+    kept, without_name = report.retain, report.forget.unnamed
+    figures: dict[int, RunFigures] = {}
+    for number in claim.numbers:
+        own, ids = report.requests[str(number)], requested[str(number)]
+        answers = own.answers
+        figures[number] = RunFigures(
+            run_id=run_id, adapter_digest=adapter_digest, forget_records=answers.n,
+            ranked_records=len(ids & ranked), run_ranked_records=len(ranked),
+            run_forget_accuracy=report.forget.accuracy_after,
+            run_retrained_accuracy=report.forget.accuracy_retrained,
+            run_unnamed_records=without_name.n if without_name else 0,
+            run_unnamed_accuracy=without_name.accuracy_after if without_name else None,
+            run_unnamed_exact=without_name.exact_after if without_name else None,
+            run_retrained_exact=report.forget.exact_retrained, run_chance=report.forget.chance,
+            forget_accuracy=answers.accuracy_after, chance=answers.chance,
+            retrained_accuracy=answers.accuracy_retrained, forget_exact=answers.exact_after,
+            retrained_exact=answers.exact_retrained,
+            identifiers_asked=own.identifiers_asked or None,
+            identifiers_leaked=own.identifiers_leaked if own.identifiers_asked else None,
+            has_identifiers=bool(ids & identifiers),
+            preservation=(
+                kept.preservation if kept.preservation is not None else kept.exact_preservation
+            ),
+        )
+    return figures
+
+
+def outcome_lines(claim: Claim) -> Iterator[str]:
+    """How each request of a measured run stands now, and what it fell short of."""
+    for number in claim.numbers:
+        missed = claim.registry.events(number)[-1].detail.get("shortfalls")
+        yield f"erasure request {number}: {claim.registry.request(number).state}" + (
+            f", not verified: {'; '.join(missed)}" if missed else ""
+        )
+
+
+def next_step_lines(claim: Claim) -> Iterator[str]:
+    """How each request of a run stands now, and what an officer does next."""
+    for number in claim.numbers:
+        request = claim.registry.request(number)
+        following = next_step(request, claim.registry.events(number))
+        yield f"erasure request {number}: {request.state}" + (
+            f"; next: {following}" if following else "")

@@ -1,0 +1,139 @@
+"""Between requests and the records of a run: which records are whose, and whether all are there.
+
+No message of this module names a record or a patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from medunlearn_client.erasure.claims import Claim, forget_set
+from medunlearn_client.records import ReadOptions, Record, read_records
+from medunlearn_client.site_data import record_tagger, without_subject
+from medunlearn_common.digests import digest_of
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan.sections import ConceptsSection, DataSection
+
+_ABOUT_IDS = {"FORGET_ID_UNKNOWN", "RECORD_IN_BOTH_SETS"}
+
+
+@contextmanager
+def unnamed(claim: Claim | None, data: DataSection) -> Iterator[None]:
+    """Turns errors about requested ids, which no plan lists, into ones that name the request.
+
+    Raises:
+        Misconfigured: ERASURE_RECORDS_MISSING.
+    """
+    try:
+        yield
+    except Misconfigured as error:
+        if claim is None or error.code not in _ABOUT_IDS:
+            raise
+        raise _missing(_lacking(claim, data)) from None
+
+
+def requested_records(
+    claim: Claim | None, forget: Sequence[Record], *, concepts: ConceptsSection, data: DataSection
+) -> dict[str, frozenset[str]]:
+    """Ids of forget records by number of the request that asks for them."""
+    if claim is None:
+        return {}
+    found: dict[str, frozenset[str]] = {}
+    for number in claim.numbers:
+        part = forget_set(claim.registry, [number])
+        tagger = None
+        if part.concepts:  # as the forget set itself was chosen
+            without_roots = concepts.model_copy(update={"forget_roots": ()})
+            tagger = record_tagger(without_roots, part, data)
+        found[str(number)] = frozenset(
+            record.record_id for record in forget
+            if record.record_id in part.records or record.patient_id in part.patients
+            or (tagger is not None and tagger.record_matches_forget_root(record))
+        )
+    return found
+
+
+def require_whole(
+    claim: Claim | None, requested: Mapping[str, frozenset[str]], read: Collection[str]
+) -> None:
+    """Refuse a run whose data lack a record that a request was found with.
+
+    Of what a run has not read nothing is forgotten and nothing measured, whatever else it reads.
+    There may be more: a patient's records grow. Which of the records name a concept is for the
+    run's own tagger to say, so those of a concept need only be among the run's data.
+
+    Args:
+        claim: The requests.
+        requested: Ids of the run's forget records by number of the request.
+        read: Ids of all records of the run.
+
+    Raises:
+        Misconfigured: ERASURE_RECORDS_MISSING.
+    """
+    if claim is None:
+        return
+    lacking = [
+        number for number in claim.numbers
+        if not {match.record_id for match in claim.registry.matches(number)} <= set(
+            read if claim.registry.request(number).kind == "concept" else requested[str(number)]
+        )
+    ]
+    if lacking:
+        raise _missing(lacking)
+
+
+def require_same_words(
+    claim: Claim | None, forget: Sequence[Record], *, show_subject: bool
+) -> None:
+    """Refuse a run in which other words bear an id that a request was found with.
+
+    An export that numbers its rows gives the number of one person's record to another's as soon
+    as a row is added. Forgotten would be the other's, and the requester told that it was his.
+
+    Args:
+        claim: The requests.
+        forget: The run's forget records.
+        show_subject: Whether their prompts were given a line that names the subject.
+
+    Raises:
+        Misconfigured: ERASURE_RECORDS_CHANGED.
+    """
+    if claim is None:
+        return
+    plain = (without_subject(r) if show_subject else r for r in forget)
+    now = {record.record_id: digest_of(record.text) for record in plain}
+    changed = [
+        number for number in claim.numbers
+        if any(match.text_digest not in (None, now.get(match.record_id, match.text_digest))
+               for match in claim.registry.matches(number))
+    ]
+    if changed:
+        raise Misconfigured(
+            "ERASURE_RECORDS_CHANGED", "records have other words than when a request was found "
+            f"(request {', '.join(map(str, changed))})",
+            "if the export gave its ids anew, use the old one; else withdraw the request and add "
+            "it anew, with --plan if the plan repairs words",
+        )
+
+
+def _missing(numbers: Sequence[int]) -> Misconfigured:
+    named = ", ".join(map(str, numbers)) or "unknown"
+    return Misconfigured(
+        "ERASURE_RECORDS_MISSING", f"the run's data lack what a request names (request {named})",
+        "give the run the files that the request was found in, or withdraw it and add it anew",
+    )
+
+
+def _lacking(claim: Claim, data: DataSection) -> list[int]:
+    """Requests whose patient or records the files do not hold."""
+    records = read_records(
+        [Path(name) for name in data.files], options=ReadOptions.of_plan(data)
+    )
+    ids, patients = {r.record_id for r in records}, {r.patient_id for r in records}
+    asked = {number: forget_set(claim.registry, [number]) for number in claim.numbers}
+    return [
+        number for number, part in asked.items()
+        if set(part.records) - ids or set(part.patients) - patients
+    ]

@@ -1,0 +1,160 @@
+"""The requests that a deployed hospital's runs work for: those of the registry in ``site.toml``.
+
+    ready is asked -> draw: what is validated now, in ``runs/*.erasure`` -> the plan is opened on
+    this forget set and passes -> taking: in_run -> the run is held to its records -> ready
+
+Until the last step the next ready draws anew, and what a crash left taken is given back. After it
+the run has these requests for good. They are settled by ``medunlearn hospital measure``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medunlearn_client.erasure.claim_file import keep_claim, kept_claim, taken
+from medunlearn_client.erasure.claims import (
+    HOSPITAL,
+    Claim,
+    forget_set,
+    new_token,
+    requests_by_run,
+    waiting_requests,
+)
+from medunlearn_client.erasure.commitments import commit
+from medunlearn_client.erasure.registry import Registry
+from medunlearn_client.erasure.run_records import (
+    requested_records,
+    require_same_words,
+    require_whole,
+    unnamed,
+)
+from medunlearn_client.run_rules import has_begun
+from medunlearn_common.digests import digest_of
+from medunlearn_common.errors import Rejected
+
+if TYPE_CHECKING:
+    from medunlearn_client.site_config import SiteConfig
+    from medunlearn_client.site_data import SiteRecords
+    from medunlearn_common.plan.sections import ConceptsSection
+
+_LOG = logging.getLogger("medunlearn.hospital")
+
+
+class RunRequests:
+    """Which requests each run of one hospital works for.
+
+    Guarantees:
+        * A run's requests are those that were validated when this hospital first said ready in
+          it, whatever comes in later; they are its whole forget set here.
+        * They are in_run on disk before anything of the run is released.
+        * A run that is refused holds none.
+    """
+
+    def __init__(self, folder: Path, config: SiteConfig, registry: Path) -> None:
+        self._folder = folder
+        self._config = config
+        self._registry = registry
+
+    @classmethod
+    def of(cls, folder: Path, config: SiteConfig) -> RunRequests | None:
+        """Those of a hospital; None where it names no registry."""
+        return None if config.registry is None else cls(folder, config, config.registry)
+
+    def claim(self, run_id: str) -> Claim | None:
+        """What the run holds; None if it never began here, or before there was a registry.
+
+        Raises:
+            Misconfigured: RUN_FILE_INVALID, or a code of the registry.
+        """
+        return self._drawn(run_id) if has_begun(self._folder, run_id) else None
+
+    def draw(self, run_id: str) -> None:
+        """Name what waits now as the run's requests, unless it has begun; marks nothing.
+
+        Raises:
+            Misconfigured: A code of the registry.
+            Rejected: ERASURE_HISTORY_TAMPERED.
+        """
+        if has_begun(self._folder, run_id):
+            return
+        earlier = self._drawn(run_id)
+        if earlier is not None:
+            earlier.release("the hospital stopped before it said ready")
+        registry = Registry(self._registry)
+        claim = Claim(registry=registry, numbers=waiting_requests(registry), token=new_token())
+        keep_claim(self._file(run_id), claim)
+        for other, numbers in requests_by_run(registry).items():
+            _LOG.warning(
+                "erasure request(s) %s are with run %s and not in this one; if that was given up: "
+                "medunlearn erasure reopen NUMBER", ", ".join(map(str, numbers)), other)
+
+    def settings(self, run_id: str) -> SiteConfig:
+        """The hospital's settings with the run's forget set.
+
+        Raises:
+            Rejected: PLAN_UNKNOWN if none was drawn.
+            Misconfigured: RUN_FILE_INVALID, or a code of the registry.
+        """
+        claim = self._drawn(run_id)
+        if claim is None:
+            raise Rejected("PLAN_UNKNOWN", "this site never said ready in that run",
+                           "start the run with READY")
+        forget = forget_set(claim.registry, claim.numbers)
+        return self._config.model_copy(update={"forget": forget})
+
+    @contextmanager
+    def unnamed(self, run_id: str) -> Iterator[None]:
+        """Around reading the records; raises Misconfigured ERASURE_RECORDS_MISSING."""
+        with unnamed(self._drawn(run_id), self._config.data):
+            yield
+
+    @contextmanager
+    def taking(
+        self, run_id: str, records: SiteRecords, concepts: ConceptsSection
+    ) -> Iterator[None]:
+        """Takes the requests around what lets the run begin; gives them back if that fails.
+
+        Raises:
+            Misconfigured: ERASURE_RECORDS_MISSING, ERASURE_RECORDS_CHANGED.
+            Rejected: ERASURE_CLAIMED if another run was faster.
+        """
+        claim = self._drawn(run_id)
+        require_whole(claim, self.by_request(claim, records, concepts),
+                      {record.record_id for record in (*records.forget, *records.retain)})
+        require_same_words(claim, records.forget, show_subject=self._config.data.show_subject)
+        if claim is None:
+            yield
+        elif has_begun(self._folder, run_id):  # what is under way gives nothing back
+            claim.take(run_id)
+            yield
+        else:
+            with taken(claim, run_id):
+                yield
+
+    def by_request(
+        self, claim: Claim | None, records: SiteRecords, concepts: ConceptsSection
+    ) -> dict[str, frozenset[str]]:
+        """Ids of the run's forget records by number of the request."""
+        return requested_records(
+            claim, records.forget, concepts=concepts, data=self._config.data
+        )
+
+    def root(self, run_id: str) -> str | None:
+        """What stands for the run's requests outside; None where it has none."""
+        claim = self._drawn(run_id)
+        if claim is None or not claim.numbers:
+            return None
+        return commit(claim.registry, claim.numbers, run_id=run_id).root
+
+    def _drawn(self, run_id: str) -> Claim | None:
+        """Read by the hospital's present registry: its folder may have moved."""
+        kept = kept_claim(self._file(run_id), registry=self._registry)
+        return None if kept is None else replace(kept, author=HOSPITAL)
+
+    def _file(self, run_id: str) -> Path:
+        return self._folder / "runs" / f"{digest_of(run_id)}.erasure"
