@@ -161,8 +161,8 @@ def enrol(
         raise Misconfigured("FINGERPRINT_FORM", f"{len(told)} fingerprints for {len(files)} files",
                             "give one --fingerprint per file, in their order")
     membership = Membership(folder, now=time.time())
-    words_of: dict[Path, str | None] = dict(zip(files, told or [None] * len(files), strict=True))
-    for path, given in words_of.items():
+    given_words: list[str | None] = [*told] or [None] * len(files)
+    for path, given in dict(zip(files, given_words, strict=True)).items():
         def confirm(enrolment: Enrolment, words: str | None = given) -> bool:
             return require_confirmed(
                 enrolment.fingerprint, told=words, first_use=trust_on_first_use,
