@@ -65,11 +65,11 @@ def launch(
         model_digest, tokenizer_digest = digest_of(model_folder), tokenizer_of(model_folder)
     elif not model_digest and not tokenizer_digest:
         model_digest, tokenizer_digest = _invited_model(folder)
+    _warn_of_few_sites(home, needed)
     with ControlClient(home) as client:
         run = client.launch(
             plan.read_bytes(), model_digest=model_digest, tokenizer_digest=tokenizer_digest)
         typer.echo(run.run_id)
-        _warn_of_few_sites(home, needed)
         if wait:
             _follow(client, run.run_id)
 

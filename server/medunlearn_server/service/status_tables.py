@@ -80,7 +80,7 @@ def doing(run: Any, *, seconds: bool = True) -> str:
     if not progress.phase:
         return "starts"
     where = _where(progress)
-    if progress.phase == "ready" and not progress.asked:
+    if progress.phase == "ready" and not progress.missing:
         return f"gathers the sites, {progress.connected} connected"
     if progress.missing:
         waits = f"{where}, waits for {progress.missing} of {progress.asked} sites"

@@ -43,7 +43,10 @@ class WatchedTransport:
         self._path = folder / EXCHANGE_FILE
         self._clock = clock
         self._totals: dict[str, KindTotal] = {}
-        self._words: dict[str, LastWord] = {}
+        # Of a start before this one: still each site's last word. Flower's addresses change.
+        earlier = read_exchange(folder)
+        self._words = {} if earlier is None else {
+            site: word for site, word in earlier.words.items() if not site.isdecimal()}
 
     def sites(self) -> tuple[str, ...]:
         """As the inner transport."""

@@ -92,8 +92,7 @@ class ExchangeView:
         since: When it began, seconds since 1970.
         seconds: How long it took; None while it is open.
         totals: By kind.
-        words: Each site's last word since the run last started, by its id, or by its address
-            while nobody knows that.
+        words: Each site's last word, by its id, or by its address while nobody knows that.
     """
 
     kind: str

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,6 @@ _FINGERPRINT = re.compile(r"fingerprint of \S+: (.+)$", re.M)
 _ENROLMENT = re.compile(r"fingerprint is:?\n\s+(.+)$|its fingerprint:\n\s+(.+)$", re.M)
 # A look is a command of its own, with all that it imports: not too often.
 _LOOK_S = 5.0
-_ROW_OF = r"^{run}\s+(\S+)"
 
 
 @dataclass(kw_only=True)
@@ -150,14 +150,14 @@ class Federation:
             "--folder", str(self.coordinator.folder)).strip().splitlines()[-1]
 
     def state(self, run: str) -> str:
-        """What the coordinator says of a run; empty while its service does not answer."""
+        """Where a run stands, also while it is published; empty while the service is silent."""
         try:
             shown = self.coordinator.run(
-                "coordinator", "runs", "--folder", str(self.coordinator.folder), quiet=True)
+                "coordinator", "runs", "--json", "--folder", str(self.coordinator.folder),
+                quiet=True)
         except MedunlearnError:
             return ""
-        found = re.search(_ROW_OF.format(run=re.escape(run)), shown, re.M)
-        return found[1] if found else ""
+        return next((str(r["state"]) for r in json.loads(shown) if r["run_id"] == run), "")
 
     def finish(self, run: str, *, within_s: float = 900.0) -> None:
         """Wait for the end of a run.

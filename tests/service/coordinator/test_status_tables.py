@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from io import StringIO
 from pathlib import Path
@@ -15,13 +15,16 @@ import pytest
 from control_lab import control_server
 from rich.console import Console
 
+from medunlearn_common.messages import READY, Message
 from medunlearn_common.service import control_pb2 as wire
 from medunlearn_server.service import commands
 from medunlearn_server.service.client import ControlClient
 from medunlearn_server.service.config import CONFIG_FILE
 from medunlearn_server.service.runs_db import RunsDb
 from medunlearn_server.service.status_tables import doing, held_up_by, runs_table, status_tables
-from medunlearn_server.watching.exchanges import EXCHANGE_FILE
+from medunlearn_server.transport import Reply, SiteFailure
+from medunlearn_server.watching.exchanges import EXCHANGE_FILE, WatchedTransport, read_exchange
+from medunlearn_server.watching.views import ExchangeView
 
 
 def a_run(state: str = "running", *, mode: str = "unlearn", **progress: Any) -> Any:
@@ -64,6 +67,28 @@ def test_a_site_that_was_asked_and_is_silent_is_named_while_it_is_waited_for() -
     text = said(*status_tables(found))
     assert "none yet, asked 40 s ago" in text
     assert "round 3 of 6, waits for 1 of 3 sites (40 s)" in text
+
+
+def test_a_run_that_is_started_again_still_shows_what_the_sites_said(tmp_path: Path) -> None:
+    class Refusing:
+        def sites(self) -> tuple[str, ...]:
+            return ("17", "18")
+
+        def exchange(self, requests: Mapping[str, Message], *, deadline_s: float
+                     ) -> dict[str, Reply]:
+            seen.append(read_exchange(tmp_path))
+            return {"17": Message(kind=READY, fields={"site_id": "clinic-a"}),
+                    "18": SiteFailure(code="FORGET_ID_UNKNOWN", site="clinic-b")}
+
+    seen: list[ExchangeView | None] = []
+    asked = dict.fromkeys(("17", "18"), Message(kind=READY))
+    for _ in range(2):
+        WatchedTransport(Refusing(), tmp_path).exchange(asked, deadline_s=1.0)
+    first, second = seen
+    assert first is not None and first.words == {}
+    assert second is not None and second.is_open
+    assert {site: word.code for site, word in second.words.items()} == {
+        "clinic-a": "", "clinic-b": "FORGET_ID_UNKNOWN"}
 
 
 def test_the_last_phase_is_no_round_beyond_the_last() -> None:
