@@ -164,6 +164,9 @@ class Control(control_pb2_grpc.ControlServicer):
 
     def _in_state(self, run_id: str, *states: str) -> RunRow:
         row = self.runs.get(run_id)
+        if row.shown_state != row.state:
+            raise Misconfigured("RUN_STATE", f"run {run_id} has finished and is being published",
+                                "nothing to do: the publication ends by itself")
         if row.state not in states:
             raise Misconfigured("RUN_STATE", f"run {run_id} is {row.state}",
                                 "`medunlearn coordinator status` says what can be done with it")
