@@ -50,12 +50,15 @@ def publish(
         registry.get(run)
         digest = attest(place)
         carry_out(home, registry, run)
-        ahead = [row.run_id for row in registry.list() if row.state == "running"]
+        ahead = [row for row in registry.list() if row.state == "running"]
     typer.echo(f"attested: SHA-256 {digest}")
     typer.echo(f"published folder: {place.folder}")
     for other in ahead:
-        typer.echo(f"it waits until {other} has ended or is paused: one run is carried at a time\n"
-                   f"  medunlearn coordinator pause {other}   lets it go first; resume it then")
+        typer.echo(f"it waits until {other.run_id} has ended or is paused: "
+                   "one is carried at a time")
+        if other.mode != "publish":
+            typer.echo(f"  medunlearn coordinator pause {other.run_id}   lets it go first; resume "
+                       "that run then")
     typer.echo("the service carries it to the hospitals; who has it says")
     typer.echo(f"  medunlearn coordinator publish {run} --show")
 

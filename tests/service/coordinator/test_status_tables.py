@@ -15,6 +15,7 @@ import pytest
 from control_lab import control_server
 from rich.console import Console
 
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.messages import READY, Message
 from medunlearn_common.service import control_pb2 as wire
 from medunlearn_server.service import commands
@@ -126,6 +127,21 @@ def test_words_travel_from_the_runs_folder_and_nothing_unlawful_with_them(tmp_pa
     assert {w.site_id: w.code for w in run.words} == {
         "clinic-c": "FORGET_ID_UNKNOWN", "clinic-b": "unreadable"}
     assert list(run.progress.waits_for) == ["clinic-a"]
+
+
+def test_a_run_that_is_being_published_is_not_paused(tmp_path: Path) -> None:
+    """It could end in no such state, and would be started again and again."""
+    with control_server(tmp_path) as (federation, address):
+        with closing(RunsDb(federation.folder.runs_db)) as runs:
+            runs.add("heart-1", plan_digest="d")
+            runs.count_start("heart-1")
+            runs.move("heart-1", "finished")
+            runs.publish("heart-1")
+        with ControlClient(federation.folder, address=address) as client:
+            with pytest.raises(Misconfigured) as caught:
+                client.pause("heart-1")
+            assert caught.value.code == "RUN_STATE" and "published" in caught.value.message
+    assert not (federation.folder.run("heart-1") / "directive").exists()
 
 
 class Service:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import typer
+from joining_desk import NOW, Desk, app_of, code_of
 from joining_lab import RIVAL
-from test_joining import NOW, Desk, _app, code_of
 from typer.testing import CliRunner
 
 from medunlearn_client.joining import commands as hospital
@@ -41,10 +41,10 @@ def test_a_model_that_is_not_there_is_noticed_before_keys_are_made(
 
 def test_joining_with_nothing_in_hand_does_not_read_like_success(desk: Desk) -> None:
     folder = desk.site("clinic-a")
-    bare = CliRunner().invoke(_app(hospital.join), ["--folder", str(folder)])
+    bare = CliRunner().invoke(app_of(hospital.join), ["--folder", str(folder)])
     assert isinstance(bare.exception, Misconfigured) and bare.exception.code == "FILE_MISSING"
     make_next_keys(folder, identity=False, node=True, entropy=OsEntropy(), now=NOW)
-    waiting = CliRunner().invoke(_app(hospital.join), ["--folder", str(folder)])
+    waiting = CliRunner().invoke(app_of(hospital.join), ["--folder", str(folder)])
     assert waiting.exit_code == 0 and "new node key is in force" in waiting.output
 
 
