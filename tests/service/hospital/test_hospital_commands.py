@@ -17,11 +17,11 @@ from joining_lab import HOME
 from medunlearn_client.policy import PrivacyLimits, SitePolicy, policy_template
 from medunlearn_client.service.approvals import Approvals
 from medunlearn_client.service.config import HospitalPaths, hospital_template
-from medunlearn_client.service.node import LOCK_FILE
 from medunlearn_client.service.node_link import NodeLink
 from medunlearn_client.service.status import SiteStatus
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 from medunlearn_common.errors import Rejected
+from medunlearn_common.keeping.stopped import SERVICE_LOCK
 from medunlearn_common.offer import RunOffer
 from medunlearn_common.plan import RunPlan
 
@@ -95,7 +95,7 @@ def write_trust(folder: Path, *, named: bool) -> None:
 @contextmanager
 def running(paths: HospitalPaths) -> Iterator[None]:
     """As if a service ran for the folder."""
-    with (paths.state / LOCK_FILE).open("w+") as lock:
+    with (paths.state / SERVICE_LOCK).open("w+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write("4711")
         lock.flush()

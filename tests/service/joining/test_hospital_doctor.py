@@ -17,11 +17,11 @@ from medunlearn_client.joining.checks import hospital_checks
 from medunlearn_client.joining.rotation import make_next_keys
 from medunlearn_client.joining.site_folder import Joining, make_site_folder
 from medunlearn_client.service.config import HospitalPaths
-from medunlearn_client.service.node import LOCK_FILE
 from medunlearn_client.service.node_link import NodeLink
 from medunlearn_common.doctor import Finding, run_checks
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.invitation import open_invitation
+from medunlearn_common.keeping.stopped import SERVICE_LOCK
 from medunlearn_common.model_files import model_digest, tokenizer_digest
 from medunlearn_common.plan.sections import DataSection
 
@@ -190,7 +190,7 @@ def test_what_the_running_service_met_is_told(
         NodeLink(code="NODE_NOT_ADMITTED", since=1.0, at=2.0).write(paths.link)
         told = found(place, "ports", "node")
         assert told[0].code == "PORT_TAKEN" and told[-1].code == "SERVICE_STOPPED"
-        with (place / "state" / LOCK_FILE).open("w+") as lock:
+        with (place / "state" / SERVICE_LOCK).open("w+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             lock.write("4711")
             lock.flush()
