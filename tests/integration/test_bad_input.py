@@ -219,9 +219,9 @@ def test_errors_of_hospitals_are_in_their_log(refused: Refusal, run_copy: Path) 
     """A site's own trouble shows as its code; the words are in the run's folder."""
     for name in ("result.json", "checkpoint.bin", "checkpoint.previous.bin", "audit.db"):
         (run_copy / name).unlink()
-    for log in run_copy.glob("sites/*/audit.db"):
-        log.unlink()
     for site in run_copy.glob("sites/*"):
+        for store in (*site.rglob("*.db"), *site.glob("runs/*")):  # as before it took part
+            store.unlink()
         document = json.loads((site / "site.json").read_text(encoding="utf-8"))
         document["data"]["files"] = ["/nowhere/questions.jsonl"]
         (site / "site.json").write_text(json.dumps(document), encoding="utf-8")

@@ -92,8 +92,18 @@ def released_runs(folder: Path) -> set[str]:
 
 
 def holds(path: Path) -> bool:
-    """Whether more than an empty file is there, which SQLite makes of one that is missing."""
-    return path.is_file() and path.stat().st_size > 0
+    """Whether a store is there, if only a damaged one.
+
+    SQLite makes an empty file of one that is missing, and leaves one without tables where the
+    disk was full when it was begun.
+    """
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
+    except sqlite3.DatabaseError:
+        return True
 
 
 def _releases(folder: Path, name: str) -> set[Release]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -57,11 +58,16 @@ def test_a_store_that_was_lost_is_not_begun_anew(received: PublishingLab, store:
     assert ledger.cumulative_epsilon(unit="record", delta=1e-5) == float("inf")
 
 
+@pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("store", STORES)
-def test_an_empty_file_is_no_store(received: PublishingLab, store: str) -> None:
-    """SQLite makes one where a running service finds its store gone."""
+def test_an_empty_file_is_no_store(received: PublishingLab, store: str, begun: bool) -> None:
+    """SQLite makes one where a running service finds its store gone, or on a full disk."""
     lose(received, store)
     (home(received) / store).touch()
+    if begun:
+        with closing(sqlite3.connect(home(received) / store)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        assert (home(received) / store).stat().st_size > 0
     with pytest.raises(Misconfigured, match="STORE_LOST"):
         start(home(received))
 
