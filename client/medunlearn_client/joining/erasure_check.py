@@ -6,17 +6,19 @@ Guarantees:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medunlearn_client.erasure import Registry
+from medunlearn_client.erasure import Registry, State
 from medunlearn_client.erasure.claims import requests_by_run, waiting_requests
 from medunlearn_client.records import Quarantine, ReadOptions
 from medunlearn_client.records.reading import stream_records
 from medunlearn_client.site_config import SiteConfig
 from medunlearn_common.doctor import Finding, ok, problem, warning
 from medunlearn_common.plan.sections import DataSection
+
+_FORGOTTEN = frozenset({State.VERIFIED, State.ATTESTED})
 
 
 def erasure_findings(site: SiteConfig) -> Iterator[Finding]:
@@ -35,12 +37,23 @@ def erasure_findings(site: SiteConfig) -> Iterator[Finding]:
             f"once it is in the inbox: medunlearn hospital measure {run}; if it failed or was "
             "stopped for good: medunlearn erasure reopen NUMBER, and the next run takes them")
     waiting = waiting_requests(registry)
-    if not waiting:
+    if waiting:
+        yield ok("ERASURE_VALIDATED",
+                 f"erasure request(s) {_listed(waiting)} wait for the next run")
+    else:
         yield warning("ERASURE_NONE_VALIDATED", "no erasure request waits for a run",
                       "without one this hospital only retains; see medunlearn erasure due")
-        return
-    yield ok("ERASURE_VALIDATED", f"erasure request(s) {_listed(waiting)} wait for the next run")
-    lacking = _lacking(site.data, registry, waiting)
+    forgotten = [request.number for request in registry.requests(_FORGOTTEN)]
+    sought = _sought(registry, (*waiting, *forgotten))
+    left = _not_found(site.data, sought) if sought else {}
+    kept = [number for number in forgotten if left[number] != sought[number]]
+    if kept:
+        yield warning(
+            "ERASURE_RECORDS_KEPT", f"the data still hold records of request(s) {_listed(kept)}, "
+            "which a run has forgotten: the next run keeps them, and may teach them again",
+            "take them out of the [data] files before it, and put the new model in the old one's "
+            "place")
+    lacking = [number for number in waiting if left[number]]
     if lacking:
         yield problem(
             "ERASURE_RECORDS_MISSING", f"the data lack what request(s) {_listed(lacking)} were "
@@ -49,9 +62,15 @@ def erasure_findings(site: SiteConfig) -> Iterator[Finding]:
             "withdraw NUMBER and add it anew")
 
 
-def _lacking(data: DataSection, registry: Registry, numbers: Sequence[int]) -> list[int]:
-    """Requests that were found with a record that is not in the files."""
-    missing = {number: {m.record_id for m in registry.matches(number)} for number in numbers}
+def _sought(registry: Registry, numbers: Iterable[int]) -> dict[int, frozenset[str]]:
+    return {n: frozenset(match.record_id for match in registry.matches(n)) for n in numbers}
+
+
+def _not_found(
+    data: DataSection, sought: Mapping[int, frozenset[str]]
+) -> dict[int, set[str]]:
+    """By request, the records that it was found with and that are not in the files."""
+    missing = {number: set(ids) for number, ids in sought.items()}
     records = stream_records(
         [Path(name) for name in data.files],
         options=replace(ReadOptions.of_plan(data), for_sums=True),
@@ -59,7 +78,7 @@ def _lacking(data: DataSection, registry: Registry, numbers: Sequence[int]) -> l
     for record in records:
         for ids in missing.values():
             ids.discard(record.record_id)
-    return [number for number, ids in missing.items() if ids]
+    return missing
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from joining_lab import HOME
 
-from medunlearn_client.erasure import Claim, Match, NewRequest, Registry
+from medunlearn_client.erasure import Claim, Match, NewRequest, Registry, RunFigures
 from medunlearn_client.joining.checks import hospital_checks
 from medunlearn_client.joining.rotation import make_next_keys
 from medunlearn_client.joining.site_folder import Joining, make_site_folder
@@ -27,6 +27,13 @@ from medunlearn_common.plan.sections import DataSection
 
 NOW = time.time()
 SECRET = "Erika Mustermann of Musterstadt"
+FORGOTTEN = RunFigures(
+    run_id="heart-2", adapter_digest="a" * 64, attestation_digest="e" * 64, forget_records=2,
+    forget_accuracy=0.25, chance=0.25, retrained_accuracy=None, forget_exact=0.0,
+    retrained_exact=None, identifiers_asked=1, identifiers_leaked=0, has_identifiers=True,
+    preservation=1.0, ranked_records=20, run_ranked_records=80, run_forget_accuracy=0.3,
+    run_chance=0.25,
+)
 
 
 @pytest.fixture
@@ -249,3 +256,12 @@ def test_the_requests_of_a_registry_are_told_by_number(
     told = findings[0]
     assert "2 are in run heart-1" in told.message and "hospital measure heart-1" in told.hint
     assert "erasure reopen" in told.hint and "Muster" not in repr(findings)
+    claim = Claim(registry=registry, numbers=(1,), token="u")
+    claim.take("heart-2")
+    claim.settle({1: FORGOTTEN})
+    findings = found(place, "erasure")
+    assert codes(findings) == ["ERASURE_IN_RUN", "ERASURE_NONE_VALIDATED", "ERASURE_RECORDS_KEPT"]
+    assert "request(s) 1, which" in findings[-1].message
+    lines = records.read_text().splitlines()
+    records.write_text("\n".join(line for line in lines if '"r3"' not in line) + "\n")
+    assert "ERASURE_RECORDS_KEPT" not in codes(found(place, "erasure"))
