@@ -55,7 +55,8 @@ def test_a_node_with_another_model(run: Run, tmp_path: Path) -> None:
     finally:
         back()
     hospital.kill("worker")
-    took = run.next_round(having=[hospital.name])
+    # A site that said no is asked again after two minutes.
+    took = run.next_round(having=[hospital.name], within_s=2 * RECOVERY_S)
     tell(f"another model is {code}; back in a sum {took:.0f} s after its own was put back")
 
 
