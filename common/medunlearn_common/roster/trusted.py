@@ -16,6 +16,7 @@ Guarantees:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fcntl import LOCK_EX, flock
@@ -192,7 +193,7 @@ class TrustedRoster:
     def _alone(self) -> Iterator[None]:
         """One process at a time compares and writes; raises Transient WRITE_FAILED."""
         try:
-            lock = (self._folder / _LOCK_FILE).open("ab")
+            lock = os.fdopen(os.open(self._folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
             raise Transient("WRITE_FAILED", f"cannot write {_LOCK_FILE}: {error.strerror}",
                             "free disk space or mend permissions, then repeat") from error

@@ -33,6 +33,8 @@ _REFUSED_PAUSE_S: Final = 60.0
 Known = dict[str, tuple[str, str]]
 """Site to digest of its key and Flower's id of its node; no id while it is being registered."""
 
+_TAKEN_OUT = ("unregistered", "deleted")
+
 
 class Registration:
     """One thread that compares and mends."""
@@ -114,7 +116,8 @@ class Registration:
         self._write(good)
 
     def _alive(self) -> set[str]:
-        return {node.node_id for node in self._superlink.nodes()}
+        """Flower goes on listing a node that was taken out, and takes none out twice."""
+        return {n.node_id for n in self._superlink.nodes() if n.status not in _TAKEN_OUT}
 
     def _was_refused(self, site: str, digest: str) -> bool:
         refused, until = self._refused.get(site, ("", 0.0))

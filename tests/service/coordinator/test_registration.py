@@ -27,12 +27,14 @@ class OnceOnly:
 
     def __init__(self) -> None:
         self.alive: dict[str, bytes] = {}
+        self.taken_out: set[str] = set()
         self.used: set[bytes] = set()
         self.numbers = itertools.count(1)
         self.dies_after = -1
 
     def nodes(self) -> tuple[FlowerNode, ...]:
-        return tuple(FlowerNode(node_id=one, status="registered") for one in self.alive)
+        return (*(FlowerNode(node_id=one, status="registered") for one in self.alive),
+                *(FlowerNode(node_id=one, status="unregistered") for one in self.taken_out))
 
     def register(self, public_key: Path, *, name: str) -> str:
         key = b" ".join(public_key.read_bytes().split()[:2])
@@ -47,7 +49,10 @@ class OnceOnly:
         return node
 
     def unregister(self, node_id: str) -> None:
+        if node_id in self.taken_out:
+            raise Transient("FLOWER_COMMAND", "[code: 24] Node ID not found for account", "")
         del self.alive[node_id]
+        self.taken_out.add(node_id)
 
 
 class Place:
@@ -77,6 +82,15 @@ def settled(registration: Registration) -> frozenset[str]:
     finally:
         registration.stop()
     return registration.registered()
+
+
+def test_after_one_node_was_taken_out_others_are_still_let_in(place: Place) -> None:
+    """Flower goes on listing it."""
+    assert len(settled(place.registration())) == 3
+    (place.nodes / "c.pub").unlink()
+    assert settled(place.registration()) == {"a", "b"}
+    new_node_key(place.nodes, "d")
+    assert settled(place.registration()) == {"a", "b", "d"}
 
 
 @pytest.mark.parametrize("moment", [1, 2, 3])

@@ -83,6 +83,7 @@ def test_a_party_is_whole_where_it_moved_to(desk: Desk, tmp_path: Path) -> None:
         archive, moved = tmp_path / f"{folder.name}.tar", tmp_path / "moved" / folder.name
         make_backup(folder, archive, final=True)
         restore(archive, moved)
+        assert (folder / "trust" / "roster.lock").stat().st_mode & 0o077 == 0
         left = {"trust/passphrase", "trust/roster.lock", "retired.json"}
         assert files(folder) - files(moved) == left | (
             {"root/passphrase"} if folder == desk.lead else set())
