@@ -50,6 +50,7 @@ from medunlearn_common.trust_folder import POLICY_FILE, TRUST_FOLDER
 
 _LIBRARIES = ("flwr", "torch", "transformers", "peft", "opacus", "cryptography")
 _RECORDS = 50
+_LET_IN_S = 90.0
 _FULL, _TIGHT = 1.0, 0.6  # share of a memory that weights alone may take
 
 
@@ -78,7 +79,7 @@ def hospital_checks(folder: Path, *, now: float, offline: bool = False) -> Mappi
         "data": lambda: _data(folder),
         "erasure": lambda: _erasure(folder),
         "ports": lambda: _ports(config, running=_runs(folder)),
-        "node": lambda: _node(folder),
+        "node": lambda: _node(folder, now),
         "network": lambda: check_gateway(
             *split(config.coordinator.address), folder / "tls" / "ca.pem", now=time.time),
     }
@@ -247,7 +248,7 @@ def _runs(folder: Path) -> bool:
     return service_pid(HospitalPaths(folder=folder)) is not None
 
 
-def _node(folder: Path) -> Iterator[Finding]:
+def _node(folder: Path, now: float) -> Iterator[Finding]:
     """What the running service's node was told by the coordinator."""
     if not _runs(folder):
         yield ok("SERVICE_STOPPED", "the service is stopped: nobody asked whether its node is let "
@@ -255,7 +256,9 @@ def _node(folder: Path) -> Iterator[Finding]:
         return
     link = NodeLink.read(HospitalPaths(folder=folder).link)
     if link.trouble is not None:
-        yield problem(link.trouble.code, link.trouble.message, link.trouble.hint)
+        # Of a node that has just started, or a coordinator that has, it may be over in a minute.
+        level = problem if now - link.since > _LET_IN_S else warning
+        yield level(link.trouble.code, link.trouble.message, link.trouble.hint)
     elif link.at:
         yield ok("NODE_LET_IN", "the coordinator answers the calls of this hospital's node")
 

@@ -204,6 +204,8 @@ def test_what_the_running_service_met_is_told(
             told = found(place, "ports", "node")
             assert told[0].code == "PORT"
             assert (told[-1].code, told[-1].level) == ("NODE_NOT_ADMITTED", "problem")
+            NodeLink(code="NODE_NOT_ADMITTED", since=NOW - 30.0, at=NOW).write(paths.link)
+            assert found(place, "node")[0].level == "warning"  # it has just started
             NodeLink(since=1.0, at=2.0).write(paths.link)
             assert codes(found(place, "node")) == ["NODE_LET_IN"]
 
