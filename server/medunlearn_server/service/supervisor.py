@@ -12,22 +12,20 @@ Guarantees:
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import require_writable
 from medunlearn_common.identity.key_files import PASSPHRASE_VARIABLE
 from medunlearn_common.keeping import PartyMarks
-from medunlearn_common.keeping.stopped import SERVICE_LOCK
+from medunlearn_common.keeping.stopped import SERVICE_LOCK, held_alone
 from medunlearn_common.log_view import SERVICE
 from medunlearn_common.logs import EventLog
 from medunlearn_common.processes import Children, ChildSpec, on_termination
@@ -155,23 +153,11 @@ def _installed(module: str) -> bool:
         return False
 
 
-@contextmanager
-def _alone(folder: CoordinatorFolder) -> Iterator[None]:
-    """Hold the folder against another service.
-
-    Raises:
-        Misconfigured: SERVICE_RUNNING.
-    """
-    folder.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (folder.state / SERVICE_LOCK).open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Misconfigured(
-                "SERVICE_RUNNING", f"a service for {folder.path.name} is running already",
-                "a coordinator has one service at a time; stop the other one",
-            ) from error
-        yield
+def _alone(folder: CoordinatorFolder) -> AbstractContextManager[BinaryIO]:
+    """Hold the folder against another service; entering raises Misconfigured SERVICE_RUNNING."""
+    return held_alone(folder.state, SERVICE_LOCK, Misconfigured(
+        "SERVICE_RUNNING", f"a service for {folder.path.name} is running already",
+        "a coordinator has one service at a time; stop the other one"))
 
 
 def derive_missing_nodes(folder: CoordinatorFolder) -> None:
