@@ -204,6 +204,7 @@ class Membership:
                            "send it to the coordinator that sent the invitation")
         self._require_usable(enrolment.entry)
         if document in self._enrolments.of(enrolment.site_id):
+            confirm(enrolment)  # whoever names words is told if they are another file's
             return enrolment
         self._require_welcome(enrolment)
         # Unlocked: a revocation must not wait for the end of a telephone call.

@@ -238,6 +238,12 @@ def test_enrolling_twice_changes_nothing(desk: Desk) -> None:
     before = desk.members().roster_file.read_bytes()
     desk.enrol(folder)
     assert desk.members().roster_file.read_bytes() == before
+    document = (folder / "clinic-a.enrolment").read_bytes()
+
+    def by_telephone(_: object) -> bool:
+        raise Misconfigured("FINGERPRINT_DIFFERS", "", "")
+
+    assert code_of(desk.members().enrol, document, by_telephone) == "FINGERPRINT_DIFFERS"
 
 
 def test_a_member_is_not_invited_again(desk: Desk) -> None:
