@@ -38,7 +38,7 @@ class Waiting:
         self._halt = halt
         self._wake = wake
         self._clock = clock
-        self._facts: dict[str, float | str | list[str]] = {}
+        self._facts: dict[str, float | str | list[str]] = _spent(shown_in)
         self._shown_at = 0.0
         self._began = self._pushed = clock()
         self._answered: list[float] = []
@@ -100,3 +100,11 @@ class Waiting:
         with suppress(OSError):
             temporary.write_text(json.dumps({**self._facts, "at": at}), encoding="ascii")
             os.replace(temporary, self._shown_in)
+
+
+def _spent(shown_in: Path | None) -> dict[str, float | str | list[str]]:
+    """What the run had cost at an earlier start, or before it was published."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        if shown_in is not None:
+            return {"epsilon": float(json.loads(shown_in.read_bytes())["epsilon"])}
+    return {}

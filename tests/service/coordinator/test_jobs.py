@@ -150,6 +150,20 @@ def test_waiting_says_for_whom_and_halts(tmp_path: Path) -> None:
     assert len(halted) == 2
 
 
+@pytest.mark.parametrize(("kept", "shown"), [
+    ('{"epsilon": 7.9, "round": 20}', {"epsilon": 7.9}), ("", {}), ("[]", {}), ("{}", {}),
+    ('{"epsilon": []}', {}), ('{"epsilon": "x"}', {}), ("\xff", {}), ('{"epsilon": 7.', {}),
+])
+def test_what_a_run_has_cost_is_shown_over_its_starts(
+    tmp_path: Path, kept: str, shown: dict[str, float]
+) -> None:
+    """A publication is a start as well."""
+    path = tmp_path / "now.json"
+    path.write_text(kept, encoding="latin-1")
+    Waiting(shown_in=path, clock=lambda: 5.0).note(phase="ready")
+    assert json.loads(path.read_text()) == {**shown, "phase": "ready", "at": 5.0}
+
+
 def test_half_an_event_of_a_killed_process_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text('{"event": "ready"}\n{"event": "rou')
