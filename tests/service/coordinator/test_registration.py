@@ -219,3 +219,10 @@ def test_a_real_superlink_takes_a_key_once_and_a_crash_is_mended(
     superlink.unregister(superlink.register(nodes / "hospital-3.pub", name="hospital-3"))
     with pytest.raises(Transient):
         superlink.register(nodes / "hospital-3.pub", name="hospital-3")
+    (nodes / "hospital-3.pub").unlink()
+    (nodes / "hospital-2.pub").unlink()  # revoked
+    new_node_key(nodes, "hospital-1")  # new keys
+    new_node_key(nodes, "hospital-4")  # enrolled
+    for registration in (again, Registration(keys=NodeKeys(nodes), superlink=superlink, file=file)):
+        registration._mend()
+        assert registration.registered() == {"hospital-0", "hospital-1", "hospital-4"}
