@@ -95,7 +95,8 @@ def measure(
         typer.echo(line)
     if claim is not None and (most or not found.forget.n or not found.retain.n):
         typer.echo("a part of the records, or an empty set, marks no request: measure again "
-                   "without --most, or take requests back with `medunlearn erasure reopen`")
+                   "without --most, or take requests back with `medunlearn erasure reopen NUMBER "
+                   "--reason …`")
     typer.echo("kept in this folder; say what you think of it with countersign or object")
 
 
@@ -184,15 +185,29 @@ def adopt(
 
 
 def _tell_requests(hospital: AdoptionHospital, run: str) -> None:
-    """What is to be done now for the erasure requests of a run that is in service."""
+    """What is to be done now for the erasure requests of a run that is in service, and of others.
+
+    Args:
+        hospital: The hospital.
+        run: The run; empty where the base model is in service alone.
+    """
     from medunlearn_client.adoption.judging import run_claim
+    from medunlearn_client.erasure import Registry
+    from medunlearn_client.erasure.claims import FORGOTTEN, requests_by_run
     from medunlearn_client.erasure.run_figures import next_step_lines
     from medunlearn_common.errors import MedunlearnError
 
     try:
-        claim = run_claim(hospital, run)
+        claim = run_claim(hospital, run) if run else None
         for line in next_step_lines(claim) if claim is not None else ():
             typer.echo(line)
+        place = hospital.config.registry
+        others = {} if place is None else requests_by_run(Registry(place), FORGOTTEN)
+        for other in sorted(others.keys() - {run}):
+            typer.echo(
+                f"erasure request(s) {', '.join(map(str, others[other]))} were verified with the "
+                f"adapter of {other}, not with what is in service now: unless the base model has "
+                "forgotten them since, it knows them again")
     except MedunlearnError as error:  # the adapter is in service all the same
         typer.echo(f"erasure requests: {error}")
 
@@ -212,3 +227,4 @@ def rollback(by: ByOption, folder: PartyFolder = HERE) -> None:
         typer.echo("no adapter is in service any more: the base model alone")
     else:
         typer.echo(f"in service: version {earlier.version}, run {earlier.run_id}")
+    _tell_requests(hospital, "" if earlier is None else earlier.run_id)

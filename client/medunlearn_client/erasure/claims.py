@@ -18,6 +18,8 @@ from medunlearn_client.erasure.requests import ErasureRequest, State, run_of
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.plan.sections import ForgetSection
 
+FORGOTTEN = frozenset({State.VERIFIED, State.ATTESTED})
+"""What a request is once a run's adapter has been seen to forget it."""
 SIMULATION, HOSPITAL = "medunlearn simulate", "medunlearn hospital"
 
 
@@ -52,10 +54,12 @@ def waiting_requests(registry: Registry) -> tuple[int, ...]:
     return tuple(request.number for request in registry.requests({State.VALIDATED}))
 
 
-def requests_by_run(registry: Registry) -> dict[str, tuple[int, ...]]:
-    """Numbers of the requests that are in a run, by the run that took them."""
+def requests_by_run(
+    registry: Registry, states: frozenset[State] = frozenset({State.IN_RUN})
+) -> dict[str, tuple[int, ...]]:
+    """Numbers of the requests that are in a run, or in other states, by the run that took them."""
     found: dict[str, tuple[int, ...]] = {}
-    for request in registry.requests({State.IN_RUN}):
+    for request in registry.requests(states):
         run_id = run_of(registry.events(request.number))
         found[run_id] = (*found.get(run_id, ()), request.number)
     return found

@@ -225,7 +225,7 @@ def next_step(request: ErasureRequest, events: Sequence[Event]) -> str:
         run = run_of(events)
         return (f"wait for run {run}, or resume it; of the hospital's service: `medunlearn "
                 f"hospital measure {run}` once it is in the inbox; given up: `erasure reopen "
-                f"{request.number}`")
+                f"{request.number} --reason …`")
     return _NEXT_STEP.get(request.state, "")
 
 

@@ -91,7 +91,7 @@ class RunRequests:
         for other, numbers in requests_by_run(registry).items():
             _LOG.warning(
                 "erasure request(s) %s are with run %s and not in this one; if that was given up: "
-                "medunlearn erasure reopen NUMBER", ", ".join(map(str, numbers)), other)
+                "medunlearn erasure reopen NUMBER --reason …", ", ".join(map(str, numbers)), other)
 
     def settings(self, run_id: str) -> SiteConfig:
         """The hospital's settings with the run's forget set.

@@ -10,15 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medunlearn_client.erasure import Registry, State
-from medunlearn_client.erasure.claims import requests_by_run, waiting_requests
+from medunlearn_client.erasure import Registry
+from medunlearn_client.erasure.claims import FORGOTTEN, requests_by_run, waiting_requests
 from medunlearn_client.records import Quarantine, ReadOptions
 from medunlearn_client.records.reading import stream_records
 from medunlearn_client.site_config import SiteConfig
 from medunlearn_common.doctor import Finding, ok, problem, warning
 from medunlearn_common.plan.sections import DataSection
-
-_FORGOTTEN = frozenset({State.VERIFIED, State.ATTESTED})
 
 
 def erasure_findings(site: SiteConfig) -> Iterator[Finding]:
@@ -35,7 +33,8 @@ def erasure_findings(site: SiteConfig) -> Iterator[Finding]:
         yield warning(
             "ERASURE_IN_RUN", f"erasure request(s) {_listed(numbers)} are in run {run}",
             f"once it is in the inbox: medunlearn hospital measure {run}; if it failed or was "
-            "stopped for good: medunlearn erasure reopen NUMBER, and the next run takes them")
+            "stopped for good: medunlearn erasure reopen NUMBER --reason …, and the next run takes "
+            "them")
     waiting = waiting_requests(registry)
     if waiting:
         yield ok("ERASURE_VALIDATED",
@@ -43,7 +42,7 @@ def erasure_findings(site: SiteConfig) -> Iterator[Finding]:
     else:
         yield warning("ERASURE_NONE_VALIDATED", "no erasure request waits for a run",
                       "without one this hospital only retains; see medunlearn erasure due")
-    forgotten = [request.number for request in registry.requests(_FORGOTTEN)]
+    forgotten = [request.number for request in registry.requests(FORGOTTEN)]
     sought = _sought(registry, (*waiting, *forgotten))
     left = _not_found(site.data, sought) if sought else {}
     kept = [number for number in forgotten if left[number] != sought[number]]

@@ -113,7 +113,8 @@ def _erasure(folder: Path) -> str:
         registry = Registry(place)
         held = [f"{', '.join(map(str, numbers))} in run {run} (then hospital measure, or erasure "
                 "reopen)" for run, numbers in requests_by_run(registry).items()]
-        return "; ".join([*held, f"{len(waiting_requests(registry))} wait for the next run"])
+        waiting = ", ".join(map(str, waiting_requests(registry))) or "none"
+        return "; ".join([*held, f"{waiting} for the next run"])
     except MedunlearnError as error:
         return error.code
 

@@ -85,7 +85,7 @@ class PublishedRun:
         except OSError as error:
             raise Misconfigured(
                 "RUN_NOT_ATTESTED", f"run {self.run_id} has not been attested",
-                "`medunlearn coordinator publish` does it",
+                "once it has finished: medunlearn coordinator publish, without --show",
             ) from error
 
     def files(self, *, full: bool) -> dict[str, bytes]:

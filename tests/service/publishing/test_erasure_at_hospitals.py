@@ -34,7 +34,7 @@ from medunlearn_simulation.demo_corpus import DemoSize, demo_rows
 COMMANDS = (
     *(EntryPoint(name=f"hospital.{name}", group="medunlearn.commands",
                  value=f"medunlearn_client.adoption.commands:{name}")
-      for name in ("adopt", "measure")),
+      for name in ("adopt", "measure", "rollback")),
     EntryPoint(name="hospital.status", group="medunlearn.commands",
                value="medunlearn_client.service.commands:status"),
     EntryPoint(name="erasure", group="medunlearn.commands",
@@ -185,6 +185,11 @@ def test_from_the_letter_that_comes_in_to_the_letter_that_goes_out(clinic: Clini
         "received", "validated", "in_run", "verified", "attested"]
     assert events[-1].detail["attestation_digest"] == attestation
     clinic.registry.check()
+    assert "were verified" not in clinic.shown[-1]
+    assert clinic.hospital("rollback", "--by", "Ann Lee") == 0
+    assert "request(s) 1 were verified with the adapter of heart" in clinic.shown[-1]
+    assert clinic.hospital("adopt", "heart", "--by", "Ann Lee", "--rollback") == 0
+    assert "were verified" not in clinic.shown[-1]
     clinic.require_silence()
 
 
@@ -285,10 +290,10 @@ def test_status_tells_what_waits_in_a_run(clinic: Clinic) -> None:
     assert "ERASURE_REGISTRY_MISSING" in clinic.shown[-1]
     clinic.validated(PATIENTS[0])
     assert clinic.hospital("status") == 0
-    assert "1 wait for the next run" in clinic.shown[-1]
+    assert "1 for the next run" in clinic.shown[-1]
     clinic.run("heart")
     assert clinic.hospital("status") == 0
-    assert "1 in run heart" in clinic.shown[-1] and "0 wait for the next run" in clinic.shown[-1]
+    assert "1 in run heart" in clinic.shown[-1] and "none for the next run" in clinic.shown[-1]
     assert clinic.hospital("status", "--json") == 0
     assert json.loads(clinic.shown[-1])["erasure"].startswith("1 in run heart")
     clinic.require_silence()
