@@ -1,9 +1,14 @@
-"""Durable writes: a file is either its old self or its new self, also after a crash."""
+"""Durable writes: a file is either its old self or its new self, also after a crash.
+
+Where a new self follows from the old one, processes that write it take turns.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
@@ -44,6 +49,28 @@ def write_atomically(path: Path, data: bytes, *, private: bool = True) -> None:
             f"cannot write {path.name}: {error.strerror or error}",
             "free disk space or mend permissions, then resume; the old file is intact",
         ) from error
+
+
+@contextmanager
+def in_turn(lock: Path) -> Iterator[None]:
+    """Read, judge and write while no other process does: it waits. Hold it for moments only.
+
+    Raises:
+        Transient: WRITE_FAILED.
+    """
+    private_folder(lock.parent)
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, _OWNER_ONLY)
+    except OSError as error:
+        raise Transient(
+            "WRITE_FAILED", f"cannot open {lock.name}: {error.strerror or error}",
+            "free disk space or mend permissions; nothing was changed",
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def private_folder(path: Path) -> Path:

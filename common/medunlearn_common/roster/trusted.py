@@ -16,15 +16,11 @@ Guarantees:
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 from medunlearn_common.envelope.dsse import SignedBytes, count_valid, parse_signed
-from medunlearn_common.errors import Misconfigured, Rejected, Transient
-from medunlearn_common.files import write_atomically
+from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_common.files import in_turn, write_atomically
 from medunlearn_common.identity.keys import verify_signature
 from medunlearn_common.roster.document import (
     MAX_ROSTER_BYTES,
@@ -175,7 +171,7 @@ class TrustedRoster:
             Rejected: As :func:`verify_roster` and :func:`require_successor`; the old one stays.
             Transient: WRITE_FAILED; the old one stays.
         """
-        with self._alone():
+        with in_turn(self._folder / _LOCK_FILE):
             self.follow()
             if data == self._data:
                 return self._roster
@@ -188,18 +184,6 @@ class TrustedRoster:
                     write_atomically(self._folder / ROOT_FILE, roster.root.to_bytes())
                 self._roster, self._data = roster, data
             return self._roster
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One process at a time compares and writes; raises Transient WRITE_FAILED."""
-        try:
-            lock = os.fdopen(os.open(self._folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600))
-        except OSError as error:
-            raise Transient("WRITE_FAILED", f"cannot write {_LOCK_FILE}: {error.strerror}",
-                            "free disk space or mend permissions, then repeat") from error
-        with lock:
-            flock(lock, LOCK_EX)
-            yield
 
     def _read(self, name: str) -> bytes:
         try:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from medunlearn_common.enrolment import Enrolment, open_enrolment, require_successor_of_entry
 from medunlearn_common.errors import Misconfigured, Rejected
-from medunlearn_common.files import write_atomically
+from medunlearn_common.files import in_turn, write_atomically
 from medunlearn_common.invitation import TOKEN_BYTES, Invitation, write_invitation
 from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.pki import read_certificates, to_pem
@@ -37,12 +37,13 @@ from medunlearn_server.joining.founding import (
     sign_as_pilot,
 )
 from medunlearn_server.joining.invitation_records import InvitationRecords, Issued
-from medunlearn_server.joining.membership_lock import one_at_a_time
 from medunlearn_server.joining.node_folder import set_nodes
 from medunlearn_server.joining.revocation_records import REVOKED_FILE, RevocationRecords
 from medunlearn_server.service.config import CoordinatorFolder, open_folder
 
 DRAFT_FILE = "roster.draft"
+# Without it two commands could each sign a next version of one roster, and one be lost.
+_LOCK_FILE = "membership.lock"
 _DAY_S = 86_400
 _REFRESH_DAYS = 30
 Confirm = Callable[[Enrolment], bool]
@@ -112,7 +113,7 @@ class Membership:
             Transient: WRITE_FAILED.
         """
         self.root()
-        with one_at_a_time(self._folder.state):
+        with in_turn(self._folder.state / _LOCK_FILE):
             trusted = self.roster()
             verify_roster(trusted.document, trusted.current.root, now=self._now)
             if any(party.party_id == site_id for party in trusted.current.parties):
@@ -209,7 +210,7 @@ class Membership:
         self._require_welcome(enrolment)
         # Unlocked: a revocation must not wait for the end of a telephone call.
         compared = confirm(enrolment)
-        with one_at_a_time(self._folder.state):
+        with in_turn(self._folder.state / _LOCK_FILE):
             self._require_usable(enrolment.entry)
             issued = self._require_welcome(enrolment)
             if issued is not None:  # first: after a crash nobody else can answer it
@@ -259,7 +260,7 @@ class Membership:
                 no site.
             Transient: WRITE_FAILED.
         """
-        with one_at_a_time(self._folder.state):
+        with in_turn(self._folder.state / _LOCK_FILE):
             trusted = self.roster()
             if revoke is not None:
                 self._take_back(revoke, self._begun(trusted.current, days), trusted.current)
@@ -292,7 +293,7 @@ class Membership:
                    and p.party_id == identity.party_id for p in roster.parties):
             raise Rejected("ROSTER_WITHOUT_US", f"{identity.party_id} is not in it with its key",
                            "give coordinator.entry to the consortium: medunlearn roster add")
-        with one_at_a_time(self._folder.state):
+        with in_turn(self._folder.state / _LOCK_FILE):
             if first is not None:
                 publish_first(self._path, roster, document)
             else:
@@ -301,7 +302,7 @@ class Membership:
 
     def sync_nodes(self) -> tuple[str, ...]:
         """Set ``nodes/`` to the roster's sites with their enrolled node keys; returns them."""
-        with one_at_a_time(self._folder.state):
+        with in_turn(self._folder.state / _LOCK_FILE):
             return self._sync_nodes()
 
     def taken_back(self) -> tuple[str, ...]:
