@@ -104,7 +104,7 @@ class Waiting:
 
 def _spent(shown_in: Path | None) -> dict[str, float | str | list[str]]:
     """What the run had cost at an earlier start, or before it was published."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         if shown_in is not None:
             return {"epsilon": float(json.loads(shown_in.read_bytes())["epsilon"])}
     return {}

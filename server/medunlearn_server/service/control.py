@@ -180,20 +180,12 @@ class Control(control_pb2_grpc.ControlServicer):
 
     def _shown(self, row: RunRow) -> Any:
         folder = self.folder.run(row.run_id)
-        now = _json_file(folder / NOW_FILE)
-        progress = wire.Progress(
-            phase=str(now.get("phase", "")), next_round=int(now.get("round", 0)),
-            rounds=int(now.get("rounds", 0)), epsilon=float(now.get("epsilon", 0.0)),
-            connected=int(now.get("connected", 0)), asked=int(now.get("asked", 0)),
-            missing=int(now.get("missing", 0)), since=float(now.get("since", 0.0)),
-            at=float(now.get("at", 0.0)),
-            waits_for=[site for site in now.get("waits_for", ()) if is_name(site)],
-        ) if now else None
         exchange = read_exchange(folder)
         return wire.Run(
             run_id=row.run_id, state=row.state, mode=row.mode, plan_digest=row.plan_digest,
             flower_run_id=row.flower_run_id, created=row.created, updated=row.updated,
-            failure_code=row.failure_code, starts=row.starts, progress=progress,
+            failure_code=row.failure_code, starts=row.starts,
+            progress=_progress(_json_file(folder / NOW_FILE)),
             directive=shown_directive(folder),
             words=[
                 wire.LastWord(site_id=site, kind=word.kind, code=word.code, at=word.at)
@@ -202,10 +194,27 @@ class Control(control_pb2_grpc.ControlServicer):
         )
 
 
+def _progress(now: dict[str, Any]) -> Any:
+    """Where a run stands, for one whose note can be read: it is no record, and hides no run."""
+    if not now:
+        return None
+    try:
+        return wire.Progress(
+            phase=str(now.get("phase", "")), next_round=int(now.get("round", 0)),
+            rounds=int(now.get("rounds", 0)), epsilon=float(now.get("epsilon", 0.0)),
+            connected=int(now.get("connected", 0)), asked=int(now.get("asked", 0)),
+            missing=int(now.get("missing", 0)), since=float(now.get("since", 0.0)),
+            at=float(now.get("at", 0.0)),
+            waits_for=[site for site in now.get("waits_for", ()) if is_name(site)],
+        )
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
 def _json_file(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
 

@@ -152,7 +152,8 @@ def test_waiting_says_for_whom_and_halts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kept", "shown"), [
     ('{"epsilon": 7.9, "round": 20}', {"epsilon": 7.9}), ("", {}), ("[]", {}), ("{}", {}),
-    ('{"epsilon": []}', {}), ('{"epsilon": "x"}', {}), ("\xff", {}), ('{"epsilon": 7.', {}),
+    ("[" * 5000, {}), ('{"epsilon": []}', {}), ('{"epsilon": "x"}', {}), ("\xff", {}),
+    ('{"epsilon": 7.', {}),
 ])
 def test_what_a_run_has_cost_is_shown_over_its_starts(
     tmp_path: Path, kept: str, shown: dict[str, float]

@@ -129,6 +129,23 @@ def test_words_travel_from_the_runs_folder_and_nothing_unlawful_with_them(tmp_pa
     assert list(run.progress.waits_for) == ["clinic-a"]
 
 
+@pytest.mark.parametrize("note", [
+    "", "[]", "{", '{"round": "x"}', '{"round": -1}', '{"round": 1e99}', '{"epsilon": []}',
+    '{"waits_for": 3}', '{"waits_for": [{}]}', "[" * 5000, '{"asked": NaN}',
+])
+def test_a_note_that_cannot_be_read_hides_no_run(tmp_path: Path, note: str) -> None:
+    with control_server(tmp_path) as (federation, address):
+        folder = federation.folder
+        with closing(RunsDb(folder.runs_db)) as runs:
+            runs.add("heart-1", plan_digest="d")
+        place = folder.run("heart-1")
+        place.mkdir(parents=True)
+        for name in ("now.json", EXCHANGE_FILE):
+            (place / name).write_text(note)
+        with ControlClient(folder, address=address) as client:
+            assert [run.run_id for run in client.runs()] == ["heart-1"]
+
+
 def test_a_run_that_is_being_published_is_not_paused(tmp_path: Path) -> None:
     """It could end in no such state, and would be started again and again."""
     with control_server(tmp_path) as (federation, address):
