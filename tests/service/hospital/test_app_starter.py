@@ -80,11 +80,17 @@ def started() -> Iterator[Started]:
         process = subprocess.Popen([sys.executable, "-c", STARTER, str(folder)], stderr=log,
                                    env={**os.environ, "PYTHONPATH": path})
     made = Started(folder, process)
-    holds(made.socket.exists)
+    holds(lambda: _listens(made.socket))
     yield made
     process.kill()
     process.wait()
     shutil.rmtree(folder)
+
+
+def _listens(path: Path) -> bool:
+    """A socket's file is there before anybody can connect to it."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        return caller.connect_ex(str(path)) == 0
 
 
 def test_each_message_has_a_process_that_knows_nothing_of_the_one_before(started: Started) -> None:
