@@ -47,7 +47,8 @@ FIELDS: Mapping[str, Check] = MappingProxyType({
 EVENTS: frozenset[str] = frozenset({
     # Both sides.
     "started", "stopping", "stopped", "child_started", "child_ended", "child_failed",
-    "serving", "unhealthy", "healthy", "certificate_expires", "certificate_renewed", "failed",
+    "serving", "disk_full", "disk_has_room", "unhealthy", "healthy",
+    "certificate_expires", "certificate_renewed", "failed",
     # The coordinator's.
     "run_launched", "run_started", "run_paused", "run_resumed", "run_stopped", "run_failed",
     "run_finished", "run_published", "run_delayed", "support_chosen", "round_done", "gate_failed",

@@ -22,6 +22,8 @@ _SENTENCES: Mapping[str, str] = MappingProxyType({
     "child_started": "{child} runs, process {pid}",
     "child_ended": "{child} ended and is started anew in {seconds} s",
     "child_failed": "{child} cannot work as configured and is not started again",
+    "disk_full": "the disk is full: nothing more can be noted; free some space [{code}]",
+    "disk_has_room": "the disk has room again",
     "run_started": "run {run_id}: start {starts}",
     "run_delayed": "run {run_id}: {code}; goes on in {seconds} s",
     "run_paused": "run {run_id} is paused",

@@ -30,6 +30,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -130,13 +131,14 @@ class EventLog:
             "event": lawful_event(event), **fields,
         }
         with self._lock:
-            try:
+            # A full disk or a closed stream stops neither what is being logged nor the other: the
+            # stream is where a full disk is heard of.
+            with suppress(OSError, ValueError):
                 if self.path is not None:
                     _append(self.path, as_json(line))
+            with suppress(OSError, ValueError):
                 if self.stream is not None and (shown := self.shown(line)):
                     print(shown, file=self.stream, flush=True)
-            except (OSError, ValueError):
-                return  # a full disk or a closed stream may not stop what is being logged
 
 
 class _Handler(logging.Handler):

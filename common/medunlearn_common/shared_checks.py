@@ -18,6 +18,7 @@ from medunlearn_common.code_digest import installed_code_digest
 from medunlearn_common.doctor import Finding, ok, problem, warning
 from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.founding import loose_files, writable_files
+from medunlearn_common.full_disk import is_full
 from medunlearn_common.pki import certificates_from_pem, days_left, require_server_chain
 from medunlearn_common.roster import TrustedRoster
 from medunlearn_common.trust_folder import TRUST_FOLDER, open_identity
@@ -92,7 +93,10 @@ def check_disk(folder: Path) -> Iterator[Finding]:
     """Free space where the folder is."""
     free = shutil.disk_usage(folder).free
     shown = f"{free / 2**30:.1f} GiB free"
-    if free < FREE_BYTES:
+    if is_full(folder):
+        yield problem("STORAGE_FULL", f"{free / 2**20:.1f} MiB free: nothing more can be noted",
+                      f"df -h {folder}; free some space, and the service goes on by itself")
+    elif free < FREE_BYTES:
         yield warning("DISK_LOW", shown, "free some space, or move the folder: checkpoints, logs "
                       "and received adapters need it")
     else:

@@ -33,6 +33,7 @@ from medunlearn_client.service.worker_client import WorkerClient
 from medunlearn_common.errors import Misconfigured, Transient
 from medunlearn_common.files import write_atomically
 from medunlearn_common.flower_environment import flower_command, flower_environment
+from medunlearn_common.full_disk import DiskWatch
 from medunlearn_common.identity.key_files import PASSPHRASE_VARIABLE
 from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.keeping.stopped import SERVICE_LOCK
@@ -175,9 +176,11 @@ class HospitalNode:
         lock = _require_only_service(self.paths)
         self._say_if_kept_out()
         self.children.start()
-        before = ""
+        before, disk = "", DiskWatch(self.paths.folder, log) if log is not None else None
         try:
             while not stopping.wait(_LOOK_S):
+                if disk is not None:
+                    disk.look()
                 before = self._say_how_the_node_fares(before)
                 failed = [name for name in self.children.failed if name != WATCH]
                 if failed:

@@ -23,6 +23,7 @@ from typing import BinaryIO, Final
 
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import require_writable
+from medunlearn_common.full_disk import DiskWatch
 from medunlearn_common.identity.key_files import PASSPHRASE_VARIABLE
 from medunlearn_common.keeping import PartyMarks
 from medunlearn_common.keeping.stopped import SERVICE_LOCK, held_alone
@@ -70,6 +71,7 @@ class Supervisor:
         self._superlink.prepare()
         self.stopping, self._wake = threading.Event(), threading.Event()
         self._runs = RunsDb(folder.runs_db)
+        self._disk = DiskWatch(folder.path, log)
         self._children = Children(self._specs())
         self._registration = Registration(
             keys=NodeKeys(folder.nodes), superlink=self._superlink,
@@ -128,6 +130,7 @@ class Supervisor:
         try:
             while not self.stopping.wait(0.5) and conducting.is_alive():
                 self._server.show(serving=self._ready())
+                self._disk.look()
         finally:
             self._end(conducting)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -13,13 +14,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from medunlearn_common.errors import Misconfigured, Rejected, Transient
+from medunlearn_common.full_disk import FULL_BYTES, DiskWatch
 from medunlearn_common.log_fields import EVENTS, FIELDS, lawful
 from medunlearn_common.logs import EventLog, start
 from medunlearn_common.private_file import PrivateFile
+from medunlearn_common.shared_checks import check_disk
 
 CANARY = "Jane Doe, born 31.02.1970, HIV"
 WORD = "Doesmith"
@@ -101,6 +105,43 @@ def test_a_line_is_what_it_was_told(log: EventLog, stream: StringIO, tmp_path: P
         "event": "round_done", "run_id": "r-1", "round": 3, "sites": 5, "epsilon": 1.5,
     }
     assert (tmp_path / "test.jsonl").read_text() == stream.getvalue()
+
+
+def test_a_file_that_cannot_be_written_silences_no_stream(
+    log: EventLog, stream: StringIO, tmp_path: Path
+) -> None:
+    """As on a full disk, which nobody would hear of otherwise."""
+    (tmp_path / "test.jsonl").mkdir()
+    log.error("disk_full", code="STORAGE_FULL")
+    assert json.loads(stream.getvalue())["code"] == "STORAGE_FULL"
+
+
+def test_a_closed_stream_keeps_nothing_out_of_the_file(
+    log: EventLog, stream: StringIO, tmp_path: Path
+) -> None:
+    stream.close()
+    log.info("serving", port=1)
+    assert json.loads((tmp_path / "test.jsonl").read_text())["event"] == "serving"
+
+
+def test_a_disk_that_fills_is_said_once_and_once_that_it_has_room(
+    log: EventLog, stream: StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch, disk = DiskWatch(tmp_path, log), SimpleNamespace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: disk)
+    for disk.free in (FULL_BYTES, FULL_BYTES - 1, 0, FULL_BYTES):
+        watch.look()
+        watch.look()
+    said = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert said == ["disk_full", "disk_has_room"]
+    disk.free = 0
+    (finding,) = check_disk(tmp_path)
+    assert (finding.code, finding.level) == ("STORAGE_FULL", "problem")
+
+
+def test_a_disk_that_is_not_there_is_no_news(log: EventLog, stream: StringIO) -> None:
+    DiskWatch(Path("/nowhere"), log).look()
+    assert stream.getvalue() == ""
 
 
 class Liar(str):
