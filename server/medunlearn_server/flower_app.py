@@ -34,6 +34,7 @@ from pathlib import Path
 import httpx
 from flwr.app import Context
 from flwr.app import Message as FlowerMessage
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
 from medunlearn_common import logs
@@ -184,6 +185,8 @@ def _message_type(request: Message) -> str:
 
 def _to_reply(answer: FlowerMessage) -> Reply:
     if answer.has_error():
+        if answer.error.code == ErrorCode.NODE_UNAVAILABLE:
+            return SiteFailure(code=SITE_GONE)  # its node was connected, and is no longer
         # The reason may hold text from a site's exception: only the number is kept.
         return SiteFailure(code=f"SITE_FLOWER_{int(answer.error.code)}")
     try:

@@ -18,6 +18,7 @@ import pytest
 from flwr.app import Context, RecordDict
 from flwr.app import Message as FlowerMessage
 from flwr.app.error import Error
+from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 from quadratic_hospital import QuadraticHospital, open_hospital, small_plan, write_sites
 
@@ -53,6 +54,7 @@ class OwnGrid:
         self.nodes = {1000 + index: index for index in range(count)}
         self.lost: set[int] = set()
         self.failing: set[int] = set()
+        self.failure = 2
         self.unknown: set[int] = set()
         self.ttl: list[float] = []
         self.answers: dict[str, FlowerMessage] = {}
@@ -70,7 +72,8 @@ class OwnGrid:
             message.metadata.__dict__["_message_id"] = message_id
             if node in self.failing:
                 text = "KeyError: John Doe"
-                self.answers[message_id] = FlowerMessage(Error(2, text), reply_to=message)
+                error = Error(self.failure, text)
+                self.answers[message_id] = FlowerMessage(error, reply_to=message)
             elif node not in self.lost:
                 config = {"partition-id": self.nodes[node], "num-partitions": len(self.nodes)}
                 self.answers[message_id] = self.app(message, context(config, {}))
@@ -127,6 +130,15 @@ def test_lost_failed_and_unreachable_nodes_become_failures(
     assert replies["1001"] == SiteFailure(code=SITE_SILENT)
     assert replies["1002"] == SiteFailure(code="SITE_FLOWER_2")  # and none of its text
     assert replies["1003"] == SiteFailure(code="SITE_GONE")
+
+
+def test_a_node_that_left_while_it_was_asked_is_gone(tmp_path: Path, grid: OwnGrid) -> None:
+    """As one that was never there; Flower's number of it says nothing to a hospital's people."""
+    transport = server_side.FlowerTransport(grid, poll_s=0.001)  # type: ignore[arg-type]
+    hello = Message(kind=HELLO, payload=roster_of(tmp_path))
+    grid.failing, grid.failure = {1002}, ErrorCode.NODE_UNAVAILABLE
+    replies = transport.exchange(dict.fromkeys(transport.sites(), hello), deadline_s=0.05)
+    assert replies["1002"] == SiteFailure(code="SITE_GONE")
 
 
 def test_answers_are_matched_to_their_own_request(tmp_path: Path, grid: OwnGrid) -> None:

@@ -10,6 +10,8 @@ import typer
 from medunlearn_common.party_folder import HERE, PartyFolder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from medunlearn_server.publishing.folder import PublishedRun
 
 
@@ -43,11 +45,11 @@ def publish(
     home = CoordinatorFolder(path=expanded(folder).absolute(), config=CoordinatorConfig())
     place = PublishedRun.of(home.run(run), run)
     if show:
-        _show(place)
+        _show(place, under_way=_under_way(home.runs_db, run))
         return
     PartyMarks(home.path).require_run(run)
     with closing(RunsDb(home.runs_db)) as registry:
-        registry.get(run)
+        registry.require_finished(run)
         digest = attest(place)
         carry_out(home, registry, run)
         ahead = [row for row in registry.list() if row.state == "running"]
@@ -63,10 +65,21 @@ def publish(
     typer.echo(f"  medunlearn coordinator publish {run} --show")
 
 
-def _show(place: PublishedRun) -> None:
+def _under_way(runs_db: Path, run: str) -> bool:
+    """Whether the service still has to carry it, or is about to."""
+    from medunlearn_server.service.runs_db import RunsDb
+
+    if not runs_db.exists():
+        return False  # nothing was launched yet; a look creates nothing
+    with closing(RunsDb(runs_db)) as registry:
+        return any(row.run_id == run and row.mode == "publish" and row.state != "finished"
+                   for row in registry.list())
+
+
+def _show(place: PublishedRun, *, under_way: bool) -> None:
     from medunlearn_common.roster import TrustedRoster
     from medunlearn_common.trust_folder import TRUST_FOLDER
-    from medunlearn_server.publishing.session import RECEIVED
+    from medunlearn_server.publishing.session import DEADLINE_S, RECEIVED
 
     typer.echo(f"run {place.run_id}, attestation {place.attestation_digest}")
     found = place.deliveries()
@@ -75,10 +88,15 @@ def _show(place: PublishedRun) -> None:
     sites = TrustedRoster(place.party / TRUST_FOLDER, now=0.0).current.sites
     for site in sorted({*sites, *verdicts, *missed, *decisions}):
         has = verdicts.get(site) or missed.get(site) or "not sent yet"
+        if site not in sites:
+            has = f"{has}, not in the roster any more"
         again = f", {missed[site]} the last time" if site in missed and site in verdicts else ""
         typer.echo(f"  {site:<24} {has:<20} {decisions.get(site, 'no decision yet')}{again}")
     lacking = [site for site in sites if verdicts.get(site) != RECEIVED or site in missed]
-    if lacking and found:
+    if under_way:
+        typer.echo("  it is being carried to them now, and who answers is seen when all have or "
+                   f"{DEADLINE_S / 60:.0f} minutes have passed: look again")
+    elif lacking and found:
         typer.echo(f"  {len(lacking)} of {len(sites)} have not got all of it: when they are back, "
                    f"medunlearn coordinator publish {place.run_id}")
     typer.echo(f"verify it with: medunlearn verify {place.folder} --root root.cbor")

@@ -166,6 +166,9 @@ def stop(run_id: Annotated[str, typer.Argument(help="Name of the run.")], folder
     typer.echo(f"{run.run_id}: " + (
         "its publication stops" if publishing
         else "is stopped" if run.state == "stopped" else "stops for good"))
+    if not publishing:
+        typer.echo("tell the hospitals: erasure requests that they had in it wait for a word of "
+                   "theirs, medunlearn erasure reopen NUMBER")
 
 
 def _chosen(client: ControlClient, run_id: str) -> str:

@@ -169,8 +169,10 @@ class Control(control_pb2_grpc.ControlServicer):
     def _in_state(self, run_id: str, *states: str) -> RunRow:
         row = self.runs.get(run_id)
         if row.state not in states:
-            raise Misconfigured("RUN_STATE", f"run {run_id} is {row.state}",
-                                "`medunlearn coordinator status` says what can be done with it")
+            raise Misconfigured("RUN_STATE", f"run {run_id} is {row.state}", {
+                "stopped": "that is for good: launch its plan again",
+                "finished": f"medunlearn coordinator publish {run_id} carries it to the hospitals",
+            }.get(row.state, "`medunlearn coordinator status` says what can be done with it"))
         return row
 
     def _directed(self, row: RunRow, word: Any) -> Any:

@@ -187,15 +187,29 @@ class RunsDb:
             Misconfigured: RUN_UNKNOWN, RUN_STATE if it has not finished.
         """
         with self._database.transaction() as connection:
-            row = self.get(run_id)
-            if row.state != "finished":
-                raise Misconfigured("RUN_STATE", f"run {run_id} is {row.state}, not finished",
-                                    "only what a finished run made can be published")
+            self.require_finished(run_id)
             connection.execute(
                 "UPDATE runs SET state = 'pending', mode = 'publish', updated = ?, "
                 "failure_code = '' WHERE run_id = ?", (self._clock(), run_id),
             )
         return self.get(run_id)
+
+    def require_finished(self, run_id: str) -> RunRow:
+        """A run that can be published now.
+
+        Raises:
+            Misconfigured: RUN_UNKNOWN, RUN_STATE.
+        """
+        row = self.get(run_id)
+        if row.mode == "publish" and row.state != "finished":
+            raise Misconfigured("RUN_STATE", f"run {run_id} is being published already",
+                                f"medunlearn coordinator publish {run_id} --show says who has it")
+        if row.state == "finished":
+            return row
+        raise Misconfigured(
+            "RUN_STATE", f"run {run_id} is {row.state}, not finished: it has no adapter",
+            "it cannot be published; launch its plan again" if row.state == "stopped"
+            else "`medunlearn coordinator status` says how far it is")
 
     def close(self) -> None:
         """Give the file back."""

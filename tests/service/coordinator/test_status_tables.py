@@ -21,7 +21,7 @@ from medunlearn_common.service import control_pb2 as wire
 from medunlearn_server.service import commands
 from medunlearn_server.service.client import ControlClient
 from medunlearn_server.service.config import CONFIG_FILE
-from medunlearn_server.service.runs_db import RunsDb
+from medunlearn_server.service.runs_db import RunsDb, RunState
 from medunlearn_server.service.status_tables import doing, held_up_by, runs_table, status_tables
 from medunlearn_server.transport import Reply, SiteFailure
 from medunlearn_server.watching.exchanges import EXCHANGE_FILE, WatchedTransport, read_exchange
@@ -158,6 +158,24 @@ def test_a_run_that_is_being_published_is_not_paused(tmp_path: Path) -> None:
             with pytest.raises(Misconfigured) as caught:
                 client.pause("heart-1")
             assert caught.value.code == "RUN_STATE" and "published" in caught.value.message
+    assert not (federation.folder.run("heart-1") / "directive").exists()
+
+
+@pytest.mark.parametrize(("state", "hint"), [
+    ("stopped", "launch its plan again"), ("finished", "coordinator publish heart-1"),
+])
+def test_a_run_that_is_over_is_not_resumed_and_says_what_can_be_done(
+    tmp_path: Path, state: RunState, hint: str
+) -> None:
+    with control_server(tmp_path) as (federation, address):
+        with closing(RunsDb(federation.folder.runs_db)) as runs:
+            runs.add("heart-1", plan_digest="d")
+            runs.count_start("heart-1")
+            runs.move("heart-1", state)
+        with ControlClient(federation.folder, address=address) as client:
+            with pytest.raises(Misconfigured) as caught:
+                client.resume("heart-1")
+            assert caught.value.code == "RUN_STATE" and hint in caught.value.hint
     assert not (federation.folder.run("heart-1") / "directive").exists()
 
 

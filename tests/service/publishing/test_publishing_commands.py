@@ -15,7 +15,7 @@ from medunlearn_common.keeping.marks import RETIRED_FILE, HistoryLost
 from medunlearn_common.messages import ERROR, Message
 from medunlearn_common.trust_folder import TRUST_FOLDER
 from medunlearn_server.directives import read_directive, write_directive
-from medunlearn_server.service.runs_db import RunsDb
+from medunlearn_server.service.runs_db import RunsDb, RunState
 
 HOSPITAL = ("adopt", "countersign", "inbox", "measure", "rollback")
 COMMANDS = (
@@ -93,6 +93,65 @@ def test_who_was_away_has_a_row_and_is_published_to_again(
     lab.away = set()
     lab.publish()
     assert "have not got" not in str(shown())
+
+
+def test_who_has_it_is_not_told_before_all_were_asked(
+    lab: PublishingLab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered(lab)
+    at = ("--folder", lab.party)
+    assert command("coordinator", "publish", "second", *at) == 0
+    lab.away = {"site-2"}
+    lab.publish()
+    capsys.readouterr()
+    assert command("coordinator", "publish", "second", "--show", *at) == 0
+    shown = capsys.readouterr().out
+    assert "being carried" in shown and "have not got" not in shown
+    with closing(RunsDb(lab.party / "state" / "runs.db")) as registry:
+        registry.move("second", "finished")
+    assert command("coordinator", "publish", "second", "--show", *at) == 0
+    shown = capsys.readouterr().out
+    assert "being carried" not in shown and "1 of 3 have not got all of it" in shown
+
+
+def test_who_left_the_roster_is_not_waited_for(
+    lab: PublishingLab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.publish()
+    found = lab.place("second").deliveries()
+    lab.place("second").write_deliveries(
+        {**found, "missed": {**found["missed"], "site-9": "SITE_GONE"}})
+    assert command("coordinator", "publish", "second", "--show", "--folder", lab.party) == 0
+    shown = capsys.readouterr().out
+    (row,) = [line for line in shown.splitlines() if "site-9" in line]
+    assert "not in the roster any more" in row and "have not got" not in shown
+
+
+@pytest.mark.parametrize(("state", "hint"), [
+    ("stopped", "launch its plan again"), ("failed", "status"), ("paused", "status"),
+])
+def test_a_run_without_an_outcome_is_refused_by_its_state(
+    lab: PublishingLab, capsys: pytest.CaptureFixture[str], state: RunState, hint: str
+) -> None:
+    with closing(RunsDb(lab.party / "state" / "runs.db")) as registry:
+        registry.add("ended", plan_digest="0" * 64)
+        registry.move("ended", state)
+    assert command("coordinator", "publish", "ended", "--folder", lab.party) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "RUN_STATE" in told and hint in told
+    assert not lab.place("ended").folder.exists()
+
+
+def test_one_that_is_being_published_is_not_attested_again(
+    lab: PublishingLab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered(lab)
+    assert command("coordinator", "publish", "second", "--folder", lab.party) == 0
+    before = lab.log().records
+    assert command("coordinator", "publish", "second", "--folder", lab.party) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "being published already" in told and "--show" in told
+    assert lab.log().records == before
 
 
 def test_a_publication_behind_another_run_says_so(
