@@ -288,6 +288,7 @@ def test_status_tells_what_waits_in_a_run(clinic: Clinic) -> None:
     SiteStatus(site_id="site-0").write(paths.status)
     assert clinic.hospital("status") == 0
     assert "ERASURE_REGISTRY_MISSING" in clinic.shown[-1]
+    assert re.search(r"epsilon of all runs 0 of \d+ used by 0 run", clinic.shown[-1])
     clinic.validated(PATIENTS[0])
     assert clinic.hospital("status") == 0
     assert "1 for the next run" in clinic.shown[-1]
@@ -295,5 +296,7 @@ def test_status_tells_what_waits_in_a_run(clinic: Clinic) -> None:
     assert clinic.hospital("status") == 0
     assert "1 in run heart" in clinic.shown[-1] and "none for the next run" in clinic.shown[-1]
     assert clinic.hospital("status", "--json") == 0
-    assert json.loads(clinic.shown[-1])["erasure"].startswith("1 in run heart")
+    told = json.loads(clinic.shown[-1])
+    assert told["erasure"].startswith("1 in run heart")
+    assert told["epsilon_of_all_runs"].endswith("used by 1 run(s)")
     clinic.require_silence()
