@@ -257,7 +257,7 @@ def _data(folder: Path) -> Iterator[Finding]:
 def _erasure(folder: Path) -> Iterable[Finding]:
     from medunlearn_client.joining.erasure_check import erasure_findings  # late, as the readers
 
-    return erasure_findings(read_site_config(folder))
+    return erasure_findings(folder, read_site_config(folder))
 
 
 def _runs(folder: Path) -> bool:

@@ -13,15 +13,18 @@ import pytest
 from joining_lab import HOME
 
 from medunlearn_client.erasure import Claim, Match, NewRequest, Registry, RunFigures
+from medunlearn_client.erasure.run_requests import RunRequests
 from medunlearn_client.joining.checks import hospital_checks
 from medunlearn_client.joining.rotation import make_next_keys
 from medunlearn_client.joining.site_folder import Joining, make_site_folder
 from medunlearn_client.service.config import HospitalPaths
 from medunlearn_client.service.node_link import NodeLink
+from medunlearn_client.site_config import read_site_config
 from medunlearn_common.doctor import Finding, run_checks
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.envelope import EnvelopeStore, RunLock
 from medunlearn_common.envelope.header import NO_DIGEST
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.invitation import open_invitation
 from medunlearn_common.keeping.stopped import SERVICE_LOCK
 from medunlearn_common.model_files import model_digest, tokenizer_digest
@@ -275,6 +278,32 @@ def test_a_check_that_breaks_shows_no_text_of_its_error() -> None:
     assert finding.code == "CHECK_FAILED" and "Muster" not in repr(finding)
 
 
+def test_a_registry_that_has_not_begun_is_no_problem_and_one_that_was_lost_is(
+    tmp_path: Path, tiny_model_folder: Path, records: Path
+) -> None:
+    """Who named a registry before the first letter came in was told of a hospital that is ill."""
+    place = folder(tmp_path, tiny_model_folder, records)
+    site, registry = place / "site.toml", place / "erasure.sqlite"
+    site.write_text(site.read_text().replace('registry = ""', 'registry = "erasure.sqlite"'))
+    (finding,) = found(place, "erasure")
+    assert (finding.code, finding.level) == ("ERASURE_REGISTRY_MISSING", "warning")
+    assert "refuses every run" in finding.message
+    assert f"erasure add --registry {registry}" in finding.hint
+    requests = RunRequests(place, read_site_config(place), registry)
+    with pytest.raises(Misconfigured, match="ERASURE_REGISTRY_MISSING"):
+        requests.draw("heart-1")  # at READY it is as strict as ever, and leaves no claim
+    assert found(place, "erasure") == [finding] and not registry.exists()
+    Registry(registry, create=True)
+    requests.draw("heart-1")
+    for file in place.glob("erasure.sqlite*"):
+        file.unlink()
+    (finding,) = found(place, "erasure")
+    assert (finding.code, finding.level) == ("ERASURE_REGISTRY_MISSING", "problem")
+    assert "backup" in finding.hint and "erasure add" not in finding.hint
+    registry.symlink_to(records)
+    assert codes(found(place, "erasure")) == ["ERASURE_REGISTRY_FOREIGN"]
+
+
 def test_the_requests_of_a_registry_are_told_by_number(
     tmp_path: Path, tiny_model_folder: Path, records: Path
 ) -> None:
@@ -283,7 +312,6 @@ def test_the_requests_of_a_registry_are_told_by_number(
     assert not found(place, "erasure")
     site.write_text(site.read_text().replace('registry = ""', 'registry = "erasure.sqlite"'))
     assert "FORGET_EMPTY" not in codes(found(place, "data"))
-    assert codes(found(place, "erasure")) == ["ERASURE_REGISTRY_MISSING"]
     registry = Registry(place / "erasure.sqlite", create=True)
     assert codes(found(place, "erasure")) == ["ERASURE_NONE_VALIDATED"]
 
