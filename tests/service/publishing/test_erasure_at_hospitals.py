@@ -249,6 +249,23 @@ def test_what_was_taken_back_from_a_run_is_not_marked_by_it(clinic: Clinic) -> N
     clinic.require_silence()
 
 
+def test_a_run_that_has_not_come_says_what_becomes_of_its_requests(clinic: Clinic) -> None:
+    """Whoever measured a run that had failed was sent to the coordinator for ever."""
+    for patient in PATIENTS:
+        clinic.validated(patient)
+    finished_run(clinic.base, clinic.plan, "heart")  # and is not published
+    assert clinic.measure("heart") == 2
+    for told in ("[INBOX_UNKNOWN]", "request(s) 1, 2 are in it", "ask the coordinator to publish",
+                 "erasure reopen NUMBER --reason"):
+        assert told in clinic.shown[-1], clinic.shown[-1]
+    assert clinic.measure("another") == 2
+    assert "[INBOX_UNKNOWN]" in clinic.shown[-1] and "erasure" not in clinic.shown[-1]
+    clinic.registry_file.chmod(0o644)
+    assert clinic.measure("heart") == 2
+    assert "[INBOX_UNKNOWN]" in clinic.shown[-1]
+    clinic.require_silence()
+
+
 def test_a_plan_that_the_policy_refuses_claims_nothing(clinic: Clinic) -> None:
     clinic.validated(PATIENTS[0], *LENIENT)
     policy = clinic.folder / TRUST_FOLDER / POLICY_FILE
