@@ -163,13 +163,20 @@ def reopen(
     number: NumberArgument, author: AuthorOption, reason: ReasonOption,
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
-    """Take a request back from a run that was given up.
+    """Take a request back from a run that was given up: stop that run first.
 
     Example:
 
       medunlearn erasure reopen 7 --reason "run one was deleted" --author AO
     """
-    _say(open_registry(registry).reopen(number, author=author, reason=reason))
+    from medunlearn_client.erasure.requests import run_of
+
+    opened = open_registry(registry)
+    _say(opened.reopen(number, author=author, reason=reason))
+    # Whether the run goes on stands in no registry.
+    typer.echo(f"should run {run_of(opened.events(number))} still be going on: it no longer judges "
+               f"request {number}, but forgets its records all the same, and has it again when it "
+               "is resumed; stop it", err=True)
 
 
 @erasure_app.command("attest")

@@ -11,7 +11,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from medunlearn_client.erasure import Registry
+from medunlearn_client.erasure import Claim, Registry
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 
 AUTHOR = ("--author", "A. Officer")
@@ -165,6 +165,22 @@ def test_files_that_were_not_searched_are_counted(
                           *AUTHOR)
     assert status == 0 and "1 file(s) of another kind were not searched" in shown, shown
     assert "1 further sheet(s) of workbooks were not searched" in shown
+
+
+def test_who_reopens_is_told_what_a_run_that_goes_on_still_forgets(
+    typed: Typed, data: Path
+) -> None:
+    """It looked as though the run would keep the patient's records from then on."""
+    typed("add", "--patient", "secret-patient", "--basis", "b", "--data", data, *AUTHOR)
+    status, shown = typed("reopen", 1, "--reason", "x", *AUTHOR)
+    assert status == 2 and "[ERASURE_TRANSITION]" in shown and "going on" not in shown
+    typed("validate", 1, "--identity", "passport seen", *AUTHOR)
+    Claim(registry=Registry(Path("erasure.sqlite")), numbers=(1,), token="t").take("heart-1")
+    status, shown = typed("reopen", 1, "--reason", "given up", *AUTHOR)
+    said, _, warned = shown.partition("\n")  # standard output, then standard error
+    assert status == 0 and said.startswith("request 1: validated")
+    assert warned.startswith("should run heart-1 still be going on") and "all the same" in warned
+    require_silent(shown)
 
 
 def test_a_stranger_s_request_is_registered_to_be_answered(typed: Typed, data: Path) -> None:
