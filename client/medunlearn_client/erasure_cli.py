@@ -36,6 +36,7 @@ NumberArgument = Annotated[int, typer.Argument(help="Number of the request.", sh
 ReasonOption = Annotated[
     str, typer.Option("--reason", help="Why, in one line.", show_default=False)
 ]
+_PIPED_WIDTH = 1 << 10  # more than any row of the list takes
 erasure_app.command("add")(add)
 
 
@@ -46,12 +47,16 @@ def list_requests(
     ] = False,
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
-    """List the open requests, or all."""
+    """List the open requests, or all; `erasure due` and `erasure show` name the next steps."""
     from medunlearn_client.erasure.requests import OPEN_STATES, State
     from medunlearn_client.erasure.shown import requests_table
 
     opened = open_registry(registry)
-    _print(requests_table(opened, opened.requests(State if everything else OPEN_STATES)))
+    found = opened.requests(State if everything else OPEN_STATES)
+    if not found:
+        typer.echo("no request" if everything else "no open request")
+        return
+    _print(requests_table(opened, found), whole_lines=True)
 
 
 @erasure_app.command("due")
@@ -62,7 +67,7 @@ def due(
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
     """Show what falls due soon or is late, the most urgent first, each with its next step."""
-    from medunlearn_client.erasure.shown import requests_table
+    from medunlearn_client.erasure.shown import next_steps, requests_table
 
     opened = open_registry(registry)
     days = within if within is not None else opened.settings().remind_days
@@ -70,7 +75,9 @@ def due(
     if not waiting:
         typer.echo(f"nothing falls due within {days} days")
         return
-    _print(requests_table(opened, waiting))
+    _print(requests_table(opened, waiting), whole_lines=True)
+    for step in next_steps(opened, waiting):
+        _print(step)
 
 
 @erasure_app.command("show")
@@ -163,13 +170,20 @@ def reopen(
     number: NumberArgument, author: AuthorOption, reason: ReasonOption,
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
-    """Take a request back from a run that was given up.
+    """Take a request back from a run that was given up: stop that run first.
 
     Example:
 
       medunlearn erasure reopen 7 --reason "run one was deleted" --author AO
     """
-    _say(open_registry(registry).reopen(number, author=author, reason=reason))
+    from medunlearn_client.erasure.requests import run_of
+
+    opened = open_registry(registry)
+    _say(opened.reopen(number, author=author, reason=reason))
+    # Whether the run goes on stands in no registry.
+    typer.echo(f"should run {run_of(opened.events(number))} still be going on: it no longer judges "
+               f"request {number}, but forgets its records all the same, and has it again when it "
+               "is resumed; stop it", err=True)
 
 
 @erasure_app.command("attest")
@@ -319,8 +333,12 @@ def _say(request: ErasureRequest) -> None:
     typer.echo(f"request {request.number}: {request.state}{until}")
 
 
-def _print(part: object) -> None:
+def _print(part: object, *, whole_lines: bool = False) -> None:
+    """Print a part; with ``whole_lines`` a row stays one line for whatever reads the output."""
     from rich.console import Console
     from rich.text import Text
 
-    Console(highlight=False).print(part, markup=False, soft_wrap=isinstance(part, Text))
+    console = Console(highlight=False)
+    if whole_lines and not console.is_terminal:
+        console.width = _PIPED_WIDTH
+    console.print(part, markup=False, soft_wrap=isinstance(part, Text))

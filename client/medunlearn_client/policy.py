@@ -7,13 +7,14 @@ key that turns signatures, the roster or the floor of three sites off.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from medunlearn_common.envelope.store import RunLock
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.offer import RunOffer
 from medunlearn_common.plan import RunPlan
@@ -86,6 +87,18 @@ class AcceptedRun:
     run: str
     epsilon: float
     accepted: float
+
+
+def accepted_runs(locks: Iterable[RunLock]) -> tuple[AcceptedRun, ...]:
+    """Acceptances as the envelope store keeps them."""
+    return tuple(
+        AcceptedRun(run=lock.run, epsilon=lock.epsilon, accepted=lock.accepted) for lock in locks
+    )
+
+
+def total_epsilon(runs: Iterable[AcceptedRun]) -> float:
+    """What accepted runs may spend together: each counts whole, whatever became of it."""
+    return sum(run.epsilon for run in runs)
 
 
 def require_acceptable(
@@ -169,7 +182,7 @@ def _privacy(
         return
     yield from _over("POLICY_EPSILON", "epsilon", plan.privacy.epsilon, limits.max_epsilon)
     yield from _over("POLICY_DELTA", "delta", plan.privacy.delta, limits.max_delta)
-    total = plan.privacy.epsilon + sum(run.epsilon for run in earlier)
+    total = plan.privacy.epsilon + total_epsilon(earlier)
     yield from _over("POLICY_EPSILON_TOTAL", "epsilon of all runs", total,
                      limits.max_total_epsilon)
 

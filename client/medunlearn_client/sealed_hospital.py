@@ -33,8 +33,8 @@ from medunlearn_client.masking.hospital import JOURNAL_FILE, MaskedHospital
 from medunlearn_client.masking.journal import ShareJournal
 from medunlearn_client.masking.rules import MaskingIdentity
 from medunlearn_client.policy import (
-    AcceptedRun,
     SitePolicy,
+    accepted_runs,
     planned_epsilon,
     read_policy,
     require_acceptable,
@@ -238,9 +238,8 @@ class SealedHospital:
             bytes.fromhex(message.text("offer")), self.trust.roster.current, now=now
         )
         _require_same_run(offer, header, message)
-        earlier = tuple(
-            AcceptedRun(run=lock.run, epsilon=lock.epsilon, accepted=lock.accepted)
-            for lock in self.trust.store.locks() if lock.run != header.run
+        earlier = accepted_runs(
+            lock for lock in self.trust.store.locks() if lock.run != header.run
         )
         require_acceptable(self.policy, offer, code_digest=self.code_digest,
                            earlier=earlier, now=now)

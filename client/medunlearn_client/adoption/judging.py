@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 
 from medunlearn_client.adoption.checking import CheckedRun
 from medunlearn_client.adoption.hospital import AdoptionHospital
-from medunlearn_client.erasure import Claim
+from medunlearn_client.erasure import Claim, Registry
+from medunlearn_client.erasure.claims import requests_by_run
 from medunlearn_client.erasure.run_figures import figures_by_request
 from medunlearn_client.erasure.run_requests import RunRequests
 from medunlearn_client.run_rules import records_digest, require_same_records
 from medunlearn_client.site_config import SiteConfig
 from medunlearn_client.site_data import SiteRecords, record_tagger, unnamed_sample
+from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.plan.sections import ConceptsSection
 
 if TYPE_CHECKING:
@@ -40,6 +42,37 @@ def run_claim(hospital: AdoptionHospital, run_id: str) -> Claim | None:
     requests = RunRequests.of(hospital.folder, hospital.config)
     claim = requests.claim(run_id) if requests is not None else None
     return claim if claim is not None and claim.numbers else None
+
+
+def checked_for_requests(hospital: AdoptionHospital, run_id: str) -> CheckedRun:
+    """A run in the inbox, checked anew; of one that is not there, what becomes of its requests.
+
+    Raises:
+        Misconfigured: INBOX_UNKNOWN, whose hint names the erasure requests that are in the run;
+            else as :meth:`AdoptionHospital.checked`.
+        Rejected: As :meth:`AdoptionHospital.checked`.
+    """
+    try:
+        return hospital.checked(run_id)
+    except Misconfigured as error:
+        numbers = _held_by(hospital, run_id) if error.code == "INBOX_UNKNOWN" else ()
+        if not numbers:
+            raise
+        raise Misconfigured(
+            error.code, error.message,
+            f"erasure request(s) {', '.join(map(str, numbers))} are in it. When it has finished, "
+            "ask the coordinator to publish it; if it failed or was stopped for good: medunlearn "
+            "erasure reopen NUMBER --reason … for each, and the next run takes them",
+        ) from error
+
+
+def _held_by(hospital: AdoptionHospital, run_id: str) -> tuple[int, ...]:
+    """Requests that the run has not given back; none where the registry cannot say."""
+    try:
+        place = hospital.config.registry
+        return () if place is None else requests_by_run(Registry(place)).get(run_id, ())
+    except MedunlearnError:  # it is the inbox that was asked for
+        return ()
 
 
 def settings_of_run(hospital: AdoptionHospital, run_id: str, claim: Claim | None) -> SiteConfig:

@@ -11,6 +11,7 @@ import torch
 from medunlearn_client.adoption.folder import MEASURED_FILE
 from medunlearn_client.adoption.hospital import AdoptionHospital
 from medunlearn_client.adoption.judging import (
+    checked_for_requests,
     evaluate_for_requests,
     run_claim,
     settings_of_run,
@@ -87,7 +88,7 @@ def measure(
         Rejected: As :func:`check_publication`; DATA_CHANGED.
         Transient: WRITE_FAILED.
     """
-    checked = hospital.checked(run_id)
+    checked = checked_for_requests(hospital, run_id)
     claim = run_claim(hospital, run_id)
     plan, config = checked.plan, settings_of_run(hospital, run_id, claim)
     concepts = own_concepts(plan, config.public_files)

@@ -216,17 +216,22 @@ def plain_text(text: str, *, what: str) -> str:
 
 def next_step(request: ErasureRequest, events: Sequence[Event]) -> str:
     """What an officer does next; empty for a closed request."""
-    if request.state is State.VALIDATED:
-        judged = [event for event in events if event.before is State.IN_RUN]
-        if judged and judged[-1].detail.get("shortfalls"):
-            return (f"the last run fell short (`erasure show {request.number}`): run again, set "
-                    "other criteria, or retrain without the records")
+    if fell_short(request, events):
+        return (f"the last run fell short (`erasure show {request.number}`): run again, set "
+                "other criteria, or retrain without the records")
     if request.state is State.IN_RUN:
         run = run_of(events)
         return (f"wait for run {run}, or resume it; of the hospital's service: `medunlearn "
                 f"hospital measure {run}` once it is in the inbox; given up: `erasure reopen "
                 f"{request.number} --reason …`")
     return _NEXT_STEP.get(request.state, "")
+
+
+def fell_short(request: ErasureRequest, events: Sequence[Event]) -> bool:
+    """Whether a request waits again because the last run did not meet the criteria for it."""
+    judged = [event for event in events if event.before is State.IN_RUN]
+    return (request.state is State.VALIDATED and bool(judged)
+            and bool(judged[-1].detail.get("shortfalls")))
 
 
 def run_of(events: Sequence[Event]) -> str:

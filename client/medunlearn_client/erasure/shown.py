@@ -9,28 +9,56 @@ from rich.text import Text
 
 from medunlearn_client.erasure import documents
 from medunlearn_client.erasure.registry import Registry
-from medunlearn_client.erasure.requests import ErasureRequest, Match, next_step
+from medunlearn_client.erasure.requests import (
+    ErasureRequest,
+    Event,
+    Match,
+    State,
+    fell_short,
+    next_step,
+    run_of,
+)
 from medunlearn_client.erasure.settings import Settings
 
 
 def requests_table(registry: Registry, requests: Iterable[ErasureRequest]) -> Table:
-    """One line per request: no id, no name."""
-    table = _table(("no.", "about", "received", "deadline", "state", "next step"))
+    """One line per request, in 80 columns as long as names of runs are short: no id, no name."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("no.", "state", "about", "due", "left", "records"):
+        table.add_column(
+            column, no_wrap=True, justify="right" if column in ("no.", "records") else "left")
+    table.add_column("run", overflow="fold")
     for request in requests:
         late = request.is_open and request.deadline < registry.today
         _row(table, (
-            str(request.number), request.kind.replace("_", " "), str(request.received),
-            _deadline(registry, request), str(request.state),
-            next_step(request, registry.events(request.number)),
+            str(request.number), str(request.state), request.kind.replace("_", " "),
+            str(request.deadline), _left(registry, request),
+            str(len(registry.matches(request.number))),
+            _run(request, registry.events(request.number)),
         ), style="bold red" if late else "")
     return table
 
 
-def _deadline(registry: Registry, request: ErasureRequest) -> str:
+def next_steps(registry: Registry, requests: Iterable[ErasureRequest]) -> Iterator[Text]:
+    """What to do next, a line for each request."""
+    for request in requests:
+        step = next_step(request, registry.events(request.number))
+        yield Text(_printable(f"request {request.number}: {step}"))
+
+
+def _left(registry: Registry, request: ErasureRequest) -> str:
+    """Days until the deadline, in words, for colour does not go through a pipe."""
     if not request.is_open:
-        return str(request.deadline)
+        return "closed"
     days = (request.deadline - registry.today).days
-    return f"{request.deadline} " + (f"({days} days)" if days >= 0 else f"({-days} days late)")
+    return "today" if not days else f"{abs(days)} day{'s' * (abs(days) > 1)}" + " late" * (days < 0)
+
+
+def _run(request: ErasureRequest, events: Sequence[Event]) -> str:
+    """The run that has a request or settled it, or the last one that fell short of it."""
+    if request.state in (State.IN_RUN, State.VERIFIED, State.ATTESTED):
+        return run_of(events)
+    return f"{run_of(events)} fell short" if fell_short(request, events) else ""
 
 
 def document_parts(document: documents.Document) -> Iterator[Table | Text]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from medunlearn_client.epsilon_total import EpsilonTotal
 from medunlearn_client.joining.forget_check import forget_findings
 from medunlearn_client.joining.own_keys import (
     NEXT_FOLDER,
@@ -139,6 +140,23 @@ def _policy(folder: Path, opened: OpenedInvitation) -> Iterator[Finding]:
     if policy.federation.coordinators and coordinator not in policy.federation.coordinators:
         yield problem("POLICY_COORDINATOR", f"the policy does not accept {coordinator}",
                       "name it in [federation] coordinators")
+    yield _epsilon_left(policy, EpsilonTotal.of(folder, policy))
+
+
+def _epsilon_left(policy: SitePolicy, total: EpsilonTotal) -> Finding:
+    """Whether the next run would still be accepted: else only its refusal says so."""
+    most, shown = policy.privacy.max_epsilon, f"epsilon of all runs: {total}"
+    hint = ("runs accepted so far go on. For another one the policy's owner decides: a larger "
+            "max_total_epsilon in trust/policy.toml, ")
+    if not total.left:
+        return problem("POLICY_EPSILON_TOTAL", f"{shown}; nothing is left",
+                       f"{hint}or none; a plan with noise is refused until then")
+    if not total.leaves(most):
+        return warning(
+            "POLICY_EPSILON_TOTAL",
+            f"{shown}; a run may ask for {most:g}, and {total.left:g} is left",
+            f"{hint}or a plan of at most epsilon {total.left:g} from the coordinator")
+    return ok("EPSILON_LEFT", shown)
 
 
 def _model_folder(site: SiteConfig) -> Path:
@@ -239,7 +257,7 @@ def _data(folder: Path) -> Iterator[Finding]:
 def _erasure(folder: Path) -> Iterable[Finding]:
     from medunlearn_client.joining.erasure_check import erasure_findings  # late, as the readers
 
-    return erasure_findings(read_site_config(folder))
+    return erasure_findings(folder, read_site_config(folder))
 
 
 def _runs(folder: Path) -> bool:

@@ -16,11 +16,16 @@ from medunlearn_client.records import Quarantine, ReadOptions
 from medunlearn_client.records.reading import stream_records
 from medunlearn_client.site_config import SiteConfig
 from medunlearn_common.doctor import Finding, ok, problem, warning
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import DataSection
 
 
-def erasure_findings(site: SiteConfig) -> Iterator[Finding]:
+def erasure_findings(folder: Path, site: SiteConfig) -> Iterator[Finding]:
     """What waits for a run, whether the data hold it, and what is in one.
+
+    Args:
+        folder: The hospital's, whose runs say whether there was a registry before.
+        site: Its settings.
 
     Raises:
         Misconfigured: A code of the registry, or as :func:`stream_records`.
@@ -28,7 +33,13 @@ def erasure_findings(site: SiteConfig) -> Iterator[Finding]:
     """
     if site.registry is None:
         return
-    registry = Registry(site.registry)
+    try:
+        registry = Registry(site.registry)
+    except Misconfigured as error:
+        if error.code != "ERASURE_REGISTRY_MISSING":
+            raise
+        yield _missing(folder, site.registry, error)
+        return
     for run, numbers in requests_by_run(registry).items():
         yield warning(
             "ERASURE_IN_RUN", f"erasure request(s) {_listed(numbers)} are in run {run}",
@@ -59,6 +70,20 @@ def erasure_findings(site: SiteConfig) -> Iterator[Finding]:
             "found with: this hospital would refuse every run",
             "name the files that they were found in in [data] files, or medunlearn erasure "
             "withdraw NUMBER and add it anew")
+
+
+def _missing(folder: Path, registry: Path, error: Misconfigured) -> Finding:
+    """Not begun yet, or lost: a run's claim is drawn from a registry that is there."""
+    if next((folder / "runs").glob("*.erasure"), None) is None:
+        return warning(
+            error.code, f"{error.message} yet; until there is, this hospital refuses every run",
+            f"it begins with the first request: medunlearn erasure add --registry {registry}; "
+            "to take part without one: medunlearn erasure settings --set hospital=NAME "
+            f"--registry {registry}")
+    return problem(
+        error.code, f"{error.message}, and runs of this hospital took requests from one",
+        "put it back from its backup, with its key, or mend [erasure] registry in site.toml; a "
+        "new one would know of no request")
 
 
 def _sought(registry: Registry, numbers: Iterable[int]) -> dict[int, frozenset[str]]:

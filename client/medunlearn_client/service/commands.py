@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from medunlearn_client.epsilon_total import EpsilonTotal
+from medunlearn_client.policy import read_policy
 from medunlearn_client.policy_commands import policy_app as policy
 from medunlearn_client.service.approvals import Approvals, Asked
 from medunlearn_client.service.config import HospitalPaths, read_hospital_config
@@ -22,6 +24,7 @@ from medunlearn_client.service.status import SiteStatus
 from medunlearn_client.site_config import read_site_config
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.party_folder import HERE, PartyFolder
+from medunlearn_common.trust_folder import POLICY_FILE, TRUST_FOLDER
 
 By = Annotated[str, typer.Option("--by", help="Name of the person who decides.")]
 Run = Annotated[str | None, typer.Option("--run", help="Where several runs have the plan.")]
@@ -69,13 +72,13 @@ def status(
     if pid is not None:  # what an earlier service left is no news
         link = NodeLink.read(paths.link)
     waiting = [one for one in Approvals(paths.approvals).all() if one.decision == "waiting"]
-    erasure = _erasure(paths.folder)
+    erasure, epsilon = _erasure(paths.folder), _epsilon_total(paths.folder)
     if as_json:
         typer.echo(json.dumps({
             **asdict(found), "service_pid": pid,
             "roster_code": kept_out.code if kept_out else "", "node_code": link.code,
             "waiting": [{"plan_digest": one.plan_digest, "run": one.run} for one in waiting],
-            "erasure": erasure,
+            "epsilon_of_all_runs": epsilon, "erasure": erasure,
         }))
         return
     table = Table(show_header=False, box=None)
@@ -90,6 +93,7 @@ def status(
         "answers": str(found.requests),
         "refusals": ", ".join(f"{c} {n}" for c, n in sorted(found.errors.items())) or "none",
         "epsilon spent": "none" if found.epsilon_spent is None else f"{found.epsilon_spent:.3g}",
+        "epsilon of all runs": epsilon,
         "device": found.device, "model": "loaded" if found.model_loaded else "not loaded",
         **({"erasure requests": erasure} if erasure else {}),
     }.items():
@@ -99,6 +103,14 @@ def status(
         if trouble is not None:
             typer.echo(f"{trouble.code}: {trouble.hint}")
     _list_waiting(waiting)
+
+
+def _epsilon_total(folder: Path) -> str:
+    """What the policy's limit for all runs together has left for the next one."""
+    try:
+        return str(EpsilonTotal.of(folder, read_policy(folder / TRUST_FOLDER / POLICY_FILE)))
+    except MedunlearnError as error:
+        return error.code
 
 
 def _erasure(folder: Path) -> str:

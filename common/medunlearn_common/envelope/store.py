@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medunlearn_common.envelope.header import Header
 from medunlearn_common.envelope.sealing import header_digest
-from medunlearn_common.errors import Rejected
+from medunlearn_common.errors import Rejected, Transient
 from medunlearn_common.sqlite_files import DurableDatabase
 
 _SCHEMA = """
@@ -177,8 +178,7 @@ class EnvelopeStore:
     def locks(self) -> list[RunLock]:
         """Every run that was ever accepted."""
         with self._database.reading() as connection:
-            rows = connection.execute("SELECT * FROM locks ORDER BY accepted, run").fetchall()
-        return [_to_lock(row) for row in rows]
+            return _locks(connection)
 
     def note(self, run: str, *, model: bytes | None = None, support: bytes | None = None) -> None:
         """Fill in what a lock learns later; a known support is never replaced."""
@@ -216,6 +216,26 @@ class EnvelopeStore:
             raise Rejected("ROSTER_FORK", f"two rosters of version {version}: "
                            f"{digest.hex()[:12]} and {row[1].hex()[:12]}",
                            "ask the consortium which one it signed")
+
+
+def read_locks(path: Path) -> list[RunLock]:
+    """Every run that was ever accepted, of a store that is looked at and no more.
+
+    Where there is none yet, or one without tables, it stays so; its owner may be at work.
+
+    Raises:
+        Transient: ENVELOPE_STORE.
+    """
+    if not path.exists():
+        return []
+    try:
+        address = f"{path.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(address, uri=True, timeout=30.0)) as connection:
+            made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'locks'").fetchone()
+            return _locks(connection) if made else []
+    except sqlite3.Error as error:
+        raise Transient(_CODE, f"{path.name} cannot be read: {error}",
+                        "mend its permissions, or restore the file from its backup") from error
 
 
 def require_lock(lock: RunLock, *, plan: bytes, coordinator: str) -> None:
@@ -317,6 +337,11 @@ def _last(connection: sqlite3.Connection, counter: tuple[str, str, str]) -> int:
 
 def _count(connection: sqlite3.Connection, counter: tuple[str, str, str], last: int) -> None:
     connection.execute("INSERT OR REPLACE INTO counters VALUES (?, ?, ?, ?)", (*counter, last))
+
+
+def _locks(connection: sqlite3.Connection) -> list[RunLock]:
+    rows = connection.execute("SELECT * FROM locks ORDER BY accepted, run").fetchall()
+    return [_to_lock(row) for row in rows]
 
 
 def _lock_of(connection: sqlite3.Connection, run: str) -> RunLock | None:

@@ -13,17 +13,23 @@ import pytest
 from joining_lab import HOME
 
 from medunlearn_client.erasure import Claim, Match, NewRequest, Registry, RunFigures
+from medunlearn_client.erasure.run_requests import RunRequests
 from medunlearn_client.joining.checks import hospital_checks
 from medunlearn_client.joining.rotation import make_next_keys
 from medunlearn_client.joining.site_folder import Joining, make_site_folder
 from medunlearn_client.service.config import HospitalPaths
 from medunlearn_client.service.node_link import NodeLink
+from medunlearn_client.site_config import read_site_config
 from medunlearn_common.doctor import Finding, run_checks
 from medunlearn_common.entropy import OsEntropy
+from medunlearn_common.envelope import EnvelopeStore, RunLock
+from medunlearn_common.envelope.header import NO_DIGEST
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.invitation import open_invitation
 from medunlearn_common.keeping.stopped import SERVICE_LOCK
 from medunlearn_common.model_files import model_digest, tokenizer_digest
 from medunlearn_common.plan.sections import DataSection
+from medunlearn_common.trust_folder import STORE_FILE, TRUST_FOLDER
 
 NOW = time.time()
 SECRET = "Erika Mustermann of Musterstadt"
@@ -86,6 +92,51 @@ def test_another_model_than_the_federations_is_told(
 ) -> None:
     place = folder(tmp_path, tiny_model_folder, records, model_digest="0" * 64)
     assert codes(found(place, "model")) == ["MODEL_DIFFERS", "TOKENIZER_DIGEST"]
+
+
+def accepted(run: str, epsilon: float) -> RunLock:
+    return RunLock(run=run, plan=b"p" * 32, coordinator="lead", model=NO_DIGEST,
+                   support=NO_DIGEST, epsilon=epsilon, accepted=int(NOW))
+
+
+@pytest.mark.parametrize(("epsilons", "code", "level", "told"), [
+    ((), "EPSILON_LEFT", "ok", "0 of 16 used by 0 run(s)"),
+    ((5.0, 3.0, 0.0), "EPSILON_LEFT", "ok", "8 of 16 used by 3 run(s)"),
+    ((8.0, 1.5), "POLICY_EPSILON_TOTAL", "warning", "a run may ask for 8, and 6.5 is left"),
+    ((8.0, 8.0), "POLICY_EPSILON_TOTAL", "problem", "nothing is left"),
+    ((20.0,), "POLICY_EPSILON_TOTAL", "problem", "20 of 16 used by 1 run(s)"),
+])
+def test_how_much_epsilon_is_left_for_further_runs(
+    tmp_path: Path, tiny_model_folder: Path, records: Path,
+    epsilons: tuple[float, ...], code: str, level: str, told: str,
+) -> None:
+    """The third run was refused, and nothing had said that two had used up the whole epsilon."""
+    place = folder(tmp_path, tiny_model_folder, records)
+    file = place / TRUST_FOLDER / STORE_FILE
+    if not epsilons:
+        assert codes(found(place, "policy"))[-1] == code and not file.exists()
+        return
+    with closing(EnvelopeStore(file)) as store:  # as the running service holds it
+        for number, epsilon in enumerate(epsilons):
+            store.lock(accepted(f"run-{number}", epsilon))
+        before = file.read_bytes(), file.with_name(f"{file.name}-wal").read_bytes()
+        finding = found(place, "policy")[-1]
+        assert before == (file.read_bytes(), file.with_name(f"{file.name}-wal").read_bytes())
+    assert (finding.code, finding.level) == (code, level) and told in finding.message
+    assert bool(finding.hint) == (level != "ok")
+    stopped = file.read_bytes()
+    assert found(place, "policy")[-1] == finding and file.read_bytes() == stopped
+
+
+def test_a_record_of_accepted_runs_that_cannot_be_read_is_told(
+    tmp_path: Path, tiny_model_folder: Path, records: Path
+) -> None:
+    place = folder(tmp_path, tiny_model_folder, records)
+    file = place / TRUST_FOLDER / STORE_FILE
+    file.touch()  # the disk was full when it was made
+    assert codes(found(place, "policy"))[-1] == "EPSILON_LEFT"
+    file.write_bytes(b"no database" * 100)
+    assert codes(found(place, "policy"))[-2:] == ["POLICY", "ENVELOPE_STORE"]
 
 
 def test_unreadable_records_are_told_without_their_text(
@@ -227,6 +278,32 @@ def test_a_check_that_breaks_shows_no_text_of_its_error() -> None:
     assert finding.code == "CHECK_FAILED" and "Muster" not in repr(finding)
 
 
+def test_a_registry_that_has_not_begun_is_no_problem_and_one_that_was_lost_is(
+    tmp_path: Path, tiny_model_folder: Path, records: Path
+) -> None:
+    """Who named a registry before the first letter came in was told of a hospital that is ill."""
+    place = folder(tmp_path, tiny_model_folder, records)
+    site, registry = place / "site.toml", place / "erasure.sqlite"
+    site.write_text(site.read_text().replace('registry = ""', 'registry = "erasure.sqlite"'))
+    (finding,) = found(place, "erasure")
+    assert (finding.code, finding.level) == ("ERASURE_REGISTRY_MISSING", "warning")
+    assert "refuses every run" in finding.message
+    assert f"erasure add --registry {registry}" in finding.hint
+    requests = RunRequests(place, read_site_config(place), registry)
+    with pytest.raises(Misconfigured, match="ERASURE_REGISTRY_MISSING"):
+        requests.draw("heart-1")  # at READY it is as strict as ever, and leaves no claim
+    assert found(place, "erasure") == [finding] and not registry.exists()
+    Registry(registry, create=True)
+    requests.draw("heart-1")
+    for file in place.glob("erasure.sqlite*"):
+        file.unlink()
+    (finding,) = found(place, "erasure")
+    assert (finding.code, finding.level) == ("ERASURE_REGISTRY_MISSING", "problem")
+    assert "backup" in finding.hint and "erasure add" not in finding.hint
+    registry.symlink_to(records)
+    assert codes(found(place, "erasure")) == ["ERASURE_REGISTRY_FOREIGN"]
+
+
 def test_the_requests_of_a_registry_are_told_by_number(
     tmp_path: Path, tiny_model_folder: Path, records: Path
 ) -> None:
@@ -235,7 +312,6 @@ def test_the_requests_of_a_registry_are_told_by_number(
     assert not found(place, "erasure")
     site.write_text(site.read_text().replace('registry = ""', 'registry = "erasure.sqlite"'))
     assert "FORGET_EMPTY" not in codes(found(place, "data"))
-    assert codes(found(place, "erasure")) == ["ERASURE_REGISTRY_MISSING"]
     registry = Registry(place / "erasure.sqlite", create=True)
     assert codes(found(place, "erasure")) == ["ERASURE_NONE_VALIDATED"]
 

@@ -249,6 +249,23 @@ def test_what_was_taken_back_from_a_run_is_not_marked_by_it(clinic: Clinic) -> N
     clinic.require_silence()
 
 
+def test_a_run_that_has_not_come_says_what_becomes_of_its_requests(clinic: Clinic) -> None:
+    """Whoever measured a run that had failed was sent to the coordinator for ever."""
+    for patient in PATIENTS:
+        clinic.validated(patient)
+    finished_run(clinic.base, clinic.plan, "heart")  # and is not published
+    assert clinic.measure("heart") == 2
+    for told in ("[INBOX_UNKNOWN]", "request(s) 1, 2 are in it", "ask the coordinator to publish",
+                 "erasure reopen NUMBER --reason"):
+        assert told in clinic.shown[-1], clinic.shown[-1]
+    assert clinic.measure("another") == 2
+    assert "[INBOX_UNKNOWN]" in clinic.shown[-1] and "erasure" not in clinic.shown[-1]
+    clinic.registry_file.chmod(0o644)
+    assert clinic.measure("heart") == 2
+    assert "[INBOX_UNKNOWN]" in clinic.shown[-1]
+    clinic.require_silence()
+
+
 def test_a_plan_that_the_policy_refuses_claims_nothing(clinic: Clinic) -> None:
     clinic.validated(PATIENTS[0], *LENIENT)
     policy = clinic.folder / TRUST_FOLDER / POLICY_FILE
@@ -288,6 +305,7 @@ def test_status_tells_what_waits_in_a_run(clinic: Clinic) -> None:
     SiteStatus(site_id="site-0").write(paths.status)
     assert clinic.hospital("status") == 0
     assert "ERASURE_REGISTRY_MISSING" in clinic.shown[-1]
+    assert re.search(r"epsilon of all runs 0 of \d+ used by 0 run", clinic.shown[-1])
     clinic.validated(PATIENTS[0])
     assert clinic.hospital("status") == 0
     assert "1 for the next run" in clinic.shown[-1]
@@ -295,5 +313,7 @@ def test_status_tells_what_waits_in_a_run(clinic: Clinic) -> None:
     assert clinic.hospital("status") == 0
     assert "1 in run heart" in clinic.shown[-1] and "none for the next run" in clinic.shown[-1]
     assert clinic.hospital("status", "--json") == 0
-    assert json.loads(clinic.shown[-1])["erasure"].startswith("1 in run heart")
+    told = json.loads(clinic.shown[-1])
+    assert told["erasure"].startswith("1 in run heart")
+    assert told["epsilon_of_all_runs"].endswith("used by 1 run(s)")
     clinic.require_silence()

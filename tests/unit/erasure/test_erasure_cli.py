@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import openpyxl
 import pytest
 
-from medunlearn_client.erasure import Registry
+from medunlearn_client.erasure import Claim, Registry, RunFigures
+from medunlearn_client.erasure.requests import deadline
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 
 AUTHOR = ("--author", "A. Officer")
@@ -165,6 +168,74 @@ def test_files_that_were_not_searched_are_counted(
                           *AUTHOR)
     assert status == 0 and "1 file(s) of another kind were not searched" in shown, shown
     assert "1 further sheet(s) of workbooks were not searched" in shown
+
+
+def test_who_reopens_is_told_what_a_run_that_goes_on_still_forgets(
+    typed: Typed, data: Path
+) -> None:
+    """It looked as though the run would keep the patient's records from then on."""
+    typed("add", "--patient", "secret-patient", "--basis", "b", "--data", data, *AUTHOR)
+    status, shown = typed("reopen", 1, "--reason", "x", *AUTHOR)
+    assert status == 2 and "[ERASURE_TRANSITION]" in shown and "going on" not in shown
+    typed("validate", 1, "--identity", "passport seen", *AUTHOR)
+    Claim(registry=Registry(Path("erasure.sqlite")), numbers=(1,), token="t").take("heart-1")
+    status, shown = typed("reopen", 1, "--reason", "given up", *AUTHOR)
+    said, _, warned = shown.partition("\n")  # standard output, then standard error
+    assert status == 0 and said.startswith("request 1: validated")
+    assert warned.startswith("should run heart-1 still be going on") and "all the same" in warned
+    require_silent(shown)
+
+
+FIGURES = RunFigures(
+    run_id="heart-2", adapter_digest="a" * 64, attestation_digest="e" * 64, forget_records=2,
+    forget_accuracy=0.25, chance=0.25, retrained_accuracy=None, forget_exact=0.0,
+    retrained_exact=None, identifiers_asked=1, identifiers_leaked=0, has_identifiers=True,
+    preservation=0.0, ranked_records=20, run_ranked_records=80, run_forget_accuracy=0.3,
+    run_chance=0.25,
+)
+
+
+def test_the_list_is_one_line_per_request_in_every_state(
+    typed: Typed, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next step folded into a dozen lines a request, and nothing could be compared."""
+    monkeypatch.setenv("COLUMNS", "80")
+    registry = Registry(Path("erasure.sqlite"), create=True)
+    assert typed("list") == (0, "no open request\n")
+    assert typed("list", "--all") == (0, "no request\n")
+    long_name = "a-run-with-a-name-that-goes-on-and-on-and-on-and-on"
+    received = registry.today - timedelta(days=60)
+    last = deadline(received, extended=False)
+    for number in range(1, 6):
+        typed("add", "--patient", "secret-patient", "--basis", "b", "--data", data, "--again",
+              "--received", received if number < 5 else registry.today, *AUTHOR)
+        if number > 1:
+            typed("validate", number, "--identity", "passport seen", *AUTHOR)
+    for number, run in ((2, "heart-2"), (3, long_name), (4, "heart-3")):
+        claim = Claim(registry=registry, numbers=(number,), token=run)
+        claim.take(run)
+        if number != 3:
+            claim.settle({number: replace(FIGURES, preservation=float(number == 4))})
+    typed("withdraw", 5, "--reason", "taken back", *AUTHOR)
+    status, shown = typed("list", "--all")
+    assert status == 0
+    rows = [line.split() for line in shown.splitlines()]
+    over = f"{(registry.today - last).days} days late".split()
+    ends = str(deadline(registry.today, extended=False))
+    assert rows == [
+        ["no.", "state", "about", "due", "left", "records", "run"],
+        ["1", "received", "patient", str(last), *over, "2"],
+        ["2", "validated", "patient", str(last), *over, "2", "heart-2", "fell", "short"],
+        ["3", "in_run", "patient", str(last), *over, "2", long_name],
+        ["4", "verified", "patient", str(last), *over, "2", "heart-3"],
+        ["5", "withdrawn", "patient", ends, "closed", "2"],
+    ]
+    require_silent(shown)
+    assert len(typed("list")[1].splitlines()) == 5  # without the closed one
+    status, shown = typed("due")
+    assert shown.splitlines()[5].startswith("request 1: check who asks")
+    assert "request 2: the last run fell short" in shown and len(shown.splitlines()) == 9
+    require_silent(shown)
 
 
 def test_a_stranger_s_request_is_registered_to_be_answered(typed: Typed, data: Path) -> None:

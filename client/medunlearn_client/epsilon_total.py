@@ -1,0 +1,52 @@
+"""How much of the policy's ``max_total_epsilon`` the runs accepted so far have taken up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from medunlearn_client.policy import SitePolicy, accepted_runs, total_epsilon
+from medunlearn_common.envelope.store import read_locks
+from medunlearn_common.trust_folder import STORE_FILE, TRUST_FOLDER
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpsilonTotal:
+    """What all runs that a hospital ever accepted have taken up, and what they may.
+
+    Attributes:
+        used: Epsilon of their plans, added up.
+        limit: The policy's ``max_total_epsilon``.
+        runs: How many they are.
+
+    Guarantees:
+        Counts as the service does when it is asked for the next run.
+    """
+
+    used: float
+    limit: float
+    runs: int
+
+    @classmethod
+    def of(cls, folder: Path, policy: SitePolicy) -> Self:
+        """Read from a hospital's folder, beside its running service; nothing is made or changed.
+
+        Raises:
+            Transient: ENVELOPE_STORE.
+        """
+        runs = accepted_runs(read_locks(folder / TRUST_FOLDER / STORE_FILE))
+        return cls(used=total_epsilon(runs), limit=policy.privacy.max_total_epsilon,
+                   runs=len(runs))
+
+    @property
+    def left(self) -> float:
+        """What further plans may spend together."""
+        return max(0.0, self.limit - self.used)
+
+    def leaves(self, epsilon: float) -> bool:
+        """Whether a further plan with this epsilon would be accepted."""
+        return epsilon + self.used <= self.limit
+
+    def __str__(self) -> str:
+        return f"{self.used:g} of {self.limit:g} used by {self.runs} run(s)"
