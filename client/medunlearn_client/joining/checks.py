@@ -144,12 +144,15 @@ def _policy(folder: Path, opened: OpenedInvitation) -> Iterator[Finding]:
 
 
 def _epsilon_left(policy: SitePolicy, total: EpsilonTotal) -> Finding:
-    """Whether the next run would still be accepted: else only its refusal says so."""
+    """Whether the next run would still be accepted: else only its refusal says so.
+
+    A warning even where nothing is left: that is how the last of the agreed runs looks.
+    """
     most, shown = policy.privacy.max_epsilon, f"epsilon of all runs: {total}"
     hint = ("runs accepted so far go on. For another one the policy's owner decides: a larger "
             "max_total_epsilon in trust/policy.toml, ")
     if not total.left:
-        return problem("POLICY_EPSILON_TOTAL", f"{shown}; nothing is left",
+        return warning("POLICY_EPSILON_TOTAL", f"{shown}; nothing is left",
                        f"{hint}or none; a plan with noise is refused until then")
     if not total.leaves(most):
         return warning(

@@ -103,8 +103,8 @@ def accepted(run: str, epsilon: float) -> RunLock:
     ((), "EPSILON_LEFT", "ok", "0 of 16 used by 0 run(s)"),
     ((5.0, 3.0, 0.0), "EPSILON_LEFT", "ok", "8 of 16 used by 3 run(s)"),
     ((8.0, 1.5), "POLICY_EPSILON_TOTAL", "warning", "a run may ask for 8, and 6.5 is left"),
-    ((8.0, 8.0), "POLICY_EPSILON_TOTAL", "problem", "nothing is left"),
-    ((20.0,), "POLICY_EPSILON_TOTAL", "problem", "20 of 16 used by 1 run(s)"),
+    ((8.0, 8.0), "POLICY_EPSILON_TOTAL", "warning", "nothing is left"),
+    ((20.0,), "POLICY_EPSILON_TOTAL", "warning", "20 of 16 used by 1 run(s)"),
 ])
 def test_how_much_epsilon_is_left_for_further_runs(
     tmp_path: Path, tiny_model_folder: Path, records: Path,
