@@ -12,7 +12,7 @@ from medunlearn_common.frozen import frozen_bytes
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.plan.public_files import own_copy
-from medunlearn_common.plan.sections import DataSection, ForgetSection
+from medunlearn_common.plan.sections import DataSection, ForgetSection, LeftOutSection
 
 
 def kept_layout(folder: Path, plan: RunPlan) -> Path:
@@ -95,7 +95,7 @@ def require_same_records(folder: Path, run_id: str, digest: str) -> None:
 
 
 def records_digest(
-    data: DataSection, forget: ForgetSection, left_out: ForgetSection | None = None
+    data: DataSection, forget: ForgetSection, left_out: LeftOutSection | None = None
 ) -> str:
     """What decides which records there are, and which of them are forgotten or left out.
 

@@ -14,7 +14,7 @@ from medunlearn_common.files import expanded
 from medunlearn_common.ledger import SiteBudget, Unit
 from medunlearn_common.plan.reading import complaints
 from medunlearn_common.plan.section import Section
-from medunlearn_common.plan.sections import DataSection, ForgetSection
+from medunlearn_common.plan.sections import DataSection, ForgetSection, LeftOutSection
 from medunlearn_common.plan.template import section_text
 
 SITE_FILE, SITE_TOML = "site.json", "site.toml"
@@ -65,7 +65,7 @@ class SiteConfig(BaseModel):
     data: DataSection
     forget: ForgetSection = ForgetSection()
     erasure: ErasureSection = ErasureSection()
-    left_out: ForgetSection = ForgetSection()
+    left_out: LeftOutSection = LeftOutSection()
     seed: int = 0
     concentration: float = 1.0
     model_folder: str

@@ -27,12 +27,17 @@ from medunlearn_common.concepts import LeveledHierarchy
 from medunlearn_common.concepts.planned import planned_levels
 from medunlearn_common.entropy import public_generator
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.plan.sections import ConceptsSection, DataSection, ForgetSection
+from medunlearn_common.plan.sections import (
+    ConceptsSection,
+    DataSection,
+    ForgetSection,
+    LeftOutSection,
+)
 
 _LOG = logging.getLogger("medunlearn.hospital")
 
 Unit = Literal["record", "patient"]
-NOTHING = ForgetSection()
+NOTHING = LeftOutSection()
 # Asked of three models, forgotten and kept: a share's standard error is 3.5 points at most.
 UNNAMED_RECORDS = 200
 
@@ -140,7 +145,7 @@ def unnamed_sample(records: Sequence[Record], *, seed: int) -> tuple[Record, ...
 
 def load_hospital_records(
     *, data: DataSection, forget: ForgetSection, concepts: ConceptsSection, unit: Unit,
-    left_out: ForgetSection = NOTHING,
+    left_out: LeftOutSection = NOTHING,
 ) -> SiteRecords:
     """All records of one hospital's own files, forgotten or retained as its ``[forget]`` says.
 
@@ -175,10 +180,12 @@ def load_hospital_records(
     if split.left_out:
         _LOG.info("%d record(s) of erasure requests that were forgotten before, or are in another "
                   "run, are left out; %d are kept", len(split.left_out), len(split.retain))
+        if not split.retain:
+            _LOG.warning("no record here is kept: hospital measure will mark no request")
     return SiteRecords(forget=split.forget, retain=split.retain, left_out=split.left_out)
 
 
-def _absent(section: ForgetSection) -> LeftOut:
+def _absent(section: LeftOutSection) -> LeftOut:
     return LeftOut(
         record_ids=frozenset(section.records), patient_ids=frozenset(section.patients)
     )
@@ -225,7 +232,7 @@ def _matcher(
 def load_federation_records(
     *, data: DataSection, forget: ForgetSection, concepts: ConceptsSection, unit: Unit,
     n_sites: int, seed: int, concentration: float, quarantine: Quarantine | None = None,
-    left_out: ForgetSection = NOTHING,
+    left_out: LeftOutSection = NOTHING,
 ) -> FederationRecords:
     """Read all files, hold out non-members, choose the forget set and deal to sites.
 

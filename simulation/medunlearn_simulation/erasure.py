@@ -26,7 +26,7 @@ from medunlearn_client.erasure import (
 from medunlearn_client.erasure.claim_file import damaged, keep_claim, taken
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.files import expanded
-from medunlearn_common.plan.sections import ForgetSection
+from medunlearn_common.plan.sections import LeftOutSection
 from medunlearn_simulation.run_folder import RunFolder, write_json
 
 
@@ -41,14 +41,14 @@ def new_claim(registry: Path) -> Claim:
     return claim_on(opened, validated_requests(opened))
 
 
-def left_out_of(claim: Claim | None) -> ForgetSection:
+def left_out_of(claim: Claim | None) -> LeftOutSection:
     """Whose records are in neither set of the run; nobody's without a registry.
 
     Raises:
         Transient: ERASURE_REGISTRY_UNAVAILABLE.
     """
     if claim is None:
-        return ForgetSection()
+        return LeftOutSection()
     return left_out_set(claim.registry, claim.left_out)
 
 

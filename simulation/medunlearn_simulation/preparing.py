@@ -35,7 +35,7 @@ from medunlearn_common.masking.parameters import require_plan, require_survivors
 from medunlearn_common.plan import Plan, read_plan
 from medunlearn_common.plan.public_files import require_no_records
 from medunlearn_common.plan.reading import plan_from_mapping
-from medunlearn_common.plan.sections import ForgetSection
+from medunlearn_common.plan.sections import ForgetSection, LeftOutSection
 from medunlearn_common.planned_noise import noise_schedule
 from medunlearn_common.support import support_size
 from medunlearn_simulation.absences import Absences
@@ -191,7 +191,7 @@ def with_demo_file(plan: Plan, folder: RunFolder) -> Plan:
 
 
 def prepare_records(
-    plan: Plan, folder: RunFolder, board: PhaseBoard, *, left_out: ForgetSection = NOTHING
+    plan: Plan, folder: RunFolder, board: PhaseBoard, *, left_out: LeftOutSection = NOTHING
 ) -> PreparedRecords:
     """Reads and deals the records as every simulated hospital will.
 

@@ -34,7 +34,7 @@ from medunlearn_common.adapter_facts import AdapterFacts, write_adapter_facts
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import expanded, private_folder, require_writable, write_atomically
 from medunlearn_common.plan import Plan, RuntimeOptions
-from medunlearn_common.plan.sections import ForgetSection
+from medunlearn_common.plan.sections import LeftOutSection
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import new_run_id
 from medunlearn_server.gatekeeper import add_override
@@ -230,7 +230,7 @@ def _run_id(plan: Plan) -> str:
     return new_run_id(plan.shared(), nonce=f"seed-{plan.run.seed}")
 
 
-def _require_same_records(plan: Plan, facts: RunFacts, left_out: ForgetSection) -> None:
+def _require_same_records(plan: Plan, facts: RunFacts, left_out: LeftOutSection) -> None:
     """What was forgotten is what is measured; hospitals ask for it only while rounds go on.
 
     Raises:
@@ -274,7 +274,7 @@ def _require_models(
 
 def write_sites(
     plan: Plan, folder: RunFolder, model: str, *, request_root: str | None = None,
-    left_out: ForgetSection = NOTHING,
+    left_out: LeftOutSection = NOTHING,
 ) -> None:
     """One folder per hospital; each opens the data files itself and keeps only its part.
 

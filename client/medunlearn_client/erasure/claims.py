@@ -16,7 +16,7 @@ from medunlearn_client.erasure.criteria import RunFigures, shortfalls
 from medunlearn_client.erasure.registry import Registry
 from medunlearn_client.erasure.requests import ErasureRequest, State, run_of
 from medunlearn_common.errors import Misconfigured, Rejected
-from medunlearn_common.plan.sections import ForgetSection
+from medunlearn_common.plan.sections import ForgetSection, LeftOutSection
 
 FORGOTTEN = frozenset({State.VERIFIED, State.ATTESTED})
 """What a request is once a run's adapter has been seen to forget it."""
@@ -71,10 +71,14 @@ def forget_set(registry: Registry, numbers: Iterable[int]) -> ForgetSection:
     """What a run must forget for these requests: patients, records and concepts by id."""
     with registry.transaction(write=False) as connection:
         sets = [_targets(connection, rows.request_of(connection, n)) for n in numbers]
-    return _united(sets)
+    return ForgetSection(
+        patients=_union(part.patients for part in sets),
+        records=_union(part.records for part in sets),
+        concepts=_union(part.concepts for part in sets),
+    )
 
 
-def left_out_set(registry: Registry, numbers: Iterable[int]) -> ForgetSection:
+def left_out_set(registry: Registry, numbers: Iterable[int]) -> LeftOutSection:
     """Whose records a run leaves out for these requests: patients and records by id.
 
     Those of a concept are the records that it was found with: a later run's plan need not know
@@ -82,7 +86,10 @@ def left_out_set(registry: Registry, numbers: Iterable[int]) -> ForgetSection:
     """
     with registry.transaction(write=False) as connection:
         sets = [_records(connection, rows.request_of(connection, n)) for n in numbers]
-    return _united(sets)
+    return LeftOutSection(
+        patients=_union(part.patients for part in sets),
+        records=_union(part.records for part in sets),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,20 +249,13 @@ def _targets(connection: sqlite3.Connection, request: ErasureRequest) -> ForgetS
     )
 
 
-def _records(connection: sqlite3.Connection, request: ErasureRequest) -> ForgetSection:
+def _records(connection: sqlite3.Connection, request: ErasureRequest) -> LeftOutSection:
     """The targets, a concept's as the records that were found."""
+    targets = _targets(connection, request)
     if request.kind != "concept":
-        return _targets(connection, request)
+        return LeftOutSection(records=targets.records, patients=targets.patients)
     matches = rows.matches_of(connection, request.number)
-    return ForgetSection(records=tuple(match.record_id for match in matches))
-
-
-def _united(sets: Sequence[ForgetSection]) -> ForgetSection:
-    return ForgetSection(
-        patients=_union(part.patients for part in sets),
-        records=_union(part.records for part in sets),
-        concepts=_union(part.concepts for part in sets),
-    )
+    return LeftOutSection(records=tuple(match.record_id for match in matches))
 
 
 def _union(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:

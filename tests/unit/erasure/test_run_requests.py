@@ -373,6 +373,17 @@ def test_forgetting_comes_before_leaving_out(
     assert len(records.retain) == 10
 
 
+def test_a_hospital_with_nobody_left_to_keep_is_told_so(
+    folder: Path, plan: RunPlan, registry: Registry, validated: Callable[[str], int],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    numbers = [validated(f"p{n}") for n in range(6)]
+    Claim(registry=registry, numbers=numbers, token="t").take("elsewhere")
+    assert ready(opened(folder), plan).kind == READY  # a refusal would tell how many there are
+    assert "no record here is kept" in caplog.text
+    assert not re.search(r"\bp[0-5]\b", caplog.text)
+
+
 def test_a_forgotten_concept_s_records_are_those_it_was_found_with(
     folder: Path, plan: RunPlan, registry: Registry, add: Adder
 ) -> None:
