@@ -64,7 +64,7 @@ class AcceptedPlans:
             MedunlearnError: Whatever model, records and erasure registry are refused with.
         """
         with self._settings(run_id) as config:
-            digest = records_digest(config.data, config.forget)
+            digest = records_digest(config.data, config.forget, config.left_out)
             if digest:  # else the reader says which file is missing
                 require_same_records(self._folder, run_id, digest)
             bench = self._bench

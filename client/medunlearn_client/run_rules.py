@@ -12,7 +12,7 @@ from medunlearn_common.frozen import frozen_bytes
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.plan.public_files import own_copy
-from medunlearn_common.plan.sections import DataSection, ForgetSection
+from medunlearn_common.plan.sections import DataSection, ForgetSection, LeftOutSection
 
 
 def kept_layout(folder: Path, plan: RunPlan) -> Path:
@@ -94,11 +94,14 @@ def require_same_records(folder: Path, run_id: str, digest: str) -> None:
         )
 
 
-def records_digest(data: DataSection, forget: ForgetSection) -> str:
-    """What decides which records there are, and which of them are forgotten.
+def records_digest(
+    data: DataSection, forget: ForgetSection, left_out: LeftOutSection | None = None
+) -> str:
+    """What decides which records there are, and which of them are forgotten or left out.
 
     These are the files, what they are read, mended and tagged with, and the site's own settings
-    of both. Where a file lies does not count.
+    of both. Where a file lies does not count. Where nothing is left out, the digest is that of
+    runs that began before anything could be.
 
     A data set of the hub is digested by its name only: whether its owner has changed it since
     cannot be seen from here. Where that matters, save it and name the folder.
@@ -109,6 +112,8 @@ def records_digest(data: DataSection, forget: ForgetSection) -> str:
     named = {"files": data.files, "tag_decisions": (data.tag_decisions,),
              "fhir_templates": (data.fhir_templates,), "repairs": (data.repairs,)}
     settings = [data.model_dump(mode="json", exclude=set(named)), forget.model_dump(mode="json")]
+    if left_out is not None and any(left_out.model_dump().values()):
+        settings.append(left_out.model_dump(mode="json"))
     digests: list[str | list[str]] = [digest_of(settings)]
     for kind, names in named.items():
         for name in filter(None, names):

@@ -14,7 +14,7 @@ from medunlearn_common.files import expanded
 from medunlearn_common.ledger import SiteBudget, Unit
 from medunlearn_common.plan.reading import complaints
 from medunlearn_common.plan.section import Section
-from medunlearn_common.plan.sections import DataSection, ForgetSection
+from medunlearn_common.plan.sections import DataSection, ForgetSection, LeftOutSection
 from medunlearn_common.plan.template import section_text
 
 SITE_FILE, SITE_TOML = "site.json", "site.toml"
@@ -39,6 +39,8 @@ class SiteConfig(BaseModel):
         data: Where the records are.
         forget: What this hospital asks to forget; it never leaves the hospital.
         erasure: Registry of requests that stands in the place of ``forget``.
+        left_out: Patients and records that a run neither forgets nor keeps, but for those in
+            ``forget``; a run's claim on the registry says so.
         seed: Seed of the split and of the hold-out.
         concentration: Dirichlet parameter of the split.
         model_folder: Folder or hub id of the base model.
@@ -63,6 +65,7 @@ class SiteConfig(BaseModel):
     data: DataSection
     forget: ForgetSection = ForgetSection()
     erasure: ErasureSection = ErasureSection()
+    left_out: LeftOutSection = LeftOutSection()
     seed: int = 0
     concentration: float = 1.0
     model_folder: str

@@ -10,13 +10,14 @@ from typing import Literal
 
 from medunlearn_client.records import (
     ForgetRequest,
-    ForgetSplit,
+    LeftOut,
     Quarantine,
     ReadOptions,
     Record,
     assign_sites,
     read_records,
     require_whole_patients,
+    retain_all,
     select,
     split_nonmembers,
 )
@@ -26,21 +27,35 @@ from medunlearn_common.concepts import LeveledHierarchy
 from medunlearn_common.concepts.planned import planned_levels
 from medunlearn_common.entropy import public_generator
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.plan.sections import ConceptsSection, DataSection, ForgetSection
+from medunlearn_common.plan.sections import (
+    ConceptsSection,
+    DataSection,
+    ForgetSection,
+    LeftOutSection,
+)
 
 _LOG = logging.getLogger("medunlearn.hospital")
 
 Unit = Literal["record", "patient"]
+NOTHING = LeftOutSection()
 # Asked of three models, forgotten and kept: a share's standard error is 3.5 points at most.
 UNNAMED_RECORDS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class SiteRecords:
-    """One site's members; either set may be empty."""
+    """One site's members; either set may be empty.
+
+    Attributes:
+        forget: What is to be forgotten.
+        retain: What is kept.
+        left_out: What is read and takes no part; empty for one site of a simulation, where
+            :class:`FederationRecords` has it.
+    """
 
     forget: tuple[Record, ...]
     retain: tuple[Record, ...]
+    left_out: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +66,13 @@ class FederationRecords:
         sites: What each site holds, in site order.
         nonmembers: Records that no model was ever taught.
         repeated: Retained records whose text equals a forgotten one's.
+        left_out: Records that take no part, at no site and not as non-members.
     """
 
     sites: tuple[SiteRecords, ...]
     nonmembers: tuple[Record, ...]
     repeated: int
+    left_out: tuple[Record, ...] = ()
 
     @property
     def forget(self) -> tuple[Record, ...]:
@@ -127,11 +144,13 @@ def unnamed_sample(records: Sequence[Record], *, seed: int) -> tuple[Record, ...
 
 
 def load_hospital_records(
-    *, data: DataSection, forget: ForgetSection, concepts: ConceptsSection, unit: Unit
+    *, data: DataSection, forget: ForgetSection, concepts: ConceptsSection, unit: Unit,
+    left_out: LeftOutSection = NOTHING,
 ) -> SiteRecords:
     """All records of one hospital's own files, forgotten or retained as its ``[forget]`` says.
 
     Nothing is dealt, held out or drawn here: that is for simulations, which play all hospitals.
+    ``left_out`` names patients and records that are in neither set, unless ``forget`` names them.
 
     Guarantees:
         Whether a record takes part, and in which set, depends on the record, its patient and the
@@ -147,17 +166,29 @@ def load_hospital_records(
     )
     if not records:  # in its own log, too: a wrong export would look like this
         _LOG.warning("the data hold no record: this hospital adds noise alone")
-    split = ForgetSplit(forget=(), retain=tuple(records), repeated_ids=())
+    absent = _absent(left_out)
+    split = retain_all(records, absent)
     if any((forget.records, forget.patients, forget.subjects, forget.concepts)):
         split = select(
             records, forget_request(forget, seed=0), _matcher(concepts, forget, data),
-            of_any_size=True,
+            left_out=absent, of_any_size=True,
         )
     if unit == "patient":
         require_whole_patients(split)
     if not split.forget:  # in this hospital's own log; a wrong name would look like this
         _LOG.warning("no record here is to be forgotten: this hospital only retains")
-    return SiteRecords(forget=split.forget, retain=split.retain)
+    if split.left_out:
+        _LOG.info("%d record(s) of erasure requests that were forgotten before, or are in another "
+                  "run, are left out; %d are kept", len(split.left_out), len(split.retain))
+        if not split.retain:
+            _LOG.warning("no record here is kept: hospital measure will mark no request")
+    return SiteRecords(forget=split.forget, retain=split.retain, left_out=split.left_out)
+
+
+def _absent(section: LeftOutSection) -> LeftOut:
+    return LeftOut(
+        record_ids=frozenset(section.records), patient_ids=frozenset(section.patients)
+    )
 
 
 def require_nobody_drawn(forget: ForgetSection) -> None:
@@ -201,11 +232,13 @@ def _matcher(
 def load_federation_records(
     *, data: DataSection, forget: ForgetSection, concepts: ConceptsSection, unit: Unit,
     n_sites: int, seed: int, concentration: float, quarantine: Quarantine | None = None,
+    left_out: LeftOutSection = NOTHING,
 ) -> FederationRecords:
     """Read all files, hold out non-members, choose the forget set and deal to sites.
 
     Every hospital of a simulation calls this and keeps its own part, so that no file of
-    split patient data is ever written.
+    split patient data is ever written. What is left out is so only after that, so that all others
+    lie where they lay in the run that forgot it.
 
     Raises:
         Misconfigured: As the readers, :func:`select` and :func:`assign_sites` do.
@@ -220,20 +253,24 @@ def load_federation_records(
         )
         members, nonmembers = _with_named(records, nonmembers, forget)
     tagger = _matcher(concepts, forget, data)
-    split = select(members, forget_request(forget, seed=seed), tagger)
+    absent = _absent(left_out)
+    split = select(members, forget_request(forget, seed=seed), tagger, left_out=absent)
     if unit == "patient":
         require_whole_patients(split)
     forget_ids = {record.record_id for record in split.forget}
+    retain_ids = {record.record_id for record in split.retain}
     dealt = assign_sites(members, n_sites=n_sites, seed=seed, concentration=concentration)
     sites = tuple(
         SiteRecords(
             forget=tuple(r for r in dealt[index] if r.record_id in forget_ids),
-            retain=tuple(r for r in dealt[index] if r.record_id not in forget_ids),
+            retain=tuple(r for r in dealt[index] if r.record_id in retain_ids),
         )
         for index in range(n_sites)
     )
+    held_out = retain_all(nonmembers, absent)  # what was once taught is no non-member
     return FederationRecords(
-        sites=sites, nonmembers=tuple(nonmembers), repeated=len(split.repeated_ids)
+        sites=sites, nonmembers=held_out.retain, repeated=len(split.repeated_ids),
+        left_out=(*split.left_out, *held_out.left_out),
     )
 
 

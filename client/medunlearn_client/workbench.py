@@ -317,11 +317,12 @@ def own_records(
     """A hospital's own forget and retain records under a plan; raises as the readers do."""
     if not config.is_simulated:
         return load_hospital_records(
-            data=config.data, forget=config.forget, concepts=concepts, unit=plan.privacy.unit
+            data=config.data, forget=config.forget, concepts=concepts, unit=plan.privacy.unit,
+            left_out=config.left_out,
         )
     federation = load_federation_records(
         data=config.data, forget=config.forget, concepts=concepts,
         unit=plan.privacy.unit, n_sites=config.sites, seed=config.seed,
-        concentration=config.concentration,
+        concentration=config.concentration, left_out=config.left_out,
     )
     return federation.sites[config.site_index]

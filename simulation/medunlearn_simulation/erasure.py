@@ -15,10 +15,18 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from medunlearn_client.erasure import Claim, Registry, RunFigures, new_token, validated_requests
+from medunlearn_client.erasure import (
+    Claim,
+    Registry,
+    RunFigures,
+    claim_on,
+    left_out_set,
+    validated_requests,
+)
 from medunlearn_client.erasure.claim_file import damaged, keep_claim, taken
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.files import expanded
+from medunlearn_common.plan.sections import LeftOutSection
 from medunlearn_simulation.run_folder import RunFolder, write_json
 
 
@@ -30,7 +38,18 @@ def new_claim(registry: Path) -> Claim:
         Rejected: ERASURE_HISTORY_TAMPERED.
     """
     opened = Registry(expanded(registry).absolute())
-    return Claim(registry=opened, numbers=validated_requests(opened), token=new_token())
+    return claim_on(opened, validated_requests(opened))
+
+
+def left_out_of(claim: Claim | None) -> LeftOutSection:
+    """Whose records are in neither set of the run; nobody's without a registry.
+
+    Raises:
+        Transient: ERASURE_REGISTRY_UNAVAILABLE.
+    """
+    if claim is None:
+        return LeftOutSection()
+    return left_out_set(claim.registry, claim.left_out)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from medunlearn_client.policy import FLOOR_SITES
 from medunlearn_client.public_text import public_units
 from medunlearn_client.records import Quarantine, Record, read_records
 from medunlearn_client.site_data import (
+    NOTHING,
     FederationRecords,
     load_federation_records,
     record_tagger,
@@ -34,7 +35,7 @@ from medunlearn_common.masking.parameters import require_plan, require_survivors
 from medunlearn_common.plan import Plan, read_plan
 from medunlearn_common.plan.public_files import require_no_records
 from medunlearn_common.plan.reading import plan_from_mapping
-from medunlearn_common.plan.sections import ForgetSection
+from medunlearn_common.plan.sections import ForgetSection, LeftOutSection
 from medunlearn_common.planned_noise import noise_schedule
 from medunlearn_common.support import support_size
 from medunlearn_simulation.absences import Absences
@@ -97,8 +98,9 @@ class PreparedRecords:
 
     @property
     def ids(self) -> frozenset[str]:
-        """Ids of all records that were read."""
-        return frozenset(self.site_of) | {r.record_id for r in self.federation.nonmembers}
+        """Ids of all records that were read, whether they take part or not."""
+        others = (*self.federation.nonmembers, *self.federation.left_out)
+        return frozenset(self.site_of) | {record.record_id for record in others}
 
 
 def plan_for_run(plan_file: Path | None, overrides: Overrides) -> Plan:
@@ -188,8 +190,16 @@ def with_demo_file(plan: Plan, folder: RunFolder) -> Plan:
     return plan.model_copy(update={"data": data})
 
 
-def prepare_records(plan: Plan, folder: RunFolder, board: PhaseBoard) -> PreparedRecords:
+def prepare_records(
+    plan: Plan, folder: RunFolder, board: PhaseBoard, *, left_out: LeftOutSection = NOTHING
+) -> PreparedRecords:
     """Reads and deals the records as every simulated hospital will.
+
+    Args:
+        plan: The plan.
+        folder: Where the list of bad rows goes.
+        board: Shows the phase.
+        left_out: Whose records are neither forgotten nor kept.
 
     Raises:
         Misconfigured: As :func:`load_federation_records`; EVALUATION_SITES_EMPTY.
@@ -202,11 +212,15 @@ def prepare_records(plan: Plan, folder: RunFolder, board: PhaseBoard) -> Prepare
             data=plan.data, forget=plan.forget, concepts=plan.concepts,
             unit=plan.privacy.unit, n_sites=plan.federation.sites, seed=plan.run.seed,
             concentration=plan.federation.concentration, quarantine=quarantine,
+            left_out=left_out,
         )
         tagger = record_tagger(plan.concepts, plan.forget, plan.data)
         bar.set(1, f"{len(federation.forget)} to forget, {len(federation.retain)} to keep")
     if quarantine.count:
         board.say(f"{quarantine.count} bad row(s) left out; see {folder.quarantine_file}")
+    if federation.left_out:
+        board.say(f"{len(federation.left_out)} record(s) of erasure requests that were forgotten "
+                  "before, or are in another run, are left out")
     probes = draw_probes(federation.forget, federation.retain, plan.neighbours, tagger)
     if probes.kinds:
         drawn = ", ".join(f"{count} by {kind}" for kind, count in probes.kinds.items())

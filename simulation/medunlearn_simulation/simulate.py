@@ -28,11 +28,13 @@ from medunlearn_client.erasure.run_records import (
 from medunlearn_client.records import Record
 from medunlearn_client.run_rules import records_digest
 from medunlearn_client.site_config import SITE_FILE, SiteConfig
+from medunlearn_client.site_data import NOTHING
 from medunlearn_common import __version__
 from medunlearn_common.adapter_facts import AdapterFacts, write_adapter_facts
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import expanded, private_folder, require_writable, write_atomically
 from medunlearn_common.plan import Plan, RuntimeOptions
+from medunlearn_common.plan.sections import LeftOutSection
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import new_run_id
 from medunlearn_server.gatekeeper import add_override
@@ -45,6 +47,7 @@ from medunlearn_simulation.erasure import (
     keep_figures,
     kept_figures,
     kept_in_run,
+    left_out_of,
     new_claim,
 )
 from medunlearn_simulation.measuring import measure_run
@@ -123,8 +126,9 @@ def start(
     with _nothing_half_made(folder):
         private_folder(folder.root)  # quarantine, logs and checkpoints may bear traces of records
         plan = with_demo_file(plan, folder)
+        left_out = left_out_of(claim)
         with unnamed(claim, plan.data):
-            records = prepare_records(plan, folder, board)
+            records = prepare_records(plan, folder, board, left_out=left_out)
         forget = records.federation.forget
         require_whole(claim, _by_request(claim, plan, forget), records.ids)
         require_same_words(claim, forget, show_subject=plan.data.show_subject)
@@ -136,9 +140,10 @@ def start(
         facts = RunFacts(
             run_id=_run_id(plan), runner=runner,
             model=model, retrained=retrained, package_version=__version__,
-            records_digest=records_digest(plan.data, plan.forget),
+            records_digest=records_digest(plan.data, plan.forget, left_out),
         )
-        write_sites(plan, folder, model, request_root=_request_root(claim, facts.run_id))
+        write_sites(plan, folder, model, request_root=_request_root(claim, facts.run_id),
+                    left_out=left_out)
         with begin(claim, folder, facts.run_id):
             folder.write_start(plan, facts)
         override_gate(folder, run.override)
@@ -207,11 +212,12 @@ def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
     claim = kept_claim(folder.erasure_file)
     if claim is not None:
         claim.take(facts.run_id)
+    left_out = left_out_of(claim)
     with unnamed(claim, plan.data):
-        records = prepare_records(plan, folder, board)
+        records = prepare_records(plan, folder, board, left_out=left_out)
     _require_models(plan, facts, records, board)
     if not folder.result_file.is_file():
-        _require_same_records(plan, facts)
+        _require_same_records(plan, facts, left_out)
         _require_public_files(plan, facts)
         check_models(
             plan, facts.model, facts.retrained, device=device, keep=facts.runner == "memory",
@@ -224,13 +230,13 @@ def _run_id(plan: Plan) -> str:
     return new_run_id(plan.shared(), nonce=f"seed-{plan.run.seed}")
 
 
-def _require_same_records(plan: Plan, facts: RunFacts) -> None:
+def _require_same_records(plan: Plan, facts: RunFacts, left_out: LeftOutSection) -> None:
     """What was forgotten is what is measured; hospitals ask for it only while rounds go on.
 
     Raises:
         Rejected: DATA_CHANGED.
     """
-    if facts.records_digest not in (None, records_digest(plan.data, plan.forget)):
+    if facts.records_digest not in (None, records_digest(plan.data, plan.forget, left_out)):
         raise Rejected(
             "DATA_CHANGED", "the record files, or what they are read with, are not those with "
             "which this run began",
@@ -267,7 +273,8 @@ def _require_models(
 
 
 def write_sites(
-    plan: Plan, folder: RunFolder, model: str, *, request_root: str | None = None
+    plan: Plan, folder: RunFolder, model: str, *, request_root: str | None = None,
+    left_out: LeftOutSection = NOTHING,
 ) -> None:
     """One folder per hospital; each opens the data files itself and keeps only its part.
 
@@ -279,7 +286,7 @@ def write_sites(
             data=plan.data, forget=plan.forget, seed=plan.run.seed,
             concentration=plan.federation.concentration, model_folder=model,
             entropy_seed=plan.run.seed, public_files=plan.public_files(),
-            request_root=request_root if index == 0 else None,
+            request_root=request_root if index == 0 else None, left_out=left_out,
         )
         text = config.model_dump_json(indent=2)
         write_atomically(folder.site(index) / SITE_FILE, text.encode("utf-8"))

@@ -8,6 +8,7 @@ import re
 import shutil
 import sqlite3
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,9 +21,13 @@ from typed_commands import medunlearn
 from medunlearn_client.erasure import Claim, Registry, State
 from medunlearn_client.erasure.commitments import commit
 from medunlearn_client.request_roots import root_for_run
+from medunlearn_client.site_config import read_site_config
+from medunlearn_client.site_data import SiteRecords
+from medunlearn_client.workbench import own_records
 from medunlearn_common.digests import digest_of_file
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_simulation.demo_corpus import DemoSize, demo_rows
+from medunlearn_simulation.run_folder import RunFolder
 
 QUICK = ("--runner", "memory", "--device", "cpu", "--quiet")
 OFFICER = ("--author", "A. Officer")
@@ -107,6 +112,12 @@ def make_lab(
 
 
 PATIENT = "demo-patient-03"
+
+
+def own_site(folder: Path) -> SiteRecords:
+    """What a simulated hospital of a run forgets and keeps, as its folder says."""
+    plan, _ = RunFolder(root=folder.parents[1]).read_start()
+    return own_records(read_site_config(folder), plan.shared(), plan.concepts)
 
 
 @pytest.fixture
@@ -471,6 +482,52 @@ def test_a_concept_s_records_must_all_be_before_the_run(
     assert demo.simulate() == 2, demo.shown
     assert "[ERASURE_RECORDS_MISSING]" in demo.shown[-1] and "request 1" in demo.shown[-1]
     assert demo.registry.request(1).state is State.VALIDATED
+
+
+def test_a_later_run_neither_forgets_nor_teaches_what_was_forgotten(
+    demo: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One request verified, one in a run that stopped, one for this run, which is resumed."""
+    from medunlearn_simulation import simulate as module
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def stopped(out: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "run_federation", stop)
+            assert demo.simulate(out) != 0
+
+    def also_validated(number: int, patient: str) -> None:
+        assert demo.erasure("add", "--patient", patient, "--basis", "b", "--data", demo.data,
+                            *OFFICER) == 0
+        assert demo.erasure("validate", number, "--identity", "passport seen", *OFFICER) == 0
+
+    demo.validated("--patient", PATIENT)
+    assert demo.simulate("first") == 0, demo.shown
+    also_validated(2, "demo-patient-05")
+    stopped("second")
+    also_validated(3, "demo-patient-06")
+    stopped("third")
+    states = [request.state for request in demo.registry.requests()]
+    assert states == [State.VERIFIED, State.IN_RUN, State.IN_RUN]
+    assert demo.erasure("reopen", 2, "--reason", "given up", *OFFICER) == 0
+    assert demo("simulate", "--resume", demo.folder / "third") == 0, demo.shown
+    assert "10 record(s) of erasure requests" in " ".join(demo.shown[-1].split())
+    assert demo.registry.request(3).state is State.VERIFIED
+    patients = Counter(json.loads(line)["patient_id"]
+                       for line in demo.data.read_text(encoding="utf-8").splitlines())
+    sites = [own_site(demo.folder / "third" / "sites" / f"site-{n}") for n in range(3)]
+    assert {r.patient_id for site in sites for r in site.forget} == {"demo-patient-06"}
+    kept = {r.patient_id for site in sites for r in site.retain}
+    assert kept and not kept & {PATIENT, "demo-patient-05", "demo-patient-06"}
+    result = json.loads((demo.folder / "third" / "result.json").read_text(encoding="utf-8"))
+    assert result["forget"]["n"] == patients["demo-patient-06"]
+    assert result["retain"]["n"] == sum(patients[patient] for patient in kept)
+    first = [own_site(demo.folder / "first" / "sites" / f"site-{n}") for n in range(3)]
+    for before, now in zip(first, sites, strict=True):  # nobody else moved
+        assert {r.patient_id for r in now.retain} <= {r.patient_id for r in before.retain}
+    demo.require_silence()
 
 
 def test_a_forget_set_beside_the_registry_is_refused(demo: Lab) -> None:

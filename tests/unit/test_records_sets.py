@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from medunlearn_client.records import (
     ForgetRequest,
+    LeftOut,
     Record,
     assign_sites,
     join,
     require_whole_patients,
+    retain_all,
     select,
     split_nonmembers,
 )
@@ -84,6 +86,28 @@ def test_patients_to_keep_are_not_drawn() -> None:
     keep = tuple(f"p{n}" for n in range(18))
     split = select(RECORDS, ForgetRequest(patient_fraction=0.1, seed=3, keep_patient_ids=keep))
     assert {item.patient_id for item in split.forget} == {"p18", "p19"}
+
+
+def test_what_is_left_out_is_in_neither_set_and_forgetting_comes_first() -> None:
+    left_out = LeftOut(record_ids=frozenset({"r4", "r9", "gone"}), patient_ids=frozenset({"p2"}))
+    split = select(RECORDS, ForgetRequest(patient_ids=("p1",)), left_out=left_out)
+    assert ids(split.forget) == ["r3", "r4", "r5"]
+    assert ids(split.left_out) == ["r6", "r7", "r8", "r9"]
+    assert ids(split.retain) == [f"r{n}" for n in range(60) if n not in range(3, 10)]
+    copy = record(100, prompt=RECORDS[4].prompt, answer=RECORDS[4].answer, patient_id="p2")
+    copied = select([*RECORDS, copy], ForgetRequest(patient_ids=("p1",)), left_out=left_out)
+    assert copied.repeated_ids == ()  # teaches nothing
+    everybody = retain_all([*RECORDS, record(99, patient_id=None)], left_out)
+    assert ids(everybody.left_out) == ["r4", "r6", "r7", "r8", "r9"]
+    assert len(everybody.retain) == 56 and not everybody.forget
+    assert "p2" not in repr(left_out) and "r9" not in repr(left_out)
+
+
+def test_too_little_to_retain_is_explained_by_what_is_left_out() -> None:
+    everybody = LeftOut(patient_ids=frozenset(item.patient_id or "" for item in RECORDS))
+    with refused("FORGET_LARGER_THAN_RETAIN") as caught:
+        select(RECORDS, ForgetRequest(patient_ids=("p1",)), left_out=everybody)
+    assert "only 0 retained; 57 are left out" in caught.value.message
 
 
 def test_repeated_text_is_reported() -> None:

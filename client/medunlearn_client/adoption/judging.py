@@ -76,17 +76,21 @@ def _held_by(hospital: AdoptionHospital, run_id: str) -> tuple[int, ...]:
 
 
 def settings_of_run(hospital: AdoptionHospital, run_id: str, claim: Claim | None) -> SiteConfig:
-    """The hospital's settings, with the forget set that the run had where that was a registry's.
+    """The hospital's settings, with the sets that the run had where a registry said which.
+
+    A run without requests may still have left records out.
 
     Raises:
         Rejected: DATA_CHANGED: other records can say nothing of the requests.
         Misconfigured: A code of the registry.
     """
     requests = RunRequests.of(hospital.folder, hospital.config)
-    if claim is None or requests is None:
+    if requests is None or requests.claim(run_id) is None:
         return hospital.config
     config = requests.settings(run_id)
-    require_same_records(hospital.folder, run_id, records_digest(config.data, config.forget))
+    if claim is not None:
+        digest = records_digest(config.data, config.forget, config.left_out)
+        require_same_records(hospital.folder, run_id, digest)
     return config
 
 

@@ -6,7 +6,13 @@ request means, ``criteria`` judges a run, ``documents`` writes letter and report
 turns them into HTML and PDF.
 """
 
-from medunlearn_client.erasure.claims import Claim, forget_set, new_token, validated_requests
+from medunlearn_client.erasure.claims import (
+    Claim,
+    claim_on,
+    forget_set,
+    left_out_set,
+    validated_requests,
+)
 from medunlearn_client.erasure.criteria import RunFigures, shortfalls
 from medunlearn_client.erasure.finding import Found, Wanted, find_records
 from medunlearn_client.erasure.registry import NewRequest, Registry
@@ -25,9 +31,10 @@ __all__ = [
     "Settings",
     "State",
     "Wanted",
+    "claim_on",
     "find_records",
     "forget_set",
-    "new_token",
+    "left_out_set",
     "shortfalls",
     "validated_requests",
 ]

@@ -15,13 +15,22 @@ from medunlearn_common.files import write_atomically
 
 
 class ClaimFile(BaseModel):
-    """Its contents: numbers of requests, and nothing of a patient."""
+    """Its contents: numbers of requests, and nothing of a patient.
+
+    Attributes:
+        registry: Where the requests stand.
+        numbers: Those that the run works for.
+        token: The run's own.
+        left_out: Those whose records are in neither of its sets; none in files that were written
+            before runs left any out.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     registry: str
     numbers: tuple[int, ...]
     token: str
+    left_out: tuple[int, ...] = ()
 
 
 def keep_claim(file: Path, claim: Claim) -> None:
@@ -31,7 +40,8 @@ def keep_claim(file: Path, claim: Claim) -> None:
         Transient: WRITE_FAILED.
     """
     kept = ClaimFile(
-        registry=str(claim.registry.path), numbers=tuple(claim.numbers), token=claim.token
+        registry=str(claim.registry.path), numbers=tuple(claim.numbers), token=claim.token,
+        left_out=tuple(claim.left_out),
     )
     write_atomically(file, kept.model_dump_json(indent=2).encode())
 
@@ -57,7 +67,8 @@ def kept_claim(file: Path, *, registry: Path | None = None) -> Claim | None:
     except ValidationError as error:
         raise damaged(file) from error
     return Claim(
-        registry=Registry(registry or Path(kept.registry)), numbers=kept.numbers, token=kept.token
+        registry=Registry(registry or Path(kept.registry)), numbers=kept.numbers,
+        token=kept.token, left_out=kept.left_out,
     )
 
 

@@ -16,10 +16,12 @@ from medunlearn_client.erasure.criteria import RunFigures, shortfalls
 from medunlearn_client.erasure.registry import Registry
 from medunlearn_client.erasure.requests import ErasureRequest, State, run_of
 from medunlearn_common.errors import Misconfigured, Rejected
-from medunlearn_common.plan.sections import ForgetSection
+from medunlearn_common.plan.sections import ForgetSection, LeftOutSection
 
 FORGOTTEN = frozenset({State.VERIFIED, State.ATTESTED})
 """What a request is once a run's adapter has been seen to forget it."""
+LEFT_OUT = FORGOTTEN | {State.IN_RUN}
+"""States of requests whose records a run of others neither forgets nor keeps."""
 SIMULATION, HOSPITAL = "medunlearn simulate", "medunlearn hospital"
 
 
@@ -76,6 +78,20 @@ def forget_set(registry: Registry, numbers: Iterable[int]) -> ForgetSection:
     )
 
 
+def left_out_set(registry: Registry, numbers: Iterable[int]) -> LeftOutSection:
+    """Whose records a run leaves out for these requests: patients and records by id.
+
+    Those of a concept are the records that it was found with: a later run's plan need not know
+    the concept, and would then be refused for what it is not asked to forget.
+    """
+    with registry.transaction(write=False) as connection:
+        sets = [_records(connection, rows.request_of(connection, n)) for n in numbers]
+    return LeftOutSection(
+        patients=_union(part.patients for part in sets),
+        records=_union(part.records for part in sets),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """The requests that one run works for.
@@ -85,12 +101,15 @@ class Claim:
         numbers: Which.
         token: The run's own, see :func:`new_token`.
         author: Who marks them, for the history.
+        left_out: Requests that an earlier run has forgotten, or another run had, when this claim
+            was made: the run forgets their records no more, and must not teach them again.
     """
 
     registry: Registry
     numbers: Sequence[int]
     token: str
     author: str = SIMULATION
+    left_out: Sequence[int] = ()
 
     def take(self, run_id: str) -> None:
         """Marks the requests in run, all or none; what this run took or settled stays so.
@@ -195,6 +214,19 @@ class Claim:
         return None
 
 
+def claim_on(registry: Registry, numbers: Sequence[int]) -> Claim:
+    """A new run's claim on requests that wait for one; nothing is marked yet.
+
+    ``numbers`` are read first: what another run takes meanwhile is in them, and :meth:`Claim.take`
+    then refuses.
+    """
+    others = registry.requests(LEFT_OUT)
+    return Claim(
+        registry=registry, numbers=numbers, token=new_token(),
+        left_out=tuple(other.number for other in others if other.number not in numbers),
+    )
+
+
 def _claims(connection: sqlite3.Connection, number: int) -> list[str]:
     """Tokens of the runs that took the request, in order."""
     return [
@@ -215,6 +247,15 @@ def _targets(connection: sqlite3.Connection, request: ErasureRequest) -> ForgetS
         patients=(request.target,) if owned else (),
         records=tuple(match.record_id for match in matches if not match.owned),
     )
+
+
+def _records(connection: sqlite3.Connection, request: ErasureRequest) -> LeftOutSection:
+    """The targets, a concept's as the records that were found."""
+    targets = _targets(connection, request)
+    if request.kind != "concept":
+        return LeftOutSection(records=targets.records, patients=targets.patients)
+    matches = rows.matches_of(connection, request.number)
+    return LeftOutSection(records=tuple(match.record_id for match in matches))
 
 
 def _union(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:

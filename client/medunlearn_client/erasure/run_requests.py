@@ -20,8 +20,9 @@ from medunlearn_client.erasure.claim_file import keep_claim, kept_claim, taken
 from medunlearn_client.erasure.claims import (
     HOSPITAL,
     Claim,
+    claim_on,
     forget_set,
-    new_token,
+    left_out_set,
     requests_by_run,
     waiting_requests,
 )
@@ -51,6 +52,8 @@ class RunRequests:
     Guarantees:
         * A run's requests are those that were validated when this hospital first said ready in
           it, whatever comes in later; they are its whole forget set here.
+        * What an earlier run had forgotten by then, or another run had, is in neither of its sets,
+          whatever becomes of it later.
         * They are in_run on disk before anything of the run is released.
         * A run that is refused holds none.
     """
@@ -86,15 +89,16 @@ class RunRequests:
         if earlier is not None:
             earlier.release("the hospital stopped before it said ready")
         registry = Registry(self._registry)
-        claim = Claim(registry=registry, numbers=waiting_requests(registry), token=new_token())
+        claim = claim_on(registry, waiting_requests(registry))
         keep_claim(self._file(run_id), claim)
         for other, numbers in requests_by_run(registry).items():
             _LOG.warning(
-                "erasure request(s) %s are with run %s and not in this one; if that was given up: "
-                "medunlearn erasure reopen NUMBER --reason …", ", ".join(map(str, numbers)), other)
+                "erasure request(s) %s are with run %s and not in this one, which leaves their "
+                "records out; if that was given up: medunlearn erasure reopen NUMBER --reason …",
+                ", ".join(map(str, numbers)), other)
 
     def settings(self, run_id: str) -> SiteConfig:
-        """The hospital's settings with the run's forget set.
+        """The hospital's settings with the run's forget set, and what it leaves out.
 
         Raises:
             Rejected: PLAN_UNKNOWN if none was drawn.
@@ -104,8 +108,10 @@ class RunRequests:
         if claim is None:
             raise Rejected("PLAN_UNKNOWN", "this site never said ready in that run",
                            "start the run with READY")
-        forget = forget_set(claim.registry, claim.numbers)
-        return self._config.model_copy(update={"forget": forget})
+        return self._config.model_copy(update={
+            "forget": forget_set(claim.registry, claim.numbers),
+            "left_out": left_out_set(claim.registry, claim.left_out),
+        })
 
     @contextmanager
     def unnamed(self, run_id: str) -> Iterator[None]:
@@ -125,7 +131,8 @@ class RunRequests:
         """
         claim = self._drawn(run_id)
         require_whole(claim, self.by_request(claim, records, concepts),
-                      {record.record_id for record in (*records.forget, *records.retain)})
+                      {record.record_id
+                       for record in (*records.forget, *records.retain, *records.left_out)})
         require_same_words(claim, records.forget, show_subject=self._config.data.show_subject)
         if claim is None:
             yield

@@ -42,7 +42,8 @@ def erasure_findings(folder: Path, site: SiteConfig) -> Iterator[Finding]:
         return
     for run, numbers in requests_by_run(registry).items():
         yield warning(
-            "ERASURE_IN_RUN", f"erasure request(s) {_listed(numbers)} are in run {run}",
+            "ERASURE_IN_RUN", f"erasure request(s) {_listed(numbers)} are in run {run}; other "
+            "runs leave their records out",
             f"once it is in the inbox: medunlearn hospital measure {run}; if it failed or was "
             "stopped for good: medunlearn erasure reopen NUMBER --reason …, and the next run takes "
             "them")
@@ -58,11 +59,10 @@ def erasure_findings(folder: Path, site: SiteConfig) -> Iterator[Finding]:
     left = _not_found(site.data, sought) if sought else {}
     kept = [number for number in forgotten if left[number] != sought[number]]
     if kept:
-        yield warning(
+        yield ok(
             "ERASURE_RECORDS_KEPT", f"the data still hold records of request(s) {_listed(kept)}, "
-            "which a run has forgotten: the next run keeps them, and may teach them again",
-            "take them out of the [data] files before it, and put the new model in the old one's "
-            "place")
+            "which a run has forgotten: later runs leave them out; better still, take them out of "
+            "the [data] files, and put the new model in the old one's place")
     lacking = [number for number in waiting if left[number]]
     if lacking:
         yield problem(

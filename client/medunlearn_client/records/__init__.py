@@ -5,8 +5,10 @@ from medunlearn_client.records.forget_sets import (
     ForgetRequest,
     ForgetRootMatcher,
     ForgetSplit,
+    LeftOut,
     join,
     require_whole_patients,
+    retain_all,
     select,
 )
 from medunlearn_client.records.partition import assign_sites, split_nonmembers
@@ -29,6 +31,7 @@ __all__ = [
     "ForgetRootMatcher",
     "ForgetSplit",
     "InvalidRecord",
+    "LeftOut",
     "Quarantine",
     "ReadOptions",
     "Record",
@@ -38,6 +41,7 @@ __all__ = [
     "prompt_from_question",
     "read_records",
     "require_whole_patients",
+    "retain_all",
     "select",
     "split_nonmembers",
     "stream_records",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -71,24 +71,48 @@ class ForgetRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Whose records are in neither set; one that is to be forgotten is forgotten all the same.
+
+    Ids that no record has are no error: what was forgotten may have been deleted since.
+
+    Attributes:
+        record_ids: Single records.
+        patient_ids: All records of these patients.
+    """
+
+    record_ids: frozenset[str] = field(default=frozenset(), repr=False)
+    patient_ids: frozenset[str] = field(default=frozenset(), repr=False)
+
+    def names(self, record: Record) -> bool:
+        """Whether the record is one of them."""
+        return record.record_id in self.record_ids or record.patient_id in self.patient_ids
+
+
+NOTHING_LEFT_OUT = LeftOut()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ForgetSplit:
-    """Two disjoint sets that together hold every record.
+    """Disjoint sets that together hold every record.
 
     Attributes:
         forget: Records to forget, in file order.
-        retain: All others, in file order.
+        retain: All others that take part, in file order.
         repeated_ids: Retained records whose text equals that of a forgotten record. They keep
             teaching what is to be forgotten, so the caller reports them.
+        left_out: Records that take no part, in file order.
     """
 
     forget: tuple[Record, ...] = field(repr=False)
     retain: tuple[Record, ...] = field(repr=False)
     repeated_ids: tuple[str, ...] = field(repr=False)
+    left_out: tuple[Record, ...] = field(default=(), repr=False)
 
 
 def select(
     records: Sequence[Record], request: ForgetRequest, tagger: ForgetRootMatcher | None = None,
-    *, of_any_size: bool = False,
+    *, left_out: LeftOut = NOTHING_LEFT_OUT, of_any_size: bool = False,
 ) -> ForgetSplit:
     """Splits the records by the request.
 
@@ -96,6 +120,7 @@ def select(
         records: All records.
         request: What to forget.
         tagger: Needed where the request is by concept.
+        left_out: What is not retained either.
         of_any_size: Take sets of any size, and subjects that no record has. Sums under noise
             need no other, and a refusal would tell how many records there are.
 
@@ -111,12 +136,22 @@ def select(
         if goes and (record.record_id in keep_records or record.patient_id in keep_patients)
     ])
     forget = tuple(record for record, goes in zip(records, chosen, strict=True) if goes)
-    retain = tuple(record for record, goes in zip(records, chosen, strict=True) if not goes)
+    kept = retain_all(
+        [record for record, goes in zip(records, chosen, strict=True) if not goes], left_out
+    )
     if not of_any_size:
-        _check_sizes(forget, retain)
+        _check_sizes(forget, kept.retain, left_out=len(kept.left_out))
     forgotten_texts = {record.text.casefold() for record in forget}
-    repeated = (r.record_id for r in retain if r.text.casefold() in forgotten_texts)
-    return ForgetSplit(forget=forget, retain=retain, repeated_ids=tuple(repeated))
+    repeated = (r.record_id for r in kept.retain if r.text.casefold() in forgotten_texts)
+    return replace(kept, forget=forget, repeated_ids=tuple(repeated))
+
+
+def retain_all(records: Sequence[Record], left_out: LeftOut = NOTHING_LEFT_OUT) -> ForgetSplit:
+    """The split where nothing is to be forgotten: all that is not left out is retained."""
+    return ForgetSplit(
+        forget=(), retain=tuple(record for record in records if not left_out.names(record)),
+        repeated_ids=(), left_out=tuple(record for record in records if left_out.names(record)),
+    )
 
 
 def join(forget: Sequence[Record], retain: Sequence[Record]) -> ForgetSplit:
@@ -236,7 +271,9 @@ def _refuse_overlap(ids: Collection[str]) -> None:
         )
 
 
-def _check_sizes(forget: Sequence[Record], retain: Sequence[Record]) -> None:
+def _check_sizes(
+    forget: Sequence[Record], retain: Sequence[Record], *, left_out: int = 0
+) -> None:
     if not forget:
         raise Misconfigured(
             "FORGET_SET_EMPTY",
@@ -246,6 +283,8 @@ def _check_sizes(forget: Sequence[Record], retain: Sequence[Record]) -> None:
     if len(forget) > len(retain):
         raise Misconfigured(
             "FORGET_LARGER_THAN_RETAIN",
-            f"{len(forget)} records are to be forgotten and only {len(retain)} retained",
+            f"{len(forget)} records are to be forgotten and only {len(retain)} retained"
+            + (f"; {left_out} are left out, since an earlier run has forgotten them or another "
+               "run has them now" if left_out else ""),
             "add data to retain, narrow the request, or retrain the model instead",
         )

@@ -76,6 +76,13 @@ class ForgetSection(Section):
         0.0, description="simulated: share of patients withdrawn at random (by run.seed)")
 
 
+class LeftOutSection(Section):
+    """What takes no part: it is neither forgotten nor kept, but for what must go."""
+
+    records: tuple[str, ...] = Field((), description="record ids")
+    patients: tuple[str, ...] = Field((), description="patient ids: all their records")
+
+
 class ConceptsSection(Section):
     """The medical concept hierarchy that says which tokens matter."""
 

@@ -24,6 +24,7 @@ from medunlearn_common.plan.records_sections import (
     DataSection,
     ForgetSection,
     LabelsSection,
+    LeftOutSection,
     NeighboursSection,
     ParaphrasesSection,
 )
@@ -39,9 +40,9 @@ from medunlearn_common.plan.section import LEVELS, LevelWeights, Section
 __all__ = [
     "LEVELS", "ColumnsSection", "ConceptsSection", "ContrastSection", "DataSection",
     "EvaluationSection", "FederationSection", "ForgetSection", "GatesSection",
-    "GeometrySection", "LabelsSection", "LevelWeights", "ModelSection", "NeighboursSection",
-    "ObjectiveSection", "ParaphrasesSection", "Plan", "PrivacySection", "RunPlan", "RunSection",
-    "Section", "ServerSection", "SupportSection", "WireSection",
+    "GeometrySection", "LabelsSection", "LeftOutSection", "LevelWeights", "ModelSection",
+    "NeighboursSection", "ObjectiveSection", "ParaphrasesSection", "Plan", "PrivacySection",
+    "RunPlan", "RunSection", "Section", "ServerSection", "SupportSection", "WireSection",
 ]
 
 

@@ -340,6 +340,7 @@ def test_the_requests_of_a_registry_are_told_by_number(
     findings = found(place, "erasure")
     assert codes(findings) == ["ERASURE_IN_RUN", "ERASURE_NONE_VALIDATED", "ERASURE_RECORDS_KEPT"]
     assert "request(s) 1, which" in findings[-1].message
+    assert findings[-1].level == "ok" and "later runs leave them out" in findings[-1].message
     lines = records.read_text().splitlines()
     records.write_text("\n".join(line for line in lines if '"r3"' not in line) + "\n")
     assert "ERASURE_RECORDS_KEPT" not in codes(found(place, "erasure"))

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -210,6 +211,29 @@ def test_what_fell_short_goes_back_once_and_the_next_run_takes_it(clinic: Clinic
     assert clinic.states() == [State.IN_RUN]  # with the other run
     assert clinic.measure("two") == 0
     assert clinic.states() == [State.VERIFIED]
+    clinic.require_silence()
+
+
+def test_what_a_run_forgot_is_in_neither_set_of_the_next_one(clinic: Clinic) -> None:
+    def measured(run_id: str) -> tuple[int, int]:
+        assert clinic.measure(run_id) == 0, clinic.shown
+        place = clinic.folder / "decisions" / run_id / "measured.json"
+        found = json.loads(place.read_text())
+        return found["forget"]["n"], found["retain"]["n"]
+
+    patients = Counter(json.loads(line)["patient_id"]
+                       for line in clinic.data.read_text(encoding="utf-8").splitlines())
+    one, other, everybody = *(patients[patient] for patient in PATIENTS), patients.total()
+    clinic.validated(PATIENTS[0], *LENIENT)
+    clinic.run("one")
+    assert measured("one") == (one, everybody - one)
+    clinic.validated(PATIENTS[1])
+    clinic.run("two")
+    assert measured("two") == (other, everybody - one - other)
+    clinic.run("three")  # nobody waits
+    assert clinic.states() == [State.VERIFIED] * 2
+    assert measured("three") == (0, everybody - one - other)
+    assert measured("one") == (one, everybody - one)  # as it was when that run began
     clinic.require_silence()
 
 

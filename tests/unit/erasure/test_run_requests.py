@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable
@@ -11,11 +12,20 @@ import numpy as np
 import pytest
 
 from medunlearn_client.accepted_plans import AcceptedPlans
-from medunlearn_client.erasure import Claim, ErasureRequest, Registry, State
+from medunlearn_client.erasure import (
+    Claim,
+    ErasureRequest,
+    Match,
+    Registry,
+    RunFigures,
+    State,
+)
 from medunlearn_client.erasure.claims import requests_by_run, validated_requests
 from medunlearn_client.erasure.commitments import commit
+from medunlearn_client.erasure.run_requests import RunRequests
 from medunlearn_client.hospital import Hospital, open_hospital
 from medunlearn_client.request_roots import root_for_run
+from medunlearn_client.run_rules import records_digest
 from medunlearn_client.site_audit import SiteAudit
 from medunlearn_client.site_config import SITE_TOML, read_site_config, site_template
 from medunlearn_client.workbench import Workbench
@@ -25,7 +35,7 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.layout import AdapterLayout
 from medunlearn_common.messages import ERROR, READY, STEP, Message
 from medunlearn_common.plan import RunPlan, RuntimeOptions, plan_from_text
-from medunlearn_common.plan.sections import DataSection
+from medunlearn_common.plan.sections import DataSection, ForgetSection
 from medunlearn_common.support import random_support
 from medunlearn_common.support_runs import to_runs
 
@@ -268,6 +278,161 @@ def test_a_forget_set_beside_a_registry_is_refused(folder: Path, tmp_path: Path)
     (folder / SITE_TOML).write_text(site.replace("subjects = []", 'subjects = ["Surgery"]'))
     with pytest.raises(Misconfigured, match="ERASURE_FORGET_TWICE"):
         read_site_config(folder)
+
+
+FIGURES = RunFigures(
+    attestation_digest="e" * 64, run_id="run", adapter_digest="a" * 64, forget_records=2,
+    forget_accuracy=0.25, chance=0.25, retrained_accuracy=None, forget_exact=0.0,
+    retrained_exact=None, identifiers_asked=1, identifiers_leaked=0, has_identifiers=True,
+    preservation=1.0, ranked_records=2, run_ranked_records=2, run_forget_accuracy=0.25,
+    run_chance=0.25,
+)
+
+
+def settled(folder: Path, registry: Registry, run_id: str) -> None:
+    """The requests of a run are verified."""
+    requests = RunRequests.of(folder, read_site_config(folder))
+    claim = requests.claim(run_id) if requests is not None else None
+    assert claim is not None
+    claim.settle(dict.fromkeys(claim.numbers, FIGURES))
+    assert {registry.request(number).state for number in claim.numbers} == {State.VERIFIED}
+
+
+def sets(hospital: Hospital, plan: RunPlan, run_id: str) -> tuple[set[str], set[str]]:
+    """Patients whose records are forgotten, and whose are kept."""
+    records = hospital._plans.bench(plan.digest, run_id=run_id).records
+    assert len(records.forget) + len(records.retain) + len(records.left_out) == 12
+    forget, retain = (
+        {str(record.patient_id) for record in part} for part in (records.forget, records.retain)
+    )
+    return forget, retain
+
+
+def test_no_later_run_teaches_what_was_forgotten_or_is_in_another(
+    folder: Path, plan: RunPlan, registry: Registry, validated: Callable[[str], int], add: Adder,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    validated("p0")
+    hospital = opened(folder)
+    assert ready(hospital, plan, "one").kind == READY
+    settled(folder, registry, "one")
+    validated("p1")
+    assert ready(hospital, plan, "two").kind == READY
+    validated("p2")
+    for number, end in ((add("p3").number, registry.withdraw), (add("p4").number, registry.refuse)):
+        end(number, author=AUTHOR, reason="of no ground")
+    assert ready(hospital, plan, "three").kind == READY
+    others = {"p1", "p2", "p3", "p4", "p5"}
+    expected = {
+        "one": ({"p0"}, others), "two": ({"p1"}, others - {"p1"}),
+        "three": ({"p2"}, {"p3", "p4", "p5"}),
+    }
+    for run_id, both in expected.items():
+        assert sets(hospital, plan, run_id) == both
+    settled(folder, registry, "three")  # its own settlement
+    registry.reopen(2, author=AUTHOR, reason="run two was given up")
+    registry.attest(1, author=AUTHOR, reason="letter sent")
+    for run_id, both in expected.items():  # whatever became of the requests since
+        assert sets(opened(folder), plan, run_id) == both
+        assert sets(hospital, plan, run_id) == both
+    assert ready(hospital, plan, "four").kind == READY  # the reopened one is forgotten there
+    assert sets(hospital, plan, "four") == ({"p1"}, {"p3", "p4", "p5"})
+    assert "4 record(s) of erasure requests" in caplog.text
+    said = caplog.text + "".join(path.read_text() for path in folder.rglob("*.erasure"))
+    assert not re.search(r"\bp[0-5]\b", said)
+
+
+def test_two_runs_that_forget_nobody_are_told_apart_by_what_they_leave_out(
+    folder: Path, plan: RunPlan, registry: Registry, validated: Callable[[str], int]
+) -> None:
+    """Under one plan, with one model open: the first run's records are not the second's."""
+    hospital = opened(folder)
+    everybody = {f"p{n}" for n in range(6)}
+    assert ready(hospital, plan, "one").kind == READY
+    number = validated("p0")
+    Claim(registry=registry, numbers=(number,), token="t").take("elsewhere")
+    assert ready(hospital, plan, "two").kind == READY
+    assert sets(hospital, plan, "two") == (set(), everybody - {"p0"})
+    assert sets(hospital, plan, "one") == (set(), everybody)
+
+
+def test_forgetting_comes_before_leaving_out(
+    folder: Path, plan: RunPlan, registry: Registry, validated: Callable[[str], int], add: Adder
+) -> None:
+    validated("p0")
+    hospital = opened(folder)
+    assert ready(hospital, plan, "one").kind == READY
+    match = Match(record_id="p0-1", file_digest="d" * 64, reason="record id")
+    number = add("p0-1", kind="record", matches=(match,)).number
+    registry.validate(number, author=AUTHOR, identity="passport seen")
+    assert ready(hospital, plan, "two").kind == READY
+    records = hospital._plans.bench(plan.digest, run_id="two").records
+    assert [record.record_id for record in records.forget] == ["p0-1"]
+    assert [record.record_id for record in records.left_out] == ["p0-0"]
+    assert len(records.retain) == 10
+
+
+def test_a_hospital_with_nobody_left_to_keep_is_told_so(
+    folder: Path, plan: RunPlan, registry: Registry, validated: Callable[[str], int],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    numbers = [validated(f"p{n}") for n in range(6)]
+    Claim(registry=registry, numbers=numbers, token="t").take("elsewhere")
+    assert ready(opened(folder), plan).kind == READY  # a refusal would tell how many there are
+    assert "no record here is kept" in caplog.text
+    assert not re.search(r"\bp[0-5]\b", caplog.text)
+
+
+def test_a_forgotten_concept_s_records_are_those_it_was_found_with(
+    folder: Path, plan: RunPlan, registry: Registry, add: Adder
+) -> None:
+    """The plan of the later run does not know the concept, and is not refused for it."""
+    matches = tuple(
+        Match(record_id=name, file_digest="d" * 64, reason="concept or one below it")
+        for name in ("p1-0", "p2-1")
+    )
+    number = add("OTHER:1", kind="concept", matches=matches).number
+    registry.validate(number, author=AUTHOR, identity="contract seen")
+    claim = Claim(registry=registry, numbers=(number,), token="t")
+    claim.take("earlier")
+    claim.settle({number: FIGURES})
+    hospital = opened(folder)
+    assert ready(hospital, plan).kind == READY
+    records = hospital._plans.bench(plan.digest, run_id="run").records
+    assert [record.record_id for record in records.left_out] == ["p1-0", "p2-1"]
+    assert len(records.retain) == 10 and not records.forget
+
+
+def test_a_waiting_concept_is_not_refused_for_records_that_are_left_out(
+    folder: Path, plan: RunPlan, registry: Registry, validated: Callable[[str], int], add: Adder
+) -> None:
+    """Which records name a concept is for the run's tagger to say; read they are, all the same."""
+    Claim(registry=registry, numbers=(validated("p1"),), token="t").take("elsewhere")
+    match = Match(record_id="p1-0", file_digest="d" * 64, reason="concept or one below it")
+    number = add("MU:S0001", kind="concept", matches=(match,)).number
+    registry.validate(number, author=AUTHOR, identity="contract seen")
+    hospital = opened(folder)
+    assert ready(hospital, plan).kind == READY
+    assert requests_by_run(registry)["run"] == (number,)
+
+
+def test_a_run_that_began_before_anything_was_left_out_goes_on_as_it_was(
+    folder: Path, plan: RunPlan, registry: Registry, validated: Callable[[str], int]
+) -> None:
+    validated("p1")
+    answer = ready(opened(folder), plan)
+    place = folder / "runs" / f"{digest_of('run')}.erasure"
+    kept = json.loads(place.read_text())
+    assert kept.pop("left_out") == []
+    place.write_text(json.dumps(kept))
+    config = read_site_config(folder)
+    begun = records_digest(config.data, ForgetSection(patients=("p1",)))
+    assert place.with_suffix(".records").read_text() == begun
+    Claim(registry=registry, numbers=(validated("p0"),), token="t").take("elsewhere")
+    hospital = opened(folder)
+    assert ready(hospital, plan).fields == answer.fields
+    assert sets(hospital, plan, "run") == ({"p1"}, {"p0", "p2", "p3", "p4", "p5"})
 
 
 def test_a_registry_that_is_missing_or_changed_lets_no_run_begin(
