@@ -10,6 +10,8 @@ from medunlearn_client.policy import SitePolicy, accepted_runs, total_epsilon
 from medunlearn_common.envelope.store import read_locks
 from medunlearn_common.trust_folder import STORE_FILE, TRUST_FOLDER
 
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpsilonTotal:
@@ -30,7 +32,7 @@ class EpsilonTotal:
 
     @classmethod
     def of(cls, folder: Path, policy: SitePolicy) -> Self:
-        """Read from a hospital's folder, beside its running service; nothing is made or changed.
+        """Read from a hospital's folder, beside its running service; nothing in it is changed.
 
         Raises:
             Transient: ENVELOPE_STORE.
@@ -41,8 +43,10 @@ class EpsilonTotal:
 
     @property
     def left(self) -> float:
-        """What further plans may spend together."""
-        return max(0.0, self.limit - self.used)
+        """What further plans may spend together; sums of decimals that are off by a rounding
+        leave nothing."""
+        left = self.limit - self.used
+        return left if left > _ROUNDING * self.limit else 0.0
 
     def leaves(self, epsilon: float) -> bool:
         """Whether a further plan with this epsilon would be accepted."""

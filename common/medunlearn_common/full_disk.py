@@ -14,11 +14,12 @@ from medunlearn_common.logs import EventLog
 
 FULL_BYTES = 16 << 20
 """Less than what a round writes: databases, logs and checkpoints stop being written."""
+_ROOM_BYTES = 2 * FULL_BYTES  # a disk that hovers at the edge is said to be full once
 
 
-def is_full(folder: Path) -> bool:
-    """Whether too little is left where a folder lies; raises OSError where nobody can tell."""
-    return shutil.disk_usage(folder).free < FULL_BYTES
+def is_full(folder: Path, *, below: int = FULL_BYTES) -> bool:
+    """Whether fewer bytes are left where a folder lies; raises OSError where nobody can tell."""
+    return shutil.disk_usage(folder).free < below
 
 
 class DiskWatch:
@@ -31,7 +32,7 @@ class DiskWatch:
     def look(self) -> None:
         """Compare with the last look; never raises."""
         try:
-            full = is_full(self._folder)
+            full = is_full(self._folder, below=_ROOM_BYTES if self._full else FULL_BYTES)
         except OSError:  # a mount that comes and goes has codes of its own
             return
         if full == self._full:

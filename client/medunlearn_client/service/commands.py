@@ -78,7 +78,8 @@ def status(
             **asdict(found), "service_pid": pid,
             "roster_code": kept_out.code if kept_out else "", "node_code": link.code,
             "waiting": [{"plan_digest": one.plan_digest, "run": one.run} for one in waiting],
-            "epsilon_of_all_runs": epsilon, "erasure": erasure,
+            "epsilon_of_all_runs": asdict(epsilon) if isinstance(epsilon, EpsilonTotal)
+            else {"code": epsilon.code}, "erasure": erasure,
         }))
         return
     table = Table(show_header=False, box=None)
@@ -93,7 +94,7 @@ def status(
         "answers": str(found.requests),
         "refusals": ", ".join(f"{c} {n}" for c, n in sorted(found.errors.items())) or "none",
         "epsilon spent": "none" if found.epsilon_spent is None else f"{found.epsilon_spent:.3g}",
-        "epsilon of all runs": epsilon,
+        "epsilon of all runs": str(epsilon) if isinstance(epsilon, EpsilonTotal) else epsilon.code,
         "device": found.device, "model": "loaded" if found.model_loaded else "not loaded",
         **({"erasure requests": erasure} if erasure else {}),
     }.items():
@@ -105,12 +106,12 @@ def status(
     _list_waiting(waiting)
 
 
-def _epsilon_total(folder: Path) -> str:
-    """What the policy's limit for all runs together has left for the next one."""
+def _epsilon_total(folder: Path) -> EpsilonTotal | MedunlearnError:
+    """What the policy's limit for all runs together has left for the next one, or why not."""
     try:
-        return str(EpsilonTotal.of(folder, read_policy(folder / TRUST_FOLDER / POLICY_FILE)))
+        return EpsilonTotal.of(folder, read_policy(folder / TRUST_FOLDER / POLICY_FILE))
     except MedunlearnError as error:
-        return error.code
+        return error
 
 
 def _erasure(folder: Path) -> str:

@@ -221,21 +221,23 @@ class EnvelopeStore:
 def read_locks(path: Path) -> list[RunLock]:
     """Every run that was ever accepted, of a store that is looked at and no more.
 
-    Where there is none yet, or one without tables, it stays so; its owner may be at work.
+    Where there is none yet, or one without tables, it stays so; its owner may be at work. Beside
+    a store that nobody has open SQLite leaves an empty ``-wal`` file and a ``-shm`` file.
 
     Raises:
         Transient: ENVELOPE_STORE.
     """
-    if not path.exists():
-        return []
     try:
+        if not path.exists():
+            return []
         address = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(address, uri=True, timeout=30.0)) as connection:
             made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'locks'").fetchone()
             return _locks(connection) if made else []
-    except sqlite3.Error as error:
-        raise Transient(_CODE, f"{path.name} cannot be read: {error}",
-                        "mend its permissions, or restore the file from its backup") from error
+    except (sqlite3.Error, OSError) as error:
+        raise Transient(
+            _CODE, f"{path.name} cannot be read: {error}", "mend its permissions, make room on a "
+            "full disk, or restore the file from its backup") from error
 
 
 def require_lock(lock: RunLock, *, plan: bytes, coordinator: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunlearn_common.errors import Transient
 from medunlearn_common.party_folder import HERE, PartyFolder
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def publish(
     home = CoordinatorFolder(path=expanded(folder).absolute(), config=CoordinatorConfig())
     place = PublishedRun.of(home.run(run), run)
     if show:
-        _show(place, under_way=_under_way(home.runs_db, run))
+        _show(place, carried=_carried(home.runs_db, run))
         return
     PartyMarks(home.path).require_run(run)
     with closing(RunsDb(home.runs_db)) as registry:
@@ -65,21 +66,27 @@ def publish(
     typer.echo(f"  medunlearn coordinator publish {run} --show")
 
 
-def _under_way(runs_db: Path, run: str) -> bool:
-    """Whether the service still has to carry it, or is about to."""
+def _carried(runs_db: Path, run: str) -> str:
+    """What the service has still to do for it, in a sentence; nothing if that is over."""
     from medunlearn_server.service.runs_db import RunsDb
 
     if not runs_db.exists():
-        return False  # nothing was launched yet; a look creates nothing
-    with closing(RunsDb(runs_db)) as registry:
-        return any(row.run_id == run and row.mode == "publish" and row.state != "finished"
-                   for row in registry.list())
+        return ""  # nothing was launched yet; a look creates nothing
+    with suppress(Transient), closing(RunsDb(runs_db)) as registry:
+        states = [row.state for row in registry.list()
+                  if row.run_id == run and row.mode == "publish"]
+        if "running" in states:
+            return "it is being carried to them now; what is shown here is the time before"
+        if "pending" in states:
+            return ("it waits until the service can carry it: medunlearn coordinator status says "
+                    "what is before it")
+    return ""
 
 
-def _show(place: PublishedRun, *, under_way: bool) -> None:
+def _show(place: PublishedRun, *, carried: str) -> None:
     from medunlearn_common.roster import TrustedRoster
     from medunlearn_common.trust_folder import TRUST_FOLDER
-    from medunlearn_server.publishing.session import DEADLINE_S, RECEIVED
+    from medunlearn_server.publishing.session import RECEIVED
 
     typer.echo(f"run {place.run_id}, attestation {place.attestation_digest}")
     found = place.deliveries()
@@ -93,9 +100,8 @@ def _show(place: PublishedRun, *, under_way: bool) -> None:
         again = f", {missed[site]} the last time" if site in missed and site in verdicts else ""
         typer.echo(f"  {site:<24} {has:<20} {decisions.get(site, 'no decision yet')}{again}")
     lacking = [site for site in sites if verdicts.get(site) != RECEIVED or site in missed]
-    if under_way:
-        typer.echo("  it is being carried to them now, and who answers is seen when all have or "
-                   f"{DEADLINE_S / 60:.0f} minutes have passed: look again")
+    if carried:
+        typer.echo(f"  {carried}")
     elif lacking and found:
         typer.echo(f"  {len(lacking)} of {len(sites)} have not got all of it: when they are back, "
                    f"medunlearn coordinator publish {place.run_id}")

@@ -104,6 +104,7 @@ def accepted(run: str, epsilon: float) -> RunLock:
     ((5.0, 3.0, 0.0), "EPSILON_LEFT", "ok", "8 of 16 used by 3 run(s)"),
     ((8.0, 1.5), "POLICY_EPSILON_TOTAL", "warning", "a run may ask for 8, and 6.5 is left"),
     ((8.0, 8.0), "POLICY_EPSILON_TOTAL", "warning", "nothing is left"),
+    ((1.6,) * 10, "POLICY_EPSILON_TOTAL", "warning", "nothing is left"),  # 16 but for a rounding
     ((20.0,), "POLICY_EPSILON_TOTAL", "warning", "20 of 16 used by 1 run(s)"),
 ])
 def test_how_much_epsilon_is_left_for_further_runs(

@@ -103,15 +103,30 @@ def test_who_has_it_is_not_told_before_all_were_asked(
     assert command("coordinator", "publish", "second", *at) == 0
     lab.away = {"site-2"}
     lab.publish()
-    capsys.readouterr()
-    assert command("coordinator", "publish", "second", "--show", *at) == 0
-    shown = capsys.readouterr().out
-    assert "being carried" in shown and "have not got" not in shown
+
+    def shown() -> str:
+        capsys.readouterr()
+        assert command("coordinator", "publish", "second", "--show", *at) == 0
+        return capsys.readouterr().out
+
+    assert "waits until the service can carry it" in shown()
     with closing(RunsDb(lab.party / "state" / "runs.db")) as registry:
+        registry.count_start("second")
+        assert "is being carried" in shown() and "have not got" not in shown()
         registry.move("second", "finished")
-    assert command("coordinator", "publish", "second", "--show", *at) == 0
-    shown = capsys.readouterr().out
-    assert "being carried" not in shown and "1 of 3 have not got all of it" in shown
+    assert "carr" not in shown() and "1 of 3 have not got all of it" in shown()
+
+
+def test_who_has_it_is_told_without_a_registry_that_can_be_read(
+    lab: PublishingLab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered(lab)
+    lab.publish()
+    (lab.party / "state" / "runs.db").write_bytes(b"not a database" * 100)
+    for left in (lab.party / "state").glob("runs.db-*"):
+        left.unlink()
+    assert command("coordinator", "publish", "second", "--show", "--folder", lab.party) == 0
+    assert capsys.readouterr().out.count("RECEIVED") == 3
 
 
 def test_who_left_the_roster_is_not_waited_for(

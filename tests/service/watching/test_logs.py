@@ -129,7 +129,8 @@ def test_a_disk_that_fills_is_said_once_and_once_that_it_has_room(
 ) -> None:
     watch, disk = DiskWatch(tmp_path, log), SimpleNamespace(free=0)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: disk)
-    for disk.free in (FULL_BYTES, FULL_BYTES - 1, 0, FULL_BYTES):
+    for disk.free in (FULL_BYTES, FULL_BYTES - 1, FULL_BYTES, 0, FULL_BYTES, 2 * FULL_BYTES,
+                      FULL_BYTES):
         watch.look()
         watch.look()
     said = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
