@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from medunlearn_client.records import (
     ForgetRequest,
-    LeftOut,
     Quarantine,
     ReadOptions,
     Record,
@@ -25,6 +24,7 @@ from medunlearn_client.records.repairs import read_repairs
 from medunlearn_client.tagging import NO_DECISIONS, ConceptTagger, read_decisions
 from medunlearn_common.concepts import LeveledHierarchy
 from medunlearn_common.concepts.planned import planned_levels
+from medunlearn_common.digests import digest_of
 from medunlearn_common.entropy import public_generator
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import (
@@ -65,7 +65,7 @@ class FederationRecords:
     Attributes:
         sites: What each site holds, in site order.
         nonmembers: Records that no model was ever taught.
-        repeated: Retained records whose text equals a forgotten one's.
+        repeated: Retained records whose text equals that of one that is forgotten or left out.
         left_out: Records that take no part, at no site and not as non-members.
     """
 
@@ -136,6 +136,38 @@ def without_subject(record: Record) -> Record:
     return replace(record, prompt=record.prompt.removeprefix(line), target_spans=spans)
 
 
+def words_digest(record: Record, *, show_subject: bool) -> str:
+    """SHA-256 of a record's words, as the erasure registry keeps it of what it found.
+
+    Args:
+        record: As a run reads it.
+        show_subject: Whether its prompt was given a line that names the subject.
+    """
+    return digest_of((without_subject(record) if show_subject else record).text)
+
+
+def left_out_by(section: LeftOutSection, *, show_subject: bool) -> Callable[[Record], bool]:
+    """What tells whether a record takes no part.
+
+    A record that was found by its id is left out with the words that it had then. Other words are
+    another record: an export that numbers its rows gives the id of one person's record to another's
+    as soon as a row is added, and who bears it next has asked for nothing. An id that no record
+    bears is no error: what was forgotten may have been deleted since.
+    """
+    patients = frozenset(section.patients)
+    found: dict[str, set[str | None]] = {}
+    for record in (*section.records, *section.by_concept):
+        found.setdefault(record.record_id, set()).add(record.text_digest)
+
+    def is_left_out(record: Record) -> bool:
+        words = found.get(record.record_id, set())
+        return record.patient_id in patients or None in words or (
+            bool(words) and words_digest(record, show_subject=show_subject) in words
+        )
+
+    return is_left_out
+
+
 def unnamed_sample(records: Sequence[Record], *, seed: int) -> tuple[Record, ...]:
     """A sample asked without the subject: who asks need not use the hospital's form."""
     order = public_generator(seed, "evaluation", "unnamed").permutation(len(records))
@@ -150,7 +182,8 @@ def load_hospital_records(
     """All records of one hospital's own files, forgotten or retained as its ``[forget]`` says.
 
     Nothing is dealt, held out or drawn here: that is for simulations, which play all hospitals.
-    ``left_out`` names patients and records that are in neither set, unless ``forget`` names them.
+    ``left_out`` names patients and records that are in neither set, unless ``forget`` names them;
+    :func:`left_out_by` says which records those are.
 
     Guarantees:
         Whether a record takes part, and in which set, depends on the record, its patient and the
@@ -166,12 +199,12 @@ def load_hospital_records(
     )
     if not records:  # in its own log, too: a wrong export would look like this
         _LOG.warning("the data hold no record: this hospital adds noise alone")
-    absent = _absent(left_out)
-    split = retain_all(records, absent)
+    is_left_out = left_out_by(left_out, show_subject=data.show_subject)
+    split = retain_all(records, is_left_out)
     if any((forget.records, forget.patients, forget.subjects, forget.concepts)):
         split = select(
             records, forget_request(forget, seed=0), _matcher(concepts, forget, data),
-            left_out=absent, of_any_size=True,
+            is_left_out=is_left_out, of_any_size=True,
         )
     if unit == "patient":
         require_whole_patients(split)
@@ -183,12 +216,6 @@ def load_hospital_records(
         if not split.retain:
             _LOG.warning("no record here is kept: hospital measure will mark no request")
     return SiteRecords(forget=split.forget, retain=split.retain, left_out=split.left_out)
-
-
-def _absent(section: LeftOutSection) -> LeftOut:
-    return LeftOut(
-        record_ids=frozenset(section.records), patient_ids=frozenset(section.patients)
-    )
 
 
 def require_nobody_drawn(forget: ForgetSection) -> None:
@@ -237,8 +264,9 @@ def load_federation_records(
     """Read all files, hold out non-members, choose the forget set and deal to sites.
 
     Every hospital of a simulation calls this and keeps its own part, so that no file of
-    split patient data is ever written. What is left out is so only after that, so that all others
-    lie where they lay in the run that forgot it.
+    split patient data is ever written. What is left out is dealt first, and held out no more than
+    when it was forgotten, so that all others lie where they lay in the run that forgot it; until
+    somebody who was held out in both is asked for, and is dealt with them.
 
     Raises:
         Misconfigured: As the readers, :func:`select` and :func:`assign_sites` do.
@@ -251,10 +279,12 @@ def load_federation_records(
         members, nonmembers = split_nonmembers(
             records, fraction=data.nonmember_fraction, seed=seed, by_patient=by_patient
         )
-        members, nonmembers = _with_named(records, nonmembers, forget)
+        members, nonmembers = _with_named(
+            records, nonmembers, _named_by(forget, left_out, show_subject=data.show_subject)
+        )
     tagger = _matcher(concepts, forget, data)
-    absent = _absent(left_out)
-    split = select(members, forget_request(forget, seed=seed), tagger, left_out=absent)
+    is_left_out = left_out_by(left_out, show_subject=data.show_subject)
+    split = select(members, forget_request(forget, seed=seed), tagger, is_left_out=is_left_out)
     if unit == "patient":
         require_whole_patients(split)
     forget_ids = {record.record_id for record in split.forget}
@@ -267,28 +297,44 @@ def load_federation_records(
         )
         for index in range(n_sites)
     )
-    held_out = retain_all(nonmembers, absent)  # what was once taught is no non-member
+    # Found by a concept, and held out: whether an earlier run, dealt otherwise, taught it is not
+    # known here, and what was once taught is no non-member.
+    held_out = retain_all(nonmembers, is_left_out)
     return FederationRecords(
         sites=sites, nonmembers=held_out.retain, repeated=len(split.repeated_ids),
         left_out=(*split.left_out, *held_out.left_out),
     )
 
 
+def _named_by(
+    forget: ForgetSection, left_out: LeftOutSection, *, show_subject: bool
+) -> Callable[[Record], bool]:
+    """What tells whether a record is asked for by name, now or in a run before.
+
+    A concept names no record: what has it and is held out stays so, then and now.
+    """
+    records, patients = set(forget.records), set(forget.patients)
+    was_named = left_out_by(
+        left_out.model_copy(update={"by_concept": ()}), show_subject=show_subject
+    )
+    return lambda record: (
+        record.record_id in records or record.patient_id in patients or was_named(record)
+    )
+
+
 def _with_named(
-    records: Sequence[Record], nonmembers: Sequence[Record], forget: ForgetSection
+    records: Sequence[Record], nonmembers: Sequence[Record], is_named: Callable[[Record], bool]
 ) -> tuple[list[Record], list[Record]]:
     """Members and non-members; what is asked for by name is never held out.
 
     A patient comes back whole: half a patient among the never-taught would be no non-member.
     """
-    records_named, patients_named = set(forget.records), set(forget.patients)
-    patients_named |= {
-        record.patient_id for record in records
-        if record.record_id in records_named and record.patient_id is not None
-    }
+    named = [record for record in records if is_named(record)]
+    ids = {record.record_id for record in named}
+    patients = {record.patient_id for record in named if record.patient_id is not None}
     held = {
         record.record_id for record in nonmembers
-        if record.record_id not in records_named and record.patient_id not in patients_named
+        if record.record_id not in ids and record.patient_id not in patients
     }
     members = [record for record in records if record.record_id not in held]
     return members, [record for record in records if record.record_id in held]

@@ -21,12 +21,20 @@ from medunlearn_client.erasure import (
     RunFigures,
     claim_on,
     left_out_set,
-    validated_requests,
 )
 from medunlearn_client.erasure.claim_file import damaged, keep_claim, taken
-from medunlearn_common.errors import MedunlearnError
+from medunlearn_client.erasure.renumbered import (
+    REMEDY,
+    RENUMBERED,
+    SeenRecord,
+    renumbered,
+    renumbered_message,
+)
+from medunlearn_client.site_data import FederationRecords
+from medunlearn_common.errors import MedunlearnError, Misconfigured
 from medunlearn_common.files import expanded
 from medunlearn_common.plan.sections import LeftOutSection
+from medunlearn_simulation.progress import PhaseBoard
 from medunlearn_simulation.run_folder import RunFolder, write_json
 
 
@@ -36,20 +44,50 @@ def new_claim(registry: Path) -> Claim:
     Raises:
         Misconfigured: ERASURE_NONE_VALIDATED, or a code of the registry.
         Rejected: ERASURE_HISTORY_TAMPERED.
+        Transient: ERASURE_REGISTRY_UNAVAILABLE.
     """
-    opened = Registry(expanded(registry).absolute())
-    return claim_on(opened, validated_requests(opened))
+    claim = claim_on(Registry(expanded(registry).absolute()))
+    if not claim.numbers:
+        raise Misconfigured(
+            "ERASURE_NONE_VALIDATED", f"no request in {claim.registry.path.name} waits for a run",
+            "see `medunlearn erasure due`; validate a request first",
+        )
+    return claim
 
 
 def left_out_of(claim: Claim | None) -> LeftOutSection:
     """Whose records are in neither set of the run; nobody's without a registry.
 
     Raises:
+        Misconfigured: ERASURE_UNKNOWN.
+        Rejected: ERASURE_HISTORY_TAMPERED.
         Transient: ERASURE_REGISTRY_UNAVAILABLE.
     """
     if claim is None:
         return LeftOutSection()
     return left_out_set(claim.registry, claim.left_out)
+
+
+def say_renumbered(
+    claim: Claim | None, federation: FederationRecords, board: PhaseBoard, *, show_subject: bool
+) -> None:
+    """Says of which requests that the run leaves out the data hold ids or words apart.
+
+    Raises:
+        Misconfigured: ERASURE_UNKNOWN.
+        Rejected: ERASURE_HISTORY_TAMPERED.
+        Transient: ERASURE_REGISTRY_UNAVAILABLE.
+    """
+    if claim is None or not claim.left_out:
+        return
+    gone = (*federation.forget, *federation.left_out)
+    kept = (*federation.retain, *federation.nonmembers)
+    numbers = renumbered(claim.registry, claim.left_out, (
+        SeenRecord.of(record, takes_part=takes_part, show_subject=show_subject)
+        for part, takes_part in ((gone, False), (kept, True)) for record in part
+    ))
+    if numbers:
+        board.say(f"{RENUMBERED}: {renumbered_message(numbers)}; {REMEDY}")
 
 
 @contextmanager

@@ -202,7 +202,7 @@ def prepare_records(
         left_out: Whose records are neither forgotten nor kept.
 
     Raises:
-        Misconfigured: As :func:`load_federation_records`; EVALUATION_SITES_EMPTY.
+        Misconfigured: As :func:`load_federation_records`, or as the loaders of hierarchies do.
     """
     with board.phase("reading records") as bar:
         quarantine = Quarantine(
@@ -226,7 +226,8 @@ def prepare_records(
         drawn = ", ".join(f"{count} by {kind}" for kind, count in probes.kinds.items())
         board.say(f"neighbours to keep: {drawn}")
     if federation.repeated:
-        board.say(f"{federation.repeated} retained record(s) repeat a forgotten one's text")
+        board.say(f"{federation.repeated} retained record(s) repeat the text of one that is "
+                  "forgotten or left out")
     return PreparedRecords(
         federation=federation,
         nonmembers=of_forgets_kind(federation.nonmembers, federation.forget, plan.forget, tagger),

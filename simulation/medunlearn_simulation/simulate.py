@@ -49,6 +49,7 @@ from medunlearn_simulation.erasure import (
     kept_in_run,
     left_out_of,
     new_claim,
+    say_renumbered,
 )
 from medunlearn_simulation.measuring import measure_run
 from medunlearn_simulation.outcome import run_sections
@@ -129,6 +130,7 @@ def start(
         left_out = left_out_of(claim)
         with unnamed(claim, plan.data):
             records = prepare_records(plan, folder, board, left_out=left_out)
+        say_renumbered(claim, records.federation, board, show_subject=plan.data.show_subject)
         forget = records.federation.forget
         require_whole(claim, _by_request(claim, plan, forget), records.ids)
         require_same_words(claim, forget, show_subject=plan.data.show_subject)
@@ -288,7 +290,10 @@ def write_sites(
             entropy_seed=plan.run.seed, public_files=plan.public_files(),
             request_root=request_root if index == 0 else None, left_out=left_out,
         )
-        text = config.model_dump_json(indent=2)
+        # A version that does not know the field reads the files of runs that have no use for it.
+        text = config.model_dump_json(
+            indent=2, exclude={"left_out"} if left_out == NOTHING else None
+        )
         write_atomically(folder.site(index) / SITE_FILE, text.encode("utf-8"))
 
 

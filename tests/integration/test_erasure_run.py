@@ -21,11 +21,13 @@ from typed_commands import medunlearn
 from medunlearn_client.erasure import Claim, Registry, State
 from medunlearn_client.erasure.commitments import commit
 from medunlearn_client.request_roots import root_for_run
+from medunlearn_client.run_rules import records_digest
 from medunlearn_client.site_config import read_site_config
 from medunlearn_client.site_data import SiteRecords
 from medunlearn_client.workbench import own_records
 from medunlearn_common.digests import digest_of_file
 from medunlearn_common.entropy import OsEntropy
+from medunlearn_common.plan.sections import LeftOutSection
 from medunlearn_simulation.demo_corpus import DemoSize, demo_rows
 from medunlearn_simulation.run_folder import RunFolder
 
@@ -523,6 +525,9 @@ def test_a_later_run_neither_forgets_nor_teaches_what_was_forgotten(
     assert kept and not kept & {PATIENT, "demo-patient-05", "demo-patient-06"}
     result = json.loads((demo.folder / "third" / "result.json").read_text(encoding="utf-8"))
     assert result["forget"]["n"] == patients["demo-patient-06"]
+    plan, facts = RunFolder(root=demo.folder / "third").read_start()
+    left_out = LeftOutSection(patients=(PATIENT, "demo-patient-05"))
+    assert facts.records_digest == records_digest(plan.data, plan.forget, left_out)
     assert result["retain"]["n"] == sum(patients[patient] for patient in kept)
     first = [own_site(demo.folder / "first" / "sites" / f"site-{n}") for n in range(3)]
     for before, now in zip(first, sites, strict=True):  # nobody else moved

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from medunlearn_client.records import (
     ForgetRequest,
-    LeftOut,
     Record,
     assign_sites,
     join,
@@ -89,25 +88,37 @@ def test_patients_to_keep_are_not_drawn() -> None:
 
 
 def test_what_is_left_out_is_in_neither_set_and_forgetting_comes_first() -> None:
-    left_out = LeftOut(record_ids=frozenset({"r4", "r9", "gone"}), patient_ids=frozenset({"p2"}))
-    split = select(RECORDS, ForgetRequest(patient_ids=("p1",)), left_out=left_out)
+    def is_left_out(item: Record) -> bool:
+        return item.record_id in {"r4", "r9", "gone"} or item.patient_id == "p2"
+
+    split = select(RECORDS, ForgetRequest(patient_ids=("p1",)), is_left_out=is_left_out)
     assert ids(split.forget) == ["r3", "r4", "r5"]
     assert ids(split.left_out) == ["r6", "r7", "r8", "r9"]
     assert ids(split.retain) == [f"r{n}" for n in range(60) if n not in range(3, 10)]
     copy = record(100, prompt=RECORDS[4].prompt, answer=RECORDS[4].answer, patient_id="p2")
-    copied = select([*RECORDS, copy], ForgetRequest(patient_ids=("p1",)), left_out=left_out)
+    copied = select([*RECORDS, copy], ForgetRequest(patient_ids=("p1",)), is_left_out=is_left_out)
     assert copied.repeated_ids == ()  # teaches nothing
-    everybody = retain_all([*RECORDS, record(99, patient_id=None)], left_out)
+    everybody = retain_all([*RECORDS, record(99, patient_id=None)], is_left_out)
     assert ids(everybody.left_out) == ["r4", "r6", "r7", "r8", "r9"]
     assert len(everybody.retain) == 56 and not everybody.forget
-    assert "p2" not in repr(left_out) and "r9" not in repr(left_out)
 
 
 def test_too_little_to_retain_is_explained_by_what_is_left_out() -> None:
-    everybody = LeftOut(patient_ids=frozenset(item.patient_id or "" for item in RECORDS))
     with refused("FORGET_LARGER_THAN_RETAIN") as caught:
-        select(RECORDS, ForgetRequest(patient_ids=("p1",)), left_out=everybody)
+        select(RECORDS, ForgetRequest(patient_ids=("p1",)), is_left_out=lambda _: True)
     assert "only 0 retained; 57 are left out" in caught.value.message
+
+
+def test_text_that_repeats_what_is_left_out_is_reported_as_in_the_run_that_forgot_it() -> None:
+    copy = record(100, prompt=RECORDS[2].prompt, answer=RECORDS[2].answer.upper())
+
+    def is_left_out(item: Record) -> bool:
+        return item.record_id == "r2"
+
+    later = select([*RECORDS, copy], ForgetRequest(patient_ids=("p1",)), is_left_out=is_left_out)
+    assert later.repeated_ids == ("r100",)
+    assert retain_all([*RECORDS, copy], is_left_out).repeated_ids == ("r100",)
+    assert retain_all([*RECORDS, copy]).repeated_ids == ()
 
 
 def test_repeated_text_is_reported() -> None:

@@ -81,8 +81,10 @@ def settings_of_run(hospital: AdoptionHospital, run_id: str, claim: Claim | None
     A run without requests may still have left records out.
 
     Raises:
-        Rejected: DATA_CHANGED: other records can say nothing of the requests.
-        Misconfigured: A code of the registry.
+        Rejected: DATA_CHANGED: other records can say nothing of the requests; or
+            ERASURE_HISTORY_TAMPERED.
+        Misconfigured: RUN_FILE_INVALID, or a code of the registry.
+        Transient: ERASURE_REGISTRY_UNAVAILABLE.
     """
     requests = RunRequests.of(hospital.folder, hospital.config)
     if requests is None or requests.claim(run_id) is None:

@@ -11,7 +11,6 @@ from medunlearn_client.erasure.claims import (
     claim_on,
     forget_set,
     left_out_set,
-    validated_requests,
 )
 from medunlearn_client.erasure.criteria import RunFigures, shortfalls
 from medunlearn_client.erasure.finding import Found, Wanted, find_records
@@ -36,5 +35,4 @@ __all__ = [
     "forget_set",
     "left_out_set",
     "shortfalls",
-    "validated_requests",
 ]

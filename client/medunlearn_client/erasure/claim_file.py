@@ -36,6 +36,8 @@ class ClaimFile(BaseModel):
 def keep_claim(file: Path, claim: Claim) -> None:
     """Write a claim; nothing is marked yet.
 
+    What is empty is not written: a version that does not know the field reads such a file.
+
     Raises:
         Transient: WRITE_FAILED.
     """
@@ -43,7 +45,7 @@ def keep_claim(file: Path, claim: Claim) -> None:
         registry=str(claim.registry.path), numbers=tuple(claim.numbers), token=claim.token,
         left_out=tuple(claim.left_out),
     )
-    write_atomically(file, kept.model_dump_json(indent=2).encode())
+    write_atomically(file, kept.model_dump_json(indent=2, exclude_defaults=True).encode())
 
 
 def kept_claim(file: Path, *, registry: Path | None = None) -> Claim | None:

@@ -10,19 +10,21 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from secrets import token_hex
+from typing import TypeVar
 
 from medunlearn_client.erasure import history, rows
 from medunlearn_client.erasure.criteria import RunFigures, shortfalls
 from medunlearn_client.erasure.registry import Registry
 from medunlearn_client.erasure.requests import ErasureRequest, State, run_of
-from medunlearn_common.errors import Misconfigured, Rejected
-from medunlearn_common.plan.sections import ForgetSection, LeftOutSection
+from medunlearn_common.errors import Rejected
+from medunlearn_common.plan.sections import ForgetSection, FoundRecord, LeftOutSection
 
 FORGOTTEN = frozenset({State.VERIFIED, State.ATTESTED})
 """What a request is once a run's adapter has been seen to forget it."""
 LEFT_OUT = FORGOTTEN | {State.IN_RUN}
 """States of requests whose records a run of others neither forgets nor keeps."""
 SIMULATION, HOSPITAL = "medunlearn simulate", "medunlearn hospital"
+_Item = TypeVar("_Item")
 
 
 def new_token() -> str:
@@ -30,27 +32,12 @@ def new_token() -> str:
     return token_hex(16)
 
 
-def validated_requests(registry: Registry) -> tuple[int, ...]:
+def waiting_requests(registry: Registry) -> tuple[int, ...]:
     """Numbers of the requests that wait for a run.
 
     Raises:
-        Misconfigured: ERASURE_NONE_VALIDATED.
         Rejected: ERASURE_HISTORY_TAMPERED.
-    """
-    numbers = waiting_requests(registry)
-    if not numbers:
-        raise Misconfigured(
-            "ERASURE_NONE_VALIDATED", f"no request in {registry.path.name} waits for a run",
-            "see `medunlearn erasure due`; validate a request first",
-        )
-    return numbers
-
-
-def waiting_requests(registry: Registry) -> tuple[int, ...]:
-    """The same, where there may be none.
-
-    Raises:
-        Rejected: ERASURE_HISTORY_TAMPERED.
+        Transient: ERASURE_REGISTRY_UNAVAILABLE.
     """
     registry.check()
     return tuple(request.number for request in registry.requests({State.VALIDATED}))
@@ -83,12 +70,18 @@ def left_out_set(registry: Registry, numbers: Iterable[int]) -> LeftOutSection:
 
     Those of a concept are the records that it was found with: a later run's plan need not know
     the concept, and would then be refused for what it is not asked to forget.
+
+    Raises:
+        Misconfigured: ERASURE_UNKNOWN.
+        Rejected: ERASURE_HISTORY_TAMPERED.
+        Transient: ERASURE_REGISTRY_UNAVAILABLE.
     """
     with registry.transaction(write=False) as connection:
         sets = [_records(connection, rows.request_of(connection, n)) for n in numbers]
     return LeftOutSection(
         patients=_union(part.patients for part in sets),
         records=_union(part.records for part in sets),
+        by_concept=_union(part.by_concept for part in sets),
     )
 
 
@@ -214,16 +207,23 @@ class Claim:
         return None
 
 
-def claim_on(registry: Registry, numbers: Sequence[int]) -> Claim:
-    """A new run's claim on requests that wait for one; nothing is marked yet.
+def claim_on(registry: Registry) -> Claim:
+    """A new run's claim on all requests that wait for one; nothing is marked yet.
 
-    ``numbers`` are read first: what another run takes meanwhile is in them, and :meth:`Claim.take`
-    then refuses.
+    Both kinds are read at once: a request that another run gives back in between would be in
+    neither, and its records would be kept. What another run takes after that, :meth:`Claim.take`
+    refuses.
+
+    Raises:
+        Rejected: ERASURE_HISTORY_TAMPERED.
+        Transient: ERASURE_REGISTRY_UNAVAILABLE.
     """
-    others = registry.requests(LEFT_OUT)
+    registry.check()
+    found = registry.requests({State.VALIDATED} | LEFT_OUT)
     return Claim(
-        registry=registry, numbers=numbers, token=new_token(),
-        left_out=tuple(other.number for other in others if other.number not in numbers),
+        registry=registry, token=new_token(),
+        numbers=tuple(each.number for each in found if each.state is State.VALIDATED),
+        left_out=tuple(each.number for each in found if each.state is not State.VALIDATED),
     )
 
 
@@ -251,12 +251,14 @@ def _targets(connection: sqlite3.Connection, request: ErasureRequest) -> ForgetS
 
 def _records(connection: sqlite3.Connection, request: ErasureRequest) -> LeftOutSection:
     """The targets, a concept's as the records that were found."""
-    targets = _targets(connection, request)
-    if request.kind != "concept":
-        return LeftOutSection(records=targets.records, patients=targets.patients)
-    matches = rows.matches_of(connection, request.number)
-    return LeftOutSection(records=tuple(match.record_id for match in matches))
+    found = tuple(
+        FoundRecord(record_id=match.record_id, text_digest=match.text_digest)
+        for match in rows.matches_of(connection, request.number) if not match.owned
+    )
+    if request.kind == "concept":
+        return LeftOutSection(by_concept=found)
+    return LeftOutSection(records=found, patients=_targets(connection, request).patients)
 
 
-def _union(parts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+def _union(parts: Iterable[tuple[_Item, ...]]) -> tuple[_Item, ...]:
     return tuple(dict.fromkeys(item for part in parts for item in part))

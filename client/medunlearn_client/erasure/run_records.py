@@ -11,8 +11,7 @@ from pathlib import Path
 
 from medunlearn_client.erasure.claims import Claim, forget_set
 from medunlearn_client.records import ReadOptions, Record, read_records
-from medunlearn_client.site_data import record_tagger, without_subject
-from medunlearn_common.digests import digest_of
+from medunlearn_client.site_data import record_tagger, words_digest
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ConceptsSection, DataSection
 
@@ -102,8 +101,7 @@ def require_same_words(
     """
     if claim is None:
         return
-    plain = (without_subject(r) if show_subject else r for r in forget)
-    now = {record.record_id: digest_of(record.text) for record in plain}
+    now = {r.record_id: words_digest(r, show_subject=show_subject) for r in forget}
     changed = [
         number for number in claim.numbers
         if any(match.text_digest not in (None, now.get(match.record_id, match.text_digest))

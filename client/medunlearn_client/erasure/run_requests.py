@@ -24,10 +24,16 @@ from medunlearn_client.erasure.claims import (
     forget_set,
     left_out_set,
     requests_by_run,
-    waiting_requests,
 )
 from medunlearn_client.erasure.commitments import commit
 from medunlearn_client.erasure.registry import Registry
+from medunlearn_client.erasure.renumbered import (
+    REMEDY,
+    RENUMBERED,
+    SeenRecord,
+    renumbered,
+    renumbered_message,
+)
 from medunlearn_client.erasure.run_records import (
     requested_records,
     require_same_words,
@@ -89,7 +95,7 @@ class RunRequests:
         if earlier is not None:
             earlier.release("the hospital stopped before it said ready")
         registry = Registry(self._registry)
-        claim = claim_on(registry, waiting_requests(registry))
+        claim = claim_on(registry)
         keep_claim(self._file(run_id), claim)
         for other, numbers in requests_by_run(registry).items():
             _LOG.warning(
@@ -134,6 +140,7 @@ class RunRequests:
                       {record.record_id
                        for record in (*records.forget, *records.retain, *records.left_out)})
         require_same_words(claim, records.forget, show_subject=self._config.data.show_subject)
+        self._warn_of_renumbered(claim, records)
         if claim is None:
             yield
         elif has_begun(self._folder, run_id):  # what is under way gives nothing back
@@ -142,6 +149,19 @@ class RunRequests:
         else:
             with taken(claim, run_id):
                 yield
+
+    def _warn_of_renumbered(self, claim: Claim | None, records: SiteRecords) -> None:
+        """In this hospital's own log alone: a refusal would tell others of its data."""
+        if claim is None or not claim.left_out:
+            return
+        gone = (*records.forget, *records.left_out)
+        numbers = renumbered(claim.registry, claim.left_out, (
+            SeenRecord.of(record, takes_part=takes_part,
+                          show_subject=self._config.data.show_subject)
+            for part, takes_part in ((gone, False), (records.retain, True)) for record in part
+        ))
+        if numbers:
+            _LOG.warning("%s: %s; %s", RENUMBERED, renumbered_message(numbers), REMEDY)
 
     def by_request(
         self, claim: Claim | None, records: SiteRecords, concepts: ConceptsSection

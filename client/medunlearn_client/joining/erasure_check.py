@@ -6,15 +6,30 @@ Guarantees:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from medunlearn_client.erasure import Registry
-from medunlearn_client.erasure.claims import FORGOTTEN, requests_by_run, waiting_requests
+from medunlearn_client.erasure.claims import (
+    FORGOTTEN,
+    LEFT_OUT,
+    left_out_set,
+    requests_by_run,
+    waiting_requests,
+)
+from medunlearn_client.erasure.renumbered import (
+    REMEDY,
+    RENUMBERED,
+    SeenRecord,
+    renumbered,
+    renumbered_message,
+)
 from medunlearn_client.records import Quarantine, ReadOptions
 from medunlearn_client.records.reading import stream_records
+from medunlearn_client.records.repairs import NO_REPAIRS, read_repairs
 from medunlearn_client.site_config import SiteConfig
+from medunlearn_client.site_data import left_out_by
 from medunlearn_common.doctor import Finding, ok, problem, warning
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import DataSection
@@ -28,7 +43,8 @@ def erasure_findings(folder: Path, site: SiteConfig) -> Iterator[Finding]:
         site: Its settings.
 
     Raises:
-        Misconfigured: A code of the registry, or as :func:`stream_records`.
+        Misconfigured: A code of the registry, or as :func:`stream_records` and
+            :func:`read_repairs`.
         Rejected: ERASURE_HISTORY_TAMPERED.
     """
     if site.registry is None:
@@ -54,16 +70,32 @@ def erasure_findings(folder: Path, site: SiteConfig) -> Iterator[Finding]:
     else:
         yield warning("ERASURE_NONE_VALIDATED", "no erasure request waits for a run",
                       "without one this hospital only retains; see medunlearn erasure due")
-    forgotten = [request.number for request in registry.requests(FORGOTTEN)]
-    sought = _sought(registry, (*waiting, *forgotten))
-    left = _not_found(site.data, sought) if sought else {}
-    kept = [number for number in forgotten if left[number] != sought[number]]
+    yield from _data_findings(site.data, registry, waiting)
+
+
+def _data_findings(
+    data: DataSection, registry: Registry, waiting: Sequence[int]
+) -> Iterator[Finding]:
+    """What the data files hold of requests, whether they wait or were taken."""
+    left_out = [request.number for request in registry.requests(LEFT_OUT)]
+    sought = {number: frozenset(match.record_id for match in registry.matches(number))
+              for number in (*waiting, *left_out)}
+    if not sought:
+        return
+    seen = _seen(data, registry, list(sought))
+    ids = {record.record_id for record in seen}
+    gone = {record.record_id for record in seen if not record.takes_part}
+    kept = [request.number for request in registry.requests(FORGOTTEN)
+            if sought[request.number] & gone]
     if kept:
         yield ok(
             "ERASURE_RECORDS_KEPT", f"the data still hold records of request(s) {_listed(kept)}, "
             "which a run has forgotten: later runs leave them out; better still, take them out of "
             "the [data] files, and put the new model in the old one's place")
-    lacking = [number for number in waiting if left[number]]
+    elsewhere = renumbered(registry, left_out, seen)
+    if elsewhere:
+        yield warning(RENUMBERED, renumbered_message(elsewhere), REMEDY)
+    lacking = [number for number in waiting if sought[number] - ids]
     if lacking:
         yield problem(
             "ERASURE_RECORDS_MISSING", f"the data lack what request(s) {_listed(lacking)} were "
@@ -81,28 +113,29 @@ def _missing(folder: Path, registry: Path, error: Misconfigured) -> Finding:
             "to take part without one: medunlearn erasure settings --set hospital=NAME "
             f"--registry {registry}")
     return problem(
-        error.code, f"{error.message}, and runs of this hospital took requests from one",
+        error.code, f"{error.message}, and runs of this hospital have looked into one",
         "put it back from its backup, with its key, or mend [erasure] registry in site.toml; a "
         "new one would know of no request")
 
 
-def _sought(registry: Registry, numbers: Iterable[int]) -> dict[int, frozenset[str]]:
-    return {n: frozenset(match.record_id for match in registry.matches(n)) for n in numbers}
-
-
-def _not_found(
-    data: DataSection, sought: Mapping[int, frozenset[str]]
-) -> dict[int, set[str]]:
-    """By request, the records that it was found with and that are not in the files."""
-    missing = {number: set(ids) for number, ids in sought.items()}
+def _seen(data: DataSection, registry: Registry, numbers: Sequence[int]) -> list[SeenRecord]:
+    """Records that bear an id or words that these requests were found with."""
+    found = [match for number in numbers for match in registry.matches(number)]
+    ids = {match.record_id for match in found}
+    words = {match.text_digest for match in found}
+    # What waits teaches nothing either: the next run forgets it.
+    is_left_out = left_out_by(left_out_set(registry, numbers), show_subject=False)
+    repairs = read_repairs(Path(data.repairs)) if data.repairs else NO_REPAIRS
     records = stream_records(
         [Path(name) for name in data.files],
         options=replace(ReadOptions.of_plan(data), for_sums=True),
         quarantine=Quarantine(max_bad_fraction=data.max_bad_fraction))
-    for record in records:
-        for ids in missing.values():
-            ids.discard(record.record_id)
-    return missing
+    mended = (repairs.repaired(record)[0] for record in records)
+    seen = (
+        SeenRecord.of(record, takes_part=not is_left_out(record), show_subject=False)
+        for record in mended
+    )
+    return [each for each in seen if each.record_id in ids or each.text_digest in words]
 
 
 def _listed(numbers: Sequence[int]) -> str:

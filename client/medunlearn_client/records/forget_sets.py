@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -71,36 +71,14 @@ class ForgetRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeftOut:
-    """Whose records are in neither set; one that is to be forgotten is forgotten all the same.
-
-    Ids that no record has are no error: what was forgotten may have been deleted since.
-
-    Attributes:
-        record_ids: Single records.
-        patient_ids: All records of these patients.
-    """
-
-    record_ids: frozenset[str] = field(default=frozenset(), repr=False)
-    patient_ids: frozenset[str] = field(default=frozenset(), repr=False)
-
-    def names(self, record: Record) -> bool:
-        """Whether the record is one of them."""
-        return record.record_id in self.record_ids or record.patient_id in self.patient_ids
-
-
-NOTHING_LEFT_OUT = LeftOut()
-
-
-@dataclass(frozen=True, kw_only=True)
 class ForgetSplit:
     """Disjoint sets that together hold every record.
 
     Attributes:
         forget: Records to forget, in file order.
         retain: All others that take part, in file order.
-        repeated_ids: Retained records whose text equals that of a forgotten record. They keep
-            teaching what is to be forgotten, so the caller reports them.
+        repeated_ids: Retained records whose text equals that of a record that is forgotten or
+            left out. They keep teaching what is to be forgotten, so the caller reports them.
         left_out: Records that take no part, in file order.
     """
 
@@ -112,7 +90,7 @@ class ForgetSplit:
 
 def select(
     records: Sequence[Record], request: ForgetRequest, tagger: ForgetRootMatcher | None = None,
-    *, left_out: LeftOut = NOTHING_LEFT_OUT, of_any_size: bool = False,
+    *, is_left_out: Callable[[Record], bool] | None = None, of_any_size: bool = False,
 ) -> ForgetSplit:
     """Splits the records by the request.
 
@@ -120,7 +98,7 @@ def select(
         records: All records.
         request: What to forget.
         tagger: Needed where the request is by concept.
-        left_out: What is not retained either.
+        is_left_out: What is not retained either; one that is to be forgotten is so all the same.
         of_any_size: Take sets of any size, and subjects that no record has. Sums under noise
             need no other, and a refusal would tell how many records there are.
 
@@ -137,21 +115,29 @@ def select(
     ])
     forget = tuple(record for record, goes in zip(records, chosen, strict=True) if goes)
     kept = retain_all(
-        [record for record, goes in zip(records, chosen, strict=True) if not goes], left_out
+        [record for record, goes in zip(records, chosen, strict=True) if not goes], is_left_out
     )
     if not of_any_size:
         _check_sizes(forget, kept.retain, left_out=len(kept.left_out))
-    forgotten_texts = {record.text.casefold() for record in forget}
-    repeated = (r.record_id for r in kept.retain if r.text.casefold() in forgotten_texts)
-    return replace(kept, forget=forget, repeated_ids=tuple(repeated))
+    repeated = _repeated(kept.retain, (*forget, *kept.left_out))
+    return replace(kept, forget=forget, repeated_ids=repeated)
 
 
-def retain_all(records: Sequence[Record], left_out: LeftOut = NOTHING_LEFT_OUT) -> ForgetSplit:
+def retain_all(
+    records: Sequence[Record], is_left_out: Callable[[Record], bool] | None = None
+) -> ForgetSplit:
     """The split where nothing is to be forgotten: all that is not left out is retained."""
+    absent = [is_left_out is not None and is_left_out(record) for record in records]
+    retain = tuple(record for record, goes in zip(records, absent, strict=True) if not goes)
+    left_out = tuple(record for record, goes in zip(records, absent, strict=True) if goes)
     return ForgetSplit(
-        forget=(), retain=tuple(record for record in records if not left_out.names(record)),
-        repeated_ids=(), left_out=tuple(record for record in records if left_out.names(record)),
+        forget=(), retain=retain, repeated_ids=_repeated(retain, left_out), left_out=left_out
     )
+
+
+def _repeated(retain: Iterable[Record], gone: Iterable[Record]) -> tuple[str, ...]:
+    texts = {record.text.casefold() for record in gone}
+    return tuple(r.record_id for r in retain if texts and r.text.casefold() in texts)
 
 
 def join(forget: Sequence[Record], retain: Sequence[Record]) -> ForgetSplit:

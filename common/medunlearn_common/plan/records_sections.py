@@ -76,10 +76,20 @@ class ForgetSection(Section):
         0.0, description="simulated: share of patients withdrawn at random (by run.seed)")
 
 
+class FoundRecord(Section):
+    """One record as an erasure request was found with it; other words make it another one."""
+
+    record_id: str = Field(description="its id")
+    text_digest: str | None = Field(
+        None, description="SHA-256 of its words; none: any words, where none was kept")
+
+
 class LeftOutSection(Section):
     """What takes no part: it is neither forgotten nor kept, but for what must go."""
 
-    records: tuple[str, ...] = Field((), description="record ids")
+    records: tuple[FoundRecord, ...] = Field((), description="records, each asked for itself")
+    by_concept: tuple[FoundRecord, ...] = Field(
+        (), description="records that were found by a concept: a simulation held them out, too")
     patients: tuple[str, ...] = Field((), description="patient ids: all their records")
 
 

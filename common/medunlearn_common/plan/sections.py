@@ -23,6 +23,7 @@ from medunlearn_common.plan.records_sections import (
     ContrastSection,
     DataSection,
     ForgetSection,
+    FoundRecord,
     LabelsSection,
     LeftOutSection,
     NeighboursSection,
@@ -39,7 +40,7 @@ from medunlearn_common.plan.section import LEVELS, LevelWeights, Section
 
 __all__ = [
     "LEVELS", "ColumnsSection", "ConceptsSection", "ContrastSection", "DataSection",
-    "EvaluationSection", "FederationSection", "ForgetSection", "GatesSection",
+    "EvaluationSection", "FederationSection", "ForgetSection", "FoundRecord", "GatesSection",
     "GeometrySection", "LabelsSection", "LeftOutSection", "LevelWeights", "ModelSection",
     "NeighboursSection", "ObjectiveSection", "ParaphrasesSection", "Plan", "PrivacySection",
     "RunPlan", "RunSection", "Section", "ServerSection", "SupportSection", "WireSection",

@@ -20,6 +20,7 @@ from medunlearn_client.joining.site_folder import Joining, make_site_folder
 from medunlearn_client.service.config import HospitalPaths
 from medunlearn_client.service.node_link import NodeLink
 from medunlearn_client.site_config import read_site_config
+from medunlearn_common.digests import digest_of
 from medunlearn_common.doctor import Finding, run_checks
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.envelope import EnvelopeStore, RunLock
@@ -300,6 +301,7 @@ def test_a_registry_that_has_not_begun_is_no_problem_and_one_that_was_lost_is(
         file.unlink()
     (finding,) = found(place, "erasure")
     assert (finding.code, finding.level) == ("ERASURE_REGISTRY_MISSING", "problem")
+    assert "have looked into one" in finding.message  # an empty claim suffices
     assert "backup" in finding.hint and "erasure add" not in finding.hint
     registry.symlink_to(records)
     assert codes(found(place, "erasure")) == ["ERASURE_REGISTRY_FOREIGN"]
@@ -317,7 +319,7 @@ def test_the_requests_of_a_registry_are_told_by_number(
     assert codes(found(place, "erasure")) == ["ERASURE_NONE_VALIDATED"]
 
     def validated(record_id: str) -> None:
-        match = Match(record_id=record_id, file_digest="d" * 64, reason="patient id", owned=True)
+        match = Match(record_id=record_id, file_digest="d" * 64, reason="name and birth date")
         number = registry.add(NewRequest(
             kind="patient", target=SECRET, matches=(match,), basis="b", received=registry.today,
             again=True), author="A. Officer").number
@@ -345,3 +347,37 @@ def test_the_requests_of_a_registry_are_told_by_number(
     lines = records.read_text().splitlines()
     records.write_text("\n".join(line for line in lines if '"r3"' not in line) + "\n")
     assert "ERASURE_RECORDS_KEPT" not in codes(found(place, "erasure"))
+
+
+@pytest.mark.parametrize("mends", [False, True])
+def test_a_forgotten_record_that_an_export_numbered_anew_is_told(
+    tmp_path: Path, tiny_model_folder: Path, records: Path, mends: bool
+) -> None:
+    place = folder(tmp_path, tiny_model_folder, records)
+    site = place / "site.toml"
+    text = site.read_text().replace('registry = ""', 'registry = "erasure.sqlite"')
+    word = "has gout"
+    if mends:
+        repairs = tmp_path / "repairs.jsonl"
+        repairs.write_text(json.dumps({
+            "record_id": "r3", "part": "answer", "start": len(SECRET) + 1, "word": "has",
+            "repaired": "had", "author": "A", "decided_on": "2026-01-01", "note": "",
+        }) + "\n")
+        text, word = text.replace('repairs = ""', f'repairs = "{repairs}"'), "had gout"
+    site.write_text(text)
+    registry = Registry(place / "erasure.sqlite", create=True)
+    words = digest_of(f"What ails {SECRET} 3? {SECRET} {word} 3")
+    match = Match(record_id="r3", file_digest="d" * 64, reason="record id", text_digest=words)
+    number = registry.add(NewRequest(
+        kind="record", target="r3", matches=(match,), basis="b", received=registry.today),
+        author="A. Officer").number
+    registry.validate(number, author="A. Officer", identity="passport seen")
+    claim = Claim(registry=registry, numbers=(number,), token="t")
+    claim.take("heart-1")
+    claim.settle({number: FORGOTTEN})
+    assert codes(found(place, "erasure")) == ["ERASURE_NONE_VALIDATED", "ERASURE_RECORDS_KEPT"]
+    records.write_text(records.read_text().replace('"r3"', '"r9"').replace('"r2"', '"r3"'))
+    findings = found(place, "erasure")
+    assert codes(findings) == ["ERASURE_NONE_VALIDATED", "ERASURE_RECORDS_RENUMBERED"]
+    assert findings[-1].level == "warning" and f"request(s) {number} were" in findings[-1].message
+    assert "Muster" not in repr(findings)

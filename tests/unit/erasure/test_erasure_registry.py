@@ -22,15 +22,16 @@ from medunlearn_client.erasure import (
     Registry,
     RunFigures,
     State,
+    claim_on,
     forget_set,
     history,
     schema,
-    validated_requests,
 )
 from medunlearn_client.erasure.registry import NewRequest
 from medunlearn_client.erasure.requests import Match
 from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected, Transient
+from medunlearn_simulation.erasure import new_claim
 
 AUTHOR = "A. Officer"
 FIGURES = RunFigures(
@@ -57,7 +58,7 @@ def test_two_requests_for_one_patient(registry: Registry, add: Adder) -> None:
     assert (first.number, second.number) == (1, 2)
     for number in (1, 2):
         registry.validate(number, author=AUTHOR, identity="seen")
-    assert validated_requests(registry) == (1, 2)
+    assert claim_on(registry).numbers == (1, 2)
     assert forget_set(registry, (1, 2)).patients == ("p1",)
     for number in (1, 2):
         registry.withdraw(number, author=AUTHOR, reason="taken back")
@@ -486,7 +487,7 @@ def test_tampering_behind_the_triggers_is_found(
     with pytest.raises(Rejected, match="ERASURE_HISTORY_TAMPERED") as caught:
         registry.check()
     assert "p1" not in str(caught.value) and "p9" not in str(caught.value)
-    assert code_of(lambda: validated_requests(registry)) == "ERASURE_HISTORY_TAMPERED"
+    assert code_of(lambda: claim_on(registry)) == "ERASURE_HISTORY_TAMPERED"
 
 
 @pytest.mark.parametrize("change", ["received = 'yesterday'", "received = x'ff'", "state = 'x'"])
@@ -511,4 +512,4 @@ def test_an_untouched_registry_checks_and_its_head_moves(registry: Registry, add
 
 def test_misconfigured_is_what_an_officer_can_mend(registry: Registry) -> None:
     with pytest.raises(Misconfigured, match="ERASURE_NONE_VALIDATED"):
-        validated_requests(registry)
+        new_claim(registry.path)

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from medunlearn_client.erasure import (
     RunFigures,
     State,
 )
-from medunlearn_client.erasure.claims import requests_by_run, validated_requests
+from medunlearn_client.erasure.claims import claim_on, requests_by_run
 from medunlearn_client.erasure.commitments import commit
+from medunlearn_client.erasure.renumbered import RENUMBERED, SeenRecord, renumbered
 from medunlearn_client.erasure.run_requests import RunRequests
 from medunlearn_client.hospital import Hospital, open_hospital
 from medunlearn_client.request_roots import root_for_run
@@ -261,7 +263,7 @@ def test_a_simulation_that_was_faster_is_not_robbed(
     number, hospital, real = validated("p1"), opened(folder), Workbench.check
 
     def overtaken(bench: Workbench) -> None:
-        Claim(registry=registry, numbers=validated_requests(registry), token="t").take("faster")
+        claim_on(registry).take("faster")
         monkeypatch.setattr(Workbench, "check", real)
         real(bench)
 
@@ -341,6 +343,98 @@ def test_no_later_run_teaches_what_was_forgotten_or_is_in_another(
     assert "4 record(s) of erasure requests" in caplog.text
     said = caplog.text + "".join(path.read_text() for path in folder.rglob("*.erasure"))
     assert not re.search(r"\bp[0-5]\b", said)
+
+
+def test_a_request_that_is_given_back_while_a_run_draws_is_in_the_run_or_left_out(
+    folder: Path, plan: RunPlan, registry: Registry, validated: Callable[[str], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Read as two lists, it was in neither, and its patient was taught again."""
+    number = validated("p0")
+    Claim(registry=registry, numbers=(number,), token="t").take("given up")
+    real = Registry.requests
+
+    def overtaken(self: Registry, *states: frozenset[State]) -> tuple[ErasureRequest, ...]:
+        found = real(self, *states)
+        if self.request(number).state is State.IN_RUN:
+            self.reopen(number, author=AUTHOR, reason="given up")
+        return found
+
+    monkeypatch.setattr(Registry, "requests", overtaken)
+    hospital = opened(folder)
+    assert ready(hospital, plan).kind == READY
+    _, retain = sets(hospital, plan, "run")
+    assert "p0" not in retain
+
+
+def found_with(record_id: str, text: str) -> Match:
+    return Match(record_id=record_id, file_digest="d" * 64, reason="record id",
+                 text_digest=digest_of(f"{text} yes"))
+
+
+def ails(patient: int, ward: int) -> str:
+    return f"What ails patient {patient}, asks ward {ward}?"
+
+
+@pytest.mark.parametrize("shown", ["false", "true"])
+def test_who_bears_a_forgotten_record_s_id_in_a_later_export_is_kept_and_the_log_warns(
+    folder: Path, plan: RunPlan, registry: Registry, add: Adder, data: Path, shown: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    site = folder / SITE_TOML
+    text = site.read_text()
+    assert "show_subject = false" in text
+    site.write_text(text.replace("show_subject = false", f"show_subject = {shown}"))
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    data.write_text("".join(json.dumps({**row, "subject": "Wards"}) + "\n" for row in rows))
+    number = add("p1-1", kind="record", matches=(found_with("p1-1", ails(1, 1)),)).number
+    registry.validate(number, author=AUTHOR, identity="passport seen")
+    claim = Claim(registry=registry, numbers=(number,), token="t")
+    claim.take("earlier")
+    claim.settle({number: FIGURES})
+    hospital = opened(folder)
+    assert ready(hospital, plan, "as found").kind == READY
+    records = hospital._plans.bench(plan.digest, run_id="as found").records
+    assert [record.record_id for record in records.left_out] == ["p1-1"]
+    assert RENUMBERED not in caplog.text
+    moved = {"p1-1": "p5-1", "p5-1": "p1-1"}
+    data.write_text("".join(
+        json.dumps({**row, "subject": "Wards", "id": moved.get(row["id"], row["id"])}) + "\n"
+        for row in rows
+    ))
+    hospital = opened(folder)
+    assert ready(hospital, plan, "renumbered").kind == READY
+    records = hospital._plans.bench(plan.digest, run_id="renumbered").records
+    assert not records.left_out and len(records.retain) == 12
+    assert RENUMBERED in caplog.text and f"request(s) {number} were" in caplog.text
+    assert not re.search(r"\bp[0-5]\b", caplog.text)
+
+
+@pytest.mark.parametrize(("now", "warned"), [
+    ({"p1-1": ails(1, 1)}, False),
+    ({"p1-1": ails(1, 1), "copy": ails(1, 1)}, False),  # the search told of it
+    ({}, False),
+    ({"p1-1": "Another?"}, True),
+    ({"p9-9": ails(1, 1)}, True),
+])
+def test_a_record_is_renumbered_where_its_id_and_its_words_have_parted(
+    registry: Registry, add: Adder, now: dict[str, str], warned: bool
+) -> None:
+    number = add("p1-1", kind="record", matches=(found_with("p1-1", ails(1, 1)),)).number
+    as_found = {(found_with(*item).record_id, found_with(*item).text_digest)
+                for item in [("p1-1", ails(1, 1))]}
+    seen = []
+    for record_id, text in now.items():
+        match = found_with(record_id, text)
+        assert match.text_digest is not None
+        seen.append(SeenRecord(
+            record_id=record_id, text_digest=match.text_digest,
+            takes_part=(record_id, match.text_digest) not in as_found,
+        ))
+    assert renumbered(registry, (number,), seen) == ((number,) if warned else ())
+    another = [replace(record, takes_part=False) for record in seen]
+    assert renumbered(registry, (number,), another) == ()  # a second request is for it
+    assert renumbered(registry, (add("p2").number,), seen) == ()
 
 
 def test_two_runs_that_forget_nobody_are_told_apart_by_what_they_leave_out(
@@ -423,9 +517,7 @@ def test_a_run_that_began_before_anything_was_left_out_goes_on_as_it_was(
     validated("p1")
     answer = ready(opened(folder), plan)
     place = folder / "runs" / f"{digest_of('run')}.erasure"
-    kept = json.loads(place.read_text())
-    assert kept.pop("left_out") == []
-    place.write_text(json.dumps(kept))
+    assert set(json.loads(place.read_text())) == {"registry", "numbers", "token"}  # as it was then
     config = read_site_config(folder)
     begun = records_digest(config.data, ForgetSection(patients=("p1",)))
     assert place.with_suffix(".records").read_text() == begun
