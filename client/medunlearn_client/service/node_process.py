@@ -8,6 +8,8 @@ with the loop, and the service starts it anew.
 How its calls end is written to FILE (:class:`NodeLink`): a node that is not let in only ends, and
 says so nowhere else.
 
+What it waits for is bounded too: see :mod:`~medunlearn_client.service.node_state`.
+
 Guarantees:
     * The process lives no longer than the node's loop.
     * Arguments are those of ``flower-supernode``, and it alone decides what they mean.
@@ -111,7 +113,10 @@ def main(link: Path, arguments: Sequence[str]) -> NoReturn:
     """The process."""
     from flwr.supernode.cli import flower_supernode
 
+    from medunlearn_client.service import node_state
+
     note_calls(link)
+    node_state.install()
     sys.argv = [PROGRAM, *arguments]
     end_with(flower_supernode)
 
