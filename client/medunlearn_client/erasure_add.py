@@ -205,7 +205,10 @@ def _tagger(concept: str, hierarchies: list[str] | None, planned: ConceptsSectio
 
 
 def open_registry(path: Path, *, create: bool = False) -> Registry:
-    """The registry; made anew where it is missing and ``create`` is set."""
+    """The registry; made anew where it is missing and ``create`` is set, which is said."""
     from medunlearn_client.erasure.registry import Registry
 
-    return Registry(path, create=create)
+    registry = Registry(path, create=create)
+    if registry.begun:
+        typer.echo(f"began a new registry {registry.path}", err=True)
+    return registry

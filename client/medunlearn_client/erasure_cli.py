@@ -324,7 +324,10 @@ def destroy_key(
 @erasure_app.command("check")
 def check(registry: RegistryOption = DEFAULT_REGISTRY) -> None:
     """Follow the whole history, and print the digest it ends with."""
-    typer.echo(open_registry(registry).check())
+    from medunlearn_client.erasure.history import NO_HISTORY
+
+    digest = open_registry(registry).check()
+    typer.echo("no history yet: no request was ever entered" if digest == NO_HISTORY else digest)
 
 
 def _say(request: ErasureRequest) -> None:

@@ -75,8 +75,13 @@ class Registry:
 
     Args:
         path: The file.
-        create: Make it if it is not there.
+        create: Make it if it is not there; a file that is there and empty is a registry that was
+            lost, and refused.
         clock: Tells the time, in the hospital's time zone; the history keeps it in UTC.
+
+    Attributes:
+        path: The file.
+        begun: Whether it was made now.
 
     Raises:
         Misconfigured: ERASURE_REGISTRY_MISSING, ERASURE_REGISTRY_MODE,
@@ -87,7 +92,7 @@ class Registry:
     def __init__(self, path: Path, *, create: bool = False, clock: Clock = _now) -> None:
         self.path = expanded(path)
         self._clock = clock
-        schema.prepare(self.path, create=create)
+        self.begun = schema.prepare(self.path, create=create)
 
     @property
     def today(self) -> date:

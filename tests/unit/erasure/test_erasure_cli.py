@@ -258,6 +258,30 @@ def test_without_a_registry_nothing_is_made(typed: Typed, command: tuple[object,
     assert list(Path().iterdir()) == []
 
 
+def test_a_registry_that_is_begun_is_said_once(typed: Typed, data: Path) -> None:
+    """A second registry, begun by a mistyped path, looked like the first."""
+    wanted = ("--patient", "secret-patient", "--basis", "b", "--data", data, *AUTHOR)
+    status, shown = typed("add", *wanted, "-r", "nofolder/erasure.sqlite")
+    assert status == 2 and "no folder nofolder" in shown and not Path("nofolder").exists()
+    assert "began a new registry erasure.sqlite" in typed("add", *wanted)[1]
+    assert "began" not in typed("add", *wanted, "--again")[1]
+
+
+def test_a_history_without_entries_has_no_digest(typed: Typed) -> None:
+    Registry(Path("erasure.sqlite"), create=True)
+    assert typed("check") == (0, "no history yet: no request was ever entered\n")
+
+
+@pytest.mark.parametrize("command", [("list",), ("check",), ("show", 1), ("settings",)])
+def test_an_empty_registry_is_refused_and_left_as_it_is(
+    typed: Typed, command: tuple[object, ...]
+) -> None:
+    Path("erasure.sqlite").touch(mode=0o600)
+    status, shown = typed(*command)
+    assert status == 2 and "[ERASURE_REGISTRY_FOREIGN] erasure.sqlite is empty" in shown
+    assert Path("erasure.sqlite").read_bytes() == b""
+
+
 def test_settings_need_an_author_and_a_known_key(typed: Typed) -> None:
     assert "[ERASURE_TEXT]" in typed("settings", "--set", "hospital=St. Anna")[1]
     status, shown = typed("settings", "--set", "hospitel=St. Anna", *AUTHOR)
