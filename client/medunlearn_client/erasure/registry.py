@@ -29,6 +29,7 @@ from medunlearn_client.erasure.requests import (
     plain_text,
 )
 from medunlearn_client.erasure.settings import Settings
+from medunlearn_client.erasure.steps import STEP_TO, impossible
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import expanded
 
@@ -167,7 +168,7 @@ class Registry:
                     "refuse it with that reason, or withdraw it and add it again",
                 )
             if request.state is not State.RECEIVED:
-                raise _illegal(request, State.VALIDATED)
+                raise impossible(request, "validate")
             return self.move(connection, request, State.VALIDATED, author=author, detail=detail)
 
     def refuse(self, number: int, *, author: str, reason: str) -> ErasureRequest:
@@ -208,7 +209,7 @@ class Registry:
         with self.transaction() as connection:
             request = rows.request_of(connection, number)
             if request.state is not State.IN_RUN:
-                raise _illegal(request, State.VALIDATED)
+                raise impossible(request, "reopen")
             detail = {"reason": plain_text(reason, what="reason")}
             return self.move(connection, request, State.VALIDATED, author=author, detail=detail)
 
@@ -222,7 +223,7 @@ class Registry:
         with self.transaction() as connection:
             request = rows.request_of(connection, number)
             if not request.is_open:
-                raise _illegal(request, request.state)
+                raise impossible(request, "extend")
             if request.extended:
                 raise Misconfigured(
                     "ERASURE_EXTENDED", f"request {number} was extended before",
@@ -252,7 +253,7 @@ class Registry:
             Rejected: ERASURE_TRANSITION; nothing was written.
         """
         if after not in TRANSITIONS[request.state]:
-            raise _illegal(request, after)
+            raise impossible(request, STEP_TO[after])
         return self._append(connection, request, after, author, detail)
 
     def _append(
@@ -335,12 +336,3 @@ def _attestation(events: Sequence[Event]) -> str | None:
             digest = event.detail.get("attestation_digest")
             return str(digest) if digest else None
     return None
-
-
-def _illegal(request: ErasureRequest, after: State) -> Rejected:
-    lawful = ", ".join(sorted(TRANSITIONS[request.state])) or "nothing: it is closed"
-    return Rejected(
-        "ERASURE_TRANSITION",
-        f"request {request.number} is {request.state} and cannot become {after}",
-        f"from there it may become: {lawful}",
-    )
