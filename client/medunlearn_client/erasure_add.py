@@ -102,7 +102,7 @@ def add(
     """
     from medunlearn_client.erasure.finding import find_records
     from medunlearn_client.erasure.registry import NewRequest
-    from medunlearn_client.erasure.requests import parsed_date
+    from medunlearn_client.erasure.requests import next_step, parsed_date
     from medunlearn_client.records import Quarantine
     from medunlearn_client.records.fhir.export import NEXT_PAGE
     from medunlearn_client.records.repairs import NO_REPAIRS, read_repairs
@@ -144,6 +144,7 @@ def add(
         typer.echo(f"  {pages} bundle(s) name a next page, which was not searched")
     if sheets := held.set_aside[OTHER_SHEET]:
         typer.echo(f"  {sheets} further sheet(s) of workbooks were not searched")
+    typer.echo(f"next: {next_step(request, ())}")
 
 
 def _tell(request: ErasureRequest, found: Found) -> None:

@@ -67,17 +67,23 @@ def due(
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
     """Show what falls due soon or is late, the most urgent first, each with its next step."""
+    from medunlearn_client.erasure.requests import OPEN_STATES
     from medunlearn_client.erasure.shown import next_steps, requests_table
 
     opened = open_registry(registry)
     days = within if within is not None else opened.settings().remind_days
     waiting = opened.due(within_days=days)
     if not waiting:
-        typer.echo(f"nothing falls due within {days} days")
+        later = len(opened.requests(OPEN_STATES))
+        typer.echo(f"nothing falls due within {days} days{_later(later)}")
         return
     _print(requests_table(opened, waiting), whole_lines=True)
     for step in next_steps(opened, waiting):
         _print(step)
+
+
+def _later(requests: int) -> str:
+    return f"; {requests} open request(s) fall due later: `erasure list`" if requests else ""
 
 
 @erasure_app.command("show")
@@ -114,13 +120,18 @@ def validate(
     ],
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
-    """Identity is checked and the ground holds: the next run may take the request.
+    """Identity is checked and the ground holds: the next run takes the request.
 
     Example:
 
       medunlearn erasure validate 7 --identity "passport seen" --author "A. Officer"
     """
-    _say(open_registry(registry).validate(number, author=author, identity=identity))
+    from medunlearn_client.erasure.requests import next_step
+
+    opened = open_registry(registry)
+    request = opened.validate(number, author=author, identity=identity)
+    _say(request)
+    typer.echo(f"next: {next_step(request, opened.events(number))}")
 
 
 @erasure_app.command("refuse")

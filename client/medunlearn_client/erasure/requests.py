@@ -63,11 +63,11 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 }
 OPEN_STATES = frozenset(state for state, following in TRANSITIONS.items() if following)
 _NEXT_STEP = {
-    State.RECEIVED: "check who asks, then `erasure validate`",
-    State.VALIDATED: "run `medunlearn simulate PLAN --erasure REGISTRY`; or let the hospital's "
-                     "service take it into its next run: [erasure] registry in site.toml",
+    State.RECEIVED: "check who asks, then `medunlearn erasure validate {number} --identity …`",
+    State.VALIDATED: "the next run takes it: `medunlearn simulate PLAN --erasure REGISTRY`, or the "
+                     "hospital's service ([erasure] registry in site.toml)",
     State.VERIFIED: "put the new model in the old one's place, send the letter, then "
-                    "`erasure attest`",
+                    "`medunlearn erasure attest {number} --reason …`",
 }
 
 
@@ -224,7 +224,10 @@ def next_step(request: ErasureRequest, events: Sequence[Event]) -> str:
         return (f"wait for run {run}, or resume it; of the hospital's service: `medunlearn "
                 f"hospital measure {run}` once it is in the inbox; given up: `erasure reopen "
                 f"{request.number} --reason …`")
-    return _NEXT_STEP.get(request.state, "")
+    if request.state is State.RECEIVED and request.target is None:
+        return (f"nothing was found: `medunlearn erasure refuse {request.number} --reason …`, then "
+                "send the letter")
+    return _NEXT_STEP.get(request.state, "").format(number=request.number)
 
 
 def fell_short(request: ErasureRequest, events: Sequence[Event]) -> bool:

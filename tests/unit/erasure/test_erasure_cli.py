@@ -258,6 +258,18 @@ def test_without_a_registry_nothing_is_made(typed: Typed, command: tuple[object,
     assert list(Path().iterdir()) == []
 
 
+def test_each_step_names_the_next(typed: Typed, data: Path) -> None:
+    """`due` knew of nothing for 16 days, and the run that refused sent a beginner to it."""
+    wanted = ("--basis", "b", "--data", data, *AUTHOR)
+    shown = typed("add", "--patient", "secret-patient", *wanted)[1]
+    assert "\nnext: check who asks, then `medunlearn erasure validate 1 --identity …`\n" in shown
+    shown = typed("validate", 1, "--identity", "seen", *AUTHOR)[1]
+    assert "\nnext: the next run takes it: `medunlearn simulate" in shown
+    assert "1 open request(s) fall due later: `erasure list`" in typed("due")[1]
+    shown = typed("add", "--patient", "nobody", "--nothing-held", *wanted)[1]
+    assert "next: nothing was found: `medunlearn erasure refuse 2" in shown
+
+
 def test_a_registry_that_is_begun_is_said_once(typed: Typed, data: Path) -> None:
     """A second registry, begun by a mistyped path, looked like the first."""
     wanted = ("--patient", "secret-patient", "--basis", "b", "--data", data, *AUTHOR)

@@ -454,7 +454,7 @@ def test_a_file_that_is_no_registry_is_called_so_before_its_mode(
     with pytest.raises(Misconfigured, match="ERASURE_REGISTRY_FOREIGN") as caught:
         Registry(Path())
     assert caught.value.message.startswith(". is ")
-    with pytest.raises(Misconfigured, match="there is no registry lost/erasure.sqlite"):
+    with pytest.raises(Misconfigured, match=r"there is no registry lost/erasure\.sqlite"):
         Registry(Path("lost/erasure.sqlite"))
 
 
@@ -568,3 +568,16 @@ def test_an_untouched_registry_checks_and_its_head_moves(registry: Registry, add
 def test_misconfigured_is_what_an_officer_can_mend(registry: Registry) -> None:
     with pytest.raises(Misconfigured, match="ERASURE_NONE_VALIDATED"):
         new_claim(registry.path)
+
+
+def test_who_finds_nothing_to_run_hears_which_run_has_the_requests(
+    registry: Registry, add: Adder
+) -> None:
+    for target in ("p1", "p2"):
+        registry.validate(add(target).number, author=AUTHOR, identity="seen")
+    Claim(registry=registry, numbers=(1, 2), token="t").take("heart-1")
+    with pytest.raises(Misconfigured, match="ERASURE_NONE_VALIDATED") as caught:
+        new_claim(registry.path)
+    assert "erasure list" in caught.value.hint and "erasure due" not in caught.value.hint
+    assert "1, 2 are in run heart-1: resume it, or" in caught.value.hint
+    assert "erasure reopen NUMBER" in caught.value.hint
