@@ -38,8 +38,8 @@ AuthorOption = Annotated[
 def add(
     author: AuthorOption,
     basis: Annotated[
-        str, typer.Option("--basis", help="a to f of GDPR Art. 17(1), or another by name.",
-                          show_default=False)
+        str, typer.Option("--basis", help="a to f of GDPR Art. 17(1), or another law in words; "
+                          "`validate --basis` corrects it.", show_default=False)
     ],
     data: Annotated[
         list[Path] | None,
@@ -102,7 +102,7 @@ def add(
     """
     from medunlearn_client.erasure.finding import find_records
     from medunlearn_client.erasure.registry import NewRequest
-    from medunlearn_client.erasure.requests import next_step, parsed_date
+    from medunlearn_client.erasure.requests import legal_basis, next_step, parsed_date
     from medunlearn_client.records import Quarantine
     from medunlearn_client.records.fhir.export import NEXT_PAGE
     from medunlearn_client.records.repairs import NO_REPAIRS, read_repairs
@@ -113,6 +113,7 @@ def add(
         {"patient_id": patient, "name": name, "birth_date": birth_date, "identifier": identifier,
          "record_id": record}, data_set, concept,
     )
+    basis = legal_basis(basis)  # before a long search, and before a registry is begun
     reading = reading_of(data, plan, record_format)
     tagger = _tagger(concept, hierarchy, reading.plan.concepts) if concept is not None else None
     day = parsed_date(received) if received is not None else None

@@ -118,6 +118,10 @@ def validate(
         str, typer.Option("--identity", help='How it was checked, e.g. "passport seen".',
                           show_default=False)
     ],
+    basis: Annotated[
+        str | None,
+        typer.Option("--basis", help="The legal basis that holds, to correct the one of `add`."),
+    ] = None,
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
     """Identity is checked and the ground holds: the next run takes the request.
@@ -129,7 +133,7 @@ def validate(
     from medunlearn_client.erasure.requests import next_step
 
     opened = open_registry(registry)
-    request = opened.validate(number, author=author, identity=identity)
+    request = opened.validate(number, author=author, identity=identity, basis=basis)
     _say(request)
     typer.echo(f"next: {next_step(request, opened.events(number))}")
 

@@ -19,6 +19,8 @@ from medunlearn_common.errors import Rejected
 
 FACTS = "facts"
 EXTENDED = "extended"
+BASIS = "basis"
+"""The legal basis where it was corrected: what was registered stays as it was."""
 NO_HISTORY = "0" * 64
 """What stands for the digest of a history without events."""
 _COLUMNS = "position, request, at, author, before, after, detail, digest"

