@@ -248,3 +248,12 @@ def run_of(events: Sequence[Event]) -> str:
     """The run that last took a request; nothing if none did."""
     taken = [event for event in events if event.after is State.IN_RUN is not event.before]
     return str(taken[-1].detail.get("run_id", "")) if taken else ""
+
+
+def run_in_words(request: ErasureRequest, events: Sequence[Event]) -> str:
+    """The run that has a request or settled it, or the last one that did not; empty without."""
+    run = run_of(events)
+    if not run or request.state in (State.IN_RUN, State.VERIFIED, State.ATTESTED):
+        return run
+    last = [event for event in events if event.before is State.IN_RUN][-1]
+    return f"{run} fell short" if last.detail.get("shortfalls") else f"{run} given up"

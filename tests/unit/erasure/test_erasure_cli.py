@@ -238,6 +238,39 @@ def test_the_list_is_one_line_per_request_in_every_state(
     require_silent(shown)
 
 
+def test_a_judgement_is_read_at_80_columns(
+    typed: Typed, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood in one cell, 17 characters wide and 75 lines long."""
+    monkeypatch.setenv("COLUMNS", "80")
+    typed("add", "--patient", "secret-patient", "--basis", "b", "--data", data, *AUTHOR)
+    typed("settings", "--set", "max_exact_excess=0.5", *AUTHOR)
+    typed("validate", 1, "--identity", "passport seen", *AUTHOR)
+    claim = Claim(registry=Registry(Path("erasure.sqlite")), numbers=(1,), token="t")
+    claim.take("heart-2")
+    claim.settle({1: replace(FIGURES, preservation=0.95)})
+    status, shown = typed("show", 1)
+    lines = [line.rstrip() for line in shown.splitlines()]
+    history, table = lines.index("History"), lines.index("Judgement of run heart-2")
+    assert status == 0 and all(len(line) <= 80 for line in lines[history:-1])
+    assert table - history < 16 and len(lines) - table < 28
+    assert "run heart-2: all" in shown
+    assert typed("list")[1].splitlines()[1].endswith("heart-2 by changed criteria")
+
+
+def test_the_list_names_the_run_that_a_request_was_taken_back_from(
+    typed: Typed, data: Path
+) -> None:
+    typed("add", "--patient", "secret-patient", "--basis", "b", "--data", data, *AUTHOR)
+    typed("validate", 1, "--identity", "passport seen", *AUTHOR)
+    Claim(registry=Registry(Path("erasure.sqlite")), numbers=(1,), token="t").take("heart-1")
+    typed("reopen", 1, "--reason", "given up", *AUTHOR)
+    assert typed("list")[1].splitlines()[1].endswith("heart-1 given up")
+    typed("withdraw", 1, "--reason", "taken back", *AUTHOR)
+    assert typed("list", "--all")[1].splitlines()[1].endswith("heart-1 given up")
+    assert "heart-1 given up" in typed("show", 1)[1]
+
+
 def test_a_stranger_s_request_is_registered_to_be_answered(typed: Typed, data: Path) -> None:
     status, shown = typed("add", "--patient", "nobody", "--basis", "b", "--data", data,
                           "--nothing-held", *AUTHOR)
