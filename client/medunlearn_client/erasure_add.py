@@ -128,8 +128,8 @@ def add(
         near = "".join(f"; {line}" for line in _near_lines(found))
         raise Misconfigured(
             "ERASURE_NOT_FOUND", f"nothing in the files matches; nothing was registered{near}",
-            "check spelling and files; --nothing-held registers the request so that it can be "
-            "answered",
+            f"check spelling and files{_date_hint(wanted)}; --nothing-held registers the request "
+            "so that it can be answered",
         )
     opened = open_registry(registry, create=True)
     request = opened.add(
@@ -146,6 +146,12 @@ def add(
     if sheets := held.set_aside[OTHER_SHEET]:
         typer.echo(f"  {sheets} further sheet(s) of workbooks were not searched")
     typer.echo(f"next: {next_step(request, ())}")
+
+
+def _date_hint(wanted: Wanted) -> str:
+    if wanted.birth_date is None:
+        return ""
+    return "; write the birth date as the files do, such as 1924-12-30"
 
 
 def _tell(request: ErasureRequest, found: Found) -> None:
@@ -202,7 +208,12 @@ def _tagger(concept: str, hierarchies: list[str] | None, planned: ConceptsSectio
     if hierarchies:
         planned = planned.model_copy(update={"hierarchies": tuple(hierarchies)})
     without_roots = planned.model_copy(update={"forget_roots": ()})
-    leveled = leveled_hierarchy(without_roots, ForgetSection(concepts=(concept,)))
+    try:
+        leveled = leveled_hierarchy(without_roots, ForgetSection(concepts=(concept,)))
+    except Misconfigured as error:
+        if error.code == "CONCEPT_ROOT_UNKNOWN":
+            error.hint += "; `medunlearn concepts search WORDS` finds ids by name"
+        raise
     return ConceptTagger(leveled).matches_forget_root
 
 

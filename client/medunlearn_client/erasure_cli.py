@@ -27,9 +27,29 @@ from medunlearn_common.errors import Misconfigured
 if TYPE_CHECKING:
     from medunlearn_client.erasure.requests import ErasureRequest
 
+# A paragraph is a line there.
+_STATES = """\
+[bold]State      What it means, and the commands that lead on[/bold]
+
+received   entered by `add`: `validate`, `refuse` or `withdraw`
+
+validated  waits, the next run takes it: `refuse` or `withdraw`
+
+in_run     a run has it, which leads on by itself; given up: `reopen`
+
+verified   a run has forgotten it: `report`, then `attest`
+
+attested   closed: the requester was told
+
+refused    closed; `report` prints the letter
+
+withdrawn  closed
+
+[dim]A run that falls short leads back to validated: `show` says why.[/dim]
+"""
 erasure_app = typer.Typer(
     help="Requests for erasure: from the letter that comes in to the letter that goes out.",
-    no_args_is_help=True, rich_markup_mode="rich",
+    epilog=_STATES, no_args_is_help=True, rich_markup_mode="rich",
 )
 
 NumberArgument = Annotated[int, typer.Argument(help="Number of the request.", show_default=False)]
@@ -257,6 +277,10 @@ def _address(source: Path) -> str:
         return sys.stdin.read(1 << 16)
     try:
         return source.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise Misconfigured(
+            "ERASURE_ADDRESS", f"there is no file {source}", "name a text file with --addressee",
+        ) from None
     except (OSError, UnicodeDecodeError):
         raise Misconfigured(
             "ERASURE_ADDRESS", "the addressee's file cannot be read as UTF-8 text",
@@ -299,15 +323,21 @@ def settings(
 
       medunlearn erasure settings --set "hospital=St. Anna" --set min_preservation=0.95 --author AO
     """
-    from medunlearn_client.erasure.settings import changed
+    from medunlearn_client.erasure.settings import Settings, changed
     from medunlearn_client.erasure.shown import settings_table
 
+    if change and author is None:
+        raise Misconfigured("ERASURE_TEXT", "a change needs its author", "add --author")
+    changed(Settings(), change or ())  # what is mistyped begins no registry
     opened = open_registry(registry, create=bool(change))
-    if change:
-        if author is None:
-            raise Misconfigured("ERASURE_TEXT", "a change needs its author", "add --author")
+    if change and author is not None:
         opened.change_settings(changed(opened.settings(), change), author=author)
-    _print(settings_table(opened.settings()))
+    in_force = opened.settings()
+    _print(settings_table(in_force))
+    if loose := in_force.asks_nothing():
+        typer.echo(f"warning: {', '.join(loose)}: asks little or nothing of a run; the report says "
+                   "so of each request, and the letter where the usual criteria are missed",
+                   err=True)
 
 
 @erasure_app.command("destroy-key")

@@ -78,12 +78,12 @@ def refuse_open_twin(connection: sqlite3.Connection, kind: Kind, target: str | N
     if target is None:
         return
     row = connection.execute(
-        "SELECT number FROM requests WHERE kind = ? AND target = ? AND state IN"
+        "SELECT number, state FROM requests WHERE kind = ? AND target = ? AND state IN"
         f" ({', '.join('?' * len(OPEN_STATES))}) ORDER BY number",
         (kind, target, *sorted(OPEN_STATES)),
     ).fetchone()
     if row is not None:
         raise Misconfigured(
-            "ERASURE_DUPLICATE", f"the same is asked by request {row[0]}, which is still open",
+            "ERASURE_DUPLICATE", f"the same is asked by request {row[0]}, which is {row[1]}",
             f"see `erasure show {row[0]}`; add --again to register this one beside it",
         )

@@ -14,7 +14,7 @@ import openpyxl
 import pytest
 
 from medunlearn_client.erasure import Claim, Registry, RunFigures
-from medunlearn_client.erasure.requests import deadline
+from medunlearn_client.erasure.requests import State, deadline
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 
 AUTHOR = ("--author", "A. Officer")
@@ -312,6 +312,16 @@ def test_a_basis_that_is_no_ground_begins_no_registry(typed: Typed, data: Path) 
     assert "unlawfully" in typed("show", 1)[1]
 
 
+def test_the_help_says_which_command_leads_from_which_state(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [line.strip() for line in typed("--help")[1].splitlines()]
+    starts = {line.partition(" ")[0] for line in lines}
+    assert set(State) <= starts
+    assert "in_run     a run has it, which leads on by itself; given up: `reopen`" in lines
+
+
 def test_a_registry_that_is_begun_is_said_once(typed: Typed, data: Path) -> None:
     """A second registry, begun by a mistyped path, looked like the first."""
     wanted = ("--patient", "secret-patient", "--basis", "b", "--data", data, *AUTHOR)
@@ -340,8 +350,35 @@ def test_settings_need_an_author_and_a_known_key(typed: Typed) -> None:
     assert "[ERASURE_TEXT]" in typed("settings", "--set", "hospital=St. Anna")[1]
     status, shown = typed("settings", "--set", "hospitel=St. Anna", *AUTHOR)
     assert status == 2 and "[ERASURE_SETTING]" in shown and "St. Anna" not in shown
+    assert "there is no setting `hospitel`" in shown and "there are: hospital, contact" in shown
+    shown = typed("settings", "--set", "max_exact_excess=lots", *AUTHOR)[1]
+    assert "`max_exact_excess`: a number is needed" in shown
+    assert not Path("erasure.sqlite").exists()
     status, shown = typed("settings", "--set", "hospital=St. [bold]Anna", *AUTHOR)
     assert status == 0 and "St. [bold]Anna" in shown
+
+
+@pytest.mark.parametrize("change", [
+    "max_forget_excess=1", "min_luck=0", "max_exact_excess=1", "max_identifiers_leaked=2",
+    "min_preservation=0",
+])
+def test_a_criterion_that_asks_nothing_is_warned_of(typed: Typed, change: str) -> None:
+    assert "warning" not in typed("settings", "--set", "min_preservation=0.5", *AUTHOR)[1]
+    status, shown = typed("settings", "--set", change, *AUTHOR)
+    assert status == 0 and f"warning: {change.replace('=', ' ')}: asks little or nothing" in shown
+
+
+def test_what_is_mistyped_says_how_it_is_written(typed: Typed, data: Path) -> None:
+    wanted = ("--basis", "b", "--data", data, *AUTHOR)
+    shown = typed("add", "--name", "Ann Lee", "--birth-date", "02.01.1990", *wanted)[1]
+    assert "[ERASURE_NOT_FOUND]" in shown and "such as 1924-12-30" in shown
+    assert "such as" not in typed("add", "--patient", "nobody", *wanted)[1]
+    shown = typed("add", "--concept", "D003924", *wanted)[1]
+    assert "is not a concept id" in shown and "medunlearn concepts search" in shown
+    typed("add", "--patient", "secret-patient", *wanted)
+    typed("validate", 1, "--identity", "seen", *AUTHOR)
+    shown = typed("add", "--patient", "secret-patient", *wanted)[1]
+    assert "asked by request 1, which is validated" in shown
 
 
 def test_ids_with_terminal_codes_are_shown_harmless(typed: Typed, tmp_path: Path) -> None:
@@ -367,7 +404,7 @@ def test_the_addressee_comes_from_a_file_or_a_pipe_and_is_not_kept(
     assert "Ann Lee" not in Path("letters/report-0001.html").read_text(encoding="utf-8")
     assert b"Ann Lee" not in Path("erasure.sqlite").read_bytes()
     status, shown = typed("report", 1, "--addressee", "missing.txt", "--out", "letters")
-    assert status == 2 and "[ERASURE_ADDRESS]" in shown
+    assert status == 2 and "[ERASURE_ADDRESS] there is no file missing.txt" in shown
 
 
 def test_the_registry_holds_no_text_of_a_record(typed: Typed, data: Path) -> None:
