@@ -50,7 +50,7 @@ def new_claim(registry: Path) -> Claim:
     claim = claim_on(Registry(expanded(registry).absolute()))
     if not claim.numbers:
         raise Misconfigured(
-            "ERASURE_NONE_VALIDATED", f"no request in {claim.registry.path.name} waits for a run",
+            "ERASURE_NONE_VALIDATED", f"no request in {registry} waits for a run",
             f"see `medunlearn erasure list`; validate a request first{_in_runs(claim.registry)}",
         )
     return claim

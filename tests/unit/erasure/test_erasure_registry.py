@@ -579,5 +579,6 @@ def test_who_finds_nothing_to_run_hears_which_run_has_the_requests(
     with pytest.raises(Misconfigured, match="ERASURE_NONE_VALIDATED") as caught:
         new_claim(registry.path)
     assert "erasure list" in caught.value.hint and "erasure due" not in caught.value.hint
+    assert f"no request in {registry.path} waits" in caught.value.message
     assert "1, 2 are in run heart-1: resume it, or" in caught.value.hint
     assert "erasure reopen NUMBER" in caught.value.hint
