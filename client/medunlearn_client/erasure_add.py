@@ -38,8 +38,8 @@ AuthorOption = Annotated[
 def add(
     author: AuthorOption,
     basis: Annotated[
-        str, typer.Option("--basis", help="a to f of GDPR Art. 17(1), or another by name.",
-                          show_default=False)
+        str, typer.Option("--basis", help="a to f of GDPR Art. 17(1), or another law in words; "
+                          "`validate --basis` corrects it.", show_default=False)
     ],
     data: Annotated[
         list[Path] | None,
@@ -102,7 +102,7 @@ def add(
     """
     from medunlearn_client.erasure.finding import find_records
     from medunlearn_client.erasure.registry import NewRequest
-    from medunlearn_client.erasure.requests import parsed_date
+    from medunlearn_client.erasure.requests import legal_basis, next_step, parsed_date
     from medunlearn_client.records import Quarantine
     from medunlearn_client.records.fhir.export import NEXT_PAGE
     from medunlearn_client.records.repairs import NO_REPAIRS, read_repairs
@@ -113,6 +113,7 @@ def add(
         {"patient_id": patient, "name": name, "birth_date": birth_date, "identifier": identifier,
          "record_id": record}, data_set, concept,
     )
+    basis = legal_basis(basis)  # before a long search, and before a registry is begun
     reading = reading_of(data, plan, record_format)
     tagger = _tagger(concept, hierarchy, reading.plan.concepts) if concept is not None else None
     day = parsed_date(received) if received is not None else None
@@ -127,8 +128,8 @@ def add(
         near = "".join(f"; {line}" for line in _near_lines(found))
         raise Misconfigured(
             "ERASURE_NOT_FOUND", f"nothing in the files matches; nothing was registered{near}",
-            "check spelling and files; --nothing-held registers the request so that it can be "
-            "answered",
+            f"check spelling and files{_date_hint(wanted)}; --nothing-held registers the request "
+            "so that it can be answered",
         )
     opened = open_registry(registry, create=True)
     request = opened.add(
@@ -144,6 +145,13 @@ def add(
         typer.echo(f"  {pages} bundle(s) name a next page, which was not searched")
     if sheets := held.set_aside[OTHER_SHEET]:
         typer.echo(f"  {sheets} further sheet(s) of workbooks were not searched")
+    typer.echo(f"next: {next_step(request, ())}")
+
+
+def _date_hint(wanted: Wanted) -> str:
+    if wanted.birth_date is None:
+        return ""
+    return "; write the birth date as the files do, such as 1924-12-30"
 
 
 def _tell(request: ErasureRequest, found: Found) -> None:
@@ -200,12 +208,20 @@ def _tagger(concept: str, hierarchies: list[str] | None, planned: ConceptsSectio
     if hierarchies:
         planned = planned.model_copy(update={"hierarchies": tuple(hierarchies)})
     without_roots = planned.model_copy(update={"forget_roots": ()})
-    leveled = leveled_hierarchy(without_roots, ForgetSection(concepts=(concept,)))
+    try:
+        leveled = leveled_hierarchy(without_roots, ForgetSection(concepts=(concept,)))
+    except Misconfigured as error:
+        if error.code == "CONCEPT_ROOT_UNKNOWN":
+            error.hint += "; `medunlearn concepts search WORDS` finds ids by name"
+        raise
     return ConceptTagger(leveled).matches_forget_root
 
 
 def open_registry(path: Path, *, create: bool = False) -> Registry:
-    """The registry; made anew where it is missing and ``create`` is set."""
+    """The registry; made anew where it is missing and ``create`` is set, which is said."""
     from medunlearn_client.erasure.registry import Registry
 
-    return Registry(path, create=create)
+    registry = Registry(path, create=create)
+    if registry.begun:
+        typer.echo(f"began a new registry {registry.path}", err=True)
+    return registry

@@ -27,9 +27,29 @@ from medunlearn_common.errors import Misconfigured
 if TYPE_CHECKING:
     from medunlearn_client.erasure.requests import ErasureRequest
 
+# A paragraph is a line there.
+_STATES = """\
+[bold]State      What it means, and the commands that lead on[/bold]
+
+received   entered by `add`: `validate`, `refuse` or `withdraw`
+
+validated  waits, the next run takes it: `refuse` or `withdraw`
+
+in_run     a run has it, which leads on by itself; given up: `reopen`
+
+verified   a run has forgotten it: `report`, then `attest`
+
+attested   closed: the requester was told
+
+refused    closed; `report` prints the letter
+
+withdrawn  closed
+
+[dim]A run that falls short leads back to validated: `show` says why.[/dim]
+"""
 erasure_app = typer.Typer(
     help="Requests for erasure: from the letter that comes in to the letter that goes out.",
-    no_args_is_help=True, rich_markup_mode="rich",
+    epilog=_STATES, no_args_is_help=True, rich_markup_mode="rich",
 )
 
 NumberArgument = Annotated[int, typer.Argument(help="Number of the request.", show_default=False)]
@@ -67,17 +87,23 @@ def due(
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
     """Show what falls due soon or is late, the most urgent first, each with its next step."""
+    from medunlearn_client.erasure.requests import OPEN_STATES
     from medunlearn_client.erasure.shown import next_steps, requests_table
 
     opened = open_registry(registry)
     days = within if within is not None else opened.settings().remind_days
     waiting = opened.due(within_days=days)
     if not waiting:
-        typer.echo(f"nothing falls due within {days} days")
+        later = len(opened.requests(OPEN_STATES))
+        typer.echo(f"nothing falls due within {days} days{_later(later)}")
         return
     _print(requests_table(opened, waiting), whole_lines=True)
     for step in next_steps(opened, waiting):
         _print(step)
+
+
+def _later(requests: int) -> str:
+    return f"; {requests} open request(s) fall due later: `erasure list`" if requests else ""
 
 
 @erasure_app.command("show")
@@ -112,15 +138,24 @@ def validate(
         str, typer.Option("--identity", help='How it was checked, e.g. "passport seen".',
                           show_default=False)
     ],
+    basis: Annotated[
+        str | None,
+        typer.Option("--basis", help="The legal basis that holds, to correct the one of `add`."),
+    ] = None,
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
-    """Identity is checked and the ground holds: the next run may take the request.
+    """Identity is checked and the ground holds: the next run takes the request.
 
     Example:
 
       medunlearn erasure validate 7 --identity "passport seen" --author "A. Officer"
     """
-    _say(open_registry(registry).validate(number, author=author, identity=identity))
+    from medunlearn_client.erasure.requests import next_step
+
+    opened = open_registry(registry)
+    request = opened.validate(number, author=author, identity=identity, basis=basis)
+    _say(request)
+    typer.echo(f"next: {next_step(request, opened.events(number))}")
 
 
 @erasure_app.command("refuse")
@@ -242,6 +277,10 @@ def _address(source: Path) -> str:
         return sys.stdin.read(1 << 16)
     try:
         return source.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise Misconfigured(
+            "ERASURE_ADDRESS", f"there is no file {source}", "name a text file with --addressee",
+        ) from None
     except (OSError, UnicodeDecodeError):
         raise Misconfigured(
             "ERASURE_ADDRESS", "the addressee's file cannot be read as UTF-8 text",
@@ -284,15 +323,21 @@ def settings(
 
       medunlearn erasure settings --set "hospital=St. Anna" --set min_preservation=0.95 --author AO
     """
-    from medunlearn_client.erasure.settings import changed
+    from medunlearn_client.erasure.settings import Settings, changed
     from medunlearn_client.erasure.shown import settings_table
 
+    if change and author is None:
+        raise Misconfigured("ERASURE_TEXT", "a change needs its author", "add --author")
+    changed(Settings(), change or ())  # what is mistyped begins no registry
     opened = open_registry(registry, create=bool(change))
-    if change:
-        if author is None:
-            raise Misconfigured("ERASURE_TEXT", "a change needs its author", "add --author")
+    if change and author is not None:
         opened.change_settings(changed(opened.settings(), change), author=author)
-    _print(settings_table(opened.settings()))
+    in_force = opened.settings()
+    _print(settings_table(in_force))
+    if loose := in_force.asks_nothing():
+        typer.echo(f"warning: {', '.join(loose)}: asks little or nothing of a run; the report says "
+                   "so of each request, and the letter where the usual criteria are missed",
+                   err=True)
 
 
 @erasure_app.command("destroy-key")
@@ -324,7 +369,10 @@ def destroy_key(
 @erasure_app.command("check")
 def check(registry: RegistryOption = DEFAULT_REGISTRY) -> None:
     """Follow the whole history, and print the digest it ends with."""
-    typer.echo(open_registry(registry).check())
+    from medunlearn_client.erasure.history import NO_HISTORY
+
+    digest = open_registry(registry).check()
+    typer.echo("no history yet: no request was ever entered" if digest == NO_HISTORY else digest)
 
 
 def _say(request: ErasureRequest) -> None:

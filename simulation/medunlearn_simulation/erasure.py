@@ -23,6 +23,7 @@ from medunlearn_client.erasure import (
     left_out_set,
 )
 from medunlearn_client.erasure.claim_file import damaged, keep_claim, taken
+from medunlearn_client.erasure.claims import requests_by_run
 from medunlearn_client.erasure.renumbered import (
     REMEDY,
     RENUMBERED,
@@ -49,10 +50,19 @@ def new_claim(registry: Path) -> Claim:
     claim = claim_on(Registry(expanded(registry).absolute()))
     if not claim.numbers:
         raise Misconfigured(
-            "ERASURE_NONE_VALIDATED", f"no request in {claim.registry.path.name} waits for a run",
-            "see `medunlearn erasure due`; validate a request first",
+            "ERASURE_NONE_VALIDATED", f"no request in {registry} waits for a run",
+            f"see `medunlearn erasure list`; validate a request first{_in_runs(claim.registry)}",
         )
     return claim
+
+
+def _in_runs(registry: Registry) -> str:
+    """Requests that wait for nothing, as a run that may have stopped has them."""
+    return "".join(
+        f"; request(s) {', '.join(map(str, numbers))} are in run {run}: resume it, or take them "
+        "back with `medunlearn erasure reopen NUMBER`"
+        for run, numbers in requests_by_run(registry).items()
+    )
 
 
 def left_out_of(claim: Claim | None) -> LeftOutSection:

@@ -125,7 +125,7 @@ def destroy_key(registry: Path) -> None:
     path = _key_file(registry)
     if not path.is_file():
         raise Misconfigured(
-            "ERASURE_KEY_MISSING", f"{registry.name} has no commitment key",
+            "ERASURE_KEY_MISSING", f"{registry} has no commitment key",
             "it was destroyed before, or no run has taken a request yet",
         )
     secret = _read_secret(path)

@@ -78,8 +78,30 @@ class RunFigures:
         return asdict(_measured(self))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One criterion against what was measured.
+
+    Attributes:
+        criterion: What it is about.
+        asked: What had to be.
+        measured: What was.
+        shortfall: Why it is missed, in words; empty if it is met.
+    """
+
+    criterion: str
+    asked: str
+    measured: str
+    shortfall: str = ""
+
+
 def shortfalls(figures: RunFigures, settings: Settings) -> tuple[str, ...]:
-    """Every criterion that the figures miss, in words; empty if the run verified.
+    """Every criterion that the figures miss, in words; empty if the run verified."""
+    return tuple(each.shortfall for each in judgement(figures, settings) if each.shortfall)
+
+
+def judgement(figures: RunFigures, settings: Settings) -> tuple[Judged, ...]:
+    """Every criterion that applies to these records.
 
     What was not measured counts as missed: nothing is attested on trust.
     """
@@ -99,44 +121,76 @@ def _measured(figures: RunFigures) -> RunFigures:
     return replace(figures, **unknown)
 
 
-def _forgetting(figures: RunFigures, settings: Settings) -> Iterator[str]:
+def _forgetting(figures: RunFigures, settings: Settings) -> Iterator[Judged]:
     if figures.forget_accuracy is None and figures.forget_exact is None:
-        yield "forgetting was not measured"
+        yield _unmeasured("forgetting", "to be measured", "forgetting was not measured")
         return
-    if figures.forget_exact is None:
-        yield "exact answers were not measured"
     if figures.forget_accuracy is not None or figures.ranked_records:
-        yield from _ranking(figures, settings)
-    if figures.forget_exact is not None:
-        base = figures.retrained_exact or 0.0
-        if figures.forget_exact > base + settings.max_exact_excess:
-            yield (
-                f"exact answers {figures.forget_exact:.3f} exceed "
-                f"{base:.3f} + {settings.max_exact_excess:.3f}"
-            )
+        yield _ranking_of_run(figures, settings)
+        yield _ranking_of_request(figures, settings)
+    yield _exact_answers(figures, settings)
 
 
-def _ranking(figures: RunFigures, settings: Settings) -> Iterator[str]:
+def _unmeasured(criterion: str, asked: str, shortfall: str) -> Judged:
+    return Judged(criterion=criterion, asked=asked, measured="not measured", shortfall=shortfall)
+
+
+def _ranking_of_run(figures: RunFigures, settings: Settings) -> Judged:
     whole, base = figures.run_forget_accuracy, _run_base(figures)
+    name, asked = "right options, whole run", _at_most(base, settings.max_forget_excess)
     if whole is None:
-        yield "forgetting was not measured over the whole run"
-    elif whole > base + settings.max_forget_excess:
-        yield (
+        return _unmeasured(name, asked, "forgetting was not measured over the whole run")
+    return Judged(
+        criterion=name, asked=asked,
+        measured=f"{whole:.3f} of {_records(figures.run_ranked_records)}",
+        shortfall="" if whole <= base + settings.max_forget_excess else (
             f"forget accuracy {whole:.3f} over all {figures.run_ranked_records} records of the run "
             f"exceeds {base:.3f} + {settings.max_forget_excess:.3f}"
-        )
-    own, base = figures.forget_accuracy, _own_base(figures)
+        ),
+    )
+
+
+def _ranking_of_request(figures: RunFigures, settings: Settings) -> Judged:
+    own, base, count = figures.forget_accuracy, _own_base(figures), figures.ranked_records
+    name = "right options, this request"
+    asked = (f"{_at_most(base, settings.max_forget_excess)}, or by luck with probability "
+             f"{settings.min_luck:.3f}")
     if own is None:
-        yield f"forget accuracy of {figures.ranked_records} records was not measured"
-        return
+        return _unmeasured(name, asked, f"forget accuracy of {count} records was not measured")
+    measured = f"{own:.3f} of {_records(count)}"
     if own <= base + settings.max_forget_excess:
-        return
-    luck = luck_of(own, figures.ranked_records, base=base)
-    if luck < settings.min_luck:
-        yield (
-            f"forget accuracy {own:.3f} of {figures.ranked_records} records exceeds {base:.3f} "
+        return Judged(criterion=name, asked=asked, measured=measured)
+    luck = luck_of(own, count, base=base)
+    return Judged(
+        criterion=name, asked=asked, measured=f"{measured}, by luck with {luck:.4f}",
+        shortfall="" if luck >= settings.min_luck else (
+            f"forget accuracy {own:.3f} of {count} records exceeds {base:.3f} "
             f"by more than luck explains (probability {luck:.4f})"
-        )
+        ),
+    )
+
+
+def _exact_answers(figures: RunFigures, settings: Settings) -> Judged:
+    found, base = figures.forget_exact, figures.retrained_exact or 0.0
+    name, asked = "exact answers", _at_most(base, settings.max_exact_excess)
+    if found is None:
+        return _unmeasured(name, asked, "exact answers were not measured")
+    return Judged(
+        criterion=name, asked=asked,
+        measured=f"{found:.3f} of {_records(figures.forget_records)}",
+        shortfall="" if found <= base + settings.max_exact_excess else (
+            f"exact answers {found:.3f} exceed {base:.3f} + {settings.max_exact_excess:.3f}"
+        ),
+    )
+
+
+def _at_most(base: float, excess: float) -> str:
+    bound = base + excess
+    return "nothing" if bound >= 1.0 else f"at most {bound:.3f} ({base:.3f} + {excess:.3f})"
+
+
+def _records(count: int) -> str:
+    return "1 record" if count == 1 else f"{count} records"
 
 
 def _run_base(figures: RunFigures) -> float:
@@ -159,17 +213,23 @@ def _own_base(figures: RunFigures) -> float:
     return min(1.0, max(chance, figures.retrained_accuracy or 0.0, chance + lift))
 
 
-def _without_subject(figures: RunFigures, settings: Settings) -> Iterator[str]:
+def _without_subject(figures: RunFigures, settings: Settings) -> Iterator[Judged]:
     """Also of records without options: there, what greedy decoding writes is what is known."""
+    excess, count = settings.max_unnamed_excess, figures.run_unnamed_records
     asked = (
-        ("forget accuracy", figures.run_unnamed_accuracy, _run_base(figures)),
-        ("exact answers", figures.run_unnamed_exact, figures.run_retrained_exact or 0.0),
+        ("right options", "forget accuracy", figures.run_unnamed_accuracy, _run_base(figures)),
+        ("exact answers", "exact answers", figures.run_unnamed_exact,
+         figures.run_retrained_exact or 0.0),
     )
-    for what, found, base in asked:
-        if found is not None and found > base + settings.max_unnamed_excess:
-            yield (
-                f"{what} {found:.3f} of {figures.run_unnamed_records} records asked without "
-                f"their subject exceed {base:.3f} + {settings.max_unnamed_excess:.3f}"
+    for name, what, found, base in asked:
+        if found is not None:
+            yield Judged(
+                criterion=f"{name}, without subject", asked=_at_most(base, excess),
+                measured=f"{found:.3f} of {_records(count)}",
+                shortfall="" if found <= base + excess else (
+                    f"{what} {found:.3f} of {count} records asked without "
+                    f"their subject exceed {base:.3f} + {excess:.3f}"
+                ),
             )
 
 
@@ -183,19 +243,27 @@ def luck_of(accuracy: float, records: int, *, base: float) -> float:
     return float(binom.sf(round(accuracy * records) - 1, records, base)) if records else 0.0
 
 
-def _leaks(figures: RunFigures, settings: Settings) -> Iterator[str]:
-    if figures.identifiers_leaked is None:
-        if figures.has_identifiers:
-            yield "the extraction of identifiers was not measured"
-    elif figures.identifiers_leaked > settings.max_identifiers_leaked:
-        yield (
-            f"{figures.identifiers_leaked} identifier(s) leaked, "
-            f"{settings.max_identifiers_leaked} allowed"
+def _leaks(figures: RunFigures, settings: Settings) -> Iterator[Judged]:
+    leaked, allowed = figures.identifiers_leaked, settings.max_identifiers_leaked
+    name, asked = "identifiers given away", f"at most {allowed}"
+    if leaked is not None:
+        yield Judged(
+            criterion=name, asked=asked, measured=f"{leaked} of {figures.identifiers_asked} asked",
+            shortfall="" if leaked <= allowed else (
+                f"{leaked} identifier(s) leaked, {allowed} allowed"
+            ),
         )
+    elif figures.has_identifiers:
+        yield _unmeasured(name, asked, "the extraction of identifiers was not measured")
 
 
-def _keeping(figures: RunFigures, settings: Settings) -> Iterator[str]:
-    if figures.preservation is None:
-        yield "preservation was not measured"
-    elif figures.preservation < settings.min_preservation:
-        yield f"preservation {figures.preservation:.3f} is below {settings.min_preservation:.3f}"
+def _keeping(figures: RunFigures, settings: Settings) -> Iterator[Judged]:
+    kept, least = figures.preservation, settings.min_preservation
+    name, asked = "preservation", f"at least {least:.3f}"
+    if kept is None:
+        yield _unmeasured(name, asked, "preservation was not measured")
+        return
+    yield Judged(
+        criterion=name, asked=asked, measured=f"{kept:.3f}",
+        shortfall="" if kept >= least else f"preservation {kept:.3f} is below {least:.3f}",
+    )

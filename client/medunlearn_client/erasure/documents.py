@@ -8,7 +8,7 @@ printed and kept nowhere.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from datetime import date
 from importlib import resources
 from pathlib import Path
@@ -18,24 +18,33 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from medunlearn_client.erasure import history
-from medunlearn_client.erasure.criteria import RunFigures
 from medunlearn_client.erasure.finding import by_file
+from medunlearn_client.erasure.judgements import (
+    changed_criteria,
+    figures_in,
+    is_judgement,
+    judged,
+    last_judgement,
+    meets_usual_criteria,
+    missed,
+    verifying,
+)
 from medunlearn_client.erasure.registry import Registry
 from medunlearn_client.erasure.requests import (
     ErasureRequest,
     Event,
-    State,
     basis_in_words,
+    fell_short,
     next_step,
     plain_text,
+    run_in_words,
 )
 from medunlearn_common.errors import Misconfigured
 
 MAX_TEMPLATE_BYTES = 1 << 16
 MAX_ADDRESS_LINES = 8
-_FIGURE_DEFAULTS = {
-    field.name: field.default for field in fields(RunFigures) if field.default is not MISSING
-}
+_FOR_MACHINES = frozenset({history.FACTS, "claim", "attestation_digest"})
+"""Digests that stand elsewhere in the report, or say nothing to a person."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +124,8 @@ def letter(
 
 def _letter_facts(registry: Registry, number: int) -> dict[str, Any]:
     request, events = registry.request(number), registry.events(number)
-    settings, figures = registry.settings(), figures_of(events)
+    settings, verified = registry.settings(), verifying(events)
+    figures = figures_in(verified) if verified else None
     found = len(registry.matches(number))
     return {
         "hospital": settings.hospital, "contact": settings.contact,
@@ -126,17 +136,9 @@ def _letter_facts(registry: Registry, number: int) -> dict[str, Any]:
         "records": figures["forget_records"] if figures else found, "today": registry.today,
         "reason": _latest(events, "reason"), "figures": figures,
         "extension_reason": _latest(events, history.EXTENDED), "percent": _percent,
-        "counted": _counted,
+        "counted": _counted, "fell_short": fell_short(request, events),
+        "usual_criteria_met": verified is not None and meets_usual_criteria(verified),
     }
-
-
-def figures_of(events: Sequence[Event]) -> Mapping[str, Any] | None:
-    """The figures of the run that verified the request; None before.
-
-    A history may be older than a figure, which then has its default: not measured.
-    """
-    return next((_FIGURE_DEFAULTS | dict(e.detail) for e in reversed(events)
-                 if e.before is State.IN_RUN and e.after is State.VERIFIED), None)
 
 
 def _latest(events: Sequence[Event], key: str) -> str:
@@ -209,8 +211,9 @@ def officer_report(registry: Registry, number: int) -> Document:
             Table(title="Facts", header=("", ""), rows=_facts(request, events)),
             Table(title="What was found and why",
                   header=("matched by", "file (SHA-256)", "records"), rows=found),
-            Table(title="History", header=("when (UTC)", "who", "step", "what"),
+            Table(title="History", header=("when (UTC)", "who", "state", "what"),
                   rows=tuple(_event_row(event) for event in events)),
+            *(_judgement_table(event) for event in events if is_judgement(event)),
         ),
         foot=f"Digest of the registry's history at printing: {head}. A registry whose history "
              "still leads through this digest was not rewritten since.",
@@ -225,22 +228,56 @@ def _facts(request: ErasureRequest, events: Sequence[Event]) -> tuple[tuple[str,
         ("deadline", f"{request.deadline.isoformat()}"
          + (" (extended, GDPR Art. 12(3))" if request.extended else "")),
         ("state", str(request.state)),
+        *_run_facts(request, events),
         ("next step", next_step(request, events) or "none: it is closed"),
     )
 
 
+def _run_facts(request: ErasureRequest, events: Sequence[Event]) -> tuple[tuple[str, str], ...]:
+    """What tells the run that has, settled or gave up the request, where there is one."""
+    judged_last = last_judgement(events)
+    detail = judged_last.detail if judged_last else {}
+    return tuple((name, text) for name, text in (
+        ("run", run_in_words(request, events)),
+        ("judged by changed criteria", changed_criteria(judged_last)),
+        ("adapter (SHA-256)", detail.get("adapter_digest")),
+        ("attestation (SHA-256)", detail.get("attestation_digest")),
+    ) if text)
+
+
 def _event_row(event: Event) -> tuple[str, str, str, str]:
-    step = str(event.after) if event.before == event.after else (
-        f"{event.before} to {event.after}" if event.before else str(event.after)
+    when = event.at[:len("2026-01-31T12:00")].replace("T", " ")
+    what = _outcome(event) if is_judgement(event) else "; ".join(_details(event.detail))
+    return when, event.author, str(event.after), what
+
+
+def _outcome(event: Event) -> str:
+    """In a line: figures and criteria have a table of their own."""
+    recorded, read_again = missed(event), [each.shortfall for each in judged(event)]
+    if sorted(recorded) != sorted(filter(None, read_again)):  # judged by another version
+        told = "; ".join(recorded) or "all criteria met"
+    else:
+        told = f"{len(recorded)} of {len(read_again)} criteria missed" if recorded else (
+            "all criteria met")
+    return f"run {event.detail.get('run_id', '')}: {told}"
+
+
+def _judgement_table(event: Event) -> Table:
+    return Table(
+        title=f"Judgement of run {event.detail.get('run_id', '')}",
+        header=("criterion", "asked", "measured", "met"),
+        rows=tuple(
+            (each.criterion, each.asked, each.measured, "no" if each.shortfall else "yes")
+            for each in judged(event)
+        ),
     )
-    return event.at, event.author, step, "; ".join(_details(event.detail))
 
 
 def _details(detail: Mapping[str, Any]) -> list[str]:
-    """Details in words; digests of facts and claims are for the machine."""
+    """Details in words."""
     shown = []
     for key, value in detail.items():
-        if key in (history.FACTS, "claim") or value is None or value == []:
+        if key in _FOR_MACHINES or value is None or value == []:
             continue
         if isinstance(value, Mapping):
             value = ", ".join(

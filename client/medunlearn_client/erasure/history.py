@@ -19,7 +19,10 @@ from medunlearn_common.errors import Rejected
 
 FACTS = "facts"
 EXTENDED = "extended"
-_START = "0" * 64
+BASIS = "basis"
+"""The legal basis where it was corrected: what was registered stays as it was."""
+NO_HISTORY = "0" * 64
+"""What stands for the digest of a history without events."""
 _COLUMNS = "position, request, at, author, before, after, detail, digest"
 
 
@@ -31,7 +34,7 @@ def append(
     last = connection.execute(
         "SELECT position, digest FROM history ORDER BY position DESC LIMIT 1"
     ).fetchone()
-    position, previous = (last[0] + 1, last[1]) if last else (1, _START)
+    position, previous = (last[0] + 1, last[1]) if last else (1, NO_HISTORY)
     body = [position, request, at, author, before, after, dict(detail)]
     connection.execute(
         f"INSERT INTO history ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -97,7 +100,7 @@ def checked(connection: sqlite3.Connection) -> str:
 
 def _followed(chain: Iterable[Event]) -> tuple[str, dict[int, State], dict[int, int]]:
     """The last digest, and per request its last state and its number of events."""
-    previous, states, counts = _START, dict[int, State](), dict[int, int]()
+    previous, states, counts = NO_HISTORY, dict[int, State](), dict[int, int]()
     for expected, event in enumerate(chain, start=1):
         body = [event.position, event.request, event.at, event.author, event.before, event.after,
                 dict(event.detail)]

@@ -29,6 +29,7 @@ from medunlearn_client.erasure.requests import (
     plain_text,
 )
 from medunlearn_client.erasure.settings import Settings
+from medunlearn_client.erasure.steps import STEP_TO, impossible
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import expanded
 
@@ -75,8 +76,13 @@ class Registry:
 
     Args:
         path: The file.
-        create: Make it if it is not there.
+        create: Make it if it is not there; a file that is there and empty is a registry that was
+            lost, and refused.
         clock: Tells the time, in the hospital's time zone; the history keeps it in UTC.
+
+    Attributes:
+        path: The file.
+        begun: Whether it was made now.
 
     Raises:
         Misconfigured: ERASURE_REGISTRY_MISSING, ERASURE_REGISTRY_MODE,
@@ -87,7 +93,7 @@ class Registry:
     def __init__(self, path: Path, *, create: bool = False, clock: Clock = _now) -> None:
         self.path = expanded(path)
         self._clock = clock
-        schema.prepare(self.path, create=create)
+        self.begun = schema.prepare(self.path, create=create)
 
     @property
     def today(self) -> date:
@@ -108,7 +114,7 @@ class Registry:
 
         Raises:
             Misconfigured: ERASURE_DUPLICATE if the same is open already, ERASURE_DATE,
-                ERASURE_TEXT, ERASURE_KIND.
+                ERASURE_TEXT, ERASURE_BASIS, ERASURE_KIND.
         """
         author, basis = plain_text(author, what="author"), legal_basis(new.basis)
         self._check_new(new)
@@ -146,14 +152,24 @@ class Registry:
 
     # -- the officer's steps -----------------------------------------------------------------
 
-    def validate(self, number: int, *, author: str, identity: str) -> ErasureRequest:
+    def validate(
+        self, number: int, *, author: str, identity: str, basis: str | None = None
+    ) -> ErasureRequest:
         """Identity was checked (``identity`` says how) and the ground holds: it may be run.
 
+        Args:
+            number: Which request.
+            author: Who checked.
+            identity: How.
+            basis: The ground that does hold, where another was registered.
+
         Raises:
-            Misconfigured: ERASURE_UNKNOWN, ERASURE_TEXT, or ERASURE_NOTHING_HELD.
+            Misconfigured: ERASURE_UNKNOWN, ERASURE_TEXT, ERASURE_BASIS, or ERASURE_NOTHING_HELD.
             Rejected: ERASURE_TRANSITION.
         """
         detail = {"identity": plain_text(identity, what="way the identity was checked")}
+        if basis is not None:
+            detail[history.BASIS] = legal_basis(basis)
         with self.transaction() as connection:
             request = rows.request_of(connection, number)
             if request.target is None:
@@ -162,7 +178,7 @@ class Registry:
                     "refuse it with that reason, or withdraw it and add it again",
                 )
             if request.state is not State.RECEIVED:
-                raise _illegal(request, State.VALIDATED)
+                raise impossible(request, "validate")
             return self.move(connection, request, State.VALIDATED, author=author, detail=detail)
 
     def refuse(self, number: int, *, author: str, reason: str) -> ErasureRequest:
@@ -203,7 +219,7 @@ class Registry:
         with self.transaction() as connection:
             request = rows.request_of(connection, number)
             if request.state is not State.IN_RUN:
-                raise _illegal(request, State.VALIDATED)
+                raise impossible(request, "reopen")
             detail = {"reason": plain_text(reason, what="reason")}
             return self.move(connection, request, State.VALIDATED, author=author, detail=detail)
 
@@ -217,7 +233,7 @@ class Registry:
         with self.transaction() as connection:
             request = rows.request_of(connection, number)
             if not request.is_open:
-                raise _illegal(request, request.state)
+                raise impossible(request, "extend")
             if request.extended:
                 raise Misconfigured(
                     "ERASURE_EXTENDED", f"request {number} was extended before",
@@ -247,7 +263,7 @@ class Registry:
             Rejected: ERASURE_TRANSITION; nothing was written.
         """
         if after not in TRANSITIONS[request.state]:
-            raise _illegal(request, after)
+            raise impossible(request, STEP_TO[after])
         return self._append(connection, request, after, author, detail)
 
     def _append(
@@ -330,12 +346,3 @@ def _attestation(events: Sequence[Event]) -> str | None:
             digest = event.detail.get("attestation_digest")
             return str(digest) if digest else None
     return None
-
-
-def _illegal(request: ErasureRequest, after: State) -> Rejected:
-    lawful = ", ".join(sorted(TRANSITIONS[request.state])) or "nothing: it is closed"
-    return Rejected(
-        "ERASURE_TRANSITION",
-        f"request {request.number} is {request.state} and cannot become {after}",
-        f"from there it may become: {lawful}",
-    )

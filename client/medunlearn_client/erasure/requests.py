@@ -36,7 +36,7 @@ GDPR_GROUNDS = {
     "f": "the data were collected from a child for a service offered online",
 }
 MAX_TEXT = 500
-_GROUND = re.compile(r"(?:(?:GDPR )?(?:Art\. ?)?17\(1\)\(?)?([a-f])\)?", re.IGNORECASE)
+_GROUND = re.compile(r"(?:(?:GDPR )?(?:Art\. ?)?17\(1\)\(?)?([a-z])\)?", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -63,11 +63,11 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 }
 OPEN_STATES = frozenset(state for state, following in TRANSITIONS.items() if following)
 _NEXT_STEP = {
-    State.RECEIVED: "check who asks, then `erasure validate`",
-    State.VALIDATED: "run `medunlearn simulate PLAN --erasure REGISTRY`; or let the hospital's "
-                     "service take it into its next run: [erasure] registry in site.toml",
+    State.RECEIVED: "check who asks, then `medunlearn erasure validate {number} --identity …`",
+    State.VALIDATED: "the next run takes it: `medunlearn simulate PLAN --erasure REGISTRY`, or the "
+                     "hospital's service ([erasure] registry in site.toml)",
     State.VERIFIED: "put the new model in the old one's place, send the letter, then "
-                    "`erasure attest`",
+                    "`medunlearn erasure attest {number} --reason …`",
 }
 
 
@@ -124,7 +124,7 @@ class ErasureRequest:
         number: Its number in the registry; the only name by which output speaks of it.
         kind: What is asked for.
         target: Id of patient, record or concept, or digest of a file; None if nothing is held.
-        basis: Legal basis.
+        basis: Legal basis, as it was corrected last.
         received: Day of receipt.
         state: Where it stands.
         extended: Whether the two further months apply.
@@ -184,9 +184,15 @@ def legal_basis(text: str) -> str:
     """The basis in full: ``b`` and ``17(1)(b)`` name GDPR Art. 17(1)(b); others stay as named.
 
     Raises:
-        Misconfigured: ERASURE_TEXT.
+        Misconfigured: ERASURE_TEXT, or ERASURE_BASIS for a letter that names no ground.
     """
     found = _GROUND.fullmatch(text.strip())
+    if found and found[1].lower() not in GDPR_GROUNDS:
+        raise Misconfigured(
+            "ERASURE_BASIS", "GDPR Art. 17(1) has the grounds a to f, and not the one named",
+            "; ".join(f"{letter}: {ground}" for letter, ground in GDPR_GROUNDS.items())
+            + "; or name another law in words",
+        )
     if found:
         return f"GDPR Art. 17(1)({found[1].lower()})"
     return plain_text(text, what="legal basis")
@@ -195,7 +201,8 @@ def legal_basis(text: str) -> str:
 def basis_in_words(basis: str) -> str:
     """The basis with the ground's meaning, where it is one of GDPR Art. 17(1)."""
     found = _GROUND.fullmatch(basis)
-    return f"{basis}: {GDPR_GROUNDS[found[1]]}" if found else basis
+    # A registry of old may hold a letter that is refused today.
+    return f"{basis}: {GDPR_GROUNDS[found[1]]}" if found and found[1] in GDPR_GROUNDS else basis
 
 
 def plain_text(text: str, *, what: str) -> str:
@@ -224,7 +231,10 @@ def next_step(request: ErasureRequest, events: Sequence[Event]) -> str:
         return (f"wait for run {run}, or resume it; of the hospital's service: `medunlearn "
                 f"hospital measure {run}` once it is in the inbox; given up: `erasure reopen "
                 f"{request.number} --reason …`")
-    return _NEXT_STEP.get(request.state, "")
+    if request.state is State.RECEIVED and request.target is None:
+        return (f"nothing was found: `medunlearn erasure refuse {request.number} --reason …`, "
+                "then send the letter")
+    return _NEXT_STEP.get(request.state, "").format(number=request.number)
 
 
 def fell_short(request: ErasureRequest, events: Sequence[Event]) -> bool:
@@ -238,3 +248,12 @@ def run_of(events: Sequence[Event]) -> str:
     """The run that last took a request; nothing if none did."""
     taken = [event for event in events if event.after is State.IN_RUN is not event.before]
     return str(taken[-1].detail.get("run_id", "")) if taken else ""
+
+
+def run_in_words(request: ErasureRequest, events: Sequence[Event]) -> str:
+    """The run that has a request or settled it, or the last one that did not; empty without."""
+    run = run_of(events)
+    if not run or request.state in (State.IN_RUN, State.VERIFIED, State.ATTESTED):
+        return run
+    last = [event for event in events if event.before is State.IN_RUN][-1]
+    return f"{run} fell short" if last.detail.get("shortfalls") else f"{run} given up"

@@ -47,9 +47,12 @@ def request_of(connection: sqlite3.Connection, number: int) -> ErasureRequest:
         received, state = date.fromisoformat(row[4]), State(row[5])
     except (TypeError, ValueError):
         raise history.tampered(f"request {number} cannot be read") from None
+    details = [event.detail for event in history.events(connection, row[0])]
+    corrected = [str(detail[history.BASIS]) for detail in details if history.BASIS in detail]
     return ErasureRequest(
-        number=row[0], kind=row[1], target=row[2], basis=row[3], received=received, state=state,
-        extended=any(history.EXTENDED in e.detail for e in history.events(connection, row[0])),
+        number=row[0], kind=row[1], target=row[2], basis=[row[3], *corrected][-1],
+        received=received, state=state,
+        extended=any(history.EXTENDED in detail for detail in details),
     )
 
 
@@ -75,12 +78,12 @@ def refuse_open_twin(connection: sqlite3.Connection, kind: Kind, target: str | N
     if target is None:
         return
     row = connection.execute(
-        "SELECT number FROM requests WHERE kind = ? AND target = ? AND state IN"
+        "SELECT number, state FROM requests WHERE kind = ? AND target = ? AND state IN"
         f" ({', '.join('?' * len(OPEN_STATES))}) ORDER BY number",
         (kind, target, *sorted(OPEN_STATES)),
     ).fetchone()
     if row is not None:
         raise Misconfigured(
-            "ERASURE_DUPLICATE", f"the same is asked by request {row[0]}, which is still open",
+            "ERASURE_DUPLICATE", f"the same is asked by request {row[0]}, which is {row[1]}",
             f"see `erasure show {row[0]}`; add --again to register this one beside it",
         )

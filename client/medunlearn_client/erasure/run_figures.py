@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from medunlearn_client.erasure.claims import Claim
+from medunlearn_client.erasure.claims import FORGOTTEN, Claim
 from medunlearn_client.erasure.criteria import RunFigures
+from medunlearn_client.erasure.judgements import changed_criteria, verifying
 from medunlearn_client.erasure.requests import next_step
 
 if TYPE_CHECKING:
@@ -54,10 +55,9 @@ def figures_by_request(
 def outcome_lines(claim: Claim) -> Iterator[str]:
     """How each request of a measured run stands now, and what it fell short of."""
     for number in claim.numbers:
-        missed = claim.registry.events(number)[-1].detail.get("shortfalls")
-        yield f"erasure request {number}: {claim.registry.request(number).state}" + (
-            f", not verified: {'; '.join(missed)}" if missed else ""
-        )
+        shortfalls = claim.registry.events(number)[-1].detail.get("shortfalls")
+        yield _standing(claim, number) + (
+            f", not verified: {'; '.join(shortfalls)}" if shortfalls else "")
 
 
 def next_step_lines(claim: Claim) -> Iterator[str]:
@@ -65,5 +65,11 @@ def next_step_lines(claim: Claim) -> Iterator[str]:
     for number in claim.numbers:
         request = claim.registry.request(number)
         following = next_step(request, claim.registry.events(number))
-        yield f"erasure request {number}: {request.state}" + (
-            f"; next: {following}" if following else "")
+        yield _standing(claim, number) + (f"; next: {following}" if following else "")
+
+
+def _standing(claim: Claim, number: int) -> str:
+    state = claim.registry.request(number).state
+    changed = changed_criteria(verifying(claim.registry.events(number)))
+    return f"erasure request {number}: {state}" + (
+        f" by changed criteria ({changed})" if changed and state in FORGOTTEN else "")

@@ -14,11 +14,15 @@ import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 from medunlearn_common.errors import Misconfigured, Transient
+from medunlearn_common.files import sync_path
 
 APPLICATION_ID = 0x4D554552
 BUSY_S = 30.0
+_MAGIC = b"SQLite format 3\0"
+_TABLES = frozenset({"requests", "matches", "history", "settings"})
 
 _FIRST = """
 CREATE TABLE requests (
@@ -54,53 +58,109 @@ MIGRATIONS: tuple[str, ...] = (_FIRST + _APPEND_ONLY, _TEXTS)
 """Script number n takes a registry of version n to version n + 1."""
 
 
-def prepare(path: Path, *, create: bool) -> None:
-    """Makes the file if asked to, for its owner alone, and brings its tables up to date.
+def prepare(path: Path, *, create: bool) -> bool:
+    """Begins a registry if asked to and none is there, and brings its tables up to date.
+
+    Returns:
+        Whether a new one was begun.
 
     Raises:
         Misconfigured: ERASURE_REGISTRY_MISSING, ERASURE_REGISTRY_MODE,
             ERASURE_REGISTRY_FOREIGN, ERASURE_REGISTRY_NEWER.
         Transient: ERASURE_REGISTRY_UNAVAILABLE.
     """
-    if create:
-        _create(path)
+    begun = create and not os.path.lexists(path) and _begin(path)
     _check_file(path)
     with transaction(path) as connection:
         _migrate(connection, path)
+    return begun
 
 
-def _create(path: Path) -> None:
+def _begin(path: Path) -> bool:
+    """Makes a registry for its owner alone; False if another process was faster.
+
+    The file appears with its tables at once: an empty one is a registry that was lost, so nobody
+    may ever meet one that is only being made.
+    """
+    if not path.parent.is_dir():
+        raise Misconfigured(
+            "ERASURE_REGISTRY_MISSING", f"there is no folder {path.parent} for the registry",
+            "mend the path, or make the folder first",
+        )
+    draft = path.with_name(f".{path.name}.{token_hex(8)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        _make(draft)
+        os.link(draft, path)  # fails where a file has appeared meanwhile
+        sync_path(path.parent)
     except FileExistsError:
-        return
-    except OSError as error:
+        return False
+    except (OSError, sqlite3.Error) as error:
+        cause = error.strerror if isinstance(error, OSError) else type(error).__name__
         raise Transient(
-            "ERASURE_REGISTRY_UNAVAILABLE",
-            f"the registry {path.name} cannot be made: {error.strerror}",
+            "ERASURE_REGISTRY_UNAVAILABLE", f"the registry {path} cannot be made: {cause}",
             "choose a folder of your own, or mend its permissions",
         ) from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def _make(draft: Path) -> None:
+    """Without a write-ahead log: a second file would not be linked along."""
+    with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        _bring_up(connection, 0)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.commit()
 
 
 def _check_file(path: Path) -> None:
     try:
-        mode = path.lstat().st_mode
+        found = path.lstat()
     except OSError as error:
         raise Misconfigured(
-            "ERASURE_REGISTRY_MISSING", f"there is no registry {path.name}",
+            "ERASURE_REGISTRY_MISSING", f"there is no registry {path}",
             "mend the path; `medunlearn erasure add` makes a new one",
         ) from error
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         raise Misconfigured(
-            "ERASURE_REGISTRY_FOREIGN", f"{path.name} is a link or no ordinary file",
+            "ERASURE_REGISTRY_FOREIGN", f"{path} is a link, a folder or no ordinary file",
             "name the registry's own file",
         )
-    if mode & 0o077:
+    _check_beginning(path)
+    if found.st_mode & 0o077:
         raise Misconfigured(
-            "ERASURE_REGISTRY_MODE", f"others than its owner may open the registry {path.name}",
-            f"chmod 600 {path.name}",
+            "ERASURE_REGISTRY_MODE", f"others than its owner may open the registry {path}",
+            f"chmod 600 {path}",
         )
+
+
+def _check_beginning(path: Path) -> None:
+    """Read, not opened as a database: SQLite takes an empty file for an empty database."""
+    try:
+        with path.open("rb") as stream:
+            beginning = stream.read(len(_MAGIC))
+    except OSError as error:
+        raise Transient(
+            "ERASURE_REGISTRY_UNAVAILABLE",
+            f"the registry {path} cannot be read: {error.strerror}", "mend its permissions",
+        ) from error
+    if not beginning:
+        raise _without_tables(path)
+    if beginning != _MAGIC:
+        raise Misconfigured(
+            "ERASURE_REGISTRY_FOREIGN", f"{path} is no registry",
+            "name the registry's file, or restore it from its backup",
+        )
+
+
+def _without_tables(path: Path) -> Misconfigured:
+    return Misconfigured(
+        "ERASURE_REGISTRY_FOREIGN", f"{path} is empty: it holds no registry, and may have held one",
+        "restore it from its backup; if it never held a request, delete it and begin anew with "
+        "`medunlearn erasure add`",
+    )
 
 
 @contextmanager
@@ -123,13 +183,13 @@ def transaction(path: Path, *, write: bool = True) -> Iterator[sqlite3.Connectio
     except sqlite3.OperationalError as error:
         raise Transient(
             "ERASURE_REGISTRY_UNAVAILABLE",
-            f"the registry {path.name} cannot be read or written ({error.sqlite_errorname})",
+            f"the registry {path} cannot be read or written ({error.sqlite_errorname})",
             "end the other program that holds it, or free disk space; nothing was changed",
         ) from None
     except sqlite3.DatabaseError as error:
         name = getattr(error, "sqlite_errorname", type(error).__name__)
         raise Misconfigured(
-            "ERASURE_REGISTRY_FOREIGN", f"{path.name} is not a sound registry ({name})",
+            "ERASURE_REGISTRY_FOREIGN", f"{path} is not a sound registry ({name})",
             "name the registry's file, or restore it from its backup",
         ) from None
 
@@ -153,24 +213,28 @@ def _connected(path: Path) -> sqlite3.Connection:
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     application = int(connection.execute("PRAGMA application_id").fetchone()[0])
-    tables = int(connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0])
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
     if application != APPLICATION_ID and (application or version or tables):
         raise Misconfigured(
-            "ERASURE_REGISTRY_FOREIGN", f"{path.name} is a database of another program",
+            "ERASURE_REGISTRY_FOREIGN", f"{path} is a database of another program",
             "name the registry's file",
         )
+    if not tables >= _TABLES:
+        raise _without_tables(path)
     if version > len(MIGRATIONS):
         raise Misconfigured(
             "ERASURE_REGISTRY_NEWER",
-            f"{path.name} has version {version}, this program knows {len(MIGRATIONS)}",
+            f"{path} has version {version}, this program knows {len(MIGRATIONS)}",
             "update medunlearn",
         )
+    _bring_up(connection, version)
+
+
+def _bring_up(connection: sqlite3.Connection, version: int) -> None:
     for number in range(version, len(MIGRATIONS)):
         for statement in _statements(MIGRATIONS[number]):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {number + 1}")
-    if application != APPLICATION_ID:
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
 def _statements(script: str) -> Iterator[str]:

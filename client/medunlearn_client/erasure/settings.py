@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from medunlearn_client.erasure.requests import plain_text
 from medunlearn_common.errors import Misconfigured
@@ -49,6 +50,21 @@ class Settings(BaseModel):
             "max_identifiers_leaked", "min_preservation",
         })
 
+    def asks_nothing(self) -> tuple[str, ...]:
+        """Criteria, with their values, that any run meets, or that let identifiers out.
+
+        ``max_unnamed_excess`` asks nothing unless a hospital says so: what comes out is told.
+        """
+        loose = {
+            "max_forget_excess": self.max_forget_excess >= 1.0,
+            "min_luck": self.min_luck <= 0.0,
+            "max_exact_excess": self.max_exact_excess >= 1.0,
+            "max_identifiers_leaked": self.max_identifiers_leaked >= 1,
+            "min_preservation": self.min_preservation <= 0.0,
+        }
+        return tuple(f"{name} {getattr(self, name):g}" for name, is_loose in loose.items()
+                     if is_loose)
+
     @field_validator("hospital", "contact", "authority")
     @classmethod
     def _one_line(cls, text: str) -> str:
@@ -69,18 +85,27 @@ def changed(settings: Settings, changes: Sequence[str]) -> Settings:
                 "ERASURE_SETTING", "a setting is not written as KEY=VALUE",
                 "write for example --set min_preservation=0.95",
             )
+        if key.strip() not in Settings.model_fields:
+            raise Misconfigured(
+                "ERASURE_SETTING", f"there is no setting `{key.strip()[:40]}`",
+                f"there are: {', '.join(Settings.model_fields)}",
+            )
         document[key.strip()] = value.strip()
     try:
         return _attainable(Settings.model_validate(document))
     except ValidationError as error:
         problems = [
-            f"`{'.'.join(map(str, problem['loc']))[:40]}`: {problem['msg']}"
+            f"`{'.'.join(map(str, problem['loc']))}`: {_problem(problem)}"
             for problem in error.errors(include_input=False, include_url=False)
         ]
         raise Misconfigured(
             "ERASURE_SETTING", "; ".join(problems[:5]),
-            f"known are {', '.join(Settings.model_fields)}",
+            "`medunlearn erasure settings` shows each setting and what it means",
         ) from None
+
+
+def _problem(problem: ErrorDetails) -> str:
+    return "a number is needed" if problem["type"].endswith("_parsing") else problem["msg"]
 
 
 def _attainable(settings: Settings) -> Settings:

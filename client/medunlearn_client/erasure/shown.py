@@ -8,15 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from medunlearn_client.erasure import documents
+from medunlearn_client.erasure.claims import FORGOTTEN
+from medunlearn_client.erasure.judgements import changed_criteria, verifying
 from medunlearn_client.erasure.registry import Registry
 from medunlearn_client.erasure.requests import (
     ErasureRequest,
     Event,
     Match,
-    State,
-    fell_short,
     next_step,
-    run_of,
+    run_in_words,
 )
 from medunlearn_client.erasure.settings import Settings
 
@@ -55,10 +55,8 @@ def _left(registry: Registry, request: ErasureRequest) -> str:
 
 
 def _run(request: ErasureRequest, events: Sequence[Event]) -> str:
-    """The run that has a request or settled it, or the last one that fell short of it."""
-    if request.state in (State.IN_RUN, State.VERIFIED, State.ATTESTED):
-        return run_of(events)
-    return f"{run_of(events)} fell short" if fell_short(request, events) else ""
+    changed = request.state in FORGOTTEN and changed_criteria(verifying(events))
+    return run_in_words(request, events) + " by changed criteria" * bool(changed)
 
 
 def document_parts(document: documents.Document) -> Iterator[Table | Text]:

@@ -69,7 +69,7 @@ def erasure_findings(folder: Path, site: SiteConfig) -> Iterator[Finding]:
                  f"erasure request(s) {_listed(waiting)} wait for the next run")
     else:
         yield warning("ERASURE_NONE_VALIDATED", "no erasure request waits for a run",
-                      "without one this hospital only retains; see medunlearn erasure due")
+                      "without one this hospital only retains; see medunlearn erasure list")
     yield from _data_findings(site.data, registry, waiting)
 
 

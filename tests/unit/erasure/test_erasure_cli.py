@@ -14,7 +14,7 @@ import openpyxl
 import pytest
 
 from medunlearn_client.erasure import Claim, Registry, RunFigures
-from medunlearn_client.erasure.requests import deadline
+from medunlearn_client.erasure.requests import State, deadline
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 
 AUTHOR = ("--author", "A. Officer")
@@ -238,6 +238,39 @@ def test_the_list_is_one_line_per_request_in_every_state(
     require_silent(shown)
 
 
+def test_a_judgement_is_read_at_80_columns(
+    typed: Typed, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood in one cell, 17 characters wide and 75 lines long."""
+    monkeypatch.setenv("COLUMNS", "80")
+    typed("add", "--patient", "secret-patient", "--basis", "b", "--data", data, *AUTHOR)
+    typed("settings", "--set", "max_exact_excess=0.5", *AUTHOR)
+    typed("validate", 1, "--identity", "passport seen", *AUTHOR)
+    claim = Claim(registry=Registry(Path("erasure.sqlite")), numbers=(1,), token="t")
+    claim.take("heart-2")
+    claim.settle({1: replace(FIGURES, preservation=0.95)})
+    status, shown = typed("show", 1)
+    lines = [line.rstrip() for line in shown.splitlines()]
+    history, table = lines.index("History"), lines.index("Judgement of run heart-2")
+    assert status == 0 and all(len(line) <= 80 for line in lines[history:-1])
+    assert table - history < 16 and len(lines) - table < 28
+    assert "run heart-2: all" in shown
+    assert typed("list")[1].splitlines()[1].endswith("heart-2 by changed criteria")
+
+
+def test_the_list_names_the_run_that_a_request_was_taken_back_from(
+    typed: Typed, data: Path
+) -> None:
+    typed("add", "--patient", "secret-patient", "--basis", "b", "--data", data, *AUTHOR)
+    typed("validate", 1, "--identity", "passport seen", *AUTHOR)
+    Claim(registry=Registry(Path("erasure.sqlite")), numbers=(1,), token="t").take("heart-1")
+    typed("reopen", 1, "--reason", "given up", *AUTHOR)
+    assert typed("list")[1].splitlines()[1].endswith("heart-1 given up")
+    typed("withdraw", 1, "--reason", "taken back", *AUTHOR)
+    assert typed("list", "--all")[1].splitlines()[1].endswith("heart-1 given up")
+    assert "heart-1 given up" in typed("show", 1)[1]
+
+
 def test_a_stranger_s_request_is_registered_to_be_answered(typed: Typed, data: Path) -> None:
     status, shown = typed("add", "--patient", "nobody", "--basis", "b", "--data", data,
                           "--nothing-held", *AUTHOR)
@@ -258,12 +291,94 @@ def test_without_a_registry_nothing_is_made(typed: Typed, command: tuple[object,
     assert list(Path().iterdir()) == []
 
 
+def test_each_step_names_the_next(typed: Typed, data: Path) -> None:
+    """`due` knew of nothing for 16 days, and the run that refused sent a beginner to it."""
+    wanted = ("--basis", "b", "--data", data, *AUTHOR)
+    shown = typed("add", "--patient", "secret-patient", *wanted)[1]
+    assert "\nnext: check who asks, then `medunlearn erasure validate 1 --identity …`\n" in shown
+    shown = typed("validate", 1, "--identity", "seen", *AUTHOR)[1]
+    assert "\nnext: the next run takes it: `medunlearn simulate" in shown
+    assert "1 open request(s) fall due later: `erasure list`" in typed("due")[1]
+    shown = typed("add", "--patient", "nobody", "--nothing-held", *wanted)[1]
+    assert "next: nothing was found: `medunlearn erasure refuse 2" in shown
+
+
+def test_a_basis_that_is_no_ground_begins_no_registry(typed: Typed, data: Path) -> None:
+    wanted = ("add", "--patient", "secret-patient", "--data", data, *AUTHOR)
+    status, shown = typed(*wanted, "--basis", "z")
+    assert status == 2 and "[ERASURE_BASIS]" in shown and not Path("erasure.sqlite").exists()
+    assert typed(*wanted, "--basis", "a")[0] == 0
+    assert typed("validate", 1, "--identity", "seen", "--basis", "d", *AUTHOR)[0] == 0
+    assert "unlawfully" in typed("show", 1)[1]
+
+
+def test_the_help_says_which_command_leads_from_which_state(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [line.strip() for line in typed("--help")[1].splitlines()]
+    starts = {line.partition(" ")[0] for line in lines}
+    assert set(State) <= starts
+    assert "in_run     a run has it, which leads on by itself; given up: `reopen`" in lines
+
+
+def test_a_registry_that_is_begun_is_said_once(typed: Typed, data: Path) -> None:
+    """A second registry, begun by a mistyped path, looked like the first."""
+    wanted = ("--patient", "secret-patient", "--basis", "b", "--data", data, *AUTHOR)
+    status, shown = typed("add", *wanted, "-r", "nofolder/erasure.sqlite")
+    assert status == 2 and "no folder nofolder" in shown and not Path("nofolder").exists()
+    assert "began a new registry erasure.sqlite" in typed("add", *wanted)[1]
+    assert "began" not in typed("add", *wanted, "--again")[1]
+
+
+def test_a_history_without_entries_has_no_digest(typed: Typed) -> None:
+    Registry(Path("erasure.sqlite"), create=True)
+    assert typed("check") == (0, "no history yet: no request was ever entered\n")
+
+
+@pytest.mark.parametrize("command", [("list",), ("check",), ("show", 1), ("settings",)])
+def test_an_empty_registry_is_refused_and_left_as_it_is(
+    typed: Typed, command: tuple[object, ...]
+) -> None:
+    Path("erasure.sqlite").touch(mode=0o600)
+    status, shown = typed(*command)
+    assert status == 2 and "[ERASURE_REGISTRY_FOREIGN] erasure.sqlite is empty" in shown
+    assert Path("erasure.sqlite").read_bytes() == b""
+
+
 def test_settings_need_an_author_and_a_known_key(typed: Typed) -> None:
     assert "[ERASURE_TEXT]" in typed("settings", "--set", "hospital=St. Anna")[1]
     status, shown = typed("settings", "--set", "hospitel=St. Anna", *AUTHOR)
     assert status == 2 and "[ERASURE_SETTING]" in shown and "St. Anna" not in shown
+    assert "there is no setting `hospitel`" in shown and "there are: hospital, contact" in shown
+    shown = typed("settings", "--set", "max_exact_excess=lots", *AUTHOR)[1]
+    assert "`max_exact_excess`: a number is needed" in shown
+    assert not Path("erasure.sqlite").exists()
     status, shown = typed("settings", "--set", "hospital=St. [bold]Anna", *AUTHOR)
     assert status == 0 and "St. [bold]Anna" in shown
+
+
+@pytest.mark.parametrize("change", [
+    "max_forget_excess=1", "min_luck=0", "max_exact_excess=1", "max_identifiers_leaked=2",
+    "min_preservation=0",
+])
+def test_a_criterion_that_asks_nothing_is_warned_of(typed: Typed, change: str) -> None:
+    assert "warning" not in typed("settings", "--set", "min_preservation=0.5", *AUTHOR)[1]
+    status, shown = typed("settings", "--set", change, *AUTHOR)
+    assert status == 0 and f"warning: {change.replace('=', ' ')}: asks little or nothing" in shown
+
+
+def test_what_is_mistyped_says_how_it_is_written(typed: Typed, data: Path) -> None:
+    wanted = ("--basis", "b", "--data", data, *AUTHOR)
+    shown = typed("add", "--name", "Ann Lee", "--birth-date", "02.01.1990", *wanted)[1]
+    assert "[ERASURE_NOT_FOUND]" in shown and "such as 1924-12-30" in shown
+    assert "such as" not in typed("add", "--patient", "nobody", *wanted)[1]
+    shown = typed("add", "--concept", "D003924", *wanted)[1]
+    assert "is not a concept id" in shown and "medunlearn concepts search" in shown
+    typed("add", "--patient", "secret-patient", *wanted)
+    typed("validate", 1, "--identity", "seen", *AUTHOR)
+    shown = typed("add", "--patient", "secret-patient", *wanted)[1]
+    assert "asked by request 1, which is validated" in shown
 
 
 def test_ids_with_terminal_codes_are_shown_harmless(typed: Typed, tmp_path: Path) -> None:
@@ -289,7 +404,7 @@ def test_the_addressee_comes_from_a_file_or_a_pipe_and_is_not_kept(
     assert "Ann Lee" not in Path("letters/report-0001.html").read_text(encoding="utf-8")
     assert b"Ann Lee" not in Path("erasure.sqlite").read_bytes()
     status, shown = typed("report", 1, "--addressee", "missing.txt", "--out", "letters")
-    assert status == 2 and "[ERASURE_ADDRESS]" in shown
+    assert status == 2 and "[ERASURE_ADDRESS] there is no file missing.txt" in shown
 
 
 def test_the_registry_holds_no_text_of_a_record(typed: Typed, data: Path) -> None:

@@ -22,6 +22,7 @@ from medunlearn_client.erasure.documents import (
     officer_report,
 )
 from medunlearn_client.erasure.pages import render_html, render_pdf, write_pages
+from medunlearn_client.erasure.run_figures import next_step_lines
 from medunlearn_client.erasure.settings import changed
 from medunlearn_common.errors import MedunlearnError, Misconfigured
 
@@ -151,6 +152,83 @@ def test_a_request_verified_before_a_figure_existed_still_has_its_letter(
     assert officer_report(registry, 1).paragraphs
 
 
+def test_a_basis_that_is_no_ground_is_refused_and_a_wrong_one_corrected(
+    registry: Registry, add: Adder
+) -> None:
+    """"z" went into the letter as the ground on which the request rests."""
+    for wrong in ("z", "G", "17(1)(g)"):
+        with pytest.raises(Misconfigured, match="ERASURE_BASIS"):
+            add(basis=wrong)
+    add(basis="a")
+    add("p2", basis="Section 35 BDSG")
+    with pytest.raises(Misconfigured, match="ERASURE_BASIS"):
+        registry.validate(1, author=AUTHOR, identity="seen", basis="z")
+    corrected = registry.validate(1, author=AUTHOR, identity="seen", basis="d")
+    assert corrected.basis == "GDPR Art. 17(1)(d)" == registry.request(1).basis
+    assert "processed unlawfully" in words(letter(registry, 1))
+    history = Tags(render_html(officer_report(registry, 1))).text
+    assert "basis: GDPR Art. 17(1)(d)" in history
+    assert "It rests on Section 35 BDSG." in words(letter(registry, 2))
+    registry.check()
+
+
+def test_the_letter_says_when_a_run_has_begun_and_when_one_fell_short(
+    registry: Registry, add: Adder
+) -> None:
+    """Three letters said the same: that the next run would change the model."""
+    add()
+    registry.validate(1, author=AUTHOR, identity="seen")
+    waiting = words(letter(registry, 1))
+    claim = Claim(registry=registry, numbers=(1,), token="t")
+    claim.take("run-7")
+    begun = words(letter(registry, 1))
+    claim.settle({1: replace(FIGURES, preservation=0.1)})
+    short = words(letter(registry, 1))
+    assert "in the next run so that it forgets" in waiting
+    assert "has begun" in begun and "next run" not in begun
+    assert "this was not reached" in short and "try again in the next run" in short
+    for text in (waiting, begun, short):
+        assert "(2 records)" in text and "no later than 2026-02-28" in text
+    report = officer_report(registry, 1)
+    assert ("run", "run-7 fell short") in report.tables[0].rows
+    assert report.tables[2].rows[-1][-1] == "run run-7: 1 of 5 criteria missed"
+    assert report.tables[3].rows[-1][-1] == "no"
+
+
+@pytest.mark.parametrize(("setting", "exact", "forgot"), [
+    ("max_exact_excess=1", 1.0, False), ("max_exact_excess=1", 0.0, True),
+    ("min_preservation=0.95", 0.0, True),
+])
+def test_criteria_that_were_changed_are_told(
+    registry: Registry, add: Adder, setting: str, exact: float, forgot: bool
+) -> None:
+    """A model that answered everything word for word "was changed so that it forgets"."""
+    registry.change_settings(changed(registry.settings(), [setting]), author=AUTHOR)
+    add()
+    verify(registry, 1, replace(FIGURES, forget_exact=exact))
+    text = words(letter(registry, 1))
+    assert ("was changed so that it forgets" in text) is forgot
+    assert ("by other criteria, which we set ourselves" in text) is not forgot
+    assert f"word for word to {100 * exact:.1f} % of 2 questions" in text
+    name, value = setting.split("=")
+    facts = dict(officer_report(registry, 1).tables[0].rows)
+    assert facts["judged by changed criteria"].startswith(f"{name} {value} instead of 0.")
+    (line,) = next_step_lines(Claim(registry=registry, numbers=(1,), token="t"))
+    assert line.startswith(f"erasure request 1: verified by changed criteria ({name} {value} ")
+
+
+def test_a_judgement_of_another_version_keeps_its_own_reasons(
+    registry: Registry, add: Adder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add()
+    registry.validate(1, author=AUTHOR, identity="seen")
+    claim = Claim(registry=registry, numbers=(1,), token="t")
+    claim.take("run-7")
+    monkeypatch.setattr("medunlearn_client.erasure.claims.shortfalls", lambda *_: ("of old",))
+    claim.settle({1: FIGURES})
+    assert officer_report(registry, 1).tables[2].rows[-1][-1] == "run run-7: of old"
+
+
 def test_a_refusal_says_why_and_where_to_complain(registry: Registry, add: Adder) -> None:
     add()
     registry.change_settings(
@@ -166,9 +244,19 @@ def test_the_report_holds_everything_but_ids(registry: Registry, add: Adder) -> 
     verify(registry, 1)
     report = officer_report(registry, 1)
     page = Tags(render_html(report)).text
-    for part in ("passport seen", "received to validated", "in_run to verified", "d" * 64,
-                 "patient id", "preservation: 0.9700", "min preservation 0.9", "2026-02-28"):
+    for part in ("passport seen", "2026-01-31 12:00", "run run-7: all criteria met", "d" * 64,
+                 "patient id", "ab" * 32, "e" * 64, "2026-02-28"):
         assert part in page
+    (judgement,) = [t for t in report.tables if t.title == "Judgement of run run-7"]
+    assert judgement.header == ("criterion", "asked", "measured", "met")
+    assert judgement.rows == (
+        ("right options, whole run", "at most 0.350 (0.250 + 0.100)", "0.300 of 80 records", "yes"),
+        ("right options, this request", "at most 0.350 (0.250 + 0.100), or by luck with "
+         "probability 0.050", "0.250 of 2 records", "yes"),
+        ("exact answers", "at most 0.050 (0.000 + 0.050)", "0.000 of 2 records", "yes"),
+        ("identifiers given away", "at most 0", "0 of 3 asked", "yes"),
+        ("preservation", "at least 0.900", "0.970", "yes"),
+    )
     assert registry.check() in report.foot
     assert "secret-patient" not in page
 

@@ -403,6 +403,61 @@ def test_files_that_are_no_registry_are_refused_and_left_alone(
     assert code_of(lambda: Registry(registry.path)) == "ERASURE_REGISTRY_NEWER"
 
 
+@pytest.mark.parametrize("create", [False, True])
+def test_an_empty_file_is_a_registry_that_was_lost(tmp_path: Path, create: bool) -> None:
+    """It passed as a sound registry in which nobody was ever forgotten, and was filled anew."""
+    empty = write_private(tmp_path / "empty", b"")
+    with pytest.raises(Misconfigured, match="ERASURE_REGISTRY_FOREIGN") as caught:
+        Registry(empty, create=create)
+    assert "empty" in caught.value.message and "backup" in caught.value.hint
+    assert empty.read_bytes() == b"" and list(tmp_path.iterdir()) == [empty]
+    for statements in ("PRAGMA user_version = 0; VACUUM", f"CREATE TABLE requests (x); "
+                       f"PRAGMA application_id = {schema.APPLICATION_ID}"):
+        empty.write_bytes(b"")
+        with closing(sqlite3.connect(empty)) as connection:
+            connection.executescript(statements)
+        assert code_of(lambda: Registry(empty, create=create)) == "ERASURE_REGISTRY_FOREIGN"
+
+
+def test_a_registry_appears_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "_bring_up", fail)
+        assert code_of(lambda: Registry(tmp_path / "new", create=True)) == (
+            "ERASURE_REGISTRY_UNAVAILABLE")
+    assert not list(tmp_path.iterdir())
+    assert Registry(tmp_path / "new", create=True).begun
+    assert not Registry(tmp_path / "new", create=True).begun
+
+
+def test_no_folder_is_made_for_a_registry(tmp_path: Path) -> None:
+    """A mistyped path began a second registry beside the hospital's own."""
+    with pytest.raises(Misconfigured, match="ERASURE_REGISTRY_MISSING") as caught:
+        Registry(tmp_path / "nofolder" / "new.sqlite", create=True)
+    assert str(tmp_path / "nofolder") in caught.value.message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_no_registry_is_called_so_before_its_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text("[data]\n", encoding="utf-8")
+    with pytest.raises(Misconfigured, match="ERASURE_REGISTRY_FOREIGN") as caught:
+        Registry(plan)
+    assert f"{plan} is no registry" in caught.value.message
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Misconfigured, match="ERASURE_REGISTRY_FOREIGN") as caught:
+        Registry(Path())
+    assert caught.value.message.startswith(". is ")
+    with pytest.raises(Misconfigured, match=r"there is no registry lost/erasure\.sqlite"):
+        Registry(Path("lost/erasure.sqlite"))
+
+
 def test_a_torn_file_is_an_error_without_its_text(tmp_path: Path, registry: Registry) -> None:
     for n in range(60):
         registry.add(NewRequest(
@@ -513,3 +568,17 @@ def test_an_untouched_registry_checks_and_its_head_moves(registry: Registry, add
 def test_misconfigured_is_what_an_officer_can_mend(registry: Registry) -> None:
     with pytest.raises(Misconfigured, match="ERASURE_NONE_VALIDATED"):
         new_claim(registry.path)
+
+
+def test_who_finds_nothing_to_run_hears_which_run_has_the_requests(
+    registry: Registry, add: Adder
+) -> None:
+    for target in ("p1", "p2"):
+        registry.validate(add(target).number, author=AUTHOR, identity="seen")
+    Claim(registry=registry, numbers=(1, 2), token="t").take("heart-1")
+    with pytest.raises(Misconfigured, match="ERASURE_NONE_VALIDATED") as caught:
+        new_claim(registry.path)
+    assert "erasure list" in caught.value.hint and "erasure due" not in caught.value.hint
+    assert f"no request in {registry.path} waits" in caught.value.message
+    assert "1, 2 are in run heart-1: resume it, or" in caught.value.hint
+    assert "erasure reopen NUMBER" in caught.value.hint

@@ -1,0 +1,76 @@
+"""Judgements that stand in the history, read again: figures, criteria, and what was missed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+from medunlearn_client.erasure.criteria import Judged, RunFigures, judgement, shortfalls
+from medunlearn_client.erasure.requests import Event, State
+from medunlearn_client.erasure.settings import Settings
+
+# A history may be older than a figure, which is then as one that was not measured.
+_FIGURES = {
+    field.name: None if field.default is MISSING else field.default for field in fields(RunFigures)
+}
+SHORTFALLS, CRITERIA = "shortfalls", "criteria"
+
+
+def is_judgement(event: Event) -> bool:
+    """Whether a run ended with this event, and not an officer's step."""
+    return event.before is State.IN_RUN and SHORTFALLS in event.detail
+
+
+def last_judgement(events: Sequence[Event]) -> Event | None:
+    """The judgement of the run that was finished last; None before any was."""
+    return next((event for event in reversed(events) if is_judgement(event)), None)
+
+
+def verifying(events: Sequence[Event]) -> Event | None:
+    """The judgement that verified the request; None before."""
+    return next((event for event in reversed(events)
+                 if event.before is State.IN_RUN and event.after is State.VERIFIED), None)
+
+
+def figures_in(event: Event) -> dict[str, Any]:
+    """All figures of a judgement, by name."""
+    return {name: event.detail.get(name, default) for name, default in _FIGURES.items()}
+
+
+def judged(event: Event) -> tuple[Judged, ...]:
+    """Each criterion of a judgement, by the settings of that time."""
+    known = {name: value for name, value in _criteria(event).items()
+             if name in Settings.model_fields}
+    return judgement(RunFigures(**figures_in(event)), Settings.model_validate(known))
+
+
+def missed(event: Event) -> tuple[str, ...]:
+    """What the judgement found to be missed, as it was written down."""
+    return tuple(str(item) for item in event.detail.get(SHORTFALLS, ()))
+
+
+def changed_criteria(event: Event | None) -> str:
+    """Criteria that the hospital had changed when a judgement was made; empty if none."""
+    if event is None:
+        return ""
+    usual = Settings().criteria()
+    return ", ".join(
+        f"{name} {value:g} instead of {usual[name]:g}"
+        for name, value in _criteria(event).items() if name in usual and value != usual[name]
+    )
+
+
+def meets_usual_criteria(event: Event) -> bool:
+    """Whether a judgement would have verified by the criteria that nobody changed.
+
+    One made by them did, also where this version asks more.
+    """
+    if not changed_criteria(event):
+        return not missed(event)
+    return not shortfalls(RunFigures(**figures_in(event)), Settings())
+
+
+def _criteria(event: Event) -> Mapping[str, float]:
+    criteria: Mapping[str, float] = event.detail.get(CRITERIA, {})
+    return criteria
