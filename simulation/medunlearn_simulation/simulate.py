@@ -31,6 +31,7 @@ from medunlearn_client.site_config import SITE_FILE, SiteConfig
 from medunlearn_client.site_data import NOTHING
 from medunlearn_common import __version__
 from medunlearn_common.adapter_facts import AdapterFacts, write_adapter_facts
+from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import expanded, private_folder, require_writable, write_atomically
 from medunlearn_common.plan import Plan, RuntimeOptions
@@ -140,7 +141,7 @@ def start(
             plan, model, retrained, device=device, keep=runner == "memory", board=board
         )
         facts = RunFacts(
-            run_id=_run_id(plan), runner=runner,
+            run_id=_run_id(plan, claim), runner=runner,
             model=model, retrained=retrained, package_version=__version__,
             records_digest=records_digest(plan.data, plan.forget, left_out),
         )
@@ -220,7 +221,7 @@ def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
     _require_models(plan, facts, records, board)
     if not folder.result_file.is_file():
         _require_same_records(plan, facts, left_out)
-        _require_public_files(plan, facts)
+        _require_public_files(plan, facts, claim)
         check_models(
             plan, facts.model, facts.retrained, device=device, keep=facts.runner == "memory",
             board=board,
@@ -228,8 +229,16 @@ def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
     return Started(folder=folder, plan=plan, facts=facts, records=records, claim=claim)
 
 
-def _run_id(plan: Plan) -> str:
-    return new_run_id(plan.shared(), nonce=f"seed-{plan.run.seed}")
+def _run_id(plan: Plan, claim: Claim | None = None) -> str:
+    """Requests are no part of the shared plan; without them, unlike runs would share a name.
+
+    The simulated noise is drawn by this name: it is made of nothing random, so that the same
+    steps in a new registry repeat a run bit for bit.
+    """
+    nonce = f"seed-{plan.run.seed}"
+    if claim is not None:
+        nonce += f"-{digest_of([claim.numbers, claim.left_out, claim.earlier_runs()])}"
+    return new_run_id(plan.shared(), nonce=nonce)
 
 
 def _require_same_records(plan: Plan, facts: RunFacts, left_out: LeftOutSection) -> None:
@@ -246,9 +255,12 @@ def _require_same_records(plan: Plan, facts: RunFacts, left_out: LeftOutSection)
         )
 
 
-def _require_public_files(plan: Plan, facts: RunFacts) -> None:
-    """The files that the plan names are those by whose digests the run has its name."""
-    if _run_id(plan) != facts.run_id:
+def _require_public_files(plan: Plan, facts: RunFacts, claim: Claim | None) -> None:
+    """The files that the plan names are those by whose digests the run has its name.
+
+    Runs with requests that an older version began have the name of one without.
+    """
+    if facts.run_id not in (_run_id(plan, claim), _run_id(plan)):
         raise Misconfigured(
             "RUN_PLAN_CHANGED", "a public file of the plan, or the run's file of A, is not the one "
             "that the run began with",

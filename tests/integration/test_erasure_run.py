@@ -513,6 +513,9 @@ def test_a_later_run_neither_forgets_nor_teaches_what_was_forgotten(
     stopped("third")
     states = [request.state for request in demo.registry.requests()]
     assert states == [State.VERIFIED, State.IN_RUN, State.IN_RUN]
+    runs = [RunFolder(root=demo.folder / out).read_start() for out in ("first", "second", "third")]
+    assert len({facts.run_id for _, facts in runs}) == 3
+    assert len({plan.shared().digest for plan, _ in runs}) == 1
     assert demo.erasure("reopen", 2, "--reason", "given up", *OFFICER) == 0
     assert demo("simulate", "--resume", demo.folder / "third") == 0, demo.shown
     assert "10 record(s) of erasure requests" in " ".join(demo.shown[-1].split())

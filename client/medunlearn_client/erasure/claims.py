@@ -104,6 +104,17 @@ class Claim:
     author: str = SIMULATION
     left_out: Sequence[int] = ()
 
+    def earlier_runs(self) -> tuple[int, ...]:
+        """How many times each request was taken by a run before this one first took it.
+
+        Raises:
+            Misconfigured: ERASURE_UNKNOWN.
+            Transient: ERASURE_REGISTRY_UNAVAILABLE.
+        """
+        with self.registry.transaction(write=False) as connection:
+            taken = [_claims(connection, number) for number in self.numbers]
+        return tuple([*tokens, self.token].index(self.token) for tokens in taken)
+
     def take(self, run_id: str) -> None:
         """Marks the requests in run, all or none; what this run took or settled stays so.
 
