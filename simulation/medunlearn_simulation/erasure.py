@@ -31,7 +31,7 @@ from medunlearn_client.erasure.renumbered import (
     renumbered_message,
 )
 from medunlearn_client.site_data import FederationRecords
-from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded
 from medunlearn_common.plan.sections import LeftOutSection
 from medunlearn_simulation.progress import PhaseBoard
@@ -103,21 +103,6 @@ def begin(claim: Claim | None, folder: RunFolder, run_id: str) -> Iterator[None]
     keep_claim(folder.erasure_file, claim)
     with taken(claim, run_id):
         yield
-
-
-@contextmanager
-def kept_in_run(claim: Claim | None) -> Iterator[None]:
-    """Says of a run that stops how its requests, which it still holds, become free again."""
-    try:
-        yield
-    except MedunlearnError as error:
-        if claim is not None:
-            numbers = ", ".join(map(str, claim.numbers))
-            error.hint += (
-                f"; its erasure requests ({numbers}) stay in_run until it is resumed, or given up "
-                "with `medunlearn erasure reopen NUMBER`"
-            )
-        raise
 
 
 def keep_figures(folder: RunFolder, figures: Mapping[int, RunFigures]) -> None:

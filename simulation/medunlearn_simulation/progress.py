@@ -154,6 +154,11 @@ class PhaseBoard:
         if not self._quiet and not self.console.is_terminal:
             self.console.print(text, markup=False, soft_wrap=True)
 
+    def last_words(self, text: str) -> None:
+        """What must be said although the work stops here, and although nothing else is shown."""
+        self.progress.stop()
+        self.console.print(text, markup=False, soft_wrap=True)
+
     def say(self, text: str) -> None:
         """A lasting remark, shown above the bars too."""
         if not self._quiet:

@@ -47,7 +47,6 @@ from medunlearn_simulation.erasure import (
     begin,
     keep_figures,
     kept_figures,
-    kept_in_run,
     left_out_of,
     new_claim,
     say_renumbered,
@@ -72,6 +71,7 @@ from medunlearn_simulation.result_schema import RunResult
 from medunlearn_simulation.run_folder import RunFacts, RunFolder, new_run_folder
 from medunlearn_simulation.runners import FederationJob, run_federation
 from medunlearn_simulation.snapshots import SnapshotKeeper, keep_last
+from medunlearn_simulation.stopping import words_when_stopped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ def start(
     check_plan(plan, device=device)
     folder = new_run_folder(run.out, plan.run.name)
     require_writable(folder.root)
-    with _nothing_half_made(folder):
+    with words_when_stopped(folder, claim, board), _nothing_half_made(folder):
         private_folder(folder.root)  # quarantine, logs and checkpoints may bear traces of records
         plan = with_demo_file(plan, folder)
         left_out = left_out_of(claim)
@@ -150,7 +150,7 @@ def start(
         with begin(claim, folder, facts.run_id):
             folder.write_start(plan, facts)
         override_gate(folder, run.override)
-    board.keep_in(folder.seconds_file)
+        board.keep_in(folder.seconds_file)
     return Started(folder=folder, plan=plan, facts=facts, records=records, claim=claim)
 
 
@@ -213,19 +213,20 @@ def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
     if not folder.result_file.is_file():
         board.keep_in(folder.seconds_file)
     claim = kept_claim(folder.erasure_file)
-    if claim is not None:
-        claim.take(facts.run_id)
-    left_out = left_out_of(claim)
-    with unnamed(claim, plan.data):
-        records = prepare_records(plan, folder, board, left_out=left_out)
-    _require_models(plan, facts, records, board)
-    if not folder.result_file.is_file():
-        _require_same_records(plan, facts, left_out)
-        _require_public_files(plan, facts, claim)
-        check_models(
-            plan, facts.model, facts.retrained, device=device, keep=facts.runner == "memory",
-            board=board,
-        )
+    with words_when_stopped(folder, claim, board):
+        if claim is not None:
+            claim.take(facts.run_id)
+        left_out = left_out_of(claim)
+        with unnamed(claim, plan.data):
+            records = prepare_records(plan, folder, board, left_out=left_out)
+        _require_models(plan, facts, records, board)
+        if not folder.result_file.is_file():
+            _require_same_records(plan, facts, left_out)
+            _require_public_files(plan, facts, claim)
+            check_models(
+                plan, facts.model, facts.retrained, device=device,
+                keep=facts.runner == "memory", board=board,
+            )
     return Started(folder=folder, plan=plan, facts=facts, records=records, claim=claim)
 
 
@@ -315,18 +316,18 @@ def carry_out(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> R
     Raises:
         MedunlearnError: As the coordinator, the evaluation and the erasure registry do.
     """
-    if started.folder.result_file.is_file():
-        board.say(f"{started.folder.root} is complete")
-        result = load_result(started.folder.result_file)
-    else:
-        with kept_in_run(started.claim):
+    with words_when_stopped(started.folder, started.claim, board):
+        if started.folder.result_file.is_file():
+            board.say(f"{started.folder.root} is complete")
+            result = load_result(started.folder.result_file)
+        else:
             result = _result_of(started, runtime, board)
-    if started.claim is not None:  # after a crash before this, a resumption comes straight here
-        digest = attestation_digest(started.folder)
-        started.claim.settle({
-            number: replace(figures, attestation_digest=digest)
-            for number, figures in kept_figures(started.folder).items()
-        })
+        if started.claim is not None:  # after a crash before this, a resumption comes here at once
+            digest = attestation_digest(started.folder)
+            started.claim.settle({
+                number: replace(figures, attestation_digest=digest)
+                for number, figures in kept_figures(started.folder).items()
+            })
     return result
 
 

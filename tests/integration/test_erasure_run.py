@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import shutil
+import signal
 import sqlite3
 from base64 import b64decode
 from collections import Counter
@@ -306,6 +307,35 @@ def test_a_crash_between_run_and_mark_is_mended_by_resuming(
     demo.require_silence()
 
 
+@pytest.mark.parametrize(("number", "status", "word"), [
+    (signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"),
+])
+def test_a_signal_ends_a_run_with_words_on_its_requests(
+    demo: Lab, monkeypatch: pytest.MonkeyPatch, number: int, status: int, word: str
+) -> None:
+    from medunlearn_simulation import simulate as module
+
+    def stop(*_: object, **__: object) -> None:
+        signal.raise_signal(number)
+
+    demo.validated("--patient", PATIENT)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "prepare_models", stop)
+        assert demo.simulate() == status
+    assert "nothing was begun and no request was taken: give the same command again" \
+        in demo.shown[-1]
+    assert demo.shown[-1].endswith(f"{word}\n")
+    assert demo.registry.request(1).state is State.VALIDATED
+    assert not (demo.folder / "run").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "run_federation", stop)
+        assert demo.simulate() == status
+    assert f"to go on: medunlearn simulate --resume {demo.folder / 'run'}\n" in demo.shown[-1]
+    assert "its erasure requests (1) stay in_run" in demo.shown[-1]
+    assert demo.shown[-1].endswith(f"{word}\n")
+    assert demo.registry.request(1).state is State.IN_RUN
+
+
 def test_a_run_that_cannot_start_holds_nothing(
     demo: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -460,6 +490,7 @@ def test_a_run_is_measured_on_the_records_that_it_forgot(
     demo.data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     assert demo("simulate", "--resume", demo.folder / "run", "--quiet") == 2, demo.shown
     assert "[DATA_CHANGED]" in demo.shown[-1]
+    assert "its erasure requests (1) stay in_run" in demo.shown[-1]
     assert demo.registry.request(1).state is State.IN_RUN
     demo.data.write_bytes(before)
     assert demo("simulate", "--resume", demo.folder / "run", "--quiet") == 0, demo.shown

@@ -178,6 +178,20 @@ class Claim:
                 )
         return missed
 
+    def held(self) -> tuple[int, ...]:
+        """Numbers of the requests that are in this run now.
+
+        Raises:
+            Misconfigured: ERASURE_UNKNOWN.
+            Rejected: ERASURE_HISTORY_TAMPERED.
+            Transient: ERASURE_REGISTRY_UNAVAILABLE.
+        """
+        with self.registry.transaction(write=False) as connection:
+            return tuple(
+                number for number in self.numbers
+                if self._is_held(connection, rows.request_of(connection, number))
+            )
+
     def standing(self) -> Claim:
         """This claim without the requests that were taken back from the run since."""
         with self.registry.transaction(write=False) as connection:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from medunlearn_client.erasure.claims import Claim
 from medunlearn_client.erasure.criteria import RunFigures
-from medunlearn_client.erasure.requests import next_step
+from medunlearn_client.erasure.requests import State, next_step
 
 if TYPE_CHECKING:
     from medunlearn_client.evaluation.report import EvaluationReport
@@ -55,9 +55,13 @@ def outcome_lines(claim: Claim) -> Iterator[str]:
     """How each request of a measured run stands now, and what it fell short of."""
     for number in claim.numbers:
         missed = claim.registry.events(number)[-1].detail.get("shortfalls")
-        yield f"erasure request {number}: {claim.registry.request(number).state}" + (
-            f", not verified: {'; '.join(missed)}" if missed else ""
-        )
+        state = claim.registry.request(number).state
+        line = f"erasure request {number}: {state}"
+        if missed:
+            line += f", not verified: {'; '.join(missed)}"
+        if state in (State.WITHDRAWN, State.REFUSED):  # a request that a run has cannot be closed
+            line += ", taken back from this run, whose adapter forgets its records all the same"
+        yield line
 
 
 def next_step_lines(claim: Claim) -> Iterator[str]:
