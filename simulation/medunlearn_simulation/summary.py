@@ -8,6 +8,7 @@ from rich.text import Text
 
 from medunlearn_common.invocation import command_name
 from medunlearn_common.pages.formatting import plain
+from medunlearn_simulation.outcome import counted
 from medunlearn_simulation.result_schema import RunResult, ThreeWaySection
 from medunlearn_simulation.run_folder import RunFolder
 from medunlearn_simulation.stopping import shown_path
@@ -33,8 +34,9 @@ def print_summary(result: RunResult, folder: RunFolder, console: Console) -> Non
 
 def _accuracies(result: RunResult) -> Table:
     table = Table(
-        title=Text(f"{plain(result.run.task)}: forgotten by {result.run.n_sites} sites in "
-                   f"{result.run.rounds} rounds", style="table.title"),
+        title=Text(f"asked to forget {plain(result.run.task)}: "
+                   f"{counted(result.run.n_sites, 'site')}, {counted(result.run.rounds, 'round')}",
+                   style="table.title"),
         caption="percent right by option ranking (exact answers)", title_justify="left",
         caption_justify="left",
     )
