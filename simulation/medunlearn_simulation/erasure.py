@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
+from rich.markup import escape
 
 from medunlearn_client.erasure import (
     Claim,
@@ -87,7 +88,8 @@ def say_renumbered(
         for part, takes_part in ((gone, False), (kept, True)) for record in part
     ))
     if numbers:
-        board.say(f"{RENUMBERED}: {renumbered_message(numbers)}; {REMEDY}")
+        board.say(f"[yellow]warning[/] \\[{RENUMBERED}] {renumbered_message(numbers)}")
+        board.say(f"  hint: {escape(REMEDY)}")
 
 
 @contextmanager

@@ -169,8 +169,11 @@ def test_records_that_were_numbered_anew_are_said_on_the_board(
     shown = io.StringIO()
     board = PhaseBoard(console=Console(file=shown))
     say_renumbered(claim, federation, board, show_subject=False)
-    assert "ERASURE_RECORDS_RENUMBERED" in shown.getvalue()
-    assert f"request(s) {number} were" in shown.getvalue() and "p1" not in shown.getvalue()
+    lines = shown.getvalue().splitlines()
+    assert lines[0].startswith("warning [ERASURE_RECORDS_RENUMBERED] erasure request(s) "
+                               f"{number} were")
+    assert lines[1].startswith("  hint: ") and "[data]" in lines[1]
+    assert "p1" not in shown.getvalue()
 
 
 def test_a_run_is_resumed_with_what_it_left_out_and_with_nothing_else(plan: Plan) -> None:
