@@ -34,6 +34,7 @@ from medunlearn_common.adapter_facts import AdapterFacts, write_adapter_facts
 from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import expanded, private_folder, require_writable, write_atomically
+from medunlearn_common.invocation import command_name
 from medunlearn_common.plan import Plan, RuntimeOptions
 from medunlearn_common.plan.sections import LeftOutSection
 from medunlearn_server.checkpoints import RunStore
@@ -125,7 +126,10 @@ def start(
     check_plan(plan, device=device)
     folder = new_run_folder(run.out, plan.run.name)
     require_writable(folder.root)
-    with words_when_stopped(folder, claim, board), _nothing_half_made(folder):
+    with (
+        words_when_stopped(folder, claim, board), _nothing_half_made(folder),
+        _plan_missed(of_demo=not plan.data.files),
+    ):
         private_folder(folder.root)  # quarantine, logs and checkpoints may bear traces of records
         plan = with_demo_file(plan, folder)
         left_out = left_out_of(claim)
@@ -181,6 +185,20 @@ def _request_root(claim: Claim | None, run_id: str) -> str | None:
     if claim is None:
         return None
     return commit(claim.registry, claim.numbers, run_id=run_id).root
+
+
+@contextmanager
+def _plan_missed(*, of_demo: bool) -> Iterator[None]:
+    """Whoever forgot to name the plan is not told to look for lost records."""
+    try:
+        yield
+    except Misconfigured as error:
+        if of_demo and error.code == "ERASURE_RECORDS_MISSING":
+            error.hint = (
+                f"these are the demo's records: name your plan, as in `{command_name()} simulate "
+                "plan.toml --erasure erasure.sqlite`"
+            )
+        raise
 
 
 @contextmanager

@@ -386,6 +386,18 @@ def test_data_that_lack_the_patient_name_the_request_only(demo: Lab) -> None:
     demo.require_silence()
 
 
+def test_a_run_without_a_plan_says_that_its_records_are_the_demo_s(demo: Lab) -> None:
+    rows = [json.loads(line) for line in demo.data.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row |= {"patient_id": f"our-{row['patient_id']}", "id": f"our-{row['id']}"}
+    demo.data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    demo.validated("--patient", f"our-{PATIENT}")
+    assert demo("simulate", "--erasure", demo.registry_file, "--out", demo.folder / "run",
+                *QUICK) == 2
+    assert "[ERASURE_RECORDS_MISSING]" in demo.shown[-1]
+    assert "hint: these are the demo's records: name your plan" in demo.shown[-1]
+
+
 def test_half_of_a_patients_records_verify_nothing(demo: Lab) -> None:
     """The request was found in two files; the plan of the run names one of them."""
     lines = demo.data.read_text(encoding="utf-8").splitlines(keepends=True)
