@@ -20,10 +20,12 @@ from medunlearn_client.erasure import (
     Claim,
     Registry,
     RunFigures,
+    State,
     claim_on,
     left_out_set,
 )
 from medunlearn_client.erasure.claim_file import damaged, keep_claim, taken
+from medunlearn_client.erasure.claims import FORGOTTEN
 from medunlearn_client.erasure.renumbered import (
     REMEDY,
     RENUMBERED,
@@ -31,10 +33,12 @@ from medunlearn_client.erasure.renumbered import (
     renumbered,
     renumbered_message,
 )
-from medunlearn_client.site_data import FederationRecords
+from medunlearn_client.erasure.requests import run_of
+from medunlearn_client.site_data import FederationRecords, left_out_by
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded
 from medunlearn_common.plan.sections import LeftOutSection
+from medunlearn_simulation.outcome import counted
 from medunlearn_simulation.progress import PhaseBoard
 from medunlearn_simulation.run_folder import RunFolder, write_json
 
@@ -67,6 +71,55 @@ def left_out_of(claim: Claim | None) -> LeftOutSection:
     if claim is None:
         return LeftOutSection()
     return left_out_set(claim.registry, claim.left_out)
+
+
+def left_out_by_request(
+    claim: Claim | None, federation: FederationRecords, *, show_subject: bool
+) -> dict[int, int]:
+    """How many records the run leaves out for each request; those with none are not named.
+
+    A record that two requests name counts for both.
+
+    Raises:
+        Misconfigured: ERASURE_UNKNOWN.
+        Rejected: ERASURE_HISTORY_TAMPERED.
+        Transient: ERASURE_REGISTRY_UNAVAILABLE.
+    """
+    if claim is None or not federation.left_out:
+        return {}
+    counts = {}
+    for number in claim.left_out:
+        section = left_out_set(claim.registry, [number])
+        is_its_own = left_out_by(section, show_subject=show_subject)
+        counts[number] = sum(map(is_its_own, federation.left_out))
+    return {number: count for number, count in counts.items() if count}
+
+
+def say_left_out(
+    claim: Claim | None, federation: FederationRecords, board: PhaseBoard, *, show_subject: bool
+) -> None:
+    """Says of which requests the run leaves out how many records, and why.
+
+    Raises:
+        Misconfigured: ERASURE_UNKNOWN.
+        Rejected: ERASURE_HISTORY_TAMPERED.
+        Transient: ERASURE_REGISTRY_UNAVAILABLE.
+    """
+    counts = left_out_by_request(claim, federation, show_subject=show_subject)
+    if claim is not None and counts:
+        named = ", ".join(
+            f"request {number} ({_standing(claim.registry, number)}, {counted(count, 'record')})"
+            for number, count in counts.items()
+        )
+        board.say(escape(f"left out of both sets, and not taught again: {named}"))
+
+
+def _standing(registry: Registry, number: int) -> str:
+    """Why the request is left out, or what became of it since the run began."""
+    state = registry.request(number).state
+    if state is State.IN_RUN:
+        return f"in run {run_of(registry.events(number))}"
+    return str(state) if state in FORGOTTEN else f"{state} since"
 
 
 def say_renumbered(

@@ -50,6 +50,7 @@ from medunlearn_simulation.erasure import (
     kept_figures,
     left_out_of,
     new_claim,
+    say_left_out,
     say_renumbered,
 )
 from medunlearn_simulation.measuring import measure_run
@@ -135,6 +136,7 @@ def start(
         left_out = left_out_of(claim)
         with unnamed(claim, plan.data):
             records = prepare_records(plan, folder, board, left_out=left_out)
+        say_left_out(claim, records.federation, board, show_subject=plan.data.show_subject)
         say_renumbered(claim, records.federation, board, show_subject=plan.data.show_subject)
         forget = records.federation.forget
         require_whole(claim, _by_request(claim, plan, forget), records.ids)
@@ -237,6 +239,7 @@ def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
         left_out = left_out_of(claim)
         with unnamed(claim, plan.data):
             records = prepare_records(plan, folder, board, left_out=left_out)
+        say_left_out(claim, records.federation, board, show_subject=plan.data.show_subject)
         _require_models(plan, facts, records, board)
         if not folder.result_file.is_file():
             _require_same_records(plan, facts, left_out)

@@ -24,7 +24,7 @@ from medunlearn_common.plan.sections import (
     FoundRecord,
     LeftOutSection,
 )
-from medunlearn_simulation.erasure import say_renumbered
+from medunlearn_simulation.erasure import say_left_out, say_renumbered
 from medunlearn_simulation.preparing import PreparedRecords, prepare_records
 from medunlearn_simulation.progress import PhaseBoard
 from medunlearn_simulation.run_folder import RunFacts, RunFolder
@@ -174,6 +174,23 @@ def test_records_that_were_numbered_anew_are_said_on_the_board(
                                f"{number} were")
     assert lines[1].startswith("  hint: ") and "[data]" in lines[1]
     assert "p1" not in shown.getvalue()
+
+
+def test_what_is_left_out_is_said_by_request_with_its_run_and_count(
+    plan: Plan, tmp_path: Path, registry: Registry, add: Callable[..., ErasureRequest]
+) -> None:
+    for target in ("p0", "p1", "nobody"):
+        registry.validate(add(target).number, author="A", identity="passport seen")
+    Claim(registry=registry, numbers=(2,), token="other").take("heart-[b]1")
+    claim = Claim(registry=registry, numbers=(), token="t", left_out=(1, 2, 3))
+    federation = prepared(plan, tmp_path, left_out_set(registry, claim.left_out)).federation
+    shown = io.StringIO()
+    board = PhaseBoard(console=Console(file=shown))
+    say_left_out(claim, federation, board, show_subject=False)
+    say_left_out(None, federation, board, show_subject=False)
+    assert shown.getvalue() == (
+        "left out of both sets, and not taught again: request 1 (validated since, 2 records), "
+        "request 2 (in run heart-[b]1, 2 records)\n")
 
 
 def test_a_run_is_resumed_with_what_it_left_out_and_with_nothing_else(plan: Plan) -> None:
