@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from rich.markup import escape
@@ -23,6 +24,7 @@ from medunlearn_client.erasure import (
     State,
     claim_on,
     left_out_set,
+    shortfalls,
 )
 from medunlearn_client.erasure.claim_file import damaged, keep_claim, taken
 from medunlearn_client.erasure.claims import FORGOTTEN
@@ -158,6 +160,41 @@ def begin(claim: Claim | None, folder: RunFolder, run_id: str) -> Iterator[None]
     keep_claim(folder.erasure_file, claim)
     with taken(claim, run_id):
         yield
+
+
+def erasure_section(
+    claim: Claim | None, figures: Mapping[int, RunFigures], left_out: Mapping[int, int]
+) -> dict[str, Any] | None:
+    """What the result says of the run's requests; None without a registry.
+
+    A request's own figures, often one patient's, stay out of it: the report is passed on.
+
+    Args:
+        claim: The requests.
+        figures: Each one's own.
+        left_out: Records that were left out, by number of the request.
+
+    Raises:
+        Misconfigured: ERASURE_UNKNOWN.
+        Rejected: ERASURE_HISTORY_TAMPERED.
+        Transient: ERASURE_REGISTRY_UNAVAILABLE.
+    """
+    if claim is None:
+        return None
+    settings, held = claim.registry.settings(), claim.held()
+
+    def outcome(number: int) -> str:
+        if number not in held:
+            return "taken back"
+        return "fell short" if shortfalls(figures[number], settings) else "verified"
+
+    return {
+        "requests": [
+            {"number": number, "records": own.forget_records, "outcome": outcome(number)}
+            for number, own in figures.items()
+        ],
+        "left_out": [{"number": n, "records": count} for n, count in left_out.items()],
+    }
 
 
 def keep_figures(folder: RunFolder, figures: Mapping[int, RunFigures]) -> None:

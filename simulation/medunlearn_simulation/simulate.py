@@ -46,8 +46,10 @@ from medunlearn_simulation.attesting import attestation_digest, publish
 from medunlearn_simulation.contrasting import with_frozen_a
 from medunlearn_simulation.erasure import (
     begin,
+    erasure_section,
     keep_figures,
     kept_figures,
+    left_out_by_request,
     left_out_of,
     new_claim,
     say_left_out,
@@ -369,15 +371,19 @@ def _result_of(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> 
         delta=outcome.delta if outcome.epsilon is not None else None,
     ))
     with board.phase("writing the report"):
+        figures = {} if started.claim is None else figures_by_request(
+            started.claim, measured.report, run_id=started.facts.run_id,
+            adapter_digest=outcome.adapter_digest, forget=forget, requested=requested,
+        )
+        left_out = left_out_by_request(
+            started.claim, started.records.federation, show_subject=plan.data.show_subject
+        )
         result = build_result(measured.report, run_sections(
             plan, outcome, measured, started.records,
             runner=started.facts.runner, seconds=board.seconds, total_s=board.total_s,
-        ))
+        ) | {"erasure": erasure_section(started.claim, figures, left_out)})
         if started.claim is not None:
-            keep_figures(folder, figures_by_request(
-                started.claim, measured.report, run_id=started.facts.run_id,
-                adapter_digest=outcome.adapter_digest, forget=forget, requested=requested,
-            ))
+            keep_figures(folder, figures)
         publish(plan, folder, outcome, result)
         write_result(folder.result_file, result)  # last: it says that the run is complete
     return result

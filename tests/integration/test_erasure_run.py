@@ -264,6 +264,10 @@ def test_a_run_that_falls_short_gives_the_request_back_with_the_reason(demo: Lab
     assert event.before is State.IN_RUN
     assert any("preservation" in missed for missed in event.detail["shortfalls"])
     assert "erasure request 1: validated, not verified: preservation" in demo.shown[-1]
+    result = json.loads((demo.folder / "run" / "result.json").read_text(encoding="utf-8"))
+    (told,) = result["erasure"]["requests"]
+    assert told == {"number": 1, "records": 5, "outcome": "fell short"}
+    assert "not verified" in (demo.folder / "run" / "report.html").read_text("utf-8")
     assert demo.erasure("show", 1) == 0
     assert "the last run fell short" in " ".join(demo.shown[-1].split())
     assert demo.erasure("report", 1, "--out", demo.folder / "letters") == 0
@@ -572,6 +576,10 @@ def test_a_later_run_neither_forgets_nor_teaches_what_was_forgotten(
     assert kept and not kept & {PATIENT, "demo-patient-05", "demo-patient-06"}
     result = json.loads((demo.folder / "third" / "result.json").read_text(encoding="utf-8"))
     assert result["forget"]["n"] == patients["demo-patient-06"]
+    assert result["erasure"] == {
+        "requests": [{"number": 3, "records": 5, "outcome": "verified"}],
+        "left_out": [{"number": 1, "records": 5}, {"number": 2, "records": 5}],
+    }
     plan, facts = RunFolder(root=demo.folder / "third").read_start()
     left_out = LeftOutSection(patients=(PATIENT, "demo-patient-05"))
     assert facts.records_digest == records_digest(plan.data, plan.forget, left_out)
