@@ -1,6 +1,7 @@
 """What a simulated run says when it stops: how it goes on, and where its erasure requests are.
 
-Errors say it in their hint; Ctrl-C and SIGTERM on the terminal, also where no progress is shown.
+Errors say it in their hint; Ctrl-C, SIGTERM and faults on the terminal, also where no progress is
+shown.
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ def words_when_stopped(
         held = _held(claim) if error.code != "RUN_LOCKED" else ()
         if held:
             error.hint += f"; {_stay(held, folder)}"
+        raise
+    except Exception:  # a fault of the program or of the disk, which has no hint of its own
+        held = _held(claim)
+        if held:
+            board.last_words(_stay(held, folder))
         raise
 
 

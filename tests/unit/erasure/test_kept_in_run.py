@@ -92,6 +92,18 @@ def test_an_interrupted_run_says_how_it_goes_on_also_where_it_is_quiet(
     assert interrupted(folder, None) == "to go on: medunlearn simulate --resume runs/m2\n"
 
 
+def test_a_fault_says_it_too(folder: RunFolder, claim: Claim) -> None:
+    shown = io.StringIO()
+    board = PhaseBoard(quiet=True, console=Console(file=shown))
+    with pytest.raises(KeyError), words_when_stopped(folder, claim, board):
+        raise KeyError
+    assert not shown.getvalue()
+    claim.take("run")
+    with pytest.raises(KeyError), words_when_stopped(folder, claim, board):
+        raise KeyError
+    assert shown.getvalue().startswith("its erasure requests (1, 2) stay in_run")
+
+
 def test_an_interruption_before_the_start_says_that_nothing_was_begun(
     folder: RunFolder, claim: Claim
 ) -> None:
