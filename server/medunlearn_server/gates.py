@@ -142,9 +142,9 @@ def utility_verdict(plan: RunPlan, evaluation: EvaluationReport) -> GateVerdict 
     shown = (kept + gained) / (kept + lost) if kept + lost > 0.0 else 0.0
     return GateVerdict(
         gate=UTILITY, passed=sure >= limit, value=sure, limit=limit,
-        detail=f"sites' own retain records keep {shown:.3f} of their answers, at least "
-        f"{sure:.3f} with {plan.gates.confidence:.0%} confidence (noise {evaluation.noise:.2f} "
-        f"per count); {limit:g} is asked for",
+        detail=f"sites' own retain records keep {shown:.3f} of their right answers (by option "
+        f"ranking, else word for word), at least {sure:.3f} with {plan.gates.confidence:.0%} "
+        f"confidence (noise {evaluation.noise:.2f} per count); {limit:g} is asked for",
     )
 
 

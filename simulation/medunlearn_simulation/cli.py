@@ -12,14 +12,11 @@ import typer
 from rich.console import Console
 
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.invocation import command_name
 from medunlearn_common.plan import RuntimeOptions
 
 if TYPE_CHECKING:
     from medunlearn_server.gates import GateOverride
     from medunlearn_simulation.progress import PhaseBoard
-
-EXIT_INTERRUPTED = 130
 
 DataOption = Annotated[
     list[Path] | None,
@@ -101,6 +98,7 @@ def simulate(
     from medunlearn_simulation.preparing import Overrides
     from medunlearn_simulation.progress import PhaseBoard
     from medunlearn_simulation.simulate import NewRun
+    from medunlearn_simulation.stopping import EXIT_TERMINATED, Terminated, sigterm_like_ctrl_c
 
     overrides = Overrides(
         data=tuple(data or ()), model=model, sites=sites, seed=seed,
@@ -113,8 +111,12 @@ def simulate(
     if resume is not None:
         _refuse_changes_on_resume(fresh, runner)
     fresh = replace(fresh, override=_override(override_gate, by, because))
-    with PhaseBoard(quiet=quiet) as board:
-        _simulate(fresh, resume, runner, (device, threads), board)
+    try:
+        with sigterm_like_ctrl_c(), PhaseBoard(quiet=quiet) as board:
+            _simulate(fresh, resume, runner, (device, threads), board)
+    except Terminated:
+        Console(stderr=True, highlight=False).print("terminated")
+        raise typer.Exit(EXIT_TERMINATED) from None
 
 
 def _simulate(
@@ -136,16 +138,7 @@ def _simulate(
         runner="memory" if started.facts.runner == "memory" else "flower",
         device=speed[0], threads=speed[1],
     )
-    try:
-        result = carry_out(started, runtime, board)
-    except KeyboardInterrupt:
-        board.progress.stop()
-        console = Console(stderr=True, highlight=False)
-        folder = _shown(started.folder.root)
-        console.print(
-            f"to go on: {command_name()} simulate --resume {folder}", soft_wrap=True
-        )
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+    result = carry_out(started, runtime, board)
     board.progress.stop()
     console = Console(highlight=False)
     print_summary(result, started.folder, console)
@@ -193,11 +186,6 @@ def _limit_threads(threads: int) -> None:
 
     torch.set_num_threads(threads)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _shown(path: Path) -> Path:
-    """Relative to where the reader is, if it lies below."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def evaluate(

@@ -12,18 +12,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from rich.markup import escape
 
 from medunlearn_client.erasure import (
     Claim,
     Registry,
     RunFigures,
+    State,
     claim_on,
     left_out_set,
+    shortfalls,
 )
 from medunlearn_client.erasure.claim_file import damaged, keep_claim, taken
-from medunlearn_client.erasure.claims import requests_by_run
+from medunlearn_client.erasure.claims import FORGOTTEN, requests_by_run
 from medunlearn_client.erasure.renumbered import (
     REMEDY,
     RENUMBERED,
@@ -31,10 +35,12 @@ from medunlearn_client.erasure.renumbered import (
     renumbered,
     renumbered_message,
 )
-from medunlearn_client.site_data import FederationRecords
-from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_client.erasure.requests import run_of
+from medunlearn_client.site_data import FederationRecords, left_out_by
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import expanded
 from medunlearn_common.plan.sections import LeftOutSection
+from medunlearn_simulation.outcome import counted
 from medunlearn_simulation.progress import PhaseBoard
 from medunlearn_simulation.run_folder import RunFolder, write_json
 
@@ -78,6 +84,55 @@ def left_out_of(claim: Claim | None) -> LeftOutSection:
     return left_out_set(claim.registry, claim.left_out)
 
 
+def left_out_by_request(
+    claim: Claim | None, federation: FederationRecords, *, show_subject: bool
+) -> dict[int, int]:
+    """How many records the run leaves out for each request; those with none are not named.
+
+    A record that two requests name counts for both.
+
+    Raises:
+        Misconfigured: ERASURE_UNKNOWN.
+        Rejected: ERASURE_HISTORY_TAMPERED.
+        Transient: ERASURE_REGISTRY_UNAVAILABLE.
+    """
+    if claim is None or not federation.left_out:
+        return {}
+    counts = {}
+    for number in claim.left_out:
+        section = left_out_set(claim.registry, [number])
+        is_its_own = left_out_by(section, show_subject=show_subject)
+        counts[number] = sum(map(is_its_own, federation.left_out))
+    return {number: count for number, count in counts.items() if count}
+
+
+def say_left_out(
+    claim: Claim | None, federation: FederationRecords, board: PhaseBoard, *, show_subject: bool
+) -> None:
+    """Says of which requests the run leaves out how many records, and why.
+
+    Raises:
+        Misconfigured: ERASURE_UNKNOWN.
+        Rejected: ERASURE_HISTORY_TAMPERED.
+        Transient: ERASURE_REGISTRY_UNAVAILABLE.
+    """
+    counts = left_out_by_request(claim, federation, show_subject=show_subject)
+    if claim is not None and counts:
+        named = ", ".join(
+            f"request {number} ({_standing(claim.registry, number)}, {counted(count, 'record')})"
+            for number, count in counts.items()
+        )
+        board.say(escape(f"left out of both sets, and not taught again: {named}"))
+
+
+def _standing(registry: Registry, number: int) -> str:
+    """Why the request is left out, or what became of it since the run began."""
+    state = registry.request(number).state
+    if state is State.IN_RUN:
+        return f"in run {run_of(registry.events(number))}"
+    return str(state) if state in FORGOTTEN else f"{state} since"
+
+
 def say_renumbered(
     claim: Claim | None, federation: FederationRecords, board: PhaseBoard, *, show_subject: bool
 ) -> None:
@@ -97,7 +152,8 @@ def say_renumbered(
         for part, takes_part in ((gone, False), (kept, True)) for record in part
     ))
     if numbers:
-        board.say(f"{RENUMBERED}: {renumbered_message(numbers)}; {REMEDY}")
+        board.say(f"[yellow]warning[/] \\[{RENUMBERED}] {renumbered_message(numbers)}")
+        board.say(f"  hint: {escape(REMEDY)}")
 
 
 @contextmanager
@@ -115,19 +171,39 @@ def begin(claim: Claim | None, folder: RunFolder, run_id: str) -> Iterator[None]
         yield
 
 
-@contextmanager
-def kept_in_run(claim: Claim | None) -> Iterator[None]:
-    """Says of a run that stops how its requests, which it still holds, become free again."""
-    try:
-        yield
-    except MedunlearnError as error:
-        if claim is not None:
-            numbers = ", ".join(map(str, claim.numbers))
-            error.hint += (
-                f"; its erasure requests ({numbers}) stay in_run until it is resumed, or given up "
-                "with `medunlearn erasure reopen NUMBER`"
-            )
-        raise
+def erasure_section(
+    claim: Claim | None, figures: Mapping[int, RunFigures], left_out: Mapping[int, int]
+) -> dict[str, Any] | None:
+    """What the result says of the run's requests; None without a registry.
+
+    A request's own figures, often one patient's, stay out of it: the report is passed on.
+
+    Args:
+        claim: The requests.
+        figures: Each one's own.
+        left_out: Records that were left out, by number of the request.
+
+    Raises:
+        Misconfigured: ERASURE_UNKNOWN.
+        Rejected: ERASURE_HISTORY_TAMPERED.
+        Transient: ERASURE_REGISTRY_UNAVAILABLE.
+    """
+    if claim is None:
+        return None
+    settings, held = claim.registry.settings(), claim.held()
+
+    def outcome(number: int) -> str:
+        if number not in held:
+            return "taken back"
+        return "fell short" if shortfalls(figures[number], settings) else "verified"
+
+    return {
+        "requests": [
+            {"number": number, "records": own.forget_records, "outcome": outcome(number)}
+            for number, own in figures.items()
+        ],
+        "left_out": [{"number": n, "records": count} for n, count in left_out.items()],
+    }
 
 
 def keep_figures(folder: RunFolder, figures: Mapping[int, RunFigures]) -> None:

@@ -121,6 +121,9 @@ def planted_models(
             missing.append(name)
             _discard(place)
     if missing:
+        if shelf.is_dir() and any(shelf.iterdir()):
+            board.say(f"{' and '.join(missing)} model: planted anew, since the cache holds those "
+                      "of other records, forget sets, left-out records or settings")
         _plant_missing(request, {name: places[name] for name in missing}, board)
     return places
 

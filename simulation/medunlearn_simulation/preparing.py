@@ -218,9 +218,6 @@ def prepare_records(
         bar.set(1, f"{len(federation.forget)} to forget, {len(federation.retain)} to keep")
     if quarantine.count:
         board.say(f"{quarantine.count} bad row(s) left out; see {folder.quarantine_file}")
-    if federation.left_out:
-        board.say(f"{len(federation.left_out)} record(s) of erasure requests that were forgotten "
-                  "before, or are in another run, are left out")
     probes = draw_probes(federation.forget, federation.retain, plan.neighbours, tagger)
     if probes.kinds:
         drawn = ", ".join(f"{count} by {kind}" for kind, count in probes.kinds.items())

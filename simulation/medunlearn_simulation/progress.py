@@ -33,6 +33,7 @@ class Bar:
         self._total = total
         self._shown_at = time.monotonic()
         self.done = 0.0
+        self._unsaid = ""
         self._task = board.progress.add_task(name, total=total, note="")
 
     def advance(self, amount: float = 1.0, note: str | None = None) -> None:
@@ -46,16 +47,25 @@ class Bar:
             self._board.progress.update(self._task, completed=done)
         else:
             self._board.progress.update(self._task, completed=done, note=note)
+        # Without a total it is a sum of unlike steps; with one, the last step may overshoot.
+        share = f"{min(done / self._total, 1.0):.0%}" if self._total else ""
+        self._unsaid = " ".join(filter(None, (f"{self._name}:", share, note)))
         now = time.monotonic()
         if now - self._shown_at >= LINE_EVERY_S:
             self._shown_at = now
-            # Without a total it is a sum of unlike steps; with one, the last step may overshoot.
-            share = f"{min(done / self._total, 1.0):.0%}" if self._total else ""
-            self._board.line(" ".join(filter(None, (f"{self._name}:", share, note))))
+            self._say()
+
+    def _say(self) -> None:
+        if self._unsaid:
+            self._board.line(self._unsaid)
+            self._unsaid = ""
 
     def close(self, *, complete: bool) -> None:
-        """The phase is over; an unfinished bar of a finished phase is filled."""
-        if complete and self._total is not None:
+        """The phase is over; a finished one's bar is filled, another's last line is how far it got.
+        """
+        if not complete:
+            self._say()
+        elif self._total is not None:
             self._board.progress.update(self._task, completed=self._total)
         self._board.progress.stop_task(self._task)
 
@@ -153,6 +163,11 @@ class PhaseBoard:
         """A plain line, only where there are no bars."""
         if not self._quiet and not self.console.is_terminal:
             self.console.print(text, markup=False, soft_wrap=True)
+
+    def last_words(self, text: str) -> None:
+        """What must be said although the work stops here, and although nothing else is shown."""
+        self.progress.stop()
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """A lasting remark, shown above the bars too."""

@@ -313,6 +313,32 @@ class SiteSection(Section):
     rounds_joined: Count = Field(description="rounds it took part in")
 
 
+class WorkedForSection(Section):
+    """One erasure request that the run worked for."""
+
+    number: Count = Field(description="in the registry")
+    records: Count = Field(description="records that it asked the run to forget")
+    outcome: Literal["verified", "fell short", "taken back"] = Field(
+        description="by the registry's criteria when the run was measured; the registry itself "
+        "says why, and what became of the request later")
+
+
+class LeftOutRequestSection(Section):
+    """One erasure request whose records were in neither set."""
+
+    number: Count = Field(description="in the registry")
+    records: Count = Field(description="records left out for it")
+
+
+class ErasureSection(Section):
+    """What a run with an erasure registry did for its requests."""
+
+    requests: tuple[WorkedForSection, ...] = Field(description="those that the run worked for")
+    left_out: tuple[LeftOutRequestSection, ...] = Field(
+        description="those that earlier runs had forgotten, or other runs had; a record of two "
+        "counts for both")
+
+
 class RunResult(Section):
     """Everything a run reports."""
 
@@ -332,6 +358,9 @@ class RunResult(Section):
     gates: tuple[GateSection, ...] = Field(default=(), description="release gates of the plan")
     federated_evaluation: FederatedEvaluationSection | None = Field(
         default=None, description="what the sites counted"
+    )
+    erasure: ErasureSection | None = Field(
+        default=None, description="erasure requests; null without a registry"
     )
     communication: CommunicationSection = Field(description="bytes")
     seconds: SecondsSection = Field(description="time")

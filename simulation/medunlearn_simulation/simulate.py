@@ -31,8 +31,10 @@ from medunlearn_client.site_config import SITE_FILE, SiteConfig
 from medunlearn_client.site_data import NOTHING
 from medunlearn_common import __version__
 from medunlearn_common.adapter_facts import AdapterFacts, write_adapter_facts
+from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import expanded, private_folder, require_writable, write_atomically
+from medunlearn_common.invocation import command_name
 from medunlearn_common.plan import Plan, RuntimeOptions
 from medunlearn_common.plan.sections import LeftOutSection
 from medunlearn_server.checkpoints import RunStore
@@ -44,11 +46,13 @@ from medunlearn_simulation.attesting import attestation_digest, publish
 from medunlearn_simulation.contrasting import with_frozen_a
 from medunlearn_simulation.erasure import (
     begin,
+    erasure_section,
     keep_figures,
     kept_figures,
-    kept_in_run,
+    left_out_by_request,
     left_out_of,
     new_claim,
+    say_left_out,
     say_renumbered,
 )
 from medunlearn_simulation.measuring import measure_run
@@ -71,6 +75,7 @@ from medunlearn_simulation.result_schema import RunResult
 from medunlearn_simulation.run_folder import RunFacts, RunFolder, new_run_folder
 from medunlearn_simulation.runners import FederationJob, run_federation
 from medunlearn_simulation.snapshots import SnapshotKeeper, keep_last
+from medunlearn_simulation.stopping import words_when_stopped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,12 +129,16 @@ def start(
     check_plan(plan, device=device)
     folder = new_run_folder(run.out, plan.run.name)
     require_writable(folder.root)
-    with _nothing_half_made(folder):
+    with (
+        words_when_stopped(folder, claim, board), _nothing_half_made(folder),
+        _plan_missed(of_demo=not plan.data.files),
+    ):
         private_folder(folder.root)  # quarantine, logs and checkpoints may bear traces of records
         plan = with_demo_file(plan, folder)
         left_out = left_out_of(claim)
         with unnamed(claim, plan.data):
             records = prepare_records(plan, folder, board, left_out=left_out)
+        say_left_out(claim, records.federation, board, show_subject=plan.data.show_subject)
         say_renumbered(claim, records.federation, board, show_subject=plan.data.show_subject)
         forget = records.federation.forget
         require_whole(claim, _by_request(claim, plan, forget), records.ids)
@@ -140,7 +149,7 @@ def start(
             plan, model, retrained, device=device, keep=runner == "memory", board=board
         )
         facts = RunFacts(
-            run_id=_run_id(plan), runner=runner,
+            run_id=_run_id(plan, claim), runner=runner,
             model=model, retrained=retrained, package_version=__version__,
             records_digest=records_digest(plan.data, plan.forget, left_out),
         )
@@ -149,7 +158,7 @@ def start(
         with begin(claim, folder, facts.run_id):
             folder.write_start(plan, facts)
         override_gate(folder, run.override)
-    board.keep_in(folder.seconds_file)
+        board.keep_in(folder.seconds_file)
     return Started(folder=folder, plan=plan, facts=facts, records=records, claim=claim)
 
 
@@ -183,6 +192,20 @@ def _request_root(claim: Claim | None, run_id: str) -> str | None:
 
 
 @contextmanager
+def _plan_missed(*, of_demo: bool) -> Iterator[None]:
+    """Whoever forgot to name the plan is not told to look for lost records."""
+    try:
+        yield
+    except Misconfigured as error:
+        if of_demo and error.code == "ERASURE_RECORDS_MISSING":
+            error.hint = (
+                f"these are the demo's records: name your plan, as in `{command_name()} simulate "
+                "plan.toml --erasure erasure.sqlite`"
+            )
+        raise
+
+
+@contextmanager
 def _nothing_half_made(folder: RunFolder) -> Iterator[None]:
     """Clears the folder of a run that did not come to its start, also after Ctrl-C."""
     try:
@@ -212,24 +235,34 @@ def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
     if not folder.result_file.is_file():
         board.keep_in(folder.seconds_file)
     claim = kept_claim(folder.erasure_file)
-    if claim is not None:
-        claim.take(facts.run_id)
-    left_out = left_out_of(claim)
-    with unnamed(claim, plan.data):
-        records = prepare_records(plan, folder, board, left_out=left_out)
-    _require_models(plan, facts, records, board)
-    if not folder.result_file.is_file():
-        _require_same_records(plan, facts, left_out)
-        _require_public_files(plan, facts)
-        check_models(
-            plan, facts.model, facts.retrained, device=device, keep=facts.runner == "memory",
-            board=board,
-        )
+    with words_when_stopped(folder, claim, board):
+        if claim is not None:
+            claim.take(facts.run_id)
+        left_out = left_out_of(claim)
+        with unnamed(claim, plan.data):
+            records = prepare_records(plan, folder, board, left_out=left_out)
+        say_left_out(claim, records.federation, board, show_subject=plan.data.show_subject)
+        _require_models(plan, facts, records, board)
+        if not folder.result_file.is_file():
+            _require_same_records(plan, facts, left_out)
+            _require_public_files(plan, facts, claim)
+            check_models(
+                plan, facts.model, facts.retrained, device=device,
+                keep=facts.runner == "memory", board=board,
+            )
     return Started(folder=folder, plan=plan, facts=facts, records=records, claim=claim)
 
 
-def _run_id(plan: Plan) -> str:
-    return new_run_id(plan.shared(), nonce=f"seed-{plan.run.seed}")
+def _run_id(plan: Plan, claim: Claim | None = None) -> str:
+    """Requests are no part of the shared plan; without them, unlike runs would share a name.
+
+    The simulated noise is drawn by this name: it is made of nothing random, so that the same
+    steps in a new registry repeat a run bit for bit.
+    """
+    nonce = f"seed-{plan.run.seed}"
+    if claim is not None:
+        nonce += f"-{digest_of([claim.numbers, claim.left_out, claim.earlier_runs()])}"
+    return new_run_id(plan.shared(), nonce=nonce)
 
 
 def _require_same_records(plan: Plan, facts: RunFacts, left_out: LeftOutSection) -> None:
@@ -246,9 +279,12 @@ def _require_same_records(plan: Plan, facts: RunFacts, left_out: LeftOutSection)
         )
 
 
-def _require_public_files(plan: Plan, facts: RunFacts) -> None:
-    """The files that the plan names are those by whose digests the run has its name."""
-    if _run_id(plan) != facts.run_id:
+def _require_public_files(plan: Plan, facts: RunFacts, claim: Claim | None) -> None:
+    """The files that the plan names are those by whose digests the run has its name.
+
+    Runs with requests that an older version began have the name of one without.
+    """
+    if facts.run_id not in (_run_id(plan, claim), _run_id(plan)):
         raise Misconfigured(
             "RUN_PLAN_CHANGED", "a public file of the plan, or the run's file of A, is not the one "
             "that the run began with",
@@ -303,18 +339,18 @@ def carry_out(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> R
     Raises:
         MedunlearnError: As the coordinator, the evaluation and the erasure registry do.
     """
-    if started.folder.result_file.is_file():
-        board.say(f"{started.folder.root} is complete")
-        result = load_result(started.folder.result_file)
-    else:
-        with kept_in_run(started.claim):
+    with words_when_stopped(started.folder, started.claim, board):
+        if started.folder.result_file.is_file():
+            board.say(f"{started.folder.root} is complete")
+            result = load_result(started.folder.result_file)
+        else:
             result = _result_of(started, runtime, board)
-    if started.claim is not None:  # after a crash before this, a resumption comes straight here
-        digest = attestation_digest(started.folder)
-        started.claim.settle({
-            number: replace(figures, attestation_digest=digest)
-            for number, figures in kept_figures(started.folder).items()
-        })
+        if started.claim is not None:  # after a crash before this, a resumption comes here at once
+            digest = attestation_digest(started.folder)
+            started.claim.settle({
+                number: replace(figures, attestation_digest=digest)
+                for number, figures in kept_figures(started.folder).items()
+            })
     return result
 
 
@@ -335,15 +371,19 @@ def _result_of(started: Started, runtime: RuntimeOptions, board: PhaseBoard) -> 
         delta=outcome.delta if outcome.epsilon is not None else None,
     ))
     with board.phase("writing the report"):
+        figures = {} if started.claim is None else figures_by_request(
+            started.claim, measured.report, run_id=started.facts.run_id,
+            adapter_digest=outcome.adapter_digest, forget=forget, requested=requested,
+        )
+        left_out = left_out_by_request(
+            started.claim, started.records.federation, show_subject=plan.data.show_subject
+        )
         result = build_result(measured.report, run_sections(
             plan, outcome, measured, started.records,
             runner=started.facts.runner, seconds=board.seconds, total_s=board.total_s,
-        ))
+        ) | {"erasure": erasure_section(started.claim, figures, left_out)})
         if started.claim is not None:
-            keep_figures(folder, figures_by_request(
-                started.claim, measured.report, run_id=started.facts.run_id,
-                adapter_digest=outcome.adapter_digest, forget=forget, requested=requested,
-            ))
+            keep_figures(folder, figures)
         publish(plan, folder, outcome, result)
         write_result(folder.result_file, result)  # last: it says that the run is complete
     return result

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from medunlearn_common.invocation import command_name
 from medunlearn_common.pages.formatting import plain
+from medunlearn_simulation.outcome import counted
 from medunlearn_simulation.result_schema import RunResult, ThreeWaySection
 from medunlearn_simulation.run_folder import RunFolder
+from medunlearn_simulation.stopping import shown_path
 
 
 def percent(share: float | None) -> str:
@@ -25,17 +25,18 @@ def print_summary(result: RunResult, folder: RunFolder, console: Console) -> Non
     for line in _lines(result):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for path in (folder.report_file, folder.result_file, folder.adapter):
-        console.print(f"  {_shown(path)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {shown_path(path)}", markup=False, highlight=False, soft_wrap=True)
     console.print(
-        f"to verify it: {command_name()} verify {_shown(folder.root)}", markup=False,
+        f"to verify it: {command_name()} verify {shown_path(folder.root)}", markup=False,
         highlight=False, soft_wrap=True,
     )
 
 
 def _accuracies(result: RunResult) -> Table:
     table = Table(
-        title=Text(f"{plain(result.run.task)}: forgotten by {result.run.n_sites} sites in "
-                   f"{result.run.rounds} rounds", style="table.title"),
+        title=Text(f"asked to forget {plain(result.run.task)}: "
+                   f"{counted(result.run.n_sites, 'site')}, {counted(result.run.rounds, 'round')}",
+                   style="table.title"),
         caption="percent right by option ranking (exact answers)", title_justify="left",
         caption_justify="left",
     )
@@ -90,7 +91,3 @@ def _lines(result: RunResult) -> list[str]:
         "parameters changed"
     )
     return lines
-
-
-def _shown(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

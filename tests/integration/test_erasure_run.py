@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import shutil
+import signal
 import sqlite3
 from base64 import b64decode
 from collections import Counter
@@ -263,6 +264,10 @@ def test_a_run_that_falls_short_gives_the_request_back_with_the_reason(demo: Lab
     assert event.before is State.IN_RUN
     assert any("preservation" in missed for missed in event.detail["shortfalls"])
     assert "erasure request 1: validated, not verified: preservation" in demo.shown[-1]
+    result = json.loads((demo.folder / "run" / "result.json").read_text(encoding="utf-8"))
+    (told,) = result["erasure"]["requests"]
+    assert told == {"number": 1, "records": 5, "outcome": "fell short"}
+    assert "not verified" in (demo.folder / "run" / "report.html").read_text("utf-8")
     assert demo.erasure("show", 1) == 0
     assert "the last run fell short" in " ".join(demo.shown[-1].split())
     assert demo.erasure("report", 1, "--out", demo.folder / "letters") == 0
@@ -304,6 +309,35 @@ def test_a_crash_between_run_and_mark_is_mended_by_resuming(
     assert demo("simulate", "--resume", demo.folder / "run", "--quiet") == 0
     assert demo.registry.events(1) == before
     demo.require_silence()
+
+
+@pytest.mark.parametrize(("number", "status", "word"), [
+    (signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"),
+])
+def test_a_signal_ends_a_run_with_words_on_its_requests(
+    demo: Lab, monkeypatch: pytest.MonkeyPatch, number: int, status: int, word: str
+) -> None:
+    from medunlearn_simulation import simulate as module
+
+    def stop(*_: object, **__: object) -> None:
+        signal.raise_signal(number)
+
+    demo.validated("--patient", PATIENT)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "prepare_models", stop)
+        assert demo.simulate() == status
+    assert "nothing was begun and no request was taken: give the same command again" \
+        in demo.shown[-1]
+    assert demo.shown[-1].endswith(f"{word}\n")
+    assert demo.registry.request(1).state is State.VALIDATED
+    assert not (demo.folder / "run").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "run_federation", stop)
+        assert demo.simulate() == status
+    assert f"to go on: medunlearn simulate --resume {demo.folder / 'run'}\n" in demo.shown[-1]
+    assert "its erasure requests (1) stay in_run" in demo.shown[-1]
+    assert demo.shown[-1].endswith(f"{word}\n")
+    assert demo.registry.request(1).state is State.IN_RUN
 
 
 def test_a_run_that_cannot_start_holds_nothing(
@@ -354,6 +388,18 @@ def test_data_that_lack_the_patient_name_the_request_only(demo: Lab) -> None:
                 demo.registry_file, "--out", demo.folder / "again", *QUICK) == 2
     assert demo.registry.request(1).state is State.VALIDATED
     demo.require_silence()
+
+
+def test_a_run_without_a_plan_says_that_its_records_are_the_demo_s(demo: Lab) -> None:
+    rows = [json.loads(line) for line in demo.data.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row |= {"patient_id": f"our-{row['patient_id']}", "id": f"our-{row['id']}"}
+    demo.data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    demo.validated("--patient", f"our-{PATIENT}")
+    assert demo("simulate", "--erasure", demo.registry_file, "--out", demo.folder / "run",
+                *QUICK) == 2
+    assert "[ERASURE_RECORDS_MISSING]" in demo.shown[-1]
+    assert "hint: these are the demo's records: name your plan" in demo.shown[-1]
 
 
 def test_half_of_a_patients_records_verify_nothing(demo: Lab) -> None:
@@ -460,6 +506,7 @@ def test_a_run_is_measured_on_the_records_that_it_forgot(
     demo.data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     assert demo("simulate", "--resume", demo.folder / "run", "--quiet") == 2, demo.shown
     assert "[DATA_CHANGED]" in demo.shown[-1]
+    assert "its erasure requests (1) stay in_run" in demo.shown[-1]
     assert demo.registry.request(1).state is State.IN_RUN
     demo.data.write_bytes(before)
     assert demo("simulate", "--resume", demo.folder / "run", "--quiet") == 0, demo.shown
@@ -513,9 +560,13 @@ def test_a_later_run_neither_forgets_nor_teaches_what_was_forgotten(
     stopped("third")
     states = [request.state for request in demo.registry.requests()]
     assert states == [State.VERIFIED, State.IN_RUN, State.IN_RUN]
+    runs = [RunFolder(root=demo.folder / out).read_start() for out in ("first", "second", "third")]
+    assert len({facts.run_id for _, facts in runs}) == 3
+    assert len({plan.shared().digest for plan, _ in runs}) == 1
     assert demo.erasure("reopen", 2, "--reason", "given up", *OFFICER) == 0
     assert demo("simulate", "--resume", demo.folder / "third") == 0, demo.shown
-    assert "10 record(s) of erasure requests" in " ".join(demo.shown[-1].split())
+    assert ("left out of both sets, and not taught again: request 1 (verified, 5 records), "
+            "request 2 (validated since, 5 records)\n") in demo.shown[-1]
     assert demo.registry.request(3).state is State.VERIFIED
     patients = Counter(json.loads(line)["patient_id"]
                        for line in demo.data.read_text(encoding="utf-8").splitlines())
@@ -525,6 +576,10 @@ def test_a_later_run_neither_forgets_nor_teaches_what_was_forgotten(
     assert kept and not kept & {PATIENT, "demo-patient-05", "demo-patient-06"}
     result = json.loads((demo.folder / "third" / "result.json").read_text(encoding="utf-8"))
     assert result["forget"]["n"] == patients["demo-patient-06"]
+    assert result["erasure"] == {
+        "requests": [{"number": 3, "records": 5, "outcome": "verified"}],
+        "left_out": [{"number": 1, "records": 5}, {"number": 2, "records": 5}],
+    }
     plan, facts = RunFolder(root=demo.folder / "third").read_start()
     left_out = LeftOutSection(patients=(PATIENT, "demo-patient-05"))
     assert facts.records_digest == records_digest(plan.data, plan.forget, left_out)

@@ -84,7 +84,7 @@ def test_a_malicious_hospital_destroys_utility_within_the_norm(tmp_path: Path) -
     lab = Lab(tmp_path, site_2={"poison": "drift"})
     plan = small_plan(**PUSHED)
     error = lab.refusal(plan)
-    assert error.code == "GATE_UTILITY" and "retain records keep" in error.message
+    assert error.code == "GATE_UTILITY" and "by option ranking, else word" in error.message
     honest = Lab(tmp_path / "honest").run(plan)
     assert all(gate.passed for gate in honest.gates)
 

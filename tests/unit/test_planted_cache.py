@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from medunlearn_client.records import Record, prompt_from_question
 from medunlearn_common.errors import Misconfigured, Transient
@@ -74,6 +76,18 @@ def test_second_request_trains_nothing(
     second = planted_models(_request(), board=board, root=tmp_path)
     assert first == second
     assert len(trained) == 2
+
+
+def test_planting_anew_for_other_records_is_said_and_planting_first_is_not(
+    tmp_path: Path, trained: list[str]
+) -> None:
+    shown = StringIO()
+    board = PhaseBoard(console=Console(file=shown))
+    planted_models(_request(), board=board, root=tmp_path)
+    assert not shown.getvalue()
+    planted_models(_request(replace(TINY, layers=2)), board=board, root=tmp_path)
+    assert shown.getvalue().startswith("original and retrained model: planted anew, since")
+    assert len(trained) == 4
 
 
 def test_damaged_entry_is_planted_again(

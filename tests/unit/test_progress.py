@@ -89,6 +89,18 @@ def test_times_that_cannot_be_written_are_no_reason_to_stop(tmp_path: Path) -> N
     assert "a" in board.seconds
 
 
+def test_the_last_line_of_a_phase_that_fails_says_how_far_it_came() -> None:
+    shown = StringIO()
+    with PhaseBoard(console=Console(file=shown)) as board:
+        with pytest.raises(ValueError, match="gate"), board.phase("rounds", total=4.0) as bar:
+            bar.set(3.0, "round 3")
+            bar.set(4.0, "round 4")
+            raise ValueError("gate")
+        with board.phase("reading", total=1.0) as bar:
+            bar.set(1.0, "all")
+    assert "rounds ...\nrounds: 100% round 4\nreading ...\nreading: done" in shown.getvalue()
+
+
 def test_a_phase_without_a_known_end_names_its_step_and_no_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -267,6 +267,23 @@ def test_a_gate_that_judged_nothing_is_not_shown_as_passed(data: dict[str, Any])
     assert verdicts == ["– not judged", "✓ passed", "✗ overridden"]
 
 
+def test_requests_of_a_run_stand_on_the_page_with_what_became_of_them(
+    data: dict[str, Any]
+) -> None:
+    assert "Erasure requests" not in render_report(validate_result(data))
+    data["erasure"] = {
+        "requests": [
+            {"number": 4, "records": 5, "outcome": "fell short"},
+            {"number": 6, "records": 2, "outcome": "taken back"},
+        ],
+        "left_out": [{"number": 3, "records": 6}],
+    }
+    text = " ".join(" ".join(Page(render_report(validate_result(data))).text).split())
+    assert "4 5 ✗ not verified: the registry says why" in text
+    assert "6 2 – taken back from this run" in text
+    assert "3 6 left out of both sets" in text
+
+
 def test_the_reason_of_the_end_is_said_in_words(data: dict[str, Any]) -> None:
     data["run"]["stopped_because"] = "rounds_done"
     page = render_report(validate_result(data))

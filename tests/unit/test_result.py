@@ -276,5 +276,14 @@ def test_a_subject_in_the_summary_is_no_markup(data: dict[str, Any]) -> None:
     assert "[/b]?]0;owned?" in shown.getvalue() and "[/i]" in shown.getvalue()
 
 
+def test_the_headline_says_what_was_asked_and_not_what_came_of_it(data: dict[str, Any]) -> None:
+    shown = StringIO()
+    data["run"] |= {"task": "1 patient", "n_sites": 3, "rounds": 1}
+    print_summary(validate_result(data), RunFolder(root=Path("/runs/one")),
+                  Console(file=shown, width=80))
+    assert shown.getvalue().splitlines()[0].strip() == (
+        "asked to forget 1 patient: 3 sites, 1 round")
+
+
 def test_one_is_no_plural() -> None:
     assert (counted(1, "patient"), counted(2, "patient")) == ("1 patient", "2 patients")

@@ -69,9 +69,22 @@ def kept_claim(file: Path, *, registry: Path | None = None) -> Claim | None:
     except ValidationError as error:
         raise damaged(file) from error
     return Claim(
-        registry=Registry(registry or Path(kept.registry)), numbers=kept.numbers,
+        registry=_registry_of_before(registry or Path(kept.registry)), numbers=kept.numbers,
         token=kept.token, left_out=kept.left_out,
     )
+
+
+def _registry_of_before(path: Path) -> Registry:
+    """A registry that a run has looked into; where it is gone, no new one takes its place."""
+    try:
+        return Registry(path)
+    except Misconfigured as error:
+        if error.code == "ERASURE_REGISTRY_MISSING":
+            error.hint = (
+                "put it back where it was, from its backup; a new registry knows nothing of this "
+                "run's requests, nor of what was forgotten before"
+            )
+        raise
 
 
 def damaged(file: Path) -> Misconfigured:

@@ -104,6 +104,17 @@ class Claim:
     author: str = SIMULATION
     left_out: Sequence[int] = ()
 
+    def earlier_runs(self) -> tuple[int, ...]:
+        """How many times each request was taken by a run before this one first took it.
+
+        Raises:
+            Misconfigured: ERASURE_UNKNOWN.
+            Transient: ERASURE_REGISTRY_UNAVAILABLE.
+        """
+        with self.registry.transaction(write=False) as connection:
+            taken = [_claims(connection, number) for number in self.numbers]
+        return tuple([*tokens, self.token].index(self.token) for tokens in taken)
+
     def take(self, run_id: str) -> None:
         """Marks the requests in run, all or none; what this run took or settled stays so.
 
@@ -166,6 +177,20 @@ class Claim:
                      "shortfalls": list(missed[number]), "criteria": settings.criteria()},
                 )
         return missed
+
+    def held(self) -> tuple[int, ...]:
+        """Numbers of the requests that are in this run now.
+
+        Raises:
+            Misconfigured: ERASURE_UNKNOWN.
+            Rejected: ERASURE_HISTORY_TAMPERED.
+            Transient: ERASURE_REGISTRY_UNAVAILABLE.
+        """
+        with self.registry.transaction(write=False) as connection:
+            return tuple(
+                number for number in self.numbers
+                if self._is_held(connection, rows.request_of(connection, number))
+            )
 
     def standing(self) -> Claim:
         """This claim without the requests that were taken back from the run since."""

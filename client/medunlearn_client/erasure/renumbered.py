@@ -14,8 +14,8 @@ from medunlearn_client.site_data import words_digest
 
 RENUMBERED = "ERASURE_RECORDS_RENUMBERED"
 REMEDY = (
-    "if an export numbered them anew, or a record was corrected: take what was forgotten out of "
-    "the [data] files, or enter a request for it under its present id"
+    "where an export numbered its rows anew, or a record was corrected, take what was forgotten "
+    "out of the [data] files, or enter a request for it under its present id"
 )
 
 
@@ -79,7 +79,7 @@ def renumbered(
 def renumbered_message(numbers: Sequence[int]) -> str:
     """What to say of them, by number."""
     return (
-        "the data hold other words under an id that erasure request(s) "
-        f"{', '.join(map(str, numbers))} were found with, or their words under another id; such "
-        "records are not left out, and what was forgotten may be taught again"
+        f"erasure request(s) {', '.join(map(str, numbers))} were found with records that are not "
+        "in the data as they were: other words bear an id of theirs, or another id their words. "
+        "Such records are not left out; what was forgotten may be taught again"
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from medunlearn_client.erasure.claims import FORGOTTEN, Claim
 from medunlearn_client.erasure.criteria import RunFigures
 from medunlearn_client.erasure.judgements import changed_criteria, verifying
-from medunlearn_client.erasure.requests import next_step
+from medunlearn_client.erasure.requests import State, next_step
 
 if TYPE_CHECKING:
     from medunlearn_client.evaluation.report import EvaluationReport
@@ -55,9 +55,14 @@ def figures_by_request(
 def outcome_lines(claim: Claim) -> Iterator[str]:
     """How each request of a measured run stands now, and what it fell short of."""
     for number in claim.numbers:
-        shortfalls = claim.registry.events(number)[-1].detail.get("shortfalls")
-        yield _standing(claim, number) + (
-            f", not verified: {'; '.join(shortfalls)}" if shortfalls else "")
+        missed = claim.registry.events(number)[-1].detail.get("shortfalls")
+        line = _standing(claim, number)
+        if missed:
+            line += f", not verified: {'; '.join(missed)}"
+        # A request that a run has cannot be closed.
+        if claim.registry.request(number).state in (State.WITHDRAWN, State.REFUSED):
+            line += ", taken back from this run, whose adapter forgets its records all the same"
+        yield line
 
 
 def next_step_lines(claim: Claim) -> Iterator[str]:

@@ -24,11 +24,16 @@ from medunlearn_common.plan.sections import (
     FoundRecord,
     LeftOutSection,
 )
-from medunlearn_simulation.erasure import say_renumbered
+from medunlearn_simulation.erasure import say_left_out, say_renumbered
 from medunlearn_simulation.preparing import PreparedRecords, prepare_records
 from medunlearn_simulation.progress import PhaseBoard
 from medunlearn_simulation.run_folder import RunFacts, RunFolder
-from medunlearn_simulation.simulate import _require_same_records, write_sites
+from medunlearn_simulation.simulate import (
+    _require_public_files,
+    _require_same_records,
+    _run_id,
+    write_sites,
+)
 
 CONCEPT = "MU:S0015"
 PATIENTS = 40
@@ -164,8 +169,28 @@ def test_records_that_were_numbered_anew_are_said_on_the_board(
     shown = io.StringIO()
     board = PhaseBoard(console=Console(file=shown))
     say_renumbered(claim, federation, board, show_subject=False)
-    assert "ERASURE_RECORDS_RENUMBERED" in shown.getvalue()
-    assert f"request(s) {number} were" in shown.getvalue() and "p1" not in shown.getvalue()
+    lines = shown.getvalue().splitlines()
+    assert lines[0].startswith("warning [ERASURE_RECORDS_RENUMBERED] erasure request(s) "
+                               f"{number} were")
+    assert lines[1].startswith("  hint: ") and "[data]" in lines[1]
+    assert "p1" not in shown.getvalue()
+
+
+def test_what_is_left_out_is_said_by_request_with_its_run_and_count(
+    plan: Plan, tmp_path: Path, registry: Registry, add: Callable[..., ErasureRequest]
+) -> None:
+    for target in ("p0", "p1", "nobody"):
+        registry.validate(add(target).number, author="A", identity="passport seen")
+    Claim(registry=registry, numbers=(2,), token="other").take("heart-[b]1")
+    claim = Claim(registry=registry, numbers=(), token="t", left_out=(1, 2, 3))
+    federation = prepared(plan, tmp_path, left_out_set(registry, claim.left_out)).federation
+    shown = io.StringIO()
+    board = PhaseBoard(console=Console(file=shown))
+    say_left_out(claim, federation, board, show_subject=False)
+    say_left_out(None, federation, board, show_subject=False)
+    assert shown.getvalue() == (
+        "left out of both sets, and not taught again: request 1 (validated since, 2 records), "
+        "request 2 (in run heart-[b]1, 2 records)\n")
 
 
 def test_a_run_is_resumed_with_what_it_left_out_and_with_nothing_else(plan: Plan) -> None:
@@ -191,3 +216,43 @@ def test_a_site_s_file_names_what_is_left_out_only_where_something_is(
     write_sites(plan, folder, "model", left_out=left_out)
     kept = json.loads((folder.site(0) / SITE_FILE).read_text())
     assert ("left_out" in kept) == (left_out != LeftOutSection())
+
+
+def test_runs_of_one_plan_that_differ_in_their_requests_have_ids_of_their_own(
+    plan: Plan, registry: Registry, add: Callable[..., ErasureRequest]
+) -> None:
+    first, second = (add(target).number for target in ("p1", "p2"))
+    for number in (first, second):
+        registry.validate(number, author="A", identity="passport seen")
+
+    def claim(token: str, *numbers: int, left_out: tuple[int, ...] = ()) -> Claim:
+        return Claim(registry=registry, numbers=numbers, token=token, left_out=left_out)
+
+    one = claim("one", first)
+    ids = [_run_id(plan), _run_id(plan, one), _run_id(plan, claim("two", second)),
+           _run_id(plan, claim("two", first, second)),
+           _run_id(plan, claim("two", second, left_out=(first,)))]
+    assert len(set(ids)) == len(ids)
+    assert _run_id(plan, claim("another token", first)) == ids[1]  # nothing random is in it
+    one.take(ids[1])
+    one.release("given back")
+    assert _run_id(plan, one) == ids[1]  # as at its start
+    again = claim("again", first)
+    assert _run_id(plan, again) not in ids
+    again.take("again-1")
+    assert _run_id(plan, one) == ids[1] != _run_id(plan, again)
+
+
+def test_a_run_with_requests_goes_on_by_its_id_also_one_of_the_version_before(
+    plan: Plan, registry: Registry, add: Callable[..., ErasureRequest]
+) -> None:
+    claim = Claim(registry=registry, numbers=(add().number,), token="t")
+
+    def facts(run_id: str) -> RunFacts:
+        return RunFacts(run_id=run_id, runner="memory", model="m", retrained=None,
+                        package_version="1")
+
+    for run_id in (_run_id(plan, claim), _run_id(plan)):
+        _require_public_files(plan, facts(run_id), claim)
+    with pytest.raises(Misconfigured, match="RUN_PLAN_CHANGED"):
+        _require_public_files(plan, facts("another-0"), claim)
