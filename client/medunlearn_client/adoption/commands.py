@@ -63,8 +63,9 @@ def measure(
     """Ask this hospital's own forget and retain questions without and with the adapter.
 
     The figures stay in this folder; nothing of them is sent, whatever they say. Erasure requests
-    that the run worked for are marked verified, or go back to validated with the reasons, unless
-    --most asks a part alone.
+    that the run worked for are marked verified, or go back to validated with the reasons, once,
+    unless --most asks a part alone; the record files must still be those of the run. `medunlearn
+    hospital inbox` names the runs that came; `adopt` or `object` is what comes next.
 
     Example:
 

@@ -164,7 +164,22 @@ def doctor(
     folder: PartyFolder = HERE, as_json: JsonOption = False,
     offline: Annotated[bool, typer.Option("--offline", help="Do not connect anywhere.")] = False,
 ) -> None:
-    """Check everything about this folder and machine, and say what to do about each finding."""
+    """Check everything about this folder and machine, and say what to do about each finding.
+
+    Versions, file modes and disk, trust and roster, the policy and how much epsilon is left, model
+    and tokenizer, memory, a few records, erasure requests, ports, clock, and whether the
+    coordinator is reached and lets this node in.
+
+    Nothing is changed. The exit status is 2 if there is a problem; warnings are for you to judge.
+
+    Examples:
+
+      medunlearn hospital doctor
+
+      medunlearn hospital doctor --json
+
+      medunlearn hospital doctor --offline   # before there is a network
+    """
     from medunlearn_client.joining.checks import hospital_checks
 
     report(hospital_checks(folder, now=time.time(), offline=offline), as_json=as_json)

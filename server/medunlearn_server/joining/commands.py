@@ -278,7 +278,18 @@ def rotate_certificate(
 
 
 def doctor(folder: PartyFolder = HERE, as_json: JsonOption = False) -> None:
-    """Check everything about this folder and machine, and say what to do about each finding."""
+    """Check everything about this folder and machine, and say what to do about each finding.
+
+    Versions, file modes and disk, certificates, trust and roster, ports and clock.
+
+    Nothing is changed. The exit status is 2 if there is a problem; warnings are for you to judge.
+
+    Examples:
+
+      medunlearn coordinator doctor
+
+      medunlearn coordinator doctor --json
+    """
     from medunlearn_server.joining.checks import coordinator_checks
 
     report(coordinator_checks(folder, now=time.time()), as_json=as_json)

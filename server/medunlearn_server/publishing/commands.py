@@ -27,7 +27,8 @@ def publish(
 
     The service carries it out when no run is under way; --show says who has it. Publishing again
     is harmless: hospitals that were away get it then, and what hospitals have countersigned or
-    objected to since is collected and handed to all of them.
+    objected to since is collected and handed to all of them. `medunlearn coordinator runs` names
+    the runs; hospitals go on with `medunlearn hospital inbox`.
 
     Examples:
 
