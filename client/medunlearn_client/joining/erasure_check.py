@@ -111,7 +111,7 @@ def _missing(folder: Path, registry: Path, error: Misconfigured) -> Finding:
             error.code, f"{error.message} yet; until there is, this hospital refuses every run",
             f"it begins with the first request: medunlearn erasure add --registry {registry}; "
             "to take part without one: medunlearn erasure settings --set hospital=NAME "
-            f"--registry {registry}")
+            f"--author YOU --registry {registry}")
     return problem(
         error.code, f"{error.message}, and runs of this hospital have looked into one",
         "put it back from its backup, with its key, or mend [erasure] registry in site.toml; a "

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shlex
 import socket
 import time
 from contextlib import closing
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from medunlearn_client.joining.site_folder import Joining, make_site_folder
 from medunlearn_client.service.config import HospitalPaths
 from medunlearn_client.service.node_link import NodeLink
 from medunlearn_client.site_config import read_site_config
+from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 from medunlearn_common.digests import digest_of
 from medunlearn_common.doctor import Finding, run_checks
 from medunlearn_common.entropy import OsEntropy
@@ -295,7 +298,11 @@ def test_a_registry_that_has_not_begun_is_no_problem_and_one_that_was_lost_is(
     with pytest.raises(Misconfigured, match="ERASURE_REGISTRY_MISSING"):
         requests.draw("heart-1")  # at READY it is as strict as ever, and leaves no claim
     assert found(place, "erasure") == [finding] and not registry.exists()
-    Registry(registry, create=True)
+    # What the hint says is what begins it.
+    told = finding.hint.partition("to take part without one: medunlearn ")[2]
+    line, program = CommandLine(), EntryPoint(
+        name="erasure", group=COMMAND_GROUP, value="medunlearn_client.erasure_cli:erasure_app")
+    assert line.run(line.build([program]), shlex.split(told)) == 0
     requests.draw("heart-1")
     for file in place.glob("erasure.sqlite*"):
         file.unlink()
