@@ -156,6 +156,36 @@ def test_terms_of_one_character_or_without_letters_are_ignored() -> None:
     assert found(tagger, "T 42 -- T2") == [("T2", "c")]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Hernia", "hernias"),
+        ("Inguinal Hernia", "two Inguinal Hernias"),
+        ("Neoplasms", "a neoplasm"),
+        ("Fracture of Neck of Femur", "fractures of neck of femur"),
+        ("Diverticulum", "diverticula"),
+        ("Nonabsorbable Sutures", "non-absorbable suture"),
+        ("Postoperative Pain", "post-operative pain"),
+        ("Tourette Syndrome", "Tourette's syndrome"),
+        ("Crohn Disease", "Crohn\u2019s disease"),
+        ("Ewing Sarcoma", "Ewing's sarcoma"),
+    ],
+)
+def test_a_name_with_capitals_is_found_in_all_its_spellings(name: str, text: str) -> None:
+    """MeSH writes names so, ICD-10-CM and SNOMED CT begin them so."""
+    hierarchy = ConceptHierarchy.from_concepts([Concept(concept_id="x", name=name)], source="t")
+    assert ConceptTagger(hierarchy.with_forget_roots(["x"])).matches_forget_root(text)
+
+
+def test_capitals_make_no_other_word_of_an_acronym_or_a_heading() -> None:
+    names = ("AIDS", "Wearers of AIDS", "Wills", "News")
+    concepts = [Concept(concept_id=f"x{n}", name=name) for n, name in enumerate(names)]
+    tagger = ConceptTagger(
+        ConceptHierarchy.from_concepts(concepts, source="t").with_forget_roots(["x0"])
+    )
+    assert found(tagger, "aid AID, wearers of aid, a new one will") == []
+
+
 def test_a_tagger_survives_pickling(tagger: ConceptTagger) -> None:
     copy = pickle.loads(pickle.dumps(tagger))
     text = "groin hernia after TURP"

@@ -41,11 +41,17 @@ _POSSESSIVE: Final = re.compile(r"'s?(?= |$)")
 _FINAL_SIGMA: Final = str.maketrans("ς", "σ")
 _PREFIX: Final = re.compile(
     r"(?:^|(?<= ))(non|post|pre|anti|sub|intra|inter|peri|extra|micro|hyper|hypo|auto|endo|multi)"
-    rf"( ?)(?=[a-z]{{{MIN_JOINED_CHARS}}})"
+    rf"( ?)(?=[a-z]{{{MIN_JOINED_CHARS}}})",
+    re.IGNORECASE,
 )
-_EPONYM: Final = re.compile(r"(?<![^ ])([A-Z][a-z]+)(?= (?:syndrome|disease|sign|law|triad|test|"
-                     r"procedure|operation|fracture|ulcer|tumou?r|hernia|catheter|rule)\b)")
+_EPONYM: Final = re.compile(
+    r"(?<![^ ])([A-Z][a-z]+)(?= (?i:syndrome|disease|sign|law|triad|test|procedure|operation|"
+    r"fracture|ulcer|tumou?r|hernia|catheter|rule|sarcoma|lymphoma|palsy|diverticulum|o?esophagus|"
+    r"thyroiditis|encephalopathy|contracture|chorea|ataxia|anomaly|phenomenon)\b)"
+)
 _HEAD: Final = re.compile(r"^([^ ]+(?: [^ ]+)?)(?= (?:of|in|to|with|from|at|by) )")
+_NO_PLURALS: Final = frozenset({"news", "wills"})
+"""Headings of MeSH; ``new`` and ``will`` stand in every other text and mean something else."""
 _LATIN: Final = (
     ("culum", "cula"), ("cula", "culum"), ("vertebra", "vertebrae"), ("vertebrae", "vertebra"),
     ("bronchus", "bronchi"), ("bronchi", "bronchus"), ("thrombus", "thrombi"),
@@ -151,7 +157,10 @@ def _inflections(term: str) -> Iterator[str]:
 
 def _other_number(term: str) -> Iterator[str]:
     word = term.rpartition(" ")[2]
-    if len(word) < MIN_INFLECTED_CHARS or not word.isalpha() or not word.islower():
+    # MeSH, ICD-10-CM and SNOMED CT begin names with a capital; an acronym has more of them.
+    if len(word) < MIN_INFLECTED_CHARS or not word.isalpha() or not word[1:].islower():
+        return
+    if word.lower() in _NO_PLURALS:
         return
     for ending, other in _LATIN:
         if word.endswith(ending):
