@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from medunlearn_client.evaluation.preservation import record_levels
 from medunlearn_client.records import ForgetRequest, Record, select
 from medunlearn_client.tagging import Assertion, ConceptTagger, ContextFinder
 from medunlearn_client.tagging.context_rules import builtin_rules, load_context_rules
-from medunlearn_common.concepts import Concept, ConceptHierarchy, load_builtin
+from medunlearn_common.concepts import Concept, ConceptHierarchy, ConceptLevel, load_builtin
 from medunlearn_common.errors import Misconfigured
 
 
@@ -62,6 +63,12 @@ def said(tagger: ConceptTagger, text: str, patient: str | None = "p1") -> dict[s
         ("rule out hernia", "4 possible"),
         ("?hernia", "4 possible"),
         ("hernia cannot be ruled out", "4 possible"),
+        ("hernia not ruled out", "4 possible"),
+        ("hernia has not been excluded", "4 possible"),
+        ("has not ruled out hernia", "4 possible"),
+        ("not clear whether a hernia", "4 possible"),
+        ("mother of the patient had a hernia", "3 family"),
+        ("his relative with a hernia", "3 family"),
         ("hernia", "4 affirmed"),
         ("No pain. Hernia", "4 affirmed"),
         ("No pain\nHernia", "4 affirmed"),
@@ -90,6 +97,12 @@ def test_what_is_said_of_a_hernia(tagger: ConceptTagger, text: str, expected: st
     "No treatment so far for the hernia", "No contraindication seen with hernia",
     "No evidence against hernia", "Never smoked, hernia", "The son found him with a hernia",
     "Her daughter brought her in with a hernia", "Lives with his brother, hernia since 2010",
+    "Did not tolerate the truss for the hernia", "No recurrence of hernia",
+    "No longer has a hernia", "No complications of hernia", "Not on treatment for hernia",
+    "No medication for hernia", "Room no 7, hernia", "NHS No: 943 476 5919 Diagnosis: hernia",
+    "Relative to last year, the hernia grew", "Relative contraindication, hernia",
+    "A 34-year-old mother of three with a hernia",
+    "Mother reports a hernia since birth", "Accompanied by her son for a hernia",
 ])
 def test_a_patient_s_hernia_is_not_denied_by_what_is_said_around_it(
     tagger: ConceptTagger, text: str
@@ -140,6 +153,49 @@ def test_an_answered_no_negates_the_question(tagger: ConceptTagger) -> None:
         spans = tagger.tag_record(record(question, answer))
         assert [int(span.level) for span in spans] == [level]
     assert [int(s.level) for s in tagger.tag_record(record("Hernia:", "no"))] == [4]
+
+
+@pytest.mark.parametrize(("prompt", "answer", "level"), [
+    ("He has a hernia. Does he smoke?", "No.", 4),
+    ("He smokes. Does he have a hernia?", "No.", 3),
+    ("Question: What followed the repair of the hernia?", "No complication.", 4),
+    ("When was the hernia operated on?", "Never", 4),
+    ("How is the hernia treated?", "Not at all", 4),
+    ("What was the result of the examination for a hernia?", "Negative", 3),
+    ("In which part was a hernia seen?", "Not seen", 3),
+    ("Any hernia?", "None", 3),
+])
+def test_an_answer_denies_nothing_but_a_question_of_yes_or_no(
+    tagger: ConceptTagger, prompt: str, answer: str, level: int
+) -> None:
+    """Denied by mistake, what the rest of the record teaches would not be forgotten."""
+    made = record(prompt, answer)
+    (hernia,) = (s for s in tagger.tag_record(made) if made.text[s.start : s.end] == "hernia")
+    assert int(hernia.level) == level
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("No hernia", "3 negated"),
+    ("Mother: hernia", "3 family"),
+    ("Suspected hernia", "4 possible"),
+    ("Absent pulse, hernia", "4 affirmed"),
+])
+def test_a_cue_that_is_a_concept_itself_stays_a_cue(text: str, expected: str) -> None:
+    """SNOMED CT and the UMLS have qualifiers and relatives among their concepts."""
+    names = ("Hernia", "No", "Mother", "Suspected", "Absent pulse")
+    concepts = [Concept(concept_id=f"X:{n}", name=name) for n, name in enumerate(names)]
+    concepts[0] = replace(concepts[0], level=ConceptLevel.SPECIALTY)
+    hierarchy = ConceptHierarchy.from_concepts(concepts, source="x")
+    tagger = ConceptTagger(hierarchy.with_forget_roots(["X:0"]))
+    assert said(tagger, text)["hernia"] == expected
+
+
+def test_a_line_without_an_end_takes_no_time(tagger: ConceptTagger) -> None:
+    """Counted by pairs of mention and cue, this line of 290 kB took ten minutes."""
+    text = "no hernia and fever but pain " * 10_000 + "is denied"
+    started = time.process_time()
+    assert len(said(tagger, text)) == 3
+    assert time.process_time() - started < 10
 
 
 def test_a_negated_level_never_rises(tagger: ConceptTagger) -> None:

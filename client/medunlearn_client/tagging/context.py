@@ -15,7 +15,7 @@ Guarantees:
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
@@ -33,6 +33,16 @@ NO_ANSWERS: Final = frozenset(
 
 _SENTENCE_END: Final = re.compile(r"[.!?;](?=\s|$)|\n")
 _FIRST_WORD: Final = re.compile(r"\W*(\w+)")
+_OPEN_QUESTION: Final = re.compile(
+    r"\W*(?:question\W+)?(?:(?:at|by|for|from|in|of|on|to|with) )?"
+    r"(?:how|what|when|where|which|who|whom|whose|why)\b",
+    re.IGNORECASE,
+)
+_NEGATIVE_RESULT: Final = re.compile(
+    r"\W*(?:negative|absent|not (?:detected|found|present|seen))\b", re.IGNORECASE
+)
+# "Room no 7", "NHS No: 943": a number, which denies nothing.
+_NUMBERED: Final = re.compile(r"no[.:#]* ?\d")
 _STRONGEST: Final = (Assertion.FAMILY, Assertion.NEGATED, Assertion.POSSIBLE)
 
 
@@ -71,8 +81,11 @@ class ContextFinder:
         cues: dict[int, list[_Found]] = {}
         for cue in found:
             cues.setdefault(bisect_right(ends, cue.start), []).append(cue)
+        sentences = {place: _Sentence(text, among) for place, among in cues.items()}
+        in_sentence = (sentences.get(bisect_right(ends, span.start)) for span in spans)
         return tuple(
-            _assertion(text, span, cues.get(bisect_right(ends, span.start), ())) for span in spans
+            Assertion.AFFIRMED if sentence is None else sentence.assertion(span)
+            for sentence, span in zip(in_sentence, spans, strict=True)
         )
 
     def in_context(
@@ -90,7 +103,7 @@ class ContextFinder:
     def _cues(
         self, text: str, folded: Folded, spans: Sequence[ConceptSpan]
     ) -> list[_Found]:
-        """Cues in reading order: longest match first, none within a concept's mention."""
+        """Cues in reading order: longest match first, none that is part of a mention."""
         if not len(self._automaton):  # No rules; the library refuses to search.
             return []
         lowered = folded.lowered
@@ -108,6 +121,8 @@ class ContextFinder:
             if start < free_from:
                 continue
             end, cue = longest[start]
+            if _NUMBERED.match(lowered, start):
+                continue
             free_from = end
             first, after = folded.original(start, end)
             found.append(_Found(start=first, end=after, cue=cue))
@@ -122,33 +137,75 @@ def _stands_apart(text: str, start: int, end: int) -> bool:
 
 
 def _outside(found: Iterable[_Found], spans: Sequence[ConceptSpan]) -> list[_Found]:
-    """A cue inside a mention is part of a name (``family history`` may be a concept itself)."""
+    """A cue that is a part of a mention belongs to its name (``absent`` in ``Absent nipple``).
+
+    One that is the whole mention stays a cue: SNOMED CT and the UMLS have ``No``, ``Mother`` and
+    ``Suspected`` as concepts.
+    """
     starts = [span.start for span in spans]
     kept = []
     for cue in found:
         before = bisect_right(starts, cue.start) - 1
-        if before < 0 or cue.end > spans[before].end:
-            kept.append(cue)
+        if before >= 0:
+            span = spans[before]
+            if cue.end <= span.end and (cue.start, cue.end) != (span.start, span.end):
+                continue
+        kept.append(cue)
     return kept
 
 
-def _assertion(text: str, span: ConceptSpan, cues: Sequence[_Found]) -> Assertion:
-    """What the cues of a mention's sentence make of it; a relative's counts before absence."""
-    made: set[Assertion] = set()
-    for cue in cues:
-        if cue.end <= span.start:
-            made = (made - cue.cue.ends) | cue.cue.forward
-    ended: set[Assertion] = set()
-    for cue in cues:
-        if cue.start >= span.end and "," not in text[span.end : cue.start]:
-            made |= cue.cue.backward - ended
-            ended |= cue.cue.ends
-    return next((kind for kind in _STRONGEST if kind in made), Assertion.AFFIRMED)
+class _Sentence:
+    """What the cues of one sentence make of a mention at any place in it.
+
+    Summed up once, from the left and from the right, so that the time does not grow with the
+    square of a sentence: lists pasted from another program may have no end of one in a megabyte.
+    """
+
+    def __init__(self, text: str, cues: Sequence[_Found]) -> None:
+        """Sum up; the cues stand in reading order and do not overlap."""
+        self._text = text
+        self._starts = [found.start for found in cues]
+        self._ends = [found.end for found in cues]
+        made: frozenset[Assertion] = frozenset()
+        self._before = [made]  # Before the first cue, and after each of them.
+        for found in cues:
+            made = (made - found.cue.ends) | found.cue.forward
+            self._before.append(made)
+        made = frozenset()
+        self._after = [made]  # From the last cue on, and from each before it.
+        following = len(text)
+        for found in reversed(cues):
+            if made and "," in text[found.start : following]:
+                made = frozenset()
+            made = found.cue.backward | (made - found.cue.ends)
+            self._after.append(made)
+            following = found.start
+        self._after.reverse()
+
+    def assertion(self, span: ConceptSpan) -> Assertion:
+        """What the cues make of a mention; a relative's counts before absence."""
+        made = self._before[bisect_right(self._ends, span.start)]
+        following = bisect_left(self._starts, span.end)
+        if self._after[following] and "," not in self._text[span.end : self._starts[following]]:
+            made |= self._after[following]
+        return next((kind for kind in _STRONGEST if kind in made), Assertion.AFFIRMED)
 
 
-def answered_no(prompt: str, answer: str) -> bool:
-    """Whether the answer denies what the prompt asks: ``Does she have asthma?`` ``No.``"""
-    if "?" not in prompt:
-        return False
+def denied_question(prompt: str, answer: str) -> tuple[int, int] | None:
+    """Characters of the prompt that its answer denies: ``Does she have asthma?`` ``No.``
+
+    It is the prompt's last question alone; what a vignette tells before it stays so. A question
+    for a thing (``What followed the hernia repair?`` ``No complication.``) is not denied by its
+    answer, unless by the result of a test.
+
+    Returns:
+        Start and end of the question; None where nothing is denied.
+    """
+    end = prompt.rfind("?") + 1
+    if not end:
+        return None
+    start = max((m.end() for m in _SENTENCE_END.finditer(prompt, 0, end - 1)), default=0)
+    if _OPEN_QUESTION.match(prompt, start):
+        return (start, end) if _NEGATIVE_RESULT.match(answer) else None
     word = _FIRST_WORD.match(answer)
-    return word is not None and word[1].casefold() in NO_ANSWERS
+    return (start, end) if word is not None and word[1].casefold() in NO_ANSWERS else None

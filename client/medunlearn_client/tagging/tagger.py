@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import ahocorasick
 
-from medunlearn_client.tagging.context import ContextFinder, answered_no
+from medunlearn_client.tagging.context import ContextFinder, denied_question
 from medunlearn_client.tagging.decisions import NO_DECISIONS, TagDecisions
 from medunlearn_client.tagging.folding import Folded, fold, lower, surfaces
 from medunlearn_client.tagging.spans import Assertion, ConceptSpan
@@ -137,12 +137,13 @@ class ConceptTagger:
         self, record: Record, text: str, folded: Folded, spans: tuple[ConceptSpan, ...]
     ) -> tuple[ConceptSpan, ...]:
         found = self._context.in_context(text, spans, folded)
-        if not answered_no(record.prompt, record.answer):
+        denied = denied_question(record.prompt, record.answer)
+        if denied is None:
             return found
-        asked = len(record.prompt)
+        start, end = denied
         return tuple(
             replace(span, assertion=Assertion.NEGATED)
-            if span.end <= asked and span.assertion is Assertion.AFFIRMED
+            if start <= span.start and span.end <= end and span.assertion is Assertion.AFFIRMED
             else span
             for span in found
         )
