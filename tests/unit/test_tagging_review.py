@@ -265,6 +265,21 @@ def test_a_mention_is_decided_once(review: Path, tagger: ConceptTagger) -> None:
         take(edited(review, edit), tagger)
 
 
+def test_words_mean_one_thing_everywhere(review: Path, tagger: ConceptTagger) -> None:
+    """Of two readings of the same words the one further down would hold, whatever was meant."""
+    def agree(rows: list[dict[str, str]]) -> None:
+        fill(rows[0], "accept", scope="everywhere")
+        fill(rows[3], "accept", scope="everywhere")
+
+    assert len(take(edited(review, agree), tagger)) == 2
+
+    def contradict(rows: list[dict[str, str]]) -> None:
+        fill(rows[3], "reject", scope="everywhere")
+
+    with pytest.raises(Misconfigured, match=r"line 5.*everywhere"):
+        take(edited(review, contradict), tagger)
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [

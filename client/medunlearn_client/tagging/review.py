@@ -60,9 +60,11 @@ def read_review(
 
     Raises:
         Misconfigured: As :func:`read_table`; TABLE_ROW with the line of the first row that is
-            unknown, damaged or decided incompletely.
+            unknown, damaged, decided incompletely, or says of words something else everywhere
+            than an earlier row.
     """
     known = {tag.key: tag for tag in tags}
+    everywhere: dict[str, tuple[Outcome, str | None]] = {}
 
     def asked(row: Mapping[str, str]) -> UncertainTag:
         tag = known.get(row["key"])
@@ -73,9 +75,15 @@ def read_review(
             raise ValueError("`mention` or `record` does not belong to its `key`")
         return tag
 
+    def decide(row: Mapping[str, str], tag: UncertainTag) -> TagDecision:
+        decision = _decision(row, tag, hierarchy, today)
+        said = decision.outcome, decision.concept_id
+        if decision.everywhere and everywhere.setdefault(decision.mention, said) != said:
+            raise ValueError("an earlier row decides otherwise on these words, everywhere")
+        return decision
+
     return read_decided_table(
-        path, COLUMNS, asked=asked, by_person=_BY_CLINICIAN,
-        decide=lambda row, tag: _decision(row, tag, hierarchy, today),
+        path, COLUMNS, asked=asked, by_person=_BY_CLINICIAN, decide=decide,
         place=lambda decision: decision.key, what="mention",
     )
 
