@@ -177,6 +177,44 @@ def test_a_name_with_capitals_is_found_in_all_its_spellings(name: str, text: str
     assert ConceptTagger(hierarchy.with_forget_roots(["x"])).matches_forget_root(text)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("acute myeloid leukemia", "Acute myeloid leukaemia"),
+        ("Hemorrhagic Anemia", "haemorrhagic anaemia"),
+        ("oesophageal tumour", "ESOPHAGEAL TUMORS"),
+        ("Edema", "oedema"),
+        ("Anesthesia, Local, Pediatric", "paediatric local anaesthesia"),
+        ("Leukemia, Myeloid, Acute", "acute myeloid leukaemia"),
+        ("beta-Thalassemia", "\u03b2-thalassaemia"),
+        ("alpha 1-Antitrypsin Deficiency", "\u03b11-antitrypsin deficiency"),
+        ("\u03b2 blocker overdose", "beta-blocker overdose"),
+        ("Fibrosis", "\ufb01brosis"),
+        ("reflux oesophagitis", "re\ufb02ux \u0153sophagitis"),
+        ("Crohn's disease [regional enteritis]", "Crohn\u00b4s disease"),
+        ("Crohn's disease", "Crohn`s disease"),
+        ("inguinal hernia", "inguinal\u2003hernia"),
+        ("inguinal hernia", "inguinal\u2212hernia"),
+        ("inguinal hernia", "inguinal \u200f\u202bhernia\u202c"),
+    ],
+)
+def test_a_term_is_found_as_the_other_country_or_a_page_prints_it(name: str, text: str) -> None:
+    hierarchy = ConceptHierarchy.from_concepts([Concept(concept_id="x", name=name)], source="t")
+    spans = ConceptTagger(hierarchy.with_forget_roots(["x"])).tag(f"\ufb01rst {text}, then")
+    assert [(s.start, s.end) for s in spans] == [(5, 5 + len(text.removesuffix("\u202c")))]
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("colorectal disease", "colourectal disease"),
+    ("laboratory finding", "labouratory finding"),
+    ("oesophagus", "ooesophagus"),
+    ("tumour", "tumouur"),
+])
+def test_no_rule_of_spelling_is_applied_twice_or_within_another_word(name: str, text: str) -> None:
+    hierarchy = ConceptHierarchy.from_concepts([Concept(concept_id="x", name=name)], source="t")
+    assert not ConceptTagger(hierarchy.with_forget_roots(["x"])).tag(text)
+
+
 def test_capitals_make_no_other_word_of_an_acronym_or_a_heading() -> None:
     names = ("AIDS", "Wearers of AIDS", "Wills", "News")
     concepts = [Concept(concept_id=f"x{n}", name=name) for n, name in enumerate(names)]

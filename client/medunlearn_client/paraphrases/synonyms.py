@@ -93,8 +93,9 @@ def _other_names(tagger: ConceptTagger, concept_id: str, written: str) -> Iterat
         return
     is_plural = is_inflected(mention, own[0])
     for name in same:
-        # What the tagger's folding takes for one spelling is no other name.
-        if mention not in spelt[name]:
+        # A plural or another hyphen makes no other name; the other country's spelling does.
+        alike = {surface.lower() for surface, _ in surfaces([name], respelling=False)}
+        if mention not in alike:
             yield plural_of(name) if is_plural else name
 
 

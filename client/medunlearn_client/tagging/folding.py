@@ -1,15 +1,19 @@
 """Spellings under which one term is found, and how a text is folded without losing its offsets.
 
-- Hyphens, dashes and any run of white space count as one space; a curly apostrophe as a
-  straight one; soft hyphens and other characters that nobody sees count as nothing, and so do the
-  accents of Latin letters, however they are written: ``Ménière`` is ``Meniere``. A prefix such
-  as ``non`` may also be joined to its word or stand apart: ``non-absorbable``, ``non absorbable``
-  and ``nonabsorbable`` find each other.
+- Hyphens, dashes and any run of white space count as one space; a curly apostrophe, and the marks
+  that are typed for one, as a straight one; soft hyphens and other characters that nobody sees
+  count as nothing, and so do the accents of Latin letters, however they are written: ``Ménière``
+  is ``Meniere``. A prefix such as ``non`` may also be joined to its word or stand apart:
+  ``non-absorbable``, ``non absorbable`` and ``nonabsorbable`` find each other.
 - ``Crohn's disease`` is also found as ``Crohn disease`` and ``Crohns disease``, and ``Tourette
   syndrome`` as ``Tourette's syndrome``.
 - The last word may be singular or plural, by the regular English rules and the Latin and Greek
   ones of medicine (``diverticulum``, ``diverticula``); so may the word before the first
   preposition: ``fractures of the neck of femur``.
+- British and American spelling, and Greek letters and their names, find each other
+  (:mod:`.spelling`); so do letters that are printed as one: ``re\ufb02ux``.
+- A remark in brackets may be missing (``Crohn's disease [regional enteritis]``), and a name that
+  is turned around twice stands in its natural order too (``Leukemia, Myeloid, Acute``).
 - None of this touches an acronym: a term of at most six characters without a lower-case letter
   is found as it is written, or with a plural ``s``.
 """
@@ -21,18 +25,30 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
+from medunlearn_client.tagging.spelling import respelt
+
 MAX_ACRONYM_CHARS: Final = 6
 MIN_TERM_CHARS: Final = 2
 MIN_INFLECTED_CHARS: Final = 4
 MIN_JOINED_CHARS: Final = 4
 
+_SPACES: Final = (
+    "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
+    "\u200a\u2028\u2029\u202f\u205f\u3000"
+)
+_HYPHENS: Final = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\ufe63\uff0d"
+_APOSTROPHES: Final = "`\u00b4\u02bc\u2018\u2019\u201b\u2032\uff07"
 _PLAIN: Final = str.maketrans(
-    dict.fromkeys("\t\n\r\v\f\u00a0\u2007\u2009\u202f-\u2010\u2011\u2012\u2013\u2014", " ")
-    | {"\u2019": "'", "\u02bc": "'", "ς": "σ"}
+    dict.fromkeys(_SPACES + _HYPHENS, " ") | dict.fromkeys(_APOSTROPHES, "'")
+    | {"ς": "σ", "\u00b5": "μ"}
 )
 # Accents that stand as a character of their own are dropped as well; lower() takes off the others.
-_INVISIBLE: Final = "\u00ad\u200b\u200c\u200d\u2060\ufeff\u0300-\u036f"
-_DROPPED: Final = re.compile(f"(?<= )[ {_INVISIBLE}]+|[{_INVISIBLE}]+")
+_INVISIBLE: Final = "\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe0f\ufeff\u0300-\u036f"
+_LIGATURES: Final = {
+    "\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl",
+    "\ufb05": "st", "\ufb06": "st", "æ": "ae", "œ": "oe", "Æ": "Ae", "Œ": "Oe",
+}  # fmt: skip
+_MOVED: Final = re.compile(f"(?<= )[ {_INVISIBLE}]+|[{_INVISIBLE}]+|[{''.join(_LIGATURES)}]")
 _ACCENTED: Final = {
     code: base for code in range(0xC0, 0x250)
     if (base := unicodedata.normalize("NFD", chr(code))[0]) != chr(code) and base.isascii()
@@ -49,6 +65,7 @@ _EPONYM: Final = re.compile(
     r"fracture|ulcer|tumou?r|hernia|catheter|rule|sarcoma|lymphoma|palsy|diverticulum|o?esophagus|"
     r"thyroiditis|encephalopathy|contracture|chorea|ataxia|anomaly|phenomenon)\b)"
 )
+_REMARK: Final = re.compile(r"(?<=[^ ]) *\[[^\[\]]*\]")
 _HEAD: Final = re.compile(r"^([^ ]+(?: [^ ]+)?)(?= (?:of|in|to|with|from|at|by) )")
 _NO_PLURALS: Final = frozenset({"news", "wills"})
 """Headings of MeSH; ``new`` and ``will`` stand in every other text and mean something else."""
@@ -70,15 +87,19 @@ def normalise(text: str) -> tuple[str, list[int] | None]:
     The places are None where nothing moved, which is the usual case.
     """
     plain = text.translate(_PLAIN)
-    if _DROPPED.search(plain) is None:
+    if _MOVED.search(plain) is None:
         return plain, None
     positions: list[int] = []
+    pieces: list[str] = []
     done = 0
-    for run in _DROPPED.finditer(plain):
+    for run in _MOVED.finditer(plain):
+        letters = _LIGATURES.get(run[0], "")
         positions.extend(range(done, run.start()))
+        positions.extend([run.start()] * len(letters))
+        pieces += plain[done : run.start()], letters
         done = run.end()
     positions.extend(range(done, len(plain)))
-    return _DROPPED.sub("", plain), positions
+    return "".join(pieces) + plain[done:], positions
 
 
 def lower(text: str) -> str:
@@ -120,12 +141,18 @@ def fold(text: str) -> Folded:
     return Folded(cased, lower(cased), positions)
 
 
-def surfaces(terms: Iterable[str]) -> set[tuple[str, bool]]:
-    """All spellings under which a concept is looked for, and whether each is an acronym."""
+def surfaces(terms: Iterable[str], *, respelling: bool = True) -> set[tuple[str, bool]]:
+    """All spellings under which a concept is looked for, and whether each is an acronym.
+
+    Args:
+        terms: The concept's names.
+        respelling: False leaves out those that a reader takes for another word: the other
+            country's spelling, Greek letters, the natural order of a name that is turned around.
+    """
     found: set[tuple[str, bool]] = set()
     for term in terms:
         surface = normalise(term)[0].strip()
-        for base in _bases(surface):
+        for base in _bases(surface, respelling=respelling):
             if len(base) < MIN_TERM_CHARS or not any(character.isalpha() for character in base):
                 continue
             is_acronym = len(base) <= MAX_ACRONYM_CHARS and base.isupper()
@@ -137,14 +164,24 @@ def surfaces(terms: Iterable[str]) -> set[tuple[str, bool]]:
     return found
 
 
-def _bases(surface: str) -> set[str]:
-    """The term itself, without its possessive, and with its prefix joined or apart."""
-    plain = {surface, _POSSESSIVE.sub("", surface), _POSSESSIVE.sub("s", surface)}
-    plain.add(_EPONYM.sub(r"\1's", surface))
+def _bases(surface: str, *, respelling: bool = True) -> set[str]:
+    """The term itself, without its possessive, with its prefix joined or apart, respelt."""
+    plain: set[str] = set()
+    for spelling in _respelt(surface) if respelling else (surface,):
+        plain |= {spelling, _POSSESSIVE.sub("", spelling), _POSSESSIVE.sub("s", spelling)}
+        plain.add(_EPONYM.sub(r"\1's", spelling))
     for base in tuple(plain):
         plain.add(_PREFIX.sub(r"\1", base))
         plain.add(_PREFIX.sub(r"\1 ", base))
     return plain
+
+
+def _respelt(surface: str) -> set[str]:
+    """The term in both countries' spelling, also without a remark and in its natural order."""
+    written = {surface, _REMARK.sub("", surface)}
+    if surface.count(", ") == 2:
+        written.add(" ".join(reversed(surface.split(", "))))
+    return set().union(*map(respelt, written))
 
 
 def _inflections(term: str) -> Iterator[str]:

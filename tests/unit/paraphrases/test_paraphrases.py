@@ -16,7 +16,7 @@ from medunlearn_client.paraphrases.synonyms import synonym_wordings
 from medunlearn_client.paraphrases.templates import MAX_QUESTION_CHARS, packaged_text
 from medunlearn_client.records import Record
 from medunlearn_client.tagging import ConceptTagger
-from medunlearn_common.concepts import load_hierarchies
+from medunlearn_common.concepts import Concept, ConceptHierarchy, load_hierarchies
 from medunlearn_common.errors import Misconfigured
 
 KINDS = {
@@ -135,6 +135,17 @@ def test_a_word_without_end_is_looked_at_once(tagger: ConceptTagger) -> None:
         assert not synonym_wordings(f"{blob} x depression y {blob}", tagger, untouched=())
     assert synonym_wordings(f"{blob} of depression in {blob}", tagger, untouched=())
     assert time.process_time() - started < 1.0
+
+
+def test_the_other_country_s_spelling_is_another_wording() -> None:
+    concept = Concept(
+        concept_id="X:1", name="Hemorrhage", synonyms=("haemorrhage",), exact=("haemorrhage",)
+    )
+    hierarchy = ConceptHierarchy.from_concepts([concept], source="x").with_forget_roots(["X:1"])
+    (wording,) = synonym_wordings(
+        "What follows a haemorrhage?", ConceptTagger(hierarchy), untouched=()
+    )
+    assert wording == "What follows a Hemorrhage?"
 
 
 def test_synonyms_never_touch_an_identifier(maker: Paraphraser) -> None:
