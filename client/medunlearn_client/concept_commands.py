@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,11 +13,11 @@ from rich.console import Console
 
 from medunlearn_client.reading_options import FormatOption, PlanOption, reading_of
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.plan.sections import ConceptsSection
+from medunlearn_common.plan.sections import ConceptsSection, Plan
 
 if TYPE_CHECKING:
     from medunlearn_client.records import Record
-    from medunlearn_client.tagging import ConceptTagger
+    from medunlearn_client.tagging import ConceptSpan, ConceptTagger, TagDecisions
     from medunlearn_client.tagging.views import TaggedRecord
 
 DEFAULT_HIERARCHY = "builtin"
@@ -34,7 +34,8 @@ RootOption = Annotated[
     typer.Option("--forget-root", help="Concept id that is level 4 with all below it; repeatable."),
 ]
 DecisionsOption = Annotated[
-    Path | None, typer.Option("--decisions", help="Decisions made so far (JSON lines).")
+    Path | None,
+    typer.Option("--decisions", help="Decisions made so far (JSON lines); else the plan's."),
 ]
 
 
@@ -66,19 +67,28 @@ def tag(
       medunlearn concepts tag notes.jsonl --limit 200 --html tagged.html --review review.csv
     """
     from medunlearn_client.records import read_records
+    from medunlearn_client.tagging import NO_DECISIONS, read_decisions
     from medunlearn_client.tagging.readings import DoubtFinder
     from medunlearn_client.tagging.review import write_review
     from medunlearn_client.tagging.views import page
     from medunlearn_common.files import write_atomically
 
-    _refuse_same_file(file, html, review, decisions)
     reading = reading_of([file], plan, record_format)
-    tagger = _tagger(reading.plan.concepts if plan else None, hierarchy, forget_root, decisions)
+    planned = reading.plan if plan else None
+    decisions = decisions or _planned_decisions(planned)
+    _refuse_same_file(file, html, review, decisions)
+    held = read_decisions(decisions) if decisions is not None else NO_DECISIONS
+    tagger = _tagger(planned, hierarchy, forget_root, held)
+    _tell_notes(tagger)
     records = read_records(reading.files, options=reading.options)
     console = Console(highlight=False)
     tagged = _tagged(records, tagger)
     _show(console, tagged[:limit])
     _summary(console, tagged)
+    unmet = held.unmet(_mentions(records, tagger))
+    if unmet:
+        _note(f"{unmet} decision(s) of {decisions} meet no mention of these records, whose words "
+              "may have changed since: write a new review for what is open")
     if html is not None:
         text = page(tagged[:limit], tagger.hierarchy.hierarchy, title=f"Concepts in {file.name}")
         write_atomically(html, text.encode("utf-8"))
@@ -110,14 +120,15 @@ def decide(
       medunlearn concepts decide review.csv notes.jsonl --decisions decisions.jsonl
     """
     from medunlearn_client.records import read_records
-    from medunlearn_client.tagging import keep_decisions
+    from medunlearn_client.tagging import NO_DECISIONS, keep_decisions
     from medunlearn_client.tagging.readings import DoubtFinder
     from medunlearn_client.tagging.review import read_review
 
     _refuse_same_file(file, review, decisions)
     # Without earlier decisions: they change tags, and with them what a row was written for.
     reading = reading_of([file], plan, record_format)
-    tagger = _tagger(reading.plan.concepts if plan else None, hierarchy, forget_root, None)
+    tagger = _tagger(reading.plan if plan else None, hierarchy, forget_root, NO_DECISIONS)
+    _tell_notes(tagger)
     known = DoubtFinder(tagger).uncertain(read_records(reading.files, options=reading.options))
     found = read_review(review, known, tagger.hierarchy.hierarchy, today=date.today())
     kept = keep_decisions(decisions, found.decisions)
@@ -128,20 +139,53 @@ def decide(
 
 
 def _tagger(
-    planned: ConceptsSection | None, hierarchies: list[str] | None, roots: list[str] | None,
-    decisions: Path | None,
+    plan: Plan | None, hierarchies: list[str] | None, roots: list[str] | None, held: TagDecisions
 ) -> ConceptTagger:
     """By the plan's hierarchies and roots, except where the command line names its own."""
     from medunlearn_client.site_data import leveled_hierarchy
-    from medunlearn_client.tagging import NO_DECISIONS, ConceptTagger, read_decisions
+    from medunlearn_client.tagging import ConceptTagger
 
-    section = planned or ConceptsSection(hierarchies=(DEFAULT_HIERARCHY,))
+    section = plan.concepts if plan else ConceptsSection(hierarchies=(DEFAULT_HIERARCHY,))
     if hierarchies:
         section = section.model_copy(update={"hierarchies": tuple(hierarchies)})
     if roots is not None:
         section = section.model_copy(update={"forget_roots": tuple(roots)})
-    held = read_decisions(decisions) if decisions is not None else NO_DECISIONS
-    return ConceptTagger(leveled_hierarchy(section), decisions=held)
+    forget = plan.forget if plan and roots is None else None
+    return ConceptTagger(leveled_hierarchy(section, forget), decisions=held)
+
+
+def _planned_decisions(plan: Plan | None) -> Path | None:
+    """The decisions that a run of the plan uses; None before the first review."""
+    if plan is None or not plan.data.tag_decisions:
+        return None
+    path = Path(plan.data.tag_decisions)
+    if path.exists():
+        return path
+    _note(f"the plan's decisions, {path}, are not there yet: `concepts decide` makes the file")
+    return None
+
+
+def _note(text: str) -> None:
+    """A remark on standard error, so that what is shown can be kept in a file."""
+    from medunlearn_client.tagging.views import visible
+
+    Console(stderr=True, highlight=False).print(
+        f"note: {visible(text)}", style="dim", markup=False, soft_wrap=True
+    )
+
+
+def _tell_notes(tagger: ConceptTagger) -> None:
+    for note in tagger.hierarchy.hierarchy.notes:
+        _note(note)
+
+
+def _mentions(
+    records: Iterable[Record], tagger: ConceptTagger
+) -> Iterator[tuple[Record, ConceptSpan]]:
+    """Every mention as it is found before anybody decides on it."""
+    for record in records:
+        for span in tagger.tag(record.text):
+            yield record, span
 
 
 def _tagged(records: Iterable[Record], tagger: ConceptTagger) -> list[TaggedRecord]:

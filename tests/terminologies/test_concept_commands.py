@@ -52,6 +52,18 @@ def test_explain_follows_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "4 target: below the forget root MESH:C (Diseases)" in out(capsys)
 
 
+def test_a_forget_concept_of_the_plan_is_a_root_here_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run counts it as one; ``explain --plan`` must not say level 3."""
+    plan = tmp_path / "plan.toml"
+    plan.write_text('[forget]\nconcepts = ["MU:S0001"]\n')
+    assert run("explain", "inguinal hernia", "--plan", str(plan)) == 0
+    assert "4 target: below the forget root MU:S0001 (surgery)" in out(capsys)
+    assert run("explain", "inguinal hernia", "--plan", str(plan), "--forget-root", "MU:M0001") == 0
+    assert "4 target" not in out(capsys)
+
+
 def test_a_type_of_a_file_is_no_markup(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -166,3 +166,61 @@ def test_a_table_with_columns_of_ones_own_is_tagged_by_its_plan(run: Run, tmp_pa
     # The command line's root replaces the plan's.
     _, shown = run("concepts", "tag", table, "--plan", plan, "--forget-root", "MU:M0001")
     assert "level 4: 0" in shown and "level 4: 0" not in by_plan
+
+
+def test_what_the_plan_forgets_by_concept_is_a_target_here_too(
+    run: Run, notes: Path, tmp_path: Path
+) -> None:
+    """A run counts ``[forget] concepts`` as roots: shown at level 3, nobody would look for them."""
+    plan = tmp_path / "plan.toml"
+    plan.write_text('[forget]\nconcepts = ["MU:S0001"]\n', encoding="utf-8")
+    status, shown = run("concepts", "tag", notes, "--plan", plan)
+    assert status == 0 and "[hernia|4]" in shown
+    _, shown = run("concepts", "tag", notes, "--plan", plan, "--forget-root", "MU:M0001")
+    assert "[hernia|3]" in shown
+
+
+def test_the_plan_s_decisions_hold_where_the_command_names_none(
+    run: Run, notes: Path, tmp_path: Path
+) -> None:
+    plan, kept = tmp_path / "plan.toml", tmp_path / "decisions.jsonl"
+    plan.write_text(
+        f'[data]\ntag_decisions = "{kept}"\n[concepts]\nforget_roots = ["MU:S0001"]\n',
+        encoding="utf-8",
+    )
+    status, shown = run("concepts", "tag", notes, "--plan", plan)
+    assert status == 0 and "[TIPS" in shown and "not there yet" in shown
+    decision = {
+        "key": "k-0", "mention": "TIPS", "outcome": "reject", "concept_id": None,
+        "everywhere": True, "author": "Dr. A", "decided_on": "2026-01-31", "note": "",
+    }
+    kept.write_text(json.dumps(decision) + "\n", encoding="utf-8")
+    status, shown = run("concepts", "tag", notes, "--plan", plan)
+    assert status == 0 and "[TIPS" not in shown and "note:" not in shown
+
+
+def test_decisions_that_meet_nothing_any_more_are_told(
+    run: Run, notes: Path, tmp_path: Path
+) -> None:
+    """One holds for the words it was made on; where they change, the tag comes back unseen."""
+    kept = tmp_path / "decisions.jsonl"
+    decision = {
+        "key": "k-0", "mention": "TIPS", "outcome": "reject", "concept_id": None,
+        "everywhere": False, "author": "Dr. A", "decided_on": "2026-01-31", "note": "",
+    }
+    kept.write_text(json.dumps(decision) + "\n", encoding="utf-8")
+    status, shown = run("concepts", "tag", notes, "--decisions", kept)
+    assert status == 0 and "note: 1 decision(s)" in shown
+
+
+def test_notes_of_the_hierarchy_are_told(run: Run, notes: Path, tmp_path: Path) -> None:
+    """How two hierarchies were joined decides what is a target; every command says it."""
+    plan = tmp_path / "plan.toml"
+    (tmp_path / "a.obo").write_text(
+        "[Term]\nid: X:1\nname: hernia\nxref: Y:1\n", encoding="utf-8")
+    (tmp_path / "b.obo").write_text("[Term]\nid: Y:1\nname: rupture\n", encoding="utf-8")
+    plan.write_text(
+        f'[concepts]\nhierarchies = ["{tmp_path}/a.obo", "{tmp_path}/b.obo"]\njoin = "xrefs"\n',
+        encoding="utf-8")
+    status, shown = run("concepts", "tag", notes, "--plan", plan)
+    assert status == 0 and "note: cross-references: 1 made one node" in shown

@@ -122,6 +122,21 @@ class TagDecisions:
         own = self._by_key.get(mention_key(record, span)) if self._by_key else None
         return own or self._by_mention.get(record.text[span.start : span.end])
 
+    def unmet(self, mentions: Iterable[tuple[Record, ConceptSpan]]) -> int:
+        """How many of the decisions that hold meet none of these mentions.
+
+        Args:
+            mentions: All mentions of all records, as they are found without decisions.
+        """
+        if not self._history:
+            return 0
+        keys, words = set(self._by_key), set(self._by_mention)
+        for record, span in mentions:
+            words.discard(record.text[span.start : span.end])
+            if keys:
+                keys.discard(mention_key(record, span))
+        return len(keys) + len(words)
+
     def require_known(self, hierarchy: ConceptHierarchy) -> None:
         """Refuse decisions for concepts that the hierarchy lacks.
 

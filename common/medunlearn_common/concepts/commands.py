@@ -114,9 +114,12 @@ def tree(
 def _leveled(
     plan: Path | None, hierarchies: list[str] | None, forget_roots: list[str] | None, join: bool
 ) -> LeveledHierarchy:
-    """The plan's levels, with what the command line says in place of the plan's own."""
-    concepts = (read_plan(plan) if plan else Plan()).concepts
-    said: dict[str, Any] = concepts.model_dump()
+    """The plan's levels, with what the command line says in place of the plan's own.
+
+    What ``[forget] concepts`` names is a forget root of the run as well.
+    """
+    planned = read_plan(plan) if plan else Plan()
+    said: dict[str, Any] = planned.concepts.model_dump()
     if hierarchies:
         said["hierarchies"] = hierarchies
     if forget_roots:
@@ -124,7 +127,8 @@ def _leveled(
     if join:
         said["join"] = "xrefs"
     checked = plan_from_mapping({"concepts": said}, name="command line")
-    return planned_levels(checked.concepts)
+    further_roots = () if forget_roots else planned.forget.concepts
+    return planned_levels(checked.concepts, further_roots=further_roots)
 
 
 def _meant(hierarchy: ConceptHierarchy, term: str) -> list[str]:
