@@ -204,6 +204,23 @@ def test_a_term_is_found_as_the_other_country_or_a_page_prints_it(name: str, tex
     assert [(s.start, s.end) for s in spans] == [(5, 5 + len(text.removesuffix("\u202c")))]
 
 
+def test_an_acronym_beside_what_it_stands_for_is_found_alone() -> None:
+    """The editors of SNOMED CT allow no other."""
+    concept = Concept(
+        concept_id="x", name="Acute myeloid leukaemia",
+        synonyms=(
+            "AML - Acute myeloid leukaemia", "CA - cancer of blood", "CTX - scan of a scar",
+            "LONGISH - long-ish",
+        ),
+    )
+    tagger = ConceptTagger(
+        ConceptHierarchy.from_concepts([concept], source="t").with_forget_roots(["x"])
+    )
+    assert found(tagger, "AML, aml, CA, CTX, LONGISH, Aml - acute myeloid leukaemia") == [
+        ("AML", "x"), ("Aml - acute myeloid leukaemia", "x"),
+    ]
+
+
 @pytest.mark.parametrize(("name", "text"), [
     ("colorectal disease", "colourectal disease"),
     ("laboratory finding", "labouratory finding"),

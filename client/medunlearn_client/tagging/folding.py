@@ -14,6 +14,9 @@
   (:mod:`.spelling`); so do letters that are printed as one: ``re\ufb02ux``.
 - A remark in brackets may be missing (``Crohn's disease [regional enteritis]``), and a name that
   is turned around twice stands in its natural order too (``Leukemia, Myeloid, Acute``).
+- SNOMED CT has acronyms only together with what they stand for (``COPD - Chronic obstructive
+  pulmonary disease``): each of the two is looked for, but no acronym of two letters, which would
+  stand for too much else (``CA - cancer of uterus``).
 - None of this touches an acronym: a term of at most six characters without a lower-case letter
   is found as it is written, or with a plural ``s``.
 """
@@ -23,6 +26,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Final, NamedTuple
 
 from medunlearn_client.tagging.spelling import respelt
@@ -65,6 +69,7 @@ _EPONYM: Final = re.compile(
     r"fracture|ulcer|tumou?r|hernia|catheter|rule|sarcoma|lymphoma|palsy|diverticulum|o?esophagus|"
     r"thyroiditis|encephalopathy|contracture|chorea|ataxia|anomaly|phenomenon)\b)"
 )
+_WITH_ACRONYM: Final = re.compile(r"([A-Z][A-Z0-9]{2,}) - (.+)")
 _REMARK: Final = re.compile(r"(?<=[^ ]) *\[[^\[\]]*\]")
 _HEAD: Final = re.compile(r"^([^ ]+(?: [^ ]+)?)(?= (?:of|in|to|with|from|at|by) )")
 _NO_PLURALS: Final = frozenset({"news", "wills"})
@@ -150,7 +155,7 @@ def surfaces(terms: Iterable[str], *, respelling: bool = True) -> set[tuple[str,
             country's spelling, Greek letters, the natural order of a name that is turned around.
     """
     found: set[tuple[str, bool]] = set()
-    for term in terms:
+    for term in chain.from_iterable(map(_taken_apart, terms)):
         surface = normalise(term)[0].strip()
         for base in _bases(surface, respelling=respelling):
             if len(base) < MIN_TERM_CHARS or not any(character.isalpha() for character in base):
@@ -162,6 +167,16 @@ def surfaces(terms: Iterable[str], *, respelling: bool = True) -> set[tuple[str,
             else:
                 found.update((inflected, False) for inflected in _inflections(base))
     return found
+
+
+def _taken_apart(term: str) -> tuple[str, ...]:
+    """The term, and where it begins with its acronym, that and what it stands for."""
+    found = _WITH_ACRONYM.fullmatch(term)
+    if found is None or len(found[1]) > MAX_ACRONYM_CHARS:
+        return (term,)
+    letters = iter(found[2].lower())
+    stands_for_it = all(letter in letters for letter in found[1].lower())
+    return (term, found[1], found[2]) if stands_for_it else (term,)
 
 
 def _bases(surface: str, *, respelling: bool = True) -> set[str]:
