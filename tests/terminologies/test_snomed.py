@@ -55,6 +55,24 @@ def test_a_release_folder_is_recognised(tmp_path: Path) -> None:
     assert load_hierarchy(str(tmp_path)).digest() == digest
 
 
+def british(part: str) -> dict[str, str]:
+    """The tables under the names that the United Kingdom gives them."""
+    return {
+        name.replace("Snapshot", f"{part}Snapshot").replace("INT", "GB"): text
+        for name, text in samples.snomed_tables().items()
+    }
+
+
+def test_the_british_edition_is_read_as_one_or_refused_in_parts(tmp_path: Path) -> None:
+    digest = load(tmp_path / "international").digest()
+    samples.write_tables(tmp_path / "mono", british("MONO"))
+    assert load_hierarchy(str(tmp_path / "mono")).digest() == digest
+    samples.write_tables(tmp_path / "both" / "parts", british("UKCL"))
+    with pytest.raises(Misconfigured) as caught:  # one alone would be a branch lost unseen
+        load(tmp_path / "both")
+    assert caught.value.code == "CONCEPT_RELEASE_AMBIGUOUS"
+
+
 @pytest.mark.parametrize("table", [CONCEPTS, DESCRIPTIONS, RELATIONSHIPS])
 @pytest.mark.parametrize("how", ["one more", "one less", "rotated"])
 def test_a_shifted_column(table: str, how: str, tmp_path: Path) -> None:

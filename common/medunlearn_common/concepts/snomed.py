@@ -28,9 +28,11 @@ FULLY_SPECIFIED_NAME: Final = "900000000000003001"
 SYNONYM: Final = "900000000000013009"
 
 _RELEASE: Final = r"_[A-Z]{2,3}\d{0,7}_\d{8}\.txt"
-CONCEPT_FILE: Final = re.compile(r"x?sct2_Concept_Snapshot" + _RELEASE)
-_DESCRIPTION_FILE: Final = re.compile(r"x?sct2_Description_Snapshot-en" + _RELEASE)
-_RELATIONSHIP_FILE: Final = re.compile(r"x?sct2_Relationship_Snapshot" + _RELEASE)
+# The United Kingdom names the part of its edition: MONO for the whole of it, UKCL for one.
+_PART: Final = r"(?:[A-Z]{4})?Snapshot"
+CONCEPT_FILE: Final = re.compile(rf"x?sct2_Concept_{_PART}{_RELEASE}")
+_DESCRIPTION_FILE: Final = re.compile(rf"x?sct2_Description_{_PART}-en{_RELEASE}")
+_RELATIONSHIP_FILE: Final = re.compile(rf"x?sct2_Relationship_{_PART}{_RELEASE}")
 
 # The two digits before the last tell a concept's identifier from a description's and a
 # relationship's, in the core release and in extensions: a shifted column is found by them.
