@@ -65,6 +65,18 @@ def test_the_link_that_closes_a_cycle_is_left_out_and_told(tmp_path: Path) -> No
     assert load(tmp_path, tables).digest() == umls.digest()
 
 
+def test_a_nameless_concept_between_others_is_told(tmp_path: Path) -> None:
+    """Below a forget root above it nothing of its branch would be forgotten, without a word."""
+    tables = samples.umls_tables()
+    tables["MRREL.RRF"] += samples.rel("C0000001", "PAR", "C0006826", number=11)
+    umls = load(tmp_path, tables)
+    assert umls.notes[1:] == (
+        "concepts without an English name that stand between others (1): C0000001; name what is "
+        "below them as forget roots of its own",
+    )
+    assert umls.digest() == load(tmp_path / "before").digest()
+
+
 def test_a_cycle_is_broken_where_the_fewest_sources_agree(tmp_path: Path) -> None:
     tables = samples.umls_tables()
     for number, source in enumerate(("NCI", "MSH"), start=20):

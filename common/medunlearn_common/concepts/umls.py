@@ -148,13 +148,13 @@ def load_umls(folder: Path, options: SourceOptions) -> ConceptHierarchy:
     sources = _Sources(folder, options)
     guard = KeptText(folder)
     known, names = _read_names(folder, sources, guard)
-    links = _read_links(folder, sources, guard, known, names)
+    links, cut = _read_links(folder, sources, guard, known, names)
     parents, dropped = _acyclic(links, names, source=folder.name)
     types = _read_types(folder, names)
     return ConceptHierarchy.from_concepts(
         (_concept(cui, names[cui], parents[cui], types.get(cui)) for cui in names),
         source=folder.name,
-        notes=graph.told(dropped),
+        notes=(*graph.told(dropped), *_told_cut(cut)),
     )
 
 
@@ -200,22 +200,45 @@ def _read_names(
 
 def _read_links(
     folder: Path, sources: _Sources, guard: KeptText, known: set[str], names: dict[str, _Names]
-) -> dict[Link, set[str]]:
-    """The sources of each (child, parent) link; links to CUIs that are left out are left out."""
+) -> tuple[dict[Link, set[str]], set[str]]:
+    """The sources of each (child, parent) link between CUIs that have a name.
+
+    Returns:
+        The links, and the nameless CUIs that have both children and parents: what is below them
+        is not below what is above them.
+    """
     path = _table_path(folder, "MRREL")
     links: dict[Link, set[str]] = {}
+    nameless_children: set[str] = set()
+    nameless_parents: set[str] = set()
     for line, child, parent, source in _hierarchical_rows(path):
         if not sources.admits(source, 0, path, line):
             continue
         if child not in known or parent not in known:
             raise invalid_file(path, "relates a CUI that is not in MRCONSO", line=line)
-        if child != parent and child in names and parent in names:
+        if child == parent:
+            continue
+        if child not in names:
+            nameless_children.add(sys.intern(child))
+        if parent not in names:
+            nameless_parents.add(sys.intern(parent))
+        if child in names and parent in names:
             if (child, parent) not in links:
                 guard.keep(child + parent)
                 links[sys.intern(child), sys.intern(parent)] = set()
             links[child, parent].add(sys.intern(source))
     sources.refuse_restricted()
-    return links
+    return links, nameless_children & nameless_parents
+
+
+def _told_cut(cut: set[str]) -> tuple[str, ...]:
+    """A note about concepts that interrupt a hierarchy; none where none does."""
+    if not cut:
+        return ()
+    return (
+        f"concepts without an English name that stand between others ({len(cut)}): "
+        f"{graph.shorten_ids(sorted(cut))}; name what is below them as forget roots of its own",
+    )
 
 
 def _acyclic(
