@@ -72,7 +72,7 @@ def test_a_nameless_concept_between_others_is_told(tmp_path: Path) -> None:
     umls = load(tmp_path, tables)
     assert umls.notes[1:] == (
         "concepts without an English name that stand between others (1): C0000001; name what is "
-        "below them as forget roots of its own",
+        "below them as further forget roots",
     )
     assert umls.digest() == load(tmp_path / "before").digest()
 

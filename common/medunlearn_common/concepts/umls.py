@@ -237,7 +237,7 @@ def _told_cut(cut: set[str]) -> tuple[str, ...]:
         return ()
     return (
         f"concepts without an English name that stand between others ({len(cut)}): "
-        f"{graph.shorten_ids(sorted(cut))}; name what is below them as forget roots of its own",
+        f"{graph.shorten_ids(sorted(cut))}; name what is below them as further forget roots",
     )
 
 
