@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -181,6 +182,20 @@ def test_decisions_change_spans_and_levels(
     ]
     assert turp == ()
     assert not list(DoubtFinder(decided).uncertain(RECORDS))
+
+
+def test_one_decision_does_not_slow_every_mention_of_a_long_record(
+    leveled: LeveledHierarchy,
+) -> None:
+    """With a digest of the rest of the text for each mention, this one took two minutes."""
+    decision = TagDecision(
+        key="k-1", mention="TIPS", outcome=Outcome.REJECT, author="A", decided_on=TODAY
+    )
+    decided = ConceptTagger(leveled, decisions=TagDecisions([decision]))
+    long = Record(record_id="x", prompt="a hernia and fever " * 40_000 + "seen", answer="yes")
+    started = time.process_time()
+    assert len(decided.tag_record(long)) == 80_000
+    assert time.process_time() - started < 20
 
 
 def test_an_everywhere_reading_does_not_say_who_has_it(

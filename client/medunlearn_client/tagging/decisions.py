@@ -107,6 +107,8 @@ class TagDecisions:
         self._history: Final = tuple(decisions)
         self._by_key: Final = {d.key: d for d in self._history if not d.everywhere}
         self._by_mention: Final = {d.mention: d for d in self._history if d.everywhere}
+        # A key is a digest of all that follows the mention: made only where it can be a known one.
+        self._keyed_words: Final = frozenset(d.mention for d in self._by_key.values())
 
     def __len__(self) -> int:
         return len(self._history)
@@ -119,8 +121,9 @@ class TagDecisions:
         """The decision on a mention: its own, or else the one on its words everywhere."""
         if not self._history:
             return None
-        own = self._by_key.get(mention_key(record, span)) if self._by_key else None
-        return own or self._by_mention.get(record.text[span.start : span.end])
+        words = record.text[span.start : span.end]
+        own = self._by_key.get(mention_key(record, span)) if words in self._keyed_words else None
+        return own or self._by_mention.get(words)
 
     def unmet(self, mentions: Iterable[tuple[Record, ConceptSpan]]) -> int:
         """How many of the decisions that hold meet none of these mentions.
@@ -132,8 +135,9 @@ class TagDecisions:
             return 0
         keys, words = set(self._by_key), set(self._by_mention)
         for record, span in mentions:
-            words.discard(record.text[span.start : span.end])
-            if keys:
+            written = record.text[span.start : span.end]
+            words.discard(written)
+            if written in self._keyed_words:
                 keys.discard(mention_key(record, span))
         return len(keys) + len(words)
 
