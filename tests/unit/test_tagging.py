@@ -193,6 +193,10 @@ def test_a_name_with_capitals_is_found_in_all_its_spellings(name: str, text: str
         ("reflux oesophagitis", "re\ufb02ux \u0153sophagitis"),
         ("Crohn's disease [regional enteritis]", "Crohn\u00b4s disease"),
         ("Crohn's disease", "Crohn`s disease"),
+        ("Hernia NOS", "hernias"),
+        ("Anemia, unspecified", "anaemia"),
+        ("Unspecified abdominal hernia", "abdominal hernia"),
+        ("Systemic lupus erythematosus [SLE], unspecified", "systemic lupus erythematosus"),
         ("inguinal hernia", "inguinal\u2003hernia"),
         ("inguinal hernia", "inguinal\u2212hernia"),
         ("inguinal hernia", "inguinal \u200f\u202bhernia\u202c"),
@@ -202,6 +206,18 @@ def test_a_term_is_found_as_the_other_country_or_a_page_prints_it(name: str, tex
     hierarchy = ConceptHierarchy.from_concepts([Concept(concept_id="x", name=name)], source="t")
     spans = ConceptTagger(hierarchy.with_forget_roots(["x"])).tag(f"\ufb01rst {text}, then")
     assert [(s.start, s.end) for s in spans] == [(5, 5 + len(text.removesuffix("\u202c")))]
+
+
+def test_a_name_that_is_left_belongs_to_the_concept_that_has_it_itself() -> None:
+    concepts = [
+        Concept(concept_id="c", name="Cholera"),
+        Concept(concept_id="c9", name="Cholera, unspecified", parents=("c",)),
+        Concept(concept_id="x", name="Cause", synonyms=("cholera NOS", "NOS", "unspecified")),
+    ]
+    tagger = ConceptTagger(
+        ConceptHierarchy.from_concepts(concepts, source="t").with_forget_roots(["c9"])
+    )
+    assert found(tagger, "cholera") == [("cholera", "c")]
 
 
 def test_an_acronym_beside_what_it_stands_for_is_found_alone() -> None:

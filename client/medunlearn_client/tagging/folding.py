@@ -14,6 +14,9 @@
   (:mod:`.spelling`); so do letters that are printed as one: ``re\ufb02ux``.
 - A remark in brackets may be missing (``Crohn's disease [regional enteritis]``), and a name that
   is turned around twice stands in its natural order too (``Leukemia, Myeloid, Acute``).
+- What says that nothing more is known may be missing (``Hernia NOS``, ``Anemia, unspecified``)
+  where no other concept has the name that is left: ICD-10-CM has many everyday names in no other
+  form.
 - SNOMED CT has acronyms only together with what they stand for (``COPD - Chronic obstructive
   pulmonary disease``): each of the two is looked for, but no acronym of two letters, which would
   stand for too much else (``CA - cancer of uterus``).
@@ -71,6 +74,7 @@ _EPONYM: Final = re.compile(
 )
 _WITH_ACRONYM: Final = re.compile(r"([A-Z][A-Z0-9]{2,}) - (.+)")
 _REMARK: Final = re.compile(r"(?<=[^ ]) *\[[^\[\]]*\]")
+_UNSPECIFIED: Final = re.compile(r"^unspecified |,? (?:nos|unspecified)$", re.IGNORECASE)
 _HEAD: Final = re.compile(r"^([^ ]+(?: [^ ]+)?)(?= (?:of|in|to|with|from|at|by) )")
 _NO_PLURALS: Final = frozenset({"news", "wills"})
 """Headings of MeSH; ``new`` and ``will`` stand in every other text and mean something else."""
@@ -167,6 +171,12 @@ def surfaces(terms: Iterable[str], *, respelling: bool = True) -> set[tuple[str,
             else:
                 found.update((inflected, False) for inflected in _inflections(base))
     return found
+
+
+def unqualified(terms: Iterable[str]) -> set[str]:
+    """What is left of the terms that end or begin by saying that nothing more is known."""
+    plain = {_REMARK.sub("", term) for term in terms}
+    return {_UNSPECIFIED.sub("", term).strip() for term in plain} - plain - {""}
 
 
 def _taken_apart(term: str) -> tuple[str, ...]:

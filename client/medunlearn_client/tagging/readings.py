@@ -17,9 +17,9 @@ from typing import Final
 
 from medunlearn_client.records import Record
 from medunlearn_client.tagging.decisions import mention_key
-from medunlearn_client.tagging.folding import MAX_ACRONYM_CHARS, lower, normalise, surfaces
+from medunlearn_client.tagging.folding import MAX_ACRONYM_CHARS, lower, normalise
 from medunlearn_client.tagging.spans import Assertion, ConceptSpan
-from medunlearn_client.tagging.tagger import ConceptTagger
+from medunlearn_client.tagging.tagger import ConceptTagger, spellings
 
 ABBREVIATIONS_FILE: Final = "abbreviations.txt"
 MIN_CAPITALS: Final = 8
@@ -65,10 +65,9 @@ class DoubtFinder:
     def __init__(self, tagger: ConceptTagger) -> None:
         self._tagger = tagger
         self._concepts_of: dict[str, set[str]] = {}
-        for concept in tagger.hierarchy.hierarchy.concepts():
-            for surface, is_acronym in surfaces(concept.terms):
-                key = surface if is_acronym else lower(surface)
-                self._concepts_of.setdefault(key, set()).add(concept.concept_id)
+        for concept, surface, is_acronym in spellings(tagger.hierarchy.hierarchy):
+            key = surface if is_acronym else lower(surface)
+            self._concepts_of.setdefault(key, set()).add(concept.concept_id)
 
     def uncertain(self, records: Iterable[Record]) -> Iterator[UncertainTag]:
         """Uncertain tags in the order of the records; those decided upon are left out."""

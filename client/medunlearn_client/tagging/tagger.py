@@ -30,8 +30,10 @@ import ahocorasick
 
 from medunlearn_client.tagging.context import ContextFinder, denied_question
 from medunlearn_client.tagging.decisions import NO_DECISIONS, TagDecisions
-from medunlearn_client.tagging.folding import Folded, fold, lower, surfaces
+from medunlearn_client.tagging.folding import Folded, fold, lower, surfaces, unqualified
 from medunlearn_client.tagging.spans import Assertion, ConceptSpan
+from medunlearn_common.concepts.concept import Concept
+from medunlearn_common.concepts.hierarchy import ConceptHierarchy
 from medunlearn_common.concepts.leveled import LeveledHierarchy
 from medunlearn_common.concepts.levels import ConceptLevel
 
@@ -187,21 +189,42 @@ class ConceptTagger:
                 yield start, end, meaning
 
 
+def spellings(hierarchy: ConceptHierarchy) -> Iterator[tuple[Concept, str, bool]]:
+    """Every concept with each spelling that is looked for, and whether that is an acronym.
+
+    First all spellings of all names; then names without what says that nothing more is known,
+    where no concept has the name that is left: ``Anemia, unspecified`` is anemia, but ``Cholera,
+    unspecified`` leaves that name to the category ``Cholera``.
+    """
+    taken: set[str] = set()
+    for concept in hierarchy.concepts():
+        for surface, is_acronym in surfaces(concept.terms):
+            taken.add(lower(surface))
+            yield concept, surface, is_acronym
+    for concept in hierarchy.concepts():
+        for surface, is_acronym in surfaces(unqualified(concept.terms)):
+            if lower(surface) not in taken:
+                yield concept, surface, is_acronym
+
+
 def _entries(hierarchy: LeveledHierarchy) -> dict[str, _Entry]:
     """Automaton keys with their meanings."""
     entries: dict[str, _Entry] = {}
-    for concept in hierarchy.hierarchy.concepts():
-        concept_id = concept.concept_id
-        level = hierarchy.level_of(concept_id)
-        rank = (-int(level), -hierarchy.hierarchy.depth(concept_id), concept_id)
-        meaning = _Meaning(rank, concept_id, level)
-        for surface, is_acronym in surfaces(concept.terms):
-            key = lower(surface)
-            entry = entries.setdefault(key, _Entry(length=len(key), any_case=None, acronyms={}))
-            if is_acronym:
-                entry.acronyms[surface] = min(entry.acronyms.get(surface, meaning), meaning)
-            else:
-                entry.any_case = min(entry.any_case or meaning, meaning)
+    meanings: dict[str, _Meaning] = {}
+    for concept, surface, is_acronym in spellings(hierarchy.hierarchy):
+        meaning = meanings.get(concept.concept_id)
+        if meaning is None:
+            meaning = meanings[concept.concept_id] = _meaning(hierarchy, concept.concept_id)
+        key = lower(surface)
+        entry = entries.setdefault(key, _Entry(length=len(key), any_case=None, acronyms={}))
+        if is_acronym:
+            entry.acronyms[surface] = min(entry.acronyms.get(surface, meaning), meaning)
+        else:
+            entry.any_case = min(entry.any_case or meaning, meaning)
     return entries
 
 
+def _meaning(hierarchy: LeveledHierarchy, concept_id: str) -> _Meaning:
+    level = hierarchy.level_of(concept_id)
+    rank = (-int(level), -hierarchy.hierarchy.depth(concept_id), concept_id)
+    return _Meaning(rank, concept_id, level)
