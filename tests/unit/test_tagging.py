@@ -193,6 +193,7 @@ def test_a_name_with_capitals_is_found_in_all_its_spellings(name: str, text: str
         ("reflux oesophagitis", "re\ufb02ux \u0153sophagitis"),
         ("Crohn's disease [regional enteritis]", "Crohn\u00b4s disease"),
         ("Crohn's disease", "Crohn`s disease"),
+        ("Diabetes", "d\u0456\u0430b\u0435tes"),
         ("Hernia NOS", "hernias"),
         ("Anemia, unspecified", "anaemia"),
         ("Unspecified abdominal hernia", "abdominal hernia"),

@@ -252,11 +252,13 @@ def test_own_rules_take_the_place_of_the_packages(
     tagger: ConceptTagger, written: Callable[[str], Path]
 ) -> None:
     rules = load_context_rules(
-        written("# German\n[negated before]\nkein\nohne befund einer\n")
+        written("# German\n[negated before]\nkein\nohne befund einer\nkein anhalt f\u00fcr\n")
     )
-    text = "Kein Hernia; ohne Befund einer Hernia"
+    text = "Kein Hernia; ohne Befund einer Hernia; \u00fcberhaupt kein Anhalt f\u00fcr Hernia"
     finder = ContextFinder(rules)
-    assert finder.assertions(text, tagger.tag(text)) == (Assertion.NEGATED,) * 2
+    assert finder.assertions(text, tagger.tag(text)) == (Assertion.NEGATED,) * 3
+    alone = ContextFinder(load_context_rules(written("[negated before]\nkein anhalt f\u00fcr\n")))
+    assert alone.assertions(text, tagger.tag(text))[2] is Assertion.NEGATED
 
 
 @pytest.mark.parametrize(

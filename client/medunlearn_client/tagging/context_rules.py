@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from medunlearn_client.tagging.folding import normalise
+from medunlearn_client.tagging.folding import fold
 from medunlearn_client.tagging.spans import Assertion
 from medunlearn_common.concepts.files import read_concept_text
 from medunlearn_common.errors import Misconfigured
@@ -88,9 +88,9 @@ def load_context_rules(path: Path) -> ContextRules:
             continue
         if section is None:
             raise _invalid(path, number, "a phrase before the first section")
-        phrase = normalise(text)[0].strip()
-        if phrase != phrase.lower():
+        if text != text.lower():
             raise _invalid(path, number, "phrases are written in lower case")
+        phrase = fold(text).lowered.strip()
         rules[phrase] = rules[phrase].joined(section) if phrase in rules else section
     if not rules:
         raise _invalid(path, 1, "the file holds no phrase")

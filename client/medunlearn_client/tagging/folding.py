@@ -59,7 +59,9 @@ _MOVED: Final = re.compile(f"(?<= )[ {_INVISIBLE}]+|[{_INVISIBLE}]+|[{''.join(_L
 _ACCENTED: Final = {
     code: base for code in range(0xC0, 0x250)
     if (base := unicodedata.normalize("NFD", chr(code))[0]) != chr(code) and base.isascii()
-}
+} | {ord(cyrillic): latin for cyrillic, latin in zip("аеорсухіѕј", "aeopcyxisj", strict=True)}
+"""Letters with an accent, and Cyrillic ones that look like Latin: a question of MedQA asks of a
+``dіаbеtes`` with four of them."""
 _POSSESSIVE: Final = re.compile(r"'s?(?= |$)")
 _FINAL_SIGMA: Final = str.maketrans("ς", "σ")
 _PREFIX: Final = re.compile(

@@ -67,7 +67,7 @@ class _Entry:
 class ConceptTagger:
     """Tags mentions of a hierarchy's concepts, with their level under the forget roots.
 
-    Building takes under a second for 12,000 concepts. A tagger is immutable once built and
+    Building takes about a second for 12,000 concepts. A tagger is immutable once built and
     may be shared between threads.
     """
 
