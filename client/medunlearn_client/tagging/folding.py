@@ -10,7 +10,7 @@
 - The last word may be singular or plural, by the regular English rules and the Latin and Greek
   ones of medicine (``diverticulum``, ``diverticula``); so may the word before the first
   preposition: ``fractures of the neck of femur``.
-- British and American spelling, and Greek letters and their names, find each other
+- British and American spelling, Greek letters and their names, and numbers find each other
   (:mod:`.spelling`); so do letters that are printed as one: ``re\ufb02ux``.
 - A remark in brackets may be missing (``Crohn's disease [regional enteritis]``), and a name that
   is turned around twice stands in its natural order too (``Leukemia, Myeloid, Acute``).

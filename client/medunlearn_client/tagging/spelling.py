@@ -1,8 +1,9 @@
-"""British and American spelling, and Greek letters: other ways in which one term is written.
+"""British and American spelling, Greek letters, numbers: other ways in which one term is written.
 
 A hospital writes as its country does, and a terminology as its publisher: MeSH and the Disease
 Ontology know ``leukemia``, ``esophagus`` and ``beta-Thalassemia``, where a note says ``leukaemia``,
-``oesophagus`` and ``β-thalassaemia``. Rewritten are terms, never texts. A rule that fits where it
+``oesophagus`` and ``β-thalassaemia``; and ``vitamin B12`` and ``type II`` for ``Vitamin B 12`` and
+``type 2``. Rewritten are terms, never texts. A rule that fits where it
 should not (``chaemical``) makes a spelling that no text has.
 """
 
@@ -37,6 +38,13 @@ _GREEK_NAME: Final = re.compile(
 )
 _GREEK_LETTER: Final = re.compile(f"[{''.join(_SPELT_OUT)}]")
 
+_NUMBERED: Final = "(?<![a-z])(type|grade|stage|class|phase) "
+_ROMAN: Final = {"1": "I", "2": "II", "3": "III", "4": "IV"}
+_ARABIC: Final = {roman: arabic for arabic, roman in _ROMAN.items()}
+_ARABIC_NUMBER: Final = re.compile(rf"{_NUMBERED}([1-4])(?![\w.])", re.IGNORECASE)
+_ROMAN_NUMBER: Final = re.compile(rf"{_NUMBERED}(I{{1,3}}|IV)(?!\w)", re.IGNORECASE)
+_BEFORE_NUMBER: Final = re.compile(r"(?<=[A-Za-z]) (?=\d)")
+
 
 def _pattern(place: int) -> str:
     """All rules at once; one spelling is not found again within the other (``oesophagus``)."""
@@ -58,7 +66,7 @@ _OTHER: Final = {american: british for american, british, _ in _RULES} | {
 
 
 def respelt(term: str) -> set[str]:
-    """The term and its spellings: all of it British, all American, Greek letters and names."""
+    """The term and its spellings: all of it British or American, Greek or not, with each number."""
     found = {term}
     lowered = term.lower()
     for in_lower_case, in_any_case in _SPELLINGS:
@@ -69,6 +77,10 @@ def respelt(term: str) -> set[str]:
         found.add(_GREEK_NAME.sub(lambda name: _GREEK[name[1].lower()], spelling))
         if not spelling.isascii():
             found.add(_GREEK_LETTER.sub(lambda letter: _SPELT_OUT[letter[0]], spelling))
+    for spelling in tuple(found):
+        found.add(_ARABIC_NUMBER.sub(lambda at: f"{at[1]} {_ROMAN[at[2]]}", spelling))
+        found.add(_ROMAN_NUMBER.sub(lambda at: f"{at[1]} {_ARABIC[at[2].upper()]}", spelling))
+        found.add(_BEFORE_NUMBER.sub("", spelling))
     return found
 
 
