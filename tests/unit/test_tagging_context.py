@@ -56,6 +56,8 @@ def said(tagger: ConceptTagger, text: str, patient: str | None = "p1") -> dict[s
         ("no known or suspected hernia", "3 negated"),
         ("denies   having\ta hernia", "3 negated"),
         ("hernia is absent", "3 negated"),
+        ("hernia and pain were ruled out", "3 negated"),
+        ("pain with hernia ruled out", "3 negated"),
         ("Mother's hernia", "3 family"),
         ("no family history of hernia", "3 family"),
         ("family history: negative for hernia", "3 family"),
@@ -102,6 +104,12 @@ def test_what_is_said_of_a_hernia(tagger: ConceptTagger, text: str, expected: st
     "No medication for hernia", "Room no 7, hernia", "NHS No: 943 476 5919 Diagnosis: hernia",
     "Relative to last year, the hernia grew", "Relative contraindication, hernia",
     "A 34-year-old mother of three with a hernia",
+    "Hernia with strangulation ruled out", "Hernia with obstruction not present",
+    "Hernia with absent bowel sounds", "A hernia and absent bowel sounds",
+    "Hernia with negative cough impulse", "Denies pain from the hernia",
+    "No strangulation of the hernia", "No problems with the hernia",
+    "Hernia since childhood, asthma in the family", "Lives with mother and hernia",
+    "Lost her mother last year, hernia", "Hernia after childbirth and asthma in the family",
     "Mother reports a hernia since birth", "Accompanied by her son for a hernia",
 ])
 def test_a_patient_s_hernia_is_not_denied_by_what_is_said_around_it(

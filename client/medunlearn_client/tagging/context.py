@@ -177,7 +177,7 @@ class _Sentence:
         for found in reversed(cues):
             if made and "," in text[found.start : following]:
                 made = frozenset()
-            made = found.cue.backward | (made - found.cue.ends)
+            made = found.cue.backward | (made - found.cue.ends - found.cue.bars)
             self._after.append(made)
             following = found.start
         self._after.reverse()

@@ -28,17 +28,19 @@ class Cue:
         forward: What it makes of concepts after it, in the same sentence.
         backward: What it makes of concepts before it.
         ends: Kinds of cue whose reach ends here.
+        bars: Kinds of cue after it whose reach back ends here.
     """
 
     forward: frozenset[Assertion] = frozenset()
     backward: frozenset[Assertion] = frozenset()
     ends: frozenset[Assertion] = frozenset()
+    bars: frozenset[Assertion] = frozenset()
 
     def joined(self, other: Cue) -> Cue:
         """One phrase listed in several sections does what each of them says."""
         return Cue(
             forward=self.forward | other.forward, backward=self.backward | other.backward,
-            ends=self.ends | other.ends,
+            ends=self.ends | other.ends, bars=self.bars | other.bars,
         )
 
 
@@ -54,6 +56,7 @@ SECTIONS: Final[dict[str, Cue]] = {
     "ends all": Cue(ends=_ALL),
     "ends negated": Cue(ends=frozenset({Assertion.NEGATED})),
     "ends family": Cue(ends=frozenset({Assertion.FAMILY})),
+    "no way back": Cue(bars=_ALL),
     "no cue": Cue(),
 }
 
