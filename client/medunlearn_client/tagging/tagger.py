@@ -9,7 +9,7 @@ What counts as a mention:
 - Upper and lower case do not matter, except for acronyms: a term of at most six characters
   without a lower-case letter, such as ``TURP``, must stand in the text as written.
 - A mention begins and ends at word boundaries.
-- Hyphens, spacing, possessives, plurals and joined prefixes are folded (:mod:`.folding`).
+- Hyphens, spacing, possessives, plurals, prefixes and spellings are folded (:mod:`.folding`).
 - Terms of one character or without a letter are not looked for.
 - Of overlapping mentions the left-most wins, and of those that begin together the longest.
 - A name that several concepts share goes to the deepest: highest level first, then greatest depth
