@@ -113,6 +113,25 @@ def test_a_longer_mention_of_a_lower_level_wins() -> None:
     assert tagger.matches_forget_root("a silk suture")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("urinary bladder carcinoma", ["bladder carcinoma"]),
+        ("a bladder carcinoma scar", ["bladder carcinoma scar"]),
+        ("urinary bladder and bladder carcinoma", ["urinary bladder", "bladder carcinoma"]),
+        ("bladder carcinoma scar tissue", ["bladder carcinoma scar"]),
+        ("urinary bladder wall", ["urinary bladder"]),
+    ],
+)
+def test_no_mention_that_ends_before_a_target_hides_it(text: str, expected: list[str]) -> None:
+    names = ("urinary bladder", "bladder carcinoma scar", "scar tissue", "bladder wall")
+    kept = [Concept(concept_id=f"C{n}", name=name) for n, name in enumerate(names)]
+    target = Concept(concept_id="target", name="bladder carcinoma")
+    hierarchy = ConceptHierarchy.from_concepts([*kept, target], source="t")
+    tagger = ConceptTagger(hierarchy.with_forget_roots(["target"]))
+    assert [words for words, _ in found(tagger, text)] == expected
+
+
 def test_an_inflection_never_beats_a_deeper_concept_of_that_name() -> None:
     concepts = [
         Concept(concept_id="a", name="arm"),

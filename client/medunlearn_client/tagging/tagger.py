@@ -11,7 +11,9 @@ What counts as a mention:
 - A mention begins and ends at word boundaries.
 - Hyphens, spacing, possessives, plurals, prefixes and spellings are folded (:mod:`.folding`).
 - Terms of one character or without a letter are not looked for.
-- Of overlapping mentions the left-most wins, and of those that begin together the longest.
+- Of overlapping mentions the left-most wins, and of those that begin together the longest; but one
+  that is to be forgotten gives way to none that ends before it: in ``urinary bladder carcinoma``
+  the carcinoma wins over the urinary bladder.
 - A name that several concepts share goes to the deepest: highest level first, then greatest depth
   in the hierarchy, then smallest id.
 
@@ -155,12 +157,14 @@ class ConceptTagger:
         for start, end, meaning in self._matches(folded):
             # Matches come in the order of their ends: a later one from this start is longer.
             longest[start] = (end, meaning)
-        spans = []
+        spans: list[ConceptSpan] = []
         free_from = 0
         for start in sorted(longest):
-            if start < free_from:
-                continue
             end, meaning = longest[start]
+            if start < free_from:
+                if not self._is_cut(meaning, end, by=spans[-1], until=free_from):
+                    continue
+                spans.pop()
             free_from = end
             first, last = folded.original(start, end)
             spans.append(
@@ -169,6 +173,12 @@ class ConceptTagger:
                 )
             )
         return tuple(spans)
+
+    @staticmethod
+    def _is_cut(meaning: _Meaning, end: int, *, by: ConceptSpan, until: int) -> bool:
+        """Whether an earlier mention, which ends first, would hide one that is to be forgotten."""
+        is_hidden = meaning.level is ConceptLevel.TARGET and by.level is not ConceptLevel.TARGET
+        return is_hidden and end > until
 
     def _matches(self, folded: Folded) -> Iterator[tuple[int, int, _Meaning]]:
         """Start, end and meaning of every mention with word boundaries, in order of ends."""
