@@ -82,13 +82,13 @@ def agreement(records: Sequence[Record]) -> list[float]:
     if len(records) < 2:
         return shares
     # Late: a run without estimates needs no hashing library.
-    from medunlearn_client.quality.near_duplicates import near_duplicates
+    from medunlearn_client.quality.near_duplicates import folded_answer, near_duplicates
 
     # Two records may share an id; their places do not.
     numbered = [replace(record, record_id=str(place)) for place, record in enumerate(records)]
     for group in near_duplicates(numbered):
         places = [int(record_id) for record_id in group.record_ids]
-        answers = [records[place].answer.casefold() for place in places]
+        answers = [folded_answer(records[place]) for place in places]
         for place, answer in zip(places, answers, strict=True):
             shares[place] = answers.count(answer) / len(answers)
     return shares

@@ -121,6 +121,9 @@ def test_agreement_counts_within_one_unit(
     again = [replace(own, record_id="again"), contradicting(own, 1)]
     assert agreement([own, *again]) == [2 / 3, 2 / 3, 1 / 3]
     assert agreement([own]) == [1.0]
+    # The report calls it a repeat, so it is no disagreement either.
+    assert agreement([own, replace(own, answer=f"{own.answer.upper()}.", options=(),
+                                   answer_index=None)]) == [1.0, 1.0]
     units = in_units(loaded, [own, *again], units=((0, 1, 2),))
     alone = [held_by_model(ModelView(adapter), r, by_options=False) for r in units.records]
     found = with_estimates(ModelView(adapter), units, [own, *again], ESTIMATED)
@@ -235,6 +238,16 @@ def test_a_clipped_gradient_loses_its_weight_too(
     tenth = release(adapter, trusted(units, 0, 0.1))
     assert np.allclose(tenth, 0.1 * whole, atol=1e-5) and np.linalg.norm(tenth) > 0.05 * CLIP
     assert not release(adapter, trusted(units, 0, 0.0)).any()
+
+
+def test_a_patients_measurements_of_one_day_do_not_doubt_each_other() -> None:
+    """Both labels are right, and each would lose half its weight."""
+    form = "What was the result of Body {} for Ann Example, born 1970-01-02, on 2011-03-04?"
+    rows = [
+        Record(record_id=name, prompt=form.format(name), answer=answer, patient_id="p")
+        for name, answer in (("Height", "170 cm"), ("Weight", "70 kg"))
+    ]
+    assert agreement(rows) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("weight", [1e6, 1.0, 0.3, -5.0])
