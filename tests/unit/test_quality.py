@@ -203,6 +203,14 @@ def test_the_hierarchy_vouches_for_words_the_corpus_lacks() -> None:
     ]
 
 
+def test_a_word_that_may_have_lost_either_letters_is_one_row_and_not_sure() -> None:
+    known = frozenset({"artery", "aefiry"})
+    found = damaged_words([record(1, "an aery")], vocabulary=known, lost=("rt", "fi", "rt"))
+    assert [(one.word, one.proposals, one.sure) for one in found] == [
+        ("aery", ("artery", "aefiry"), False)
+    ]
+
+
 def test_places_refer_to_their_part_and_records_stay_as_they_are() -> None:
     row = Record(
         record_id="x", prompt="Which is impoant?", answer="the coex",

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medunlearn_client.quality import DamagedWord
 from medunlearn_client.quality.repair_review import (
     BY_RULE,
     COLUMNS,
@@ -219,6 +220,7 @@ def test_sure_words_are_repaired_on_request_and_a_person_overrules(
     (lambda rows: rows[0].update(author="A"), "without a `decision`"),
     (lambda rows: rows[0].update(word=rows[1]["word"]), "no damaged word"),
     (lambda rows: rows[0].update(start="0"), "no damaged word"),
+    (lambda rows: (decide(rows, "accept"), rows[0].update(proposal="impotent")), "proposal"),
     (lambda rows: (decide(rows, "accept"), rows.append(dict(rows[0]))), "earlier row"),
 ])
 def test_a_bad_row_refuses_the_whole_table(
@@ -234,6 +236,19 @@ def test_a_bad_row_refuses_the_whole_table(
         read_damage(edited(table, change), damage, today=TODAY)
     assert caught.value.code == "TABLE_ROW"
     assert {one.author for one in sure_repairs(damage, today=TODAY)} == {BY_RULE}
+
+
+def test_what_is_accepted_is_the_proposal_that_was_read(tmp_path: Path) -> None:
+    """More rows since then may have made another word the likelier one."""
+    row = Record(record_id="x", prompt="An aery", answer="a")
+    then = DamagedWord(
+        record_id="x", part="prompt", start=3, end=7, word="aery", proposals=("artery",), sure=True
+    )
+    table = tmp_path / "damaged_words.csv"
+    write_damage(table, [row], [then])
+    edited(table, lambda rows: decide(rows, "accept"))
+    later = replace(then, proposals=("aertry", "artery"), sure=False)
+    assert read_damage(table, [later], today=TODAY).decisions[0].repaired == "artery"
 
 
 @pytest.mark.parametrize("options", [
