@@ -197,6 +197,21 @@ def test_from_the_table_through_decisions_to_a_copy_and_a_run(
     assert "An important kortex" in loaded.forget[0].prompt
 
 
+def test_a_table_that_somebody_fills_in_is_not_written_over(
+    data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(data_file, "--out", out) == run(data_file, "--out", out) == 0
+    table = edited(out / "damaged_words.csv", lambda rows: decide(rows, "accept"))
+    (out / "duplicates.csv").unlink()
+    before = table.read_bytes()
+    assert run(data_file, "--out", out) == 2
+    assert "TABLE_DECIDED" in capsys.readouterr().err
+    assert table.read_bytes() == before and not (out / "duplicates.csv").exists()
+    table.write_text("saved as something else")
+    assert run(data_file, "--out", out) == 2
+
+
 def test_sure_words_are_repaired_on_request_and_a_person_overrules(
     data_file: Path, tmp_path: Path
 ) -> None:

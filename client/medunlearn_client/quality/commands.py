@@ -196,9 +196,10 @@ def _write_tables(found: Findings, out: Path) -> None:
     from medunlearn_client.quality.repair_review import write_damage
     from medunlearn_client.spreadsheets import write_table
 
+    # First, since it alone may be refused: then none of the three is written.
+    write_damage(out / DAMAGE_FILE, found.records, found.damage)
     write_table(out / DUPLICATES_FILE, _DUPLICATE_COLUMNS, _duplicate_rows(found))
     write_table(out / SUBJECTS_FILE, _SUBJECT_COLUMNS, _subject_rows(found))
-    write_damage(out / DAMAGE_FILE, found.records, found.damage)
     _say(f"wrote {DUPLICATES_FILE}, {DAMAGE_FILE} and {SUBJECTS_FILE} to {out}")
 
 

@@ -17,7 +17,12 @@ from datetime import date
 from pathlib import Path
 from typing import Final
 
-from medunlearn_client.decisions import BY_PERSON, Reviewed, read_decided_table
+from medunlearn_client.decisions import (
+    BY_PERSON,
+    Reviewed,
+    read_decided_table,
+    write_open_table,
+)
 from medunlearn_client.quality.glyphs import DamagedWord
 from medunlearn_client.records import Record
 from medunlearn_client.records.repairs import Repair, part_of
@@ -39,10 +44,11 @@ def write_damage(path: Path, records: Sequence[Record], damage: Sequence[Damaged
     """Write the table, readable by its owner only: it holds text of records.
 
     Raises:
+        Misconfigured: TABLE_DECIDED where a person has begun to fill it in.
         Transient: WRITE_FAILED.
     """
     by_id = {record.record_id: record for record in records}
-    return write_table(path, COLUMNS, (_row(by_id[one.record_id], one) for one in damage))
+    return write_open_table(path, COLUMNS, (_row(by_id[one.record_id], one) for one in damage))
 
 
 def read_damage(path: Path, damage: Iterable[DamagedWord], *, today: date) -> Reviewed[Repair]:
