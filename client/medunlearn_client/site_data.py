@@ -20,7 +20,7 @@ from medunlearn_client.records import (
     select,
     split_nonmembers,
 )
-from medunlearn_client.records.repairs import read_repairs
+from medunlearn_client.records.repairs import Repairs, read_repairs
 from medunlearn_client.tagging import NO_DECISIONS, ConceptTagger, read_decisions
 from medunlearn_common.concepts import LeveledHierarchy
 from medunlearn_common.concepts.planned import planned_levels
@@ -240,11 +240,19 @@ def _read(
         options=replace(ReadOptions.of_plan(data), for_sums=for_sums),
     )
     if data.repairs:
-        mended = read_repairs(Path(data.repairs))
-        records = [mended.repaired(record)[0] for record in records]
+        records = _mended(records, read_repairs(Path(data.repairs)))
     if data.show_subject:
         records = [with_subject(record) for record in records]
     return records
+
+
+def _mended(records: Sequence[Record], repairs: Repairs) -> list[Record]:
+    """The records as their words were decided on."""
+    found = [repairs.repaired(record) for record in records]
+    if unused := repairs.unused(one for _, made in found for one in made):
+        _LOG.warning("%d decided repair(s) changed nothing: their words do not stand there any "
+                     "more", unused)
+    return [record for record, _ in found]
 
 
 def _matcher(

@@ -212,6 +212,29 @@ def test_a_table_that_somebody_fills_in_is_not_written_over(
     assert run(data_file, "--out", out) == 2
 
 
+def test_decisions_whose_words_have_changed_since_are_counted(
+    data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A new export: without a word, a run would go on with the damage somebody mended."""
+    assert run(data_file, "--out", tmp_path) == 0
+    table = edited(tmp_path / "damaged_words.csv", lambda rows: decide(rows, "accept", "reject",
+                                                                       "accept"))
+    kept, copy = tmp_path / "repairs.jsonl", tmp_path / "mended.jsonl"
+    assert run(data_file, "--review", table, "--decisions", kept) == 0
+    assert run(data_file, "--decisions", kept, "--repair", copy) == 0
+    assert "changed nothing" not in capsys.readouterr().out
+    data_file.write_text(data_file.read_text("utf-8").replace("One coex", "Now one coex"), "utf-8")
+    assert run(data_file, "--decisions", kept, "--repair", copy) == 0
+    assert "1 decision(s) changed nothing" in capsys.readouterr().out
+    load_federation_records(
+        data=DataSection(files=(str(data_file),), repairs=str(kept), nonmember_fraction=0.0),
+        forget=ForgetSection(records=("r4",)), concepts=ConceptsSection(), unit="record",
+        n_sites=1, seed=0, concentration=1.0,
+    )
+    assert "1 decided repair(s) changed nothing" in caplog.text
+
+
 def test_sure_words_are_repaired_on_request_and_a_person_overrules(
     data_file: Path, tmp_path: Path
 ) -> None:

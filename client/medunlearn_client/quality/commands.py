@@ -229,6 +229,8 @@ def _write_copy(found: Findings, target: Path, decisions: Path | None, *, sure: 
     write_atomically(target, "".join(lines).encode("utf-8"))
     rows = len({one.record_id for one in changes})
     _say(f"wrote {target}: {len(changes)} word(s) repaired in {rows} record(s), see {listed}")
+    if unused := decided.unused(changes):
+        _say(f"{unused} decision(s) changed nothing: their words do not stand there any more")
 
 
 def _check_options(threshold: float, letters: Sequence[str]) -> None:
