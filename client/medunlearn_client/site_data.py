@@ -239,11 +239,18 @@ def _read(
         [Path(name) for name in data.files], quarantine=quarantine,
         options=replace(ReadOptions.of_plan(data), for_sums=for_sums),
     )
+    return as_trained(records, data)
+
+
+def as_trained(records: Sequence[Record], data: DataSection) -> list[Record]:
+    """The records as a run takes them: mended as was decided, and with their subjects if shown.
+
+    Raises:
+        Misconfigured: As :func:`read_repairs` does.
+    """
     if data.repairs:
         records = _mended(records, read_repairs(Path(data.repairs)))
-    if data.show_subject:
-        records = [with_subject(record) for record in records]
-    return records
+    return [with_subject(record) if data.show_subject else record for record in records]
 
 
 def _mended(records: Sequence[Record], repairs: Repairs) -> list[Record]:
