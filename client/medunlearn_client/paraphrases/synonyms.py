@@ -94,8 +94,11 @@ def _other_names(tagger: ConceptTagger, concept_id: str, written: str) -> Iterat
     is_plural = is_inflected(mention, own[0])
     for name in same:
         # What the tagger's folding takes for one spelling is no other name.
-        if mention not in spelt[name]:
-            yield plural_of(name) if is_plural else name
+        if mention in spelt[name]:
+            continue
+        said = plural_of(name) if is_plural else name
+        if said != name or not is_plural:  # X-ray, say, of which no plural is made
+            yield said
 
 
 def _replaced(text: str, spans: list[ConceptSpan], name: str) -> str:

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from paraphrase_samples import HIERARCHY, ask, marked
 
 from medunlearn_client.paraphrases import Fault, Paraphraser, WordingSet, load_wordings
-from medunlearn_client.paraphrases.faithful import fault_of
+from medunlearn_client.paraphrases.faithful import _numbers, fault_of
 from medunlearn_client.paraphrases.rewording import reworded, taken_apart
 from medunlearn_client.paraphrases.synonyms import synonym_wordings
-from medunlearn_client.paraphrases.templates import MAX_QUESTION_CHARS, packaged_text
+from medunlearn_client.paraphrases.templates import MAX_QUESTION_CHARS, Rewrite, packaged_text
 from medunlearn_client.records import Record
 from medunlearn_client.tagging import ConceptTagger
-from medunlearn_common.concepts import load_hierarchies
+from medunlearn_common.concepts import Concept, ConceptHierarchy, load_hierarchies
 from medunlearn_common.errors import Misconfigured
 
 KINDS = {
@@ -88,6 +88,14 @@ def test_a_subject_line_stays_in_front(maker: Paraphraser) -> None:
         ("All are seen except", "All are seen", Fault.NEGATION),
         ("What eases a kidney stone?", "What eases a gallstone?", Fault.CONCEPT),
         ("What eases it?", "What eases a kidney stone?", Fault.CONCEPT),
+        ("Who has two scars?", "Who has three scars?", Fault.IDENTIFIER),
+        ("Who gets 5 mg in 10 ml?", "Who gets 5 ml in 10 mg?", Fault.IDENTIFIER),
+        ("What if it is < 5 mm?", "What if it is > 5 mm?", Fault.IDENTIFIER),
+        ("What eases seasonal colds?", "What eases non-seasonal colds?", Fault.NEGATION),
+        ("Which is true here?", "Which is untrue here?", Fault.NEGATION),
+        ("What feeds the left arm?", "What supplies the right arm?", Fault.OPPOSITE),
+        ("What increases it?", "What decreases it?", Fault.OPPOSITE),
+        ("When is it indicated?", "When is it contraindicated?", Fault.OPPOSITE),
         ("How many days?", "Is it forty days?", Fault.ANSWER),
         ("How many days?", "how many  DAYS", Fault.SAME),
         ("How many days?", "  ", Fault.EMPTY),
@@ -115,6 +123,34 @@ def test_synonyms_are_exact_and_in_the_same_number(tagger: ConceptTagger) -> Non
     assert said("Who described the McBurney approach?") == ()
     # One spelling of one name is no other name.
     assert said("What is a non absorbable suture?") == ()
+
+
+def test_synonyms_keep_the_number_of_eponyms_and_of_names_without_a_plural() -> None:
+    hierarchy = ConceptHierarchy.from_concepts([
+        Concept(concept_id="T:1", name="Down syndrome", synonyms=("trisomy G",),
+                exact=("trisomy G",)),
+        Concept(concept_id="T:2", name="radiograph", synonyms=("X-ray", "plain film"),
+                exact=("X-ray", "plain film")),
+    ], source="test")
+    tagger = ConceptTagger(hierarchy.with_forget_roots([]))
+
+    def said(text: str) -> tuple[str, ...]:
+        return synonym_wordings(text, tagger, untouched=())
+
+    assert said("Who has Down's syndrome?") == ("Who has trisomy G?",)
+    assert said("What are radiographs?") == ("What are plain films?",)
+    assert said("What is the radiograph?") == ("What is the X-ray?", "What is the plain film?")
+
+
+def test_a_word_beside_its_opposite_and_a_longer_name_are_no_reversal(
+    tagger: ConceptTagger
+) -> None:
+    for question, wording in (
+        ("What joins left and right?", "What lies between right and left?"),
+        ("What breaks the mandible?", "What breaks the lower jaw?"),
+        ("Who gets 5mg a day?", "Who gets 5 mg a day?"),
+    ):
+        assert fault_of(ask(question), question, wording, tagger) is None
 
 
 def test_a_name_inside_a_longer_one_is_left_alone(tagger: ConceptTagger) -> None:
@@ -197,6 +233,9 @@ def test_a_hostile_question_is_matched_in_bounded_time(maker: Paraphraser) -> No
     started = time.monotonic()
     maker.of(ask("Which " + "in the " * (MAX_QUESTION_CHARS // 7 - 2) + "x"))
     maker.of(ask("Which " + "is the in the " * 4000))
+    slow = Rewrite(question="{a} of {b} of {c} x", wordings=("{a} {b} {c}",))
+    assert slow.apply("of " * 4000) == ()
+    assert _numbers("a" * 50_000 + " 5 mg") == {"5mg": 1}
     assert time.monotonic() - started < 5.0
 
 
