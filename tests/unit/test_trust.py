@@ -17,6 +17,7 @@ from medunlearn_client.objectives import OBJECTIVES, ExampleLosses, ModelView
 from medunlearn_client.per_example import support_gradients
 from medunlearn_client.records import Record, read_records
 from medunlearn_client.site_config import SiteConfig
+from medunlearn_client.site_data import with_subject
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.training import Part, SumMechanism, UnitSet, noised_sum
 from medunlearn_client.trust import agreement, held_by_model, place_in_set, with_estimates
@@ -191,6 +192,9 @@ def test_place_in_a_set_asks_the_records_own_mentions_only() -> None:
     assert (trust(about, True), trust(other, True)) == (1.0, 0.25)
     assert (trust(about, False), trust(other, False)) == (0.5, 1.0)
     assert place_in_set(other, forgotten=True, tagger=tagger, labels=LabelsSection()) == 1.0
+    # The subject line is what may be wrong, and vouches for nothing.
+    misfiled = with_subject(replace(other, subject="Surgery"))
+    assert (trust(misfiled, True), trust(misfiled, False)) == (0.25, 1.0)
 
 
 # --- where weights take effect ------------------------------------------------------------------
