@@ -23,6 +23,7 @@ from enum import StrEnum
 from itertools import combinations
 from typing import Final
 
+import numpy as np
 from datasketch import MinHash, MinHashLSH
 
 from medunlearn_client.records import Record
@@ -150,7 +151,7 @@ def _groups(
 
     for first, second in _proposed(shingles, threshold):
         a, b = find(first), find(second)
-        if a == b or _jaccard(words[first], words[second]) < same_words:
+        if a == b or (same_words and _jaccard(words[first], words[second]) < same_words):
             continue
         similarity = _jaccard(shingles[first], shingles[second])
         if similarity >= threshold:
@@ -171,9 +172,15 @@ def _proposed(shingles: Sequence[frozenset[str]], threshold: float) -> Iterator[
         return
     encoded = [[shingle.encode("utf-8") for shingle in sorted(found)] for found in shingles]
     sketches = MinHash.bulk(encoded, num_perm=PERMUTATIONS, seed=_SEED)
-    index = MinHashLSH(threshold=max(0.1, threshold - PROPOSAL_SLACK), num_perm=PERMUTATIONS)
+    least = max(0.1, threshold - PROPOSAL_SLACK)
+    index = MinHashLSH(threshold=least, num_perm=PERMUTATIONS)
+    hashes = np.stack([sketch.hashvalues for sketch in sketches])
     for number, sketch in enumerate(sketches):
-        yield from ((earlier, number) for earlier in sorted(index.query(sketch)))
+        met = sorted(index.query(sketch))
+        # Questions of one form meet in some band, most of them far below the threshold.
+        estimates = (hashes[met] == hashes[number]).mean(axis=1)
+        yield from ((earlier, number) for earlier, similarity in zip(met, estimates, strict=True)
+                    if similarity >= least)
         index.insert(number, sketch, check_duplication=False)
 
 
