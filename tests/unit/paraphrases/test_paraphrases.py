@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -277,6 +278,16 @@ def test_the_packaged_wordings_can_be_edited(tmp_path: Path, wordings: WordingSe
     assert load_wordings(path) == wordings
     with pytest.raises(Misconfigured, match="WORDINGS_MISSING"):
         load_wordings(tmp_path / "none.toml")
+
+
+def test_no_packaged_wording_is_dropped_whatever_stands_in_its_fields(
+    wordings: WordingSet, tagger: ConceptTagger
+) -> None:
+    filled = {"case": "A child is pale."}
+    for rewrite in (rewrite for kind in wordings.kinds for rewrite in kind.rewrite):
+        question = re.sub(r"\{(\w+)\}", lambda f: filled.get(f[1], f"x{f[1]}"), rewrite.question)
+        for wording in rewrite.apply(question):
+            assert fault_of(ask(question), question, wording, tagger) is None, wording
 
 
 def test_a_value_is_never_looked_into_for_fields(maker: Paraphraser) -> None:
