@@ -228,6 +228,16 @@ def test_any_text_is_worded_faithfully_or_not_at_all(text: str) -> None:
         assert fault_of(record, question, wording, tagger) is None
 
 
+def test_a_long_note_is_checked_in_time_that_grows_with_it(tagger: ConceptTagger) -> None:
+    import time
+
+    note = "What did Dr Lee say of a kidney stone, and of depression in Ward B? " * 2500
+    started = time.process_time()
+    assert fault_of(ask(note), note, note.replace("stone", "calculus"), tagger) is Fault.CONCEPT
+    assert fault_of(ask(note), note, note.replace("Lee", "Eve", 1), tagger) is Fault.NAME
+    assert time.process_time() - started < 5.0  # it took 20 s
+
+
 def test_a_hostile_question_is_matched_in_bounded_time(maker: Paraphraser) -> None:
     import time
 
