@@ -20,7 +20,7 @@ from medunlearn_client.records import (
     select,
     split_nonmembers,
 )
-from medunlearn_client.records.repairs import Repairs, read_repairs
+from medunlearn_client.records.repairs import read_repairs
 from medunlearn_client.tagging import NO_DECISIONS, ConceptTagger, read_decisions
 from medunlearn_common.concepts import LeveledHierarchy
 from medunlearn_common.concepts.planned import planned_levels
@@ -248,13 +248,20 @@ def as_trained(records: Sequence[Record], data: DataSection) -> list[Record]:
     Raises:
         Misconfigured: As :func:`read_repairs` does.
     """
-    if data.repairs:
-        records = _mended(records, read_repairs(Path(data.repairs)))
-    return [with_subject(record) if data.show_subject else record for record in records]
+    return [
+        with_subject(record) if data.show_subject else record for record in mended(records, data)
+    ]
 
 
-def _mended(records: Sequence[Record], repairs: Repairs) -> list[Record]:
-    """The records as their words were decided on."""
+def mended(records: Sequence[Record], data: DataSection) -> Sequence[Record]:
+    """The records with the damaged words that somebody decided on, where the plan names repairs.
+
+    Raises:
+        Misconfigured: As :func:`read_repairs` does.
+    """
+    if not data.repairs:
+        return records
+    repairs = read_repairs(Path(data.repairs))
     found = [repairs.repaired(record) for record in records]
     if unused := repairs.unused(one for _, made in found for one in made):
         _LOG.warning("%d decided repair(s) changed nothing: their words do not stand there any "
