@@ -211,6 +211,17 @@ def test_a_word_that_may_have_lost_either_letters_is_one_row_and_not_sure() -> N
     ]
 
 
+def test_what_singles_a_patient_out_is_never_sure() -> None:
+    others = [record(200 + n, "Mr Burton has a cortex") for n in range(2)]
+    prompt = "Mr Buon has a coex"
+    end = len(prompt) + 1
+    of_patient = record(1, prompt, "coex", patient_id="p", target_spans=((0, 7), (end, end + 4)))
+    found = damaged_words([*others, of_patient], vocabulary=frozenset())
+    assert [(one.part, one.word, one.sure) for one in found] == [
+        ("answer", "coex", False), ("prompt", "Buon", False), ("prompt", "coex", True),
+    ]
+
+
 def test_places_refer_to_their_part_and_records_stay_as_they_are() -> None:
     row = Record(
         record_id="x", prompt="Which is impoant?", answer="the coex",

@@ -44,7 +44,8 @@ class DamagedWord:
         end: Character after its last.
         word: As it stands.
         proposals: Repaired words, the likeliest first.
-        sure: One proposal only, for a word long enough not to be mistaken.
+        sure: One proposal only, for a word long enough not to be mistaken, and not part of what
+            singles a patient out: Mr Buon is not to become Mr Burton because two others are.
     """
 
     record_id: str = field(repr=False)
@@ -142,15 +143,21 @@ def _parts(record: Record) -> Iterable[tuple[str, str]]:
 
 
 def _damaged_in(record: Record, corpus: _Corpus) -> Iterator[DamagedWord]:
+    shifts = {"prompt": 0, "answer": len(record.prompt) + 1}
     for part, text in _parts(record):
         for match in _WORD.finditer(text):
             word = match[0]
             proposals = corpus.proposals(word.lower())
             if proposals:
+                shift = shifts.get(part)
+                is_marked = shift is not None and any(
+                    start < match.end() + shift and match.start() + shift < end
+                    for start, end in record.target_spans
+                )
                 yield DamagedWord(
                     record_id=record.record_id, part=part, start=match.start(), end=match.end(),
                     word=word, proposals=tuple(_as_written(word, one) for one in proposals),
-                    sure=len(proposals) == 1 and len(word) >= MIN_SURE_CHARS,
+                    sure=len(proposals) == 1 and len(word) >= MIN_SURE_CHARS and not is_marked,
                 )
 
 
