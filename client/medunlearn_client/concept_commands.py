@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from medunlearn_client.reading_options import FormatOption, PlanOption, reading_of
+from medunlearn_client.reading_options import FormatOption, PlanOption, Reading, reading_of
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ConceptsSection, Plan
 
@@ -66,7 +66,6 @@ def tag(
 
       medunlearn concepts tag notes.jsonl --limit 200 --html tagged.html --review review.csv
     """
-    from medunlearn_client.records import read_records
     from medunlearn_client.tagging import NO_DECISIONS, read_decisions
     from medunlearn_client.tagging.readings import DoubtFinder
     from medunlearn_client.tagging.review import write_review
@@ -80,7 +79,7 @@ def tag(
     held = read_decisions(decisions) if decisions is not None else NO_DECISIONS
     tagger = _tagger(planned, hierarchy, forget_root, held)
     _tell_notes(tagger)
-    records = read_records(reading.files, options=reading.options)
+    records = _records(reading)
     console = Console(highlight=False)
     tagged = _tagged(records, tagger)
     _show(console, tagged[:limit])
@@ -119,7 +118,6 @@ def decide(
 
       medunlearn concepts decide review.csv notes.jsonl --decisions decisions.jsonl
     """
-    from medunlearn_client.records import read_records
     from medunlearn_client.tagging import NO_DECISIONS, keep_decisions
     from medunlearn_client.tagging.readings import DoubtFinder
     from medunlearn_client.tagging.review import read_review
@@ -129,13 +127,23 @@ def decide(
     reading = reading_of([file], plan, record_format)
     tagger = _tagger(reading.plan if plan else None, hierarchy, forget_root, NO_DECISIONS)
     _tell_notes(tagger)
-    known = DoubtFinder(tagger).uncertain(read_records(reading.files, options=reading.options))
+    known = DoubtFinder(tagger).uncertain(_records(reading))
     found = read_review(review, known, tagger.hierarchy.hierarchy, today=date.today())
     kept = keep_decisions(decisions, found.decisions)
     Console(highlight=False).print(
         f"{len(found.decisions)} decision(s) taken over, {found.open_rows} row(s) open; "
         f"{decisions} holds {len(kept)}", markup=False, soft_wrap=True,
     )
+
+
+def _records(reading: Reading) -> Sequence[Record]:
+    """As a run tags them: a decision on a mention holds for these words, repaired ones included."""
+    from medunlearn_client.records import Quarantine, read_records
+    from medunlearn_client.site_data import mended
+
+    data = reading.plan.data
+    held = Quarantine(max_bad_fraction=data.max_bad_fraction)
+    return mended(read_records(reading.files, options=reading.options, quarantine=held), data)
 
 
 def _tagger(

@@ -1,8 +1,9 @@
 """What people decided, on its way from a spreadsheet to a file that runs read.
 
-A table goes out with a row per open question and comes back filled in (:func:`read_decided_table`).
-Decisions are kept as JSON lines in the order in which they were made (:func:`keep_lines`). Nothing
-is ever deleted: a later decision holds, and the earlier one stays on record.
+A table goes out with a row per open question (:func:`write_open_table`) and comes back filled in
+(:func:`read_decided_table`). Decisions are kept as JSON lines in the order in which they were made
+(:func:`keep_lines`). Nothing is ever deleted: a later decision holds, and the earlier one stays on
+record.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from medunlearn_client.records.record import InvalidRecord
 from medunlearn_client.records.streams import json_lines
-from medunlearn_client.spreadsheets import read_table, row_error
+from medunlearn_client.spreadsheets import read_table, row_error, write_table
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
 
@@ -50,6 +51,36 @@ class Reviewed(Generic[D]):
 
     decisions: tuple[D, ...]
     open_rows: int
+
+
+def write_open_table(
+    path: Path, columns: Sequence[str], rows: Iterable[Row], *,
+    by_person: Sequence[str] = BY_PERSON,
+) -> int:
+    """Writes a table of open questions; never over one that a person has begun to fill in.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        Misconfigured: TABLE_DECIDED.
+        Transient: WRITE_FAILED; a former file is untouched.
+    """
+    if path.exists() and _is_begun(path, columns, by_person):
+        raise Misconfigured(
+            "TABLE_DECIDED", f"{path.name} is there already, and somebody has edited it",
+            "take its decisions over first, then move it away, or name another place",
+        )
+    return write_table(path, columns, rows)
+
+
+def _is_begun(path: Path, columns: Sequence[str], by_person: Sequence[str]) -> bool:
+    """Whether a file holds a person's work; one that cannot be read may."""
+    try:
+        rows = read_table(path, columns)
+    except Misconfigured:
+        return True
+    return any(row[name] for _, row in rows for name in by_person)
 
 
 def read_decided_table(

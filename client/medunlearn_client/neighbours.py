@@ -2,7 +2,8 @@
 
 Four kinds, each on the plan's word: records of the nearest subjects, records of patients who
 share a disease with a forgotten one, records about sibling concepts, and records about the
-parents' general knowledge. They feed ``neighbours.preservation``.
+parents' general knowledge. They feed ``neighbours.preservation``. A line that shows the subject
+mentions no concept: every record of a subject has it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medunlearn_client.records import Record
+from medunlearn_client.site_data import without_subject
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_common.concepts import ConceptLevel
 from medunlearn_common.concepts.leveled import LeveledHierarchy
@@ -123,7 +125,7 @@ def nearby_concepts(forget: Sequence[Record], tagger: ConceptTagger) -> NearbyCo
 def _specialty_mentions(forget: Sequence[Record], tagger: ConceptTagger) -> set[str]:
     found: set[str] = set()
     for record in forget:
-        spans = tagger.tag(record.text)
+        spans = tagger.tag(without_subject(record).text)
         if not any(span.level is ConceptLevel.TARGET for span in spans):
             found |= {s.concept_id for s in spans if s.level is ConceptLevel.SPECIALTY}
     return found
@@ -140,5 +142,5 @@ def _is_about(
     record: Record, wanted: frozenset[str], targets: frozenset[str], tagger: ConceptTagger
 ) -> bool:
     """Whether the record mentions a wanted concept and none that is forgotten."""
-    mentioned = {span.concept_id for span in tagger.tag(record.text)}
+    mentioned = {span.concept_id for span in tagger.tag(without_subject(record).text)}
     return bool(mentioned & wanted) and not mentioned & targets

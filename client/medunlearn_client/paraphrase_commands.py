@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from medunlearn_client.editable import write_out
-from medunlearn_common.plan.reading import read_plan
-from medunlearn_common.plan.sections import Plan
+from medunlearn_client.reading_options import reading_of
+from medunlearn_common.plan.sections import ParaphrasesSection, Plan
 
 if TYPE_CHECKING:
     from medunlearn_client.paraphrases import Paraphraser, Paraphrases
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 
 def paraphrase(
-    file: Annotated[Path, typer.Argument(help="Record file.", show_default=False)],
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Record file, folder or archive; default: the plan's.",
+                       show_default=False),
+    ] = None,
     plan: Annotated[
         Path | None, typer.Option("--plan", help="Plan whose paraphrases, concepts and data count.")
     ] = None,
@@ -37,7 +41,9 @@ def paraphrase(
 ) -> None:
     """Show each question beside its other wordings, as a run would use them.
 
-    Nothing is kept or sent. Read them as a clinician: does each ask for the same fact?
+    Nothing is kept or sent. Read them as a clinician: does each ask for the same fact? A plan's
+    show_subject and repairs count as in its run: other words have other wordings. A model, which
+    takes its time, is asked about the shown records only.
 
     Examples:
 
@@ -46,14 +52,20 @@ def paraphrase(
       medunlearn records paraphrase notes.jsonl --plan plan.toml --dropped
     """
     from medunlearn_client.paraphrases.paraphraser import counts
-    from medunlearn_client.records import ReadOptions, read_records
+    from medunlearn_client.records import Quarantine, read_records
+    from medunlearn_client.site_data import as_trained
 
-    chosen = read_plan(plan) if plan is not None else Plan()
-    maker = _paraphraser(chosen, wordings, model)
-    records = read_records(file, options=ReadOptions.of_plan(chosen.data))
+    reading = reading_of([file] if file is not None else None, plan)
+    data = reading.plan.data
+    section = _section(reading.plan, wordings, model)
+    maker = _paraphraser(reading.plan, section)
+    records = as_trained(read_records(
+        reading.files, options=reading.options,
+        quarantine=Quarantine(max_bad_fraction=data.max_bad_fraction),
+    ), data)
     made = []
     console = Console(highlight=False)
-    for number, record in enumerate(records):
+    for number, record in enumerate(records[:limit] if section.model else records):
         made.append(maker.of(record))
         if number < limit:
             console.print(_beside(record, made[-1], dropped=dropped))
@@ -66,18 +78,21 @@ def paraphrase(
         console.print(f"dropped: {count} x {name}", markup=False)
 
 
-def _paraphraser(plan: Plan, wordings: Path | None, model: Path | None) -> Paraphraser:
-    from medunlearn_client.paraphrases import Paraphraser
-    from medunlearn_client.site_data import record_tagger
-
+def _section(plan: Plan, wordings: Path | None, model: Path | None) -> ParaphrasesSection:
+    """The plan's section, on, with what the command line names in its place."""
     section = plan.paraphrases
-    section = section.model_copy(update={
+    return section.model_copy(update={
         "use": "all" if section.use == "none" else section.use,
         "wordings": str(wordings) if wordings is not None else section.wordings,
         "model": str(model) if model is not None else section.model,
     })
-    tagger = record_tagger(plan.concepts, plan.forget, plan.data)
-    maker = Paraphraser.of_plan(section, tagger)
+
+
+def _paraphraser(plan: Plan, section: ParaphrasesSection) -> Paraphraser:
+    from medunlearn_client.paraphrases import Paraphraser
+    from medunlearn_client.site_data import record_tagger
+
+    maker = Paraphraser.of_plan(section, record_tagger(plan.concepts, plan.forget, plan.data))
     if maker is None:
         raise RuntimeError("a paraphraser was asked for and none was made")
     return maker

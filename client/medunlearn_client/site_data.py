@@ -239,12 +239,34 @@ def _read(
         [Path(name) for name in data.files], quarantine=quarantine,
         options=replace(ReadOptions.of_plan(data), for_sums=for_sums),
     )
-    if data.repairs:
-        mended = read_repairs(Path(data.repairs))
-        records = [mended.repaired(record)[0] for record in records]
-    if data.show_subject:
-        records = [with_subject(record) for record in records]
-    return records
+    return as_trained(records, data)
+
+
+def as_trained(records: Sequence[Record], data: DataSection) -> list[Record]:
+    """The records as a run takes them: mended as was decided, and with their subjects if shown.
+
+    Raises:
+        Misconfigured: As :func:`read_repairs` does.
+    """
+    return [
+        with_subject(record) if data.show_subject else record for record in mended(records, data)
+    ]
+
+
+def mended(records: Sequence[Record], data: DataSection) -> Sequence[Record]:
+    """The records with the damaged words that somebody decided on, where the plan names repairs.
+
+    Raises:
+        Misconfigured: As :func:`read_repairs` does.
+    """
+    if not data.repairs:
+        return records
+    repairs = read_repairs(Path(data.repairs))
+    found = [repairs.repaired(record) for record in records]
+    if unused := repairs.unused(one for _, made in found for one in made):
+        _LOG.warning("%d decided repair(s) changed nothing: their words do not stand there any "
+                     "more", unused)
+    return [record for record, _ in found]
 
 
 def _matcher(

@@ -131,7 +131,8 @@ def unmistakable_date(text: str, today: date) -> date:
     elif dotted is not None:
         parts = (int(dotted[3]), int(dotted[2]), int(dotted[1]))
     else:
-        raise ValueError("`date` is not written as 2026-01-31 or 31.01.2026")
+        raise ValueError("`date` is not written as 2026-01-31 or 31.01.2026; format that column "
+                         "as text, or the spreadsheet rewrites it")
     try:
         found = date(*parts)
     except ValueError:

@@ -33,6 +33,7 @@ import torch
 from medunlearn_client.encoding import EncodedRecord, collate
 from medunlearn_client.objectives.base import ModelView, token_log_probabilities, weighted_mean
 from medunlearn_client.records import Record
+from medunlearn_client.site_data import without_subject
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.training import UnitSet
 from medunlearn_common.plan.sections import LabelsSection
@@ -82,13 +83,13 @@ def agreement(records: Sequence[Record]) -> list[float]:
     if len(records) < 2:
         return shares
     # Late: a run without estimates needs no hashing library.
-    from medunlearn_client.quality.near_duplicates import near_duplicates
+    from medunlearn_client.quality.near_duplicates import folded_answer, near_duplicates
 
     # Two records may share an id; their places do not.
     numbered = [replace(record, record_id=str(place)) for place, record in enumerate(records)]
     for group in near_duplicates(numbered):
         places = [int(record_id) for record_id in group.record_ids]
-        answers = [records[place].answer.casefold() for place in places]
+        answers = [folded_answer(records[place]) for place in places]
         for place, answer in zip(places, answers, strict=True):
             shares[place] = answers.count(answer) / len(answers)
     return shares
@@ -97,11 +98,15 @@ def agreement(records: Sequence[Record]) -> list[float]:
 def place_in_set(
     record: Record, *, forgotten: bool, tagger: ConceptTagger, labels: LabelsSection
 ) -> float:
-    """Trust in a record's being in its set, by whether it mentions a target concept."""
+    """Trust in a record's being in its set, by whether it mentions a target concept.
+
+    The line that names the subject is no mention: it is what put the record into its set.
+    """
     weight = labels.forget_without_target if forgotten else labels.retain_with_target
     if weight == 1.0:
         return 1.0
-    return weight if tagger.record_matches_forget_root(record) != forgotten else 1.0
+    mentions = tagger.record_matches_forget_root(without_subject(record))
+    return weight if mentions != forgotten else 1.0
 
 
 def with_estimates(

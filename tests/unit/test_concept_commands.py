@@ -8,16 +8,20 @@ import io
 import json
 import re
 from collections.abc import Callable
+from datetime import date
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
-from medunlearn_client.records import Record
+from medunlearn_client.records import Record, read_records
+from medunlearn_client.records.repairs import Repair, keep_repairs
+from medunlearn_client.site_data import as_trained, record_tagger
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.tagging.views import TaggedRecord, coloured, marked, page, visible
 from medunlearn_common.cli import CommandLine
 from medunlearn_common.concepts import load_builtin
+from medunlearn_common.plan.reading import read_plan
 
 ROWS = [
     {"id": "n1", "question": "What is noted?", "patient_id": "p1",
@@ -113,23 +117,54 @@ def test_views_keep_every_character() -> None:
     assert marked(tagged) == "[red][hernia|4][/red] x"
 
 
+def fill_in(review: Path, row: int) -> None:
+    """What a clinician does in a spreadsheet: rejects one mention."""
+    rows = list(csv.DictReader(io.StringIO(review.read_text("utf-8-sig"), newline="")))
+    rows[row].update(decision="reject", author="Dr. A", date="2026-01-31")
+    with review.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def test_review_and_decide_end_to_end(run: Run, notes: Path, tmp_path: Path) -> None:
     review, kept = tmp_path / "review.csv", tmp_path / "decisions.jsonl"
     options = ("--forget-root", "MU:S0001")
     status, shown = run("concepts", "tag", notes, *options, "--review", review)
     assert (status, "2 uncertain tag(s)" in shown) == (0, True)
-    rows = list(csv.DictReader(io.StringIO(review.read_text("utf-8-sig"), newline="")))
-    rows[1].update(decision="reject", author="Dr. A", date="2026-01-31")
-    with review.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    fill_in(review, 1)
     status, shown = run("concepts", "decide", review, notes, *options, "--decisions", kept)
     assert (status, "1 decision(s) taken over, 1 row(s) open" in shown) == (0, True)
     status, shown = run("concepts", "tag", notes, *options, "--decisions", kept)
     assert (status, "[TIPS" in shown, " TIPS " in shown) == (0, False, True)
     status, shown = run("concepts", "decide", review, notes, *options, "--decisions", kept)
     assert (status, "holds 1" in shown) == (0, True)
+
+
+def test_a_decision_holds_in_a_run_that_repairs_words(
+    run: Run, notes: Path, tmp_path: Path
+) -> None:
+    """A mention is known by the words around it: decided on as they stood, it was lost."""
+    review, kept, plan = (tmp_path / name for name in ("review.csv", "tags.jsonl", "plan.toml"))
+    repairs = tmp_path / "repairs.jsonl"
+    keep_repairs(repairs, [Repair(
+        record_id="n1", part="answer", start=38, word="Mother", repaired="Sister", author="Dr. A",
+        decided_on=date(2026, 1, 31),
+    )])
+    plan.write_text(
+        f'[data]\nfiles = ["{notes}"]\nrepairs = "{repairs}"\ntag_decisions = "{kept}"\n'
+        'nonmember_fraction = 0.0\n[concepts]\nforget_roots = ["MU:S0001"]\n'
+    )
+    status, shown = run("concepts", "tag", notes, "--plan", plan, "--review", review)
+    assert (status, "Sister had [gallstones|3 family]" in shown) == (0, True)
+    fill_in(review, 0)
+    assert run("concepts", "decide", review, notes, "--plan", plan, "--decisions", kept)[0] == 0
+    chosen = read_plan(plan)
+    tagger = record_tagger(chosen.concepts, chosen.forget, chosen.data)
+    trained = as_trained(read_records(notes), chosen.data)[0]
+    assert "Sister" in trained.answer
+    said = [trained.text[span.start : span.end] for span in tagger.tag_record(trained)]
+    assert "inguinal hernia" in said and "abscess" not in said
 
 
 def test_a_damaged_review_changes_nothing(run: Run, notes: Path, tmp_path: Path) -> None:

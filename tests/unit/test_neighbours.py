@@ -6,6 +6,7 @@ import pytest
 
 from medunlearn_client.neighbours import DISEASE, PARENT, SIBLING, SUBJECT, draw_probes
 from medunlearn_client.records import Record
+from medunlearn_client.site_data import with_subject
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_common.concepts import Concept, ConceptHierarchy
 from medunlearn_common.errors import Misconfigured
@@ -57,6 +58,15 @@ def test_a_patient_beside_a_forgotten_concept_brings_neighbours_of_its_own() -> 
     forget = [record("f", "dropsy"), record("p", "asthma", patient_id="p1")]
     drawn = draw_probes(forget, retain, CONCEPTS, tagger("F")).records
     assert [r.record_id for r in drawn] == ["sibling", "below", "parent", "lung"]
+
+
+def test_a_line_that_shows_the_subject_is_no_mention() -> None:
+    """Else every record filed under "Arrhythmia" was a neighbour, whatever it says."""
+    shown = [with_subject(record(r.record_id, "the weather", subject="Arrhythmia")) for r in RETAIN]
+    assert draw_probes([record("f", "dropsy")], shown, CONCEPTS, tagger("F")).records == ()
+    forget = [with_subject(record("f", "the weather", subject="Asthma"))]
+    near = (record("lung", "a bronchial disorder"),)
+    assert draw_probes(forget, near, CONCEPTS, tagger()).records == ()
 
 
 def test_a_root_has_no_siblings_and_a_plan_can_draw_nothing() -> None:

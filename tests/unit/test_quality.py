@@ -57,6 +57,10 @@ def test_damage_does_not_hide_a_repeat() -> None:
         (f"{STEM}, true is", f"{STEM}, not true is"),
         (f"{STEM}, all except", f"{STEM}, all"),
         (f"{STEM} 0.5 mg", f"{STEM} 5 mg"),
+        (f"{STEM} < 5 mm", f"{STEM} > 5 mm"),
+        (f"{STEM} <5 to >3", f"{STEM} >5 to <3"),
+        (f"{STEM} of type O+", f"{STEM} of type O-"),
+        (f"{STEM} at -5 C", f"{STEM} at 5 C"),
         (STEM, "Which nerve supplies the diaphragm and where does it run?"),
     ],
 )
@@ -74,6 +78,42 @@ def test_a_contradiction_is_the_others_option_not_taken() -> None:
     long_answers = ("a long text " * 9).strip(), ("another text " * 9).strip()
     texts = [record(n, STEM, answer) for n, answer in enumerate(long_answers)]
     assert kinds(*texts)[0][0] == DuplicateKind.VARIANT
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("<5 mm", "> 5 mm"), ("Na+", "Na-"), ("-5", "5"), ("≥ 3", "3")]
+)
+def test_answers_that_a_sign_tells_apart_contradict(first: str, second: str) -> None:
+    assert kinds(record(1, STEM, first), record(2, STEM, second))[0][0] == "contradiction"
+    assert kinds(record(1, STEM, f"{first}."), record(2, STEM, f" - {first}".strip()))[0][0] == (
+        "repeat"
+    )
+
+
+def test_a_contradiction_is_found_whatever_the_order_and_case_of_options() -> None:
+    taken = record(1, STEM, "Aorta", options=("Vein", "Aorta", "duct"), answer_index=1)
+    other = record(2, STEM, "VEIN", options=("aorta", "none", "VEIN"), answer_index=2)
+    assert kinds(taken, other)[0][0] == "contradiction"
+    # Neither an open question nor one that had the other's answer to choose from.
+    third = record(3, STEM, "none", options=("none", "duct"), answer_index=0)
+    assert kinds(taken, third)[0][0] == "variant"
+    assert kinds(taken, third, record(4, STEM, "none"))[0][0] == "contradiction"
+
+
+def test_one_patients_forms_are_not_each_others_duplicates() -> None:
+    """Height and weight of one person on one day differ in a letter."""
+    who = "for Ann Maria Example, born 1970-01-02, on 2011-03-04?"
+    def of(number: int, name: str, answer: str) -> Record:
+        return record(number, f"What was the result of {name} {who}", answer, patient_id="p")
+
+    rows = [of(1, "Body Height", "170 cm"), of(2, "Body Weight", "70 kg"),
+            of(3, "Cholesterol", "5.1"), of(4, "Cholesterol in HDL", "1.4")]
+    assert kinds(*rows) == []
+    again = of(5, "body-height:", "171 cm")
+    assert kinds(*rows, again) == [(DuplicateKind.CONTRADICTION, ("r1", "r5"))]
+    story = " ".join(f"word{chr(97 + n % 26)}{chr(97 + n // 26)}" for n in range(90))
+    twice = [record(n, f"{story} {end}", patient_id="p") for n, end in ((1, "end"), (2, "ent"))]
+    assert kinds(*twice) == [(DuplicateKind.REPEAT, ("r1", "r2"))]
 
 
 def test_patients_are_never_each_others_duplicates() -> None:
@@ -95,6 +135,18 @@ def test_many_rows_are_hashed_and_many_repeats_stay_linear() -> None:
     found = [group for group in near_duplicates(rows) if "r5000" in group.record_ids]
     assert [len(group.record_ids) for group in found] == [3001]
     assert 0.8 <= found[0].similarity < 1.0
+
+
+def test_rows_of_one_form_and_notes_under_one_question_are_not_counted_out_pair_by_pair() -> None:
+    import time
+
+    names = [f"{chr(97 + n % 26)}{chr(97 + n // 26 % 26)}{chr(97 + n // 676)}" for n in range(2000)]
+    form = [record(n, f"{STEM} {name}") for n, name in enumerate(names)]
+    notes = [record(9000 + n, "Write a note on the ward round.", f"{name} " + "text " * 60 + name)
+             for n, name in enumerate(names)]
+    started = time.process_time()
+    assert [len(group.record_ids) for group in near_duplicates([*form, *notes])] == [2000, 2000]
+    assert time.process_time() - started < 8.0  # it took 20 s
 
 
 @settings(max_examples=60)
@@ -148,6 +200,25 @@ def test_the_hierarchy_vouches_for_words_the_corpus_lacks() -> None:
     assert proposals("veebra") == []
     assert proposals("veebra", vocabulary=frozenset({"vertebra"})) == [
         ("veebra", "vertebra", True)
+    ]
+
+
+def test_a_word_that_may_have_lost_either_letters_is_one_row_and_not_sure() -> None:
+    known = frozenset({"artery", "aefiry"})
+    found = damaged_words([record(1, "an aery")], vocabulary=known, lost=("rt", "fi", "rt"))
+    assert [(one.word, one.proposals, one.sure) for one in found] == [
+        ("aery", ("artery", "aefiry"), False)
+    ]
+
+
+def test_what_singles_a_patient_out_is_never_sure() -> None:
+    others = [record(200 + n, "Mr Burton has a cortex") for n in range(2)]
+    prompt = "Mr Buon has a coex"
+    end = len(prompt) + 1
+    of_patient = record(1, prompt, "coex", patient_id="p", target_spans=((0, 7), (end, end + 4)))
+    found = damaged_words([*others, of_patient], vocabulary=frozenset())
+    assert [(one.part, one.word, one.sure) for one in found] == [
+        ("answer", "coex", False), ("prompt", "Buon", False), ("prompt", "coex", True),
     ]
 
 

@@ -159,6 +159,29 @@ def test_answers_by_letter_or_number(tmp_path: Path, answer_is: Any, answers: li
     assert [record.answer for record in got] == ["Milz", "Leber"]
 
 
+@pytest.mark.parametrize(
+    ("answer_is", "answers"),
+    [("letter", "CDB"), ("number_from_0", "231"), ("number_from_1", "342")],
+)
+def test_an_answer_counts_columns_where_an_option_is_empty(
+    tmp_path: Path, answer_is: Any, answers: str
+) -> None:
+    """C is the third column: read as the third of those that are filled in, it would be D."""
+    path = tmp_path / "a.csv"
+    rows = [f"{n},Q{n}?,one,{'two' if n == 1 else ''},three,four,{a}"
+            for n, a in enumerate(answers)]
+    path.write_text("\n".join(["n,q,A,B,C,D,right", *rows]) + "\n", encoding="utf-8")
+    columns = ColumnsSection(
+        id="n", question="q", answer="right", answer_is=answer_is, options=("A", "B", "C", "D")
+    )
+    held = Quarantine(max_bad_fraction=1.0)
+    got = read_records(path, quarantine=held, options=ReadOptions(columns=columns))
+    assert [(r.answer, r.options, r.answer_index) for r in got] == [
+        ("three", ("one", "three", "four"), 1), ("four", ("one", "two", "three", "four"), 3),
+    ]
+    assert [(bad.row, bad.code) for bad in held.rows] == [(4, "ROW_ANSWER_INDEX")]
+
+
 def test_ids_from_content_do_not_depend_on_order_or_format(tmp_path: Path) -> None:
     columns = COLUMNS.model_copy(update={"id": ""})
     forward = read(write_csv(tmp_path / "a.csv", ROWS), columns=columns)

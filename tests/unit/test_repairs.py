@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medunlearn_client.quality import DamagedWord
 from medunlearn_client.quality.repair_review import (
     BY_RULE,
     COLUMNS,
@@ -196,6 +197,44 @@ def test_from_the_table_through_decisions_to_a_copy_and_a_run(
     assert "An important kortex" in loaded.forget[0].prompt
 
 
+def test_a_table_that_somebody_fills_in_is_not_written_over(
+    data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(data_file, "--out", out) == run(data_file, "--out", out) == 0
+    table = edited(out / "damaged_words.csv", lambda rows: decide(rows, "accept"))
+    (out / "duplicates.csv").unlink()
+    before = table.read_bytes()
+    assert run(data_file, "--out", out) == 2
+    assert "TABLE_DECIDED" in capsys.readouterr().err
+    assert table.read_bytes() == before and not (out / "duplicates.csv").exists()
+    table.write_text("saved as something else")
+    assert run(data_file, "--out", out) == 2
+
+
+def test_decisions_whose_words_have_changed_since_are_counted(
+    data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A new export: without a word, a run would go on with the damage somebody mended."""
+    assert run(data_file, "--out", tmp_path) == 0
+    table = edited(tmp_path / "damaged_words.csv", lambda rows: decide(rows, "accept", "reject",
+                                                                       "accept"))
+    kept, copy = tmp_path / "repairs.jsonl", tmp_path / "mended.jsonl"
+    assert run(data_file, "--review", table, "--decisions", kept) == 0
+    assert run(data_file, "--decisions", kept, "--repair", copy) == 0
+    assert "changed nothing" not in capsys.readouterr().out
+    data_file.write_text(data_file.read_text("utf-8").replace("One coex", "Now one coex"), "utf-8")
+    assert run(data_file, "--decisions", kept, "--repair", copy) == 0
+    assert "1 decision(s) changed nothing" in capsys.readouterr().out
+    load_federation_records(
+        data=DataSection(files=(str(data_file),), repairs=str(kept), nonmember_fraction=0.0),
+        forget=ForgetSection(records=("r4",)), concepts=ConceptsSection(), unit="record",
+        n_sites=1, seed=0, concentration=1.0,
+    )
+    assert "1 decided repair(s) changed nothing" in caplog.text
+
+
 def test_sure_words_are_repaired_on_request_and_a_person_overrules(
     data_file: Path, tmp_path: Path
 ) -> None:
@@ -219,6 +258,7 @@ def test_sure_words_are_repaired_on_request_and_a_person_overrules(
     (lambda rows: rows[0].update(author="A"), "without a `decision`"),
     (lambda rows: rows[0].update(word=rows[1]["word"]), "no damaged word"),
     (lambda rows: rows[0].update(start="0"), "no damaged word"),
+    (lambda rows: (decide(rows, "accept"), rows[0].update(proposal="impotent")), "proposal"),
     (lambda rows: (decide(rows, "accept"), rows.append(dict(rows[0]))), "earlier row"),
 ])
 def test_a_bad_row_refuses_the_whole_table(
@@ -234,6 +274,19 @@ def test_a_bad_row_refuses_the_whole_table(
         read_damage(edited(table, change), damage, today=TODAY)
     assert caught.value.code == "TABLE_ROW"
     assert {one.author for one in sure_repairs(damage, today=TODAY)} == {BY_RULE}
+
+
+def test_what_is_accepted_is_the_proposal_that_was_read(tmp_path: Path) -> None:
+    """More rows since then may have made another word the likelier one."""
+    row = Record(record_id="x", prompt="An aery", answer="a")
+    then = DamagedWord(
+        record_id="x", part="prompt", start=3, end=7, word="aery", proposals=("artery",), sure=True
+    )
+    table = tmp_path / "damaged_words.csv"
+    write_damage(table, [row], [then])
+    edited(table, lambda rows: decide(rows, "accept"))
+    later = replace(then, proposals=("aertry", "artery"), sure=False)
+    assert read_damage(table, [later], today=TODAY).decisions[0].repaired == "artery"
 
 
 @pytest.mark.parametrize("options", [

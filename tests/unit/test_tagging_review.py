@@ -271,6 +271,17 @@ def test_a_damaged_row_is_refused_with_its_line_and_without_its_text(
     assert "hernja" not in str(caught.value)
 
 
+def test_a_file_that_somebody_fills_in_is_not_written_over(
+    review: Path, tagger: ConceptTagger
+) -> None:
+    tags = DoubtFinder(tagger).uncertain(RECORDS)
+    assert write_review(review, tags, tagger.hierarchy.hierarchy) == 4
+    before = edited(review, lambda rows: rows[0].update(scope="everywhere")).read_bytes()
+    with pytest.raises(Misconfigured, match="TABLE_DECIDED"):
+        write_review(review, tags, tagger.hierarchy.hierarchy)
+    assert review.read_bytes() == before
+
+
 def test_a_mention_is_decided_once(review: Path, tagger: ConceptTagger) -> None:
     def edit(rows: list[dict[str, str]]) -> None:
         fill(rows[0], "accept")

@@ -17,6 +17,7 @@ from medunlearn_client.objectives import OBJECTIVES, ExampleLosses, ModelView
 from medunlearn_client.per_example import support_gradients
 from medunlearn_client.records import Record, read_records
 from medunlearn_client.site_config import SiteConfig
+from medunlearn_client.site_data import with_subject
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.training import Part, SumMechanism, UnitSet, noised_sum
 from medunlearn_client.trust import agreement, held_by_model, place_in_set, with_estimates
@@ -121,6 +122,9 @@ def test_agreement_counts_within_one_unit(
     again = [replace(own, record_id="again"), contradicting(own, 1)]
     assert agreement([own, *again]) == [2 / 3, 2 / 3, 1 / 3]
     assert agreement([own]) == [1.0]
+    # The report calls it a repeat, so it is no disagreement either.
+    assert agreement([own, replace(own, answer=f"{own.answer.upper()}.", options=(),
+                                   answer_index=None)]) == [1.0, 1.0]
     units = in_units(loaded, [own, *again], units=((0, 1, 2),))
     alone = [held_by_model(ModelView(adapter), r, by_options=False) for r in units.records]
     found = with_estimates(ModelView(adapter), units, [own, *again], ESTIMATED)
@@ -188,6 +192,9 @@ def test_place_in_a_set_asks_the_records_own_mentions_only() -> None:
     assert (trust(about, True), trust(other, True)) == (1.0, 0.25)
     assert (trust(about, False), trust(other, False)) == (0.5, 1.0)
     assert place_in_set(other, forgotten=True, tagger=tagger, labels=LabelsSection()) == 1.0
+    # The subject line is what may be wrong, and vouches for nothing.
+    misfiled = with_subject(replace(other, subject="Surgery"))
+    assert (trust(misfiled, True), trust(misfiled, False)) == (0.25, 1.0)
 
 
 # --- where weights take effect ------------------------------------------------------------------
@@ -235,6 +242,16 @@ def test_a_clipped_gradient_loses_its_weight_too(
     tenth = release(adapter, trusted(units, 0, 0.1))
     assert np.allclose(tenth, 0.1 * whole, atol=1e-5) and np.linalg.norm(tenth) > 0.05 * CLIP
     assert not release(adapter, trusted(units, 0, 0.0)).any()
+
+
+def test_a_patients_measurements_of_one_day_do_not_doubt_each_other() -> None:
+    """Both labels are right, and each would lose half its weight."""
+    form = "What was the result of Body {} for Ann Example, born 1970-01-02, on 2011-03-04?"
+    rows = [
+        Record(record_id=name, prompt=form.format(name), answer=answer, patient_id="p")
+        for name, answer in (("Height", "170 cm"), ("Weight", "70 kg"))
+    ]
+    assert agreement(rows) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("weight", [1e6, 1.0, 0.3, -5.0])

@@ -95,8 +95,11 @@ def _other_names(tagger: ConceptTagger, concept_id: str, written: str) -> Iterat
     for name in same:
         # A plural or another hyphen makes no other name; the other country's spelling does.
         alike = {surface.lower() for surface, _ in surfaces([name], respelling=False)}
-        if mention not in alike:
-            yield plural_of(name) if is_plural else name
+        if mention in alike:
+            continue
+        said = plural_of(name) if is_plural else name
+        if said != name or not is_plural:  # X-ray, say, of which no plural is made
+            yield said
 
 
 def _replaced(text: str, spans: list[ConceptSpan], name: str) -> str:

@@ -55,8 +55,10 @@ class Rewrite(_Part):
 
     def apply(self, question: str) -> tuple[str, ...]:
         """Other wordings of ``question``; empty if it does not have this shape."""
+        if len(question) > MAX_QUESTION_CHARS:
+            return ()
         found = self.pattern.fullmatch(question.strip(_END_MARKS))
-        if found is None or len(question) > MAX_QUESTION_CHARS:
+        if found is None:
             return ()
         values = {name: value.strip() for name, value in found.groupdict().items()}
         if not all(values.values()):

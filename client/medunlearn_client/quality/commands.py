@@ -196,9 +196,10 @@ def _write_tables(found: Findings, out: Path) -> None:
     from medunlearn_client.quality.repair_review import write_damage
     from medunlearn_client.spreadsheets import write_table
 
+    # First, since it alone may be refused: then none of the three is written.
+    write_damage(out / DAMAGE_FILE, found.records, found.damage)
     write_table(out / DUPLICATES_FILE, _DUPLICATE_COLUMNS, _duplicate_rows(found))
     write_table(out / SUBJECTS_FILE, _SUBJECT_COLUMNS, _subject_rows(found))
-    write_damage(out / DAMAGE_FILE, found.records, found.damage)
     _say(f"wrote {DUPLICATES_FILE}, {DAMAGE_FILE} and {SUBJECTS_FILE} to {out}")
 
 
@@ -228,6 +229,8 @@ def _write_copy(found: Findings, target: Path, decisions: Path | None, *, sure: 
     write_atomically(target, "".join(lines).encode("utf-8"))
     rows = len({one.record_id for one in changes})
     _say(f"wrote {target}: {len(changes)} word(s) repaired in {rows} record(s), see {listed}")
+    if unused := decided.unused(changes):
+        _say(f"{unused} decision(s) changed nothing: their words do not stand there any more")
 
 
 def _check_options(threshold: float, letters: Sequence[str]) -> None:

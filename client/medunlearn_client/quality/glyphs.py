@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from medunlearn_client.records import Record
@@ -44,7 +44,8 @@ class DamagedWord:
         end: Character after its last.
         word: As it stands.
         proposals: Repaired words, the likeliest first.
-        sure: One proposal only, for a word long enough not to be mistaken.
+        sure: One proposal only, for a word long enough not to be mistaken, and not part of what
+            singles a patient out: Mr Buon is not to become Mr Burton because two others are.
     """
 
     record_id: str = field(repr=False)
@@ -77,14 +78,20 @@ def damaged_words(
         lost: Letters that may have been lost, in lower case, each searched for by itself.
     """
     words = [_words(record) for record in records]
-    found = []
+    found: dict[tuple[int, str, int], DamagedWord] = {}
     for letters in lost:
         corpus = _Corpus(words, letters, vocabulary)
-        for record, own in zip(records, words, strict=True):
-            if not corpus.is_intact(own):
-                found += list(_damaged_in(record, corpus))
-    order = {record.record_id: place for place, record in enumerate(records)}
-    return sorted(found, key=lambda one: (order[one.record_id], one.part, one.start))
+        for number, (record, own) in enumerate(zip(records, words, strict=True)):
+            for one in () if corpus.is_intact(own) else _damaged_in(record, corpus):
+                place = (number, one.part, one.start)
+                found[place] = _either(found[place], one) if place in found else one
+    return [found[place] for place in sorted(found)]
+
+
+def _either(first: DamagedWord, second: DamagedWord) -> DamagedWord:
+    """One word that may have lost either letters: one row to decide on, and nothing sure."""
+    proposals = tuple(dict.fromkeys((*first.proposals, *second.proposals)))
+    return replace(first, proposals=proposals, sure=first.sure and len(proposals) == 1)
 
 
 class _Corpus:
@@ -136,15 +143,21 @@ def _parts(record: Record) -> Iterable[tuple[str, str]]:
 
 
 def _damaged_in(record: Record, corpus: _Corpus) -> Iterator[DamagedWord]:
+    shifts = {"prompt": 0, "answer": len(record.prompt) + 1}
     for part, text in _parts(record):
         for match in _WORD.finditer(text):
             word = match[0]
             proposals = corpus.proposals(word.lower())
             if proposals:
+                shift = shifts.get(part)
+                is_marked = shift is not None and any(
+                    start < match.end() + shift and match.start() + shift < end
+                    for start, end in record.target_spans
+                )
                 yield DamagedWord(
                     record_id=record.record_id, part=part, start=match.start(), end=match.end(),
                     word=word, proposals=tuple(_as_written(word, one) for one in proposals),
-                    sure=len(proposals) == 1 and len(word) >= MIN_SURE_CHARS,
+                    sure=len(proposals) == 1 and len(word) >= MIN_SURE_CHARS and not is_marked,
                 )
 
 

@@ -5,7 +5,8 @@
 decision stay open. A file is taken over whole or not at all.
 
 What may stand in ``decision``: ``accept`` (the proposal), ``reject`` (the word is right as it
-stands), or the word that shall stand there.
+stands), or the word that shall stand there. What is accepted is the proposal in the row: other
+rows, hierarchies or letters since then may have made another one the first.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from datetime import date
 from pathlib import Path
 from typing import Final
 
-from medunlearn_client.decisions import BY_PERSON, Reviewed, read_decided_table
+from medunlearn_client.decisions import (
+    BY_PERSON,
+    Reviewed,
+    read_decided_table,
+    write_open_table,
+)
 from medunlearn_client.quality.glyphs import DamagedWord
 from medunlearn_client.records import Record
 from medunlearn_client.records.repairs import Repair, part_of
@@ -38,10 +44,11 @@ def write_damage(path: Path, records: Sequence[Record], damage: Sequence[Damaged
     """Write the table, readable by its owner only: it holds text of records.
 
     Raises:
+        Misconfigured: TABLE_DECIDED where a person has begun to fill it in.
         Transient: WRITE_FAILED.
     """
     by_id = {record.record_id: record for record in records}
-    return write_table(path, COLUMNS, (_row(by_id[one.record_id], one) for one in damage))
+    return write_open_table(path, COLUMNS, (_row(by_id[one.record_id], one) for one in damage))
 
 
 def read_damage(path: Path, damage: Iterable[DamagedWord], *, today: date) -> Reviewed[Repair]:
@@ -100,7 +107,7 @@ def _row(record: Record, one: DamagedWord) -> dict[str, str]:
     text = part_of(record, one.part) or ""
     return dict.fromkeys(BY_PERSON, "") | {
         "record": exact_cell(one.record_id), "part": one.part, "start": str(one.start),
-        "end": str(one.end), "word": exact_cell(one.word), "proposal": one.proposals[0],
+        "end": str(one.end), "word": exact_cell(one.word), "proposal": exact_cell(one.proposals[0]),
         "other_proposals": " | ".join(one.proposals[1:]), "sure": "yes" if one.sure else "check",
         "around": text[max(0, one.start - _AROUND_CHARS) : one.end + _AROUND_CHARS],
     }
@@ -114,12 +121,23 @@ def _repair(row: Mapping[str, str], found: DamagedWord, today: date) -> Repair:
     """
     if not row["author"] or row["author"] == BY_RULE:
         raise ValueError("a decision without `author`")
-    decision = row["decision"]
-    fixed = {"accept": found.proposals[0], "reject": found.word}.get(decision.casefold())
-    if fixed is None and (len(decision) > MAX_WORD_CHARS or not _WORD.fullmatch(decision)):
-        raise ValueError("`decision` is neither accept, reject nor a word")
     decided_on = unmistakable_date(row["date"], today)
-    return _of(found, fixed or decision, row["author"], decided_on, note=row["note"])
+    return _of(found, _decided_word(row, found), row["author"], decided_on, note=row["note"])
+
+
+def _decided_word(row: Mapping[str, str], found: DamagedWord) -> str:
+    """What shall stand there; raises ValueError as :func:`_repair` does."""
+    decision = row["decision"]
+    if decision.casefold() == "reject":
+        return found.word
+    if decision.casefold() == "accept":
+        shown = [one for one in found.proposals if row["proposal"] in cells_of(one)]
+        if not shown:
+            raise ValueError("accepts a `proposal` that was not made: put the word into `decision`")
+        return shown[0]
+    if len(decision) > MAX_WORD_CHARS or not _WORD.fullmatch(decision):
+        raise ValueError("`decision` is neither accept, reject nor a word")
+    return decision
 
 
 def _of(

@@ -64,8 +64,9 @@ class MappedReader:
     def _record(self, row: Row) -> Record:
         columns = self._columns
         question = fields.required_text(row, columns.question)
-        options = self._options(row)
-        answer, answer_index = self._answer(row, options)
+        placed = self._options(row)
+        answer, answer_index = self._answer(row, placed)
+        options = tuple(text for text in placed if text is not None)
         prompt = prompt_from_question(question)
         patient = fields.identifier_text(row, columns.patient_id) if columns.patient_id else None
         known = [fields.identifier_text(row, name) for name in columns.identifiers]
@@ -85,14 +86,20 @@ class MappedReader:
             ),
         )
 
-    def _options(self, row: Row) -> tuple[str, ...]:
+    def _options(self, row: Row) -> tuple[str | None, ...]:
+        """The options in their columns' places, None where one is empty."""
         names = self._columns.options
         if len(names) == 1:
             return fields.text_list(row, names[0])
-        texts = (fields.identifier_text(row, name) for name in names)
-        return tuple(text for text in texts if text is not None)
+        return tuple(fields.identifier_text(row, name) for name in names)
 
-    def _answer(self, row: Row, options: tuple[str, ...]) -> tuple[str, int | None]:
+    def _answer(self, row: Row, placed: tuple[str | None, ...]) -> tuple[str, int | None]:
+        """The answer, and its place among the options that are there.
+
+        Letters and numbers count columns, empty ones too: C is the third, whether or not there is
+        a B.
+        """
+        options = [text for text in placed if text is not None]
         name, how = self._columns.answer, self._columns.answer_is
         if how == "text":
             answer = fields.required_text(row, name)
@@ -105,9 +112,10 @@ class MappedReader:
         else:
             number = fields.optional_index(row, name)
             index = -1 if number is None else number - (how == "number_from_1")
-        if not 0 <= index < len(options):
+        right = placed[index] if 0 <= index < len(placed) else None
+        if right is None:
             raise bad_row("ROW_ANSWER_INDEX", "the answer points to no option")
-        return options[index], index
+        return right, index - placed[:index].count(None)
 
 
 def _spans(prompt: str, answer: str, identifiers: list[str]) -> tuple[tuple[int, int], ...]:

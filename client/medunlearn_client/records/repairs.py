@@ -93,6 +93,14 @@ class Repairs:
         """All decisions, in the order they were made."""
         return self._history
 
+    def unused(self, made: Iterable[Repair]) -> int:
+        """How many decisions that change a word are not among those ``made``.
+
+        Their word stands no longer where it stood: in a new export, or where another file is meant.
+        """
+        held = {one.place for own in self._of_record.values() for one in own if one.changes}
+        return len(held - {one.place for one in made})
+
     def repaired(self, record: Record) -> tuple[Record, tuple[Repair, ...]]:
         """The record with its repairs, and those that changed it, in reading order.
 

@@ -245,8 +245,8 @@ def _other_number(term: str) -> Iterator[str]:
 
 def is_inflected(mention: str, term: str) -> bool:
     """Whether a folded mention is the term in the other number, and not the term itself."""
-    surface = lower(normalise(term)[0].strip())
-    return mention not in {lower(base) for base in _bases(surface)}
+    # As written: an eponym is known by its capital, and Down's is no other number of Down.
+    return mention not in {lower(base) for base in _bases(normalise(term)[0].strip())}
 
 
 def plural_of(term: str) -> str:

@@ -16,8 +16,13 @@ from datetime import date
 from pathlib import Path
 from typing import Final
 
-from medunlearn_client.decisions import BY_PERSON, Reviewed, read_decided_table
-from medunlearn_client.spreadsheets import cells_of, exact_cell, unmistakable_date, write_table
+from medunlearn_client.decisions import (
+    BY_PERSON,
+    Reviewed,
+    read_decided_table,
+    write_open_table,
+)
+from medunlearn_client.spreadsheets import cells_of, exact_cell, unmistakable_date
 from medunlearn_client.tagging.decisions import Outcome, TagDecision
 from medunlearn_client.tagging.readings import UncertainTag
 from medunlearn_common.concepts.hierarchy import ConceptHierarchy
@@ -40,9 +45,12 @@ def write_review(path: Path, tags: Iterable[UncertainTag], hierarchy: ConceptHie
         The number of rows.
 
     Raises:
+        Misconfigured: TABLE_DECIDED where a clinician has begun to fill the file in.
         Transient: WRITE_FAILED.
     """
-    return write_table(path, COLUMNS, (_row(tag, hierarchy) for tag in tags))
+    return write_open_table(
+        path, COLUMNS, (_row(tag, hierarchy) for tag in tags), by_person=_BY_CLINICIAN
+    )
 
 
 def read_review(

@@ -17,12 +17,15 @@ from medunlearn_client.objectives.abstraction import drawn_rank
 from medunlearn_client.paraphrases import Paraphraser, load_wordings
 from medunlearn_client.paraphrases.local_model import LocalModel
 from medunlearn_client.paraphrases.rewording import taken_apart
+from medunlearn_client.records import read_records
 from medunlearn_client.records.commands import records_app
 from medunlearn_client.site_config import SiteConfig
+from medunlearn_client.site_data import with_subject
 from medunlearn_client.step_message import StepRequest
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.training import UnitSet
 from medunlearn_client.workbench import Workbench
+from medunlearn_common.concepts import load_builtin
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.messages import ERROR, READY, Message
@@ -333,6 +336,40 @@ def test_paraphrase_shows_questions_side_by_side(question_file: Path, tmp_path: 
         records_app, ["paraphrase", str(question_file), "--wordings", str(ours)]
     )
     assert "Nurse: What drains" in done.output
+
+
+def test_paraphrase_shows_what_the_plans_run_would_use(
+    question_file: Path, tmp_path: Path
+) -> None:
+    """A record's words order its templates: what a clinician read was not what was trained on."""
+    records = [with_subject(record) for record in read_records(question_file)]
+    maker = Paraphraser(
+        load_wordings(), ConceptTagger(load_builtin("all").with_forget_roots(())),
+        max_per_record=1,
+    )
+    expected = [taken_apart(other.prompt).question
+                for record in records for other in maker.of(record).records]
+    path = tmp_path / "plan.toml"
+    path.write_text(
+        f'[data]\nfiles = ["{question_file}"]\nshow_subject = true\n'
+        "[paraphrases]\nmax_per_record = 1\n"
+    )
+    done = CliRunner().invoke(
+        records_app, ["paraphrase", "--plan", str(path), "--limit", "99"], env={"COLUMNS": "400"}
+    )
+    assert done.exit_code == 0, done.output
+    assert len(expected) == 12
+    assert [wording for wording in expected if wording not in done.output] == []
+
+
+def test_a_model_words_only_the_records_that_are_shown(
+    question_file: Path, tiny_model_folder: Path
+) -> None:
+    done = CliRunner().invoke(records_app, [
+        "paraphrase", str(question_file), "--limit", "2", "--model", str(tiny_model_folder),
+    ])
+    assert done.exit_code == 0, done.output
+    assert "2 records, 2 with other wordings" in done.output
 
 
 def test_wordings_are_written_once(tmp_path: Path) -> None:

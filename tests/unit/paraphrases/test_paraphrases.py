@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ from hypothesis import strategies as st
 from paraphrase_samples import HIERARCHY, ask, marked
 
 from medunlearn_client.paraphrases import Fault, Paraphraser, WordingSet, load_wordings
-from medunlearn_client.paraphrases.faithful import fault_of
+from medunlearn_client.paraphrases.faithful import _numbers, fault_of
 from medunlearn_client.paraphrases.rewording import reworded, taken_apart
 from medunlearn_client.paraphrases.synonyms import synonym_wordings
-from medunlearn_client.paraphrases.templates import MAX_QUESTION_CHARS, packaged_text
+from medunlearn_client.paraphrases.templates import MAX_QUESTION_CHARS, Rewrite, packaged_text
 from medunlearn_client.records import Record
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_common.concepts import Concept, ConceptHierarchy, load_hierarchies
@@ -88,6 +89,14 @@ def test_a_subject_line_stays_in_front(maker: Paraphraser) -> None:
         ("All are seen except", "All are seen", Fault.NEGATION),
         ("What eases a kidney stone?", "What eases a gallstone?", Fault.CONCEPT),
         ("What eases it?", "What eases a kidney stone?", Fault.CONCEPT),
+        ("Who has two scars?", "Who has three scars?", Fault.IDENTIFIER),
+        ("Who gets 5 mg in 10 ml?", "Who gets 5 ml in 10 mg?", Fault.IDENTIFIER),
+        ("What if it is < 5 mm?", "What if it is > 5 mm?", Fault.IDENTIFIER),
+        ("What eases seasonal colds?", "What eases non-seasonal colds?", Fault.NEGATION),
+        ("Which is true here?", "Which is untrue here?", Fault.NEGATION),
+        ("What feeds the left arm?", "What supplies the right arm?", Fault.OPPOSITE),
+        ("What increases it?", "What decreases it?", Fault.OPPOSITE),
+        ("When is it indicated?", "When is it contraindicated?", Fault.OPPOSITE),
         ("How many days?", "Is it forty days?", Fault.ANSWER),
         ("How many days?", "how many  DAYS", Fault.SAME),
         ("How many days?", "  ", Fault.EMPTY),
@@ -115,6 +124,34 @@ def test_synonyms_are_exact_and_in_the_same_number(tagger: ConceptTagger) -> Non
     assert said("Who described the McBurney approach?") == ()
     # One spelling of one name is no other name.
     assert said("What is a non absorbable suture?") == ()
+
+
+def test_synonyms_keep_the_number_of_eponyms_and_of_names_without_a_plural() -> None:
+    hierarchy = ConceptHierarchy.from_concepts([
+        Concept(concept_id="T:1", name="Down syndrome", synonyms=("trisomy G",),
+                exact=("trisomy G",)),
+        Concept(concept_id="T:2", name="radiograph", synonyms=("X-ray", "plain film"),
+                exact=("X-ray", "plain film")),
+    ], source="test")
+    tagger = ConceptTagger(hierarchy.with_forget_roots([]))
+
+    def said(text: str) -> tuple[str, ...]:
+        return synonym_wordings(text, tagger, untouched=())
+
+    assert said("Who has Down's syndrome?") == ("Who has trisomy G?",)
+    assert said("What are radiographs?") == ("What are plain films?",)
+    assert said("What is the radiograph?") == ("What is the X-ray?", "What is the plain film?")
+
+
+def test_a_word_beside_its_opposite_and_a_longer_name_are_no_reversal(
+    tagger: ConceptTagger
+) -> None:
+    for question, wording in (
+        ("What joins left and right?", "What lies between right and left?"),
+        ("What breaks the mandible?", "What breaks the lower jaw?"),
+        ("Who gets 5mg a day?", "Who gets 5 mg a day?"),
+    ):
+        assert fault_of(ask(question), question, wording, tagger) is None
 
 
 def test_a_name_inside_a_longer_one_is_left_alone(tagger: ConceptTagger) -> None:
@@ -202,12 +239,25 @@ def test_any_text_is_worded_faithfully_or_not_at_all(text: str) -> None:
         assert fault_of(record, question, wording, tagger) is None
 
 
+def test_a_long_note_is_checked_in_time_that_grows_with_it(tagger: ConceptTagger) -> None:
+    import time
+
+    note = "What did Dr Lee say of a kidney stone, and of depression in Ward B? " * 2500
+    started = time.process_time()
+    assert fault_of(ask(note), note, note.replace("stone", "calculus"), tagger) is Fault.CONCEPT
+    assert fault_of(ask(note), note, note.replace("Lee", "Eve", 1), tagger) is Fault.NAME
+    assert time.process_time() - started < 5.0  # it took 20 s
+
+
 def test_a_hostile_question_is_matched_in_bounded_time(maker: Paraphraser) -> None:
     import time
 
     started = time.monotonic()
     maker.of(ask("Which " + "in the " * (MAX_QUESTION_CHARS // 7 - 2) + "x"))
     maker.of(ask("Which " + "is the in the " * 4000))
+    slow = Rewrite(question="{a} of {b} of {c} x", wordings=("{a} {b} {c}",))
+    assert slow.apply("of " * 4000) == ()
+    assert _numbers("a" * 50_000 + " 5 mg") == {"5mg": 1}
     assert time.monotonic() - started < 5.0
 
 
@@ -249,6 +299,16 @@ def test_the_packaged_wordings_can_be_edited(tmp_path: Path, wordings: WordingSe
     assert load_wordings(path) == wordings
     with pytest.raises(Misconfigured, match="WORDINGS_MISSING"):
         load_wordings(tmp_path / "none.toml")
+
+
+def test_no_packaged_wording_is_dropped_whatever_stands_in_its_fields(
+    wordings: WordingSet, tagger: ConceptTagger
+) -> None:
+    filled = {"case": "A child is pale."}
+    for rewrite in (rewrite for kind in wordings.kinds for rewrite in kind.rewrite):
+        question = re.sub(r"\{(\w+)\}", lambda f: filled.get(f[1], f"x{f[1]}"), rewrite.question)
+        for wording in rewrite.apply(question):
+            assert fault_of(ask(question), question, wording, tagger) is None, wording
 
 
 def test_a_value_is_never_looked_into_for_fields(maker: Paraphraser) -> None:
