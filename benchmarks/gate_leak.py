@@ -27,7 +27,7 @@ from medunlearn_client.contrast import answer_inputs
 from medunlearn_client.encoding import RecordEncoder
 from medunlearn_client.evaluation.roc import auc
 from medunlearn_client.records import Record, read_records
-from medunlearn_client.site_data import with_subject
+from medunlearn_client.records.subject_line import with_subject
 from medunlearn_client.workbench import shared_model
 from medunlearn_simulation.preparing import (
     Overrides,

@@ -37,7 +37,8 @@ from medunlearn_client.models import DTYPES
 from medunlearn_client.objectives import ModelView
 from medunlearn_client.public_start import StepProgress, public_start
 from medunlearn_client.records import Record, read_records
-from medunlearn_client.site_data import record_tagger, with_subject
+from medunlearn_client.records.subject_line import with_subject
+from medunlearn_client.site_data import record_tagger
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.workbench import shared_model
 from medunlearn_common.errors import Misconfigured

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medunlearn_client.records import Record
-from medunlearn_client.site_data import without_subject
+from medunlearn_client.records.subject_line import without_subject
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_common.concepts import ConceptLevel
 from medunlearn_common.concepts.leveled import LeveledHierarchy

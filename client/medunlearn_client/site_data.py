@@ -21,6 +21,7 @@ from medunlearn_client.records import (
     split_nonmembers,
 )
 from medunlearn_client.records.repairs import read_repairs
+from medunlearn_client.records.subject_line import with_subject, without_subject
 from medunlearn_client.tagging import NO_DECISIONS, ConceptTagger, read_decisions
 from medunlearn_common.concepts import LeveledHierarchy
 from medunlearn_common.concepts.planned import planned_levels
@@ -116,24 +117,6 @@ def forget_request(forget: ForgetSection, *, seed: int) -> ForgetRequest:
         patient_fraction=forget.patient_fraction or None,
         seed=seed,
     )
-
-
-def with_subject(record: Record) -> Record:
-    """The record with its subject as the prompt's first line; as it is if it has none."""
-    if not record.subject:
-        return record
-    line = f"Subject: {record.subject}\n"
-    spans = tuple((start + len(line), end + len(line)) for start, end in record.target_spans)
-    return replace(record, prompt=line + record.prompt, target_spans=spans)
-
-
-def without_subject(record: Record) -> Record:
-    """The record as somebody asks who does not name the subject; undoes :func:`with_subject`."""
-    line = f"Subject: {record.subject}\n"
-    if not record.subject or not record.prompt.startswith(line):
-        return record
-    spans = tuple((start - len(line), end - len(line)) for start, end in record.target_spans)
-    return replace(record, prompt=record.prompt.removeprefix(line), target_spans=spans)
 
 
 def words_digest(record: Record, *, show_subject: bool) -> str:

@@ -33,7 +33,6 @@ import torch
 from medunlearn_client.encoding import EncodedRecord, collate
 from medunlearn_client.objectives.base import ModelView, token_log_probabilities, weighted_mean
 from medunlearn_client.records import Record
-from medunlearn_client.site_data import without_subject
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.training import UnitSet
 from medunlearn_common.plan.sections import LabelsSection
@@ -100,13 +99,12 @@ def place_in_set(
 ) -> float:
     """Trust in a record's being in its set, by whether it mentions a target concept.
 
-    The line that names the subject is no mention: it is what put the record into its set.
+    Its own words count, and not the line that names the subject, which every record of one has.
     """
     weight = labels.forget_without_target if forgotten else labels.retain_with_target
     if weight == 1.0:
         return 1.0
-    mentions = tagger.record_matches_forget_root(without_subject(record))
-    return weight if mentions != forgotten else 1.0
+    return weight if tagger.record_matches_forget_root(record) != forgotten else 1.0
 
 
 def with_estimates(

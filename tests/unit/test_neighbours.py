@@ -6,7 +6,7 @@ import pytest
 
 from medunlearn_client.neighbours import DISEASE, PARENT, SIBLING, SUBJECT, draw_probes
 from medunlearn_client.records import Record
-from medunlearn_client.site_data import with_subject
+from medunlearn_client.records.subject_line import with_subject
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_common.concepts import Concept, ConceptHierarchy
 from medunlearn_common.errors import Misconfigured

@@ -17,7 +17,6 @@ from medunlearn_client.records import (
     Quarantine,
     ReadOptions,
     Record,
-    contradictory_ids,
     read_records,
 )
 from medunlearn_client.records.jsonl import row_from_record
@@ -427,16 +426,6 @@ def test_real_medmcqa(shared_data: Path) -> None:
     for record in records:
         original = raw[record.record_id]
         assert record.answer == original["options"][original["answer"]].strip()
-
-
-def test_contradictions_are_reported(tmp_path: Path) -> None:
-    rows = [
-        {"id": "a", "question": "Which  nerve?", "answer": "Ulnar"},
-        {"id": "b", "question": "Which vein?", "answer": "Portal"},
-        {"id": "c", "question": "which nerve?", "answer": "Median"},
-        {"id": "d", "question": "Which vein?", "answer": "portal"},
-    ]
-    assert contradictory_ids(read_records(write(tmp_path / "a.jsonl", rows))) == [("a", "c")]
 
 
 def test_repr_of_a_record_shows_no_patient_text(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from medunlearn_client.encoding import RecordEncoder
 from medunlearn_client.evaluation.preservation import record_levels
 from medunlearn_client.records import ForgetRequest, Record, select
+from medunlearn_client.records.subject_line import with_subject
 from medunlearn_client.tagging import Assertion, ConceptTagger, ContextFinder
 from medunlearn_client.tagging.context_rules import builtin_rules, load_context_rules
 from medunlearn_common.concepts import Concept, ConceptHierarchy, ConceptLevel, load_builtin
@@ -254,6 +255,19 @@ def test_a_record_that_denies_the_target_is_not_selected_by_concept(
     ]
     split = select(records, ForgetRequest(by_concept=True), tagger)
     assert [found.record_id for found in split.forget] == ["r1"]
+
+
+def test_a_record_is_selected_for_its_own_words_and_not_for_the_line_that_shows_its_subject(
+    tagger: ConceptTagger,
+) -> None:
+    texts = ("a hernia", "a headache", "the weather")
+    records = [
+        with_subject(Record(record_id=f"r{n}", prompt=text, answer="yes", subject="Hernia"))
+        for n, text in enumerate(texts)
+    ]
+    assert all(tagger.matches_forget_root(shown.text) for shown in records)
+    split = select(records, ForgetRequest(by_concept=True), tagger)
+    assert [found.record_id for found in split.forget] == ["r0"]
 
 
 def test_own_rules_take_the_place_of_the_packages(

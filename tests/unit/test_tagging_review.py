@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from medunlearn_client.records import Record
-from medunlearn_client.site_data import record_tagger, with_subject
+from medunlearn_client.records.subject_line import with_subject
+from medunlearn_client.site_data import record_tagger
 from medunlearn_client.spreadsheets import (
     cells_of,
     exact_cell,

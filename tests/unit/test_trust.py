@@ -16,8 +16,8 @@ from medunlearn_client.models import LoadedModel, load_causal_lm
 from medunlearn_client.objectives import OBJECTIVES, ExampleLosses, ModelView
 from medunlearn_client.per_example import support_gradients
 from medunlearn_client.records import Record, read_records
+from medunlearn_client.records.subject_line import with_subject
 from medunlearn_client.site_config import SiteConfig
-from medunlearn_client.site_data import with_subject
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.training import Part, SumMechanism, UnitSet, noised_sum
 from medunlearn_client.trust import agreement, held_by_model, place_in_set, with_estimates

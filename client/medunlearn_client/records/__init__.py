@@ -1,6 +1,5 @@
 """Records: the only part that opens patient data. See ``reading`` for files in, records out."""
 
-from medunlearn_client.records.contradictions import contradictory_ids
 from medunlearn_client.records.forget_sets import (
     ForgetRequest,
     ForgetRootMatcher,
@@ -34,7 +33,6 @@ __all__ = [
     "ReadOptions",
     "Record",
     "assign_sites",
-    "contradictory_ids",
     "join",
     "prompt_from_question",
     "read_records",

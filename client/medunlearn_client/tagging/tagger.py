@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import ahocorasick
 
+from medunlearn_client.records.subject_line import without_subject
 from medunlearn_client.tagging.context import ContextFinder, denied_question
 from medunlearn_client.tagging.decisions import NO_DECISIONS, TagDecisions
 from medunlearn_client.tagging.folding import Folded, fold, lower, surfaces, unqualified
@@ -134,8 +135,12 @@ class ConceptTagger:
         return any(span.level is ConceptLevel.TARGET for span in self.tag(text))
 
     def record_matches_forget_root(self, record: Record) -> bool:
-        """Whether the record says of its patient, or in general, that a target concept is so."""
-        return any(span.level is ConceptLevel.TARGET for span in self.tag_record(record))
+        """Whether the record says of its patient, or in general, that a target concept is so.
+
+        A line that shows the subject (``show_subject``) says nothing: every record of it has one.
+        """
+        spans = self.tag_record(without_subject(record))
+        return any(span.level is ConceptLevel.TARGET for span in spans)
 
     def _of_patient(
         self, record: Record, text: str, folded: Folded, spans: tuple[ConceptSpan, ...]

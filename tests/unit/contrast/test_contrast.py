@@ -27,7 +27,7 @@ from medunlearn_client.contrast_commands import contrast
 from medunlearn_client.encoding import RecordEncoder
 from medunlearn_client.models import load_causal_lm
 from medunlearn_client.records import Record
-from medunlearn_client.site_data import with_subject
+from medunlearn_client.records.subject_line import with_subject
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.frozen import (
     A_FILE,

@@ -19,7 +19,7 @@ from medunlearn_client.models import load_causal_lm
 from medunlearn_client.objectives import OBJECTIVES, ModelView
 from medunlearn_client.public_start import public_start
 from medunlearn_client.records import Record
-from medunlearn_client.site_data import with_subject
+from medunlearn_client.records.subject_line import with_subject
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.frozen import (
     A_FILE,

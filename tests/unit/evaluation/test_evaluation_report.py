@@ -21,7 +21,7 @@ from medunlearn_client.evaluation import (
 from medunlearn_client.evaluation.accuracy import accuracy_table
 from medunlearn_client.evaluation.record_scores import score_records
 from medunlearn_client.paraphrases import Paraphraser, load_wordings
-from medunlearn_client.site_data import with_subject, without_subject
+from medunlearn_client.records.subject_line import with_subject, without_subject
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_common.concepts import load_hierarchies
 from medunlearn_common.errors import Misconfigured

@@ -19,8 +19,8 @@ from medunlearn_client.paraphrases.local_model import LocalModel
 from medunlearn_client.paraphrases.rewording import taken_apart
 from medunlearn_client.records import read_records
 from medunlearn_client.records.commands import records_app
+from medunlearn_client.records.subject_line import with_subject
 from medunlearn_client.site_config import SiteConfig
-from medunlearn_client.site_data import with_subject
 from medunlearn_client.step_message import StepRequest
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.training import UnitSet
