@@ -197,6 +197,25 @@ def test_from_the_table_through_decisions_to_a_copy_and_a_run(
     assert "An important kortex" in loaded.forget[0].prompt
 
 
+def test_what_was_decided_on_is_asked_no_more_until_its_words_change(
+    data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked(out: Path) -> list[str]:
+        assert run(data_file, "--out", out, "--decisions", kept) == 0
+        return [row["word"] for _, row in read_table(out / "damaged_words.csv", COLUMNS)]
+
+    kept = tmp_path / "repairs.jsonl"
+    assert asked(tmp_path / "first") == ["impoant", "coex", "coex"]
+    table = edited(tmp_path / "first" / "damaged_words.csv",
+                   lambda rows: decide(rows, "accept", "reject"))
+    assert run(data_file, "--review", table, "--decisions", kept) == 0
+    assert asked(tmp_path / "second") == ["coex"]
+    assert "without 2 word(s)" in capsys.readouterr().out
+    text = data_file.read_text("utf-8")
+    data_file.write_text(text.replace("An impoant coex", "My most impoant coex"), "utf-8")
+    assert asked(tmp_path / "third") == ["impoant", "coex", "coex"]
+
+
 def test_a_table_that_somebody_fills_in_is_not_written_over(
     data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -111,7 +112,7 @@ def check_data(
     if review is not None and decisions is not None:
         _take_over(found, review, decisions)
     if out is not None:
-        _write_tables(found, out)
+        _write_tables(found, out, decisions)
     if repair is not None:
         _write_copy(found, repair, decisions, sure=sure)
 
@@ -192,15 +193,23 @@ def _take_over(found: Findings, review: Path, decisions: Path) -> None:
     )
 
 
-def _write_tables(found: Findings, out: Path) -> None:
+def _write_tables(found: Findings, out: Path, decisions: Path | None) -> None:
+    """The three tables; what was decided on before is asked no more."""
     from medunlearn_client.quality.repair_review import write_damage
+    from medunlearn_client.records.repairs import NO_REPAIRS, read_repairs
     from medunlearn_client.spreadsheets import write_table
 
+    decided = NO_REPAIRS
+    if decisions is not None and decisions.exists():
+        decided = read_repairs(decisions)
+    is_open = [not decided.decide_on(one.place, one.word) for one in found.damage]
     # First, since it alone may be refused: then none of the three is written.
-    write_damage(out / DAMAGE_FILE, found.records, found.damage)
+    write_damage(out / DAMAGE_FILE, found.records, list(compress(found.damage, is_open)))
     write_table(out / DUPLICATES_FILE, _DUPLICATE_COLUMNS, _duplicate_rows(found))
     write_table(out / SUBJECTS_FILE, _SUBJECT_COLUMNS, _subject_rows(found))
     _say(f"wrote {DUPLICATES_FILE}, {DAMAGE_FILE} and {SUBJECTS_FILE} to {out}")
+    if answered := is_open.count(False):
+        _say(f"{DAMAGE_FILE} is without {answered} word(s) that {decisions} decides on")
 
 
 def _write_copy(found: Findings, target: Path, decisions: Path | None, *, sure: bool) -> None:

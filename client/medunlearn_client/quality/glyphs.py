@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from medunlearn_client.records import Record
+from medunlearn_client.records.repairs import Place
 from medunlearn_common.concepts.hierarchy import ConceptHierarchy
 
 LOST_LETTERS: Final = ("rt",)
@@ -55,6 +56,11 @@ class DamagedWord:
     word: str = field(repr=False)
     proposals: tuple[str, ...] = field(repr=False)
     sure: bool
+
+    @property
+    def place(self) -> Place:
+        """What a decision on it is about."""
+        return self.record_id, self.part, self.start
 
 
 def vocabulary_of(hierarchy: ConceptHierarchy) -> frozenset[str]:

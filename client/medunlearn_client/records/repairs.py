@@ -93,6 +93,11 @@ class Repairs:
         """All decisions, in the order they were made."""
         return self._history
 
+    def decide_on(self, place: Place, word: str) -> bool:
+        """Whether somebody decided on this word at this place, be it that it is right."""
+        own = self._of_record.get(place[0], ())
+        return any((one.place, one.word) == (place, word) for one in own)
+
     def unused(self, made: Iterable[Repair]) -> int:
         """How many decisions that change a word are not among those ``made``.
 
