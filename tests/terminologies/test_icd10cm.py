@@ -139,6 +139,28 @@ def test_json_lines(tmp_path: Path) -> None:
         assert refusal(load_icd10cm_jsonl, path).code == code
 
 
+def test_words_in_parentheses_may_be_missing_unless_another_code_has_that_name(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"code": "I10", "name": "Essential (primary) hypertension", "parent": None, "synonyms": [
+            "hypertension (arterial) (benign)", "Hypertension (systemic)", "(primary)"]},
+        {"code": "I16", "name": "Hypertensive crisis (urgent)", "parent": None},
+        {"code": "I17", "name": "hypertensive crisis", "parent": None},
+        {"code": "M15", "name": "Erosive (osteo)arthritis", "parent": None},
+    ]
+    path = write(tmp_path, "".join(json.dumps(row) + "\n" for row in rows))
+    icd = load_icd10cm_jsonl(path)
+
+    def called(name: str) -> list[str]:
+        return [concept.concept_id for concept in icd.find(name)]
+
+    assert called("essential hypertension") == called("hypertension") == ["ICD10CM:I10"]
+    assert called("hypertensive crisis") == ["ICD10CM:I17"]
+    assert called("erosive arthritis") == ["ICD10CM:M15"]
+    assert icd["ICD10CM:I17"].synonyms == ()
+
+
 @pytest.mark.real_data
 def test_the_real_icd10cm(shared_data: Path) -> None:
     icd = load_hierarchy(str(shared_data / "icd10cm_2021.jsonl.gz"))
@@ -150,3 +172,4 @@ def test_the_real_icd10cm(shared_data: Path) -> None:
         below = {icd[i].semantic_type for i in icd.descendants(root) | {root}}
         assert below == {kinds.get(root, "disease")}
     assert "Classical cholera" in icd["ICD10CM:A00.0"].synonyms
+    assert [concept.concept_id for concept in icd.find("hypertension")] == ["ICD10CM:I10"]

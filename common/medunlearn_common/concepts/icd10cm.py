@@ -5,6 +5,10 @@ All three give the same ids: ``ICD10CM:CH01`` for a chapter, ``ICD10CM:A00-A09``
 sections; its categories are put below the chapter that their letters and digits belong to. It
 lists seventh characters, which the other two do not spell out.
 
+Words in parentheses are nonessential modifiers: "supplementary words that may be present or absent
+in the statement of a disease" (Official Guidelines, I.A.7). ``Essential (primary) hypertension`` is
+therefore called ``Essential hypertension`` too, where no other node has that name.
+
 JSON lines have ``code``, ``name``, ``parent`` (a code or null) and, optional, ``synonyms``.
 """
 
@@ -12,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,6 +77,7 @@ CHAPTERS: Final[tuple[tuple[str, str, str], ...]] = (
 _CODE: Final = re.compile(r"[A-Z]\d[0-9A-Z](?:\.[0-9A-Z]{1,4})?")
 _SECTION: Final = re.compile(r"(?:SEC:)?([A-Z]\d[0-9A-Z])(?:-([A-Z]\d[0-9A-Z]))?")
 _CHAPTER: Final = re.compile(r"(?:CH)?(\d{1,2})")
+_MODIFIER: Final = re.compile(r" *\([^()]*\) *")
 _RANGE_AT_END: Final = re.compile(r" *\([A-Z]\d[0-9A-Z](?:-[A-Z]\d[0-9A-Z])?\)$")
 
 
@@ -223,9 +228,19 @@ def _chapter_number(node_id: str) -> int:
 
 def _hierarchy(nodes: Iterable[_Node], path: Path) -> ConceptHierarchy:
     guard = KeptText(path)
-    return ConceptHierarchy.from_concepts(
-        (_concept(node, guard, path) for node in nodes), source=path.name
-    )
+    concepts = [_concept(node, guard, path) for node in nodes]
+    return ConceptHierarchy.from_concepts(_with_plain_names(concepts, guard), source=path.name)
+
+
+def _with_plain_names(concepts: list[Concept], guard: KeptText) -> Iterator[Concept]:
+    """The concepts, called by their names without nonessential modifiers as well."""
+    taken = {term.casefold() for concept in concepts for term in concept.terms}
+    for concept in concepts:
+        plain = (" ".join(_MODIFIER.sub(" ", term).split()) for term in concept.terms)
+        new = tuple(dict.fromkeys(term for term in plain if term and term.casefold() not in taken))
+        for term in new:
+            guard.keep(term)
+        yield replace(concept, synonyms=(*concept.synonyms, *new)) if new else concept
 
 
 def _concept(node: _Node, guard: KeptText, path: Path) -> Concept:
