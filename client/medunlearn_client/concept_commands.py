@@ -80,7 +80,7 @@ def tag(
     tagger = _tagger(planned, hierarchy, forget_root, held)
     _tell_notes(tagger)
     records = _records(reading)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     tagged = _tagged(records, tagger)
     _show(console, tagged[:limit])
     _summary(console, tagged)
@@ -130,7 +130,7 @@ def decide(
     known = DoubtFinder(tagger).uncertain(_records(reading))
     found = read_review(review, known, tagger.hierarchy.hierarchy, today=date.today())
     kept = keep_decisions(decisions, found.decisions)
-    Console(highlight=False).print(
+    Console(highlight=False, emoji=False).print(
         f"{len(found.decisions)} decision(s) taken over, {found.open_rows} row(s) open; "
         f"{decisions} holds {len(kept)}", markup=False, soft_wrap=True,
     )
@@ -177,7 +177,7 @@ def _note(text: str) -> None:
     """A remark on standard error, so that what is shown can be kept in a file."""
     from medunlearn_client.tagging.views import visible
 
-    Console(stderr=True, highlight=False).print(
+    Console(stderr=True, highlight=False, emoji=False).print(
         f"note: {visible(text)}", style="dim", markup=False, soft_wrap=True
     )
 

@@ -42,7 +42,7 @@ def contrast(
             "CONTRAST_TEXTS", f"{plan} names no public text",
             "name a JSONL file of public questions in [contrast] public_file",
         )
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         steps = asked.contrast.start_steps
         task = progress.add_task("directions, then B's start", total=steps or None)
@@ -54,7 +54,7 @@ def contrast(
     table = Table("module", "AUC on held-out public text", "used")
     for direction in found:
         table.add_row(direction.module, f"{direction.auc:.3f}", "yes" if direction.is_used else "-")
-    Console().print(table)
+    Console(emoji=False).print(table)
     modules = ", ".join(f'"{name}"' for name in used_modules(found))
     typer.echo(f"wrote {out} (sha256 {digest}). In the plan's [model]:")
     typer.echo(f'a_file = "{out}"\ntarget_modules = [{modules}]')

@@ -136,8 +136,12 @@ def read_lines(
         origin: How such a file comes about, for its hint.
 
     Raises:
-        Misconfigured: ``code`` with the line, or a code of ``json_lines``.
+        Misconfigured: DECISIONS_MISSING, ``code`` with the line, or a code of ``json_lines``.
     """
+    if not path.exists():
+        raise Misconfigured(
+            "DECISIONS_MISSING", f"there is no file {path}", f"name another one; {origin}"
+        )
     return tuple(_parsed(path, number, row, parse, code, origin)
                  for number, row in json_lines(path))
 

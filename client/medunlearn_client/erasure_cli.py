@@ -386,7 +386,7 @@ def _print(part: object, *, whole_lines: bool = False) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if whole_lines and not console.is_terminal:
         console.width = _PIPED_WIDTH
     console.print(part, markup=False, soft_wrap=isinstance(part, Text))

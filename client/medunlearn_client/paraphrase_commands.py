@@ -64,7 +64,7 @@ def paraphrase(
         quarantine=Quarantine(max_bad_fraction=data.max_bad_fraction),
     ), data)
     made = []
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for number, record in enumerate(records[:limit] if section.model else records):
         made.append(maker.of(record))
         if number < limit:

@@ -132,7 +132,7 @@ class CommandLine:
 
     def run(self, app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         """Runs one command and gives the exit status; never raises."""
-        console = Console(stderr=True, highlight=False)
+        console = Console(stderr=True, highlight=False, emoji=False)
         try:
             status = app(args=arguments, standalone_mode=False, prog_name="medunlearn")
         except (click.exceptions.Abort, KeyboardInterrupt):

@@ -94,7 +94,7 @@ def report(checks: Mapping[str, Check], *, as_json: bool) -> None:
 
 
 def _print(findings: list[tuple[str, Finding]], problems: int) -> None:
-    console, last = Console(highlight=False), ""
+    console, last = Console(highlight=False, emoji=False), ""
     for topic, finding in findings:
         style = _STYLE[finding.level]
         shown = topic if topic != last else ""

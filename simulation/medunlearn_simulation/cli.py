@@ -115,7 +115,7 @@ def simulate(
         with sigterm_like_ctrl_c(), PhaseBoard(quiet=quiet) as board:
             _simulate(fresh, resume, runner, (device, threads), board)
     except Terminated:
-        Console(stderr=True, highlight=False).print("terminated")
+        Console(stderr=True, highlight=False, emoji=False).print("terminated")
         raise typer.Exit(EXIT_TERMINATED) from None
 
 
@@ -140,7 +140,7 @@ def _simulate(
     )
     result = carry_out(started, runtime, board)
     board.progress.stop()
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     print_summary(result, started.folder, console)
     for line in outcome_lines(started.claim) if started.claim is not None else ():
         console.print(line, markup=False, soft_wrap=True)
@@ -229,7 +229,7 @@ def evaluate(
                 ),
                 out=out, device=device,
             ),
-            board, Console(),
+            board, Console(emoji=False),
         )
 
 
@@ -247,7 +247,7 @@ def compare(
     """
     from medunlearn_simulation.compare import compare as compare_runs
 
-    compare_runs(runs, html_path=out, console=Console())
+    compare_runs(runs, html_path=out, console=Console(emoji=False))
 
 
 def export(
@@ -280,4 +280,4 @@ def export(
     _limit_threads(1)
     with PhaseBoard(quiet=quiet) as board:
         export_adapter(adapter, out, model=model, board=board)
-    Console().print(f"wrote {out}", soft_wrap=True)
+    Console(emoji=False).print(f"wrote {out}", soft_wrap=True)

@@ -121,6 +121,19 @@ def test_search_ranks() -> None:
     assert search_terms(hierarchy, "  ") == []
 
 
+def test_a_british_word_finds_an_american_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outline = tmp_path / "own.txt"
+    outline.write_text("!outline 1\nA disease\n  B Esophageal anemia\n", encoding="utf-8")
+    for command, text in (
+        ("explain", "oesophageal anaemia"), ("tree", "oesophageal anaemia"),
+        ("search", "anaemia oesoph"), ("search", "anemia"),
+    ):
+        assert run(command, text, "--hierarchy", str(outline)) == 0
+        assert "Esophageal anemia" in out(capsys)
+
+
 def test_tree_shows_ancestors_descendants_and_limits(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("tree", "MU:S0450", "--depth", "1", "--limit", "2") == 0
     text = out(capsys)

@@ -179,7 +179,8 @@ def test_from_the_table_through_decisions_to_a_copy_and_a_run(
                    lambda rows: decide(rows, "accept", "kortex"))
     kept = tmp_path / "repairs.jsonl"
     assert run(data_file, "--review", table, "--decisions", kept) == 0
-    assert "2 decision(s) taken over, 1 row(s) open" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 decision(s) taken over (2 to repair, 0 right as they stand), 1 row(s) open" in said
     copy = tmp_path / "mended.jsonl"
     assert run(data_file, "--decisions", kept, "--repair", copy) == 0
     prompts = {record.record_id: record.prompt for record in read_records(copy)}
@@ -211,6 +212,10 @@ def test_what_was_decided_on_is_asked_no_more_until_its_words_change(
     assert run(data_file, "--review", table, "--decisions", kept) == 0
     assert asked(tmp_path / "second") == ["coex"]
     assert "without 2 word(s)" in capsys.readouterr().out
+    plan = tmp_path / "plan.toml"
+    plan.write_text(f'schema_version = 1\n[data]\nfiles = ["{data_file}"]\nrepairs = "{kept}"\n')
+    assert run("--plan", plan, "--repair", tmp_path / "copy.jsonl") == 0
+    assert "1 word(s) repaired" in capsys.readouterr().out
     text = data_file.read_text("utf-8")
     data_file.write_text(text.replace("An impoant coex", "My most impoant coex"), "utf-8")
     assert asked(tmp_path / "third") == ["impoant", "coex", "coex"]
@@ -274,6 +279,8 @@ def test_sure_words_are_repaired_on_request_and_a_person_overrules(
     (lambda rows: rows[0].update(decision="accept", author="A", date="2030-01-01"), "future"),
     (lambda rows: rows[0].update(decision="=cmd()", author="A", date="2026-01-31"), "decision"),
     (lambda rows: rows[0].update(decision="w" * 61, author="A", date="2026-01-31"), "decision"),
+    *((lambda rows, said=said: decide(rows, said), "nor a word like the damaged one")
+      for said in ("ja", "nein", "yes", "ok", "x", "accepted", "akzeptieren")),
     (lambda rows: rows[0].update(author="A"), "without a `decision`"),
     (lambda rows: rows[0].update(word=rows[1]["word"]), "no damaged word"),
     (lambda rows: rows[0].update(start="0"), "no damaged word"),

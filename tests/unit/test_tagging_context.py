@@ -72,6 +72,9 @@ def said(tagger: ConceptTagger, text: str, patient: str | None = "p1") -> dict[s
         ("not clear whether a hernia", "4 possible"),
         ("mother of the patient had a hernia", "3 family"),
         ("his relative with a hernia", "3 family"),
+        ("Mum: hernia", "3 family"),
+        ("Husband has a hernia", "3 family"),
+        ("Query hernia", "4 possible"),
         ("hernia", "4 affirmed"),
         ("No pain. Hernia", "4 affirmed"),
         ("No pain\nHernia", "4 affirmed"),
@@ -111,6 +114,7 @@ def test_what_is_said_of_a_hernia(tagger: ConceptTagger, text: str, expected: st
     "No strangulation of the hernia", "No problems with the hernia",
     "Hernia since childhood, asthma in the family", "Lives with mother and hernia",
     "Lost her mother last year, hernia", "Hernia after childbirth and asthma in the family",
+    "Mum reports a hernia since birth", "Lives with husband, hernia",
     "Mother reports a hernia since birth", "Accompanied by her son for a hernia",
 ])
 def test_a_patient_s_hernia_is_not_denied_by_what_is_said_around_it(

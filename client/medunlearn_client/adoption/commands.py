@@ -78,7 +78,7 @@ def measure(
     from medunlearn_client.adoption.measuring import measure as measure_run
     from medunlearn_client.erasure.run_figures import outcome_lines
 
-    hospital, console = _hospital(folder), Console(stderr=True)
+    hospital, console = _hospital(folder), Console(stderr=True, emoji=False)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
 

@@ -222,7 +222,7 @@ def officer_report(registry: Registry, number: int) -> Document:
 
 def _facts(request: ErasureRequest, events: Sequence[Event]) -> tuple[tuple[str, str], ...]:
     return (
-        ("about", request.kind.replace("_", " ")),
+        ("about", request.about),
         ("legal basis", basis_in_words(request.basis)),
         ("received", request.received.isoformat()),
         ("deadline", f"{request.deadline.isoformat()}"

@@ -144,6 +144,12 @@ class ErasureRequest:
         return deadline(self.received, extended=self.extended)
 
     @property
+    def about(self) -> str:
+        """What is asked for, in words; of a concept its id, which is nobody's, as well."""
+        words = self.kind.replace("_", " ")
+        return f"{words} {self.target}" if self.kind == "concept" and self.target else words
+
+    @property
     def is_open(self) -> bool:
         """Whether something remains to be done."""
         return self.state in OPEN_STATES

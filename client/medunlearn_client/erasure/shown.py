@@ -31,7 +31,7 @@ def requests_table(registry: Registry, requests: Iterable[ErasureRequest]) -> Ta
     for request in requests:
         late = request.is_open and request.deadline < registry.today
         _row(table, (
-            str(request.number), str(request.state), request.kind.replace("_", " "),
+            str(request.number), str(request.state), request.about,
             str(request.deadline), _left(registry, request),
             str(len(registry.matches(request.number))),
             _run(request, registry.events(request.number)),

@@ -70,7 +70,8 @@ def check_data(
         Path | None, typer.Option("--review", help="Edited damaged_words.csv, to be taken over.")
     ] = None,
     decisions: Annotated[
-        Path | None, typer.Option("--decisions", help="Where decided repairs are kept.")
+        Path | None,
+        typer.Option("--decisions", help="Where decided repairs are kept; default: the plan's."),
     ] = None,
     repair: Annotated[
         Path | None, typer.Option("--repair", help="Write a repaired copy here (JSON lines).")
@@ -98,6 +99,8 @@ def check_data(
       medunlearn check-data questions.jsonl.gz --decisions repairs.jsonl --repair mended.jsonl
     """
     reading = reading_of(files, plan, record_format)
+    if decisions is None and reading.plan.data.repairs:
+        decisions = Path(reading.plan.data.repairs)
     _refuse_same_file(*reading.files, review, decisions, repair)
     if review is not None and decisions is None:
         raise Misconfigured(
@@ -168,7 +171,8 @@ def summary(found: Findings) -> list[str]:
     damaged = {one.record_id for one in found.damage}
     return [
         f"{len(found.records)} records" + (
-            f" ({found.bad_rows} bad row(s) left out)" if found.bad_rows else ""
+            f" ({found.bad_rows} bad row(s) left out; `records check` says why)"
+            if found.bad_rows else ""
         ),
         f"near-duplicates: {listed or 'none'}",
         f"damaged words: {len(found.damage)} in {len(damaged)} record(s), "
@@ -178,7 +182,7 @@ def summary(found: Findings) -> list[str]:
 
 
 def _say(line: str) -> None:
-    Console(highlight=False).print(line, markup=False, soft_wrap=True)
+    Console(highlight=False, emoji=False).print(line, markup=False, soft_wrap=True)
 
 
 def _take_over(found: Findings, review: Path, decisions: Path) -> None:
@@ -187,9 +191,11 @@ def _take_over(found: Findings, review: Path, decisions: Path) -> None:
 
     reviewed = read_damage(review, found.damage, today=date.today())
     kept = keep_repairs(decisions, reviewed.decisions)
+    changed = sum(one.changes for one in reviewed.decisions)
     _say(
-        f"{len(reviewed.decisions)} decision(s) taken over, {reviewed.open_rows} row(s) open; "
-        f"{decisions} holds {len(kept)}"
+        f"{len(reviewed.decisions)} decision(s) taken over ({changed} to repair, "
+        f"{len(reviewed.decisions) - changed} right as they stand), {reviewed.open_rows} row(s) "
+        f"open; {decisions} holds {len(kept)}"
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,9 @@ BY_RULE: Final = "(rule)"
 """Stands for the author of repairs that nobody looked at: those with one sure proposal."""
 MAX_WORD_CHARS: Final = 60
 _AROUND_CHARS: Final = 40
+MIN_ALIKE: Final = 0.5
+"""Share of letters that a decided word has in common with the damaged one or a proposal: "yes", in
+whatever language, is an answer and no word to put there."""
 _WORD: Final = re.compile(r"[^\W\d_]+(?:[ '’-][^\W\d_]+)*")
 
 
@@ -137,7 +141,13 @@ def _decided_word(row: Mapping[str, str], found: DamagedWord) -> str:
         return shown[0]
     if len(decision) > MAX_WORD_CHARS or not _WORD.fullmatch(decision):
         raise ValueError("`decision` is neither accept, reject nor a word")
+    if max(_alike(decision, one) for one in (found.word, *found.proposals)) < MIN_ALIKE:
+        raise ValueError("`decision` is neither accept nor reject, nor a word like the damaged one")
     return decision
+
+
+def _alike(first: str, second: str) -> float:
+    return SequenceMatcher(None, first.casefold(), second.casefold()).ratio()
 
 
 def _of(

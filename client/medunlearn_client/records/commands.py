@@ -84,10 +84,10 @@ def _print(tally: RecordTally, held: Quarantine) -> None:
             Text(plain(subject)), str(count), str(tally.ranked[subject]),
             str(tally.of_patients[subject]),
         )
-    console = Console()
+    console = Console(emoji=False)
     console.print(table)
     console.print(f"{tally.records.total()} records")
-    for kind, count in held.set_aside.most_common():
+    for kind, count in (+held.set_aside).most_common():
         console.print(f"set aside: {count} x {kind}", markup=False)
     for code, count in held.by_code.most_common():
         console.print(f"bad rows: {count} x {code}", markup=False)

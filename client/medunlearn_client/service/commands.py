@@ -99,7 +99,7 @@ def status(
         **({"erasure requests": erasure} if erasure else {}),
     }.items():
         table.add_row(name, escape(value))
-    Console(highlight=False).print(table)
+    Console(highlight=False, emoji=False).print(table)
     for trouble in (kept_out, link.trouble):
         if trouble is not None:
             typer.echo(f"{trouble.code}: {trouble.hint}")

@@ -11,7 +11,8 @@
   ones of medicine (``diverticulum``, ``diverticula``); so may the word before the first
   preposition: ``fractures of the neck of femur``.
 - British and American spelling, Greek letters and their names, and numbers find each other
-  (:mod:`.spelling`); so do letters that are printed as one: ``re\ufb02ux``.
+  (:mod:`medunlearn_common.concepts.spelling`); so do letters that are printed as one:
+  ``re\ufb02ux``.
 - A remark in brackets may be missing (``Crohn's disease [regional enteritis]``), and a name that
   is turned around twice stands in its natural order too (``Leukemia, Myeloid, Acute``).
 - What says that nothing more is known may be missing (``Hernia NOS``, ``Anemia, unspecified``)
@@ -32,7 +33,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Final, NamedTuple
 
-from medunlearn_client.tagging.spelling import respelt
+from medunlearn_common.concepts.spelling import respelt
 
 MAX_ACRONYM_CHARS: Final = 6
 MIN_TERM_CHARS: Final = 2

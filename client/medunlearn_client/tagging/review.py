@@ -77,7 +77,10 @@ def read_review(
     def asked(row: Mapping[str, str]) -> UncertainTag:
         tag = known.get(row["key"])
         if tag is None:
-            raise ValueError("its key names no uncertain mention of these records")
+            raise ValueError(
+                "its key names no uncertain mention of these records, as they are tagged now (same "
+                "files, hierarchies and forget roots as for the review?)"
+            )
         if (row["mention"] not in cells_of(tag.mention)
                 or row["record"] not in cells_of(tag.record.record_id)):
             raise ValueError("`mention` or `record` does not belong to its `key`")

@@ -15,6 +15,7 @@ from medunlearn_common.concepts.hierarchy import ConceptHierarchy
 from medunlearn_common.concepts.leveled import LeveledHierarchy
 from medunlearn_common.concepts.planned import planned_levels
 from medunlearn_common.concepts.search import search_terms
+from medunlearn_common.concepts.spelling import respelt
 from medunlearn_common.concepts.views import concept_tree, explanation, hits_table, printable
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.reading import plan_from_mapping, read_plan
@@ -139,9 +140,10 @@ def _meant(hierarchy: ConceptHierarchy, term: str) -> list[str]:
     """
     if term in hierarchy:
         return [hierarchy.resolve(term)]
-    named = [concept.concept_id for concept in hierarchy.find(term)]
-    if named:
-        return named
+    for spelling in (term, *sorted(respelt(term))):
+        named = [concept.concept_id for concept in hierarchy.find(spelling)]
+        if named:
+            return named
     hits = search_terms(hierarchy, term)[:MAX_EXPLAINED]
     if not hits:
         hierarchy.resolve(term)  # raises, with similar ids
@@ -153,10 +155,10 @@ def _meant(hierarchy: ConceptHierarchy, term: str) -> list[str]:
 
 def _console(leveled: LeveledHierarchy) -> Console:
     """The terminal, after the notes of the hierarchy on standard error."""
-    errors = Console(stderr=True, highlight=False)
+    errors = Console(stderr=True, highlight=False, emoji=False)
     for note in leveled.hierarchy.notes:
         errors.print(f"note: {printable(note)}", style="dim", markup=False, soft_wrap=True)
-    return Console(highlight=False)
+    return Console(highlight=False, emoji=False)
 
 
 def concepts_group() -> typer.Typer:

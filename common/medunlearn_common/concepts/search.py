@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from medunlearn_common.concepts.concept import Concept
 from medunlearn_common.concepts.hierarchy import ConceptHierarchy, fold_term
+from medunlearn_common.concepts.spelling import respelt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,19 +20,22 @@ class Hit:
 def search_terms(hierarchy: ConceptHierarchy, text: str) -> list[Hit]:
     """Concepts with a name or synonym that contains all words of a text, whatever the case.
 
+    British words find American names, and the other way round (:func:`.spelling.respelt`).
+
     Returns:
         One hit per concept, best first: the whole name, its beginning, the beginning of a
         word, the words in a row, the words anywhere; then shorter names, then ids. Empty for
         a blank text.
     """
-    wanted = fold_term(text)
-    words = wanted.split()
+    asked = [(wanted, wanted.split()) for wanted in sorted(respelt(fold_term(text)))]
     ranked: list[tuple[int, int, str, str]] = []
-    for concept in hierarchy.concepts() if words else ():
+    for concept in hierarchy.concepts() if text.strip() else ():
         ranks = (
             (_rank(folded, wanted), len(folded), concept.concept_id, term)
             for term in concept.terms
-            if all(word in (folded := fold_term(term)) for word in words)
+            for folded in (fold_term(term),)
+            for wanted, words in asked
+            if all(word in folded for word in words)
         )
         best = min(ranks, default=None)
         if best is not None:

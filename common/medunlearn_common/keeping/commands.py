@@ -34,7 +34,7 @@ def backup(
       medunlearn backup --final /mnt/move/hospital.tar --folder /srv/medunlearn
     """
     made = make_backup(folder, out, final=final)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(f"{made.files} files of {made.party_id} ({made.role}) in {made.path}",
                   markup=False, soft_wrap=True)
     if made.final:
@@ -59,7 +59,7 @@ def restore(
       medunlearn restore hospital.tar /srv/medunlearn
     """
     done = put_back(archive, folder, history_lost=history_lost)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(f"{len(done.placed)} files put back, {len(done.kept)} left as they were",
                   soft_wrap=True)
     if done.in_service:
@@ -94,4 +94,5 @@ def restore_admit(
     """
     role_of(folder)  # elsewhere nothing was lost, either
     admit_run(folder, run_id)
-    Console(highlight=False).print(f"{run_id} may be answered", markup=False, soft_wrap=True)
+    console = Console(highlight=False, emoji=False)
+    console.print(f"{run_id} may be answered", markup=False, soft_wrap=True)

@@ -57,7 +57,7 @@ def show(
     if as_json:
         typer.echo(json.dumps(figures, indent=2, allow_nan=False))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for run in figures["runs"]:
         console.print(_table(run))
     if not figures["runs"]:

@@ -80,7 +80,7 @@ def check(
     table.add_column()
     for name, value in plan_facts(plan):
         table.add_row(name, Text(value))
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def _file_words(name: str) -> str:

@@ -102,7 +102,7 @@ def status(
     if watch:
         with closing(FederationReader(open_folder(folder))) as reader, \
                 suppress(KeyboardInterrupt):
-            watch_views(reader.read, Console())
+            watch_views(reader.read, Console(emoji=False))
         return
     with ControlClient(open_folder(folder)) as client:
         found = client.status()
@@ -125,8 +125,8 @@ def runs(folder: PartyFolder = HERE, as_json: JsonOption = False) -> None:
 
 
 def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDE)
+    console = Console(emoji=False)
+    return console if console.is_terminal else Console(width=_WIDE, emoji=False)
 
 
 def _plain(message: Any) -> Any:

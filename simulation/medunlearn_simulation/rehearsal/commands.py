@@ -49,7 +49,7 @@ def rehearse(
     from medunlearn_simulation.rehearsal.rehearse import rehearse as carry_out
     from medunlearn_simulation.rehearsal.task import demo_task
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
 
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)

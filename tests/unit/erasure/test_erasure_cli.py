@@ -465,3 +465,5 @@ def test_a_concept_is_looked_for_in_the_plan_s_hierarchies(typed: Typed, tmp_pat
     wanted = ("--concept", "A", "--basis", "b", *AUTHOR)
     status, shown = typed("add", *wanted, "--plan", plan)
     assert status == 0 and "1 record(s) by concept" in shown, shown
+    for command in (("list",), ("due", "--within", "99"), ("show", "1")):
+        assert "concept A " in typed(*command)[1]  # whose it is, a concept does not tell
