@@ -31,7 +31,7 @@ from medunlearn_simulation.compare import compare
 from medunlearn_simulation.report import render_report, write_report
 from medunlearn_simulation.report.sections import gate_rows
 from medunlearn_simulation.report.statement import privacy_statement
-from medunlearn_simulation.report.verdicts import headline_verdicts
+from medunlearn_simulation.report.verdicts import headline_sentence, headline_verdicts
 from medunlearn_simulation.result import validate_result
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "result.json"
@@ -120,6 +120,14 @@ def test_headline_figures_stand_on_the_page(data: dict[str, Any]) -> None:
     text = " ".join(Page(render_report(validate_result(data))).text)
     for wanted in ("29.4\u202f%", "27.6\u202f%", "97.5\u202f%", "ε = 3.96", "7.19\u202fkB", "46.3"):
         assert wanted in text, wanted
+
+
+def test_what_is_kept_by_ranking_alone_does_not_pass_for_kept(data: dict[str, Any]) -> None:
+    data["retain"] |= {"exact_after": 0.0, "exact_preservation": 0.0}
+    result = validate_result(data)
+    assert "(0.0\u202f% word for word)" in headline_sentence(result)
+    kept = next(card for card in headline_verdicts(result) if card.title == "Kept")
+    assert kept.detail.endswith("→ 0.0\u202f%") and "word for word" in kept.detail
 
 
 def test_text_of_the_result_is_escaped(data: dict[str, Any]) -> None:

@@ -71,7 +71,9 @@ def headline_sentence(result: RunResult) -> str:
             f"The forgotten questions are now answered right {percent(after)} of the time; "
             f"a model that never saw them reaches {percent(gold)}"
         )
-    return f"{first}. Of what was to be kept, {percent(kept)} is left."
+    exact = result.retain.exact_preservation
+    word_for_word = f" ({percent(exact)} word for word)" if exact not in (None, kept) else ""
+    return f"{first}. Of what was to be kept, {percent(kept)} is left{word_for_word}."
 
 
 def _judge(passed: bool | None) -> Status:
@@ -103,10 +105,14 @@ def _kept(result: RunResult) -> Verdict:
     ranked = retain.accuracy_before is not None
     before = retain.accuracy_before if ranked else retain.exact_before
     after = retain.accuracy_after if ranked else retain.exact_after
+    detail = f"retain accuracy {percent(before)} → {percent(after)}"
+    if ranked:  # the easier half to lose: who still picks the answer may no longer say it
+        exact = f"{percent(retain.exact_before)} → {percent(retain.exact_after)}"
+        detail += f"; word for word {exact}"
     return Verdict(
         title="Kept",
         value=percent(kept),
-        detail=f"retain accuracy {percent(before)} → {percent(after)}",
+        detail=detail,
         target=f"at least {percent(MIN_PRESERVATION, 0)} of before",
         status=_judge(None if kept is None else kept >= MIN_PRESERVATION - ROUNDING),
     )
