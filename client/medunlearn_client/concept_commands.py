@@ -192,7 +192,8 @@ def _mentions(
 ) -> Iterator[tuple[Record, ConceptSpan]]:
     """Every mention as it is found before anybody decides on it."""
     for record in records:
-        for span in tagger.tag(record.text):
+        spans = tagger.tag(record.text)
+        for span in (*spans, *tagger.decisions.read_abbreviations(record, spans)):
             yield record, span
 
 

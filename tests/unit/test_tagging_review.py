@@ -31,7 +31,8 @@ from medunlearn_client.tagging import (
     keep_decisions,
     read_decisions,
 )
-from medunlearn_client.tagging.readings import Doubt, DoubtFinder, ambiguous_abbreviations
+from medunlearn_client.tagging.abbreviations import ambiguous_abbreviations
+from medunlearn_client.tagging.readings import Doubt, DoubtFinder
 from medunlearn_client.tagging.review import COLUMNS, read_review, write_review
 from medunlearn_common.concepts import ConceptLevel, LeveledHierarchy, load_builtin
 from medunlearn_common.errors import Misconfigured
@@ -226,6 +227,52 @@ def test_a_subject_line_on_top_changes_no_key(
 
 def _mentions(tagger: ConceptTagger, record: Record) -> list[str]:
     return [record.text[span.start : span.end] for span in tagger.tag_record(record)]
+
+
+NOTES = [
+    Record(record_id="n1", prompt="Known IH since 2019", answer="seen", patient_id="p1"),
+    Record(record_id="n2", prompt="IH after the fall, in the CT", answer="bled", patient_id="p2"),
+    Record(record_id="n3", prompt="Denies IH.", answer="well", patient_id="p3"),
+    Record(record_id="n4", prompt="Took 5 MG, IHX, TIHS and hernia", answer="x", patient_id="p4"),
+]
+
+
+def asked(tagger: ConceptTagger) -> list[tuple[str, str]]:
+    return [
+        (tag.record.record_id, tag.mention) for tag in DoubtFinder(tagger).uncertain(NOTES)
+    ]
+
+
+def test_an_abbreviation_of_which_only_a_reading_is_known_is_asked_for_and_can_be_read(
+    tmp_path: Path, tagger: ConceptTagger, leveled: LeveledHierarchy
+) -> None:
+    """IH is no name in the hierarchy: untold, a patient with a known IH keeps his hernia."""
+    assert asked(tagger) == [("n1", "IH"), ("n2", "IH"), ("n2", "CT"), ("n3", "IH")]
+    path = tmp_path / "review.csv"
+    write_review(path, DoubtFinder(tagger).uncertain(NOTES), tagger.hierarchy.hierarchy)
+    (hernia,) = leveled.hierarchy.find("inguinal hernia")
+    rows = [row for _, row in read_table(path, COLUMNS)]
+    assert rows[0]["tagged_as"] == "" and hernia.concept_id in rows[0]["readings"]
+
+    def decisions_of(edit: Edit) -> tuple[TagDecision, ...]:
+        tags = DoubtFinder(tagger).uncertain(NOTES)
+        return read_review(
+            edited(path, edit), tags, tagger.hierarchy.hierarchy, today=TODAY
+        ).decisions
+
+    with pytest.raises(Misconfigured, match="nothing is tagged there to accept"):
+        decisions_of(lambda rows: fill(rows[0], "accept"))
+
+    def read(rows: list[dict[str, str]]) -> None:
+        fill(rows[0], hernia.concept_id, scope="everywhere")
+        fill(rows[1], "reject")
+
+    decided = ConceptTagger(leveled, decisions=TagDecisions(decisions_of(read)))
+    found = [[(s.concept_id, int(s.level)) for s in decided.tag_record(note)] for note in NOTES[:3]]
+    assert found == [[(hernia.concept_id, 4)], [], [(hernia.concept_id, 3)]]  # n3 denies it
+    assert asked(decided) == [("n2", "CT")]
+    mentions = [(n, s) for n in NOTES for s in decided.decisions.read_abbreviations(n, ())]
+    assert decided.decisions.unmet(mentions) == 0 and decided.decisions.unmet(()) == 2
 
 
 def test_columns_may_move_and_rows_may_be_sorted_or_deleted(

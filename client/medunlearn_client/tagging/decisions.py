@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from enum import StrEnum
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from medunlearn_client.decisions import keep_lines, read_lines
 from medunlearn_client.records.record import InvalidRecord
+from medunlearn_client.tagging.abbreviations import AbbreviationFinder, ambiguous_abbreviations
 from medunlearn_client.tagging.spans import Assertion, ConceptSpan
 from medunlearn_common.concepts.hierarchy import ConceptHierarchy
 from medunlearn_common.concepts.leveled import LeveledHierarchy
@@ -109,6 +110,10 @@ class TagDecisions:
         self._by_mention: Final = {d.mention: d for d in self._history if d.everywhere}
         # A key is a digest of all that follows the mention: made only where it can be a known one.
         self._keyed_words: Final = frozenset(d.mention for d in self._by_key.values())
+        words = self._keyed_words | self._by_mention.keys()
+        self._abbreviations: Final = AbbreviationFinder(
+            short for short in ambiguous_abbreviations() if {short, f"{short}s"} & words
+        )
 
     def __len__(self) -> int:
         return len(self._history)
@@ -124,6 +129,25 @@ class TagDecisions:
         words = record.text[span.start : span.end]
         own = self._by_key.get(mention_key(record, span)) if words in self._keyed_words else None
         return own or self._by_mention.get(words)
+
+    def as_read(
+        self, record: Record, spans: tuple[ConceptSpan, ...], hierarchy: LeveledHierarchy
+    ) -> tuple[ConceptSpan, ...]:
+        """The mentions, and the abbreviations outside of them that somebody read as a concept."""
+        read = [
+            replace(span, concept_id=concept_id, level=hierarchy.level_of(concept_id))
+            for span in self.read_abbreviations(record, spans)
+            for decision in (self.on(record, span),)
+            if decision is not None and decision.concept_id is not None
+            for concept_id in (hierarchy.hierarchy.resolve(decision.concept_id),)
+        ]
+        return tuple(sorted((*spans, *read), key=lambda span: span.start)) if read else spans
+
+    def read_abbreviations(
+        self, record: Record, spans: Sequence[ConceptSpan]
+    ) -> Iterator[ConceptSpan]:
+        """Where abbreviations stand, outside of mentions, on which somebody has ever decided."""
+        return (span for _, span in self._abbreviations.found(record.text, spans))
 
     def unmet(self, mentions: Iterable[tuple[Record, ConceptSpan]]) -> int:
         """How many of the decisions that hold meet none of these mentions.

@@ -3,7 +3,8 @@
 A tag is uncertain where its words have several readings: concepts of different levels share
 them, clinicians use the abbreviation for other things as well (``abbreviations.txt``), or an
 acronym stands in a line of capitals, where ``ALL`` may be the word and no leukaemia. In a
-patient's record, what is suspected or to be excluded is uncertain too.
+patient's record, what is suspected or to be excluded is uncertain too. An abbreviation that the
+hierarchy does not know, but of which it knows a reading, is not tagged, and asked for as well.
 """
 
 from __future__ import annotations
@@ -11,17 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
-from importlib import resources
 from typing import Final
 
 from medunlearn_client.records import Record
+from medunlearn_client.tagging.abbreviations import AbbreviationFinder, ambiguous_abbreviations
 from medunlearn_client.tagging.decisions import mention_key
 from medunlearn_client.tagging.folding import MAX_ACRONYM_CHARS, lower, normalise
 from medunlearn_client.tagging.spans import Assertion, ConceptSpan
 from medunlearn_client.tagging.tagger import ConceptTagger, spellings
 
-ABBREVIATIONS_FILE: Final = "abbreviations.txt"
 MIN_CAPITALS: Final = 8
 """Fewest letters outside the mention that can show a line to be written in capitals."""
 
@@ -42,7 +41,7 @@ class UncertainTag:
     Attributes:
         key: Names the mention, see :func:`mention_key`.
         record: Where it stands.
-        span: The tag as it holds without a decision.
+        span: The tag as it holds without a decision; of the concept UNREAD where there is none.
         doubt: Why it is uncertain.
         readings: What it may mean: ``id name`` of concepts, or words.
     """
@@ -68,19 +67,33 @@ class DoubtFinder:
         for concept, surface, is_acronym in spellings(tagger.hierarchy.hierarchy):
             key = surface if is_acronym else lower(surface)
             self._concepts_of.setdefault(key, set()).add(concept.concept_id)
+        self._unread = AbbreviationFinder(
+            short for short, readings in ambiguous_abbreviations().items()
+            if not self._concept_ids(short) and any(map(self._concept_ids, readings))
+        )
 
     def uncertain(self, records: Iterable[Record]) -> Iterator[UncertainTag]:
         """Uncertain tags in the order of the records; those decided upon are left out."""
         for record in records:
-            for span in self._tagger.tag_record(record):
-                if self._tagger.decisions.on(record, span) is not None:
-                    continue
-                found = self._doubt(record, span)
-                if found is not None:
+            spans = self._tagger.tag_record(record)
+            doubts = [(span, self._doubt(record, span)) for span in spans]
+            doubts += [
+                (span, (Doubt.ABBREVIATION, self._readings(short)))
+                for short, span in self._unread.found(record.text, spans)
+            ]
+            for span, doubt in sorted(doubts, key=lambda found: found[0].start):
+                if doubt is not None and self._tagger.decisions.on(record, span) is None:
                     yield UncertainTag(
                         key=mention_key(record, span), record=record, span=span,
-                        doubt=found[0], readings=found[1],
+                        doubt=doubt[0], readings=doubt[1],
                     )
+
+    def _readings(self, abbreviation: str) -> tuple[str, ...]:
+        """What an abbreviation may mean; readings that the hierarchy knows with their concepts."""
+        return tuple(
+            named for reading in ambiguous_abbreviations()[abbreviation]
+            for named in self._named(self._concept_ids(normalise(reading)[0])) or (reading,)
+        )
 
     def _doubt(self, record: Record, span: ConceptSpan) -> tuple[Doubt, tuple[str, ...]] | None:
         written = normalise(record.text[span.start : span.end])[0]
@@ -98,6 +111,7 @@ class DoubtFinder:
         return None
 
     def _concept_ids(self, written: str) -> list[str]:
+        """Concepts that are called so, as written or in any case."""
         found = self._concepts_of.get(written, set()) | self._concepts_of.get(lower(written), set())
         return sorted(found)
 
@@ -108,18 +122,6 @@ class DoubtFinder:
     def _named(self, concept_ids: Sequence[str]) -> tuple[str, ...]:
         hierarchy = self._tagger.hierarchy.hierarchy
         return tuple(f"{concept_id} {hierarchy[concept_id].name}" for concept_id in concept_ids)
-
-
-@lru_cache(maxsize=1)
-def ambiguous_abbreviations() -> dict[str, tuple[str, ...]]:
-    """Abbreviations with their readings, from the file that ships with the package."""
-    text = (resources.files(__package__) / ABBREVIATIONS_FILE).read_text(encoding="utf-8")
-    found = {}
-    for line in text.splitlines():
-        if line and not line.startswith("#"):
-            short, _, readings = line.partition(":")
-            found[short.strip()] = tuple(reading.strip() for reading in readings.split("|"))
-    return found
 
 
 def _is_acronym(written: str) -> bool:

@@ -25,6 +25,7 @@ from medunlearn_client.decisions import (
 from medunlearn_client.spreadsheets import cells_of, exact_cell, unmistakable_date
 from medunlearn_client.tagging.decisions import Outcome, TagDecision
 from medunlearn_client.tagging.readings import UncertainTag
+from medunlearn_client.tagging.spans import UNREAD, ConceptSpan
 from medunlearn_common.concepts.hierarchy import ConceptHierarchy
 
 COLUMNS: Final = (
@@ -106,12 +107,20 @@ def _row(tag: UncertainTag, hierarchy: ConceptHierarchy) -> dict[str, str]:
         "before": text[max(0, span.start - CONTEXT_CHARS) : span.start],
         "after": text[span.end : span.end + CONTEXT_CHARS],
         "doubt": tag.doubt.value,
-        "tagged_as": f"{span.concept_id} {hierarchy[span.concept_id].name}",
-        "level": str(int(span.level)),
-        "assertion": span.assertion.value,
+        **_tagged(span, hierarchy),
         "readings": " | ".join(tag.readings),
         "record": exact_cell(tag.record.record_id),
         "key": tag.key,
+    }
+
+
+def _tagged(span: ConceptSpan, hierarchy: ConceptHierarchy) -> dict[str, str]:
+    """How a mention is tagged; nothing where it is an abbreviation that is not tagged at all."""
+    if span.concept_id == UNREAD:
+        return {"tagged_as": "", "level": "", "assertion": ""}
+    return {
+        "tagged_as": f"{span.concept_id} {hierarchy[span.concept_id].name}",
+        "level": str(int(span.level)), "assertion": span.assertion.value,
     }
 
 
@@ -128,6 +137,9 @@ def _decision(
     if row["scope"].casefold() not in ("", EVERYWHERE):
         raise ValueError(f"`scope` is neither empty nor {EVERYWHERE!r}")
     outcome, concept_id = _outcome(row["decision"], hierarchy)
+    if tag.span.concept_id == UNREAD and outcome not in (Outcome.CONCEPT, Outcome.REJECT):
+        raise ValueError(f"nothing is tagged there to {outcome}: put the concept's id into "
+                         "`decision`, or reject")
     return TagDecision(
         key=tag.key, mention=tag.mention, outcome=outcome, concept_id=concept_id,
         everywhere=bool(row["scope"]), author=row["author"],

@@ -17,6 +17,9 @@ from medunlearn_common.concepts.levels import ConceptLevel
 PATIENT_LINK: Final = "patient"
 """Concept id of spans that single a patient out; it is in no hierarchy."""
 
+UNREAD: Final = "unread"
+"""Concept id of an abbreviation that nobody has read yet; it is in no hierarchy."""
+
 GENERIC_NAME: Final = "medical concept"
 """Stands in for a span that has neither parent nor sibling."""
 

@@ -115,7 +115,7 @@ class ConceptTagger:
         """
         text = record.text
         folded = fold(text)
-        spans = self._tag(folded)
+        spans = self.decisions.as_read(record, self._tag(folded), self.hierarchy)
         if not spans:
             return spans
         if record.patient_id is not None:
