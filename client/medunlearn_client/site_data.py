@@ -10,6 +10,7 @@ from typing import Literal
 
 from medunlearn_client.records import (
     ForgetRequest,
+    ForgetSplit,
     Quarantine,
     ReadOptions,
     Record,
@@ -156,6 +157,21 @@ def unnamed_sample(records: Sequence[Record], *, seed: int) -> tuple[Record, ...
     order = public_generator(seed, "evaluation", "unnamed").permutation(len(records))
     chosen = [records[int(place)] for place in sorted(order[:UNNAMED_RECORDS])]
     return tuple(without_subject(record) for record in chosen if record.subject)
+
+
+def split_as_planned(
+    records: Sequence[Record], data: DataSection, forget: ForgetSection, concepts: ConceptsSection,
+    *, seed: int,
+) -> ForgetSplit:
+    """What a run of the plan would forget of these records, and what it would keep.
+
+    Nothing is held out, dealt, or left out for what was forgotten before.
+
+    Raises:
+        Misconfigured: As :func:`select` does.
+    """
+    request = forget_request(forget, seed=seed)
+    return select(as_trained(records, data), request, _matcher(concepts, forget, data))
 
 
 def load_hospital_records(

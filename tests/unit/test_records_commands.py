@@ -86,6 +86,22 @@ def test_check_reads_as_the_plan_says(tmp_path: Path) -> None:
     assert done.exit_code == 0 and "1 records" in done.output
 
 
+def test_check_says_what_the_plan_would_forget_of_its_own_files(tmp_path: Path) -> None:
+    path = questions(tmp_path / "a.jsonl")
+    plan = tmp_path / "plan.toml"
+
+    def checked(forget: str, *files: str) -> str:
+        plan.write_text(f'[data]\nfiles = ["{path}"]\nmax_bad_fraction = 0.5\n[forget]\n{forget}\n')
+        done = RUNNER.invoke(records_app, ["check", *files, "--plan", str(plan)])
+        return str(getattr(done.exception, "code", done.output))
+
+    assert "to forget: 2 record(s); to keep: 6" in checked('records = ["r1", "r3"]')
+    assert "to forget" not in checked("")
+    assert "to forget" not in checked('records = ["r1"]', str(path))
+    assert checked('subjects = ["Misspelt"]') == "FORGET_ID_UNKNOWN"
+    assert checked('subjects = ["S"]') == "FORGET_LARGER_THAN_RETAIN"
+
+
 def test_check_raises_what_a_run_would(tmp_path: Path) -> None:
     done = RUNNER.invoke(records_app, ["check", str(tmp_path / "none.jsonl")])
     assert isinstance(done.exception, MedunlearnError)

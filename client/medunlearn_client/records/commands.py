@@ -20,6 +20,7 @@ from medunlearn_client.records.quarantine import Quarantine
 from medunlearn_client.records.reading import stream_records
 from medunlearn_client.records.record import Record
 from medunlearn_common.pages.formatting import plain
+from medunlearn_common.plan.sections import ForgetSection, Plan
 
 records_app = typer.Typer(
     help="Look at record files as a run will see them; nothing is kept or sent.",
@@ -44,6 +45,8 @@ def check(
 ) -> None:
     """Read records and count what came out, by subject; bad rows by reason.
 
+    Of the plan's own files it also says how many of their records the plan would forget.
+
     Examples:
 
       medunlearn records check export/ --quarantine bad.jsonl
@@ -56,9 +59,33 @@ def check(
         options = replace(options, fhir_templates=fhir_templates)
     held = Quarantine(path=quarantine, max_bad_fraction=reading.plan.data.max_bad_fraction)
     tally = RecordTally()
+    # A part of the files need not hold what is to be forgotten.
+    asks = not data and _forgets_something(reading.plan.forget)
+    read: list[Record] = []
     for record in stream_records(reading.files, quarantine=held, options=options):
         tally.add(record)
+        if asks:
+            read.append(record)
     _print(tally, held)
+    if asks:
+        typer.echo(_split_line(read, reading.plan))
+
+
+def _forgets_something(forget: ForgetSection) -> bool:
+    named = (forget.records, forget.patients, forget.subjects, forget.concepts)
+    return any(named) or bool(forget.patient_fraction)
+
+
+def _split_line(records: list[Record], plan: Plan) -> str:
+    """How many records the plan would forget and keep; raises as a run would."""
+    from medunlearn_client.site_data import split_as_planned
+
+    split = split_as_planned(
+        records, plan.data, plan.forget, plan.concepts, seed=plan.run.seed
+    )
+    patients = len({one.patient_id for one in split.forget if one.patient_id is not None})
+    of_patients = f", of {patients} patient(s)" if patients else ""
+    return f"to forget: {len(split.forget)} record(s){of_patients}; to keep: {len(split.retain)}"
 
 
 class RecordTally:

@@ -272,5 +272,6 @@ def _check_sizes(
             f"{len(forget)} records are to be forgotten and only {len(retain)} retained"
             + (f"; {left_out} are left out, since an earlier run has forgotten them or another "
                "run has them now" if left_out else ""),
-            "add data to retain, narrow the request, or retrain the model instead",
+            "add data to retain, narrow the request, or retrain the model instead; a simulation "
+            "also holds some out, [data] nonmember_fraction",
         )
