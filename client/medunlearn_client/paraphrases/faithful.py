@@ -43,6 +43,7 @@ _OPPOSITES: Final = (
     "first/last sensitive/resistant absent/present"
 )
 _OPPOSED: Final = tuple(pair.split("/") for pair in _OPPOSITES.split())
+_SIDES: Final = ("left", "right", "bilateral")
 _PLAIN_END: Final = " \t\r\n?.:!;,-–—"
 _LONGER_BY: Final = 200
 """Characters that a wording may have beyond twice the question's."""
@@ -134,10 +135,10 @@ def _negations(text: str) -> Counter[str]:
 
 
 def _turned(question: str, wording: str) -> bool:
-    """Whether a word went and its opposite came."""
+    """Whether a word went and its opposite came, or a side came or went at all."""
     came = Counter(_PART.findall(wording.lower()))
     came.subtract(_PART.findall(question.lower()))
-    return any(came[a] * came[b] < 0 for a, b in _OPPOSED)
+    return any(came[a] * came[b] < 0 for a, b in _OPPOSED) or any(came[side] for side in _SIDES)
 
 
 def _concepts(spans: tuple[ConceptSpan, ...]) -> set[str]:

@@ -95,6 +95,7 @@ def test_a_subject_line_stays_in_front(maker: Paraphraser) -> None:
         ("What eases seasonal colds?", "What eases non-seasonal colds?", Fault.NEGATION),
         ("Which is true here?", "Which is untrue here?", Fault.NEGATION),
         ("What feeds the left arm?", "What supplies the right arm?", Fault.OPPOSITE),
+        ("What feeds the left kidney?", "What right vessel feeds the left kidney?", Fault.OPPOSITE),
         ("What increases it?", "What decreases it?", Fault.OPPOSITE),
         ("When is it indicated?", "When is it contraindicated?", Fault.OPPOSITE),
         ("How many days?", "Is it forty days?", Fault.ANSWER),
