@@ -39,6 +39,8 @@ class RunFigures:
         identifiers_leaked: Prompts that gave an identifier away; None if not measured.
         has_identifiers: Whether these records hold identifiers.
         preservation: Retain accuracy after over before, of the whole run; None if not measured.
+        exact_preservation: The same of answers word for word. Shown beside it and not judged: who
+            still picks an answer may no longer say it.
         run_ranked_records: Records with options among all that the run forgot.
         run_forget_accuracy: Option ranking of these; None if not measured.
         run_retrained_accuracy: Of the retrained model.
@@ -72,6 +74,7 @@ class RunFigures:
     run_unnamed_exact: float | None = None
     run_retrained_exact: float | None = None
     run_chance: float | None = None
+    exact_preservation: float | None = None
 
     def as_detail(self) -> dict[str, Any]:
         """For the history, where what is no number stands as not measured."""
@@ -263,7 +266,9 @@ def _keeping(figures: RunFigures, settings: Settings) -> Iterator[Judged]:
     if kept is None:
         yield _unmeasured(name, asked, "preservation was not measured")
         return
+    exact = figures.exact_preservation
+    word_for_word = "" if exact in (None, kept) else f" (word for word {exact:.3f})"
     yield Judged(
-        criterion=name, asked=asked, measured=f"{kept:.3f}",
+        criterion=name, asked=asked, measured=f"{kept:.3f}{word_for_word}",
         shortfall="" if kept >= least else f"preservation {kept:.3f} is below {least:.3f}",
     )

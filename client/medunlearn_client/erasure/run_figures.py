@@ -48,6 +48,7 @@ def figures_by_request(
             preservation=(
                 kept.preservation if kept.preservation is not None else kept.exact_preservation
             ),
+            exact_preservation=kept.exact_preservation,
         )
     return figures
 
