@@ -144,7 +144,8 @@ def test_words_in_parentheses_may_be_missing_unless_another_code_has_that_name(
 ) -> None:
     rows = [
         {"code": "I10", "name": "Essential (primary) hypertension", "parent": None, "synonyms": [
-            "hypertension (arterial) (benign)", "Hypertension (systemic)", "(primary)"]},
+            "hypertension (arterial) (benign)", "Hypertension (systemic)", "(primary)",
+            "pressure ((high) blood)", "torn (off", "torn) off (now)"]},
         {"code": "I16", "name": "Hypertensive crisis (urgent)", "parent": None},
         {"code": "I17", "name": "hypertensive crisis", "parent": None},
         {"code": "M15", "name": "Erosive (osteo)arthritis", "parent": None},
@@ -159,6 +160,8 @@ def test_words_in_parentheses_may_be_missing_unless_another_code_has_that_name(
     assert called("hypertensive crisis") == ["ICD10CM:I17"]
     assert called("erosive arthritis") == ["ICD10CM:M15"]
     assert icd["ICD10CM:I17"].synonyms == ()
+    plain = icd["ICD10CM:I10"].synonyms[6:]
+    assert plain == ("Essential hypertension", "hypertension", "Hypertension")  # none torn
 
 
 @pytest.mark.real_data

@@ -134,14 +134,15 @@ class TagDecisions:
         self, record: Record, spans: tuple[ConceptSpan, ...], hierarchy: LeveledHierarchy
     ) -> tuple[ConceptSpan, ...]:
         """The mentions, and the abbreviations outside of them that somebody read as a concept."""
-        read = [
-            replace(span, concept_id=concept_id, level=hierarchy.level_of(concept_id))
-            for span in self.read_abbreviations(record, spans)
-            for decision in (self.on(record, span),)
-            if decision is not None and decision.concept_id is not None
-            for concept_id in (hierarchy.hierarchy.resolve(decision.concept_id),)
-        ]
-        return tuple(sorted((*spans, *read), key=lambda span: span.start)) if read else spans
+        if not self._history:
+            return spans
+        read = []
+        for span in self.read_abbreviations(record, spans):
+            decision = self.on(record, span)
+            if decision is not None and decision.outcome is Outcome.CONCEPT:
+                read.append(_decided(span, decision, hierarchy))
+        known = (span for span in (*spans, *read) if span is not None)
+        return tuple(sorted(known, key=lambda span: span.start))
 
     def read_abbreviations(
         self, record: Record, spans: Sequence[ConceptSpan]

@@ -237,7 +237,8 @@ def _with_plain_names(concepts: list[Concept], guard: KeptText) -> Iterator[Conc
     taken = {term.casefold() for concept in concepts for term in concept.terms}
     for concept in concepts:
         plain = (" ".join(_MODIFIER.sub(" ", term).split()) for term in concept.terms)
-        new = tuple(dict.fromkeys(term for term in plain if term and term.casefold() not in taken))
+        whole = (term for term in plain if term and not {"(", ")"} & set(term))
+        new = tuple(dict.fromkeys(term for term in whole if term.casefold() not in taken))
         for term in new:
             guard.keep(term)
         yield replace(concept, synonyms=(*concept.synonyms, *new)) if new else concept
