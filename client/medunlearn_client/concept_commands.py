@@ -118,6 +118,7 @@ def decide(
 
       medunlearn concepts decide review.csv notes.jsonl --decisions decisions.jsonl
     """
+    from medunlearn_client.decisions import told_replaced
     from medunlearn_client.tagging import NO_DECISIONS, keep_decisions
     from medunlearn_client.tagging.readings import DoubtFinder
     from medunlearn_client.tagging.review import read_review
@@ -132,7 +133,8 @@ def decide(
     kept = keep_decisions(decisions, found.decisions)
     Console(highlight=False, emoji=False).print(
         f"{len(found.decisions)} decision(s) taken over, {found.open_rows} row(s) open; "
-        f"{decisions} holds {len(kept)}", markup=False, soft_wrap=True,
+        f"{decisions} holds {len(kept)}{told_replaced(found.decisions, kept.holds)}",
+        markup=False, soft_wrap=True,
     )
 
 

@@ -165,7 +165,8 @@ def _parsed(
 def keep_lines(path: Path, held: Sequence[D], new: Iterable[D]) -> tuple[D, ...]:
     """Adds decisions to those the file holds; it is written whole or not at all.
 
-    A decision that is kept already in the same words is not repeated.
+    A decision that is kept already in the same words is not repeated, so that an old table read
+    again takes nothing back that was decided since (:func:`told_replaced` says so).
 
     Returns:
         All decisions of the file.
@@ -178,3 +179,10 @@ def keep_lines(path: Path, held: Sequence[D], new: Iterable[D]) -> tuple[D, ...]
     lines = (json.dumps(asdict(one) | {"decided_on": one.decided_on.isoformat()}) for one in every)
     write_atomically(path, "".join(f"{line}\n" for line in lines).encode("utf-8"))
     return every
+
+
+def told_replaced(decisions: Iterable[D], holds: Callable[[D], bool]) -> str:
+    """A remark on decisions just read that were kept before and have been replaced since."""
+    replaced = sum(not holds(one) for one in decisions)
+    return f"; {replaced} of them hold no more: decided otherwise since (to go back to one, give " \
+           "its row another date, or a note)" if replaced else ""

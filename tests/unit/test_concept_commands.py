@@ -7,6 +7,7 @@ import html
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from datetime import date
 from importlib.metadata import EntryPoint
@@ -117,10 +118,10 @@ def test_views_keep_every_character() -> None:
     assert marked(tagged) == "[red][hernia|4][/red] x"
 
 
-def fill_in(review: Path, row: int) -> None:
-    """What a clinician does in a spreadsheet: rejects one mention."""
+def fill_in(review: Path, row: int, decision: str = "reject") -> None:
+    """What a clinician does in a spreadsheet: decides on one mention."""
     rows = list(csv.DictReader(io.StringIO(review.read_text("utf-8-sig"), newline="")))
-    rows[row].update(decision="reject", author="Dr. A", date="2026-01-31")
+    rows[row].update(decision=decision, author="Dr. A", date="2026-01-31")
     with review.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
@@ -138,7 +139,12 @@ def test_review_and_decide_end_to_end(run: Run, notes: Path, tmp_path: Path) -> 
     status, shown = run("concepts", "tag", notes, *options, "--decisions", kept)
     assert (status, "[TIPS" in shown, " TIPS " in shown) == (0, False, True)
     status, shown = run("concepts", "decide", review, notes, *options, "--decisions", kept)
-    assert (status, "holds 1" in shown) == (0, True)
+    assert (status, "holds 1" in shown, "hold no more" in shown) == (0, True, False)
+    old = shutil.copy(review, tmp_path / "old.csv")
+    fill_in(review, 1, "accept")
+    for read, remark in ((review, False), (old, True)):
+        status, shown = run("concepts", "decide", read, notes, *options, "--decisions", kept)
+        assert (status, "holds 2" in shown, "1 of them hold no more" in shown) == (0, True, remark)
 
 
 def test_a_decision_holds_in_a_run_that_repairs_words(

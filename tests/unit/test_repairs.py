@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -90,6 +91,7 @@ def test_the_last_decision_on_a_word_holds_and_the_first_stays_on_record(tmp_pat
     kept = keep_repairs(file, [ALL[0], repair("prompt", 16, "coex", "coex", author="Dr B")])
     assert [one.author for one in read_repairs(file).history()] == ["Dr A", "Dr B"]
     assert kept.repaired(DAMAGED) == (DAMAGED, ())
+    assert [kept.holds(one) for one in kept.history()] == [False, True]
     assert file.stat().st_mode & 0o077 == 0
 
 
@@ -257,6 +259,23 @@ def test_decisions_whose_words_have_changed_since_are_counted(
         n_sites=1, seed=0, concentration=1.0,
     )
     assert "1 decided repair(s) changed nothing" in caplog.text
+
+
+def test_an_old_table_read_again_takes_nothing_back_and_says_so(
+    data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(data_file, "--out", tmp_path) == 0
+    table, kept = tmp_path / "damaged_words.csv", tmp_path / "repairs.jsonl"
+    old = shutil.copy(table, tmp_path / "old.csv")
+    edited(old, lambda rows: decide(rows, "accept"))
+    edited(table, lambda rows: decide(rows, "reject"))
+    for read in (old, table, table):
+        assert run(data_file, "--review", read, "--decisions", kept) == 0
+    assert "hold no more" not in capsys.readouterr().out
+    before = kept.read_bytes()
+    assert run(data_file, "--review", old, "--decisions", kept) == 0
+    assert "1 of them hold no more" in capsys.readouterr().out.replace("\n", " ")
+    assert kept.read_bytes() == before
 
 
 def test_sure_words_are_repaired_on_request_and_a_person_overrules(

@@ -395,6 +395,7 @@ def test_decisions_are_kept_with_author_and_date_and_never_lost(
     assert [d.author for d in read_decisions(kept).history()] == ["Dr. A", "Dr. B"]
     span = next(t.span for t in DoubtFinder(tagger).uncertain(RECORDS))
     assert getattr(held.on(RECORDS[0], span), "outcome", None) is Outcome.REJECT
+    assert [held.holds(one) for one in (*first, *second)] == [False, True]
     assert kept.stat().st_mode & 0o077 == 0
 
 

@@ -186,6 +186,7 @@ def _say(line: str) -> None:
 
 
 def _take_over(found: Findings, review: Path, decisions: Path) -> None:
+    from medunlearn_client.decisions import told_replaced
     from medunlearn_client.quality.repair_review import read_damage
     from medunlearn_client.records.repairs import keep_repairs
 
@@ -195,7 +196,7 @@ def _take_over(found: Findings, review: Path, decisions: Path) -> None:
     _say(
         f"{len(reviewed.decisions)} decision(s) taken over ({changed} to repair, "
         f"{len(reviewed.decisions) - changed} right as they stand), {reviewed.open_rows} row(s) "
-        f"open; {decisions} holds {len(kept)}"
+        f"open; {decisions} holds {len(kept)}{told_replaced(reviewed.decisions, kept.holds)}"
     )
 
 

@@ -98,6 +98,12 @@ class Repairs:
         own = self._of_record.get(place[0], ())
         return any((one.place, one.word) == (place, word) for one in own)
 
+    def holds(self, decision: Repair) -> bool:
+        """Whether what was decided holds: nothing else was decided on the same place since."""
+        said = decision.place, decision.word, decision.repaired
+        own = self._of_record[decision.record_id]
+        return any((one.place, one.word, one.repaired) == said for one in own)
+
     def unused(self, made: Iterable[Repair]) -> int:
         """How many decisions that change a word are not among those ``made``.
 

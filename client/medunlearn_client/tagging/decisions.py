@@ -130,6 +130,12 @@ class TagDecisions:
         own = self._by_key.get(mention_key(record, span)) if words in self._keyed_words else None
         return own or self._by_mention.get(words)
 
+    def holds(self, decision: TagDecision) -> bool:
+        """Whether what was decided holds: nothing else was decided on the same since."""
+        last = (self._by_mention[decision.mention] if decision.everywhere
+                else self._by_key[decision.key])
+        return (last.outcome, last.concept_id) == (decision.outcome, decision.concept_id)
+
     def as_read(
         self, record: Record, spans: tuple[ConceptSpan, ...], hierarchy: LeveledHierarchy
     ) -> tuple[ConceptSpan, ...]:
