@@ -95,6 +95,36 @@ def test_mentions(tagger: ConceptTagger, text: str, expected: list[tuple[str, st
     assert found(tagger, text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a her-\nnia", [("her-\nnia", "her")]),
+        ("INGUI-  \r\n\t NAL HER\u00ad\nNIA", [("INGUI-  \r\n\t NAL HER\u00ad\nNIA", "ing")]),
+        ("inguinal-\nhernia", [("inguinal-\nhernia", "ing")]),
+        ("inguinal her\u2010\nnia re-\npair, hernia", [
+            ("inguinal her\u2010\nnia re-\npair", "rep"), ("hernia", "her"),
+        ]),
+        ("her-\nnia2, her -\nnia, her-\n\nnia, her-nia, 2-\nhernia", [("hernia", "her")]),
+        ("tear-\nhernia-\ntear", [
+            ("tear", "shared2"), ("hernia", "her"), ("tear", "shared2"),
+        ]),
+    ],
+)
+def test_words_that_a_line_end_cuts_are_found(
+    tagger: ConceptTagger, text: str, expected: list[tuple[str, str]]
+) -> None:
+    assert found(tagger, text) == expected
+
+
+def test_a_cut_word_competes_with_its_parts_as_any_longer_mention_does() -> None:
+    names = ("rest", "anti", "septic", "antiseptic", "scrub", "septic scrub")
+    concepts = [Concept(concept_id=name.replace(" ", "-"), name=name) for name in names]
+    hierarchy = ConceptHierarchy.from_concepts(concepts, source="t")
+    for root, expected in (("rest", ["antiseptic", "scrub"]), ("septic-scrub", ["septic-scrub"])):
+        tagger = ConceptTagger(hierarchy.with_forget_roots([root]))
+        assert [concept for _, concept in found(tagger, "anti-\nseptic scrub")] == expected
+
+
 def test_spans_carry_the_level_under_the_forget_roots(tagger: ConceptTagger) -> None:
     levels = [int(s.level) for s in tagger.tag("medicine, disease, inguinal hernia, TURP")]
     assert levels == [1, 2, 4, 2]

@@ -5,6 +5,7 @@
   count as nothing, and so do the accents of Latin letters, however they are written: ``Ménière``
   is ``Meniere``. A prefix such as ``non`` may also be joined to its word or stand apart:
   ``non-absorbable``, ``non absorbable`` and ``nonabsorbable`` find each other.
+- A word that the end of a line cuts is also read as a whole one: ``pneu-`` ``monia``.
 - ``Crohn's disease`` is also found as ``Crohn disease`` and ``Crohns disease``, and ``Tourette
   syndrome`` as ``Tourette's syndrome``.
 - The last word may be singular or plural, by the regular English rules and the Latin and Greek
@@ -63,6 +64,8 @@ _ACCENTED: Final = {
 } | {ord(cyrillic): latin for cyrillic, latin in zip("аеорсухіѕј", "aeopcyxisj", strict=True)}
 """Letters with an accent, and Cyrillic ones that look like Latin: a question of MedQA asks of a
 ``dіаbеtes`` with four of them."""
+_SOFT_HYPHEN: Final = "\u00ad"
+_BREAK: Final = re.compile("(?<=[^\\W\\d_])[-\u2010\u00ad][ \\t]*\\r?\\n[ \\t]*(?=[^\\W\\d_])")
 _POSSESSIVE: Final = re.compile(r"'s?(?= |$)")
 _FINAL_SIGMA: Final = str.maketrans("ς", "σ")
 _PREFIX: Final = re.compile(
@@ -151,6 +154,19 @@ def fold(text: str) -> Folded:
     """Fold a text for search."""
     cased, positions = normalise(text)
     return Folded(cased, lower(cased), positions)
+
+
+def breaks_in_words(text: str) -> list[int]:
+    """Where a hyphen and a line break may cut a word: ``pneu-`` ``monia``."""
+    return [found.start() for found in _BREAK.finditer(text)] if "\n" in text else []
+
+
+def fold_rejoined(text: str) -> Folded:
+    """Fold a text in which words that a line's end cuts are whole.
+
+    What else has a hyphen there (``beta-`` ``blocker``) is found in :func:`fold` alone.
+    """
+    return fold(_BREAK.sub(lambda found: _SOFT_HYPHEN * len(found[0]), text))
 
 
 def surfaces(terms: Iterable[str], *, respelling: bool = True) -> set[tuple[str, bool]]:

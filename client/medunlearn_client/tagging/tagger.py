@@ -24,8 +24,10 @@ mentions (:mod:`.decisions`) come last and win.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import ahocorasick
@@ -33,7 +35,15 @@ import ahocorasick
 from medunlearn_client.records.subject_line import without_subject
 from medunlearn_client.tagging.context import ContextFinder, denied_question
 from medunlearn_client.tagging.decisions import NO_DECISIONS, TagDecisions
-from medunlearn_client.tagging.folding import Folded, fold, lower, surfaces, unqualified
+from medunlearn_client.tagging.folding import (
+    Folded,
+    breaks_in_words,
+    fold,
+    fold_rejoined,
+    lower,
+    surfaces,
+    unqualified,
+)
 from medunlearn_client.tagging.spans import Assertion, ConceptSpan
 from medunlearn_common.concepts.concept import Concept
 from medunlearn_common.concepts.hierarchy import ConceptHierarchy
@@ -100,7 +110,7 @@ class ConceptTagger:
 
     def tag(self, text: str) -> tuple[ConceptSpan, ...]:
         """Mentions in reading order; they never overlap and lie within the text."""
-        return self._tag(fold(text))
+        return self._tag(text, fold(text))
 
     def tag_record(self, record: Record) -> tuple[ConceptSpan, ...]:
         """Mentions in a record's text, with what the record says of them.
@@ -115,7 +125,7 @@ class ConceptTagger:
         """
         text = record.text
         folded = fold(text)
-        spans = self.decisions.as_read(record, self._tag(folded), self.hierarchy)
+        spans = self.decisions.as_read(record, self._tag(text, folded), self.hierarchy)
         if not spans:
             return spans
         if record.patient_id is not None:
@@ -157,11 +167,11 @@ class ConceptTagger:
             for span in found
         )
 
-    def _tag(self, folded: Folded) -> tuple[ConceptSpan, ...]:
+    def _tag(self, text: str, folded: Folded) -> tuple[ConceptSpan, ...]:
         longest: dict[int, tuple[int, _Meaning]] = {}
-        for start, end, meaning in self._matches(folded):
-            # Matches come in the order of their ends: a later one from this start is longer.
-            longest[start] = (end, meaning)
+        for start, end, meaning in chain(self._matches(folded), self._cut_matches(text)):
+            if start not in longest or end > longest[start][0]:
+                longest[start] = (end, meaning)
         spans: list[ConceptSpan] = []
         free_from = 0
         for start in sorted(longest):
@@ -171,10 +181,9 @@ class ConceptTagger:
                     continue
                 spans.pop()
             free_from = end
-            first, last = folded.original(start, end)
             spans.append(
                 ConceptSpan(
-                    start=first, end=last, concept_id=meaning.concept_id, level=meaning.level
+                    start=start, end=end, concept_id=meaning.concept_id, level=meaning.level
                 )
             )
         return tuple(spans)
@@ -186,7 +195,7 @@ class ConceptTagger:
         return is_hidden and end > until
 
     def _matches(self, folded: Folded) -> Iterator[tuple[int, int, _Meaning]]:
-        """Start, end and meaning of every mention with word boundaries, in order of ends."""
+        """Start, end and meaning of every mention with word boundaries, in the original text."""
         if not len(self._automaton):  # No term fit to look for; the library refuses to search.
             return
         cased = folded.cased
@@ -201,6 +210,15 @@ class ConceptTagger:
             # Most entries have no acronym; only for the others the written case matters.
             meaning = entry.meaning(cased[start:end]) if entry.acronyms else entry.any_case
             if meaning is not None:
+                yield *folded.original(start, end), meaning
+
+    def _cut_matches(self, text: str) -> Iterator[tuple[int, int, _Meaning]]:
+        """Those in which the end of a line cuts a word."""
+        breaks = breaks_in_words(text)
+        if not breaks:
+            return
+        for start, end, meaning in self._matches(fold_rejoined(text)):
+            if bisect_right(breaks, start) < bisect_left(breaks, end):
                 yield start, end, meaning
 
 
