@@ -19,7 +19,7 @@ from medunlearn_client.records.record import InvalidRecord
 from medunlearn_client.records.streams import json_lines
 from medunlearn_client.spreadsheets import read_table, row_error, write_table
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import write_atomically
+from medunlearn_common.files import in_turn, private_folder, write_atomically
 
 BY_PERSON: Final = ("decision", "author", "date", "note")
 """Columns of every table that a person fills in."""
@@ -162,11 +162,19 @@ def _parsed(
         ) from error
 
 
-def keep_lines(path: Path, held: Sequence[D], new: Iterable[D]) -> tuple[D, ...]:
+def keep_lines(
+    path: Path, read: Callable[[Path], Sequence[D]], new: Iterable[D]
+) -> tuple[D, ...]:
     """Adds decisions to those the file holds; it is written whole or not at all.
 
     A decision that is kept already in the same words is not repeated, so that an old table read
-    again takes nothing back that was decided since (:func:`told_replaced` says so).
+    again takes nothing back that was decided since (:func:`told_replaced` says so). Two people who
+    add at once wait for each other.
+
+    Args:
+        path: The file; it is made where there is none.
+        read: Reads the decisions of a file that is there.
+        new: What is added.
 
     Returns:
         All decisions of the file.
@@ -174,10 +182,12 @@ def keep_lines(path: Path, held: Sequence[D], new: Iterable[D]) -> tuple[D, ...]
     Raises:
         Transient: WRITE_FAILED; the file is untouched.
     """
-    known = set(held)
-    every = (*held, *(one for one in dict.fromkeys(new) if one not in known))
-    lines = (json.dumps(asdict(one) | {"decided_on": one.decided_on.isoformat()}) for one in every)
-    write_atomically(path, "".join(f"{line}\n" for line in lines).encode("utf-8"))
+    with in_turn(private_folder(path.absolute().parent)):
+        held = read(path) if path.exists() else ()
+        known = set(held)
+        every = (*held, *(one for one in dict.fromkeys(new) if one not in known))
+        rows = (asdict(one) | {"decided_on": one.decided_on.isoformat()} for one in every)
+        write_atomically(path, "".join(f"{json.dumps(row)}\n" for row in rows).encode("utf-8"))
     return every
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,19 @@ def digest_of_files(paths: Iterable[Path]) -> str:
     """One digest for several sources: their names and contents, order-free.
 
     Of a folder all files count, by their path in it; of a data set on the hub only the name can.
+    Files of one name, from different folders, all count.
 
     Raises:
         OSError: If a file is missing or cannot be read.
     """
-    return digest_of({path.name: digest_of_source(path) for path in paths})
+    named = defaultdict[str, list[str]](list)
+    for path in paths:
+        named[path.name].append(digest_of_source(path))
+    # A single digest stands by itself, not in a list, as digests made long ago have it.
+    return digest_of({
+        name: sorted(digests) if len(digests) > 1 else digests[0]
+        for name, digests in named.items()
+    })
 
 
 def digest_of_source(path: Path) -> str:

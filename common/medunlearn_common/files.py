@@ -55,12 +55,16 @@ def write_atomically(path: Path, data: bytes, *, private: bool = True) -> None:
 def in_turn(lock: Path) -> Iterator[None]:
     """Read, judge and write while no other process does: it waits. Hold it for moments only.
 
+    Args:
+        lock: A file that is made for it, or a folder that is there: nothing is left in it.
+
     Raises:
         Transient: WRITE_FAILED.
     """
     private_folder(lock.parent)
+    flags = os.O_RDONLY if lock.is_dir() else os.O_RDWR | os.O_CREAT
     try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, _OWNER_ONLY)
+        descriptor = os.open(lock, flags, _OWNER_ONLY)
     except OSError as error:
         raise Transient(
             "WRITE_FAILED", f"cannot open {lock.name}: {error.strerror or error}",

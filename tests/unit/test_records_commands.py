@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from medunlearn_client.records.commands import records_app
 from medunlearn_client.records.fhir import load_templates
-from medunlearn_common.digests import digest_of_files
+from medunlearn_common.digests import digest_of, digest_of_file, digest_of_files
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.plan import plan_from_text, plan_template
 
@@ -140,6 +140,20 @@ def test_plan_keys_survive_the_template() -> None:
 def test_mistaken_plan_keys_are_refused(text: str) -> None:
     with pytest.raises(MedunlearnError, match="PLAN_INVALID"):
         plan_from_text(text)
+
+
+def test_files_of_one_name_all_count(tmp_path: Path) -> None:
+    years = [tmp_path / year / "notes.jsonl" for year in ("2023", "2024")]
+    for path in years:
+        path.parent.mkdir()
+        path.write_text(path.parent.name)
+    alone, both = digest_of_files(years[:1]), digest_of_files(years)
+    assert alone == digest_of({"notes.jsonl": digest_of_file(years[0])})
+    assert both == digest_of_files(reversed(years)) != alone
+    for path in years:
+        path.write_text("other")
+        assert digest_of_files(years) != both
+        path.write_text(path.parent.name)
 
 
 def test_digests_of_folders_and_hub_names(tmp_path: Path) -> None:

@@ -256,9 +256,10 @@ def test_unwritable_quarantine_is_one_clear_error(tmp_path: Path) -> None:
     blocked.mkdir()
     (blocked / "rows.jsonl").mkdir()
     path = write(tmp_path / "a.jsonl", [*(row(n) for n in range(9)), {"id": 1}])
-    with pytest.raises(Transient) as caught:
-        read_records(path, quarantine=Quarantine(path=blocked / "rows.jsonl"))
-    assert caught.value.code == "QUARANTINE_UNWRITABLE"
+    for place in (blocked / "rows.jsonl", path / "rows.jsonl"):
+        with pytest.raises(Transient) as caught:
+            read_records(path, quarantine=Quarantine(path=place))
+        assert caught.value.code == "QUARANTINE_UNWRITABLE"
     assert [p.name for p in blocked.iterdir()] == ["rows.jsonl"]
 
 

@@ -7,6 +7,8 @@ import io
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -397,6 +399,18 @@ def test_decisions_are_kept_with_author_and_date_and_never_lost(
     assert getattr(held.on(RECORDS[0], span), "outcome", None) is Outcome.REJECT
     assert [held.holds(one) for one in (*first, *second)] == [False, True]
     assert kept.stat().st_mode & 0o077 == 0
+
+
+def test_of_two_people_who_decide_at_once_neither_is_lost(
+    tmp_path: Path, review: Path, tagger: ConceptTagger
+) -> None:
+    one, = take(edited(review, lambda rows: fill(rows[0], "accept")), tagger)
+    kept = tmp_path / "new" / "decisions.jsonl"
+    people = [f"Dr. {n}" for n in range(8)]
+    with ThreadPoolExecutor(len(people)) as pool:
+        list(pool.map(lambda who: keep_decisions(kept, [replace(one, author=who)]), people))
+    assert sorted(d.author for d in read_decisions(kept).history()) == people
+    assert [file.name for file in kept.parent.iterdir()] == [kept.name]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ Guarantees:
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from medunlearn_client.records.record import InvalidRecord
 from medunlearn_common.errors import Misconfigured, Transient
+from medunlearn_common.files import write_atomically
 
 DEFAULT_MAX_BAD_FRACTION = 0.2
 MAX_KEPT = 10_000
@@ -96,7 +96,7 @@ class Quarantine:
             lines = [json.dumps(asdict(row)) for row in self._rows]
             if self.count > len(self._rows):
                 lines.append(json.dumps({"further_bad_rows": self.count - len(self._rows)}))
-            write_lines_atomically(self.path, lines)
+            _write_lines(self.path, lines)
         if self.count > self.max_bad_fraction * total_rows:
             raise self._too_many(total_rows)
 
@@ -116,24 +116,12 @@ class Quarantine:
         )
 
 
-def write_lines_atomically(path: Path, lines: Sequence[str]) -> None:
-    """Replaces ``path`` by the lines, so that a reader never sees half a file.
-
-    Raises:
-        Transient: QUARANTINE_UNWRITABLE, with the former file left as it was.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.writelines(f"{line}\n" for line in lines)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
+        write_atomically(path, "".join(f"{line}\n" for line in lines).encode("utf-8"),
+                         private=False)
+    except Transient as error:
         raise Transient(
-            "QUARANTINE_UNWRITABLE",
-            f"{path} cannot be written ({error.strerror or type(error).__name__})",
+            "QUARANTINE_UNWRITABLE", f"the list of bad rows: {error.message}",
             "free space on the disk or choose another folder",
         ) from error

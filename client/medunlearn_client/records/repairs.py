@@ -167,8 +167,7 @@ def keep_repairs(path: Path, new: Iterable[Repair]) -> Repairs:
         Misconfigured: As :func:`read_repairs`.
         Transient: WRITE_FAILED; the file is untouched.
     """
-    held = read_repairs(path) if path.exists() else NO_REPAIRS
-    return Repairs(keep_lines(path, held.history(), new))
+    return Repairs(keep_lines(path, lambda there: read_repairs(there).history(), new))
 
 
 def _still_stands(record: Record, repair: Repair) -> bool:

@@ -225,8 +225,7 @@ def keep_decisions(path: Path, new: Iterable[TagDecision]) -> TagDecisions:
         Misconfigured: As :func:`read_decisions`.
         Transient: WRITE_FAILED; the file is untouched.
     """
-    held = read_decisions(path) if path.exists() else NO_DECISIONS
-    return TagDecisions(keep_lines(path, held.history(), new))
+    return TagDecisions(keep_lines(path, lambda there: read_decisions(there).history(), new))
 
 
 def _decided(
