@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -20,6 +21,7 @@ from medunlearn_client.tagging import (
 )
 
 _SERIALS = count()
+_DIGIT = re.compile(r"\d")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,23 +110,23 @@ class RecordEncoder:
         self._tagger = tagger
 
     def encode(
-        self, record: Record, *, patient_request: bool = False,
-        alternatives: Sequence[str] = (), drawn_as: EncodedRecord | None = None,
+        self, record: Record, *, alternatives: Sequence[str] = (),
+        drawn_as: EncodedRecord | None = None,
     ) -> EncodedRecord:
         """Encode prompt, answer and end-of-sequence.
 
         Prompt and answer are tokenised apart, as they are when the model answers, so that
         no token straddles the border. A prompt that is too long loses its middle: the
-        beginning says what kind of question it is, the end asks it.
+        beginning says what kind of question it is, the end asks it. Beside the concepts under
+        the forget roots the record's ``target_spans`` (identifiers, dates, the link of patient
+        and condition) are level 4.
 
         Args:
             record: The record.
-            patient_request: The record's ``target_spans`` (identifiers, dates, the link of
-                patient and condition) are level 4 as well.
             alternatives: Other answers, each encoded with the same prompt.
             drawn_as: The record in its own wording, where this is another one.
         """
-        spans = self._spans(record, patient_request)
+        spans = self._spans(record)
         prompt_ids, prompt_levels = self._piece(record.prompt, spans, 0)
         answer_ids, answer_levels = self._piece(f" {record.answer}", spans, len(record.prompt))
         answer_ids = np.append(answer_ids, self._tokenizer.eos_token_id)
@@ -146,11 +148,10 @@ class RecordEncoder:
             drawn_as=drawn_as.input_ids if drawn_as is not None else None,
         )
 
-    def _spans(self, record: Record, patient_request: bool) -> tuple[ConceptSpan, ...]:
+    def _spans(self, record: Record) -> tuple[ConceptSpan, ...]:
         """Mentions of the whole text, for a cue may stand in the prompt and reach the answer."""
         tagged = self._tagger.tag_record(record) if self._tagger is not None else ()
-        marked = extra_target_spans(record.target_spans) if patient_request else ()
-        return (*tagged, *marked)
+        return (*tagged, *extra_target_spans(record.target_spans))
 
     def _piece(
         self, text: str, spans: tuple[ConceptSpan, ...], start: int
@@ -165,8 +166,13 @@ class RecordEncoder:
 
 
 def _answered(record: Record, answer: str) -> Record:
-    """The record with another answer; options and spans belong to the old one."""
-    return replace(record, answer=answer, options=(), answer_index=None, target_spans=())
+    """The record with another answer; options belong to the old one.
+
+    So do spans in it, but where only digits differ: there the same characters are compared.
+    """
+    is_alike = _DIGIT.sub("0", answer) == _DIGIT.sub("0", record.answer)
+    spans = record.target_spans if is_alike else ()
+    return replace(record, answer=answer, options=(), answer_index=None, target_spans=spans)
 
 
 def _without_middle(values: npt.NDArray[Any], room: int) -> npt.NDArray[Any]:

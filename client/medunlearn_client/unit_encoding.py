@@ -90,7 +90,7 @@ class UnitEncoding:
                 wordings.append(said)
                 encoded.append(replace(
                     self.encoder.encode(
-                        said, patient_request=self.plan.privacy.unit == "patient",
+                        said,
                         alternatives=alternatives.of(record) if alternatives is not None else (),
                         drawn_as=encoded[first] if len(encoded) > first else None,
                     ),

@@ -12,6 +12,7 @@ import torch
 from medunlearn_client.adapters import LoraAdapter
 from medunlearn_client.alternatives import AlternativeAnswers
 from medunlearn_client.encoding import EncodedRecord, RecordEncoder, collate
+from medunlearn_client.evaluation.preservation import record_levels
 from medunlearn_client.geometry import Geometry
 from medunlearn_client.models import load_causal_lm
 from medunlearn_client.objectives import OBJECTIVES, ModelView
@@ -27,9 +28,11 @@ from medunlearn_client.records import Record, read_records
 from medunlearn_client.self_tests import run_self_tests
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_client.training import Part, SumMechanism, UnitSet, noised_sum
+from medunlearn_client.unit_encoding import UnitEncoding
 from medunlearn_common.concepts import load_builtin
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_common.plan import plan_from_text
 from medunlearn_common.plan.sections import ObjectiveSection
 from medunlearn_common.ring import RingCodec
 from medunlearn_common.support import Support, random_support
@@ -372,7 +375,7 @@ def test_concept_levels_reach_the_tokens_and_the_weights(
     assert float((weights * ~batch.is_scored).sum()) == 0.0
 
 
-def test_target_spans_of_a_patient_request_are_level_four(tiny_model_folder: Path) -> None:
+def test_what_singles_a_patient_out_is_level_four(tiny_model_folder: Path) -> None:
     tokenizer = load_causal_lm(str(tiny_model_folder), dtype="float32", device=CPU).tokenizer
     text = "Question: Which bone did Ann Lee break?\nAnswer:"
     start = text.index("Ann Lee")
@@ -381,9 +384,47 @@ def test_target_spans_of_a_patient_request_are_level_four(tiny_model_folder: Pat
         target_spans=((start, start + 7), (len(text) + 1, len(text) + 13)),
     )
     encoder = RecordEncoder(tokenizer, max_tokens=64)
-    assert encoder.encode(record).levels.max() == 1
-    levels = encoder.encode(record, patient_request=True).levels
+    assert encoder.encode(replace(record, target_spans=())).levels.max() == 1
+    levels = encoder.encode(record).levels
     assert levels[-2] == 4 and levels[0] == 1 and (levels == 4).sum() < levels.size
+
+
+def test_a_withdrawn_patients_identifiers_are_level_four_in_every_privacy_unit(
+    tiny_model_folder: Path
+) -> None:
+    """And with other digits in them, so that the same characters are compared."""
+    tokenizer = load_causal_lm(str(tiny_model_folder), dtype="float32", device=CPU).tokenizer
+    prompt, answer = "Question: Who is Ann Lee?\nAnswer:", "her number is 4711"
+    place = len(f"{prompt} {answer}") - 4
+    record = Record(record_id="r", prompt=prompt, answer=answer, patient_id="p",
+                    target_spans=((place, place + 4),))
+    leveled = load_builtin("all").with_forget_roots(["MU:S0001"])
+    tagger = ConceptTagger(leveled)
+    for unit in ("record", "patient"):
+        plan = plan_from_text(f'[privacy]\nunit = "{unit}"\n')
+        encoding = UnitEncoding(plan=plan, encoder=RecordEncoder(tokenizer, max_tokens=64,
+                                                                 tagger=tagger), tagger=tagger)
+        found = encoding.units((record,), AlternativeAnswers(leveled.hierarchy, tagger),
+                               forgotten=True).units.records[0]
+        levels = found.levels[found.is_answer]
+        marked = record_levels([record], tagger)["r"].question
+        assert (levels[0], levels.max(), marked) == (1, 4, 4)
+        other, = {tuple(one.levels[one.is_answer]) for one in found.alternatives}
+        assert {1, 4} == set(other)
+
+
+def test_abstraction_compares_answers_whatever_prompts_weigh(
+    adapter: LoraAdapter, encoded: list[EncodedRecord]
+) -> None:
+    gaps = []
+    for prompt_weight in (0.0, 0.5, 1.0):
+        objective = OBJECTIVES["abstraction"](ObjectiveSection(prompt_weight=prompt_weight))
+        view = ModelView(adapter)
+        objective.prepare(view, encoded)
+        batch = batch_of(encoded[:3], score_prompts=prompt_weight > 0.0)
+        gaps.append(objective.forget(view, batch, [0, 1, 2]).gap)
+    assert torch.allclose(gaps[0], gaps[1], atol=1e-5)
+    assert torch.allclose(gaps[0], gaps[2], atol=1e-5)
 
 
 def test_long_prompts_lose_their_middle_and_keep_the_answer(tiny_model_folder: Path) -> None:

@@ -75,7 +75,7 @@ class Abstraction:
         s = self._settings
         target = self._targets(view, [self._forget[row] for row in rows])
         logits = view.logits(batch)
-        a = forget_level_weights(batch, s.forget_weights, prompt_weight=s.prompt_weight)
+        a = self._answer_weights(batch)
         log_p = weighted_mean(token_log_probabilities(logits, batch), a).detach()
         odds = weighted_mean(token_log_odds(logits, batch), a)
         gap = log_p - target - s.margin + (odds - odds.detach())
@@ -93,13 +93,16 @@ class Abstraction:
         flat = [other for record in records for other in record.alternatives]
         batch = collate(flat, pad_id=0, device=view.device)
         log_p = token_log_probabilities(view.logits(batch), batch)
-        a = forget_level_weights(batch, self._settings.forget_weights, prompt_weight=0.0)
-        scores = iter(weighted_mean(log_p, a).tolist())
+        scores = iter(weighted_mean(log_p, self._answer_weights(batch)).tolist())
         levels = [
             level_of_rank([next(scores) for _ in record.alternatives], drawn_rank(record))
             for record in records
         ]
         return torch.tensor(levels, device=view.device)
+
+    def _answer_weights(self, batch: TokenBatch) -> torch.Tensor:
+        """a(level) on the answer alone: answers are compared, under one and the same prompt."""
+        return forget_level_weights(batch, self._settings.forget_weights, prompt_weight=0.0)
 
     def retain(self, view: ModelView, batch: TokenBatch) -> ExampleLosses:
         """KL to the reference, weighted by c(level)."""
