@@ -33,7 +33,7 @@ NOISE_STEPS = 1 << 16
 NOISELESS_CLIP_STEPS = 1 << 20
 MAX_CLAMPED_FRACTION = 0.01
 # No noise is longer than so many of its standard deviations: beyond, less than 2^-100 of the mass
-# is left, which the sampler's 64 bits cannot tell from nothing.
+# is left.
 NOISE_TAIL = 12.0
 # Of 16 bits: the noise of the guaranteed sites' sum is 2^11 coarse steps wide, a sum of 16 times
 # that still fits, and a unit's rounding stays small against its clip.

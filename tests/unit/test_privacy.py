@@ -1,4 +1,4 @@
-"""Noise, sampling, clipping, accounting and the ledger: each guarantee with what would break it."""
+"""Accounting and the ledger: each guarantee with what would break it."""
 
 from __future__ import annotations
 
@@ -7,36 +7,14 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import pytest
-from scipy import stats
 
 from medunlearn_common.accounting import (
     Mechanism,
     epsilon_of,
 )
-from medunlearn_common.entropy import KeyStream, SeededEntropy
 from medunlearn_common.errors import BudgetExceeded, Rejected, Transient
 from medunlearn_common.ledger import Budget, PrivacyLedger
-
-DRAWS = 200_000
-
-
-def stream(number: int = 0) -> KeyStream:
-    return KeyStream(SeededEntropy(7).key("test", number))
-
-
-def chi_square_p_value(draws: np.ndarray, sigma: float) -> float:
-    """P-value of binned draws against the exact discrete Gaussian of width ``sigma``."""
-    reach = int(8 * sigma) + 1
-    mass = np.exp(-np.arange(-reach, reach + 1) ** 2 / (2 * sigma**2))
-    cumulative = np.cumsum(mass / mass.sum())
-    edges = np.searchsorted(cumulative, np.linspace(0.02, 0.98, 49)) - reach
-    edges = np.unique(edges)
-    below = cumulative[edges + reach]
-    expected = np.diff([0.0, *below, 1.0]) * draws.size
-    counts = np.diff([0, *(np.searchsorted(np.sort(draws), edges, side="right")), draws.size])
-    return float(stats.chisquare(counts, expected).pvalue)
 
 
 @pytest.mark.parametrize("sigma", [0.05, 1e-3, 1e-9, 1e-300])
