@@ -67,7 +67,8 @@ def summed_noise(plan: RunPlan, *, sigma: float, sites: int) -> float:
     """Standard deviation of the noise of a sum over ``sites`` sites, in gradient units.
 
     Distributed: every site adds sigma C / sqrt(h), so n >= h sites sum to
-    sigma C sqrt(n / h). Local: every site adds sigma C.
+    sigma C sqrt(n / h). Local: every site adds sigma C in each of its L local steps, and sends
+    their sum.
 
     Raises:
         Transient: ROUND_TOO_FEW_SITES below h under distributed noise.
@@ -75,7 +76,7 @@ def summed_noise(plan: RunPlan, *, sigma: float, sites: int) -> float:
     if plan.privacy.noise == "distributed":
         carried = summed_sigma(sigma, survivors=sites, guaranteed=plan.federation.min_sites)
     else:
-        carried = sigma * sqrt(sites)
+        carried = sigma * sqrt(sites * plan.privacy.local_steps)
     return carried * plan.privacy.clip_l2
 
 

@@ -66,7 +66,7 @@ def norm_bound(plan: RunPlan, *, dimension: int, noise_l2: float) -> float:
     Args:
         plan: States clip, rates and ``gates.max_units``.
         dimension: d, coordinates of one half.
-        noise_l2: s, standard deviation of the sum's noise in each coordinate, one local step.
+        noise_l2: s, standard deviation of the sum's noise in each coordinate.
     """
     privacy, most = plan.privacy, plan.gates.max_units
     rate = max(privacy.forget_rate, privacy.retain_rate)
@@ -74,9 +74,7 @@ def norm_bound(plan: RunPlan, *, dimension: int, noise_l2: float) -> float:
     drawn = min(float(most), rate * most + tail * sqrt(rate * (1.0 - rate) * most) + tail)
     if plan.wire.sums == "one":
         drawn *= 1.0 + plan.server.retain_weight
-    steps = privacy.local_steps
-    noise = noise_l2 * sqrt(steps) * (sqrt(dimension) + tail)
-    return steps * drawn * privacy.clip_l2 + noise
+    return privacy.local_steps * drawn * privacy.clip_l2 + noise_l2 * (sqrt(dimension) + tail)
 
 
 def norm_verdict(plan: RunPlan, sums: RoundSums, *, round_index: int) -> GateVerdict:

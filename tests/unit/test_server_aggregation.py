@@ -73,10 +73,13 @@ def test_ring_sum_equals_int64_sum(sites: int) -> None:
     assert (sums.forget_progress, sums.retain_progress) == (exact[3] / 0.2, exact[7] / 0.2)
 
 
-@pytest.mark.parametrize(("noise", "factor"), [("distributed", (4 / 3) ** 0.5), ("local", 2.0)])
-def test_summed_noise(noise: str, factor: float) -> None:
+@pytest.mark.parametrize(("noise", "local_steps", "factor"), [
+    ("distributed", 1, (4 / 3) ** 0.5), ("local", 1, 2.0), ("local", 9, 6.0),
+])
+def test_summed_noise(noise: str, local_steps: int, factor: float) -> None:
     plan = RunPlan.model_validate({
-        "privacy": {"noise": noise, "clip_l2": 0.5}, "federation": {"sites": 5, "min_sites": 3},
+        "privacy": {"noise": noise, "clip_l2": 0.5, "local_steps": local_steps},
+        "federation": {"sites": 5, "min_sites": 3},
     })
     assert summed_noise(plan, sigma=8.0, sites=4) == pytest.approx(8.0 * 0.5 * factor)
 
