@@ -61,7 +61,7 @@ def public_vote(
 ) -> bytes:
     """Noiseless row norms of public text; every site computes the same bytes."""
     return vote_release(
-        _all_of_it(settings), adapter, forget, retain, sigma=0.0, key=_public_key
+        _all_of_it(settings), adapter, forget, retain, sigma=0.0, key=_public_key, public=True
     )
 
 
@@ -75,7 +75,7 @@ def public_gradients(
     """
     voting = replace(_all_of_it(settings), objective=VoteObjective(settings.objective))
     clip = settings.plan.privacy.clip_l2
-    codec = voting.whole_words(sigma=0.0, clip_l2=clip)
+    codec = voting.whole_words(sigma=0.0, clip_l2=clip, public=True)
     mechanism = voting.mechanism(sigma=0.0, clip_l2=clip, codec=codec)
     words = []
     with support_gradients(adapter, support) as gradients:

@@ -64,11 +64,16 @@ class ReleaseSettings:
             sigma=sigma, noise_share=self.noise_share, clip_l2=clip_l2, codec=codec
         )
 
-    def whole_words(self, *, sigma: float, clip_l2: float) -> RingCodec:
-        """The codec of whatever is not an update: one coordinate to a word."""
-        return RingCodec.for_mechanism(
-            clip_l2=clip_l2, sigma=sigma, max_sites=self.plan.federation.sites
-        )
+    def whole_words(self, *, sigma: float, clip_l2: float, public: bool = False) -> RingCodec:
+        """The codec of whatever is not an update: one coordinate to a word.
+
+        Args:
+            sigma: Noise multiplier.
+            clip_l2: Clip, in gradient units.
+            public: What every site answers alike, and nobody sums: all the room is one site's.
+        """
+        sites = 1 if public else self.plan.federation.sites
+        return RingCodec.for_mechanism(clip_l2=clip_l2, sigma=sigma, max_sites=sites)
 
 
 def _identity(vectors: torch.Tensor) -> torch.Tensor:
@@ -111,7 +116,7 @@ def sum_of(
 
 def vote_release(
     settings: ReleaseSettings, adapter: LoraAdapter, forget: UnitSet, retain: UnitSet,
-    *, sigma: float, key: KeyFor,
+    *, sigma: float, key: KeyFor, public: bool = False,
 ) -> bytes:
     """Noised sums of per-unit gradient norms by row of B, ``2 * rows`` ring words.
 
@@ -122,7 +127,7 @@ def vote_release(
     words = []
     with row_norms(adapter) as gradients:
         for half in halves(voting, forget, retain):
-            codec = settings.whole_words(sigma=sigma, clip_l2=clip)
+            codec = settings.whole_words(sigma=sigma, clip_l2=clip, public=public)
             mechanism = settings.mechanism(sigma=sigma, clip_l2=clip, codec=codec)
             steps = sum_of(
                 settings, [half], gradients, mechanism=mechanism,

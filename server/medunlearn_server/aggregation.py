@@ -63,6 +63,11 @@ def vote_codec(plan: RunPlan, *, sigma: float) -> RingCodec:
     )
 
 
+def public_codec(*, clip_l2: float) -> RingCodec:
+    """The codec of figures of public text: each site's stands alone, without noise."""
+    return RingCodec.for_mechanism(clip_l2=clip_l2, sigma=0.0, max_sites=1)
+
+
 def summed_noise(plan: RunPlan, *, sigma: float, sites: int) -> float:
     """Standard deviation of the noise of a sum over ``sites`` sites, in gradient units.
 

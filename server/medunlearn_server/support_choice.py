@@ -15,7 +15,7 @@ from medunlearn_common.support import (
     support_from_row_scores,
     support_size,
 )
-from medunlearn_server.aggregation import Reals, VoteSums, combine_vote, vote_codec
+from medunlearn_server.aggregation import Reals, VoteSums, combine_vote, public_codec, vote_codec
 from medunlearn_server.answers import Answers
 from medunlearn_server.geometry import RetainHistory
 from medunlearn_server.intake import verify_vote
@@ -72,7 +72,9 @@ def _public(
     layout = agreement.layout
     rows = len(layout.row_lengths)
     request = vote_request(plan, layout, run_id=run_id, sigma=0.0, public=True)
-    median, answers = _public_median(plan, sites, agreement, request, length=2 * rows)
+    median, answers = _public_median(
+        sites, agreement, request, length=2 * rows, clip_l2=plan.privacy.vote_clip_l2
+    )
     forget, retain = np.split(median, 2)
     return _from_energies(plan, agreement, VoteSums(forget=forget, retain=retain)), answers
 
@@ -106,12 +108,14 @@ def _public_history(
     """Retain directions from public text: ``rank`` noiseless gradients on the support."""
     rank = plan.geometry.rank
     request = public_gradients_request(plan, agreement.layout, support, run_id=run_id)
-    median, _ = _public_median(plan, sites, agreement, request, length=rank * support.size)
+    median, _ = _public_median(
+        sites, agreement, request, length=rank * support.size, clip_l2=plan.privacy.clip_l2
+    )
     return history.add_public(np.reshape(median, (rank, support.size)))
 
 
 def _public_median(
-    plan: RunPlan, sites: Sites, agreement: Agreement, request: Message, *, length: int
+    sites: Sites, agreement: Agreement, request: Message, *, length: int, clip_l2: float
 ) -> tuple[Reals, Answers]:
     """Figures of public text, the median over all sites that are there, shape ``(length,)``.
 
@@ -123,6 +127,6 @@ def _public_median(
         lambda reply: verify_vote(reply, length=length, layout=agreement.layout),
         agreement=agreement, round_index=0,
     )
-    codec = vote_codec(plan, sigma=0.0)
+    codec = public_codec(clip_l2=clip_l2)
     median = np.median([codec.from_ring(update.values) for update in said.values()], axis=0)
     return np.asarray(median, dtype=np.float64), answers

@@ -88,7 +88,7 @@ class QuadraticHospital:
             size = from_runs(message.payload, most=10**6).size
             lie = size // 2 if self.config.get("public_lie") else 0
             rows_out = np.eye(int(message.integer("geometry_rank")), size, k=lie) * 0.5
-            words = self._words(rows_out.ravel(), plan.privacy.vote_clip_l2, 0.0, plan)
+            words = self._words(rows_out.ravel(), plan.privacy.clip_l2, 0.0, plan)
         else:
             energies = np.linspace(0.1, 1.0, rows) * (1 + self.config["index"])
             energies /= 2 * np.linalg.norm(energies)

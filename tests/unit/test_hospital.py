@@ -27,6 +27,7 @@ from medunlearn_common.plan.sections import DataSection, ForgetSection
 from medunlearn_common.ring import NOISE_STEPS, RingCodec
 from medunlearn_common.support import Support, planned_random_support, random_support
 from medunlearn_common.support_runs import to_runs
+from medunlearn_server.aggregation import public_codec
 
 PLAN = """
 [run]
@@ -655,6 +656,35 @@ def test_public_figures_say_nothing_of_a_hospitals_own_records(
         said.append(answer.payload)
         shutil.rmtree(folder / "runs")  # two hospitals: one would not be let change its mind
     assert said[0] == said[1]
+
+
+def test_public_figures_have_all_the_room_of_the_ring_whatever_the_number_of_sites(
+    folder: Path, plan: RunPlan, question_file: Path
+) -> None:
+    """Nobody sums them; a thousand sites would leave each two clips of room, for all its texts."""
+    rows = [json.loads(line) for line in question_file.read_text().splitlines()]
+    public = folder / "public.jsonl"
+    public.write_text("".join(
+        json.dumps(row | {"id": f"{row['id']}-{n}"}) + "\n" for n in range(20) for row in rows))
+    config = json.loads((folder / "site.json").read_text())
+    (folder / "site.json").write_text(json.dumps(config | {"public_files": [str(public)]}))
+    said = []
+    for sites in (plan.federation.sites, 1000):
+        asked = changed(plan, support={"method": "public", "public_file": by_digest(str(public))},
+                        federation={"sites": sites})
+        site = open_hospital(folder, RuntimeOptions(runner="memory"))
+        layout = ready(site, asked)
+        answer = site.handle(Message(kind=VOTE, fields={
+            "run_id": "run", "plan_digest": asked.digest, "layout_digest": layout.digest,
+            "sigma": 0.0, "public": True,
+        }))
+        assert answer.kind == VOTE, answer.fields
+        energies = public_codec(clip_l2=asked.privacy.vote_clip_l2).from_ring(
+            np.frombuffer(answer.payload, dtype="<u4"))
+        assert energies.max() > 0.0
+        said.append(energies)
+        shutil.rmtree(folder / "runs")
+    np.testing.assert_array_equal(*said)
 
 
 @pytest.mark.parametrize("as_copy", [False, True])
