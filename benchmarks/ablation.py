@@ -23,7 +23,7 @@ from results_table import table
 from medunlearn_common.digests import digest_of
 from medunlearn_common.files import write_atomically
 from medunlearn_common.plan import plan_from_text
-from medunlearn_simulation.demo_corpus import write_demo_corpus
+from medunlearn_simulation.demo_corpus import write_public_text
 from medunlearn_simulation.result import RESULT_FILE, load_result
 from medunlearn_simulation.result_schema import RunResult
 
@@ -32,8 +32,7 @@ BASE = Path(__file__).parent / "plans" / "demo.toml"
 # A curve costs as much as a tenth of a run, and the table has none.
 COMMON = {"evaluation.curve_every": "100"}
 NOISELESS = {"privacy.noise": '"none"'}
-# Facts of invented hospitals that no model was taught: text like the records', and nobody's.
-PUBLIC_SEED = 1_000_003
+# Protocols of hospitals that no record names: text like the records', and nobody's.
 PUBLIC_FILE = "PUBLIC_FILE"
 ONE_SUM = {"wire.sums": '"one"'}
 EVERY_MODULE = '["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]'
@@ -115,7 +114,7 @@ def completed(out: Path, name: str, seed: int) -> RunResult:
     Raises:
         SystemExit: The run failed; the message names its log.
     """
-    public = write_demo_corpus(out.resolve() / "public.jsonl", seed=PUBLIC_SEED)
+    public = write_public_text(out.resolve() / "public.jsonl")
     text = with_switches(BASE.read_text("utf-8"), COMMON | ROWS[name])
     text = text.replace(PUBLIC_FILE, f'"{public}"')
     folder = run_folder(out, name, text, seed)

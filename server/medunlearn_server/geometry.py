@@ -10,9 +10,10 @@ All of the mathematics of the Fisher-metric projection that runs at the coordina
 * ``M = F_r + damping * mean(F_r)``; ``inverse_root = M^(-1/2)``, scaled to mean 1 and kept
   within a factor ``MAX_SPREAD`` of it, because the clip acts after it.
 * ``R`` = the last q raw retain sums; ``Q = orth(M^(-1/2) R)``.
-* A released forget sum w (of T g) becomes the step ``M^(-1/2) (I - Q Q^T) w``: the second
-  factor removes the noise that fell into span(Q) and changes nothing else, as
-  ``T g = (I - Q Q^T) M^(-1/2) g`` already. A retain sum s becomes ``M^(-1/2) s``.
+* The optimizer works on whitened sums. Of what it makes of a forget sum w (of T g) the step is
+  ``M^(-1/2) (I - Q Q^T) w``, of what it makes of a retain sum s ``M^(-1/2) s``. That
+  ``T g = (I - Q Q^T) M^(-1/2) g`` is projected already is not enough: the noise is not, nor is what
+  an optimizer with a rate for each coordinate makes of it.
 
 With ``projection = "public"`` the same formulas take R and F_r from gradients of public
 retain text at B = 0, fixed for the run.
@@ -68,15 +69,20 @@ class Geometry:
         """inverse_root, then the rows of Q^T, float32 little-endian."""
         return self.inverse_root.astype("<f4").tobytes() + self.basis.astype("<f4").tobytes()
 
-    def forget_direction(self, released: Reals) -> Reals:
-        """M^(-1/2) (I - Q Q^T) w, shape ``(k,)``."""
-        basis = self.basis.astype(np.float64)
-        kept = released - basis.T @ (basis @ released)
-        return self.retain_direction(kept)
+    def unwhitened(self, step: Reals, *, forget: Reals) -> Reals:
+        """M^(-1/2) (step - Q Q^T forget), shape ``(k,)``.
 
-    def retain_direction(self, released: Reals) -> Reals:
-        """M^(-1/2) s, shape ``(k,)``."""
-        return self.inverse_root.astype(np.float64) * released
+        Args:
+            step: Of both parts, in whitened coordinates.
+            forget: Forgetting's part in it: what it moves in span(Q) is taken back.
+        """
+        basis = self.basis.astype(np.float64)
+        return self.inverse_root.astype(np.float64) * (step - basis.T @ (basis @ forget))
+
+    def sparing_retain(self, change: Reals) -> Reals:
+        """A change of phi without what it moves in span(R), shape ``(k,)``."""
+        white = change / self.inverse_root.astype(np.float64)
+        return self.unwhitened(white, forget=white)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,9 +93,10 @@ class RunProgress:
         }
         return Checkpoint(values=values, arrays={
             "support": self.learning.support.indices,
-            "values": step.values, "first": step.first, "second": step.second,
-            "average": step.average, "directions": history.directions,
-            "squares": history.squares, "noise": history.noise,
+            "values": step.values, "first": step.first, "first_forget": step.first_forget,
+            "second": step.second, "average": step.average,
+            "directions": history.directions, "squares": history.squares,
+            "noise": history.noise,
         })
 
     @classmethod
@@ -163,7 +164,8 @@ def _learning(value: dict[str, Any], checkpoint: Checkpoint) -> Learning:
         support=Support(indices=arrays["support"], layout_digest=value["layout_digest"]),
         vote=from_plain(VoteReport, value["vote"]),
         step=StepState(
-            values=arrays["values"], first=arrays["first"], second=arrays["second"],
+            values=arrays["values"], first=arrays["first"],
+            first_forget=arrays["first_forget"], second=arrays["second"],
             average=arrays["average"], averaged=value["averaged"], steps=value["steps"],
         ),
         history=RetainHistory(

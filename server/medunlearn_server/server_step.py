@@ -2,14 +2,19 @@ r"""The server's step on the support S: post-processing of a released sum.
 
 With released sums f (forget) and r (retain) over n sites, both sums of clipped gradients:
 
-* direction ``d = (f + retain_weight * r) / n``, un-whitened where a geometry was on; with one
-  sum from the sites, that sum is f + retain_weight * r;
+* direction ``d = (f + retain_weight * r) / n``, whitened where the sites did so under a
+  geometry; with one sum from the sites, that sum is f + retain_weight * r;
 * rate ``eta_t = learning_rate * warm-up(t) * schedule(t)``;
-* sgd ``step = eta d``; momentum ``b <- beta1 b + d, step = eta b`` (as torch.optim.SGD);
-  adam as torch.optim.Adam with eps = 1e-8;
-* trust region: ``step`` is scaled down to ``sqrt(step^T M step) <= trust_radius``, with the
-  retain metric M of the geometry (identity without one);
-* ``phi <- phi - step``, and with ``row_rank`` truncated to that rank; published is phi, or
+* sgd ``step = d``; momentum ``b <- beta1 b + d, step = b`` (as torch.optim.SGD); adam as
+  torch.optim.Adam with eps = 1e-8. Each is ``step = D first`` with a diagonal D and a first moment
+  that is linear in the directions, so forgetting's part in it is known;
+* under a geometry ``step <- M^(-1/2) (step - Q Q^T D first_forget)``: after the optimizer, whose
+  D would turn what the sites projected back into span(Q) and cancel M^(-1/2). So no step of
+  forgetting moves a retain loss in span(R) to first order, whatever the optimizer;
+* ``step <- eta step``; trust region: it is scaled down to ``sqrt(step^T M step) <= trust_radius``,
+  with the retain metric M of the geometry (identity without one);
+* ``phi <- phi - step``, and with ``row_rank`` truncated to that rank, but for what the truncation
+  would move in span(R) under a geometry; published is phi, or
   the mean of the last ``averaging`` share of it.
 
 Everything is float64; sites get phi rounded to float32. State and arithmetic are exact, so a
@@ -22,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, cos, pi
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +54,7 @@ class StepState:
     Attributes:
         values: phi on S.
         first: Momentum, or Adam's first moment.
+        first_forget: Forgetting's part of it.
         second: Adam's second moment.
         average: Mean of the iterates averaged so far.
         averaged: How many that are.
@@ -57,6 +63,7 @@ class StepState:
 
     values: Reals
     first: Reals
+    first_forget: Reals
     second: Reals
     average: Reals
     averaged: int = 0
@@ -66,7 +73,9 @@ class StepState:
     def zero(cls, size: int) -> Self:
         """B = 0: the base model."""
         zeros = np.zeros(size)
-        return cls(values=zeros, first=zeros, second=zeros, average=zeros)
+        return cls(
+            values=zeros, first=zeros, first_forget=zeros, second=zeros, average=zeros
+        )
 
     @classmethod
     def at(cls, values: Reals) -> Self:
@@ -100,44 +109,59 @@ def first_step(layout: AdapterLayout, support: Support, a_file: Path | None) -> 
     return StepState.at(values.astype(np.float64))
 
 
-def direction_of(
-    sums: RoundSums, geometry: Geometry | None, *, retain_weight: float
-) -> Reals:
-    """Mean ascent direction of the round's loss over its sites, shape ``(k,)``."""
-    forget, retain = sums.forget, sums.retain
-    if retain is None:
-        return forget / sums.sites
-    if geometry is not None:
-        forget, retain = geometry.forget_direction(forget), geometry.retain_direction(retain)
-    return (forget + retain_weight * retain) / sums.sites
+class Direction(NamedTuple):
+    """Mean ascent direction of the round's loss over its sites, whitened under a geometry.
+
+    Attributes:
+        whole: Of both parts, shape ``(k,)``.
+        forget: Forgetting's part, likewise; where the sites sent one sum, ``whole``.
+    """
+
+    whole: Reals
+    forget: Reals
+
+
+def direction_of(sums: RoundSums, *, retain_weight: float) -> Direction:
+    """The direction of one round."""
+    forget = sums.forget / sums.sites
+    if sums.retain is None:
+        return Direction(forget, forget)
+    return Direction((sums.forget + retain_weight * sums.retain) / sums.sites, forget)
 
 
 def take_step(
-    state: StepState, direction: Reals, section: ServerSection, *,
-    round_index: int, rounds: int, metric: Reals | None,
+    state: StepState, direction: Direction, section: ServerSection, *,
+    round_index: int, rounds: int, geometry: Geometry | None,
     constrain: Callable[[Reals], Reals] | None = None,
 ) -> StepState:
     """One server step.
 
     Args:
         state: Before the step.
-        direction: Ascent direction, shape ``(k,)``.
+        direction: Of the round.
         section: The plan's server section.
         round_index: 0-based round.
         rounds: Of the whole run.
-        metric: Diagonal of M for the trust region, shape ``(k,)``, or None.
+        geometry: That the sites were asked under, or None.
         constrain: Projection of phi after the step (see :mod:`.low_rank`), or None.
 
     Raises:
         Misconfigured: STEP_NOT_FINITE; the state before it is still good.
     """
     rate = learning_rate(section, round_index=round_index, rounds=rounds)
-    moved, step = OPTIMIZERS[section.optimizer](state, direction, section)
+    moved, correction, spread = OPTIMIZERS[section.optimizer](state, direction, section)
+    step, metric = moved.first / correction / spread, None
+    if geometry is not None:
+        step = geometry.unwhitened(step, forget=moved.first_forget / correction / spread)
+        metric = geometry.metric
     step = within_trust_region(rate * step, section.trust_radius, metric)
     values = state.values - step
     _require_finite(values)
     if constrain is not None:
-        values = constrain(values)
+        constrained = constrain(values)
+        values = constrained if geometry is None else (
+            values + geometry.sparing_retain(constrained - values)
+        )
     moved = replace(moved, values=values, steps=state.steps + 1)
     if round_index < averaging_start(section, rounds=rounds):
         return moved
@@ -185,30 +209,33 @@ def within_trust_region(step: Reals, radius: float, metric: Reals | None) -> Rea
     return step if norm <= radius else step * (radius / norm)
 
 
-Moved = tuple[StepState, Reals]
+Moved = tuple[StepState, float, Reals | float]
+"""The state with its new moments, and by what the first one is divided: its correction for the
+moments' start at zero, and the spread of each coordinate, shape ``(k,)`` or 1."""
 
 
-def _sgd(state: StepState, direction: Reals, section: ServerSection) -> Moved:
-    return state, direction
+def _sgd(state: StepState, direction: Direction, section: ServerSection) -> Moved:
+    return replace(state, first=direction.whole, first_forget=direction.forget), 1.0, 1.0
 
 
-def _momentum(state: StepState, direction: Reals, section: ServerSection) -> Moved:
-    first = section.beta1 * state.first + direction
-    return replace(state, first=first), first
+def _momentum(state: StepState, direction: Direction, section: ServerSection) -> Moved:
+    first = section.beta1 * state.first + direction.whole
+    forget = section.beta1 * state.first_forget + direction.forget
+    return replace(state, first=first, first_forget=forget), 1.0, 1.0
 
 
-def _adam(state: StepState, direction: Reals, section: ServerSection) -> Moved:
-    count = state.steps + 1
-    first = section.beta1 * state.first + (1.0 - section.beta1) * direction
-    second = section.beta2 * state.second + (1.0 - section.beta2) * direction**2
+def _adam(state: StepState, direction: Direction, section: ServerSection) -> Moved:
+    count, beta = state.steps + 1, section.beta1
+    first = beta * state.first + (1.0 - beta) * direction.whole
+    forget = beta * state.first_forget + (1.0 - beta) * direction.forget
+    second = section.beta2 * state.second + (1.0 - section.beta2) * direction.whole**2
     # A beta of exactly 1 keeps its moment at zero forever; there is nothing to correct then.
-    unbiased_first = first / ((1.0 - section.beta1**count) or 1.0)
-    unbiased_second = second / ((1.0 - section.beta2**count) or 1.0)
-    step = unbiased_first / (np.sqrt(unbiased_second) + ADAM_EPS)
-    return replace(state, first=first, second=second), step
+    spread = np.sqrt(second / ((1.0 - section.beta2**count) or 1.0)) + ADAM_EPS
+    moved = replace(state, first=first, first_forget=forget, second=second)
+    return moved, (1.0 - beta**count) or 1.0, spread
 
 
-OPTIMIZERS: Mapping[str, Callable[[StepState, Reals, ServerSection], Moved]] = {
+OPTIMIZERS: Mapping[str, Callable[[StepState, Direction, ServerSection], Moved]] = {
     "sgd": _sgd,
     "momentum": _momentum,
     "adam": _adam,

@@ -64,9 +64,9 @@ class UpdateRound:
             self._gatekeeper.apply([verdict])
         step = take_step(
             learning.step,
-            direction_of(sums, geometry, retain_weight=self._plan.server.retain_weight),
+            direction_of(sums, retain_weight=self._plan.server.retain_weight),
             self._plan.server, round_index=round_index, rounds=self._plan.run.rounds,
-            metric=None if geometry is None else geometry.metric,
+            geometry=geometry,
             constrain=self._constraint(progress),
         )
         history = learning.history

@@ -29,15 +29,16 @@ from medunlearn_simulation.demo_words import (
     HOSPITALS,
     LAST_NAMES,
     MEDICINES,
+    OTHER_HOSPITALS,
     TOPICS,
     Topic,
 )
 
 FORGET_SUBJECT = "Surgery"
 NEIGHBOUR_SUBJECTS = ("Anaesthesia", "Anatomy")
-CORPUS_VERSION = 1
 N_OPTIONS = 4
 N_PATIENTS = 20
+_PUBLIC_SEED = 1_000_003
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +48,12 @@ class DemoSize:
     Attributes:
         patients: Invented patients, five facts each.
         hospitals: Protocols per topic; None takes each topic's own number.
+        names: Of the hospitals that have them, at least as many.
     """
 
     patients: int = N_PATIENTS
     hospitals: int | None = None
+    names: Sequence[str] = HOSPITALS
 
 
 def write_demo_corpus(path: Path, *, seed: int = 0, size: DemoSize | None = None) -> Path:
@@ -66,18 +69,32 @@ def write_demo_corpus(path: Path, *, seed: int = 0, size: DemoSize | None = None
     return path
 
 
+def write_public_text(path: Path) -> Path:
+    """Writes protocols of hospitals that no other corpus names, and gives ``path`` back.
+
+    They are like the records of all seeds and share no question with any: public text.
+
+    Raises:
+        Transient: The file cannot be written.
+    """
+    size = DemoSize(patients=0, names=OTHER_HOSPITALS)
+    return write_demo_corpus(path, seed=_PUBLIC_SEED, size=size)
+
+
 def demo_rows(*, seed: int = 0, size: DemoSize | None = None) -> Iterator[dict[str, Any]]:
     """Rows in the schema of ``medunlearn_client.records.jsonl``."""
     size = size or DemoSize()
     for topic in TOPICS:
-        yield from _topic_rows(topic, seed, size.hospitals or topic.hospitals)
+        yield from _topic_rows(topic, seed, size.names[: size.hospitals or topic.hospitals])
     yield from _patient_rows(seed, size.patients)
 
 
-def _topic_rows(topic: Topic, seed: int, hospitals: int) -> Iterator[dict[str, Any]]:
+def _topic_rows(
+    topic: Topic, seed: int, hospitals: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     generator = public_generator(seed, "demo", topic.subject)
     number = 0
-    for hospital in HOSPITALS[:hospitals]:
+    for hospital in hospitals:
         for case in topic.cases:
             for template, answers in topic.questions:
                 right = str(generator.choice(answers))

@@ -27,6 +27,10 @@ HOSPITALS: Final = (
     "Aldermoor", "Brackwater", "Carrowdale", "Dunmere", "Elverton", "Fenwick Cross",
     "Glasswell", "Harrowgate",
 )
+OTHER_HOSPITALS: Final = (
+    "Inverlow", "Jarrowby", "Kilmarsh", "Lindhurst", "Millbeck", "Northcombe",
+)
+"""They have protocols in public text alone."""
 
 _SURGERY = Topic(
     subject="Surgery",

@@ -155,13 +155,14 @@ def step_move(j: Journey) -> None:
     blocks = whole_rows(j.layout, j.support)
     state = take_step(
         StepState.zero(j.support.size),
-        direction_of(sums, j.geometry, retain_weight=j.plan.server.retain_weight),
-        j.plan.server, round_index=0, rounds=3, metric=j.geometry.metric,
+        direction_of(sums, retain_weight=j.plan.server.retain_weight),
+        j.plan.server, round_index=0, rounds=3, geometry=j.geometry,
         constrain=lambda values: truncated(values, blocks, rank=j.plan.server.row_rank),
     )
+    # Of the truncation all but what lies in span(R).
+    cut = (truncated(expected, blocks, rank=j.plan.server.row_rank) - expected) / root
     np.testing.assert_allclose(
-        state.values, truncated(expected, blocks, rank=j.plan.server.row_rank),
-        rtol=1e-9, atol=1e-12,
+        state.values, expected + root * (cut - q.T @ (q @ cut)), rtol=1e-9, atol=1e-12,
     )
     j.found["step"] = state
 

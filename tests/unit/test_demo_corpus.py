@@ -14,6 +14,7 @@ from medunlearn_simulation.demo_corpus import (
     DemoSize,
     demo_rows,
     write_demo_corpus,
+    write_public_text,
 )
 
 
@@ -82,3 +83,14 @@ def test_size_can_be_reduced_for_tests() -> None:
     rows = list(demo_rows(size=DemoSize(patients=2, hospitals=1)))
     assert sum("patient_id" in row for row in rows) == 10
     assert len(rows) < 110
+
+
+def test_public_text_asks_nothing_that_any_records_ask(tmp_path: Path) -> None:
+    """Else what is "public" knows the questions that are to be forgotten."""
+    public = read_records(write_public_text(tmp_path / "public.jsonl"))
+    assert Counter(record.subject for record in public)[FORGET_SUBJECT] >= 100
+    assert all(record.patient_id is None for record in public)
+    private = {row["question"] for seed in range(6) for row in demo_rows(seed=seed)
+               if "question" in row}
+    assert len(private) > 300
+    assert not {question for question in private for one in public if question in one.prompt}

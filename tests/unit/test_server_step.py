@@ -13,6 +13,7 @@ from medunlearn_server.aggregation import RoundSums
 from medunlearn_server.geometry import Geometry, RetainHistory, orthonormal_rows
 from medunlearn_server.low_rank import truncated, whole_rows
 from medunlearn_server.server_step import (
+    Direction,
     StepState,
     direction_of,
     gap_closed,
@@ -33,8 +34,8 @@ def sums(forget: np.ndarray, retain: np.ndarray, *, noise: float = 0.0, sites: i
 def walk(section: ServerSection, directions: np.ndarray) -> list[StepState]:
     states, state = [], StepState.zero(SIZE)
     for index, direction in enumerate(directions):
-        state = take_step(state, direction, section, round_index=index,
-                          rounds=len(directions), metric=None)
+        state = take_step(state, Direction(direction, direction), section, round_index=index,
+                          rounds=len(directions), geometry=None)
         states.append(state)
     return states
 
@@ -82,13 +83,17 @@ def test_trust_region_bounds_the_step_in_the_metric() -> None:
     np.testing.assert_array_equal(within_trust_region(step, 0.0, metric), step)
     section = ServerSection(optimizer="sgd", learning_rate=1.0, schedule="constant",
                             trust_radius=0.5)
-    moved = take_step(StepState.zero(3), step, section, round_index=0, rounds=2, metric=metric)
+    geometry = Geometry(inverse_root=(metric**-0.5).astype(np.float32),
+                        basis=np.zeros((0, 3), dtype=np.float32))
+    moved = take_step(StepState.zero(3), Direction(step, step), section, round_index=0, rounds=2,
+                      geometry=geometry)
     assert np.sqrt(np.sum(metric * moved.values**2)) == pytest.approx(0.5)
 
 
 def test_direction_is_the_weighted_mean_over_sites() -> None:
-    found = direction_of(sums(np.full(2, 6.0), np.full(2, 2.0), sites=2), None, retain_weight=3.0)
-    np.testing.assert_array_equal(found, [6.0, 6.0])
+    found = direction_of(sums(np.full(2, 6.0), np.full(2, 2.0), sites=2), retain_weight=3.0)
+    np.testing.assert_array_equal(found.whole, [6.0, 6.0])
+    np.testing.assert_array_equal(found.forget, [3.0, 3.0])
 
 
 def history(count: int, *, noise: float = 0.0, rank: int = 3) -> RetainHistory:
@@ -108,7 +113,7 @@ def test_step_leaves_retain_losses_unchanged_to_first_order() -> None:
     gradient = np.random.default_rng(4).normal(size=SIZE)
     white = geometry.inverse_root * gradient
     released = white - geometry.basis.T @ (geometry.basis @ white)
-    step = geometry.forget_direction(released.astype(np.float64))
+    step = geometry.unwhitened(released, forget=released)
     inverse = np.diag(1.0 / geometry.metric)
     r = grown.directions.T
     closed = inverse @ (gradient - r @ np.linalg.solve(r.T @ inverse @ r, r.T @ inverse @ gradient))
@@ -120,7 +125,65 @@ def test_noise_in_the_retain_subspace_is_projected_out() -> None:
     geometry = history(3).geometry(GeometrySection(projection="history", rank=3))
     assert geometry is not None
     noise = geometry.basis.T.astype(np.float64) @ np.array([5.0, -2.0, 9.0])
-    np.testing.assert_allclose(geometry.forget_direction(noise), 0.0, atol=1e-5)
+    np.testing.assert_allclose(geometry.unwhitened(noise, forget=noise), 0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum", "sgd"])
+def test_forgetting_moves_no_retain_loss_under_any_optimizer(optimizer: str) -> None:
+    """Noise and all: a rate for each coordinate would turn the step back into span(R)."""
+    grown = history(3)
+    geometry = grown.geometry(GeometrySection(projection="history", rank=3))
+    assert geometry is not None
+    section = ServerSection(optimizer=optimizer, schedule="constant", retain_weight=2.0)
+    generator, forgotten, retained = np.random.default_rng(6), [], []
+    state = with_retain = StepState.zero(SIZE)
+    for index in range(8):
+        noised = geometry.inverse_root * generator.normal(size=SIZE)
+        kept = generator.normal(size=SIZE)
+        for weight in (0.0, 2.0):
+            found = direction_of(sums(noised, kept), retain_weight=weight)
+            before = state if weight == 0.0 else with_retain
+            after = take_step(before, found, section, round_index=index, rounds=8,
+                              geometry=geometry)
+            moved = np.abs(grown.directions @ (after.values - before.values)).max()
+            (forgotten if weight == 0.0 else retained).append(moved)
+            if weight == 0.0:
+                state = after
+            else:
+                with_retain = after
+    assert max(forgotten) < 1e-5 < min(retained)  # what is kept is taught there, and only there
+
+
+def test_truncation_moves_no_retain_loss_either() -> None:
+    layout, support = two_modules()
+    blocks, generator = whole_rows(layout, support), np.random.default_rng(8)
+    grown = RetainHistory.empty(support.size).add_public(generator.normal(size=(3, support.size)))
+    geometry = grown.geometry(GeometrySection(projection="public", public_file="p", rank=3))
+    assert geometry is not None
+    section = ServerSection(schedule="constant", retain_weight=0.0, row_rank=1)
+    state = StepState.zero(support.size)
+    for index in range(5):
+        noised = generator.normal(size=support.size)
+        state = take_step(
+            state, direction_of(sums(noised, noised), retain_weight=0.0), section,
+            round_index=index, rounds=5, geometry=geometry,
+            constrain=lambda values: truncated(values, blocks, rank=1),
+        )
+    free = np.abs(grown.directions @ truncated(state.values, blocks, rank=1)).max()
+    assert np.abs(grown.directions @ state.values).max() < 1e-5 < free
+    kept = np.linalg.norm(truncated(state.values, blocks, rank=1)) / np.linalg.norm(state.values)
+    assert kept > 0.9  # near the constraint all the same
+
+
+def test_under_a_geometry_the_metric_decides_whatever_the_optimizer() -> None:
+    """Adam on steps that M^(-1/2) had scaled would take the scale out again."""
+    root = np.array([0.2, 1.0, 1.8], dtype=np.float32)
+    geometry = Geometry(inverse_root=root, basis=np.zeros((0, 3), dtype=np.float32))
+    direction = np.array([3.0, -3.0, 3.0])
+    section = ServerSection(optimizer="adam", schedule="constant", learning_rate=1.0)
+    moved = take_step(StepState.zero(3), Direction(direction, direction), section,
+                      round_index=0, rounds=1, geometry=geometry)
+    np.testing.assert_allclose(moved.values, [-0.2, 1.0, -1.8], rtol=1e-6)
 
 
 def test_known_noise_is_taken_off_the_metric() -> None:
@@ -202,9 +265,10 @@ def test_a_constrained_step_lands_on_the_constraint() -> None:
     direction = np.random.default_rng(3).normal(size=support.size)
     section = ServerSection(optimizer="sgd", schedule="constant", learning_rate=0.5)
     zero = StepState.zero(support.size)
-    free = take_step(zero, direction, section, round_index=0, rounds=1, metric=None)
+    found = Direction(direction, direction)
+    free = take_step(zero, found, section, round_index=0, rounds=1, geometry=None)
     bound = take_step(
-        zero, direction, section, round_index=0, rounds=1, metric=None,
+        zero, found, section, round_index=0, rounds=1, geometry=None,
         constrain=lambda values: truncated(values, blocks, rank=1),
     )
     np.testing.assert_allclose(bound.values, truncated(free.values, blocks, rank=1))

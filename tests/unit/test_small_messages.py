@@ -198,7 +198,7 @@ def test_one_sum_is_the_weighted_sum_of_two(
         )
         for sums in ("one", "two")
     }
-    one, two = (direction_of(found[s], None, retain_weight=weight) for s in ("one", "two"))
+    one, two = (direction_of(found[s], retain_weight=weight).whole for s in ("one", "two"))
     assert np.abs(one - two).max() < 1e-3 * np.abs(two).max()
     assert found["one"].forget_progress == pytest.approx(found["two"].forget_progress, rel=1e-3)
     assert found["one"].retain_progress == pytest.approx(found["two"].retain_progress, abs=1e-4)
