@@ -94,7 +94,6 @@ def require_confirmed(
         Whether it was compared; False means trust on first use.
 
     Raises:
-        Rejected: none; the caller's own check says so in its words.
         Misconfigured: FINGERPRINT_DIFFERS, FINGERPRINT_FORM, FINGERPRINT_UNCONFIRMED.
     """
     if told is None and first_use:

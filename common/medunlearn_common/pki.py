@@ -231,7 +231,8 @@ def require_authority(certificate: x509.Certificate) -> None:
     except (x509.ExtensionNotFound, ValueError):
         pass
     raise Rejected("TLS_NO_AUTHORITY", "a certificate in place of the authority's is none of an "
-                   "authority", "ask the coordinator for a new invitation")
+                   "authority", "ask the coordinator for a new invitation, or for a refresh file "
+                   "(medunlearn hospital join --refresh FILE) if this hospital takes part already")
 
 
 def require_server_chain(
@@ -262,7 +263,8 @@ def require_server_chain(
         if _covers(leaf, subject):
             raise Rejected("TLS_OTHER_CA", "the certificate does not lead to the federation's own "
                            "authority", "somebody stands in between, or the coordinator has a new "
-                           "authority: ask for a new invitation") from error
+                           "authority: ask for its refresh file, then medunlearn hospital join "
+                           "--refresh FILE") from error
         raise Rejected("TLS_NAME", f"the certificate is not made out to {name}",
                        f"add it to [tls] names in coordinator.toml; {_HINT_ROTATE}") from error
 

@@ -34,6 +34,7 @@ SOON_DAYS = 30.0
 FREE_BYTES = 5 << 30
 # Flower refuses nodes whose clock is more than 5 s ahead or 300 s behind.
 AHEAD_S, BEHIND_S, NOTICED_S = 5.0, 300.0, 2.0
+_HINT_ROTATE = "replace it; a hospital: medunlearn hospital rotate"
 _HINT_CLOCK = "set the clock by NTP (timedatectl set-ntp true); nodes with a wrong one are refused"
 
 
@@ -80,7 +81,9 @@ def check_modes(folder: Path) -> Iterator[Finding]:
     loose = loose_files(folder)
     for name, mode in loose:
         yield problem("KEY_FILE_MODE", f"{name} has mode {mode:04o}: others can reach it",
-                      f"chmod go-rwx {folder / name}; if others could have read it, replace it")
+                      f"chmod go-rwx {folder / name}; if others could have read a key, have it "
+                      "revoked (a hospital's: medunlearn coordinator revoke) and come back with a "
+                      "new invitation")
     writable = writable_files(folder)
     for name, mode in writable:
         yield problem("FILE_WRITABLE", f"{name} has mode {mode:04o}: others can change it",
@@ -147,9 +150,9 @@ def _own_entry(valid_from: int, valid_until: int, now: float) -> Iterator[Findin
     left = (valid_until - now) / 86_400
     if not valid_from - 300 <= now <= valid_until:
         yield problem("KEY_EXPIRED", "this party's key is not valid now",
-                      "check the clock; else rotate the key")
+                      f"check the clock; else {_HINT_ROTATE}")
     elif left < SOON_DAYS:
-        yield warning("KEY_SOON", f"this party's key expires in {left:.0f} days", "rotate it")
+        yield warning("KEY_SOON", f"this party's key expires in {left:.0f} days", _HINT_ROTATE)
     else:
         yield ok("ROSTER_ENTRY", f"the roster names this very key, good for {left:.0f} days")
 

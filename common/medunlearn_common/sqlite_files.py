@@ -94,6 +94,7 @@ class DurableDatabase:
         except (sqlite3.Error, OSError) as error:
             raise Transient(
                 self._code, f"{self._name} cannot be read or written: {error}",
-                "free disk space or restore the file from its backup, then resume; "
-                "nothing was sent",
+                "free disk space or mend the file's permissions; nothing was sent. A damaged file "
+                "is kept as evidence and never replaced by an older copy, which forgets what "
+                "happened since: docs/backup.md, 'History is missing'",
             ) from error

@@ -135,8 +135,8 @@ def _corrupt(why: str) -> Misconfigured:
     return Misconfigured(
         "CHECKPOINT_CORRUPT",
         f"the run's checkpoint cannot be used: {why}",
-        "restore checkpoint.bin from a backup of the run folder, or start a new run; "
-        "checkpoint.previous.bin is the state one round earlier",
+        "keep it as evidence and start a new run. An older checkpoint asks sites for rounds that "
+        "they have closed, and checkpoint.previous.bin does so too once anybody was asked for more",
     )
 
 

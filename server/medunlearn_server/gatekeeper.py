@@ -57,8 +57,10 @@ class Gatekeeper:
                 raise Rejected(
                     f"GATE_{verdict.gate.upper()}",
                     f"{verdict.detail}; nothing was published, an earlier adapter stays in place",
-                    "find the cause first; a named person may override it with "
-                    f"--override-gate {verdict.gate} --by NAME --because REASON",
+                    "find the cause first: gates.json has all figures. A deployed run is stopped, "
+                    "and another plan launched; in a simulation a named person may override it: "
+                    f"medunlearn simulate --resume DIR --override-gate {verdict.gate} --by NAME "
+                    "--because REASON",
                 )
         return judged
 

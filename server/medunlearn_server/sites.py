@@ -219,7 +219,8 @@ class Sites:
         if request_digest(build(attempt.cut.sites[0], False)) != attempt.cut.binding.request:
             raise Misconfigured(
                 "CHECKPOINT_CORRUPT", "what was about to be opened is not what comes next",
-                "restore the run's folder from its backup, or start a new run",
+                "if an older checkpoint was put in place, put the newest back; else start a new "
+                "run, for sites have closed what an older one asks for",
             )
         return self._open(attempt, found)
 

@@ -66,7 +66,7 @@ def _in_runs(registry: Registry) -> str:
     """Requests that wait for nothing, as a run that may have stopped has them."""
     return "".join(
         f"; request(s) {', '.join(map(str, numbers))} are in run {run}: resume it, or take them "
-        "back with `medunlearn erasure reopen NUMBER`"
+        "back with `medunlearn erasure reopen NUMBER --reason … --author …`"
         for run, numbers in requests_by_run(registry).items()
     )
 

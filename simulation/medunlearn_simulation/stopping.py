@@ -87,7 +87,7 @@ def _stay(numbers: Sequence[int], folder: RunFolder) -> str:
     return (
         f"its erasure requests ({', '.join(map(str, numbers))}) stay in_run until it is resumed "
         f"with `{_resume(folder)}`, or given up with `{command_name()} erasure reopen NUMBER "
-        "--reason …`"
+        "--reason … --author …`"
     )
 
 

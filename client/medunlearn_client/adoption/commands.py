@@ -97,7 +97,7 @@ def measure(
     if claim is not None and (most or not found.forget.n or not found.retain.n):
         typer.echo("a part of the records, or an empty set, marks no request: measure again "
                    "without --most, or take requests back with `medunlearn erasure reopen NUMBER "
-                   "--reason …`")
+                   "--reason … --author …`")
     typer.echo("kept in this folder; say what you think of it with countersign or object")
 
 

@@ -62,7 +62,7 @@ def checked_for_requests(hospital: AdoptionHospital, run_id: str) -> CheckedRun:
             error.code, error.message,
             f"erasure request(s) {', '.join(map(str, numbers))} are in it. When it has finished, "
             "ask the coordinator to publish it; if it failed or was stopped for good: medunlearn "
-            "erasure reopen NUMBER --reason … for each, and the next run takes them",
+            "erasure reopen NUMBER --reason … --author … for each, and the next run takes them",
         ) from error
 
 

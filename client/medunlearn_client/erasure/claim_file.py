@@ -91,7 +91,8 @@ def damaged(file: Path) -> Misconfigured:
     """The error for a file that says nothing of a run's requests any more."""
     return Misconfigured(
         "RUN_FILE_INVALID", f"{file} is damaged",
-        "reopen its requests with `medunlearn erasure reopen` and start a new run",
+        "reopen its requests with `medunlearn erasure reopen NUMBER --reason … --author …` and "
+        "start a new run",
     )
 
 

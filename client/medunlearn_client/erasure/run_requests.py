@@ -100,7 +100,8 @@ class RunRequests:
         for other, numbers in requests_by_run(registry).items():
             _LOG.warning(
                 "erasure request(s) %s are with run %s and not in this one, which leaves their "
-                "records out; if that was given up: medunlearn erasure reopen NUMBER --reason …",
+                "records out; if that was given up: medunlearn erasure reopen NUMBER --reason … "
+                "--author …",
                 ", ".join(map(str, numbers)), other)
 
     def settings(self, run_id: str) -> SiteConfig:

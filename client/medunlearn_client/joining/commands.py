@@ -23,7 +23,7 @@ from medunlearn_common.enrolment import open_enrolment
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.founding import require_confirmed
-from medunlearn_common.identity.commands import PassphraseOption
+from medunlearn_common.identity.commands import NewPassphraseOption
 from medunlearn_common.invitation import invitation_fingerprint, open_invitation
 from medunlearn_common.party_folder import HERE, PartyFolder
 from medunlearn_common.plan.sections import DataSection
@@ -43,7 +43,7 @@ def init(
         "--data", help="A file or folder of records; else set it in site.toml.")] = None,
     record_format: Annotated[str, typer.Option("--format", help="What its rows mean.")] = "auto",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    passphrase_file: PassphraseOption = None,
+    passphrase_file: NewPassphraseOption = None,
 ) -> None:
     """Make this hospital's folder from an invitation: keys, policy, settings, service file.
 

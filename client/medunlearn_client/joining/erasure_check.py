@@ -61,8 +61,8 @@ def erasure_findings(folder: Path, site: SiteConfig) -> Iterator[Finding]:
             "ERASURE_IN_RUN", f"erasure request(s) {_listed(numbers)} are in run {run}; other "
             "runs leave their records out",
             f"once it is in the inbox: medunlearn hospital measure {run}; if it failed or was "
-            "stopped for good: medunlearn erasure reopen NUMBER --reason …, and the next run takes "
-            "them")
+            "stopped for good: medunlearn erasure reopen NUMBER --reason … --author …, and the "
+            "next run takes them")
     waiting = waiting_requests(registry)
     if waiting:
         yield ok("ERASURE_VALIDATED",
@@ -101,7 +101,7 @@ def _data_findings(
             "ERASURE_RECORDS_MISSING", f"the data lack what request(s) {_listed(lacking)} were "
             "found with: this hospital would refuse every run",
             "name the files that they were found in in [data] files, or medunlearn erasure "
-            "withdraw NUMBER and add it anew")
+            "withdraw NUMBER --reason … --author …, and add it anew")
 
 
 def _missing(folder: Path, registry: Path, error: Misconfigured) -> Finding:

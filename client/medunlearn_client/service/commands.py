@@ -48,7 +48,10 @@ def stop(
     folder: PartyFolder = HERE,
     deadline_s: Annotated[float, typer.Option(help="Longest wait, in seconds.")] = 3600.0,
 ) -> None:
-    """End the service of this folder, once the answer under way is given."""
+    """End the service of this folder, once the answer under way is given.
+
+    systemd starts it again after 20 s. To keep it down: systemctl stop medunlearn-hospital.
+    """
     from medunlearn_client.service.node import stop_service
 
     found = stop_service(HospitalPaths(folder=folder.resolve()), deadline_s=deadline_s)

@@ -292,7 +292,8 @@ def _require_only_service(paths: HospitalPaths) -> int:
     except OSError as error:
         os.close(descriptor)
         raise Misconfigured("SERVICE_RUNNING", "a service runs for this folder already",
-                            "medunlearn hospital stop") from error
+                            "medunlearn hospital stop; under systemd, which would start it "
+                            "again: systemctl stop medunlearn-hospital") from error
     os.ftruncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode("ascii"))
     return descriptor

@@ -196,8 +196,9 @@ class AuditLog:
                 "AUDIT_LOG_DAMAGED",
                 f"the audit log {self._path.name} is read-only: record {self.damage.index} is "
                 f"the first bad one ({self.damage.why})",
-                "keep the file as evidence, restore it from its backup, and find out who wrote "
-                "to it",
+                "keep the file as evidence, find out who wrote to it, and look for its newest "
+                "copy: docs/backup.md, 'History is missing'. Never put an older copy in place: "
+                "the log would fork",
             )
 
     def catch_up(self) -> None:

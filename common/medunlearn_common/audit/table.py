@@ -83,7 +83,8 @@ def connected(path: Path) -> Iterator[sqlite3.Connection]:
             raise _unavailable(path, name) from None
         raise Rejected(
             "AUDIT_LOG_DAMAGED", f"{path.name} is no sound log ({name or 'unreadable text'})",
-            "keep the file as evidence and restore it from its backup",
+            "keep the file as evidence and look for its newest copy: docs/backup.md, 'History is "
+            "missing'. Never put an older copy in place: the log would fork",
         ) from None
 
 

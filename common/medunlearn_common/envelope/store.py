@@ -236,8 +236,8 @@ def read_locks(path: Path) -> list[RunLock]:
             return _locks(connection) if made else []
     except (sqlite3.Error, OSError) as error:
         raise Transient(
-            _CODE, f"{path.name} cannot be read: {error}", "mend its permissions, make room on a "
-            "full disk, or restore the file from its backup") from error
+            _CODE, f"{path.name} cannot be read: {error}", "mend its permissions, or make room on "
+            "a full disk; never put an older copy in place (docs/backup.md)") from error
 
 
 def require_lock(lock: RunLock, *, plan: bytes, coordinator: str) -> None:

@@ -38,6 +38,10 @@ ENTRY_SUFFIX = ".entry"
 PassphraseOption = Annotated[
     Path | None, typer.Option("--passphrase-file", help="File (0600) with the passphrase; else "
                               "MEDUNLEARN_PASSPHRASE, else it is asked for.")]
+NewPassphraseOption = Annotated[
+    Path | None, typer.Option("--passphrase-file", help="File (0600) with the passphrase, needed "
+                              "again at each start; else MEDUNLEARN_PASSPHRASE, else a random one "
+                              "is written to trust/passphrase, which no backup holds.")]
 DaysOption = Annotated[int, typer.Option("--days", min=1, max=3650, help="Validity of the key.")]
 
 

@@ -48,8 +48,8 @@ def open_private_file(path: Path) -> bytes:
             raise Misconfigured(
                 "KEY_FILE_MODE",
                 f"{path.name} has mode {stat.S_IMODE(facts.st_mode):04o}; others can reach it",
-                f"chmod 600 {path.name}; if others could read it, replace the key "
-                "(medunlearn keys rotate) and revoke the old one",
+                f"chmod 600 {path.name}; if others could read it, have the key revoked (a "
+                "hospital's: medunlearn coordinator revoke) and come back with a new invitation",
             )
         return stream.read()
 

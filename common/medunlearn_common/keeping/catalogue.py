@@ -4,9 +4,10 @@
 class          files                                      put back from an old copy
 =============  =========================================  ========================================
 settings       keys, certificates, roster, configuration, yes
-               invitation, enrolment, supports of runs
+               invitation, enrolment, supports of runs,
+               erasure registry with its key
 history        ledger, envelope store, audit logs,        never over or behind what is there; where
-               registries, checkpoints                    nothing is left only with a mark
+               registry of runs, checkpoints              nothing is left only with a mark
 of the moment  share journal, nodes that are let in,      never: not even copied, but for a move to
                open invitations                           another machine
 not kept       passphrase, sockets, logs, Flower's state  -

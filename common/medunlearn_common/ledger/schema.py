@@ -133,7 +133,9 @@ def damaged(what: str) -> Transient:
     """The error for a file that SQLite can read and that is nevertheless wrong."""
     return Transient(
         "LEDGER_DAMAGED", f"the privacy ledger is not what was written: {what}",
-        "restore the file from its backup; until then nothing is released",
+        "keep the file as evidence and look for its newest copy (the disk, a snapshot): "
+        "docs/backup.md, 'History is missing'. Never put an older copy in place: it forgets what "
+        "was spent. Until then nothing is released",
     )
 
 

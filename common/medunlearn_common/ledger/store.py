@@ -108,8 +108,9 @@ class PrivacyLedger:
             raise Transient(
                 "LEDGER_UNAVAILABLE",
                 f"the privacy ledger {self._path.name} cannot be read or written: {error}",
-                "free disk space or restore the file from its backup, then resume; "
-                "nothing was released",
+                "free disk space or mend the file's permissions; nothing was released. A damaged "
+                "file is kept as evidence and never replaced by an older copy, which forgets what "
+                "was spent: docs/backup.md, 'History is missing'",
             ) from error
 
     def charge(

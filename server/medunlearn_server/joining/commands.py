@@ -16,7 +16,7 @@ from medunlearn_common.enrolment import Enrolment, open_leave
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.founding import require_confirmed
-from medunlearn_common.identity.commands import PassphraseOption
+from medunlearn_common.identity.commands import NewPassphraseOption
 from medunlearn_common.invitation import federation_fingerprint
 from medunlearn_common.model_files import model_digest, tokenizer_digest
 from medunlearn_common.naming import require_name
@@ -63,7 +63,7 @@ def init(
         "--certificate", help="Chain of an institution's certificate for this machine.")] = None,
     key: Annotated[Path | None, typer.Option("--key", help="Its key.")] = None,
     authority: Annotated[Path | None, typer.Option("--authority", help="Its authority.")] = None,
-    passphrase_file: PassphraseOption = None,
+    passphrase_file: NewPassphraseOption = None,
 ) -> None:
     """Make a coordinator's folder: keys, certificates, configuration, service file.
 
@@ -282,7 +282,8 @@ def doctor(folder: PartyFolder = HERE, as_json: JsonOption = False) -> None:
 
     Versions, file modes and disk, certificates, trust and roster, ports and clock.
 
-    Nothing is changed. The exit status is 2 if there is a problem; warnings are for you to judge.
+    Changed is one thing: who is let in is set anew by roster, enrolments and revocations
+    (nodes/). The exit status is 2 if there is a problem; warnings are for you to judge.
 
     Examples:
 

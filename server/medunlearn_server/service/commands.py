@@ -168,7 +168,7 @@ def stop(run_id: Annotated[str, typer.Argument(help="Name of the run.")], folder
         else "is stopped" if run.state == "stopped" else "stops for good"))
     if not publishing:
         typer.echo("tell the hospitals: erasure requests that they had in it wait for a word of "
-                   "theirs, medunlearn erasure reopen NUMBER")
+                   "theirs, medunlearn erasure reopen NUMBER --reason … --author …")
 
 
 def _chosen(client: ControlClient, run_id: str) -> str:

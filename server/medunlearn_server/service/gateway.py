@@ -10,11 +10,12 @@ Guarantees:
     * No answer is a 500: that would end a node's loop while its process lives on. A SuperLink
       that fails, is away or too slow is 502, 503 or 504, which nodes try again.
     * Body sizes, silence, duration and number of exchanges are bounded, the number also for each
-      hospital. Nothing is buffered whole: the slower side sets the pace.
+      hospital. Nothing is buffered whole but looks for messages and their answers: else the
+      slower side sets the pace.
 
 A look for messages that finds none is held open until there is one, or for ``HOLD_S``: nodes
 sleep three seconds after an empty answer, which would cost seconds with each exchange. A site
-may put nginx or Caddy here instead (docs/deploy.md); only that is lost then.
+may put nginx or Caddy here instead (docs/decisions/0017); what is lost then stands there.
 """
 
 from __future__ import annotations
