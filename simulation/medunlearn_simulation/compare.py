@@ -57,7 +57,11 @@ FIGURES: tuple[Figure, ...] = (
         verdict="Forgotten",
     ),
     Figure(name="… of a model never taught", read=lambda r: percent(r.forget.accuracy_retrained)),
-    Figure(name="forget exact after", read=lambda r: percent(r.forget.exact_after)),
+    Figure(
+        name="forget exact after",
+        read=lambda r: percent(r.forget.exact_after),
+        verdict="Forgotten",  # of both kinds of answer
+    ),
     Figure(name="… of a model never taught", read=lambda r: percent(r.forget.exact_retrained)),
     Figure(
         name="retain preservation", read=lambda r: percent(r.retain.preservation), verdict="Kept"

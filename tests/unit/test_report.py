@@ -29,7 +29,7 @@ from medunlearn_common.pages.formatting import (
 from medunlearn_common.pages.scales import Frame, nice_ticks
 from medunlearn_simulation.compare import compare
 from medunlearn_simulation.report import render_report, write_report
-from medunlearn_simulation.report.sections import gate_rows
+from medunlearn_simulation.report.sections import gate_rows, site_rows
 from medunlearn_simulation.report.statement import privacy_statement
 from medunlearn_simulation.report.verdicts import headline_sentence, headline_verdicts
 from medunlearn_simulation.result import validate_result
@@ -130,6 +130,49 @@ def test_what_is_kept_by_ranking_alone_does_not_pass_for_kept(data: dict[str, An
     assert kept.detail.endswith("→ 0.0\u202f%") and "word for word" in kept.detail
 
 
+def test_kept_records_of_both_kinds_are_shown_as_they_are_judged(data: dict[str, Any]) -> None:
+    """Ten have options and are ranked right as before; the other 990 are lost."""
+    data["retain"] |= {
+        "n": 1000, "n_ranked": 10, "accuracy_before": 1.0, "accuracy_after": 1.0,
+        "answered_before": 1.0, "answered_after": 0.01, "preservation": 0.01,
+    }
+    kept = next(
+        card for card in headline_verdicts(validate_result(data)) if card.title == "Kept")
+    assert kept.status == "missed"
+    assert kept.detail.startswith("retain accuracy 100.0\u202f% → 1.0\u202f%; word for word")
+
+
+def test_a_hospital_with_records_of_both_kinds_is_shown_record_by_record(
+    data: dict[str, Any]
+) -> None:
+    data["retain"]["by_site"]["0"] |= {
+        "answered_before": 0.9, "answered_after": 0.1, "answered_retrained": 0.8}
+    row = next(row for row in site_rows(validate_result(data)) if row.site == 0)
+    assert row.retain == (0.9, 0.1, 0.8)
+    assert row.forget[1] == data["forget"]["by_site"]["0"]["accuracy_after"]
+
+
+def test_what_is_forgotten_by_ranking_alone_does_not_pass_for_forgotten(
+    data: dict[str, Any]
+) -> None:
+    said_word_for_word(data)
+    result = validate_result(data)
+    forgotten = next(card for card in headline_verdicts(result) if card.title == "Forgotten")
+    assert "word for word 100.0\u202f% → 98.0\u202f%, never taught 0.0\u202f%" in forgotten.detail
+    assert "98.0\u202f% are still said word for word (by that model: 0.0\u202f%)" in (
+        headline_sentence(result))
+
+
+@pytest.mark.parametrize(("after", "retrained", "status"), [
+    (0.05, 0.0, "reached"), (0.051, 0.0, "missed"), (0.0, 0.3, "reached"), (0.3, 0.25, "reached"),
+])
+def test_exact_answers_may_be_as_many_as_a_model_never_taught_gives(
+    data: dict[str, Any], after: float, retrained: float, status: str
+) -> None:
+    data["forget"].update(exact_after=after, exact_retrained=retrained)
+    assert statuses(data)["Forgotten"] == status
+
+
 def test_text_of_the_result_is_escaped(data: dict[str, Any]) -> None:
     data["run"]["task"] = "<script>alert(1)</script>"
     data["plan"] = "</pre><img src=x onerror=alert(1)>"
@@ -162,6 +205,11 @@ def without_options(data: dict[str, Any]) -> None:
     for key in data["relearning"]:
         if "accuracy" in key:
             data["relearning"][key] = None
+
+
+def said_word_for_word(data: dict[str, Any]) -> None:
+    """Ranking as never taught, of the few records with options; the others are still known."""
+    data["forget"].update(exact_before=1.0, exact_after=0.98, exact_retrained=0.0, exact_gap=0.98)
 
 
 def bare(data: dict[str, Any]) -> None:
@@ -233,6 +281,9 @@ def test_verdicts_follow_the_targets(data: dict[str, Any]) -> None:
         (lambda d: d["model"].update(changed_fraction=0.0011), "Parameters changed", "missed"),
         (lambda d: d["relearning"].update(accuracy_after=0.3), "After relearning", "reached"),
         (never_retrained, "Forgotten", "open"),
+        (said_word_for_word, "Forgotten", "missed"),
+        (lambda d: (without_options(d), said_word_for_word(d)), "Forgotten", "missed"),
+        (without_options, "Forgotten", "reached"),
         (never_retrained, "Membership attack", "open"),
         (bare, "Privacy of the updates", "open"),
         (with_patients, "Identifiers leaked", "missed"),

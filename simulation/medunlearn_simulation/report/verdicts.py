@@ -17,7 +17,7 @@ from medunlearn_common.pages.formatting import (
     points,
     scientific,
 )
-from medunlearn_simulation.result_schema import RunResult
+from medunlearn_simulation.result_schema import ForgetSection, RunResult
 
 Status = Literal["reached", "missed", "open"]
 
@@ -71,6 +71,11 @@ def headline_sentence(result: RunResult) -> str:
             f"The forgotten questions are now answered right {percent(after)} of the time; "
             f"a model that never saw them reaches {percent(gold)}"
         )
+    if forget.accuracy_after is not None and _said_as_never_taught(forget) is False:
+        first += (
+            f". {percent(forget.exact_after)} are still said word for word "
+            f"(by that model: {percent(forget.exact_retrained)})"
+        )
     exact = result.retain.exact_preservation
     word_for_word = f" ({percent(exact)} word for word)" if exact not in (None, kept) else ""
     return f"{first}. Of what was to be kept, {percent(kept)} is left{word_for_word}."
@@ -81,32 +86,55 @@ def _judge(passed: bool | None) -> Status:
 
 
 def _forgotten(result: RunResult) -> Verdict:
+    """Judged twice: an answer that loses against other options may still be said word for word."""
     forget = result.forget
-    passed: bool | None = None
-    if forget.gap is not None and forget.accuracy_after is not None:
-        floor = (forget.chance or 0.0) - MAX_BELOW_CHANCE
-        passed = forget.gap <= MAX_GAP + ROUNDING and forget.accuracy_after >= floor - ROUNDING
-    before = forget.accuracy_before if forget.gap is not None else forget.exact_before
-    after = forget.accuracy_after if forget.gap is not None else forget.exact_after
-    gold = forget.accuracy_retrained if forget.gap is not None else forget.exact_retrained
+    ranked = forget.accuracy_after is not None
+    exact = f"{percent(forget.exact_before)} → {percent(forget.exact_after)}"
+    gold = f"never taught {percent(forget.exact_retrained)}"
+    target = f"within {points(MAX_GAP)} of a model never taught"
+    if ranked:
+        value = percent(forget.accuracy_after)
+        detail = (
+            f"before {percent(forget.accuracy_before)}, "
+            f"never taught {percent(forget.accuracy_retrained)}, "
+            f"guessing {percent(forget.chance, 0)}; word for word {exact}, {gold}"
+        )
+        target += (
+            f", and not below guessing by more than {100 * MAX_BELOW_CHANCE:.0f}; "
+            f"word for word at most {points(MAX_GAP)} above it"
+        )
+    else:
+        value, detail = percent(forget.exact_after), f"word for word {exact}, {gold}"
+        target = f"at most {points(MAX_GAP)} above a model never taught"
+    checks = [_said_as_never_taught(forget)]
+    if ranked:
+        checks.append(_ranked_as_never_taught(forget))
+    passed = False if False in checks else None if None in checks else True
     return Verdict(
-        title="Forgotten",
-        value=percent(after),
-        detail=f"before {percent(before)}, never taught {percent(gold)}, "
-        f"guessing {percent(forget.chance, 0)}",
-        target=f"within {points(MAX_GAP)} of a model never taught, and not below guessing "
-        f"by more than {100 * MAX_BELOW_CHANCE:.0f}",
-        status=_judge(passed),
+        title="Forgotten", value=value, detail=detail, target=target, status=_judge(passed)
     )
+
+
+def _ranked_as_never_taught(forget: ForgetSection) -> bool | None:
+    """From either side; None without a retrained model, or where nothing has options."""
+    if forget.gap is None or forget.accuracy_after is None:
+        return None
+    floor = (forget.chance or 0.0) - MAX_BELOW_CHANCE
+    return forget.gap <= MAX_GAP + ROUNDING and forget.accuracy_after >= floor - ROUNDING
+
+
+def _said_as_never_taught(forget: ForgetSection) -> bool | None:
+    """Exact answers, at most so many; None without a retrained model."""
+    if forget.exact_after is None or forget.exact_retrained is None:
+        return None
+    return forget.exact_after - forget.exact_retrained <= MAX_GAP + ROUNDING
 
 
 def _kept(result: RunResult) -> Verdict:
     kept, retain = result.retain.preservation, result.retain
-    ranked = retain.accuracy_before is not None
-    before = retain.accuracy_before if ranked else retain.exact_before
-    after = retain.accuracy_after if ranked else retain.exact_after
+    before, after, _ = retain.answered()
     detail = f"retain accuracy {percent(before)} → {percent(after)}"
-    if ranked:  # the easier half to lose: who still picks the answer may no longer say it
+    if retain.accuracy_before is not None:  # the easier half to lose: who still picks the answer may no longer say it
         exact = f"{percent(retain.exact_before)} → {percent(retain.exact_after)}"
         detail += f"; word for word {exact}"
     return Verdict(
