@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunlearn_client.site_config import SITE_FILE, SITE_TOML, read_site_config
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.reading import read_plan
 from medunlearn_common.plan.sections import Plan
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 PlanOption = Annotated[
     Path | None,
-    typer.Option("--plan", help="Plan whose \\[data] section says how to read; needed where "
-                 "columns have names of your own."),
+    typer.Option("--plan", help="Plan, or a hospital's site.toml, whose \\[data] section says how "
+                 "to read; needed where columns have names of your own."),
 ]
 FormatOption = Annotated[
     str | None, typer.Option("--format", help="What the rows mean, if not recognised.")
@@ -47,13 +48,14 @@ def reading_of(
     """The command line over the plan over what the files show by themselves.
 
     Raises:
-        Misconfigured: DATA_FILE_MISSING if neither names a file, or a code of :func:`read_plan`.
+        Misconfigured: DATA_FILE_MISSING if neither names a file, or a code of :func:`read_plan` or
+            :func:`read_site_config`.
     """
     from dataclasses import replace
 
     from medunlearn_client.records import ReadOptions
 
-    chosen = read_plan(plan) if plan is not None else Plan()
+    chosen = _planned(plan) if plan is not None else Plan()
     named = tuple(Path(name) for name in files or chosen.data.files)
     if not named:
         raise Misconfigured(
@@ -64,3 +66,11 @@ def reading_of(
     if record_format is not None:
         options = replace(options, record_format=record_format)
     return Reading(plan=chosen, files=named, options=options)
+
+
+def _planned(path: Path) -> Plan:
+    """A plan; or the sections of a hospital's own file, which its service reads records by."""
+    if path.name not in (SITE_TOML, SITE_FILE):
+        return read_plan(path)
+    site = read_site_config(path.parent)
+    return Plan(data=site.data, forget=site.forget)

@@ -194,7 +194,7 @@ def _model(folder: Path, opened: OpenedInvitation) -> Iterator[Finding]:
             yield problem(f"{code}_NOT_IN_POLICY", f"trust/policy.toml does not know the {what} "
                           f"{here[:12]}", f"add {here} to [known], or install the other one")
         else:
-            yield ok(f"{code}_DIGEST", f"{what} {here[:12]}" + (" as invited" if invited else ""))
+            yield ok(f"{code}_DIGEST", f"{what} {here}" + (" as invited" if invited else ""))
 
 
 def _wanted(name: str) -> str:

@@ -14,6 +14,7 @@ from medunlearn_common.identity import open_private_file
 from medunlearn_common.pki import days_left, read_certificates, require_server_chain
 from medunlearn_common.shared_checks import (
     SOON_DAYS,
+    check_code,
     check_disk,
     check_gateway,
     check_modes,
@@ -38,7 +39,8 @@ def coordinator_checks(folder: Path, *, now: float) -> Mapping[str, Check]:
     """
     coordinator = open_folder(folder)
     return {
-        "versions": lambda: check_versions(("flwr", "opacus", "cryptography")),
+        "versions": lambda: (*check_versions(("flwr", "opacus", "cryptography")),
+                             *check_code("", "")),
         "files": lambda: (*check_modes(coordinator.path), *check_disk(coordinator.path)),
         "roster": lambda: _roster(coordinator, now),
         "members": lambda: _members(coordinator, now),

@@ -48,8 +48,9 @@ def serve(folder: PartyFolder = HERE) -> None:
 def launch(
     plan: Annotated[Path, typer.Argument(help="The plan that all parties share.")],
     folder: PartyFolder = HERE,
-    model_digest: Annotated[str, typer.Option(help="Of the base model, from doctor.")] = "",
-    tokenizer_digest: Annotated[str, typer.Option(help="Of the tokenizer, from doctor.")] = "",
+    model_digest: Annotated[
+        str, typer.Option(help="Of the base model, as `hospital doctor` shows it.")] = "",
+    tokenizer_digest: Annotated[str, typer.Option(help="Of the tokenizer, likewise.")] = "",
     model_folder: Annotated[Path | None, typer.Option(
         help="The base model here, to name it by its digests, as `invite` does.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress until it ends.")] = False,

@@ -87,7 +87,9 @@ def test_a_sound_hospital_is_sound_and_no_record_is_shown(
     assert not [f for f in findings if f.level == "problem"], findings
     assert {"MODEL_DIGEST", "TOKENIZER_DIGEST", "NODE_KEY", "FINGERPRINT", "DATA"} <= \
         set(codes(findings))
-    assert "8 records" in " ".join(f.message for f in findings)
+    said = " ".join(f.message for f in findings)
+    assert "8 records" in said
+    assert model_digest(tiny_model_folder) in said  # whole: `launch` takes nothing shorter
     assert "Muster" not in repr(findings)
 
 

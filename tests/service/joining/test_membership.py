@@ -74,6 +74,10 @@ def offline(desk: OfflineDesk) -> OfflineDesk:
     return desk.take_root_away()
 
 
+def test_the_coordinators_doctor_names_its_code_for_hospitals_to_compare(desk: OfflineDesk) -> None:
+    assert {"CODE", "ROSTER", "NODES"} <= desk.codes()
+
+
 # An earlier draft is signed.
 
 def test_a_revocation_outlives_the_signing_of_an_earlier_draft(offline: OfflineDesk) -> None:

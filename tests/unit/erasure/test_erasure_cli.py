@@ -455,6 +455,21 @@ def test_a_table_with_the_hospital_s_own_columns_is_searched_by_its_plan(
     assert status == 2 and "DATA_FILE_MISSING" in shown
 
 
+def test_a_hospital_searches_as_its_service_reads(typed: Typed, tmp_path: Path) -> None:
+    """By the columns, the repairs and the files of ``site.toml``, which no plan holds."""
+    (tmp_path / "faelle.csv").write_text(OWN_TABLE, encoding="utf-8")
+    site = tmp_path / "site.toml"
+    site.write_text('site_id = "clinic-a"\nmodel_folder = "base"\n'
+                    + OWN_PLAN.format(file="faelle.csv"), encoding="utf-8")
+    wanted = ("--patient", "secret-patient", "--basis", "b", *AUTHOR)
+    status, shown = typed("add", *wanted, "--plan", site)
+    assert status == 0 and "1 record(s) by patient id" in shown, shown
+    require_silent(shown)
+    site.write_text(site.read_text() + "[unknown]\n", encoding="utf-8")
+    status, shown = typed("add", *wanted, "--plan", site)
+    assert status == 2 and "SITE_CONFIG_INVALID" in shown
+
+
 def test_a_concept_is_looked_for_in_the_plan_s_hierarchies(typed: Typed, tmp_path: Path) -> None:
     outline = tmp_path / "own.txt"
     outline.write_text("!outline 1\nA limb {type=anatomy; level=2}\n  B Gicht\n", "utf-8")
