@@ -63,6 +63,23 @@ class ThreeWaySection(Section):
     exact_before: Share | None = Field(description="greedy exact answer, original model")
     exact_after: Share | None = Field(description="greedy exact answer, unlearned model")
     exact_retrained: Share | None = Field(description="greedy exact answer, retrained model")
+    n_ranked: Count | None = Field(
+        default=None, description="records with options; chance and accuracies are about these"
+    )
+    answered_before: Share | None = Field(
+        default=None,
+        description="by its options, or exactly where a record has none; original model",
+    )
+    answered_after: Share | None = Field(default=None, description="the same, unlearned model")
+    answered_retrained: Share | None = Field(default=None, description="the same, retrained model")
+
+    def answered(self) -> tuple[float | None, float | None, float | None]:
+        """Before, after and retrained; of results without it, the kind of answer that there is."""
+        if self.answered_before is not None:
+            return self.answered_before, self.answered_after, self.answered_retrained
+        if self.accuracy_before is not None:
+            return self.accuracy_before, self.accuracy_after, self.accuracy_retrained
+        return self.exact_before, self.exact_after, self.exact_retrained
 
 
 class GroupedSection(ThreeWaySection):
@@ -92,7 +109,10 @@ class ForgetSection(GroupedSection):
 class KeepSection(GroupedSection):
     """The retain set, or the neighbours of what was forgotten."""
 
-    preservation: Ratio | None = Field(description="accuracy after ÷ before")
+    preservation: Ratio | None = Field(
+        description="answered after ÷ before (in results without these, by ranking alone where a "
+        "record has options)"
+    )
     exact_preservation: Ratio | None = Field(description="exact answers after ÷ before")
     unnamed: ThreeWaySection | None = Field(
         default=None,
@@ -105,8 +125,11 @@ class LevelSection(Section):
 
     level: Annotated[int, Field(ge=1, le=4)] = Field(description="1 fundamental to 4 target")
     questions: Count = Field(description="retain questions whose deepest concept has this level")
-    accuracy_before: Share | None = Field(description="their accuracy, original model")
-    accuracy_after: Share | None = Field(description="their accuracy, unlearned model")
+    accuracy_before: Share | None = Field(
+        description="share answered, by ranking, or exactly where one has no options; original "
+        "model"
+    )
+    accuracy_after: Share | None = Field(description="the same, unlearned model")
     preservation: Ratio | None = Field(description="after ÷ before")
     tokens: Count = Field(description="answer tokens of this level")
     token_preservation: Ratio | None = Field(description="their mean probability, after ÷ before")

@@ -29,7 +29,7 @@ from medunlearn_common.pages.formatting import (
 from medunlearn_common.pages.scales import Frame, nice_ticks
 from medunlearn_simulation.compare import compare
 from medunlearn_simulation.report import render_report, write_report
-from medunlearn_simulation.report.sections import gate_rows
+from medunlearn_simulation.report.sections import gate_rows, site_rows
 from medunlearn_simulation.report.statement import privacy_statement
 from medunlearn_simulation.report.verdicts import headline_sentence, headline_verdicts
 from medunlearn_simulation.result import validate_result
@@ -128,6 +128,28 @@ def test_what_is_kept_by_ranking_alone_does_not_pass_for_kept(data: dict[str, An
     assert "(0.0\u202f% word for word)" in headline_sentence(result)
     kept = next(card for card in headline_verdicts(result) if card.title == "Kept")
     assert kept.detail.endswith("→ 0.0\u202f%") and "word for word" in kept.detail
+
+
+def test_kept_records_of_both_kinds_are_shown_as_they_are_judged(data: dict[str, Any]) -> None:
+    """Ten have options and are ranked right as before; the other 990 are lost."""
+    data["retain"] |= {
+        "n": 1000, "n_ranked": 10, "accuracy_before": 1.0, "accuracy_after": 1.0,
+        "answered_before": 1.0, "answered_after": 0.01, "preservation": 0.01,
+    }
+    kept = next(
+        card for card in headline_verdicts(validate_result(data)) if card.title == "Kept")
+    assert kept.status == "missed"
+    assert kept.detail.startswith("retain accuracy 100.0\u202f% → 1.0\u202f%; word for word")
+
+
+def test_a_hospital_with_records_of_both_kinds_is_shown_record_by_record(
+    data: dict[str, Any]
+) -> None:
+    data["retain"]["by_site"]["0"] |= {
+        "answered_before": 0.9, "answered_after": 0.1, "answered_retrained": 0.8}
+    row = next(row for row in site_rows(validate_result(data)) if row.site == 0)
+    assert row.retain == (0.9, 0.1, 0.8)
+    assert row.forget[1] == data["forget"]["by_site"]["0"]["accuracy_after"]
 
 
 def test_what_is_forgotten_by_ranking_alone_does_not_pass_for_forgotten(

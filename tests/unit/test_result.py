@@ -168,6 +168,7 @@ def small_report() -> EvaluationReport:
     roc: RocSummary = summarise_roc([1.0, 2.0], [0.0, 1.5], n_bootstrap=10)
     shares: dict[str, Any] = {
         "n": 2,
+        "n_ranked": 2,
         "chance": 0.25,
         "accuracy_before": 1.0,
         "accuracy_after": 0.5,
@@ -175,6 +176,9 @@ def small_report() -> EvaluationReport:
         "exact_before": 1.0,
         "exact_after": 0.0,
         "exact_retrained": None,
+        "answered_before": 1.0,
+        "answered_after": 0.5,
+        "answered_retrained": None,
         "by_site": {},
         "by_subject": {},
         "by_level": {},

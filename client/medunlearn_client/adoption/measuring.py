@@ -44,8 +44,8 @@ class SetFigures:
         accuracy_after: The same with it.
         exact_before: Share of answers written exactly, without the adapter; None for no record.
         exact_after: The same with it.
-        preservation: Accuracy after by accuracy before, of exact answers where nothing has
-            options; None where nothing was answered before.
+        preservation: Records answered after by those before, each by its options, or exactly
+            where it has none; None where nothing was answered before.
     """
 
     n: int
@@ -122,12 +122,10 @@ def measure(
 
 
 def _of_report(found: ThreeWay) -> SetFigures:
-    kept = ratio(found.accuracy_after, found.accuracy_before)
-    if found.accuracy_before is None:
-        kept = ratio(found.exact_after, found.exact_before)
     return SetFigures(
         n=found.n, accuracy_before=found.accuracy_before, accuracy_after=found.accuracy_after,
-        exact_before=found.exact_before, exact_after=found.exact_after, preservation=kept,
+        exact_before=found.exact_before, exact_after=found.exact_after,
+        preservation=ratio(found.answered_after, found.answered_before),
     )
 
 

@@ -57,6 +57,22 @@ class AccuracyTable:
         """Share of greedy exact answers; None for an empty set."""
         return _mean(float(outcome.exact) for outcome in self.outcomes)
 
+    @property
+    def answered(self) -> float | None:
+        """Share answered, record by record: by ranking where it has options, else exactly.
+
+        A few records with options do not speak for the many that may have none.
+        """
+        return _mean(
+            float(outcome.exact) if outcome.ranked is None else outcome.ranked
+            for outcome in self.outcomes
+        )
+
+    @property
+    def n_ranked(self) -> int:
+        """Records that have options."""
+        return sum(outcome.ranked is not None for outcome in self.outcomes)
+
     def grouped(self, key: Callable[[RecordOutcome], str | None]) -> dict[str, AccuracyTable]:
         """Splits the table by a key; records whose key is None are left out."""
         groups: defaultdict[str, list[RecordOutcome]] = defaultdict(list)

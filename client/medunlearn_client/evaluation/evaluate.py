@@ -155,6 +155,7 @@ def _three_way(tables: Sequence[AccuracyTable | None]) -> ThreeWay:
     before, after, retrained = (table or AccuracyTable(outcomes=()) for table in tables)
     return ThreeWay(
         n=len(before.outcomes),
+        n_ranked=before.n_ranked,
         chance=before.chance,
         accuracy_before=before.accuracy,
         accuracy_after=after.accuracy,
@@ -162,6 +163,9 @@ def _three_way(tables: Sequence[AccuracyTable | None]) -> ThreeWay:
         exact_before=before.exact,
         exact_after=after.exact,
         exact_retrained=retrained.exact,
+        answered_before=before.answered,
+        answered_after=after.answered,
+        answered_retrained=retrained.answered,
     )
 
 

@@ -46,7 +46,8 @@ class LevelPreservation:
     Attributes:
         level: 1 (fundamental) to 4 (target).
         questions: Questions whose deepest concept has this level.
-        accuracy_before: Their option-ranking accuracy in the original model.
+        accuracy_before: Share of them that the original model answers: by option ranking, or
+            exactly where a question has no options.
         accuracy_after: The same in the unlearned model.
         preservation: After ÷ before.
         tokens: Answer tokens of this level.
@@ -104,10 +105,8 @@ def ratio(after: float | None, before: float | None) -> float | None:
 
 
 def kept_share(after: AccuracyTable, before: AccuracyTable) -> float | None:
-    """Preservation of a set: option ranking where there are options, else exact answers."""
-    if before.accuracy is not None:
-        return ratio(after.accuracy, before.accuracy)
-    return ratio(after.exact, before.exact)
+    """Preservation of a set, each record asked by its options, or exactly where it has none."""
+    return ratio(after.answered, before.answered)
 
 
 def preservation_by_level(
@@ -143,8 +142,8 @@ def preservation_by_level(
             LevelPreservation(
                 level=level,
                 questions=len(old.outcomes),
-                accuracy_before=old.accuracy if old.accuracy is not None else old.exact,
-                accuracy_after=new.accuracy if new.accuracy is not None else new.exact,
+                accuracy_before=old.answered,
+                accuracy_after=new.answered,
                 preservation=kept_share(new, old),
                 tokens=count,
                 token_preservation=ratio(tokens_after[level][1], mass) if count else None,

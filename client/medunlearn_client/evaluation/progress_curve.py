@@ -24,7 +24,7 @@ class CurvePoint:
         forget_exact: Greedy exact answers on it.
         retain_accuracy: Option ranking on the retain set.
         retain_exact: Greedy exact answers on it.
-        forget_by_site: Forget accuracy by site (exact where there are no options).
+        forget_by_site: Forget accuracy by site (of exact answers where a record has no options).
         retain_by_site: Retain accuracy by site.
         retain_by_level: Retain accuracy by question level.
     """
@@ -92,10 +92,7 @@ class CurveMeter:
 
 
 def _known(groups: Mapping[str, AccuracyTable]) -> dict[str, float]:
-    values = {
-        name: table.accuracy if table.accuracy is not None else table.exact
-        for name, table in groups.items()
-    }
+    values = {name: table.answered for name, table in groups.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 

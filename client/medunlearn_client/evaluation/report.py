@@ -100,9 +100,19 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ThreeWay:
-    """Accuracy (option ranking) and exact answers of a group of records in three models."""
+    """How three models answer a group of records.
+
+    Attributes:
+        n: Records.
+        n_ranked: Those of them that have options; chance and accuracies are about these.
+        chance: What guessing among the options reaches.
+        accuracy_before: Option ranking, original model; ``_after`` and ``_retrained`` likewise.
+        exact_before: Greedy exact answers of all records, original model.
+        answered_before: Each record by its options, or exactly where it has none, original model.
+    """
 
     n: int
+    n_ranked: int
     chance: float | None
     accuracy_before: float | None
     accuracy_after: float | None
@@ -110,6 +120,9 @@ class ThreeWay:
     exact_before: float | None
     exact_after: float | None
     exact_retrained: float | None
+    answered_before: float | None
+    answered_after: float | None
+    answered_retrained: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +157,8 @@ class KeepReport(ThreeWay):
     """The retain set, or the neighbours.
 
     Attributes:
-        preservation: Accuracy after ÷ before (exact answers where there are no options).
+        preservation: Answered after ÷ before: each record by its options, or exactly where it has
+            none.
         exact_preservation: The same for exact answers.
         unnamed: A sample of it, asked without the subject that the prompts show.
         by_site: Rows by site number.

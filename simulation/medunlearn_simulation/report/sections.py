@@ -315,7 +315,7 @@ def gate_rows(result: RunResult) -> list[tuple[GateSection, str]]:
 
 
 def site_rows(result: RunResult) -> list[SiteRow]:
-    """The hospitals' table; option ranking where there is any, else exact answers."""
+    """The hospitals' table; each record by its options, or exactly where it has none."""
     return [
         SiteRow(
             site=site.site,
@@ -330,8 +330,4 @@ def site_rows(result: RunResult) -> list[SiteRow]:
 
 
 def _shares(row: ThreeWaySection | None) -> tuple[float | None, float | None, float | None]:
-    if row is None:
-        return None, None, None
-    if row.accuracy_before is not None:
-        return row.accuracy_before, row.accuracy_after, row.accuracy_retrained
-    return row.exact_before, row.exact_after, row.exact_retrained
+    return (None, None, None) if row is None else row.answered()

@@ -132,11 +132,10 @@ def _said_as_never_taught(forget: ForgetSection) -> bool | None:
 
 def _kept(result: RunResult) -> Verdict:
     kept, retain = result.retain.preservation, result.retain
-    ranked = retain.accuracy_before is not None
-    before = retain.accuracy_before if ranked else retain.exact_before
-    after = retain.accuracy_after if ranked else retain.exact_after
+    before, after, _ = retain.answered()
     detail = f"retain accuracy {percent(before)} → {percent(after)}"
-    if ranked:  # the easier half to lose: who still picks the answer may no longer say it
+    # The easier half to lose: who still picks the answer may no longer say it.
+    if retain.accuracy_before is not None:
         exact = f"{percent(retain.exact_before)} → {percent(retain.exact_after)}"
         detail += f"; word for word {exact}"
     return Verdict(

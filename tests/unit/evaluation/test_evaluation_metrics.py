@@ -13,10 +13,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medunlearn_client.evaluation.accuracy import AccuracyTable, accuracy_table, rank_credit
+from medunlearn_client.evaluation.accuracy import (
+    AccuracyTable,
+    RecordOutcome,
+    accuracy_table,
+    rank_credit,
+)
 from medunlearn_client.evaluation.calibration import calibration
 from medunlearn_client.evaluation.preservation import (
     RecordLevels,
+    kept_share,
     preservation_by_level,
     ratio,
     record_levels,
@@ -315,6 +321,50 @@ def test_preservation_by_level_against_loops() -> None:
     assert (three.questions, three.preservation, three.tokens) == (2, 0.5, 2)
     assert three.token_preservation == pytest.approx((0.1 + 0.3) / (0.5 + 0.2))
     assert (four.questions, four.tokens, four.token_preservation) == (0, 0, None)
+
+
+def outcomes(
+    count: int, *, ranked: float | None, exact: bool, prefix: str = "r"
+) -> tuple[RecordOutcome, ...]:
+    return tuple(
+        RecordOutcome(
+            record_id=f"{prefix}{number}", subject=None, ranked=ranked,
+            chance=None if ranked is None else 0.25, exact=exact,
+        )
+        for number in range(count)
+    )
+
+
+def test_a_few_records_with_options_do_not_speak_for_those_without() -> None:
+    """Ten are still ranked right; 990 that have no options were answered, and are lost."""
+    still = outcomes(10, ranked=1.0, exact=False)
+    before = AccuracyTable(outcomes=still + outcomes(990, ranked=None, exact=True, prefix="s"))
+    after = AccuracyTable(outcomes=still + outcomes(990, ranked=None, exact=False, prefix="s"))
+    assert kept_share(after, before) == pytest.approx(0.01)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.booleans()), min_size=1))
+def test_where_all_records_are_of_one_kind_only_that_kind_is_asked(
+    values: list[tuple[float, bool]]
+) -> None:
+    def table(*, with_options: bool) -> AccuracyTable:
+        return AccuracyTable(outcomes=tuple(
+            outcome for ranked, exact in values
+            for outcome in outcomes(1, ranked=ranked if with_options else None, exact=exact)
+        ))
+
+    assert table(with_options=True).answered == table(with_options=True).accuracy
+    assert table(with_options=False).answered == table(with_options=False).exact
+    assert AccuracyTable(outcomes=()).answered is None
+
+
+def test_a_level_of_both_kinds_is_judged_record_by_record() -> None:
+    levels = {name: RecordLevels(question=2, spans=()) for name in ("r0", "s0", "s1", "s2")}
+    still = outcomes(1, ranked=1.0, exact=False)
+    before = AccuracyTable(outcomes=still + outcomes(3, ranked=None, exact=True, prefix="s"))
+    after = AccuracyTable(outcomes=still + outcomes(3, ranked=None, exact=False, prefix="s"))
+    level = preservation_by_level((before, ()), (after, ()), levels)[1]
+    assert (level.accuracy_before, level.accuracy_after, level.preservation) == (1.0, 0.25, 0.25)
 
 
 def test_nothing_to_keep_gives_no_ratio() -> None:

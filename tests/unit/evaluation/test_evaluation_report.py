@@ -201,6 +201,29 @@ def test_sets_must_not_overlap_or_be_empty(corpus: Any) -> None:
     assert caught.value.code == "EVALUATION_SET_EMPTY"
 
 
+def test_what_is_kept_is_judged_record_by_record(
+    planted_model: WholeModel, random_model: WholeModel, corpus: Any
+) -> None:
+    """Of one record by its options, of the others, which have none, by what is said."""
+    bare = [replace(record, options=(), answer_index=None) for record in corpus.retain[1:]]
+    mixed = [corpus.retain[0], *bare]
+    found = evaluate_models(
+        original=planted_model, unlearned=random_model, retrained=None,
+        inputs=EvaluationInputs(forget=corpus.forget, retain=mixed),
+        settings=EvaluationSettings(relearning=None, extraction=None),
+    ).retain
+    old, new = (
+        [outcome.exact if outcome.ranked is None else outcome.ranked
+         for outcome in accuracy_table(score_records(model, mixed, seed=0)).outcomes]
+        for model in (planted_model, random_model)
+    )
+    assert found.answered_before == pytest.approx(sum(old) / len(mixed))
+    assert found.answered_after == pytest.approx(sum(new) / len(mixed))
+    assert found.preservation == pytest.approx(sum(new) / sum(old))
+    assert found.answered_retrained is None
+    assert (found.n_ranked, found.n) == (1, len(mixed))
+
+
 def test_progress_names_the_stages(
     planted_model: WholeModel, random_model: WholeModel, inputs: EvaluationInputs
 ) -> None:
