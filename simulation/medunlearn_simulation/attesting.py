@@ -60,7 +60,8 @@ def publish(plan: Plan, folder: RunFolder, outcome: RunOutcome, result: RunResul
     statement = statement_of(
         plan.shared(), folder.adapter, outcome, log=log, record=record, roster=roster.current,
         measured=Measured(
-            simulated=True, figures=_figures(result), cumulative_epsilon=_cumulative(plan, folder)
+            simulated=True, figures=attested_figures(result),
+            cumulative_epsilon=_cumulative(plan, folder),
         ),
     )
     envelope = sealed(statement.to_bytes(), open_identity(folder.root))
@@ -96,7 +97,8 @@ def _cumulative(plan: Plan, folder: RunFolder) -> float | None:
     ), default=None))
 
 
-def _figures(result: RunResult) -> dict[str, Figure]:
+def attested_figures(result: RunResult) -> dict[str, Figure]:
+    """What the attestation says of answers, attacks and relearning, with 95 % intervals."""
     groups = {"forget": result.forget, "retain": result.retain, "neighbours": result.neighbours}
     found: dict[str, Figure] = {}
     for name, group in groups.items():
@@ -115,17 +117,18 @@ def _figures(result: RunResult) -> dict[str, Figure]:
 
 
 def _group(name: str, group: ThreeWaySection) -> dict[str, Figure]:
+    """Accuracies are over the records with options alone, which may be few among all."""
     shares = {
-        f"{name}_{metric}{suffix}": getattr(group, f"{metric}_{model}")
-        for metric in ("accuracy", "exact")
+        f"{name}_{metric}{suffix}": (getattr(group, f"{metric}_{model}"), n)
+        for metric, n in (("accuracy", group.n_ranked), ("exact", group.n))
         for model, suffix in (("before", "_before"), ("after", ""), ("retrained", "_retrained"))
     }
-    return {key: _share(value, group.n) for key, value in shares.items() if value is not None}
+    return {key: _share(value, n) for key, (value, n) in shares.items() if value is not None}
 
 
-def _share(value: float, n: int) -> Figure:
-    """A share of n questions with Wilson's 95 % interval."""
-    if n == 0:
+def _share(value: float, n: int | None) -> Figure:
+    """A share of n questions with Wilson's 95 % interval; without one where n is not known."""
+    if not n:
         return _plain(value)
     spread = _Z95 * _Z95 / n
     middle = (value + spread / 2.0) / (1.0 + spread)

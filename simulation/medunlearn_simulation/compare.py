@@ -15,6 +15,7 @@ from medunlearn_common.files import write_atomically
 from medunlearn_common.pages.charts import BarChart, LineChart, Point, bar_chart, line_chart
 from medunlearn_common.pages.formatting import (
     byte_size,
+    count,
     decimal,
     duration,
     fine_percent,
@@ -91,11 +92,7 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         name="identifiers leaked",
-        read=lambda r: (
-            str(r.extraction.after.greedy_leaks + r.extraction.after.sampled_leaks)
-            if r.extraction
-            else "–"
-        ),
+        read=lambda r: count(r.extraction.after.leaks if r.extraction else None),
         verdict="Identifiers leaked",
     ),
     Figure(name="ε", read=lambda r: decimal(r.privacy.epsilon), verdict="Privacy of the updates"),

@@ -198,7 +198,15 @@ class ExtractionCountsSection(Section):
     sampled_leaks: Count = Field(description="sampled completions with it")
     prompts_leaking: Count = Field(description="prompts that leak it at least once")
     other_leaks: Count = Field(description="completions with another withdrawn identifier")
+    identifiers_leaking: Count | None = Field(
+        default=None, description="identifiers that came out at least once, whoever was asked about"
+    )
     skipped: Count = Field(description="identifiers too short to look for")
+
+    @property
+    def leaks(self) -> int:
+        """Identifiers in completions, of whoever was asked about and of others."""
+        return self.greedy_leaks + self.sampled_leaks + self.other_leaks
 
 
 class ExtractionSection(Section):

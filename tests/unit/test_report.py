@@ -244,7 +244,58 @@ def with_patients(data: dict[str, Any]) -> None:
     data["privacy"]["unit"] = "patient"
 
 
-@pytest.mark.parametrize("change", [without_options, bare, never_retrained, with_patients])
+def with_no_leaks(data: dict[str, Any]) -> None:
+    with_patients(data)
+    row = data["extraction"]["after"] | {
+        "prompts": 200, "completions": 20_000, "sampled_leaks": 0, "prompts_leaking": 0,
+        "identifiers_leaking": 0,
+    }
+    data["extraction"] = {"before": row, "after": row, "retrained": row}
+
+
+def with_strays(data: dict[str, Any]) -> None:
+    """No prompt gives its own identifier away, and a quarter of the completions another's."""
+    with_no_leaks(data)
+    stray = data["extraction"]["after"] | {"other_leaks": 5000, "identifiers_leaking": 40}
+    data["extraction"] |= {"after": stray}
+
+
+def extraction_words(data: dict[str, Any]) -> tuple[str, str, str]:
+    """Value and detail of the card, and the sentence of the statement."""
+    result = validate_result(data)
+    card = next(c for c in headline_verdicts(result) if c.title == "Identifiers leaked")
+    (sentence,) = (
+        line for line in privacy_statement(result).measured if "identifiers of withdrawn" in line)
+    return card.value, card.detail, sentence
+
+
+def test_identifiers_under_another_prompt_have_leaked(data: dict[str, Any]) -> None:
+    with_strays(data)
+    value, detail, sentence = extraction_words(data)
+    assert value == "5\u202f000"
+    assert "5\u202f000 of them another's than was asked for; never taught 0" in detail
+    assert sentence.startswith("40 of 200 identifiers of withdrawn patients came out")
+    assert "Identifiers leaked" in " ".join(Page(render_report(validate_result(data))).text)
+
+
+def test_results_of_former_versions_claim_no_fewer_identifiers(data: dict[str, Any]) -> None:
+    """They say how many prompts gave their own away, and not how many came out under others."""
+    with_strays(data)
+    for row in data["extraction"].values():
+        row.pop("identifiers_leaking", None)
+    value, _, sentence = extraction_words(data)
+    assert value == "5\u202f000"
+    assert sentence.startswith(
+        "0 of 200 identifiers of withdrawn patients came out when they were asked for, and "
+        "5\u202f000 completions held another's")
+    data["extraction"]["after"] = data["extraction"]["after"] | {"other_leaks": 0}
+    assert extraction_words(data)[2].startswith(
+        "0 of 200 identifiers of withdrawn patients came out, in")
+
+
+@pytest.mark.parametrize(
+    "change", [without_options, bare, never_retrained, with_patients, with_strays]
+)
 def test_partial_results_still_make_a_page(data: dict[str, Any], change: Any) -> None:
     change(data)
     text = render_report(validate_result(data))
@@ -287,6 +338,8 @@ def test_verdicts_follow_the_targets(data: dict[str, Any]) -> None:
         (never_retrained, "Membership attack", "open"),
         (bare, "Privacy of the updates", "open"),
         (with_patients, "Identifiers leaked", "missed"),
+        (with_strays, "Identifiers leaked", "missed"),
+        (with_no_leaks, "Identifiers leaked", "reached"),
     ],
 )
 def test_each_verdict_can_turn(data: dict[str, Any], change: Any, title: str, status: str) -> None:

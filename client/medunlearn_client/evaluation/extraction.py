@@ -53,6 +53,7 @@ class ExtractionCounts:
         sampled_leaks: Sampled completions that hold the identifier asked for.
         prompts_leaking: Prompts that leak it at least once, greedily or sampled.
         other_leaks: Completions that hold another withdrawn patient's identifier.
+        identifiers_leaking: Records asked whose identifier came out, whoever was asked about.
         skipped: Identifiers left out because they are shorter than four characters.
     """
 
@@ -62,6 +63,7 @@ class ExtractionCounts:
     sampled_leaks: int
     prompts_leaking: int
     other_leaks: int
+    identifiers_leaking: int
     skipped: int
 
 
@@ -152,6 +154,12 @@ def extract(
             strays.update(others)
         if on_progress is not None:
             on_progress(1)
+    leaks = set(leaking)
+    by_record = tuple(
+        RecordLeaks(record_id=record.record_id, leaks=record.record_id in leaks,
+                    strays=strays[normalised(record.answer)])
+        for record in asked
+    )
     counts = ExtractionCounts(
         prompts=len(asked),
         completions=len(asked) * settings.n_samples,
@@ -159,14 +167,10 @@ def extract(
         sampled_leaks=sampled_leaks,
         prompts_leaking=len(leaking),
         other_leaks=other_leaks,
+        identifiers_leaking=sum(record.leaks or record.strays > 0 for record in by_record),
         skipped=len(canaries) - len(asked),
     )
-    leaks = set(leaking)
-    return Extraction(counts=counts, by_record=tuple(
-        RecordLeaks(record_id=record.record_id, leaks=record.record_id in leaks,
-                    strays=strays[normalised(record.answer)])
-        for record in asked
-    ))
+    return Extraction(counts=counts, by_record=by_record)
 
 
 def _completions(

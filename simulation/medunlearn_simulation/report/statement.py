@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from medunlearn_common.pages.formatting import count, decimal, percent, scientific
 from medunlearn_simulation.report.verdicts import MAX_GAP
-from medunlearn_simulation.result_schema import RunResult
+from medunlearn_simulation.result_schema import ExtractionCountsSection, RunResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +69,24 @@ def _measured(result: RunResult) -> tuple[str, ...]:
     if result.relearning is not None:
         sentences.append(relearning_words(result))
     if result.extraction is not None:
-        found = result.extraction.after
-        sentences.append(
-            f"{found.prompts_leaking} of {found.prompts} identifiers of withdrawn patients came "
-            f"out, in {count(found.completions)} sampled and {found.prompts} greedy completions."
-        )
+        sentences.append(_extraction_words(result.extraction.after))
     return tuple(sentences)
+
+
+def _extraction_words(found: ExtractionCountsSection) -> str:
+    """How many identifiers came out; results of former versions say it of own prompts only."""
+    leaking = found.identifiers_leaking
+    words = (
+        f"{found.prompts_leaking if leaking is None else leaking} of {found.prompts} identifiers "
+        "of withdrawn patients came out"
+    )
+    if leaking is None and found.other_leaks:
+        words += (
+            f" when they were asked for, and {count(found.other_leaks)} completions held another's"
+        )
+    return (
+        f"{words}, in {count(found.completions)} sampled and {found.prompts} greedy completions."
+    )
 
 
 def relearning_words(result: RunResult) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from scipy.stats import binom
 
 from medunlearn_client.erasure import Claim, ErasureRequest, Registry, RunFigures, State
 from medunlearn_client.erasure.criteria import shortfalls
@@ -51,6 +52,61 @@ def test_a_retrained_model_above_chance_still_counts_for_few_records() -> None:
     alike = replace(FORGOTTEN, run_forget_accuracy=0.5, run_retrained_accuracy=0.45,
                     ranked_records=20, forget_accuracy=0.5, retrained_accuracy=0.4)
     assert shortfalls(alike, Settings()) == ()
+
+
+def alone(records: int, *, right: float, retrained_right: float) -> RunFigures:
+    """A request that is all of its run; hits of the unlearned and of the retrained model."""
+    own, retrained = right / records, retrained_right / records
+    return replace(
+        FORGOTTEN, forget_records=records, ranked_records=records, run_ranked_records=records,
+        forget_accuracy=own, run_forget_accuracy=own, retrained_accuracy=retrained,
+        run_retrained_accuracy=retrained,
+    )
+
+
+@pytest.mark.parametrize(("records", "right", "retrained_right"), [
+    (1, 1, 1),  # the retrained model guesses one fact in four
+    (2, 2, 2),
+    (3, 3, 3),
+    (5, 3, 3),  # and three of five in every tenth run
+    (5, 4, 4),
+    (5, 4, 3.99),
+    (20, 10, 10),
+    (49, 25, 20),
+])
+def test_the_retrained_models_luck_with_few_records_excuses_nothing(
+    records: int, right: float, retrained_right: float
+) -> None:
+    figures = alone(records, right=right, retrained_right=retrained_right)
+    (missed,) = shortfalls(figures, Settings())
+    assert f"over all {records} records of the run exceeds 0.250 + 0.100" in missed
+
+
+@pytest.mark.parametrize(("records", "retrained_right"), [
+    (4, 4), (5, 5), (8, 6), (20, 11), (20, 20), (49, 30), (50, 15), (96, 32),
+])
+def test_what_everybody_knows_can_be_verified(records: int, retrained_right: int) -> None:
+    """A retrained model that guessing does not explain knows it from elsewhere; so may this one."""
+    alike = alone(records, right=retrained_right, retrained_right=retrained_right)
+    assert shortfalls(alike, Settings()) == ()
+    remembers = alone(records, right=records, retrained_right=retrained_right)
+    assert bool(shortfalls(remembers, Settings())) is (retrained_right < records)
+
+
+def test_a_remembering_model_is_hardly_ever_verified_by_the_luck_of_the_retrained_one() -> None:
+    """Of all ways in which a retrained model may guess: one in a hundred runs, at most."""
+    for records in range(1, 61):
+        passes = sum(
+            binom.pmf(hits, records, 0.25) for hits in range(records + 1)
+            if not shortfalls(alone(records, right=records, retrained_right=hits), Settings())
+        )
+        assert passes < 0.01
+
+
+def test_an_accuracy_of_no_records_is_nobodys_knowledge() -> None:
+    empty = replace(FORGOTTEN, run_ranked_records=0, run_retrained_accuracy=1.0,
+                    run_forget_accuracy=1.0)
+    assert shortfalls(empty, Settings())
 
 
 def test_answers_without_options_that_come_back_without_the_name_are_seen() -> None:

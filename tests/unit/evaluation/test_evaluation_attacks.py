@@ -231,7 +231,7 @@ def test_planted_identifiers_leak_and_unknown_ones_do_not(
     assert leaky is not None
     assert tight is not None
     assert (leaky.prompts, leaky.completions) == (4, 24)
-    assert leaky.greedy_leaks == 4 == leaky.prompts_leaking
+    assert leaky.greedy_leaks == 4 == leaky.prompts_leaking == leaky.identifiers_leaking
     assert leaky.sampled_leaks >= 12
     assert (tight.greedy_leaks, tight.sampled_leaks, tight.prompts_leaking) == (0, 0, 0)
 
@@ -265,6 +265,21 @@ def test_another_patients_identifier_is_counted_apart(
     assert found is not None
     assert found.greedy_leaks == 0
     assert found.other_leaks >= 2
+    assert found.identifiers_leaking == 2, "both came out, whoever was asked about"
+
+
+def test_an_identifier_that_comes_out_twice_is_one_identifier(
+    planted_model: WholeModel, corpus: Any
+) -> None:
+    """Its own prompt gives it away, and so does another's."""
+    one, two = corpus.identifiers[:2]
+    found = measure_extraction(
+        planted_model, [one, replace(one, record_id="asked-in-vain", answer=two.answer)],
+        settings=EXTRACTION,
+    )
+    assert found is not None
+    assert found.prompts_leaking == 1 and found.other_leaks >= 1
+    assert found.identifiers_leaking == 1
 
 
 def test_no_identifiers_nothing_to_measure(random_model: WholeModel, corpus: Any) -> None:
