@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
+from typing import BinaryIO
 
-from medunlearn_common.errors import Misconfigured, Transient
+from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
 
 _OWNER_ONLY, _AS_UMASK_SAYS = 0o600, 0o666
 _OWNER_ONLY_FOLDER = 0o700
@@ -71,6 +72,26 @@ def in_turn(lock: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def held_alone(lock: Path, otherwise: MedunlearnError) -> Iterator[BinaryIO]:
+    """Hold a lock, or refuse where another process holds it; nobody waits.
+
+    Args:
+        lock: Its file, made if need be, with its folder.
+        otherwise: Raised where another process holds it.
+
+    Raises:
+        OSError: The file cannot be made.
+    """
+    lock.parent.mkdir(parents=True, mode=_OWNER_ONLY_FOLDER, exist_ok=True)
+    with lock.open("ab") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise otherwise from error
+        yield held
 
 
 def private_folder(path: Path) -> Path:

@@ -7,7 +7,6 @@ that the supervisor wrote, and an attempt that is not the current one does nothi
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import write_atomically
+from medunlearn_common.files import held_alone, write_atomically
 from medunlearn_common.messages import Scalar
 
 FOLDER_VARIABLE: Final = "MEDUNLEARN_COORDINATOR"
@@ -137,12 +136,9 @@ def leading(run_folder: Path, *, attempt: int) -> Iterator[None]:
         Misconfigured: RUN_LOCKED.
         Transient: WRITE_FAILED.
     """
-    with (run_folder / "leader.lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Misconfigured("RUN_LOCKED", "another process carries this run",
-                                "nothing to do: it goes on without this one") from error
+    carried = Misconfigured("RUN_LOCKED", "another process carries this run",
+                            "nothing to do: it goes on without this one")
+    with held_alone(run_folder / "leader.lock", carried):
         mine = {"attempt": attempt, "pid": os.getpid(), "began": process_began(os.getpid())}
         write_atomically(run_folder / LEADER_FILE, json.dumps(mine).encode("ascii"))
         yield
