@@ -20,6 +20,8 @@ import shlex
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from secrets import token_hex
@@ -31,7 +33,7 @@ from medunlearn_client.service.roster_entry import roster_trouble
 from medunlearn_client.service.wire import PREFIX
 from medunlearn_client.service.worker_client import WorkerClient
 from medunlearn_common.errors import Misconfigured, Transient
-from medunlearn_common.files import write_atomically
+from medunlearn_common.files import held_alone, write_atomically
 from medunlearn_common.flower_environment import flower_command, flower_environment
 from medunlearn_common.full_disk import DiskWatch
 from medunlearn_common.identity.key_files import PASSPHRASE_VARIABLE
@@ -67,13 +69,11 @@ class HospitalNode:
         Raises:
             Misconfigured: PARTY_RETIRED, HOSPITAL_CONFIG_ codes, NODE_KEY, NODE_CA, NODE_INSECURE,
                 FLOWER_MISSING.
-            Transient: WRITE_FAILED.
         """
         PartyMarks(folder).require_in_service()
         self.paths, self._stdout = HospitalPaths(folder=folder), stdout
         self.config = read_hospital_config(folder)
         _require_files(self.paths, self.config)
-        self._write_state()
         self.children = Children(self.specs())
         self._client = WorkerClient(
             self.paths.socket, timeout_s=self.config.node.request_timeout_s, patience_s=0.0)
@@ -171,9 +171,15 @@ class HospitalNode:
         """Serve until ``stopping`` is set, then finish the answer under way and stop.
 
         Raises:
-            Misconfigured: SERVICE_FAILED if a part says that it cannot work as configured.
+            Misconfigured: SERVICE_RUNNING, where nothing is changed; SERVICE_FAILED if a part
+                says that it cannot work as configured.
+            Transient: WRITE_FAILED.
         """
-        lock = _require_only_service(self.paths)
+        with _only_service(self.paths):
+            self._write_state()  # only now: the secret may be a running service's
+            self._serve(stopping, log)
+
+    def _serve(self, stopping: threading.Event, log: EventLog | None) -> None:
         self._say_if_kept_out()
         self.children.start()
         before, disk = "", DiskWatch(self.paths.folder, log) if log is not None else None
@@ -193,7 +199,6 @@ class HospitalNode:
             self._finish()
         finally:
             self.children.stop()
-            os.close(lock)
 
     def _say_if_kept_out(self) -> None:
         """It serves all the same: the roster that names it may come with the next greeting."""
@@ -284,18 +289,16 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _require_only_service(paths: HospitalPaths) -> int:
+@contextmanager
+def _only_service(paths: HospitalPaths) -> Iterator[None]:
     """Hold the folder's lock, with our pid in it; raises Misconfigured SERVICE_RUNNING."""
-    descriptor = os.open(paths.state / SERVICE_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise Misconfigured("SERVICE_RUNNING", "a service runs for this folder already",
-                            "medunlearn hospital stop") from error
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, str(os.getpid()).encode("ascii"))
-    return descriptor
+    running = Misconfigured("SERVICE_RUNNING", "a service runs for this folder already",
+                            "medunlearn hospital stop")
+    with held_alone(paths.state / SERVICE_LOCK, running) as lock:
+        lock.truncate(0)
+        lock.write(str(os.getpid()).encode("ascii"))
+        lock.flush()
+        yield
 
 
 def stop_service(paths: HospitalPaths, *, deadline_s: float) -> bool:

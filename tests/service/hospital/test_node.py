@@ -24,6 +24,8 @@ from medunlearn_client.service.node import EXECUTOR, NODE, WORKER, HospitalNode,
 from medunlearn_client.service.status import SiteStatus
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.flower_environment import flower_command, flower_environment
+from medunlearn_common.files import held_alone
+from medunlearn_common.keeping.stopped import SERVICE_LOCK
 from medunlearn_common.processes import Child, ChildSpec
 
 HERE = Path(__file__).parent
@@ -210,10 +212,28 @@ def test_a_link_without_tls_never_leaves_the_machine(lab: Lab) -> None:
 def test_the_executor_finds_one_program_only(lab: Lab) -> None:
     config = HospitalConfig.model_validate({"node": {"insecure": True}})
     lab.paths.config.write_text(hospital_template(config))
-    spec = HospitalNode(lab.home).children[EXECUTOR].spec
+    node = HospitalNode(lab.home)
+    node._write_state()
+    spec = node.children[EXECUTOR].spec
     found = [Path(folder) / name for folder in spec.environment["PATH"].split(os.pathsep)
              for name in os.listdir(folder)]
     assert [path.name for path in found] == ["flwr-clientapp"]
     assert found[0].stat().st_mode & 0o777 == 0o700
     assert "app_caller" in found[0].read_text()
     assert (lab.paths.state / "superexec.secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_second_service_changes_nothing_of_the_one_that_runs(lab: Lab) -> None:
+    """Its parts went on with a secret that lay nowhere any more."""
+    lab.configure(node={"insecure": True}, coordinator={"address": "127.0.0.1:9443"})
+    first = HospitalNode(lab.home)
+    first._write_state()
+    lab.paths.link.write_text("{}")
+    files = [path for path in lab.paths.state.rglob("*") if path.is_file()]
+    before = {path: (path.read_bytes(), path.stat().st_ino) for path in files}
+    assert first._secret in before and lab.paths.link in before
+    running = Misconfigured("SERVICE_RUNNING", "", "")
+    with held_alone(lab.paths.state / SERVICE_LOCK, running):
+        with pytest.raises(Misconfigured, match="SERVICE_RUNNING"):
+            HospitalNode(lab.home).run(threading.Event())
+        assert {path: (path.read_bytes(), path.stat().st_ino) for path in files} == before
