@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
 
 _OWNER_ONLY, _AS_UMASK_SAYS = 0o600, 0o666
 _OWNER_ONLY_FOLDER = 0o700
+_LOOK_S = 0.02
 
 
 def write_atomically(path: Path, data: bytes, *, private: bool = True) -> None:
@@ -75,22 +77,30 @@ def in_turn(lock: Path) -> Iterator[None]:
 
 
 @contextmanager
-def held_alone(lock: Path, otherwise: MedunlearnError) -> Iterator[BinaryIO]:
-    """Hold a lock, or refuse where another process holds it; nobody waits.
+def held_alone(
+    lock: Path, otherwise: MedunlearnError, *, patience_s: float = 0.0
+) -> Iterator[BinaryIO]:
+    """Hold a lock, or refuse where another process holds it.
 
     Args:
         lock: Its file, made if need be, with its folder.
         otherwise: Raised where another process holds it.
+        patience_s: How long it is waited for, where others may hold it for a moment.
 
     Raises:
         OSError: The file cannot be made.
     """
     lock.parent.mkdir(parents=True, mode=_OWNER_ONLY_FOLDER, exist_ok=True)
+    deadline = time.monotonic() + patience_s
     with lock.open("ab") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise otherwise from error
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise otherwise from error
+            time.sleep(_LOOK_S)
         yield held
 
 

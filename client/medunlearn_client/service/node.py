@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from secrets import token_hex
@@ -52,6 +52,8 @@ _PYTHON = (sys.executable, "-P", "-m")
 # After the last answer: the app process hands it to the node, which looks twice a second.
 HAND_OVER_S, LINGER_S = 10.0, 1.5
 _LOOK_S = 0.2
+# Who looks whether a service runs holds its lock for a moment.
+_LOOKED_AT_S = 1.0
 # Each look is a call of the node, all day long: at 0.05 s they took 4 % of a core.
 _POLL_TASKS_S = 0.1
 
@@ -294,7 +296,7 @@ def _only_service(paths: HospitalPaths) -> Iterator[None]:
     """Hold the folder's lock, with our pid in it; raises Misconfigured SERVICE_RUNNING."""
     running = Misconfigured("SERVICE_RUNNING", "a service runs for this folder already",
                             "medunlearn hospital stop")
-    with held_alone(paths.state / SERVICE_LOCK, running) as lock:
+    with held_alone(paths.state / SERVICE_LOCK, running, patience_s=_LOOKED_AT_S) as lock:
         lock.truncate(0)
         lock.write(str(os.getpid()).encode("ascii"))
         lock.flush()
@@ -310,17 +312,21 @@ def stop_service(paths: HospitalPaths, *, deadline_s: float) -> bool:
     pid = service_pid(paths)
     if pid is None:
         return False
-    os.kill(pid, signal.SIGTERM)
+    with suppress(ProcessLookupError):  # it has just ended by itself
+        os.kill(pid, signal.SIGTERM)
     wait_until(lambda: service_pid(paths) is None, deadline_s=deadline_s, what="the service's end")
     return True
 
 
 def service_pid(paths: HospitalPaths) -> int | None:
-    """Of the running service; its lock tells a living one from a pid that was left behind."""
+    """Of the running service; its lock tells a living one from a pid that was left behind.
+
+    Shared, so that two who look at once do not take each other for a service.
+    """
     try:
         with (paths.state / SERVICE_LOCK).open("r+") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
                 return int(lock.read() or 0) or None
             return None
