@@ -28,7 +28,7 @@ from medunlearn_server.joining.founding import (
     Founding,
     found,
 )
-from medunlearn_server.joining.membership import BaseModel, Membership
+from medunlearn_server.joining.membership import InvitedModel, Membership
 from medunlearn_server.joining.own_certificate import OwnCertificate
 
 FirstUseOption = Annotated[bool, typer.Option(
@@ -295,10 +295,10 @@ def doctor(folder: PartyFolder = HERE, as_json: JsonOption = False) -> None:
     report(coordinator_checks(folder, now=time.time()), as_json=as_json)
 
 
-def _base_model(name: str, folder: Path | None) -> BaseModel:
+def _base_model(name: str, folder: Path | None) -> InvitedModel:
     if folder is None:
-        return BaseModel(name=name)
-    return BaseModel(name=name or folder.resolve().name, model_digest=model_digest(folder),
+        return InvitedModel(name=name)
+    return InvitedModel(name=name or folder.resolve().name, model_digest=model_digest(folder),
                      tokenizer_digest=tokenizer_digest(folder))
 
 

@@ -59,7 +59,7 @@ from medunlearn_server.joining import commands as coordinator
 from medunlearn_server.joining.certificates import rotate
 from medunlearn_server.joining.checks import coordinator_checks
 from medunlearn_server.joining.founding import Founding, coordinator_text, found, sign_as_pilot
-from medunlearn_server.joining.membership import BaseModel
+from medunlearn_server.joining.membership import InvitedModel
 from medunlearn_server.joining.own_certificate import OwnCertificate
 from medunlearn_server.service import commands as runs
 from medunlearn_server.service.config import CoordinatorConfig, open_folder
@@ -299,9 +299,9 @@ def test_the_model_of_the_invitations_is_that_of_a_run(desk: Desk) -> None:
     for site in ("clinic-a", "clinic-b"):
         desk.joined(site)
     assert desk.members().base_model() == replace(MODEL, name="")
-    other = BaseModel(name="other", model_digest="d" * 64, tokenizer_digest="e" * 64)
+    other = InvitedModel(name="other", model_digest="d" * 64, tokenizer_digest="e" * 64)
     desk.members().refresh("clinic-a", model=other, version="0.1.0", code_digest="c" * 64)
-    assert desk.members().base_model() == BaseModel(), "one of them was told of another"
+    assert desk.members().base_model() == InvitedModel(), "one of them was told of another"
     desk.members().refresh("clinic-b", model=other, version="0.1.0", code_digest="c" * 64)
     assert desk.members().base_model() == replace(other, name="")
 
