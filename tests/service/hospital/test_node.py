@@ -32,8 +32,8 @@ from medunlearn_client.service.node import (
 )
 from medunlearn_client.service.status import SiteStatus
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.flower_environment import flower_command, flower_environment
 from medunlearn_common.files import held_alone
+from medunlearn_common.flower_environment import flower_command, flower_environment
 from medunlearn_common.keeping.stopped import SERVICE_LOCK
 from medunlearn_common.processes import Child, ChildSpec
 
