@@ -22,7 +22,7 @@ from secrets import token_hex
 from medunlearn_common import __version__
 from medunlearn_common.digests import canonical_json, digest_of_file
 from medunlearn_common.errors import Misconfigured, Transient
-from medunlearn_common.files import held_alone, write_atomically
+from medunlearn_common.files import held_alone, sync_path, write_atomically
 from medunlearn_common.keeping.catalogue import Role, class_of, files_of, is_database, role_of
 from medunlearn_common.keeping.marks import RETIRED_FILE, PartyMarks
 from medunlearn_common.keeping.stopped import stopped
@@ -193,6 +193,11 @@ def _write_archive(out: Path, copies: Path, names: list[str], manifest: bytes) -
     finally:
         with suppress(OSError):
             temporary.unlink()
+    try:
+        sync_path(out.absolute().parent)
+    except OSError:
+        out.unlink()  # its name may not last: the folder is not retired for that
+        raise
 
 
 def _add(archive: tarfile.TarFile, name: str, path: Path) -> None:

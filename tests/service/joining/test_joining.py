@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import stat
 import time
@@ -359,6 +361,29 @@ def test_a_launch_names_the_plan_that_it_cannot_read(desk: Desk) -> None:
 def test_archives_and_places_that_are_not_there_are_named(desk: Desk) -> None:
     assert code_of(make_backup, desk.lead, desk.path / "none" / "b.tar") == "BACKUP_PLACE"
     assert code_of(restore, desk.path / "none.tar", desk.path / "new") == "BACKUP_MISSING"
+
+
+@pytest.mark.parametrize("sync_fails", [False, True])
+def test_the_name_of_a_backup_is_on_the_disk_before_it_is_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, sync_fails: bool
+) -> None:
+    """Of a final one, nothing else is in service; one that may not last is none."""
+    out, synced, real = desk.path / "b.tar", list[bool](), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        if os.path.samestat(os.fstat(descriptor), desk.path.stat()):
+            synced.append(out.exists())
+            if sync_fails:
+                raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if sync_fails:
+        assert code_of(make_backup, desk.lead, out, final=True) == "BACKUP_FAILED"
+        assert not out.exists() and desk.members().roster()
+    else:
+        make_backup(desk.lead, out, final=True)
+    assert synced == [True]
 
 
 def test_offline_roots_sign_what_the_coordinator_drafts(tmp_path: Path) -> None:
