@@ -227,7 +227,11 @@ class Worker(WorkerServicer):
         if self._log is not None:
             inner = self._site.status.last_kind if kind == SEALED else kind
             self._log.info("request_timed", kind=inner, seconds=round(seconds, 4))
-        self._site.settle(now)
+        try:
+            self._site.settle(now)
+        except Exception:  # nobody asks for what became of it
+            _LOG.exception("what an answer changed could not be noted")
+            self._site.note(state="idle")
 
     def Look(self, request: LookRequest, context: grpc.ServicerContext) -> LookReply:
         """At once, also while an answer is computed."""
