@@ -54,6 +54,19 @@ def write_atomically(path: Path, data: bytes, *, private: bool = True) -> None:
         ) from error
 
 
+def replace_unsynced(path: Path, text: str) -> None:
+    """Replace a small private file whole, without waiting for the disk: for what is only shown.
+
+    Raises:
+        OSError: The old file is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    os.replace(temporary, path)
+
+
 @contextmanager
 def in_turn(lock: Path) -> Iterator[None]:
     """Read, judge and write while no other process does: it waits. Hold it for moments only.
@@ -121,6 +134,15 @@ def private_folder(path: Path) -> Path:
             "free disk space or mend permissions, then resume",
         ) from error
     return path
+
+
+def read_named(path: Path) -> bytes:
+    """A file that a person named; raises Misconfigured FILE_MISSING."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Misconfigured("FILE_MISSING", f"cannot read {path}: {error.strerror}",
+                            "check the path") from error
 
 
 def expanded(path: str | Path) -> Path:

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, Self
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import held_alone, write_atomically
 from medunlearn_common.messages import Scalar
+from medunlearn_common.processes import process_stat
 
 FOLDER_VARIABLE: Final = "MEDUNLEARN_COORDINATOR"
 """Tells the ServerApp which folder it serves; a run's configuration cannot."""
@@ -146,9 +147,5 @@ def leading(run_folder: Path, *, attempt: int) -> Iterator[None]:
 
 def process_began(pid: int) -> int | None:
     """Start of a process in clock ticks since boot, which tells equal ids apart; None if gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else int(fields[19])
+    fields = process_stat(pid)
+    return None if fields is None or fields[0] == "Z" else int(fields[19])

@@ -42,7 +42,13 @@ from medunlearn_common.keeping.stopped import SERVICE_LOCK
 from medunlearn_common.log_fields import event
 from medunlearn_common.log_view import SERVICE
 from medunlearn_common.logs import EventLog
-from medunlearn_common.processes import Children, ChildSpec, on_termination, wait_until
+from medunlearn_common.processes import (
+    Children,
+    ChildSpec,
+    on_termination,
+    process_stat,
+    wait_until,
+)
 from medunlearn_common.service_log import run as run_logged
 
 _LOG = logging.getLogger("medunlearn.node")
@@ -262,11 +268,8 @@ def serve(folder: Path) -> int:
 
 
 def _is_alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
+    fields = process_stat(pid)
+    return fields is not None and fields[0] != "Z"
 
 
 def _require_files(paths: HospitalPaths, config: HospitalConfig) -> None:
