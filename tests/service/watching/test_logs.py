@@ -101,10 +101,10 @@ def log(tmp_path: Path, stream: StringIO) -> Iterator[EventLog]:
 
 
 def test_a_line_is_what_it_was_told(log: EventLog, stream: StringIO, tmp_path: Path) -> None:
-    log.info("round_done", run_id="r-1", round=3, sites=5, epsilon=1.5)
+    log.info("request_timed", run_id="r-1", round=3, sites=5, epsilon=1.5)
     assert json.loads(stream.getvalue()) == {
         "at": "2026-09-21T14:13:20.250Z", "level": "info", "component": "test",
-        "event": "round_done", "run_id": "r-1", "round": 3, "sites": 5, "epsilon": 1.5,
+        "event": "request_timed", "run_id": "r-1", "round": 3, "sites": 5, "epsilon": 1.5,
     }
     assert (tmp_path / "test.jsonl").read_text() == stream.getvalue()
 
@@ -256,7 +256,7 @@ def test_a_full_disk_stops_no_work(log: EventLog) -> None:
 
 def test_many_threads_write_whole_lines(log: EventLog, tmp_path: Path) -> None:
     threads = [
-        threading.Thread(target=lambda: [log.info("round_done", round=n) for n in range(100)])
+        threading.Thread(target=lambda: [log.info("request_timed", round=n) for n in range(100)])
         for _ in range(8)
     ]
     for thread in threads:
@@ -264,7 +264,7 @@ def test_many_threads_write_whole_lines(log: EventLog, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     lines = (tmp_path / "test.jsonl").read_text().splitlines()
-    assert len(lines) == 800 and all(json.loads(line)["event"] == "round_done" for line in lines)
+    assert len(lines) == 800 and all(json.loads(line)["event"] == "request_timed" for line in lines)
 
 
 def test_two_who_find_the_file_full_at_once_lose_no_line(
