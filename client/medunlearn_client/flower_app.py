@@ -113,13 +113,6 @@ def _hospital(settings: Mapping[str, Scalar], opener: Opener | None) -> Answerin
     return _HOSPITALS[folder, runtime]
 
 
-def close_hospitals() -> None:
-    """Give back what this process's hospitals hold; the next message opens its own anew."""
-    while _HOSPITALS:
-        _, hospital = _HOSPITALS.popitem()
-        hospital.close()
-
-
 def _sealed(opener: Opener, folder: Path, runtime: RuntimeOptions) -> SealedHospital:
     """Behind its envelopes, always: there is no setting for another way."""
     from medunlearn_client.sealed_hospital import seal_hospital

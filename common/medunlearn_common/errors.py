@@ -7,6 +7,10 @@ numbers, plan keys and counts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
 _LONGEST_MESSAGE = 2000
 
 
@@ -47,3 +51,9 @@ class BudgetExceeded(MedunlearnError):
 
 class Transient(MedunlearnError):
     """Something outside failed (disk full, a peer gone): try again once it is mended."""
+
+
+FAMILIES: Final[Mapping[str, type[MedunlearnError]]] = MappingProxyType({
+    family.__name__: family for family in (Misconfigured, Rejected, BudgetExceeded, Transient)
+})
+"""Every family by its name, for errors that come from another process."""

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
+from typing import BinaryIO
 
-from medunlearn_common.errors import Misconfigured, Transient
+from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
 
 _OWNER_ONLY, _AS_UMASK_SAYS = 0o600, 0o666
 _OWNER_ONLY_FOLDER = 0o700
+_LOOK_S = 0.02
 
 
 def write_atomically(path: Path, data: bytes, *, private: bool = True) -> None:
@@ -51,6 +54,19 @@ def write_atomically(path: Path, data: bytes, *, private: bool = True) -> None:
         ) from error
 
 
+def replace_unsynced(path: Path, text: str) -> None:
+    """Replace a small private file whole, without waiting for the disk: for what is only shown.
+
+    Raises:
+        OSError: The old file is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    os.replace(temporary, path)
+
+
 @contextmanager
 def in_turn(lock: Path) -> Iterator[None]:
     """Read, judge and write while no other process does: it waits. Hold it for moments only.
@@ -77,6 +93,34 @@ def in_turn(lock: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def held_alone(
+    lock: Path, otherwise: MedunlearnError, *, patience_s: float = 0.0
+) -> Iterator[BinaryIO]:
+    """Hold a lock, or refuse where another process holds it.
+
+    Args:
+        lock: Its file, made if need be, with its folder.
+        otherwise: Raised where another process holds it.
+        patience_s: How long it is waited for, where others may hold it for a moment.
+
+    Raises:
+        OSError: The file cannot be made.
+    """
+    lock.parent.mkdir(parents=True, mode=_OWNER_ONLY_FOLDER, exist_ok=True)
+    deadline = time.monotonic() + patience_s
+    with lock.open("ab") as held:
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise otherwise from error
+            time.sleep(_LOOK_S)
+        yield held
+
+
 def private_folder(path: Path) -> Path:
     """Make a folder that its owner alone may enter; one that is there keeps its mode.
 
@@ -94,6 +138,15 @@ def private_folder(path: Path) -> Path:
             "free disk space or mend permissions, then resume",
         ) from error
     return path
+
+
+def read_named(path: Path) -> bytes:
+    """A file that a person named; raises Misconfigured FILE_MISSING."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Misconfigured("FILE_MISSING", f"cannot read {path}: {error.strerror}",
+                            "check the path") from error
 
 
 def expanded(path: str | Path) -> Path:

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from medunlearn_common.code_digest import PACKAGES, package_folder
 from medunlearn_common.errors import Misconfigured
@@ -22,6 +23,12 @@ _INHERITED = (
     "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "SSL_CERT_FILE", "HTTPS_PROXY",
     "https_proxy", "HF_HOME", "HF_HUB_OFFLINE",
 )
+QUIET: Final = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
+"""Flower calls nobody on its own account, and installs nothing."""
 _POLL_TASKS_S = 0.05
 
 
@@ -42,9 +49,7 @@ def flower_environment(
         "PYTHONPATH": os.pathsep.join(_import_path()),
         "PYTHONUNBUFFERED": "1",
         "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        **QUIET,
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": f"{poll_tasks_s:g}",
         # Whatever proxy leads out of the house, this machine is reached directly.
         "NO_PROXY": "127.0.0.1,localhost,::1", "no_proxy": "127.0.0.1,localhost,::1",

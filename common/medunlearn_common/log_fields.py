@@ -47,18 +47,13 @@ FIELDS: Mapping[str, Check] = MappingProxyType({
 EVENTS: frozenset[str] = frozenset({
     # Both sides.
     "started", "stopping", "stopped", "child_started", "child_ended", "child_failed",
-    "serving", "disk_full", "disk_has_room", "unhealthy", "healthy",
-    "certificate_expires", "certificate_renewed", "failed",
+    "serving", "disk_full", "disk_has_room", "unhealthy", "healthy", "certificate_renewed",
+    "failed",
     # The coordinator's.
-    "run_launched", "run_started", "run_paused", "run_resumed", "run_stopped", "run_failed",
-    "run_finished", "run_published", "run_delayed", "support_chosen", "round_done", "gate_failed",
-    "site_absent", "site_enrolled", "site_revoked", "sites_admitted",
-    "site_not_admitted", "caller_refused", "exchange_failed",
+    "run_started", "run_paused", "run_stopped", "run_failed", "run_finished", "run_delayed",
+    "sites_admitted", "site_not_admitted", "caller_refused", "exchange_failed",
     # A hospital's.
-    "worker_ready", "worker_lost", "request_answered", "request_refused", "request_timed",
-    "plan_waits",
-    "plan_approved", "plan_declined", "adapter_received", "adapter_adopted",
-    "adapter_rolled_back",
+    "worker_ready", "request_answered", "request_refused", "request_timed",
     # Whatever a library logs through Python's logging: its text stays in the private file.
     "library", "uncaught",
 })

@@ -24,6 +24,7 @@ a minute, the next one with the number of those left out.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import sys
@@ -249,10 +250,20 @@ def _instant(seconds: float) -> str:
 
 def _append(path: Path, line: str) -> None:
     """One write of one line, so that lines of several processes stay whole."""
-    if path.exists() and path.stat().st_size > MAX_PUBLIC_BYTES:
-        os.replace(path, path.with_suffix(".1.jsonl"))
+    with suppress(FileNotFoundError):
+        if path.stat().st_size > MAX_PUBLIC_BYTES:
+            _replace_full(path)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o640)
     try:
         os.write(descriptor, line.encode("ascii") + b"\n")
     finally:
         os.close(descriptor)
+
+
+def _replace_full(path: Path) -> None:
+    """Make a full file the predecessor; of several processes that find it full, one does."""
+    with path.open("rb") as full:
+        fcntl.flock(full, fcntl.LOCK_EX)
+        found = os.fstat(full.fileno())
+        if found.st_size > MAX_PUBLIC_BYTES and os.path.samestat(found, path.stat()):
+            os.replace(path, path.with_suffix(".1.jsonl"))

@@ -82,9 +82,13 @@ class PrivateFile:
                 self._descriptor = -1  # the number may soon be another file's
 
     def _roll(self) -> None:
-        if os.fstat(self._descriptor).st_size < self._max_bytes:
+        ours = os.fstat(self._descriptor)
+        if ours.st_size < self._max_bytes:
             return
-        os.replace(self._path, self._path.with_name(f"{self._path.stem}.1.log"))
+        # Another process may have replaced it, and an earlier try may have got no further.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(ours, self._path.lstat()):
+                os.replace(self._path, self._path.with_name(f"{self._path.stem}.1.log"))
         old, self._descriptor = self._descriptor, self._open()
         os.close(old)
         if self._taken:

@@ -270,6 +270,15 @@ def wait_until(
         time.sleep(_POLL_S)
 
 
+def process_stat(pid: int) -> list[str] | None:
+    """A process's fields in ``/proc``, from its state on; None if it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()  # its name may hold spaces and brackets
+
+
 def on_termination(stopping: threading.Event) -> None:
     """Make SIGTERM and SIGINT of this process set ``stopping``; from the main thread only.
 

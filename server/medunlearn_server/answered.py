@@ -9,12 +9,13 @@ is found by looking at everything now and then.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from medunlearn_common.files import replace_unsynced
 
 NODES_FILE: Final = "nodes.json"
 ANSWERED_FILE: Final = "answered.json"
@@ -42,10 +43,8 @@ class AnswerBoard:
             self._write()
 
     def _write(self) -> None:
-        temporary = self._path.with_suffix(".tmp")
         with suppress(OSError):
-            temporary.write_text(json.dumps(self._times), encoding="utf-8")
-            os.replace(temporary, self._path)
+            replace_unsynced(self._path, json.dumps(self._times))
 
 
 class Answered:

@@ -7,11 +7,10 @@ order, SHA-256 over everything before it. Never pickle.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy.typing as npt
 
 from medunlearn_common.digests import canonical_json
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import private_folder
+from medunlearn_common.files import held_alone, private_folder
 from medunlearn_common.frozen import A_FILE
 from medunlearn_server.storage import DiskStorage, Storage, storage_errors
 
@@ -171,18 +170,12 @@ class RunStore:
         Raises:
             Misconfigured: RUN_LOCKED if another one holds it.
         """
-        with storage_errors("take the run's lock"):
-            private_folder(self.folder)
-            lock = (self.folder / "run.lock").open("ab")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Misconfigured(
-                    "RUN_LOCKED",
-                    "another coordinator is working on this run",
-                    "wait for it or stop it; a run has one coordinator at a time",
-                ) from error
+        led = Misconfigured("RUN_LOCKED", "another coordinator is working on this run",
+                            "wait for it or stop it; a run has one coordinator at a time")
+        with ExitStack() as held:
+            with storage_errors("take the run's lock"):
+                private_folder(self.folder)
+                held.enter_context(held_alone(self.folder / "run.lock", led))
             yield
 
     def next_start(self) -> int:

@@ -26,7 +26,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -234,7 +234,8 @@ def lead(grid: Grid, settings: Mapping[str, Scalar], *, sleep: Callable[[float],
     except MedunlearnError as error:
         failure = {"family": type(error).__name__, "code": error.code,
                    "message": error.message, "hint": error.hint}
-        RunStore(folder).write_text(FAILURE_FILE, json.dumps(failure) + "\n")
+        with suppress(MedunlearnError):  # a disk that is full is not why it failed
+            RunStore(folder).write_text(FAILURE_FILE, json.dumps(failure) + "\n")
         raise
 
 

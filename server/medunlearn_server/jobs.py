@@ -7,7 +7,6 @@ that the supervisor wrote, and an attempt that is not the current one does nothi
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import write_atomically
+from medunlearn_common.files import held_alone, write_atomically
 from medunlearn_common.messages import Scalar
+from medunlearn_common.processes import process_stat
 
 FOLDER_VARIABLE: Final = "MEDUNLEARN_COORDINATOR"
 """Tells the ServerApp which folder it serves; a run's configuration cannot."""
@@ -137,12 +137,9 @@ def leading(run_folder: Path, *, attempt: int) -> Iterator[None]:
         Misconfigured: RUN_LOCKED.
         Transient: WRITE_FAILED.
     """
-    with (run_folder / "leader.lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Misconfigured("RUN_LOCKED", "another process carries this run",
-                                "nothing to do: it goes on without this one") from error
+    carried = Misconfigured("RUN_LOCKED", "another process carries this run",
+                            "nothing to do: it goes on without this one")
+    with held_alone(run_folder / "leader.lock", carried):
         mine = {"attempt": attempt, "pid": os.getpid(), "began": process_began(os.getpid())}
         write_atomically(run_folder / LEADER_FILE, json.dumps(mine).encode("ascii"))
         yield
@@ -150,9 +147,5 @@ def leading(run_folder: Path, *, attempt: int) -> Iterator[None]:
 
 def process_began(pid: int) -> int | None:
     """Start of a process in clock ticks since boot, which tells equal ids apart; None if gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else int(fields[19])
+    fields = process_stat(pid)
+    return None if fields is None or fields[0] == "Z" else int(fields[19])

@@ -7,11 +7,12 @@ says what is open now, the other when each exchange began and ended, one line ea
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from medunlearn_common.files import replace_unsynced
 
 _SHOW_EVERY_S = 1.0
 _MOST_NAMED = 100
@@ -96,10 +97,8 @@ class Waiting:
         if self._shown_in is None or not (now or at - self._shown_at >= _SHOW_EVERY_S):
             return
         self._shown_at = at
-        temporary = self._shown_in.with_suffix(".tmp")
         with suppress(OSError):
-            temporary.write_text(json.dumps({**self._facts, "at": at}), encoding="ascii")
-            os.replace(temporary, self._shown_in)
+            replace_unsynced(self._shown_in, json.dumps({**self._facts, "at": at}))
 
 
 def _spent(shown_in: Path | None) -> dict[str, float | str | list[str]]:

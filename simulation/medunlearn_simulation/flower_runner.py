@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from medunlearn_client.site_config import SITE_FILE
-from medunlearn_common import errors
-from medunlearn_common.errors import MedunlearnError, Transient
+from medunlearn_common.errors import FAMILIES, MedunlearnError, Transient
 from medunlearn_common.files import private_folder
+from medunlearn_common.flower_environment import QUIET
 from medunlearn_common.plan import Plan, RunPlan, RuntimeOptions, plan_template
 from medunlearn_server.coordinator import OUTCOME_FILE
 from medunlearn_server.flower_app import EVENTS_FILE, FAILURE_FILE
@@ -34,10 +34,6 @@ from medunlearn_simulation.sessions import end_session
 LOG_FILE = "flower.log"
 _POLL_S = 0.1
 _GRACE_S = 5.0
-_FAMILIES = {
-    family.__name__: family
-    for family in (errors.Misconfigured, errors.Rejected, errors.BudgetExceeded, Transient)
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +153,7 @@ def _environment(job: FlowerJob, scratch: Path) -> dict[str, str]:
     return {
         **os.environ,
         "FLWR_HOME": str(scratch / "flwr"),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        **QUIET,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "OMP_NUM_THREADS": str(job.runtime.threads),
@@ -192,7 +186,7 @@ def _run_child(
 def _failure(run_folder: Path, status: int) -> MedunlearnError:
     try:
         failure = json.loads((run_folder / FAILURE_FILE).read_text(encoding="utf-8"))
-        family = _FAMILIES[failure["family"]]
+        family = FAMILIES[failure["family"]]
         return family(failure["code"], failure["message"], failure["hint"])
     except (OSError, ValueError, KeyError):
         return Transient(

@@ -89,7 +89,8 @@ def grid(tmp_path: Path) -> Iterator[OwnGrid]:
     enrol(small_plan(), run_folder=tmp_path / "run",
           sites={folder: f"hospital-{i}" for i, folder in enumerate(folders)})
     yield OwnGrid(tmp_path / "sites", 4)
-    client_side.close_hospitals()
+    while client_side._HOSPITALS:
+        client_side._HOSPITALS.popitem()[1].close()
 
 
 def settings(tmp_path: Path, plan: RunPlan) -> dict[str, Any]:

@@ -87,6 +87,12 @@ def test_a_damaged_ledger_stops_releases(tmp_path: Path) -> None:
         PrivacyLedger(path)
 
 
+def test_a_ledger_whose_folder_cannot_be_made_says_so(tmp_path: Path) -> None:
+    (tmp_path / "site").write_text("a file")
+    with pytest.raises(Transient, match="LEDGER_UNAVAILABLE"):
+        PrivacyLedger(tmp_path / "site" / "ledger.db")
+
+
 def test_a_charge_is_on_disk_before_charge_returns(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     release(PrivacyLedger(path), "round-0")

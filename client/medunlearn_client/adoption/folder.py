@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fcntl import LOCK_EX, LOCK_NB, flock
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,7 @@ from medunlearn_common.attestation.files import ATTESTATION_FILE
 from medunlearn_common.audit.kinds import person
 from medunlearn_common.audit.kinds import run_id as is_run_id
 from medunlearn_common.errors import Misconfigured, Transient
-from medunlearn_common.files import private_folder, sync_path
+from medunlearn_common.files import held_alone, private_folder, sync_path
 
 MEASURED_FILE: Final = "measured.json"
 ADOPTION_FILE: Final = "adoption.json"
@@ -106,12 +106,9 @@ class AdoptionFolder:
             Transient: ADOPTION_BUSY or WRITE_FAILED.
         """
         private_folder(self.adopted)
-        with (self.adopted / ".lock").open("ab") as lock:
-            try:
-                flock(lock, LOCK_EX | LOCK_NB)
-            except BlockingIOError as error:
-                raise Transient("ADOPTION_BUSY", "another command adopts or decides here",
-                                "wait for it to end") from error
+        busy = Transient("ADOPTION_BUSY", "another command adopts or decides here",
+                         "wait for it to end")
+        with held_alone(self.adopted / ".lock", busy):
             yield
 
 

@@ -22,6 +22,7 @@ from medunlearn_common.doctor import JsonOption, report
 from medunlearn_common.enrolment import open_enrolment
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import read_named
 from medunlearn_common.founding import require_confirmed
 from medunlearn_common.identity.commands import NewPassphraseOption
 from medunlearn_common.invitation import invitation_fingerprint, open_invitation
@@ -51,7 +52,7 @@ def init(
 
       medunlearn hospital init clinic --invitation clinic-a.invitation --entity "Clinic A"
     """
-    document, now = _read(invitation), time.time()
+    document, now = read_named(invitation), time.time()
     open_invitation(document, now=now)  # what a machine can tell comes before people are asked
     records = DataSection.model_validate({
         "files": tuple(str(_present(path)) for path in data or ()),
@@ -119,10 +120,10 @@ def join(
             "FILE_MISSING", "neither a roster nor a refresh is named, and no new keys wait",
             "name what the coordinator sent: medunlearn hospital join roster.dsse")
     if roster is not None:  # first: it says whose refresh may be believed
-        taken = take_roster(folder, _read(roster), now=now)
+        taken = take_roster(folder, read_named(roster), now=now)
         typer.echo(f"roster {taken.version} is in force: {len(taken.sites)} hospitals")
     if refresh is not None:
-        for line in take_refresh(folder, _read(refresh), now=now):
+        for line in take_refresh(folder, read_named(refresh), now=now):
             typer.echo(line)
     for line in activate_next_keys(folder):
         typer.echo(line)
@@ -183,11 +184,3 @@ def doctor(
     from medunlearn_client.joining.checks import hospital_checks
 
     report(hospital_checks(folder, now=time.time(), offline=offline), as_json=as_json)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Misconfigured("FILE_MISSING", f"cannot read {path}: {error.strerror}",
-                            "check the path") from error

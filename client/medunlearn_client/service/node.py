@@ -20,6 +20,8 @@ import shlex
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from secrets import token_hex
@@ -31,7 +33,7 @@ from medunlearn_client.service.roster_entry import roster_trouble
 from medunlearn_client.service.wire import PREFIX
 from medunlearn_client.service.worker_client import WorkerClient
 from medunlearn_common.errors import Misconfigured, Transient
-from medunlearn_common.files import write_atomically
+from medunlearn_common.files import held_alone, write_atomically
 from medunlearn_common.flower_environment import flower_command, flower_environment
 from medunlearn_common.full_disk import DiskWatch
 from medunlearn_common.identity.key_files import PASSPHRASE_VARIABLE
@@ -40,7 +42,13 @@ from medunlearn_common.keeping.stopped import SERVICE_LOCK
 from medunlearn_common.log_fields import event
 from medunlearn_common.log_view import SERVICE
 from medunlearn_common.logs import EventLog
-from medunlearn_common.processes import Children, ChildSpec, on_termination, wait_until
+from medunlearn_common.processes import (
+    Children,
+    ChildSpec,
+    on_termination,
+    process_stat,
+    wait_until,
+)
 from medunlearn_common.service_log import run as run_logged
 
 _LOG = logging.getLogger("medunlearn.node")
@@ -50,6 +58,8 @@ _PYTHON = (sys.executable, "-P", "-m")
 # After the last answer: the app process hands it to the node, which looks twice a second.
 HAND_OVER_S, LINGER_S = 10.0, 1.5
 _LOOK_S = 0.2
+# Who looks whether a service runs holds its lock for a moment.
+_LOOKED_AT_S = 1.0
 # Each look is a call of the node, all day long: at 0.05 s they took 4 % of a core.
 _POLL_TASKS_S = 0.1
 
@@ -67,13 +77,11 @@ class HospitalNode:
         Raises:
             Misconfigured: PARTY_RETIRED, HOSPITAL_CONFIG_ codes, NODE_KEY, NODE_CA, NODE_INSECURE,
                 FLOWER_MISSING.
-            Transient: WRITE_FAILED.
         """
         PartyMarks(folder).require_in_service()
         self.paths, self._stdout = HospitalPaths(folder=folder), stdout
         self.config = read_hospital_config(folder)
         _require_files(self.paths, self.config)
-        self._write_state()
         self.children = Children(self.specs())
         self._client = WorkerClient(
             self.paths.socket, timeout_s=self.config.node.request_timeout_s, patience_s=0.0)
@@ -171,9 +179,15 @@ class HospitalNode:
         """Serve until ``stopping`` is set, then finish the answer under way and stop.
 
         Raises:
-            Misconfigured: SERVICE_FAILED if a part says that it cannot work as configured.
+            Misconfigured: SERVICE_RUNNING, where nothing is changed; SERVICE_FAILED if a part
+                says that it cannot work as configured.
+            Transient: WRITE_FAILED.
         """
-        lock = _require_only_service(self.paths)
+        with _only_service(self.paths):
+            self._write_state()  # only now: the secret may be a running service's
+            self._serve(stopping, log)
+
+    def _serve(self, stopping: threading.Event, log: EventLog | None) -> None:
         self._say_if_kept_out()
         self.children.start()
         before, disk = "", DiskWatch(self.paths.folder, log) if log is not None else None
@@ -193,7 +207,6 @@ class HospitalNode:
             self._finish()
         finally:
             self.children.stop()
-            os.close(lock)
 
     def _say_if_kept_out(self) -> None:
         """It serves all the same: the roster that names it may come with the next greeting."""
@@ -255,11 +268,8 @@ def serve(folder: Path) -> int:
 
 
 def _is_alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
+    fields = process_stat(pid)
+    return fields is not None and fields[0] != "Z"
 
 
 def _require_files(paths: HospitalPaths, config: HospitalConfig) -> None:
@@ -284,19 +294,17 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _require_only_service(paths: HospitalPaths) -> int:
+@contextmanager
+def _only_service(paths: HospitalPaths) -> Iterator[None]:
     """Hold the folder's lock, with our pid in it; raises Misconfigured SERVICE_RUNNING."""
-    descriptor = os.open(paths.state / SERVICE_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise Misconfigured("SERVICE_RUNNING", "a service runs for this folder already",
+    running = Misconfigured("SERVICE_RUNNING", "a service runs for this folder already",
                             "medunlearn hospital stop; under systemd, which would start it "
-                            "again: systemctl stop medunlearn-hospital") from error
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, str(os.getpid()).encode("ascii"))
-    return descriptor
+                            "again: systemctl stop medunlearn-hospital")
+    with held_alone(paths.state / SERVICE_LOCK, running, patience_s=_LOOKED_AT_S) as lock:
+        lock.truncate(0)
+        lock.write(str(os.getpid()).encode("ascii"))
+        lock.flush()
+        yield
 
 
 def stop_service(paths: HospitalPaths, *, deadline_s: float) -> bool:
@@ -308,17 +316,21 @@ def stop_service(paths: HospitalPaths, *, deadline_s: float) -> bool:
     pid = service_pid(paths)
     if pid is None:
         return False
-    os.kill(pid, signal.SIGTERM)
+    with suppress(ProcessLookupError):  # it has just ended by itself
+        os.kill(pid, signal.SIGTERM)
     wait_until(lambda: service_pid(paths) is None, deadline_s=deadline_s, what="the service's end")
     return True
 
 
 def service_pid(paths: HospitalPaths) -> int | None:
-    """Of the running service; its lock tells a living one from a pid that was left behind."""
+    """Of the running service; its lock tells a living one from a pid that was left behind.
+
+    Shared, so that two who look at once do not take each other for a service.
+    """
     try:
         with (paths.state / SERVICE_LOCK).open("r+") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
                 return int(lock.read() or 0) or None
             return None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from medunlearn_common.errors import Misconfigured, Transient
+from medunlearn_common.files import replace_unsynced
 
 WorkerState = Literal["starting", "idle", "answering", "stopping", "stopped"]
 _MAX_BYTES = 1 << 20
@@ -88,13 +88,9 @@ def replace_file(path: Path, text: str) -> None:
     Raises:
         Transient: STATUS_FAILED; the old file is untouched.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
-                       "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(temporary, path)
+        replace_unsynced(path, text)
     except OSError as error:
         raise Transient("STATUS_FAILED", f"cannot write {path.name}: {error.strerror}",
                         "free disk space or mend permissions; requests are answered") from error

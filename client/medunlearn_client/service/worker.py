@@ -13,7 +13,6 @@ Guarantees:
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sys
@@ -42,6 +41,7 @@ from medunlearn_common import logs
 from medunlearn_common.code_digest import installed_code_digest
 from medunlearn_common.envelope import SEALED
 from medunlearn_common.errors import MedunlearnError, Misconfigured
+from medunlearn_common.files import held_alone
 from medunlearn_common.keeping.stopped import WORKER_LOCK
 from medunlearn_common.ledger import PrivacyLedger
 from medunlearn_common.log_fields import event
@@ -227,7 +227,11 @@ class Worker(WorkerServicer):
         if self._log is not None:
             inner = self._site.status.last_kind if kind == SEALED else kind
             self._log.info("request_timed", kind=inner, seconds=round(seconds, 4))
-        self._site.settle(now)
+        try:
+            self._site.settle(now)
+        except Exception:  # nobody asks for what became of it
+            _LOG.exception("what an answer changed could not be noted")
+            self._site.note(state="idle")
 
     def Look(self, request: LookRequest, context: grpc.ServicerContext) -> LookReply:
         """At once, also while an answer is computed."""
@@ -251,23 +255,6 @@ def bare(code: str) -> Message:
     return Message(kind=ERROR, fields={"code": code})
 
 
-def require_only_worker(paths: HospitalPaths) -> int:
-    """Hold the folder's lock for the life of this process; returns its descriptor.
-
-    Raises:
-        Misconfigured: WORKER_RUNNING.
-    """
-    paths.state.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(paths.state / WORKER_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise Misconfigured("WORKER_RUNNING", "another worker serves this hospital's folder",
-                            "stop the other service first") from error
-    return descriptor
-
-
 def serve(folder: Path, stopping: threading.Event, log: EventLog | None = None) -> None:
     """Open the hospital and answer until ``stopping`` is set.
 
@@ -277,12 +264,11 @@ def serve(folder: Path, stopping: threading.Event, log: EventLog | None = None) 
     paths = HospitalPaths(folder=folder)
     config = read_hospital_config(folder)
     require_installed_code()
-    lock = require_only_worker(paths)
-    try:
-        with closing(LocalSite(folder, config)) as site:
-            _answer(site, stopping, log)
-    finally:
-        os.close(lock)
+    running = Misconfigured("WORKER_RUNNING", "another worker serves this hospital's folder",
+                            "stop the other service first")
+    with held_alone(paths.state / WORKER_LOCK, running), \
+            closing(LocalSite(folder, config)) as site:
+        _answer(site, stopping, log)
 
 
 def _answer(site: LocalSite, stopping: threading.Event, log: EventLog | None) -> None:

@@ -7,7 +7,6 @@ the envelopes beside it would have released without having charged.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
 import sqlite3
@@ -23,7 +22,7 @@ from secrets import token_hex
 from medunlearn_common import __version__
 from medunlearn_common.digests import canonical_json, digest_of_file
 from medunlearn_common.errors import Misconfigured, Transient
-from medunlearn_common.files import write_atomically
+from medunlearn_common.files import held_alone, sync_path, write_atomically
 from medunlearn_common.keeping.catalogue import Role, class_of, files_of, is_database, role_of
 from medunlearn_common.keeping.marks import RETIRED_FILE, PartyMarks
 from medunlearn_common.keeping.stopped import stopped
@@ -167,16 +166,11 @@ def _copy_database(path: Path, target: Path) -> None:
 @contextmanager
 def _no_run_led(folder: Path) -> Iterator[None]:
     """Hold the lock of every run, as a coordinator that works on it would."""
+    led = Misconfigured("RUN_LOCKED", "a coordinator is working on a run of this folder",
+                        "stop it before its folder moves away")
     with ExitStack() as locks:
         for path in sorted((folder / "runs").glob("*/run.lock")):
-            lock = locks.enter_context(path.open("ab"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Misconfigured(
-                    "RUN_LOCKED", "a coordinator is working on a run of this folder",
-                    "stop it before its folder moves away",
-                ) from error
+            locks.enter_context(held_alone(path, led))
         yield
 
 
@@ -199,6 +193,11 @@ def _write_archive(out: Path, copies: Path, names: list[str], manifest: bytes) -
     finally:
         with suppress(OSError):
             temporary.unlink()
+    try:
+        sync_path(out.absolute().parent)
+    except OSError:
+        out.unlink()  # its name may not last: the folder is not retired for that
+        raise
 
 
 def _add(archive: tarfile.TarFile, name: str, path: Path) -> None:

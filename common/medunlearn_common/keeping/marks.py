@@ -18,7 +18,6 @@ from medunlearn_common.files import write_atomically
 
 RETIRED_FILE = "retired.json"
 LOST_FILE = "history-lost.json"
-MARK_FILES = (RETIRED_FILE, LOST_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)

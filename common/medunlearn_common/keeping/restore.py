@@ -24,6 +24,7 @@ from typing import Any
 from medunlearn_common.accounting import Mechanism
 from medunlearn_common.digests import digest_of_file
 from medunlearn_common.errors import Misconfigured, Rejected, Transient
+from medunlearn_common.files import sync_path
 from medunlearn_common.keeping.adopted import relink
 from medunlearn_common.keeping.backup import FORMAT, MANIFEST
 from medunlearn_common.keeping.catalogue import ENROLMENTS, class_of
@@ -287,14 +288,9 @@ def _say_unbounded(path: Path, mark: HistoryLost) -> None:
 def _place(source: Path, target: Path) -> None:
     """Put a file in place, flushed; never over another."""
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with source.open("rb") as stream:
-        os.fsync(stream.fileno())
+    sync_path(source)
     os.link(source, target)  # fails where a file has appeared meanwhile
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_path(target.parent)
 
 
 def _existing(folder: Path) -> Path:

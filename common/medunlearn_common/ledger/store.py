@@ -77,7 +77,8 @@ class PrivacyLedger:
         self._path = path
         self._site_budget = site_budget
         self._accountant = accountant
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
         with self._transaction() as connection:
             schema.prepare(connection)
 
@@ -98,13 +99,17 @@ class PrivacyLedger:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._errors(), closing(sqlite3.connect(self._path, timeout=30.0)) as connection:
+            connection.execute("PRAGMA journal_mode=DELETE")
+            connection.execute("PRAGMA synchronous=EXTRA")
+            with connection:
+                yield connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
         try:
-            with closing(sqlite3.connect(self._path, timeout=30.0)) as connection:
-                connection.execute("PRAGMA journal_mode=DELETE")
-                connection.execute("PRAGMA synchronous=EXTRA")
-                with connection:
-                    yield connection
-        except (sqlite3.Error, UnicodeError, OverflowError) as error:
+            yield
+        except (sqlite3.Error, OSError, UnicodeError, OverflowError) as error:
             raise Transient(
                 "LEDGER_UNAVAILABLE",
                 f"the privacy ledger {self._path.name} cannot be read or written: {error}",

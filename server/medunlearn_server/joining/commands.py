@@ -15,6 +15,7 @@ from medunlearn_common.doctor import JsonOption, report
 from medunlearn_common.enrolment import Enrolment, open_leave
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import read_named
 from medunlearn_common.founding import require_confirmed
 from medunlearn_common.identity.commands import NewPassphraseOption
 from medunlearn_common.invitation import federation_fingerprint
@@ -28,7 +29,7 @@ from medunlearn_server.joining.founding import (
     Founding,
     found,
 )
-from medunlearn_server.joining.membership import BaseModel, Membership
+from medunlearn_server.joining.membership import InvitedModel, Membership
 from medunlearn_server.joining.own_certificate import OwnCertificate
 
 FirstUseOption = Annotated[bool, typer.Option(
@@ -169,7 +170,7 @@ def enrol(
                 who=f"{enrolment.site_id} ({enrolment.entry.entity})",
                 interactive=sys.stdin.isatty())
 
-        enrolment = membership.enrol(_read(path), confirm)
+        enrolment = membership.enrol(read_named(path), confirm)
         typer.echo(f"enrolled {enrolment.site_id} ({enrolment.entry.entity})")
         if enrolment.code_digest != installed_code_digest():
             typer.echo(f"  note: it has medunlearn {enrolment.package_version} with other code "
@@ -192,7 +193,7 @@ def revoke(
     """
     membership = Membership(folder, now=time.time())
     if notice is not None:
-        federation, leaving = open_leave(_read(notice), membership.roster().current)
+        federation, leaving = open_leave(read_named(notice), membership.roster().current)
         if federation != membership.federation or site not in ("", leaving):
             raise Misconfigured("LEAVE_OTHER", f"the notice is {leaving}'s, of {federation!a}",
                                 "name the hospital and the notice that belong together")
@@ -237,7 +238,7 @@ def roster_import(
       medunlearn coordinator roster import roster.dsse --root root.cbor --folder lead
     """
     membership = Membership(folder, now=time.time())
-    complete = membership.import_roster(_read(file), root=_read(root) if root else None)
+    complete = membership.import_roster(read_named(file), root=read_named(root) if root else None)
     roster = membership.roster().current
     typer.echo(f"roster {roster.version} is in force, with {len(roster.sites)} hospitals")
     _show_fingerprint(membership)
@@ -296,10 +297,10 @@ def doctor(folder: PartyFolder = HERE, as_json: JsonOption = False) -> None:
     report(coordinator_checks(folder, now=time.time()), as_json=as_json)
 
 
-def _base_model(name: str, folder: Path | None) -> BaseModel:
+def _base_model(name: str, folder: Path | None) -> InvitedModel:
     if folder is None:
-        return BaseModel(name=name)
-    return BaseModel(name=name or folder.resolve().name, model_digest=model_digest(folder),
+        return InvitedModel(name=name)
+    return InvitedModel(name=name or folder.resolve().name, model_digest=model_digest(folder),
                      tokenizer_digest=tokenizer_digest(folder))
 
 
@@ -321,11 +322,3 @@ def _advanced(membership: Membership, signed: bool, *, newcomers: bool = True) -
 def _show_fingerprint(membership: Membership) -> None:
     words = federation_fingerprint(membership.federation, membership.root())
     typer.echo(f"fingerprint of {membership.federation}: {words}")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Misconfigured("FILE_MISSING", f"cannot read {path}: {error.strerror}",
-                            "check the path") from error

@@ -50,7 +50,7 @@ Confirm = Callable[[Enrolment], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaseModel:
+class InvitedModel:
     """What an invitation says of the base model; empty leaves it open."""
 
     name: str = ""
@@ -103,7 +103,7 @@ class Membership:
     # Invitations.
 
     def invite(
-        self, site_id: str, *, days: int, model: BaseModel, version: str, code_digest: str
+        self, site_id: str, *, days: int, model: InvitedModel, version: str, code_digest: str
     ) -> Path:
         """Write ``invitations/SITE.invitation``; an earlier one of that site is no longer good.
 
@@ -130,7 +130,7 @@ class Membership:
             write_atomically(path, document, private=False)
         return path
 
-    def refresh(self, site_id: str, *, model: BaseModel, version: str, code_digest: str) -> Path:
+    def refresh(self, site_id: str, *, model: InvitedModel, version: str, code_digest: str) -> Path:
         """Write ``invitations/SITE.refresh``: address, authorities and digests as they are now.
 
         Nobody can enrol with its token, which is remembered nowhere.
@@ -140,20 +140,21 @@ class Membership:
             Rejected: PARTY_UNKNOWN.
             Transient: WRITE_FAILED.
         """
-        self.roster().current.party(site_id)
-        _, document = self._invitation(site_id, days=_REFRESH_DAYS, model=model, version=version,
-                                       code_digest=code_digest)
         path = self._path / "invitations" / f"{site_id}.refresh"
-        write_atomically(path, document, private=False)
-        for issued in self.issued():
-            if issued.site_id == site_id and model.model_digest:
-                self._invitations.remember(replace(
-                    issued, model_digest=model.model_digest,
-                    tokenizer_digest=model.tokenizer_digest))
+        with in_turn(self._folder.state / _LOCK_FILE):
+            self.roster().current.party(site_id)
+            _, document = self._invitation(site_id, days=_REFRESH_DAYS, model=model,
+                                           version=version, code_digest=code_digest)
+            write_atomically(path, document, private=False)
+            for issued in self.issued():
+                if issued.site_id == site_id and model.model_digest:
+                    self._invitations.remember(replace(
+                        issued, model_digest=model.model_digest,
+                        tokenizer_digest=model.tokenizer_digest))
         return path
 
     def _invitation(
-        self, site_id: str, *, days: int, model: BaseModel, version: str, code_digest: str
+        self, site_id: str, *, days: int, model: InvitedModel, version: str, code_digest: str
     ) -> tuple[Invitation, bytes]:
         identity, config = open_identity(self._path), self._folder.config
         invitation = Invitation(
@@ -168,15 +169,15 @@ class Membership:
         return invitation, write_invitation(invitation, identity, root=self.root(),
                                             roster_document=self.roster().document)
 
-    def base_model(self) -> BaseModel:
+    def base_model(self) -> InvitedModel:
         """The digests that all hospitals taking part were told; empty if they differ."""
         sites = self.roster().current.sites
         told = {(issued.model_digest, issued.tokenizer_digest)
                 for issued in self.issued() if issued.site_id in sites}
         if len(told) != 1:
-            return BaseModel()
+            return InvitedModel()
         model, tokenizer = told.pop()
-        return BaseModel(model_digest=model, tokenizer_digest=tokenizer)
+        return InvitedModel(model_digest=model, tokenizer_digest=tokenizer)
 
     def issued(self) -> list[Issued]:
         """All that is remembered of invitations, by site."""

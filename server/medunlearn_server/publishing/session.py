@@ -203,7 +203,8 @@ class _Session:
     def _publish(self, addresses: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
         """An update to those that have it; the whole to all others."""
         verdicts: dict[str, str] = {}
-        holders = {a for a in addresses if self._site.get(a) in self._holders()}
+        sites = self._holders()  # of the whole log
+        holders = {address for address in addresses if self._site.get(address) in sites}
         missed: dict[str, str] = {}
         for whole, asked in ((False, holders), (True, set(addresses) - holders)):
             if not asked:

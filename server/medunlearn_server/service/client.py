@@ -8,8 +8,7 @@ from typing import Any, Final, Self
 
 import grpc
 
-from medunlearn_common import errors
-from medunlearn_common.errors import MedunlearnError, Misconfigured, Transient
+from medunlearn_common.errors import FAMILIES, MedunlearnError, Misconfigured, Transient
 from medunlearn_common.service import control_pb2 as wire
 from medunlearn_common.service import control_pb2_grpc
 from medunlearn_server.service.config import CoordinatorFolder, split_address
@@ -17,10 +16,6 @@ from medunlearn_server.service.control import CODE_KEY, FAMILY_KEY, HINT_KEY
 
 _DEADLINE_S: Final = 20.0
 _ANY_HOST: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-_FAMILIES: Final[dict[str, type[MedunlearnError]]] = {
-    family.__name__: family
-    for family in (errors.Misconfigured, errors.Rejected, errors.BudgetExceeded, Transient)
-}
 
 
 class ControlClient:
@@ -93,7 +88,7 @@ class ControlClient:
 
     def _translated(self, error: Any) -> MedunlearnError:
         facts = dict(error.trailing_metadata() or ())
-        family = _FAMILIES.get(str(facts.get(FAMILY_KEY, "")))
+        family = FAMILIES.get(str(facts.get(FAMILY_KEY, "")))
         if family is not None:
             hint = facts.get(HINT_KEY, b"")
             return family(

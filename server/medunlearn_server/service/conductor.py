@@ -230,6 +230,7 @@ class Conductor:
         _LOG.info("run %s: %s %s", row.run_id, state, code,
                   extra=event(f"run_{state}", run_id=row.run_id, **told))
         self._failures.pop(row.run_id, None)
+        self._not_before.pop(row.run_id, None)  # resumed, it goes on at once
 
     def _again_later(self, row: RunRow, code: str) -> None:
         if self._around.stopping.is_set():

@@ -26,7 +26,7 @@ import logging
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -291,9 +291,6 @@ class Gateway:
 
 class _Cut(Exception):
     """Ends a connection whose answer has begun."""
-
-
-Served = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def _status_of(error: Exception) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import ssl
 import sys
 import time
@@ -17,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import replace_unsynced
 from medunlearn_common.log_fields import event
 from medunlearn_common.logs import EventLog
 from medunlearn_common.service_log import exit_status
@@ -94,10 +94,8 @@ class Seen:
         self._times[site] = now
         if now - self._written >= _SHOW_SEEN_EVERY_S:
             self._written = now
-            temporary = self._path.with_suffix(".tmp")
             with suppress(OSError):
-                temporary.write_text(json.dumps(self._times), encoding="utf-8")
-                os.replace(temporary, self._path)
+                replace_unsynced(self._path, json.dumps(self._times))
 
 
 class _Server(uvicorn.Server):

@@ -25,6 +25,7 @@ from typing import Final
 
 from medunlearn_common.errors import Transient
 from medunlearn_common.identity.key_files import hold_passphrase
+from medunlearn_common.processes import process_stat
 
 SOCKET: Final = "passphrase.sock"
 _MOST_BYTES: Final = 4096
@@ -125,8 +126,5 @@ def _short(state: Path) -> Iterator[str]:
 
 
 def _parent_of(pid: int) -> int:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return -1
-    return int(stat.rpartition(")")[2].split()[1])
+    fields = process_stat(pid)
+    return -1 if fields is None else int(fields[1])

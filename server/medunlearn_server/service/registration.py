@@ -85,7 +85,9 @@ class Registration:
         }
         known = self._known()
         due = {s: digest for s, digest in wanted.items() if not self._was_refused(s, digest)}
-        if {site: digest for site, (digest, _) in known.items()} == due and self.settled:
+        # One that was begun only, and not heard of since, is not let in yet.
+        admitted = {site: digest for site, (digest, node_id) in known.items() if node_id}
+        if admitted == due and self.settled:
             return
         alive = self._alive()
         _take_over(known, alive)

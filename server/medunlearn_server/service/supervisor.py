@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import require_writable
+from medunlearn_common.files import held_alone, require_writable
 from medunlearn_common.full_disk import DiskWatch
 from medunlearn_common.identity.key_files import PASSPHRASE_VARIABLE
 from medunlearn_common.keeping import PartyMarks
-from medunlearn_common.keeping.stopped import SERVICE_LOCK, held_alone
+from medunlearn_common.keeping.stopped import SERVICE_LOCK
 from medunlearn_common.log_view import SERVICE
 from medunlearn_common.logs import EventLog
 from medunlearn_common.processes import Children, ChildSpec, on_termination
@@ -158,7 +158,7 @@ def _installed(module: str) -> bool:
 
 def _alone(folder: CoordinatorFolder) -> AbstractContextManager[BinaryIO]:
     """Hold the folder against another service; entering raises Misconfigured SERVICE_RUNNING."""
-    return held_alone(folder.state, SERVICE_LOCK, Misconfigured(
+    return held_alone(folder.state / SERVICE_LOCK, Misconfigured(
         "SERVICE_RUNNING", f"a service for {folder.path.name} is running already",
         "a coordinator has one service at a time; stop the other one"))
 

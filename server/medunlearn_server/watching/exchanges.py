@@ -7,7 +7,6 @@ it is not flushed to disk, and a run goes on when it cannot be written.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from typing import Any
 
 from medunlearn_common.audit.kinds import code as is_code
 from medunlearn_common.audit.kinds import name as is_name
+from medunlearn_common.files import replace_unsynced
 from medunlearn_common.log_fields import KINDS
 from medunlearn_common.messages import Message
 from medunlearn_server.intake import code_of, site_of
@@ -85,10 +85,8 @@ class WatchedTransport:
                 kind=_known(requests[address].kind), code=code_of(reply), at=at)
 
     def _note(self, view: ExchangeView) -> None:
-        temporary = self._path.with_name(f".{EXCHANGE_FILE}.{os.getpid()}.tmp")
         with suppress(OSError):
-            temporary.write_text(json.dumps(asdict(view)) + "\n", encoding="ascii")
-            os.replace(temporary, self._path)
+            replace_unsynced(self._path, json.dumps(asdict(view)) + "\n")
 
 
 def read_exchange(folder: Path) -> ExchangeView | None:

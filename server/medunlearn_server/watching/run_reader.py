@@ -75,7 +75,12 @@ class RunReader:
         log = self._try(self._log.read) or LogView()
         if log.first_bad is not None:
             self._troubles.add("AUDIT_LOG_DAMAGED")
-        values = self._unchanged(self._folder / CHECKPOINT_FILE, _checkpoint) or {}
+        values = self._unchanged(self._folder / CHECKPOINT_FILE, values_shown) or {}
+        # What is broken in a checkpoint takes neither the page nor other runs' down.
+        view = self._try(lambda: self._view(row, log, values)) or self._view(row, log, {})
+        return replace(view, troubles=tuple(sorted(self._troubles)))
+
+    def _view(self, row: RunRow | None, log: LogView, values: Mapping[str, Any]) -> RunView:
         view = RunView(
             run_id=_lawful(is_run_id, row.run_id if row else values.get("run_id", "")),
             state=row.shown_state if row else _guessed_state(values, log),
@@ -91,9 +96,8 @@ class RunReader:
             exchange=read_exchange(self._folder), log=log, attestation=self._attestation(log),
             gates=self._unchanged(self._folder / GATES_FILE, _gates) or (),
         )
-        view = replace(view, epsilon=_epsilon(values, view), sites=_sites(view),
+        return replace(view, epsilon=_epsilon(values, view), sites=_sites(view),
                        gates=view.gates or _norm_gate(view))
-        return replace(view, troubles=tuple(sorted(self._troubles)))
 
     def _attestation(self, log: LogView) -> AttestationView | None:
         named = {r.fields["attestation_digest"] for r in log.records if r.kind in _ATTESTED}
@@ -130,7 +134,8 @@ class RunReader:
             return action()
         except MedunlearnError as error:
             self._troubles.add(error.code)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError,
+                RecursionError):
             self._troubles.add("FILE_UNREADABLE")
         return None
 
@@ -168,14 +173,6 @@ def _plan(path: Path) -> PlanView:
     )
 
 
-def _checkpoint(path: Path) -> Mapping[str, Any] | None:
-    values = values_shown(path)
-    if values is not None:  # what is broken is found here, once, and not in the middle of a page
-        for parse in (_rounds, _vote, _evaluation, _phase):
-            parse(values)
-    return values
-
-
 def _phase(values: Mapping[str, Any]) -> str:
     state = values.get("state")
     if state is None:
@@ -192,7 +189,8 @@ def _clean(report: RoundReport) -> RoundReport:
     """Only lawful names and codes, and numbers that are numbers."""
     for field in fields(report):
         value = getattr(report, field.name)
-        if field.type in ("int", "float") and not isinstance(value, int | float):
+        number = ("int", "float") if value is None else ("int", "float", "float | None")
+        if field.type in number and not isinstance(value, int | float):
             raise TypeError(field.name)
     return replace(
         report, sites=tuple(_lawful(name, site) for site in report.sites),

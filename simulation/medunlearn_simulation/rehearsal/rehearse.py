@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medunlearn_common.attestation.files import ATTESTATION_FILE
 from medunlearn_common.errors import MedunlearnError, Transient
 from medunlearn_common.files import write_atomically
 from medunlearn_simulation.rehearsal.networks import Network, networks
@@ -180,8 +181,7 @@ class Federation:
         folder = str(self.coordinator.folder)
         self.coordinator.run("coordinator", "publish", run, "--folder", folder)
         took = wait_for(
-            lambda: all((h.folder / "inbox" / run / "attestation.dsse").exists()
-                        or any((h.folder / "inbox" / run).glob("*attestation*"))
+            lambda: all((h.folder / "inbox" / run / ATTESTATION_FILE).exists()
                         for h in self.hospitals) and self.state(run) == "finished",
             within_s=within_s, look_s=_LOOK_S, what=f"{run} at all hospitals")
         self.say(f"published to all hospitals after {took:.0f} s")

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from quadratic_hospital import small_plan, write_sites
 
-from medunlearn_common.flower_environment import flower_command, flower_environment
+from medunlearn_common.flower_environment import flower_environment
 from medunlearn_common.plan import Plan, RunPlan, plan_template
 from medunlearn_common.processes import Children, ChildSpec
 from medunlearn_server.service.config import CoordinatorFolder, open_folder
@@ -116,9 +116,7 @@ class Federation:
 
     def __post_init__(self) -> None:
         self.path = self.root / "coordinator"
-        self.public, self.superlink, self.control, self.watch, *node_ports = free_ports(
-            4 + self.sites)
-        self.node_ports = node_ports
+        self.public, self.superlink, self.control, self.watch = free_ports(4)
         changes = {f"site_{i}": {"slow_s": self.slow_s} for i in range(self.sites)}
         self.site_folders = write_sites(self.root / "sites", self.sites, **changes)
         enrol(self.plan, run_folder=self.path, sites={
@@ -156,33 +154,6 @@ class Federation:
         return path
 
     # -- sites ---------------------------------------------------------------------------
-
-    def node_spec(self, index: int, *, key: Path | None = None) -> ChildSpec:
-        """The SuperNode of one site, with Flower's own subprocess isolation."""
-        folder = self.site_folders[index]
-        (folder / "state").mkdir(exist_ok=True)
-        environment = flower_environment(home=folder / "state" / "flwr")
-        environment["PYTHONPATH"] = os.pathsep.join(
-            (str(HERE / "at_sites"), str(INTEGRATION), environment["PYTHONPATH"]))
-        node_config = f"site-folder={json.dumps(str(folder))}"
-        return ChildSpec(
-            name=f"node-{index}", environment=environment, folder=folder / "state",
-            log_file=folder / "state" / "node.log", first_delay_s=1.0, grace_s=5.0,
-            command=(
-                flower_command("flower-supernode"), "--superlink", f"127.0.0.1:{self.public}",
-                "--root-certificates", str(self.path / "tls" / "ca.pem"),
-                "--auth-supernode-private-key", str(key or folder / "node" / "node.key"),
-                "--host", "127.0.0.1", "--port", str(self.node_ports[index]),
-                "--node-config", node_config,
-            ),
-        )
-
-    def start_nodes(self, *indices: int) -> None:
-        """Start the nodes of these sites; of all without any."""
-        for index in indices or range(self.sites):
-            children = Children([self.node_spec(index)])
-            self.nodes[f"node-{index}"] = children
-            children.start()
 
     def start_light_nodes(self) -> None:
         """All sites' nodes in one process: see ``light_nodes``."""

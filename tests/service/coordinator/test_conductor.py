@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,19 @@ def test_a_pause_holds_until_resumed_and_a_stop_for_good(lab: Lab) -> None:
     lab.until(lambda row: row.flower_run_id == "flower-2")
     write_directive(lab.run, "stop")
     assert lab.until(lambda row: row.state == "stopped").failure_code == "RUN_STOPPED"
+
+
+def test_a_run_that_is_resumed_waits_no_more_for_what_failed_before(lab: Lab) -> None:
+    lab.folder = replace(lab.folder, config=CoordinatorConfig(runs=RunsSection(
+        retry_first_s=600.0, retry_longest_s=600.0, start_deadline_s=20.0)))
+    lab.conduct("Transient:ROUND_TOO_FEW_SITES")
+    lab.until(lambda row: row.failure_code)
+    write_directive(lab.run, "pause")
+    lab.until(lambda row: row.state == "paused")
+    write_directive(lab.run, "run")
+    lab.runs.move(lab.run_id, "pending")
+    lab.until(lambda row: row.state == "finished")
+    assert lab.superlink.started == [1, 2]
 
 
 def test_runs_that_nobody_carries_are_paused_and_stopped_too(lab: Lab) -> None:

@@ -16,6 +16,8 @@ from safetensors.numpy import save
 
 from medunlearn_common.errors import Misconfigured, Transient
 from medunlearn_common.frozen import A_FILE, write_frozen
+from medunlearn_server import flower_app
+from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.directives import obey, obey_while_waiting, read_directive, write_directive
 from medunlearn_server.jobs import Ending, Job, deployed_settings, leading, process_began
 from medunlearn_server.service.config import CoordinatorConfig, CoordinatorFolder
@@ -105,6 +107,21 @@ def test_an_ending_counts_for_its_own_attempt_only(folder: Path) -> None:
     assert Ending.read(run, attempt=4) is None
     (run / "ending.json").write_text("{")
     assert Ending.read(run, attempt=3) is None
+
+
+def test_a_disk_too_full_for_the_reason_does_not_become_the_reason(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only people can mend was tried again and again, as a full disk is."""
+    def full(store: RunStore, name: str, text: str) -> None:
+        raise Transient("STORAGE_FULL", "cannot write", "free disk space")
+
+    monkeypatch.setattr(RunStore, "write_text", full)
+    run = folder / "runs" / "lab-1"
+    with pytest.raises(Misconfigured, match="RUN_CONFIG"):
+        flower_app._lead_deployed(None, {"run-folder": str(run), "attempt": 1})  # type: ignore[arg-type]
+    ending = Ending.read(run, attempt=1)
+    assert ending is not None and (ending.family, ending.code) == ("Misconfigured", "RUN_CONFIG")
 
 
 def test_directives_are_obeyed_between_rounds_and_a_stop_at_once(tmp_path: Path) -> None:

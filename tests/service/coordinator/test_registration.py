@@ -174,6 +174,31 @@ def test_an_answer_that_was_late_is_no_refusal(
     assert settled(place.registration()) == {"a", "b", "c"}
 
 
+def test_a_superlink_that_dies_while_a_node_is_registered_keeps_nobody_out(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither was the key taken, nor could anybody ask whether it was."""
+    registration = place.registration()
+    registration._mend()
+    registration._settled.set()
+    new_node_key(place.nodes, "d")
+
+    def dies(public_key: Path, *, name: str) -> str:
+        monkeypatch.setattr(place.superlink, "nodes", refuses)
+        raise Transient("FLOWER_COMMAND", "connection refused", "")
+
+    def refuses() -> tuple[FlowerNode, ...]:
+        raise Transient("FLOWER_COMMAND", "connection refused", "")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place.superlink, "register", dies)
+        with pytest.raises(Transient):
+            registration._mend()
+    monkeypatch.undo()
+    registration._mend()
+    assert registration.registered() == {"a", "b", "c", "d"}
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Federation, SuperLink]]:
     federation = Federation(tmp_path_factory.mktemp("registration"), three_sites())

@@ -84,6 +84,17 @@ def test_one_loopback_has_no_link_to_cut() -> None:
     assert refused.value.code == "REHEARSAL_NETWORK"
 
 
+def test_a_machine_without_ip_has_one_loopback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with networks(2) as network:
+        assert network == SharedLoopback()
+    with pytest.raises(MedunlearnError) as refused, networks(2, separate=True):
+        pass
+    assert refused.value.code == "REHEARSAL_NETWORK"
+
+
 def test_a_service_is_ended_with_everything_that_it_started(tmp_path: Path) -> None:
     """Also what ignores SIGTERM and sits in a session of its own."""
     party = Party(folder=tmp_path / "hospital-a", index=1, network=SharedLoopback(), say=str)

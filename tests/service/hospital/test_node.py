@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +20,21 @@ import pytest
 from hospital_lab import Lab, holds
 from test_bundles import EVIL, INSTALLED, SHADOW
 
-from medunlearn_client.service.config import HospitalConfig, hospital_template
-from medunlearn_client.service.node import EXECUTOR, NODE, WORKER, HospitalNode, service_pid
+from medunlearn_client.service import node as node_module
+from medunlearn_client.service.config import HospitalConfig, HospitalPaths, hospital_template
+from medunlearn_client.service.node import (
+    EXECUTOR,
+    NODE,
+    WORKER,
+    HospitalNode,
+    service_pid,
+    stop_service,
+)
 from medunlearn_client.service.status import SiteStatus
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.files import held_alone
 from medunlearn_common.flower_environment import flower_command, flower_environment
+from medunlearn_common.keeping.stopped import SERVICE_LOCK
 from medunlearn_common.processes import Child, ChildSpec
 
 HERE = Path(__file__).parent
@@ -210,10 +221,62 @@ def test_a_link_without_tls_never_leaves_the_machine(lab: Lab) -> None:
 def test_the_executor_finds_one_program_only(lab: Lab) -> None:
     config = HospitalConfig.model_validate({"node": {"insecure": True}})
     lab.paths.config.write_text(hospital_template(config))
-    spec = HospitalNode(lab.home).children[EXECUTOR].spec
+    node = HospitalNode(lab.home)
+    node._write_state()
+    spec = node.children[EXECUTOR].spec
     found = [Path(folder) / name for folder in spec.environment["PATH"].split(os.pathsep)
              for name in os.listdir(folder)]
     assert [path.name for path in found] == ["flwr-clientapp"]
     assert found[0].stat().st_mode & 0o777 == 0o700
     assert "app_caller" in found[0].read_text()
     assert (lab.paths.state / "superexec.secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_second_service_changes_nothing_of_the_one_that_runs(lab: Lab) -> None:
+    """Its parts went on with a secret that lay nowhere any more."""
+    lab.configure(node={"insecure": True}, coordinator={"address": "127.0.0.1:9443"})
+    first = HospitalNode(lab.home)
+    first._write_state()
+    lab.paths.link.write_text("{}")
+    files = [path for path in lab.paths.state.rglob("*") if path.is_file()]
+    before = {path: (path.read_bytes(), path.stat().st_ino) for path in files}
+    assert first._secret in before and lab.paths.link in before
+    running = Misconfigured("SERVICE_RUNNING", "", "")
+    with held_alone(lab.paths.state / SERVICE_LOCK, running):
+        with pytest.raises(Misconfigured, match="SERVICE_RUNNING"):
+            HospitalNode(lab.home).run(threading.Event())
+        assert {path: (path.read_bytes(), path.stat().st_ino) for path in files} == before
+
+
+@contextmanager
+def looked_at(paths: HospitalPaths) -> Iterator[None]:
+    """As while `hospital status` looks whether a service runs; the pid is an earlier one's."""
+    paths.state.mkdir(exist_ok=True)
+    (paths.state / SERVICE_LOCK).write_text("1")
+    with (paths.state / SERVICE_LOCK).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+
+
+def test_who_looks_whether_a_service_runs_is_not_taken_for_one(lab: Lab) -> None:
+    with looked_at(lab.paths):
+        assert service_pid(lab.paths) is None
+
+
+def test_a_service_starts_while_somebody_looks_whether_it_runs(lab: Lab) -> None:
+    with ExitStack() as looking:
+        looking.enter_context(looked_at(lab.paths))
+        threading.Timer(0.2, looking.close).start()
+        with node_module._only_service(lab.paths):
+            assert service_pid(lab.paths) == os.getpid()
+    assert service_pid(lab.paths) is None
+
+
+def test_a_service_that_ends_by_itself_meanwhile_is_stopped(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    found = iter([ended.pid, None])
+    monkeypatch.setattr(node_module, "service_pid", lambda paths: next(found))
+    assert stop_service(lab.paths, deadline_s=5.0)

@@ -72,3 +72,18 @@ def test_looks_and_drains_pass_requests_that_wait(site: Site, tmp_path: Path) ->
     assert site.begun == 1
     assert codes.count("SITE_BUSY") == many - worker._MOST_WAITING
     assert codes.count("SITE_STOPPING") == worker._MOST_WAITING - 1 and codes.count(None) == 1
+
+
+def test_an_error_after_an_answer_is_logged_and_the_worker_is_idle(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody waits for that part: for good the status said that it answers."""
+    def fails(now: float) -> None:
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr(site, "settle", fails)
+    site.go_on.set()
+    serving = worker.Worker(site)  # type: ignore[arg-type]
+    serving._turns.submit(serving._in_turn, Message(kind=STEP)).result(60.0)
+    serving._turns.submit(int).result(60.0)  # comes after what the answer left to do
+    assert site.status.state == "idle" and "CUDA error" in caplog.text

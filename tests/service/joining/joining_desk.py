@@ -17,11 +17,11 @@ from medunlearn_client.joining.site_folder import take_roster
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_server.joining.founding import Founding, found
-from medunlearn_server.joining.membership import BaseModel, Membership
+from medunlearn_server.joining.membership import InvitedModel, Membership
 
 NOW = time.time()
 DAY_S = 86_400
-MODEL = BaseModel(name="tiny", model_digest="a" * 64, tokenizer_digest="b" * 64)
+MODEL = InvitedModel(name="tiny", model_digest="a" * 64, tokenizer_digest="b" * 64)
 
 
 @dataclass

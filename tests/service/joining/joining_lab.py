@@ -82,7 +82,6 @@ class Federation:
 
 
 AUTHORITY = new_authority("heart-network", now=NOW)
-OTHER_AUTHORITY = new_authority("heart-network", now=NOW)
 NODE = ec.derive_private_key(7, ec.SECP384R1())
 OTHER_NODE = ec.derive_private_key(8, ec.SECP384R1())
 HOME, RIVAL = Federation(), Federation(seed=2)

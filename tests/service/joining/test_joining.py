@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import stat
 import time
@@ -59,7 +61,7 @@ from medunlearn_server.joining import commands as coordinator
 from medunlearn_server.joining.certificates import rotate
 from medunlearn_server.joining.checks import coordinator_checks
 from medunlearn_server.joining.founding import Founding, coordinator_text, found, sign_as_pilot
-from medunlearn_server.joining.membership import BaseModel
+from medunlearn_server.joining.membership import InvitedModel
 from medunlearn_server.joining.own_certificate import OwnCertificate
 from medunlearn_server.service import commands as runs
 from medunlearn_server.service.config import CoordinatorConfig, open_folder
@@ -299,9 +301,9 @@ def test_the_model_of_the_invitations_is_that_of_a_run(desk: Desk) -> None:
     for site in ("clinic-a", "clinic-b"):
         desk.joined(site)
     assert desk.members().base_model() == replace(MODEL, name="")
-    other = BaseModel(name="other", model_digest="d" * 64, tokenizer_digest="e" * 64)
+    other = InvitedModel(name="other", model_digest="d" * 64, tokenizer_digest="e" * 64)
     desk.members().refresh("clinic-a", model=other, version="0.1.0", code_digest="c" * 64)
-    assert desk.members().base_model() == BaseModel(), "one of them was told of another"
+    assert desk.members().base_model() == InvitedModel(), "one of them was told of another"
     desk.members().refresh("clinic-b", model=other, version="0.1.0", code_digest="c" * 64)
     assert desk.members().base_model() == replace(other, name="")
 
@@ -359,6 +361,29 @@ def test_a_launch_names_the_plan_that_it_cannot_read(desk: Desk) -> None:
 def test_archives_and_places_that_are_not_there_are_named(desk: Desk) -> None:
     assert code_of(make_backup, desk.lead, desk.path / "none" / "b.tar") == "BACKUP_PLACE"
     assert code_of(restore, desk.path / "none.tar", desk.path / "new") == "BACKUP_MISSING"
+
+
+@pytest.mark.parametrize("sync_fails", [False, True])
+def test_the_name_of_a_backup_is_on_the_disk_before_it_is_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, sync_fails: bool
+) -> None:
+    """Of a final one, nothing else is in service; one that may not last is none."""
+    out, synced, real = desk.path / "b.tar", list[bool](), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        if os.path.samestat(os.fstat(descriptor), desk.path.stat()):
+            synced.append(out.exists())
+            if sync_fails:
+                raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if sync_fails:
+        assert code_of(make_backup, desk.lead, out, final=True) == "BACKUP_FAILED"
+        assert not out.exists() and desk.members().roster()
+    else:
+        make_backup(desk.lead, out, final=True)
+    assert synced == [True]
 
 
 def test_offline_roots_sign_what_the_coordinator_drafts(tmp_path: Path) -> None:

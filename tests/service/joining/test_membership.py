@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from joining_desk import NOW, Desk, app_of, code_of
+from joining_desk import MODEL, NOW, Desk, app_of, code_of
 from typer.testing import CliRunner
 
 from medunlearn_client.joining.rotation import make_next_keys
@@ -22,6 +22,7 @@ from medunlearn_server.joining import commands as coordinator
 from medunlearn_server.joining import membership
 from medunlearn_server.joining.checks import coordinator_checks
 from medunlearn_server.joining.enrolment_records import EnrolmentRecords
+from medunlearn_server.joining.invitation_records import Issued
 from medunlearn_server.service.config import open_folder
 from medunlearn_server.service.supervisor import derive_missing_nodes
 
@@ -274,6 +275,25 @@ def test_a_command_reads_the_roster_only_when_it_is_its_turn(
     roster = desk.members().roster().current
     assert roster.sites == ("clinic-b", "clinic-c") and roster.revoked == (key,)
     assert desk.nodes() == {"clinic-b", "clinic-c"}
+
+
+def test_a_refresh_brings_no_invitation_back_that_is_taken_back_meanwhile(
+    desk: OfflineDesk, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The revocation comes between reading the record of the invitation and writing it."""
+    members = desk.members()
+    other = threading.Thread(target=lambda: desk.members().advance(revoke="clinic-a"))
+    remember = members._invitations.remember
+
+    def slow(issued: Issued) -> None:
+        other.start()
+        other.join(1.0)
+        remember(issued)
+
+    monkeypatch.setattr(members._invitations, "remember", slow)
+    members.refresh("clinic-a", model=MODEL, version="0.1.0", code_digest="c" * 64)
+    other.join(60.0)
+    assert [issued.site_id for issued in members.issued()] == ["clinic-b"]
 
 
 def test_a_telephone_call_does_not_hold_up_a_revocation(desk: OfflineDesk) -> None:

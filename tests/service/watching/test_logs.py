@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from medunlearn_common import logs
 from medunlearn_common.errors import Misconfigured, Rejected, Transient
 from medunlearn_common.full_disk import FULL_BYTES, DiskWatch
 from medunlearn_common.log_fields import EVENTS, FIELDS, lawful
@@ -99,10 +101,10 @@ def log(tmp_path: Path, stream: StringIO) -> Iterator[EventLog]:
 
 
 def test_a_line_is_what_it_was_told(log: EventLog, stream: StringIO, tmp_path: Path) -> None:
-    log.info("round_done", run_id="r-1", round=3, sites=5, epsilon=1.5)
+    log.info("request_timed", run_id="r-1", round=3, sites=5, epsilon=1.5)
     assert json.loads(stream.getvalue()) == {
         "at": "2026-09-21T14:13:20.250Z", "level": "info", "component": "test",
-        "event": "round_done", "run_id": "r-1", "round": 3, "sites": 5, "epsilon": 1.5,
+        "event": "request_timed", "run_id": "r-1", "round": 3, "sites": 5, "epsilon": 1.5,
     }
     assert (tmp_path / "test.jsonl").read_text() == stream.getvalue()
 
@@ -207,6 +209,36 @@ def test_private_file_stays_small_and_0600(tmp_path: Path) -> None:
     assert "message 199" in (tmp_path / "x.private.log").read_text()
 
 
+def test_a_private_file_that_could_not_be_replaced_once_is_written_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many open files, for a moment: all that was logged later was lost."""
+    def refused(file: PrivateFile) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with closing(PrivateFile(tmp_path / "x.private.log", max_bytes=10)) as private:
+        private.write("the first message")
+        with monkeypatch.context() as patched:
+            patched.setattr(PrivateFile, "_open", refused)
+            private.write("a lost message")
+        private.write("a later message")
+    assert "a later message" in (tmp_path / "x.private.log").read_text()
+    assert "the first message" in (tmp_path / "x.private.1.log").read_text()
+
+
+def test_a_private_file_that_another_process_replaced_is_not_replaced_again(
+    tmp_path: Path
+) -> None:
+    path = tmp_path / "x.private.log"
+    with closing(PrivateFile(path, max_bytes=50)) as ours, \
+            closing(PrivateFile(path, max_bytes=50)) as theirs:
+        ours.write("a long earlier message")
+        theirs.write("short")
+        ours.write("ours")
+    assert "a long earlier message" in (tmp_path / "x.private.1.log").read_text()
+    assert path.read_text().count("ref=") == 2
+
+
 def test_a_closed_private_file_writes_into_no_other_file(tmp_path: Path) -> None:
     private = PrivateFile(tmp_path / "x.private.log")
     private.close()
@@ -224,7 +256,7 @@ def test_a_full_disk_stops_no_work(log: EventLog) -> None:
 
 def test_many_threads_write_whole_lines(log: EventLog, tmp_path: Path) -> None:
     threads = [
-        threading.Thread(target=lambda: [log.info("round_done", round=n) for n in range(100)])
+        threading.Thread(target=lambda: [log.info("request_timed", round=n) for n in range(100)])
         for _ in range(8)
     ]
     for thread in threads:
@@ -232,7 +264,29 @@ def test_many_threads_write_whole_lines(log: EventLog, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     lines = (tmp_path / "test.jsonl").read_text().splitlines()
-    assert len(lines) == 800 and all(json.loads(line)["event"] == "round_done" for line in lines)
+    assert len(lines) == 800 and all(json.loads(line)["event"] == "request_timed" for line in lines)
+
+
+def test_two_who_find_the_file_full_at_once_lose_no_line(
+    log: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one made the new file the predecessor of the next, and the full one was gone."""
+    monkeypatch.setattr(logs, "MAX_PUBLIC_BYTES", 1000)
+    file, replace, others = tmp_path / "test.jsonl", os.replace, list[threading.Thread]()
+    file.write_text("x" * 1001 + "\n")
+
+    def replaced_while_another_writes(old: Path, new: Path) -> None:
+        if not others:
+            others.append(threading.Thread(target=logs._append, args=(file, "theirs")))
+            others[0].start()
+            others[0].join(0.3)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", replaced_while_another_writes)
+    logs._append(file, "ours")
+    others[0].join()
+    assert sorted(file.read_text().split()) == ["ours", "theirs"]
+    assert file.with_suffix(".1.jsonl").read_text() == "x" * 1001 + "\n"
 
 
 def test_our_own_errors_keep_their_code(log: EventLog, stream: StringIO) -> None:

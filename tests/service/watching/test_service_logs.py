@@ -42,7 +42,7 @@ def work(log):
     said.info("Jane Doe", extra=event("child_started", child="worker", pid=7, starts=1))
     said.info("Jane Doe"); said.warning("Jane Doe")
     log.info("serving", child="gateway", port=9443)
-    log.info("site_absent", site="north")
+    log.info("caller_refused", site="north")
     print("Jane Doe")
     if sys.argv[2] == "ours":
         raise Misconfigured("NODE_KEY", "node/node.key is missing", "chmod 600 \\u00fc")
@@ -73,7 +73,7 @@ def test_a_person_at_a_terminal_reads_sentences_and_the_hint(tmp_path: Path) -> 
     assert lines[1] == "service   worker runs, process 7"
     assert lines[2].startswith("service   warning: library ")
     assert lines[3:5] == [
-        "service   gateway listens on port 9443", "service   site_absent site=north"]
+        "service   gateway listens on port 9443", "service   caller_refused site=north"]
     assert seen.endswith("error [NODE_KEY] node/node.key is missing\n  hint: chmod 600 \\xfc\n")
     public = (tmp_path / "service.jsonl").read_text()
     for text in (seen, public):

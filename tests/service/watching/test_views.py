@@ -117,7 +117,8 @@ def test_damaged_file_leaves_the_rest_readable(copy: Path, name: str, junk: byte
 @pytest.mark.parametrize("values", [
     {"state": {"phase": "rounds"}}, {"curve": [{"round_index": 0}]}, {"curve": 3},
     {"state": {"phase": "nowhere", "next_round": 0, "rounds": 3}}, {"learning": {"vote": []}},
-    {"curve": [{"norm_gate": None}]}, {"evaluation": {"forget": "x"}},
+    {"curve": [{"norm_gate": None}]}, {"evaluation": {"forget": "x"}}, {"outcome": 3},
+    {"outcome": {"epsilon": "x"}},
 ], ids=str)
 def test_checkpoint_of_another_shape_is_named_and_left_out(
     copy: Path, values: dict[str, object]
@@ -125,6 +126,27 @@ def test_checkpoint_of_another_shape_is_named_and_left_out(
     (copy / "runs" / RUN / "checkpoint.bin").write_bytes(Checkpoint(values=values).to_bytes())
     run = run_at(copy)
     assert run.rounds == () and "FILE_UNREADABLE" in run.troubles
+
+
+_GATE = {"gate": "norm", "passed": True, "value": 1.0, "limit": 2.0}
+
+
+@pytest.mark.parametrize("changed", [
+    {"norm_gate": {"gate": "norm"}}, {"norm_gate": {**_GATE, "limit": 0}},
+    {"norm_gate": {**_GATE, "limit": 10 ** 400}}, {"epsilon": "x"},
+], ids=["keys", "zero", "huge", "epsilon"])
+def test_one_damaged_round_takes_no_other_page_down(
+    lab: Lab, tmp_path: Path, changed: dict[str, object]
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(lab.halfway, folder)
+    path = folder / "runs" / RUN / "checkpoint.bin"
+    values = json.loads(json.dumps(dict(Checkpoint.from_bytes(path.read_bytes()).values)))
+    values["curve"][2] |= changed
+    path.write_bytes(Checkpoint(values=values).to_bytes())
+    run = run_at(folder)
+    assert run.rounds == () and "FILE_UNREADABLE" in run.troubles
+    assert RUN in said(view_at(folder))
 
 
 def test_missing_folder_of_a_launched_run_is_an_empty_run(copy: Path) -> None:
