@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -117,9 +118,9 @@ def test_a_disk_too_full_for_the_reason_does_not_become_the_reason(
         raise Transient("STORAGE_FULL", "cannot write", "free disk space")
 
     monkeypatch.setattr(RunStore, "write_text", full)
-    run = folder / "runs" / "lab-1"
+    run, grid = folder / "runs" / "lab-1", Mock()
     with pytest.raises(Misconfigured, match="RUN_CONFIG"):
-        flower_app._lead_deployed(None, {"run-folder": str(run), "attempt": 1})  # type: ignore[arg-type]
+        flower_app._lead_deployed(grid, {"run-folder": str(run), "attempt": 1})
     ending = Ending.read(run, attempt=1)
     assert ending is not None and (ending.family, ending.code) == ("Misconfigured", "RUN_CONFIG")
 
