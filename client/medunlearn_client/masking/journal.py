@@ -110,10 +110,12 @@ class Transaction:
         try:
             yield
         except BaseException:
-            self._connection.execute("ROLLBACK TO attempt")
+            # On a full disk SQLite has ended the whole transaction, and the savepoint with it.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK TO attempt")
+                self._connection.execute("RELEASE attempt")
             raise
-        finally:
-            self._connection.execute("RELEASE attempt")
+        self._connection.execute("RELEASE attempt")
 
     def identity(self, fresh: str) -> str:
         """The journal's name; ``fresh`` if it has none yet."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from medunlearn_common.pages.formatting import count, decimal, percent, scientific
-from medunlearn_simulation.report.verdicts import MAX_GAP
+from medunlearn_simulation.report.verdicts import relearned_as_never_taught
 from medunlearn_simulation.result_schema import ExtractionCountsSection, RunResult
 
 
@@ -98,11 +98,17 @@ def relearning_words(result: RunResult) -> str:
     gold = _first(found.accuracy_retrained, found.exact_retrained)
     fact = (
         f"After {found.steps} training steps on {found.n_taught} of the forgotten records, "
-        f"{percent(after)} of the others are answered right (never taught: {percent(gold)})."
+        f"{percent(after)} of the others are answered right (never taught: {percent(gold)})"
     )
-    if after is None or gold is None:
+    if found.accuracy_after is not None:
+        fact += (
+            f", {percent(found.exact_after)} word for word ({percent(found.exact_retrained)})"
+        )
+    fact += "."
+    passed = relearned_as_never_taught(found)
+    if passed is None:
         return fact
-    if after - gold <= MAX_GAP:
+    if passed:
         return f"{fact} Relearning found next to nothing that a model never taught would not find."
     return f"{fact} The distance is knowledge that was suppressed and not erased."
 

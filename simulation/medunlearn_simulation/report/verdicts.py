@@ -18,7 +18,7 @@ from medunlearn_common.pages.formatting import (
     points,
     scientific,
 )
-from medunlearn_simulation.result_schema import ForgetSection, RunResult
+from medunlearn_simulation.result_schema import ForgetSection, RelearningSection, RunResult
 
 Status = Literal["reached", "missed", "open"]
 
@@ -225,21 +225,35 @@ def _bytes(result: RunResult) -> Verdict:
 
 
 def _relearning(result: RunResult) -> Verdict | None:
+    """Judged as what is forgotten: by ranking where there are options, and by exact answers."""
     found = result.relearning
     if found is None:
         return None
     ranked = found.accuracy_after is not None
-    after = found.accuracy_after if ranked else found.exact_after
-    gold = found.accuracy_retrained if ranked else found.exact_retrained
-    passed = None if after is None or gold is None else after - gold <= MAX_GAP + ROUNDING
+    detail = f"{found.steps} steps on {found.n_taught} records"
+    if ranked:
+        detail = (
+            f"never taught, same relearning: {percent(found.accuracy_retrained)}; word for word "
+            f"{percent(found.exact_after)}, {percent(found.exact_retrained)}; {detail}"
+        )
+    else:
+        detail = f"never taught, same relearning: {percent(found.exact_retrained)}; {detail}"
     return Verdict(
         title="After relearning",
-        value=percent(after),
-        detail=f"never taught, same relearning: {percent(gold)}; {found.steps} steps on "
-        f"{found.n_taught} records",
+        value=percent(found.accuracy_after if ranked else found.exact_after),
+        detail=detail,
         target=f"at most {points(MAX_GAP)} above a model never taught",
-        status=_judge(passed),
+        status=_judge(relearned_as_never_taught(found)),
     )
+
+
+def relearned_as_never_taught(found: RelearningSection) -> bool | None:
+    """Whether no more came back than a model never taught learns; None without that model."""
+    pairs = [(found.exact_after, found.exact_retrained)]
+    if found.accuracy_after is not None:
+        pairs.append((found.accuracy_after, found.accuracy_retrained))
+    gaps = [after - gold for after, gold in pairs if after is not None and gold is not None]
+    return max(gaps) <= MAX_GAP + ROUNDING if len(gaps) == len(pairs) else None
 
 
 def _extraction(result: RunResult) -> Verdict | None:
