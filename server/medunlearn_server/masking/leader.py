@@ -16,6 +16,7 @@ shares for it open no other attempt of the release, so this one must be finished
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -58,6 +59,8 @@ from medunlearn_server.masking.session import (
     form_session,
     without_duplicates,
 )
+
+_LOG = logging.getLogger("medunlearn.coordinator")
 
 _Parsed = TypeVar("_Parsed")
 
@@ -107,6 +110,8 @@ class MaskingLeader:
         self._verifier = verifier
         self._tries = 0
         self.state = MaskingState()
+        # Of the sum that was opened last: who held a wrong share, and who may have dealt it.
+        self.wrong_shares: dict[str, str] = {}
 
     # -- set-up --------------------------------------------------------------------------
 
@@ -277,7 +282,10 @@ class MaskingLeader:
         reveals = {site: found.shares for site, found in answers.items()}
         if not enough_shares(cut, reveals):
             return None
-        total, _ = open_sum(cut, reveals)
+        total, self.wrong_shares = open_sum(cut, reveals)
+        for holder, owner in self.wrong_shares.items():
+            _LOG.warning("%s sent, or %s dealt it, a wrong share; the sum is exact all the same",
+                         holder, owner)
         session = None
         if following is not None:
             session = self._formed(following, {

@@ -2,40 +2,55 @@
 
 Of a survivor the self-mask seed is reconstructed, of a dropped participant the mask key;
 never both of one site, because no site gives shares of both. Each reconstruction is compared
-with what the site published. Where it differs, another t-subset of the shares is tried, so
-that a few bad shares are found and named instead of spoiling the sum.
+with what the site published. Where it differs, the shares are decoded as what they are, a
+code word with errors, so that a few wrong ones are found and named instead of spoiling the
+sum.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, islice
+from itertools import combinations
 
 from medunlearn_common.errors import Rejected, Transient
 from medunlearn_common.masking.binding import Binding
 from medunlearn_common.masking.expansion import add_masks
 from medunlearn_common.masking.keys import commitment, public_of
-from medunlearn_common.masking.shamir import Weights
+from medunlearn_common.masking.shamir import SECRET_BYTES, Weights
 from medunlearn_common.ring import RingVector
+from medunlearn_server.masking.decoding import decoded, value_at
 from medunlearn_server.masking.session import Cut
 
-MAX_SUBSETS = 512
+MAX_DECODINGS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongShare:
+    """One share, by positions, that did not fit the others.
+
+    Its holder sent another one than it got, or the owner of the secret dealt it a wrong one:
+    shares are sealed, so that nobody else can tell which.
+    """
+
+    holder: int
+    owner: int
 
 
 @dataclass(kw_only=True)
 class Reconstruction:
-    """Secrets from shares, with the sites whose shares were wrong.
+    """Secrets from shares, with the shares that were wrong.
 
     Attributes:
         binding: The attempt.
         threshold: t.
-        suspects: Positions of sites that sent a wrong share.
+        wrong: Shares that were found wrong. One is found only where it was in the way.
     """
 
     binding: Binding
     threshold: int
-    suspects: set[int] = field(default_factory=set)
+    wrong: set[WrongShare] = field(default_factory=set)
     _weights: dict[tuple[int, ...], Weights] = field(default_factory=dict, repr=False)
 
     def secret(self, owner: int, shares: Mapping[int, bytes], *, survivor: bool) -> bytes:
@@ -48,7 +63,12 @@ class Reconstruction:
 
         Raises:
             Transient: MASKING_TOO_FEW_SHARES.
-            Rejected: MASKING_SHARE_BAD if no subset that was tried fits what was published.
+            Rejected: MASKING_SHARE_BAD if nothing that was found fits what was published.
+
+        Guarantees:
+            With n shares here, up to (n - t) / 2 wrong ones are survived, and exactly they are
+            named; up to (n - t + j) / 2 where the ways to leave out j or fewer of n shares
+            are at most ``MAX_DECODINGS``. What comes back is what was published, always.
         """
         if len(shares) < self.threshold:
             raise Transient(
@@ -56,20 +76,36 @@ class Reconstruction:
                 f"{len(shares)} shares of one site where {self.threshold} are needed",
                 "bring the missing sites back and resume the run",
             )
-        trusted = sorted(shares, key=lambda holder: (holder in self.suspects, holder))
-        for holders in _subsets(trusted, self.threshold):
-            found = self._weights_of(holders).combine(
-                {holder + 1: shares[holder] for holder in holders}
-            )
-            if found is not None and self._fits(owner, found, survivor=survivor):
-                if holders != tuple(trusted[: self.threshold]):
-                    self._find_suspects(holders, shares)
-                return found
-        raise Rejected(
-            "MASKING_SHARE_BAD",
-            f"the shares of {self.binding.members.names[owner]} do not fit what it published",
-            "too many sites are faulty or hostile; begin a new run without them",
+        suspects = {share.holder for share in self.wrong}
+        trusted = sorted(shares, key=lambda holder: (holder in suspects, holder))
+        found = self._weights_of(trusted[: self.threshold]).combine(
+            {holder + 1: share for holder, share in shares.items()}
         )
+        if found is None or not self._fits(owner, found, survivor=survivor):
+            found = self._decoded(owner, shares, survivor=survivor)
+        if found is None:
+            raise self._unreadable(owner, len(shares))
+        return found
+
+    def _decoded(
+        self, owner: int, shares: Mapping[int, bytes], *, survivor: bool
+    ) -> bytes | None:
+        """The secret although some shares are wrong; notes which."""
+        values = {holder + 1: int.from_bytes(share, "big") for holder, share in shares.items()}
+        for left_out in _left_out(sorted(values), spare=len(values) - self.threshold):
+            rest = {x: value for x, value in values.items() if x not in left_out}
+            polynomial = decoded(rest, threshold=self.threshold)
+            constant = value_at(polynomial, 0) if polynomial is not None else 1 << 256
+            if polynomial is None or constant >> 256:
+                continue
+            found = constant.to_bytes(SECRET_BYTES, "big")
+            if self._fits(owner, found, survivor=survivor):
+                self.wrong |= {
+                    WrongShare(holder=x - 1, owner=owner)
+                    for x, value in values.items() if value_at(polynomial, x) != value
+                }
+                return found
+        return None
 
     def _fits(self, owner: int, secret: bytes, *, survivor: bool) -> bool:
         offer = self.binding.members.offers[owner]
@@ -77,15 +113,16 @@ class Reconstruction:
             return commitment(secret) == offer.self_commitment
         return public_of(secret) == offer.mask_key
 
-    def _find_suspects(self, good: Sequence[int], shares: Mapping[int, bytes]) -> None:
-        """Swap each other share in for one good share: a wrong one changes the secret."""
-        expected = self._weights_of(good).combine({h + 1: shares[h] for h in good})
-        for holder in set(shares) - set(good):
-            swapped = (*good[:-1], holder)
-            if self._weights_of(swapped).combine(
-                {h + 1: shares[h] for h in swapped}
-            ) != expected:
-                self.suspects.add(holder)
+    def _unreadable(self, owner: int, count: int) -> Rejected:
+        names = self.binding.members.names
+        suspects = sorted({names[share.holder] for share in self.wrong})
+        known = f"; wrong so far: shares of {', '.join(suspects)}" if suspects else ""
+        return Rejected(
+            "MASKING_SHARE_BAD",
+            f"{names[owner]} dealt wrong shares of its secret, or more than "
+            f"{(count - self.threshold) // 2} of {count} holders sent wrong ones{known}",
+            "too many sites are faulty or hostile; begin a new run without them",
+        )
 
     def _weights_of(self, holders: Sequence[int]) -> Weights:
         key = tuple(holders)
@@ -94,24 +131,26 @@ class Reconstruction:
         return self._weights[key]
 
 
-def _subsets(holders: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
-    """The first ``size`` holders, then without one of them, without two, and so on.
+def _left_out(points: Sequence[int], *, spare: int) -> Iterator[tuple[int, ...]]:
+    """Which points to leave out before decoding: none, then one, two and so on of all.
 
-    One wrong share among n is found in at most n tries; ``MAX_SUBSETS`` end the search.
+    Who guesses j wrong shares leaves j fewer of them among n - j, of which (n - j - t) / 2 are
+    found: (n - t + j) / 2 together. That is more than with one guess fewer only where n - t + j
+    is even. A number is tried in every way, or not at all, so that what is survived does not
+    depend on who is hostile.
     """
-    return islice(
-        (
-            tuple(holder for holder in holders if holder not in left_out)[:size]
-            for count in range(len(holders) - size + 1)
-            for left_out in combinations(holders, count)
-        ),
-        MAX_SUBSETS,
-    )
+    yield ()
+    tries = 1
+    for count in range(2 - spare % 2, spare + 1, 2):
+        tries += math.comb(len(points), count)
+        if tries > MAX_DECODINGS:
+            return
+        yield from combinations(points, count)
 
 
 def open_sum(
     cut: Cut, reveals: Mapping[str, Mapping[int, bytes]]
-) -> tuple[RingVector, tuple[str, ...]]:
+) -> tuple[RingVector, dict[str, str]]:
     """The exact sum over the survivors.
 
     Args:
@@ -119,7 +158,8 @@ def open_sum(
         reveals: Site id to its shares by owner.
 
     Returns:
-        The sum, uint32, shape ``(k,)``; and the ids of sites that sent wrong shares.
+        The sum, uint32, shape ``(k,)``; and for each site that holds a wrong share the first
+        site that may have dealt it.
 
     Raises:
         Transient: MASKING_TOO_FEW_SHARES; more answers can still open it.
@@ -138,7 +178,10 @@ def open_sum(
     add_masks(total, [
         mask for owner, secret in secrets.items() for mask in _left_over(cut, owner, secret)
     ])
-    return total, tuple(members.names[position] for position in sorted(work.suspects))
+    names, suspects = members.names, dict[str, str]()
+    for share in sorted(work.wrong, key=lambda share: (share.owner, share.holder)):
+        suspects.setdefault(names[share.holder], names[share.owner])
+    return total, suspects
 
 
 def enough_shares(cut: Cut, reveals: Mapping[str, Mapping[int, bytes]]) -> bool:
