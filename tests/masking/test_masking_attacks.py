@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from masking_bench import MODEL, RUN_ID, Bench, exact
 
-from medunlearn_client.masking.journal import SessionState
+from medunlearn_client.masking.journal import SessionRecord, SessionState
 from medunlearn_client.masking.site import add_own_masks
 from medunlearn_common.errors import Rejected
 from medunlearn_common.masking.binding import Binding, request_digest
@@ -559,7 +559,37 @@ def test_secrets_are_erased_once_a_session_is_opened(bench: Bench) -> None:
         after = step.session(RUN_ID, name)
     assert after is not None and (after.root, after.delivery) == (b"", b"")
     assert after.state is SessionState.OPENED
-    bench.sites["site-000"].handle(Message(kind="finish", fields={"run_id": RUN_ID}))
-    files = b"".join(p.read_bytes() for p in (bench.home / "site-000").glob("masking.db*"))
+    # At once, in the write-ahead log too: a run that is never finished sends no FINISH.
+    files = everything_in_the_journal(bench)
     assert record.root not in files and record.delivery not in files
     assert record.root.hex() not in repr(record) and "root" not in repr(record)
+
+
+def everything_in_the_journal(bench: Bench, name: str = "site-000") -> bytes:
+    return b"".join(p.read_bytes() for p in (bench.home / name).glob("masking.db*"))
+
+
+def test_a_new_run_erases_what_others_can_never_open(bench: Bench) -> None:
+    """Keys of a run that was given up go; what was signed stays, as it may still be opened."""
+    def record_of(session: str) -> SessionRecord | None:
+        with bench.journals["site-000"].transaction() as step:
+            return step.session(RUN_ID, session)
+
+    signed, collecting = masked_round(bench)
+    assert bench.agreed(collecting.cut(), more=False) is not None
+    waiting = bench.session(fresh=True)
+    assert waiting is not None
+    kept, given_up = (record_of(s.members.session) for s in (signed, waiting))
+    assert kept is not None and given_up is not None
+    assert given_up.root in everything_in_the_journal(bench)
+    keys = Message(kind=MASK_KEYS, fields={
+        **bench.fields, "run_id": "another", SESSION: "0.1.1",
+    })
+    first = bench.sites["site-000"].handle(keys)
+    assert first.kind == MASK_KEYS and record_of(signed.members.session) == kept
+    assert record_of(waiting.members.session) is None
+    assert given_up.root not in everything_in_the_journal(bench)
+    # Asked again, or for more keys, the run is not new; neither is one that goes on.
+    again = bench.session(fresh=True)
+    assert again is not None and bench.sites["site-000"].handle(keys) == first
+    assert record_of(again.members.session) is not None

@@ -178,6 +178,26 @@ class Transaction:
             (record.run_id, record.session, keep),
         )
 
+    def knows_run(self, run_id: str) -> bool:
+        """Whether the run has a session here, or had one that was opened."""
+        return any(
+            self._connection.execute(
+                f"SELECT 1 FROM {table} WHERE run_id = ? LIMIT 1", (run_id,)
+            ).fetchone() is not None
+            for table in ("sessions", "opened")
+        )
+
+    def erase_unsigned_beside(self, run_id: str) -> None:
+        """Erase other runs' sessions in which this site signed no survivors.
+
+        A coordinator that takes such a run up begins new ones. What was signed stays: it may
+        have been written down as the one attempt that is still to be opened.
+        """
+        self._connection.execute(
+            "DELETE FROM sessions WHERE run_id != ? AND state < ?",
+            (run_id, int(SessionState.AGREED)),
+        )
+
     def erase_run(self, run_id: str) -> None:
         """Erase every session of a run; which releases were opened stays known."""
         self._connection.execute("DELETE FROM sessions WHERE run_id = ?", (run_id,))
@@ -190,7 +210,8 @@ class ShareJournal:
         * A step is on disk before :meth:`transaction` returns, or it did not happen.
         * One release of a run is opened in one session only (a primary key).
         * What is erased is overwritten in the database (``secure_delete``), and the log is
-          emptied when a run ends. Copies that the disk itself keeps are out of reach.
+          emptied whenever something was erased: at every opening, at the first session of a
+          new run, and when a run ends. Copies that the disk itself keeps are out of reach.
     """
 
     def __init__(

@@ -31,7 +31,8 @@ class SessionSetup(SiteRules):
 
         Guarantees:
             Asking again changes nothing, however far the session has come: a request that was
-            delayed or repeated cannot end a session that is under way.
+            delayed or repeated cannot end a session that is under way. Only the first one of
+            a run that is new here erases what earlier runs left waiting.
 
         Raises:
             Rejected: PLAN_UNKNOWN, MASKING_JOURNAL_LOST, MASKING_SESSION_CLOSED.
@@ -39,7 +40,13 @@ class SessionSetup(SiteRules):
         self._journal.require_run(run_id)
         with self._journal.transaction() as step:
             self._plan(step, plan_digest)
-            return self._keys(step, run_id, session)
+            new = not step.knows_run(run_id)
+            if new:
+                step.erase_unsigned_beside(run_id)
+            offer = self._keys(step, run_id, session)
+        if new:
+            self._journal.empty_log()
+        return offer
 
     def _keys(self, step: Transaction, run_id: str, session: str) -> bytes:
         record = step.session(run_id, session)
