@@ -17,7 +17,7 @@ from medunlearn_common.envelope import HELLO, SEALED, open_envelope, seal
 from medunlearn_common.envelope.sealing import content_bytes
 from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.identity import SigningIdentity
-from medunlearn_common.messages import ERROR, READY, STEP, Message
+from medunlearn_common.messages import ERROR, MASK_AGREE, READY, STEP, Message
 from medunlearn_common.offer import plan_text
 from medunlearn_common.plan.sections import Section
 from medunlearn_server.intake import code_of, site_of
@@ -201,6 +201,33 @@ def test_a_genuine_signature_in_the_wrong_place(
     found = reply.fields["code"] if reply.kind == ERROR else \
         header_of(lab, reply).message.fields["code"]
     assert found in (code, "RUN_PLAN", "EQUIVOCATION") and len(lab.inside["site-0"].asked) == asked
+
+
+@pytest.mark.parametrize("fields", [
+    {"mask_session": "1.1.0"}, {"mask_session": "1.1.0", "round": 7},
+])
+def test_the_header_of_a_request_names_the_round_that_its_content_names(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    """One without a round is of round 0: in any other it would fill a slot of its own."""
+    lab = Lab(tmp_path)
+    lab.ready(), lab.step(0)
+    message = next(m for a, m in reversed(sealed(lab)) if a == "site-0")
+    content = content_bytes(Message(kind=MASK_AGREE, fields=fields, payload=b"x"))
+    found = {}
+    for number in (0, 7, 8):
+        header = replace(
+            header_of(lab, message).header, round=number, phase="mask_agree/1.1.0",
+            support=bytes(32), digest=hashlib.sha256(content).digest(), length=len(content),
+            sequence=1000 + number,
+        )
+        asked = len(lab.inside["site-0"].asked)
+        reply = lab.hospitals["site-0"].handle(
+            Message(kind=SEALED, payload=seal(key("coordinator"), header, content)))
+        found[number] = reply.fields.get("code", "")
+        assert (len(lab.inside["site-0"].asked) > asked) == (found[number] == "")
+    right = fields.get("round", 0)
+    assert found == {n: "" if n == right else "ROUND_MISMATCH" for n in (0, 7, 8)}
 
 
 def test_a_stranger_a_site_and_a_revoked_key_cannot_ask(tmp_path: Path) -> None:

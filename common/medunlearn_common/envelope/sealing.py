@@ -202,11 +202,12 @@ def _require_place(header: Header, message: Message) -> None:
     if header.direction == "refusal":
         return
     for name, value in slot_facts(message).items():
-        if header.direction == "answer" and name == "phase":
-            continue  # an answer repeats fewer fields; its phase is the request's
-        if name == "support" and value == NO_DIGEST:
+        # An answer repeats fewer fields; its phase is the request's, and so is its round. In a
+        # request no round is round 0, or its sender could fill a slot in every round.
+        repeated = name != "phase" and (name != "round" or name in message.fields)
+        if header.direction == "answer" and not repeated:
             continue
-        if name == "round" and "round" not in message.fields:
+        if name == "support" and value == NO_DIGEST:
             continue
         if getattr(header, name) != value:
             raise _misplaced(name)
