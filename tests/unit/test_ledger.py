@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sqlite3
 import subprocess
@@ -48,6 +49,31 @@ def charge(ledger: PrivacyLedger, run: str, release: str, *, sigma: float = 1.0,
 
 def code_of(error: pytest.ExceptionInfo[MedunlearnError]) -> str:
     return error.value.code
+
+
+def test_nobody_else_reads_the_ledger_and_what_was_forgotten_is_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where a library of SQLite was built to leave erased pages as they were."""
+    class Careless(sqlite3.Connection):
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+            self.execute("PRAGMA secure_delete=OFF")
+
+    real = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: real(*a, factory=Careless, **k))
+    path, before = tmp_path / "site" / "ledger.db", os.umask(0o022)
+    try:
+        ledger = PrivacyLedger(path, accountant=counting)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600
+    first = os.urandom(50_000)
+    for release, answer in (("vote", first), ("round-0", b"short")):
+        charge(ledger, "run", release, sigma=8.0)
+        ledger.remember_answer(run_id="run", release=release, answer=answer)
+    kept = path.read_bytes()
+    assert not any(first[at : at + 32] in kept for at in range(0, len(first) - 32, 500))
 
 
 def test_many_small_runs_do_not_add_up_beyond_the_sites_budget(tmp_path: Path) -> None:

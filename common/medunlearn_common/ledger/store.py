@@ -7,6 +7,7 @@ same release is refused.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -61,6 +62,7 @@ class PrivacyLedger:
         * One release name is charged once per run, and only one answer to it ever leaves.
         * A run's unit and budget stay those of its first charge.
         * An entry that was changed, dropped or reordered stops every later release.
+        * The file is its owner's alone, and an answer that was forgotten is overwritten in it.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class PrivacyLedger:
         self._accountant = accountant
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():  # SQLite would take the umask's mode
+                os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
         with self._transaction() as connection:
             schema.prepare(connection)
 
@@ -102,6 +106,7 @@ class PrivacyLedger:
         with self._errors(), closing(sqlite3.connect(self._path, timeout=30.0)) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")
             connection.execute("PRAGMA synchronous=EXTRA")
+            connection.execute("PRAGMA secure_delete=ON")  # some builds of SQLite have it off
             with connection:
                 yield connection
 
