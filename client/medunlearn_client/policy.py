@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from medunlearn_common.envelope.store import RunLock
 from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_common.keeping.marks import HistoryLost
 from medunlearn_common.offer import RunOffer
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.plan.sections import Section
@@ -36,6 +37,10 @@ class PrivacyLimits(Section):
     max_delta: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(1e-4, description="largest delta")
     max_total_epsilon: Amount = Field(
         16.0, description="most that all runs ever accepted may spend together, added up")
+    history_lost_at: int = Field(
+        0, ge=0, description="restored_at of history-lost.json, once max_total_epsilon was decided "
+        "anew after that restore: runs that are lost count in it no more, and no run with noise is "
+        "accepted while this is another number")
     allow_no_noise: bool = Field(
         False, description="accept plans without noise, which protect nobody: experiments only")
     min_sigma: Amount = Field(
@@ -101,9 +106,23 @@ def total_epsilon(runs: Iterable[AcceptedRun]) -> float:
     return sum(run.epsilon for run in runs)
 
 
+def is_total_decided(policy: SitePolicy, lost: HistoryLost | None) -> bool:
+    """Whether ``max_total_epsilon`` was decided in view of what this party has lost, if it did."""
+    return lost is None or policy.privacy.history_lost_at == lost.restored_at
+
+
+def how_to_decide(lost: HistoryLost) -> str:
+    """What the policy's owner is to write where :func:`is_total_decided` says no."""
+    return (
+        "the policy's owner decides what further runs may spend although nobody knows what the "
+        "lost ones spent. In trust/policy.toml, under [privacy]: max_total_epsilon, against which "
+        f"the runs that are known still count, and history_lost_at = {lost.restored_at}; then "
+        "restart the service")
+
+
 def require_acceptable(
     policy: SitePolicy, offer: RunOffer, *, code_digest: str, earlier: tuple[AcceptedRun, ...],
-    now: float,
+    now: float, lost: HistoryLost | None = None,
 ) -> None:
     """Accept an offer, or refuse it with the first reason.
 
@@ -113,6 +132,7 @@ def require_acceptable(
         code_digest: Of what is installed here.
         earlier: Runs accepted before, without this one.
         now: Seconds since 1970.
+        lost: The mark of a restore after which ``earlier`` may lack runs.
 
     Raises:
         Rejected: CODE_NOT_INSTALLED, CODE_UNKNOWN, MODEL_UNKNOWN, TOKENIZER_UNKNOWN,
@@ -126,6 +146,11 @@ def require_acceptable(
     for code, message in _objections(policy, offer, code_digest, earlier, now):
         raise Rejected(code, message, "agree on another plan, or let the site's owner change "
                        "policy.toml")
+    if lost is not None and not is_total_decided(policy, lost) and planned_epsilon(offer.plan):
+        raise Rejected(
+            "POLICY_EPSILON_TOTAL",
+            "this party was restored, and runs that it had accepted since the backup are missing "
+            "from the epsilon of all runs", how_to_decide(lost))
 
 
 def _objections(

@@ -241,8 +241,10 @@ class SealedHospital:
         earlier = accepted_runs(
             lock for lock in self.trust.store.locks() if lock.run != header.run
         )
-        require_acceptable(self.policy, offer, code_digest=self.code_digest,
-                           earlier=earlier, now=now)
+        require_acceptable(
+            self.policy, offer, code_digest=self.code_digest, earlier=earlier, now=now,
+            lost=self.marks.history_lost if self.marks is not None else None,
+        )
         if self.gate is not None:
             self.gate.plan(offer)
         self.trust.store.lock(RunLock(

@@ -23,7 +23,7 @@ from medunlearn_client.joining.own_keys import (
     read_node_key,
 )
 from medunlearn_client.joining.site_folder import FIRST_USE_FILE, stored_invitation
-from medunlearn_client.policy import SitePolicy, read_policy
+from medunlearn_client.policy import SitePolicy, how_to_decide, read_policy
 from medunlearn_client.service.config import (
     HospitalConfig,
     HospitalPaths,
@@ -34,7 +34,7 @@ from medunlearn_client.site_config import SiteConfig, read_site_config
 from medunlearn_common.doctor import Check, Finding, ok, problem, warning
 from medunlearn_common.enrolment import node_public_key, open_enrolment
 from medunlearn_common.invitation import OpenedInvitation
-from medunlearn_common.keeping import require_no_store_lost
+from medunlearn_common.keeping import PartyMarks, require_no_store_lost
 from medunlearn_common.model_files import model_digest, tokenizer_digest, weight_files
 from medunlearn_common.roster import Root
 from medunlearn_common.roster.trusted import ROOT_FILE
@@ -140,7 +140,12 @@ def _policy(folder: Path, opened: OpenedInvitation) -> Iterator[Finding]:
     if policy.federation.coordinators and coordinator not in policy.federation.coordinators:
         yield problem("POLICY_COORDINATOR", f"the policy does not accept {coordinator}",
                       "name it in [federation] coordinators")
-    yield _epsilon_left(policy, EpsilonTotal.of(folder, policy))
+    total, lost = EpsilonTotal.of(folder, policy), PartyMarks(folder).history_lost
+    if lost is not None and not total.decided:
+        yield warning("POLICY_EPSILON_TOTAL", f"epsilon of all runs: {total}; every plan with "
+                      "noise is refused", how_to_decide(lost))
+    else:
+        yield _epsilon_left(policy, total)
 
 
 def _epsilon_left(policy: SitePolicy, total: EpsilonTotal) -> Finding:

@@ -106,6 +106,9 @@ def status(
     for trouble in (kept_out, link.trouble):
         if trouble is not None:
             typer.echo(f"{trouble.code}: {trouble.hint}")
+    if isinstance(epsilon, EpsilonTotal) and not epsilon.decided:
+        typer.echo("POLICY_EPSILON_TOTAL: `medunlearn hospital doctor` says what the policy's "
+                   "owner is to write")
     _list_waiting(waiting)
 
 

@@ -75,6 +75,12 @@ def restore(
         console.print(
             f"history since {made} is lost: {len(mark.known_runs)} known runs are closed to this "
             "party, and any other needs `medunlearn restore-admit`", soft_wrap=True)
+        if role_of(folder) != "coordinator":
+            console.print(
+                "what was spent since is lost too: no run with noise is accepted until the "
+                "policy's owner has decided on max_total_epsilon anew, and has written "
+                f"history_lost_at = {mark.restored_at} beside it in trust/policy.toml",
+                soft_wrap=True)
         if done.in_service:
             console.print("if an adapter was adopted or rolled back since, do it again",
                           soft_wrap=True)

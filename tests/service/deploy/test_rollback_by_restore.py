@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 import trust_lab as lab
 
+from medunlearn_client.epsilon_total import EpsilonTotal
 from medunlearn_client.masking.journal import ShareJournal
+from medunlearn_client.policy import PrivacyLimits, SitePolicy
 from medunlearn_common.accounting import Mechanism
 from medunlearn_common.audit import AuditLog
 from medunlearn_common.audit.signing import site_log
@@ -157,11 +159,61 @@ def test_a_forgotten_run_does_not_pass_for_a_new_one(consortium: lab.Lab) -> Non
     """Begun after the backup, it is in no store here: only people can tell."""
     folder = restored_over_a_lost_disk(consortium)
     site = consortium.hospitals["site-0"]
-    later = lab.Lab(consortium.folder / "later", run_id="run-2")
+    later = lab.Lab(consortium.folder / "later", run_id="run-2", policy=decided(folder))
     later.hospitals["site-0"].trust, later.hospitals["site-0"].marks = site.trust, site.marks
     assert later.ready()["site-0"] == "HISTORY_LOST_RUN"
     admit_run(folder, "run-2")
     assert not isinstance(later.ready()["site-0"], str)
+
+
+def test_after_a_restore_no_run_passes_for_one_within_the_policys_total(
+    consortium: lab.Lab, tmp_path: Path
+) -> None:
+    """A run accepted after the backup is in no store here; with it, the total is used up."""
+    folder = restored_over_a_lost_disk(consortium)
+    site, undecided = consortium.hospitals["site-0"], SitePolicy()
+    total = EpsilonTotal.of(folder, undecided)
+    assert str(total) == "at least 4 of 16 used by 1 run(s), and by those that are lost"
+    assert not total.left and not total.leaves(1.0) and not total.decided
+    admit_run(folder, "run-2")
+    later = lab.Lab(tmp_path / "later", run_id="run-2", policy=undecided)
+    later.hospitals["site-0"].trust, later.hospitals["site-0"].marks = site.trust, site.marks
+    assert later.ready()["site-0"] == "POLICY_EPSILON_TOTAL"
+    assert later.inside["site-0"].asked == []
+    # People have decided, in view of this loss; what is known here counts as before.
+    policy = decided(folder)
+    total = EpsilonTotal.of(folder, policy)
+    assert str(total).startswith("at least 4 of 16") and total.left == 12.0 and total.decided
+    site = later.hospitals["site-0"]
+    site.policy = policy.model_copy(update={
+        "privacy": policy.privacy.model_copy(update={"max_total_epsilon": 7.0})})
+    assert later.ready()["site-0"] == "POLICY_EPSILON_TOTAL"
+    site.policy = policy
+    assert not isinstance(later.ready()["site-0"], str)
+
+
+def test_what_people_decided_after_one_loss_does_not_hold_after_the_next(
+    consortium: lab.Lab, tmp_path: Path
+) -> None:
+    folder, archive = restored_over_a_lost_disk(consortium), tmp_path / "marked.tar"
+    policy = decided(folder)
+    make_backup(folder, archive)
+    again, later = tmp_path / "again", float(2**31)
+    restore(archive, again, history_lost=True, clock=lambda: later)
+    assert EpsilonTotal.of(folder, policy).decided
+    assert not EpsilonTotal.of(again, policy).decided
+
+
+def test_a_hospital_that_lost_nothing_counts_all_its_runs(consortium: lab.Lab) -> None:
+    total = EpsilonTotal.of(party(consortium), SitePolicy())
+    assert str(total) == "4 of 16 used by 1 run(s)" and total.leaves(12.0)
+
+
+def decided(folder: Path) -> SitePolicy:
+    """A policy whose total was decided in view of the folder's mark."""
+    mark = PartyMarks(folder).history_lost
+    assert mark is not None
+    return SitePolicy(privacy=PrivacyLimits(history_lost_at=mark.restored_at))
 
 
 def test_after_a_restore_no_bound_over_all_runs_is_claimed(consortium: lab.Lab) -> None:

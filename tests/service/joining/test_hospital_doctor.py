@@ -19,8 +19,10 @@ from medunlearn_client.erasure.run_requests import RunRequests
 from medunlearn_client.joining.checks import hospital_checks
 from medunlearn_client.joining.rotation import make_next_keys
 from medunlearn_client.joining.site_folder import Joining, make_site_folder
+from medunlearn_client.service.commands import status
 from medunlearn_client.service.config import HospitalPaths
 from medunlearn_client.service.node_link import NodeLink
+from medunlearn_client.service.status import SiteStatus
 from medunlearn_client.site_config import read_site_config
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 from medunlearn_common.digests import digest_of
@@ -30,6 +32,7 @@ from medunlearn_common.envelope import EnvelopeStore, RunLock
 from medunlearn_common.envelope.header import NO_DIGEST
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.invitation import open_invitation
+from medunlearn_common.keeping.marks import HistoryLost
 from medunlearn_common.keeping.stopped import SERVICE_LOCK
 from medunlearn_common.model_files import model_digest, tokenizer_digest
 from medunlearn_common.plan.sections import DataSection
@@ -133,6 +136,29 @@ def test_how_much_epsilon_is_left_for_further_runs(
     assert bool(finding.hint) == (level != "ok")
     stopped = file.read_bytes()
     assert found(place, "policy")[-1] == finding and file.read_bytes() == stopped
+
+
+def test_a_total_that_was_decided_before_history_was_lost_is_told_with_what_to_write(
+    tmp_path: Path, tiny_model_folder: Path, records: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = folder(tmp_path, tiny_model_folder, records)
+    HistoryLost(restored_at=1_234, backup_at=1_000, known_runs=()).write(place)
+    finding = found(place, "policy")[-1]
+    assert (finding.code, finding.level) == ("POLICY_EPSILON_TOTAL", "warning")
+    assert "at least 0 of 16" in finding.message and "history_lost_at = 1234;" in finding.hint
+    SiteStatus(site_id="clinic").write(HospitalPaths(folder=place).status)
+    status(place, as_json=False)
+    assert "POLICY_EPSILON_TOTAL: `medunlearn hospital doctor`" in capsys.readouterr().out
+    status(place, as_json=True)
+    told = json.loads(capsys.readouterr().out)["epsilon_of_all_runs"]
+    assert told["at_least"] and not told["decided"]
+    policy = place / TRUST_FOLDER / "policy.toml"
+    policy.write_text(policy.read_text().replace(
+        "history_lost_at = 0", "history_lost_at = 1234"))
+    finding = found(place, "policy")[-1]
+    assert (finding.code, finding.level) == ("EPSILON_LEFT", "ok")
+    assert "at least 0 of 16" in finding.message
 
 
 def test_a_record_of_accepted_runs_that_cannot_be_read_is_told(
