@@ -60,6 +60,11 @@ ROWS: dict[str, dict[str, str]] = {
     "projection-public": {
         "geometry.projection": '"public"', "geometry.public_file": PUBLIC_FILE,
     },
+    # So much damping that the metric is even, and only the projection is left.
+    "projection-public-even": {
+        "geometry.projection": '"public"', "geometry.public_file": PUBLIC_FILE,
+        "geometry.damping": "100.0",
+    },
     "graddiff-keep-more": objective("graddiff") | {"server.retain_weight": "2.0"},
     "graddiff-history": objective("graddiff") | {"geometry.projection": '"history"'},
     "graddiff-public": objective("graddiff") | {

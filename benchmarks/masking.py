@@ -51,7 +51,7 @@ def federation(count: int) -> tuple[Binding, list[SessionSecrets]]:
     members = Members.of([
         s.offer(SigningIdentity.generate(n, entropy), run_id="bench", session="0.1", site_id=n)
         for s, n in zip(secrets, names, strict=True)
-    ], run_id="bench", session="0.1")
+    ], run_id="bench", session="0.1", sites=count)
     binding = Binding(members=members, participants=tuple(range(count)), release="round-0",
                       request="r" * 64, model_digest="m" * 64)
     return binding, secrets
@@ -80,7 +80,7 @@ def thirty_sites() -> None:
     session = Session(members=binding.members, sealed={p: {} for p in range(30)})
     generator, dropped = np.random.default_rng(0), {3, 11, 28}
     plain = [generator.integers(0, 2**32, WORDS, dtype=np.uint32) for _ in range(30)]
-    collecting = Collecting(session, binding, min_sites=3)
+    collecting = Collecting(session, binding, least=3)
     for position, vector in enumerate(plain):
         if position not in dropped:
             masked = vector.copy()
@@ -143,7 +143,7 @@ def thousand_sites() -> None:
     session = Session(members=binding.members, sealed={p: {} for p in range(1000)})
     vector = np.zeros(WORDS, dtype=np.uint32)
     hospital = cpu_ms(lambda: add_own_masks(vector, binding, secrets[1], 1))
-    collecting = Collecting(session, binding, min_sites=3)
+    collecting = Collecting(session, binding, least=3)
     start = time.process_time()
     for position, name in enumerate(binding.members.names):
         if position not in dropped:

@@ -19,7 +19,7 @@ from medunlearn_client.records.record import InvalidRecord
 from medunlearn_client.records.streams import json_lines
 from medunlearn_client.spreadsheets import read_table, row_error, write_table
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.files import in_turn, private_folder, write_atomically
+from medunlearn_common.files import in_turn, write_atomically
 
 BY_PERSON: Final = ("decision", "author", "date", "note")
 """Columns of every table that a person fills in."""
@@ -182,7 +182,7 @@ def keep_lines(
     Raises:
         Transient: WRITE_FAILED; the file is untouched.
     """
-    with in_turn(private_folder(path.absolute().parent)):
+    with in_turn(path.with_name(f".{path.name}.lock")):
         held = read(path) if path.exists() else ()
         known = set(held)
         every = (*held, *(one for one in dict.fromkeys(new) if one not in known))

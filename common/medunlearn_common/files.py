@@ -61,26 +61,27 @@ def replace_unsynced(path: Path, text: str) -> None:
         OSError: The old file is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    os.replace(temporary, path)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER_ONLY)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 @contextmanager
 def in_turn(lock: Path) -> Iterator[None]:
     """Read, judge and write while no other process does: it waits. Hold it for moments only.
 
-    Args:
-        lock: A file that is made for it, or a folder that is there: nothing is left in it.
-
     Raises:
         Transient: WRITE_FAILED.
     """
     private_folder(lock.parent)
-    flags = os.O_RDONLY if lock.is_dir() else os.O_RDWR | os.O_CREAT
     try:
-        descriptor = os.open(lock, flags, _OWNER_ONLY)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, _OWNER_ONLY)
     except OSError as error:
         raise Transient(
             "WRITE_FAILED", f"cannot open {lock.name}: {error.strerror or error}",

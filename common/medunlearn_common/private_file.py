@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import threading
@@ -85,10 +86,15 @@ class PrivateFile:
         ours = os.fstat(self._descriptor)
         if ours.st_size < self._max_bytes:
             return
-        # Another process may have replaced it, and an earlier try may have got no further.
-        with suppress(FileNotFoundError):
+        # Another process may be replacing it, or have done so, or have got no further.
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        try:
             if os.path.samestat(ours, self._path.lstat()):
                 os.replace(self._path, self._path.with_name(f"{self._path.stem}.1.log"))
+        except FileNotFoundError:
+            pass
+        finally:  # closing would not: children hold the same open file as their output
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         old, self._descriptor = self._descriptor, self._open()
         os.close(old)
         if self._taken:

@@ -7,8 +7,9 @@ All of the mathematics of the Fisher-metric projection that runs at the coordina
   variance ``(noise_l2 / inverse_root_t)^2`` per coordinate.
 * ``F_r = max(mean_t(g_t^2) - mean_t(noise variance), 0)``: the running mean of squares with
   the known noise taken off.
-* ``M = F_r + damping * mean(F_r)``; ``inverse_root = M^(-1/2)``, scaled to mean 1 and kept
-  within a factor ``MAX_SPREAD`` of it, because the clip acts after it.
+* ``M = F_r + damping * mean(F_r)``; ``inverse_root = M^(-1/2)``, kept within a factor
+  ``MAX_SPREAD`` of its mean, because the clip acts after it, and scaled to a root mean square of
+  1: a step of the optimizer then is as long as without a metric.
 * ``R`` = the last q raw retain sums; ``Q = orth(M^(-1/2) R)``.
 * The optimizer works on whitened sums. Of what it makes of a forget sum w (of T g) the step is
   ``M^(-1/2) (I - Q Q^T) w``, of what it makes of a retain sum s ``M^(-1/2) s``. That
@@ -48,7 +49,7 @@ class Geometry:
     """What sites whiten and project with; float32, so that all use the very same numbers.
 
     Attributes:
-        inverse_root: Diagonal of M^(-1/2), shape ``(k,)``, positive, mean 1.
+        inverse_root: Diagonal of M^(-1/2), shape ``(k,)``, positive, root mean square 1.
         basis: Orthonormal rows Q^T, shape ``(q, k)``.
     """
 
@@ -148,7 +149,7 @@ class RetainHistory:
             return None
         root = (fisher + section.damping * mean) ** -0.5
         root = np.clip(root / root.mean(), 1.0 / MAX_SPREAD, MAX_SPREAD)
-        inverse_root = (root / root.mean()).astype(np.float32)
+        inverse_root = (root / np.sqrt(np.mean(root**2))).astype(np.float32)
         basis = orthonormal_rows(self.directions * inverse_root.astype(np.float64))
         return Geometry(inverse_root=inverse_root, basis=basis) if len(basis) else None
 

@@ -60,7 +60,8 @@ class Sites:
     ) -> None:
         self._keep = keep
         self._leader = MaskingLeader(
-            run_id=run_id, min_sites=plan.federation.min_sites, verifier=verifier
+            run_id=run_id, min_sites=plan.federation.min_sites, sites=plan.federation.sites,
+            verifier=verifier,
         )
         self._unfinished: Checkpoint | None = None
         self._plan = plan

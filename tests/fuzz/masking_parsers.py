@@ -38,7 +38,8 @@ def _offer(name: str) -> KeyOffer:
     return SECRETS[name].offer(key(name), run_id=RUN, session=SESSION, site_id=name)
 
 
-MEMBERS = Members.of([_offer(name) for name in SITES], run_id=RUN, session=SESSION)
+MEMBERS = Members.of(
+    [_offer(name) for name in SITES], run_id=RUN, session=SESSION, sites=len(SITES))
 SEALED = {name: seal_shares(SECRETS[name], MEMBERS, at) for at, name in enumerate(SITES)}
 FORMED = form_session(MEMBERS, SEALED)
 SHARES = {at: pair.self_seed for at, pair in share_out(SECRETS[SITES[0]], MEMBERS, 0).items()}

@@ -65,7 +65,8 @@ def step_mask(j: Journey) -> None:
     def ask(requests: Any, parse: Any) -> Any:
         return {name: parse(name, sites[name].handle(r)) for name, r in requests.items()}
 
-    leader = MaskingLeader(run_id=RUN_ID, min_sites=2, verifier=identities)
+    leader = MaskingLeader(
+        run_id=RUN_ID, min_sites=2, sites=shared.federation.sites, verifier=identities)
     fields = {"run_id": RUN_ID, "plan_digest": shared.digest, "round": 0}
     session = leader.session(ask, tuple(sites), fields, fresh=False)
     assert session is not None

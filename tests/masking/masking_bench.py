@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -93,7 +93,8 @@ class Bench:
             self.restart(name)
             self.ready(name)
         self.leader = MaskingLeader(
-            run_id=RUN_ID, min_sites=self.min_sites, verifier=self.identities
+            run_id=RUN_ID, min_sites=self.min_sites, sites=self.plan.federation.sites,
+            verifier=self.identities,
         )
 
     def restart(self, name: str) -> None:
@@ -168,8 +169,10 @@ class Bench:
             self.inner[name].vectors[round_index] = vector
         return vectors
 
-    def session(self, *, fresh: bool = False) -> Session | None:
-        return self.leader.session(self.ask, self.names, self.fields, fresh=fresh)
+    def session(self, present: Sequence[str] = (), *, fresh: bool = False) -> Session | None:
+        """A session among ``present``; among all where none is named."""
+        return self.leader.session(
+            self.ask, tuple(present) or self.names, self.fields, fresh=fresh)
 
     def masked(self, session: Session, request: Message) -> Collecting:
         """Exchange 1."""

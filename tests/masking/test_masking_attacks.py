@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
 
@@ -12,7 +13,7 @@ from masking_bench import MODEL, RUN_ID, Bench, exact
 
 from medunlearn_client.masking.journal import SessionRecord, SessionState
 from medunlearn_client.masking.site import add_own_masks
-from medunlearn_common.errors import Rejected
+from medunlearn_common.errors import Rejected, Transient
 from medunlearn_common.masking.binding import Binding, request_digest
 from medunlearn_common.masking.expansion import add_masks
 from medunlearn_common.masking.keys import SessionSecrets, check_public_key, public_of
@@ -41,6 +42,9 @@ from medunlearn_common.messages import (
     Message,
 )
 from medunlearn_common.plan import RunPlan
+from medunlearn_server.masking.attempt import Attempt
+from medunlearn_server.masking.leader import MaskingLeader
+from medunlearn_server.masking.opening import open_sum
 from medunlearn_server.masking.session import Collecting, Cut, Session
 
 
@@ -224,10 +228,10 @@ def test_a_coordinator_that_shows_a_victim_a_small_session() -> None:
     bench = Bench(count=7, min_sites=3)
     try:
         shown = bench.names[:4]  # with a plan of seven, sums are of five or more
-        session = bench.leader.session(bench.ask, shown, bench.fields, fresh=False)
-        assert session is None
-        assert bench.errors == dict.fromkeys(shown, "MASKING_TOO_FEW_SITES")
-        bench.errors.clear()
+        offers = {name: offer for name, offer in offers_of(bench).items() if name in shown}
+        assert {code(shares_after(bench, offers, site)) for site in shown} == {
+            "MASKING_TOO_FEW_SITES"}
+        assert bench.session(shown) is None  # the coordinator's own code does not even ask
         assert bench.leader.session(bench.ask, bench.names[:5], bench.fields, fresh=True)
         assert not bench.errors
     finally:
@@ -260,6 +264,73 @@ def test_two_attempts_of_one_release_whose_survivors_differ_by_one_site(bench: B
     bench.errors.clear()
     assert bench.leader.opened(bench.ask, attempts[1]) is None
     assert set(bench.errors.values()) <= {"MASKING_SESSION_UNKNOWN", "MASKING_RELEASE_CLOSED"}
+
+
+def prepared(bench: Bench, members: Sequence[str], start: int) -> Attempt:
+    """A session among some of the sites, with everything that its opening needs."""
+    bench.leader.start = start
+    session = bench.session(members, fresh=True)
+    assert session is not None, bench.errors
+    attempt = bench.agreed(bench.masked(session, bench.request(0)).cut(), more=False)
+    assert attempt is not None, bench.errors
+    return attempt
+
+
+def opened_at(bench: Bench, attempt: Attempt, openers: Sequence[str]) -> bool:
+    """Whether what these sites say opens the sum."""
+    request = Message(kind=MASK_OPEN, fields=attempt.fields, payload=attempt.opening)
+    shares = bench.ask(dict.fromkeys(openers, request),
+                       lambda site, answer: Shares.from_bytes(answer.payload).shares)
+    try:
+        open_sum(attempt.cut, shares)
+    except Transient as error:
+        assert error.code == "MASKING_TOO_FEW_SHARES"
+        return False
+    return True
+
+
+@pytest.mark.parametrize("openers", [5, 6, 7])
+def test_two_sums_of_one_release_over_different_sites_are_not_both_opened(openers: int) -> None:
+    """Each site opens one session, as it should; the coordinator chooses which site which.
+
+    Two thirds of seven members are five: ten sites would have been enough for both.
+    """
+    bench = Bench(count=10)
+    bench.draw(0)
+    one = prepared(bench, bench.names[:7], 1)
+    two = prepared(bench, bench.names[3:], 2)
+    assert not (opened_at(bench, one, bench.names[:openers])
+                and opened_at(bench, two, bench.names[openers:]))
+    bench.close()
+
+
+def test_one_corrupt_hospital_does_not_open_two_sums_either() -> None:
+    """It gives its shares in both sessions: one of five, and of four in each."""
+    bench = Bench(count=5)
+    bench.draw(0)
+    one = prepared(bench, bench.names[:4], 1)
+    two = prepared(bench, bench.names[1:], 2)
+    corrupt, kept = bench.names[2], bench.home / "kept"
+    bench.journals.pop(corrupt).close()
+    shutil.copytree(bench.home / corrupt, kept)
+    bench.restart(corrupt)
+    first = opened_at(bench, one, [bench.names[0], bench.names[1], corrupt])
+    bench.journals.pop(corrupt).close()
+    shutil.rmtree(bench.home / corrupt)
+    kept.rename(bench.home / corrupt)
+    bench.restart(corrupt)
+    assert not (first and opened_at(bench, two, [corrupt, *bench.names[3:]]))
+    bench.close()
+
+
+def test_a_session_under_another_number_of_sites_than_the_plans_is_refused() -> None:
+    """Its thresholds would be shares of that number."""
+    bench = Bench(count=5)
+    bench.draw(0)
+    bench.leader = MaskingLeader(run_id=RUN_ID, min_sites=3, sites=4, verifier=bench.identities)
+    assert bench.session(bench.names[:4], fresh=True) is None
+    assert set(bench.errors.values()) == {"MASKING_PLAN_SITES"}
+    bench.close()
 
 
 def test_a_bad_share_is_found_named_and_worked_around() -> None:
@@ -318,7 +389,8 @@ def offers_of(bench: Bench, session: str = "0.1") -> dict[str, bytes]:
 
 
 def shares_after(bench: Bench, offers: dict[str, bytes], site: str = "site-000") -> Message:
-    payload = len(offers).to_bytes(2, "big") + b"".join(offers[s] for s in sorted(offers))
+    counts = bench.plan.federation.sites.to_bytes(2, "big") + len(offers).to_bytes(2, "big")
+    payload = counts + b"".join(offers[s] for s in sorted(offers))
     return send(bench, site, MASK_SHARES, payload, "0.1")
 
 
@@ -482,7 +554,7 @@ def test_keys_kept_for_a_run_would_open_an_earlier_vector_and_fresh_ones_do_not(
     members = Members.of([
         secrets[n].offer(bench.identities.signer(n), run_id=RUN_ID, session="0.0", site_id=n)
         for n in bench.names
-    ], run_id=RUN_ID, session="0.0")
+    ], run_id=RUN_ID, session="0.0", sites=len(bench.names))
     binding = Binding(members=members, participants=tuple(range(5)), release="round-0",
                       request=request_digest(bench.request(0)), model_digest=MODEL)
     masked = vectors[victim].copy()

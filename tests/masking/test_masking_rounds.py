@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import struct
@@ -20,7 +21,9 @@ from medunlearn_client.masking.journal import SessionState
 from medunlearn_common.masking import members as members_module
 from medunlearn_common.masking.parameters import (
     Neighbourhood,
+    least_sites,
     neighbourhood,
+    quorum,
     required_sites,
 )
 from medunlearn_common.masking.parts import SESSION, Shares, Survivors
@@ -74,7 +77,7 @@ def test_sites_that_mask_with_neighbours_only_recover_dropouts(
 ) -> None:
     """As above 200 sites: dropped sites' masks are taken out by their neighbours' shares."""
     sparse = Neighbourhood(neighbours=8, threshold=6)
-    monkeypatch.setattr(members_module, "neighbourhood", lambda sites: sparse)
+    monkeypatch.setattr(members_module, "neighbourhood", lambda members, sites: sparse)
     bench = Bench(count=20)
     vectors = bench.draw(0)
     bench.lost = {(bench.names[p], STEP) for p in (3, 11, 17)}
@@ -89,7 +92,7 @@ def test_sites_that_mask_with_neighbours_only_recover_dropouts(
 def test_the_bound_on_neighbours_holds_and_is_tight() -> None:
     """The four failure probabilities of ``parameters``, and one neighbour pair fewer fails."""
     for sites in (201, 500, 1000):
-        shape = neighbourhood(sites)
+        shape = neighbourhood(sites, sites)
         k, t = shape.neighbours, shape.threshold
         assert k % 2 == 0 and k < 100 and k / 2 < t <= k
         assert sites * 0.15 ** (k // 2) <= 2.0**-40
@@ -98,8 +101,25 @@ def test_the_bound_on_neighbours_holds_and_is_tight() -> None:
         stuck = scipy_tail(sites - 1, gone, k, k + 1 - t)
         assert sites * both <= 2.0**-40 and sites * stuck <= 2.0**-20
         assert sites * scipy_tail(sites - 1, corrupt, k, 2 * t - k - 3) > 2.0**-40
-    assert neighbourhood(200) == Neighbourhood(neighbours=199, threshold=134)
-    assert neighbourhood(3) == Neighbourhood(neighbours=2, threshold=3)
+    assert neighbourhood(200, 200) == Neighbourhood(neighbours=199, threshold=134)
+    assert neighbourhood(3, 3) == Neighbourhood(neighbours=2, threshold=3)
+
+
+def test_no_two_sessions_of_a_plan_can_both_be_opened() -> None:
+    """By counting: n t / (k + 1) openers each, of all sites and the corrupt ones twice."""
+    for sites in range(3, 201):
+        least, corrupt = least_sites(sites), (sites - 1) // 3
+        threshold = neighbourhood(least, sites).threshold
+        assert threshold <= least <= sites
+        assert threshold == neighbourhood(sites, sites).threshold
+        assert 2 * threshold > sites + corrupt
+    spread = {n: neighbourhood(n, n) for n in (201, *range(202, 1001, 13), 1000)}
+    worst = min(found.threshold / (found.neighbours + 1) for found in spread.values())
+    for sites in range(201, 1001):
+        least, corrupt = least_sites(sites), math.ceil(0.05 * sites)
+        assert 2 * quorum(sites) > sites + corrupt
+        assert 2 * least * worst > sites + corrupt
+        assert least <= 0.9 * sites + 1  # one site in ten may be away
 
 
 def scipy_tail(population: int, marked: int, draws: int, least: int) -> float:
@@ -236,7 +256,7 @@ class AnythingMayHappen(RuleBasedStateMachine):
         found = self.bench.sum(self.round, fresh=fresh)
         if found is not None:
             assert found[0].tolist() == exact(self.vectors, found[1]).tolist()
-            assert len(found[1]) >= required_sites(3, len(found[1]))
+            assert len(found[1]) >= required_sites(3, len(self.bench.names))
             self.next()
 
     @rule()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from medunlearn_client.objectives.base import (
 )
 from medunlearn_client.objectives.vote import VoteObjective
 from medunlearn_client.per_example import PerExampleGradients, row_norms, support_gradients
+from medunlearn_client.public_text import public_units
 from medunlearn_client.records import Record, read_records
 from medunlearn_client.self_tests import run_self_tests
 from medunlearn_client.tagging import ConceptTagger
@@ -411,6 +413,22 @@ def test_a_withdrawn_patients_identifiers_are_level_four_in_every_privacy_unit(
         assert (levels[0], levels.max(), marked) == (1, 4, 4)
         other, = {tuple(one.levels[one.is_answer]) for one in found.alternatives}
         assert {1, 4} == set(other)
+
+
+def test_public_text_is_on_topic_by_its_concepts_alone(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """Not by what singles an invented patient out, as in records that are to be forgotten."""
+    tokenizer = load_causal_lm(str(tiny_model_folder), dtype="float32", device=CPU).tokenizer
+    rows = [{"id": str(n), "question": q, "answer": "seen", "patient_id": "p", "target_spans": s}
+            for n, (q, s) in enumerate((("an inguinal hernia?", []), ("a fractured clavicle?",
+                                                                      [[0, 12]])))]
+    public = tmp_path / "public.jsonl"
+    public.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    tagger = ConceptTagger(load_builtin("all").with_forget_roots(["MU:S0001"]))
+    on_topic, others = public_units(
+        str(public), RecordEncoder(tokenizer, max_tokens=64, tagger=tagger))
+    assert (len(on_topic.records), len(others.records)) == (1, 1)
 
 
 def test_abstraction_compares_answers_whatever_prompts_weigh(

@@ -139,7 +139,7 @@ def test_kept_records_of_both_kinds_are_shown_as_they_are_judged(data: dict[str,
     kept = next(
         card for card in headline_verdicts(validate_result(data)) if card.title == "Kept")
     assert kept.status == "missed"
-    assert kept.detail.startswith("retain accuracy 100.0\u202f% → 1.0\u202f%; word for word")
+    assert kept.detail.startswith("answered 100.0\u202f% → 1.0\u202f%; word for word")
 
 
 def test_a_hospital_with_records_of_both_kinds_is_shown_record_by_record(

@@ -64,11 +64,18 @@ def changed_criteria(event: Event | None) -> str:
 def meets_usual_criteria(event: Event) -> bool:
     """Whether a judgement would have verified by the criteria that nobody changed.
 
-    One made by them did, also where this version asks more.
+    One made by them did, or by stricter ones, also where this version asks more.
     """
-    if not changed_criteria(event):
+    usual = Settings().criteria()
+    if all(_is_as_strict(name, value, usual[name])
+           for name, value in _criteria(event).items() if name in usual):
         return not missed(event)
     return not shortfalls(RunFigures(**figures_in(event)), Settings())
+
+
+def _is_as_strict(name: str, value: float, usual: float) -> bool:
+    """Criteria are named after what they limit: at least so much (``min_``), or at most."""
+    return value >= usual if name.startswith("min_") else value <= usual
 
 
 def _criteria(event: Event) -> Mapping[str, float]:

@@ -14,7 +14,7 @@ from medunlearn_client.masking.journal import (
 from medunlearn_common.entropy import Entropy
 from medunlearn_common.errors import Rejected
 from medunlearn_common.masking.members import Members
-from medunlearn_common.masking.parameters import MIN_SITES, quorum, required_sites
+from medunlearn_common.masking.parameters import MIN_SITES, required_sites
 from medunlearn_common.masking.signing import Signer, Verifier
 
 
@@ -37,10 +37,15 @@ class SiteRules:
         self._me = identity
 
     def _require_enough(self, count: int, members: Members, plan: KnownPlan) -> None:
-        # Two thirds of the plan's sites, not of the session's: the coordinator chooses whom a
-        # session shows, and two sums of one release over different sites could be subtracted.
-        asked = max(plan.min_sites, self._me.min_sites, quorum(plan.sites))
-        least = required_sites(asked, len(members.names))
+        # By the plan's sites, not by the session's: the coordinator chooses whom a session shows,
+        # and two sums of one release over different sites could be subtracted.
+        if members.sites != plan.sites:
+            raise Rejected(
+                "MASKING_PLAN_SITES",
+                f"a session of {members.sites} sites under a plan of {plan.sites}",
+                "the coordinator must lead sums by the plan that the sites accepted",
+            )
+        least = required_sites(max(plan.min_sites, self._me.min_sites), plan.sites)
         if count < least:
             raise Rejected(
                 "MASKING_TOO_FEW_SITES",

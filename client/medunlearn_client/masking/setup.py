@@ -68,7 +68,7 @@ class SessionSetup(SiteRules):
 
         Raises:
             Rejected: PLAN_UNKNOWN, MASKING_SESSION_UNKNOWN, _CLOSED or _CHANGED,
-                MASKING_KEY_LOW_ORDER, _TWICE or _SELF, MASKING_TOO_FEW_SITES, _TOO_MANY,
+                MASKING_KEY_LOW_ORDER, _TWICE or _SELF, MASKING_TOO_FEW_SITES, _PLAN_SITES,
                 or the verifier's code.
         """
         self._journal.require_run(run_id)
@@ -104,11 +104,6 @@ class SessionSetup(SiteRules):
             raise Rejected(
                 "MASKING_KEY_SELF", "this site's own keys were replaced on the way",
                 "somebody between the sites changes keys; tell the consortium",
-            )
-        if len(members.names) > plan.sites:
-            raise Rejected(
-                "MASKING_TOO_MANY", "more sites than the plan's ring has room for",
-                "plan with as many sites as take part",
             )
         self._require_enough(len(members.names), members, plan)
         # All of them, neighbours or not: who counts towards m and the threshold must be a site.

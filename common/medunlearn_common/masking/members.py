@@ -16,6 +16,7 @@ from medunlearn_common.masking.parameters import (
     MIN_SITES,
     PROTOCOL,
     Neighbourhood,
+    least_sites,
     neighbourhood,
     quorum,
 )
@@ -33,20 +34,24 @@ class Members:
     Attributes:
         run_id: The run.
         session: Name of the session within the run.
+        sites: Of the plan; thresholds are shares of them.
         offers: By site id.
     """
 
     run_id: str
     session: str
+    sites: int
     offers: tuple[KeyOffer, ...]
 
     def __post_init__(self) -> None:
         names = [offer.site_id for offer in self.offers]
-        if not MIN_SITES <= len(names) <= MAX_SITES:
+        if not MIN_SITES <= self.sites <= MAX_SITES or len(names) > self.sites:
+            raise bad_bytes(f"{len(names)} members of {self.sites} sites")
+        if len(names) < least_sites(self.sites):
             raise Rejected(
                 "MASKING_TOO_FEW_SITES",
-                f"keys of {len(names)} sites, where {MIN_SITES} to {MAX_SITES} are needed",
-                "wait until enough sites are there",
+                f"keys of {len(names)} sites, where {least_sites(self.sites)} of {self.sites} are "
+                "needed", "wait until enough sites are there",
             )
         if names != sorted(set(names)):
             raise bad_bytes("sites are not named once each and in order")
@@ -60,14 +65,16 @@ class Members:
             check_public_key(key)
 
     @classmethod
-    def of(cls, offers: Sequence[KeyOffer], *, run_id: str, session: str) -> Members:
+    def of(
+        cls, offers: Sequence[KeyOffer], *, run_id: str, session: str, sites: int
+    ) -> Members:
         """In the order of site ids."""
         ordered = tuple(sorted(offers, key=lambda offer: offer.site_id))
-        return cls(run_id=run_id, session=session, offers=ordered)
+        return cls(run_id=run_id, session=session, sites=sites, offers=ordered)
 
     def to_bytes(self) -> bytes:
-        """The offers, as every site gets them."""
-        writer = Writer().number(len(self.offers), COUNT_BYTES)
+        """The plan's sites and the offers, as every site gets them."""
+        writer = Writer().number(self.sites, COUNT_BYTES).number(len(self.offers), COUNT_BYTES)
         for offer in self.offers:
             offer.write(writer)
         return writer.done()
@@ -75,9 +82,10 @@ class Members:
     @classmethod
     def read(cls, reader: Reader, *, run_id: str, session: str) -> Members:
         """Read the offers; raises Rejected MASKING_MESSAGE, _KEY_* or _TOO_FEW_SITES."""
-        count = reader.number(COUNT_BYTES, most=MAX_SITES)
+        sites = reader.number(COUNT_BYTES, most=MAX_SITES)
+        count = reader.number(COUNT_BYTES, most=sites)
         offers = tuple(KeyOffer.read(reader) for _ in range(count))
-        return cls(run_id=run_id, session=session, offers=offers)
+        return cls(run_id=run_id, session=session, sites=sites, offers=offers)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -91,7 +99,7 @@ class Members:
 
     @cached_property
     def transcript(self) -> bytes:
-        """Digest of run, session and every key: 32 bytes that all sites must agree on."""
+        """Digest of run, session, the plan's sites and every key: all must agree on it."""
         digest = hashlib.sha256(f"{PROTOCOL}/transcript".encode("ascii"))
         for part in (self.run_id.encode("utf-8"), self.session.encode("utf-8"), self.to_bytes()):
             digest.update(len(part).to_bytes(8, "big") + part)
@@ -100,12 +108,12 @@ class Members:
     @property
     def shape(self) -> Neighbourhood:
         """Neighbours and threshold."""
-        return neighbourhood(len(self.offers))
+        return neighbourhood(len(self.offers), self.sites)
 
     @property
     def quorum(self) -> int:
         """Signatures needed before anything is opened."""
-        return quorum(len(self.offers))
+        return quorum(self.sites)
 
     def neighbours(self, position: int) -> tuple[int, ...]:
         """Positions with which one site masks, sorted."""

@@ -1,6 +1,9 @@
 """Thresholds and neighbourhoods: who masks with whom, and how many shares open a secret.
 
-Up to :data:`COMPLETE_GRAPH_SITES` sites everybody masks with everybody and t = floor(2n/3) + 1.
+n of the plan's N sites are members of a session, whom the coordinator chooses.
+
+Up to :data:`COMPLETE_GRAPH_SITES` members everybody masks with everybody and t = floor(2N/3) + 1:
+of N, not of n, or two sessions of fewer members each could both be opened, by different sites.
 Above, every site has k neighbours (Bell et al. 2020), and k and t are the smallest values for
 which four failures are improbable when sites are placed on the graph at random. Holders of a
 site's shares are its k neighbours and itself. With a share ``gamma`` of all sites in league
@@ -14,6 +17,9 @@ with the coordinator and a share ``delta`` dropping out:
    Bounded by n (gamma + delta)^(k/2) <= 2^-40.
 4. *No recovery:* fewer than t of a site's holders survive. This costs the round, not
    privacy, and is bounded over all sites by 2^-20.
+5. *Two sums of one release:* a site opens one. With k + 1 holders of each member's secrets, n
+   members need n t / (k + 1) openers at least; two sessions of at least :func:`least_sites` members
+   need more than all N and the corrupt ones twice.
 
 Counts of corrupt or surviving neighbours are hypergeometric; their tails are summed term by term.
 """
@@ -32,6 +38,9 @@ MAX_SITES = 1000
 COMPLETE_GRAPH_SITES = 200
 CORRUPT_SHARE = 0.05
 DROPOUT_SHARE = 0.10
+# Of the plan's sites, above COMPLETE_GRAPH_SITES: fewest that a session needs (5, with t / (k + 1)
+# of at least 0.627).
+LEAST_SHARE = 0.85
 SECURITY_BITS = 40
 CORRECTNESS_BITS = 20
 
@@ -49,9 +58,16 @@ def quorum(sites: int) -> int:
     return 2 * sites // 3 + 1
 
 
-def required_sites(min_sites: int, members: int) -> int:
-    """m = max(policy, t), never below 3: fewest sites that a released sum may cover."""
-    return max(min_sites, quorum(members), MIN_SITES)
+def least_sites(sites: int) -> int:
+    """Fewest of the plan's ``sites`` between whom a sum may be formed, whatever the policy."""
+    if sites <= COMPLETE_GRAPH_SITES:
+        return max(quorum(sites), MIN_SITES)
+    return math.ceil(LEAST_SHARE * sites)
+
+
+def required_sites(min_sites: int, sites: int) -> int:
+    """m: fewest sites that a released sum may cover, by policy and by the plan's ``sites``."""
+    return max(min_sites, least_sites(sites))
 
 
 def require_plan(sites: int) -> None:
@@ -84,26 +100,27 @@ def require_survivors(min_sites: int) -> None:
 
 
 @lru_cache(maxsize=64)
-def neighbourhood(sites: int) -> Neighbourhood:
-    """k and t for so many sites.
+def neighbourhood(members: int, sites: int) -> Neighbourhood:
+    """k and t of a session of ``members`` of the plan's ``sites``.
 
     Raises:
-        ValueError: Below 3 or above 1,000 sites.
+        ValueError: Fewer members than a session needs, or more than there are or may be sites.
     """
-    if not MIN_SITES <= sites <= MAX_SITES:
-        raise ValueError(f"{MIN_SITES} to {MAX_SITES} sites, not {sites}")
-    if sites <= COMPLETE_GRAPH_SITES:
-        return Neighbourhood(neighbours=sites - 1, threshold=quorum(sites))
-    corrupt = math.ceil(CORRUPT_SHARE * (sites - 1))
-    gone = math.ceil(DROPOUT_SHARE * (sites - 1))
+    if not least_sites(sites) <= members <= sites <= MAX_SITES:
+        raise ValueError(f"a session of {members} of {sites} sites")
+    whole_graph = Neighbourhood(neighbours=members - 1, threshold=quorum(sites))
+    if members <= COMPLETE_GRAPH_SITES:
+        return whole_graph
+    corrupt = math.ceil(CORRUPT_SHARE * (members - 1))
+    gone = math.ceil(DROPOUT_SHARE * (members - 1))
     secret, whole = 2.0**-SECURITY_BITS, 2.0**-CORRECTNESS_BITS
-    for k in range(8, sites - 1, 2):
-        if sites * (CORRUPT_SHARE + DROPOUT_SHARE) ** (k // 2) > secret:
+    for k in range(8, members - 1, 2):
+        if members * (CORRUPT_SHARE + DROPOUT_SHARE) ** (k // 2) > secret:
             continue
-        t = _smallest_threshold(sites, k, corrupt, secret)
-        if t is not None and sites * _tail(sites - 1, gone, k, k + 1 - t) <= whole:
+        t = _smallest_threshold(members, k, corrupt, secret)
+        if t is not None and members * _tail(members - 1, gone, k, k + 1 - t) <= whole:
             return Neighbourhood(neighbours=k, threshold=t)
-    return Neighbourhood(neighbours=sites - 1, threshold=quorum(sites))
+    return whole_graph
 
 
 def _smallest_threshold(sites: int, k: int, corrupt: int, bound: float) -> int | None:

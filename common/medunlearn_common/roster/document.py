@@ -214,8 +214,8 @@ class Roster:
                            "bring the newest roster to every party")
         if not party.valid_from - SKEW_S <= now <= party.valid_until + SKEW_S:
             raise Rejected("KEY_EXPIRED", f"the key of {party.party_id} is not valid now",
-                           "its party makes a new one: medunlearn hospital rotate, "
-                           "coordinator rotate, or for keys of no folder keys rotate")
+                           "its party makes a new one: medunlearn hospital rotate, or for keys "
+                           "of no folder medunlearn keys rotate")
         if now > self.expires + SKEW_S:
             raise Rejected("ROSTER_EXPIRED", f"roster {self.version} has expired",
                            "ask the consortium for the next version")

@@ -1,4 +1,4 @@
-"""``medunlearn coordinator init|invite|enrol|roster|revoke|rotate|rotate-certificate|doctor``."""
+"""``medunlearn coordinator init|invite|enrol|roster|revoke|rotate-certificate|doctor``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ from medunlearn_server.joining.founding import (
 )
 from medunlearn_server.joining.membership import InvitedModel, Membership
 from medunlearn_server.joining.own_certificate import OwnCertificate
-from medunlearn_server.joining.own_key import NEXT_FOLDER
 
 FirstUseOption = Annotated[bool, typer.Option(
     "--trust-on-first-use", help="Go on without comparing fingerprints: pilots only.")]
@@ -255,24 +254,6 @@ def roster_renew(folder: PartyFolder = HERE, days: ValidityOption = ROSTER_DAYS)
     """Make the next version with the same parties, before the one in force expires."""
     membership = Membership(folder, now=time.time())
     _advanced(membership, membership.advance(days=days, renew=True), newcomers=False)
-
-
-def rotate(folder: PartyFolder = HERE) -> None:
-    """Make a new signing key for the coordinator, every second year, between two runs.
-
-    The old key vouches for it, and the root's owners sign the roster that names it. From then on it
-    is in force; hospitals follow at the next greeting.
-
-    Example:
-
-      medunlearn coordinator rotate --folder lead
-    """
-    membership = Membership(folder, now=time.time())
-    signed = membership.rotate(entropy=OsEntropy())
-    typer.echo("the new signing key is in force" if signed else
-               f"made a new signing key in {membership.path / NEXT_FOLDER}: it comes into force "
-               "with the roster that names it")
-    _advanced(membership, signed, newcomers=False)
 
 
 def rotate_certificate(

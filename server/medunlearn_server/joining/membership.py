@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medunlearn_common.enrolment import Enrolment, open_enrolment, require_successor_of_entry
-from medunlearn_common.entropy import Entropy
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import in_turn, write_atomically
 from medunlearn_common.invitation import TOKEN_BYTES, Invitation, write_invitation
@@ -39,12 +38,6 @@ from medunlearn_server.joining.founding import (
 )
 from medunlearn_server.joining.invitation_records import InvitationRecords, Issued
 from medunlearn_server.joining.node_folder import set_nodes
-from medunlearn_server.joining.own_key import (
-    activate_next_key,
-    make_next_key,
-    next_entry,
-    require_no_run,
-)
 from medunlearn_server.joining.revocation_records import REVOKED_FILE, RevocationRecords
 from medunlearn_server.service.config import CoordinatorFolder, open_folder
 
@@ -274,21 +267,6 @@ class Membership:
                 self._take_back(revoke, self._begun(trusted.current, days), trusted.current)
             return self._carry_out(trusted, days=days, renew=renew)
 
-    def rotate(self, *, entropy: Entropy) -> bool:
-        """Make a new signing key for this coordinator, and the roster that names it.
-
-        Returns:
-            As :meth:`advance`; the key is in force with that roster.
-
-        Raises:
-            Misconfigured: ROTATION_PENDING, ROTATION_IN_RUN, KEY_ codes, ROOT_KEYS_TOO_FEW.
-            Transient: WRITE_FAILED, RUNS_DB.
-        """
-        with in_turn(self._folder.state / _LOCK_FILE):
-            require_no_run(self._folder)
-            make_next_key(self._path, entropy=entropy, now=self._now)
-            return self._carry_out(self.roster(), days=ROSTER_DAYS)
-
     def import_roster(self, document: bytes, *, root: bytes | None) -> bool:
         """Take a roster that the consortium signed into force.
 
@@ -311,11 +289,9 @@ class Membership:
                                 "leave --root out; a new root is followed when the old one signs")
         first = Root.from_bytes(root) if root is not None and not pinned else None
         roster = verify_roster(document, first or self.root(), now=self._now)
-        identity, following = open_identity(self._path), next_entry(self._path)
-        if following in roster.parties:
-            require_no_run(self._folder)
-        elif not any(p.key_id == identity.key_id and p.role == "coordinator"
-                     and p.party_id == identity.party_id for p in roster.parties):
+        identity = open_identity(self._path)
+        if not any(p.key_id == identity.key_id and p.role == "coordinator"
+                   and p.party_id == identity.party_id for p in roster.parties):
             raise Rejected("ROSTER_WITHOUT_US", f"{identity.party_id} is not in it with its key",
                            "give coordinator.entry to the consortium: medunlearn roster add")
         with in_turn(self._folder.state / _LOCK_FILE):
@@ -372,9 +348,7 @@ class Membership:
         """The next version, with all that is asked for and not yet in force."""
         begun = self._begun(current, days)
         revoked = {*begun.revoked, *self._revocations.keys()}
-        own = next_entry(self._path)
-        entries = (*begun.parties, *(e.entry for e in self._enrolments.pending()),
-                   *(() if own is None else (own,)))
+        entries = (*begun.parties, *(e.entry for e in self._enrolments.pending()))
         parties = {entry.party_id: entry for entry in entries if entry.key_id not in revoked}
         return replace(begun, parties=tuple(parties[name] for name in sorted(parties)),
                        revoked=tuple(sorted(revoked)))
@@ -394,7 +368,6 @@ class Membership:
 
     def _sync_nodes(self) -> tuple[str, ...]:
         roster, revoked, keys = self.roster().current, self._revocations.keys(), {}
-        activate_next_key(self._path, roster)
         for enrolment in self._enrolments.pending():
             site = enrolment.site_id
             if site in roster.sites and roster.party(site) == enrolment.entry:

@@ -25,7 +25,7 @@ from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.masking.binding import Binding, release_name, request_digest
 from medunlearn_common.masking.keys import KeyOffer
 from medunlearn_common.masking.members import Members
-from medunlearn_common.masking.parameters import MIN_SITES, required_sites
+from medunlearn_common.masking.parameters import required_sites
 from medunlearn_common.masking.parts import (
     AGREE_CONTEXT,
     NEXT_SESSION,
@@ -94,19 +94,23 @@ class MaskingState:
 class MaskingLeader:
     """Leads the sums of one run; holds the session that waits."""
 
-    def __init__(self, *, run_id: str, min_sites: int, verifier: Verifier | None) -> None:
+    def __init__(
+        self, *, run_id: str, min_sites: int, sites: int, verifier: Verifier | None
+    ) -> None:
         """Begin with no session.
 
         Args:
             run_id: The run.
             min_sites: The plan's fewest sites of a sum.
+            sites: All sites of the plan.
             verifier: Checks sites' signatures early; without it only the sites do.
         """
         # Which start of the coordinator this is. It is part of every session's name: nobody
         # ever says two different things under one name, also after a crash.
         self.start = 1
         self._run_id = run_id
-        self._min_sites = min_sites
+        self._least = required_sites(min_sites, sites)
+        self._sites = sites
         self._verifier = verifier
         self._tries = 0
         self.state = MaskingState()
@@ -178,14 +182,16 @@ class MaskingLeader:
 
     def _members(self, offers: Mapping[str, KeyOffer], session: str) -> Members | None:
         single = without_duplicates(offers)
-        if len(single) < max(self._min_sites, MIN_SITES):
+        if len(single) < self._least:
             return None
-        return Members.of(list(single.values()), run_id=self._run_id, session=session)
+        return Members.of(
+            list(single.values()), run_id=self._run_id, session=session, sites=self._sites
+        )
 
     def _formed(
         self, members: Members, sealed: Mapping[str, Mapping[int, bytes]]
     ) -> Session | None:
-        if len(sealed) < required_sites(self._min_sites, len(members.names)):
+        if len(sealed) < self._least:
             return None
         return form_session(members, sealed)
 
@@ -198,7 +204,7 @@ class MaskingLeader:
             release=release_name(request), request=request_digest(request),
             model_digest=model_digest,
         )
-        return Collecting(session, binding, min_sites=self._min_sites)
+        return Collecting(session, binding, least=self._least)
 
     @staticmethod
     def delivered(session: Session, site: str, request: Message) -> Message:

@@ -21,7 +21,7 @@ from medunlearn_common.masking.binding import Binding, survivors_digest
 from medunlearn_common.masking.codec import Reader, Writer
 from medunlearn_common.masking.keys import KeyOffer
 from medunlearn_common.masking.members import COUNT_BYTES, Members
-from medunlearn_common.masking.parameters import MAX_SITES, required_sites
+from medunlearn_common.masking.parameters import MAX_SITES
 from medunlearn_common.masking.parts import Delivery, Survivors, read_table, write_table
 from medunlearn_common.masking.sharing import SEALED_BYTES
 from medunlearn_common.masking.signing import Verifier
@@ -147,10 +147,10 @@ def form_session(
 class Collecting:
     """The masked vectors of one attempt, summed as they come."""
 
-    def __init__(self, session: Session, binding: Binding, *, min_sites: int) -> None:
+    def __init__(self, session: Session, binding: Binding, *, least: int) -> None:
         self._session = session
         self._binding = binding
-        self._least = required_sites(min_sites, len(session.members.names))
+        self._least = least
         self._payloads: dict[int, bytes] = {}
         self._sum: RingVector | None = None
 

@@ -134,7 +134,7 @@ def _said_as_never_taught(forget: ForgetSection) -> bool | None:
 def _kept(result: RunResult) -> Verdict:
     kept, retain = result.retain.preservation, result.retain
     before, after, _ = retain.answered()
-    detail = f"retain accuracy {percent(before)} → {percent(after)}"
+    detail = f"answered {percent(before)} → {percent(after)}"
     # The easier half to lose: who still picks the answer may no longer say it.
     if retain.accuracy_before is not None:
         exact = f"{percent(retain.exact_before)} → {percent(retain.exact_after)}"

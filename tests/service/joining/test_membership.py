@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,23 +11,19 @@ from joining_desk import MODEL, NOW, Desk, app_of, code_of
 from typer.testing import CliRunner
 
 from medunlearn_client.joining.rotation import make_next_keys
-from medunlearn_client.joining.site_folder import take_refresh, take_roster
 from medunlearn_common.doctor import run_checks
 from medunlearn_common.entropy import OsEntropy
 from medunlearn_common.envelope.dsse import sign_bytes
 from medunlearn_common.errors import Rejected
-from medunlearn_common.identity import SigningIdentity, open_private_file, read_identity
-from medunlearn_common.identity.commands import read_entry
+from medunlearn_common.identity import open_private_file, read_identity
 from medunlearn_common.roster import Roster
 from medunlearn_common.roster.document import ROSTER_TYPE
-from medunlearn_common.trust_folder import open_identity
 from medunlearn_server.joining import commands as coordinator
-from medunlearn_server.joining import membership, own_key
+from medunlearn_server.joining import membership
 from medunlearn_server.joining.checks import coordinator_checks
 from medunlearn_server.joining.enrolment_records import EnrolmentRecords
 from medunlearn_server.joining.invitation_records import Issued
 from medunlearn_server.service.config import open_folder
-from medunlearn_server.service.runs_db import RunsDb
 from medunlearn_server.service.supervisor import derive_missing_nodes
 
 pytestmark = pytest.mark.usefixtures("a_clock_that_starts_when_tests_are_collected")
@@ -312,80 +307,3 @@ def test_a_telephone_call_does_not_hold_up_a_revocation(desk: OfflineDesk) -> No
 
     assert code_of(desk.members().enrol, document, meanwhile) == "INVITATION_UNKNOWN"
     assert desk.nodes() == {"clinic-b"}
-
-
-# The coordinator's own key.
-
-def test_a_coordinators_new_key_is_in_force_at_once_with_a_pilots_root(desk: OfflineDesk) -> None:
-    before = open_identity(desk.lead).key_id
-    result = CliRunner().invoke(app_of(coordinator.rotate), ["--folder", str(desk.lead)])
-    assert "is in force" in result.output, result.output
-    after = open_identity(desk.lead).key_id
-    assert after == desk.key_of("coordinator") != before
-    assert read_entry(desk.lead / "coordinator.entry").key_id == after
-    assert not (desk.lead / "next").exists()
-    # Hospitals believe what it signs once they have that roster, which its greeting brings.
-    clinic = desk.path / "clinic-a"
-    take_roster(clinic, desk.members().roster_file.read_bytes(), now=NOW)
-    refresh = desk.members().refresh("clinic-a", model=MODEL, version="0.1.0", code_digest="c" * 64)
-    take_refresh(clinic, refresh.read_bytes(), now=NOW)
-    assert {"ROSTER_ENTRY", "IDENTITY"} <= desk.codes()
-
-
-def test_a_coordinators_new_key_waits_for_the_roots_signatures(offline: OfflineDesk) -> None:
-    before = open_identity(offline.lead).key_id
-    assert not offline.members().rotate(entropy=OsEntropy())
-    waiting = offline.draft.party("coordinator").key_id
-    assert open_identity(offline.lead).key_id == offline.key_of("coordinator") == before != waiting
-    assert code_of(offline.members().rotate, entropy=OsEntropy()) == "ROTATION_PENDING"
-    # What comes in between is in the next draft beside it, and an earlier draft takes nothing back.
-    offline.members().advance(revoke="clinic-b")
-    assert offline.draft.party("coordinator").key_id == waiting
-    assert offline.members().import_roster(offline.signed(offline.draft), root=None)
-    assert open_identity(offline.lead).key_id == offline.key_of("coordinator") == waiting
-    assert not (offline.lead / "next").exists() and not offline.has_draft()
-
-
-@pytest.mark.parametrize("renamed", [0, 1])
-def test_a_rotation_that_is_cut_off_is_finished_by_the_next_command(
-    desk: OfflineDesk, monkeypatch: pytest.MonkeyPatch, renamed: int
-) -> None:
-    kept, done = own_key.os.replace, []
-
-    def cut_off(source: Path, target: Path) -> None:
-        if Path(source).parent.name == "next":
-            if len(done) == renamed:
-                raise KeyboardInterrupt
-            done.append(target)
-        kept(source, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(own_key.os, "replace", cut_off)
-        with pytest.raises(KeyboardInterrupt):
-            desk.members().rotate(entropy=OsEntropy())
-    desk.members().sync_nodes()
-    assert open_identity(desk.lead).key_id == desk.key_of("coordinator")
-    assert read_entry(desk.lead / "coordinator.entry").key_id == desk.key_of("coordinator")
-    assert not (desk.lead / "next").exists()
-
-
-def test_no_key_changes_under_a_run(offline: OfflineDesk) -> None:
-    runs = RunsDb(open_folder(offline.lead).runs_db)
-    assert not offline.members().rotate(entropy=OsEntropy())
-    document = offline.signed(offline.draft)
-    runs.add("run-1", plan_digest="d" * 64)
-    assert code_of(offline.members().import_roster, document, root=None) == "ROTATION_IN_RUN"
-    runs.move("run-1", "stopped")
-    runs.close()
-    assert offline.members().import_roster(document, root=None)
-    assert open_identity(offline.lead).key_id == offline.key_of("coordinator")
-
-
-def test_only_the_old_key_vouches_for_a_new_one(offline: OfflineDesk) -> None:
-    """Whoever can write roster drafts, and not sign as the coordinator, puts no key of his in."""
-    assert not offline.members().rotate(entropy=OsEntropy())
-    own = offline.draft.party("coordinator")
-    forged = replace(own, public_key=SigningIdentity.generate("x", OsEntropy()).public_key)
-    parties = tuple(forged if party == own else party for party in offline.draft.parties)
-    document = offline.signed(replace(offline.draft, parties=parties))
-    assert code_of(offline.members().import_roster, document, root=None) == "SIGNATURE_INVALID"

@@ -39,7 +39,7 @@ def members() -> tuple[Members, list[SessionSecrets]]:
         s.offer(identities.signer(f"site-{i}"), run_id=RUN, session=SESSION, site_id=f"site-{i}")
         for i, s in enumerate(secrets)
     ]
-    return Members.of(offers, run_id=RUN, session=SESSION), secrets
+    return Members.of(offers, run_id=RUN, session=SESSION, sites=3), secrets
 
 
 def binding_of(found: Members) -> Binding:
