@@ -163,6 +163,11 @@ class ConceptHierarchy:
         """Steps to the nearest root; 0 for a root."""
         return self._depths[self.resolve(concept_id)]
 
+    def stands_apart(self, concept_id: str) -> bool:
+        """Whether a concept has neither parents nor children."""
+        primary = self.resolve(concept_id)
+        return not self._parents[primary] and not self._children[primary]
+
     def way_up(self, concept_id: str, goals: Iterable[str]) -> tuple[str, ...]:
         """Ids on a shortest way up to one of ``goals``, both ends included; empty if none."""
         return graph.shortest_way_up(self.resolve(concept_id), goals, self._parents)
