@@ -122,13 +122,14 @@ class LeveledHierarchy:
             reason = "it has neither parents nor children, which is level 3"
         else:
             way = hierarchy.way_up(concept.concept_id, hierarchy.roots())
-            reason = self._by_depth(len(way) - 1)
+            reason = self._by_depth(hierarchy.depth(concept.concept_id), steps=len(way) - 1)
         return LevelReason(level=level, reason=reason, way=way)
 
-    def _by_depth(self, depth: int) -> str:
+    def _by_depth(self, depth: int, *, steps: int) -> str:
         deepest = self.rule.deepest_general
         rule = f"depth 0 is level 1, down to depth {deepest} level 2, below that level 3"
-        return f"its depth is {depth}: {rule}"
+        counted = "" if depth == steps else " (with steps that its source has left out)"
+        return f"its depth is {depth}{counted}: {rule}"
 
     def digest(self) -> str:
         """SHA-256 (hex) over the hierarchy's digest, the forget roots and the level rule."""
