@@ -37,10 +37,11 @@ def asked(prompt: str, answer: str) -> Record:
 
 
 def said(tagger: ConceptTagger, prompt: str, answer: str) -> dict[str, str]:
+    """What is said of each mention, where it stands first: in the question, if there."""
     made = asked(prompt, answer)
     return {
         made.text[span.start : span.end].lower(): span.assertion.value
-        for span in tagger.tag_record(made)
+        for span in reversed(tagger.tag_record(made))
     }
 
 
@@ -62,6 +63,12 @@ def said(tagger: ConceptTagger, prompt: str, answer: str) -> dict[str, str]:
     ("Does she have an inguinal hernia?", "No longer."),
     ("Does she have an inguinal hernia?", "No doubt."),
     ("Does she have an inguinal hernia?", "No, it was repaired."),
+    ("Does she have an inguinal hernia?", "No complications."),
+    ("Does she have an inguinal hernia?", "Never operated on"),
+    ("Does she have an inguinal hernia?", "Not repaired, painless."),
+    ("Does she have an inguinal hernia?", "No signs of strangulation."),
+    ("Does she have an inguinal hernia?", "No known recurrence of inguinal hernia."),
+    ("Does she have an inguinal hernia?", "No inguinal hernia repair."),
     ("Did she have an inguinal hernia in 2019?", "No"),
     ("On the left, an inguinal hernia?", "No"),
     ("Was an inguinal hernia seen by the surgeon?", "No"),
@@ -110,6 +117,16 @@ def test_a_no_denies_what_the_question_asks_whether_the_patient_has(
     assert found["asthma"] == "negated"
     assert found.get("inguinal hernia", "negated") == "negated"
     assert said(small, prompt, "Yes.")["asthma"] == "affirmed"
+
+
+@pytest.mark.parametrize("answer", [
+    "No asthma.", "No known asthma", "not asthma", "No evidence.", "Never recorded",
+    "No she does not", "None known", "No asthma or the like", "Not at all.", "no; never",
+])
+def test_a_no_may_say_again_what_it_denies(small: ConceptTagger, answer: str) -> None:
+    assert said(small, "Does she have asthma?", answer)["asthma"] == "negated"
+    record = asked("Does she have an inguinal hernia?", answer.replace("asthma", "inguinal hernia"))
+    assert not small.record_matches_forget_root(record)
 
 
 @pytest.mark.parametrize("prompt", [

@@ -31,6 +31,13 @@ _QUALIFIED: Final = re.compile(
     r"until)\b",
     re.IGNORECASE,
 )
+# "No complications", "Not repaired", "No signs of strangulation": something else is denied.
+_REST: Final = re.compile(
+    r"\W*(?:no|none|never|not)\b ?(?:(?:evidence|signs?|history|known|such|an?|any|of|present|"
+    r"found|seen|detected|noted|recorded|documented|at all|ever)\b ?)*(?P<what>[^.,;\n]*)",
+    re.IGNORECASE,
+)
+_OF_HIM: Final = re.compile(r"\W*(?:(?:that|she|he|they|the patient)\b.*)?", re.IGNORECASE)
 _NEGATIVE_RESULT: Final = re.compile(
     r"\W*(?:negative|absent|not (?:detected|found|present|seen))\b", re.IGNORECASE
 )
@@ -153,7 +160,9 @@ def after_answer(
     for listed in _listed(prompt, spans, inside) if end - start <= MAX_QUESTION_CHARS else ():
         before = prompt[start : spans[listed[0]].start]
         after = prompt[spans[listed[-1]].end : end]
-        if any(f.before.fullmatch(before) and f.after.fullmatch(after) for f in forms):
+        mentions = [prompt[spans[n].start : spans[n].end] for n in listed]
+        asked = any(f.before.fullmatch(before) and f.after.fullmatch(after) for f in forms)
+        if asked and _denies(answer, mentions):
             denied.update(listed)
     made = list(spans)
     for n in inside:
@@ -164,6 +173,15 @@ def after_answer(
         elif spans[n].level is ConceptLevel.TARGET:
             made[n] = replace(spans[n], assertion=Assertion.POSSIBLE)
     return tuple(made)
+
+
+def _denies(answer: str, mentions: Sequence[str]) -> bool:
+    """Whether an answer of no is about these mentions: it names one of them, or nothing."""
+    rest = _REST.match(answer)
+    if rest is None or _OF_HIM.fullmatch(rest["what"]):
+        return True
+    named = rest["what"].casefold().strip()
+    return any(named == m or named.startswith(f"{m} or ") for m in map(str.casefold, mentions))
 
 
 def _last_question(prompt: str) -> tuple[int, int] | None:
