@@ -185,7 +185,7 @@ def _note(text: str) -> None:
 
 
 def _tell_notes(tagger: ConceptTagger) -> None:
-    for note in tagger.hierarchy.hierarchy.notes:
+    for note in tagger.hierarchy.notes:
         _note(note)
 
 

@@ -47,6 +47,12 @@ def test_explain_follows_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert run("explain", "cancer", "--plan", str(plan)) == 0
     assert "3 specialty: the plan gives this level to the semantic type 'disease'" in out(capsys)
     assert run("explain", "Female", "--plan", str(plan)) == 0
+    captured = capsys.readouterr()
+    assert "3 specialty: it has neither parents nor children" in captured.out
+    assert "nor children (1): MESH:D005260" in captured.err
+    assert run("explain", "MESH:C", "--plan", str(plan)) == 0
+    assert "3 specialty: the plan gives this level to the semantic type" in out(capsys)
+    assert run("explain", "MESH:C", "--hierarchy", str(mesh)) == 0
     assert "1 fundamental: its depth is 0" in out(capsys)
     assert run("explain", "MESH:C04.588", "--plan", str(plan), "--forget-root", "MESH:C") == 0
     assert "4 target: below the forget root MESH:C (Diseases)" in out(capsys)
@@ -179,7 +185,8 @@ def test_names_in_a_file_cannot_speak_to_the_terminal() -> None:
 
 def test_levels_are_coloured_on_a_terminal() -> None:
     hierarchy = ConceptHierarchy.from_concepts(
-        [Concept(concept_id="X:1", name="x")], source="x"
+        [Concept(concept_id="X:1", name="x"), Concept(concept_id="Y", name="y", parents=("X:1",))],
+        source="x",
     )
     codes = set()
     for roots in ([], ["X:1"]):

@@ -9,13 +9,20 @@ from pathlib import Path
 import pytest
 import terminology_samples as samples
 
-from medunlearn_common.concepts import ConceptHierarchy, detect_format, load_hierarchy
+from medunlearn_common.concepts import (
+    Concept,
+    ConceptHierarchy,
+    LevelRule,
+    detect_format,
+    load_hierarchy,
+)
 from medunlearn_common.concepts.icd10cm import (
     CHAPTERS,
     load_icd10cm_jsonl,
     load_icd10cm_order,
     load_icd10cm_xml,
 )
+from medunlearn_common.concepts.sources import merge_hierarchies
 from medunlearn_common.errors import Misconfigured
 
 
@@ -137,6 +144,52 @@ def test_json_lines(tmp_path: Path) -> None:
         changed = [*rows[:2], rows[2] | change]
         path = write(tmp_path, "".join(json.dumps(row) + "\n" for row in changed))
         assert refusal(load_icd10cm_jsonl, path).code == code
+
+
+def test_a_code_has_one_level_whatever_the_form_of_the_file(tmp_path: Path) -> None:
+    """The order file has no sections, and a code there is no more general for it."""
+    order = [("A00", 0, "Cholera"), ("A000", 1, "Classical cholera"), ("A009", 1, "Cholera"),
+             ("A01", 0, "Typhoid fever"), ("B99", 1, "Other infectious diseases")]  # fmt: skip
+    sectioned = [("CH01", None), ("A00-A09", "CH01"), ("A00", "A00-A09"), ("A00.0", "A00"),
+                 ("A00.9", "A00"), ("A01", "A00-A09"), ("B99", "CH01")]  # fmt: skip
+    rows = [json.dumps({"code": c, "name": f"name {c}", "parent": p}) for c, p in sectioned]
+    forms = [
+        load_icd10cm_order(write(tmp_path, samples.icd10cm_order(order))),
+        load_icd10cm_xml(write(tmp_path, samples.ICD10CM_XML)),
+        load_icd10cm_jsonl(write(tmp_path, "".join(row + "\n" for row in rows))),
+    ]
+    shared = [c.concept_id for c in forms[0].concepts() if all(c.concept_id in f for f in forms)]
+    assert len(shared) == 6
+    for deepest, expected in ((2, [2, 3, 3, 2, 2, 1]), (1, [3, 3, 3, 3, 3, 1])):
+        rule = LevelRule(deepest_general=deepest)
+        for form in forms:
+            leveled = form.with_forget_roots([], rule=rule)
+            assert [int(leveled.level_of(concept_id)) for concept_id in shared] == expected
+    explained = forms[0].with_forget_roots([]).explain("ICD10CM:A00.0")
+    assert explained.way == ("ICD10CM:A00.0", "ICD10CM:A00", "ICD10CM:CH01")
+    assert "its depth is 3" in explained.reason and "left out" in explained.reason
+    assert "left out" not in forms[1].with_forget_roots([]).explain("ICD10CM:A00.0").reason
+
+
+def test_a_category_that_is_joined_has_its_section_counted(tmp_path: Path) -> None:
+    icd = load_icd10cm_order(write(tmp_path, samples.icd10cm_order()))
+    other = ConceptHierarchy.from_concepts(
+        [Concept(concept_id="X:1", name="cholera", xrefs=("ICD10CM:A00",))], source="x"
+    )
+    for parts in ((icd, other), (other, icd)):
+        joined = merge_hierarchies(parts, join="xrefs")
+        assert [joined.depth(i) for i in ("X:1", "ICD10CM:A00", "ICD10CM:A00.0")] == [2, 2, 3]
+
+
+def test_a_chapter_that_is_joined_has_the_depth_of_its_place_in_the_other(tmp_path: Path) -> None:
+    icd = load_icd10cm_order(write(tmp_path, samples.icd10cm_order()))
+    other = ConceptHierarchy.from_concepts(
+        [Concept(concept_id="X:0", name="disease"),
+         Concept(concept_id="X:1", name="infection", parents=("X:0",), xrefs=("ICD10CM:CH01",))],
+        source="x",
+    )  # fmt: skip
+    joined = merge_hierarchies((icd, other), join="xrefs")
+    assert [joined.depth(i) for i in ("ICD10CM:CH01", "ICD10CM:A00", "ICD10CM:CH02")] == [1, 2, 0]
 
 
 def test_words_in_parentheses_may_be_missing_unless_another_code_has_that_name(

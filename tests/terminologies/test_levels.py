@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from medunlearn_common.concepts import Concept, ConceptHierarchy, ConceptLevel, 
 from medunlearn_common.concepts.graph import without_cycles
 from medunlearn_common.concepts.levels import parse_type_levels
 from medunlearn_common.concepts.planned import planned_levels
+from medunlearn_common.concepts.sources import merge_hierarchies
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan import Plan, plan_from_text
 from medunlearn_common.plan.public_files import by_digest, own_copy
@@ -67,6 +69,46 @@ def test_explained_levels_are_the_levels(hierarchy: ConceptHierarchy) -> None:
             assert found.level is leveled.level_of(concept.concept_id)
 
 
+def test_a_concept_that_stands_apart_is_no_common_language() -> None:
+    """A source without a hierarchy has nothing but such: level 1 would keep rare diseases whole."""
+    apart = Concept(concept_id="a", name="alone")
+    hierarchy = ConceptHierarchy.from_concepts(
+        [
+            Concept(concept_id="r", name="root"), Concept(concept_id="c", name="c", parents=("r",)),
+            apart, Concept(concept_id="b", name="b", semantic_type="anatomy"),
+            Concept(concept_id="d", name="d", level=ConceptLevel.GENERAL),
+        ],
+        source="test",
+    )
+    rule = LevelRule(deepest_general=5, by_type=parse_type_levels(["anatomy=1"]))
+    leveled = hierarchy.with_forget_roots([], rule=rule)
+    assert {c.concept_id: int(leveled.level_of(c.concept_id)) for c in hierarchy.concepts()} == {
+        "r": 1, "c": 2, "a": 3, "b": 1, "d": 2,
+    }
+    assert "neither parents nor children" in leveled.explain("a").reason
+    (note,) = leveled.notes
+    assert "neither parents nor children (3): a, b, d" in note
+    (note,) = hierarchy.with_forget_roots(["a", "d"]).notes
+    assert "neither parents nor children (1): b" in note  # the others are forgotten
+    assert hierarchy.notes == ()
+
+
+def test_a_joined_concept_stands_apart_no_more() -> None:
+    parts = [
+        ConceptHierarchy.from_concepts(
+            [Concept(concept_id="A:1", name="gout", xrefs=("B:2",))], source="a"
+        ),
+        ConceptHierarchy.from_concepts(
+            [Concept(concept_id="B:1", name="disease"),
+             Concept(concept_id="B:2", name="gout", parents=("B:1",))], source="b"
+        ),
+    ]
+    assert len(parts[0].with_forget_roots([]).notes) == 1
+    leveled = merge_hierarchies(parts, join="xrefs").with_forget_roots([])
+    assert [int(leveled.level_of(i)) for i in ("A:1", "B:1")] == [2, 1]
+    assert not any("nor children" in note for note in leveled.notes)
+
+
 def test_the_digest_covers_the_rule_but_not_the_default(hierarchy: ConceptHierarchy) -> None:
     rules = [LevelRule(), LevelRule(deepest_general=3),
              LevelRule(by_type=parse_type_levels(["disease=3"]))]  # fmt: skip
@@ -103,7 +145,9 @@ def test_a_plan_says_the_rule_and_a_hospital_follows_it() -> None:
 def test_the_default_plan_is_as_before() -> None:
     leveled = planned_levels(Plan().concepts)
     assert leveled.rule == LevelRule()
-    assert leveled.hierarchy.notes == ()
+    assert leveled.notes == ()
+    counts = Counter(int(leveled.level_of(c.concept_id)) for c in leveled.hierarchy.concepts())
+    assert counts == {1: 121, 2: 66, 3: 629}
 
 
 def test_a_release_folder_is_named_by_its_digest_in_a_shared_plan(tmp_path: Path) -> None:

@@ -77,6 +77,18 @@ def test_a_nameless_concept_between_others_is_told(tmp_path: Path) -> None:
     assert umls.digest() == load(tmp_path / "before").digest()
 
 
+def test_a_supplementary_concept_without_a_parent_is_no_common_language(tmp_path: Path) -> None:
+    """MeSH's supplementary concepts have no PAR row, and are rare diseases and chemicals."""
+    tables = samples.umls_tables()
+    tables["MRCONSO.RRF"] += samples.conso(
+        "C4053555", "Costello-Marfan hernia syndrome", number=60, tty="NM", code="C536999"
+    )
+    leveled = load(tmp_path, tables).with_forget_roots([])
+    assert int(leveled.level_of("UMLS:C4053555")) == 3
+    assert int(leveled.level_of("UMLS:C0012634")) == 1  # the true root
+    assert "(1): UMLS:C4053555" in leveled.notes[-1]
+
+
 def test_a_cycle_is_broken_where_the_fewest_sources_agree(tmp_path: Path) -> None:
     tables = samples.umls_tables()
     for number, source in enumerate(("NCI", "MSH"), start=20):

@@ -73,8 +73,9 @@ def write_xlsx(path: Path, rows: list[list[Any]]) -> Path:
 
 
 def read(path: Path, **changes: Any) -> list[Record]:
+    held = changes.pop("quarantine", None)
     options = ReadOptions(columns=changes.pop("columns", COLUMNS), **changes)
-    return read_records(path, options=options)
+    return read_records(path, quarantine=held, options=options)
 
 
 def code_of(path: Path, **changes: Any) -> str:
@@ -512,6 +513,42 @@ def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path: Path) 
 def test_a_number_that_is_no_whole_one_is_no_id(number: float) -> None:
     with pytest.raises(MedunlearnError, match="ROW_FIELD_TYPE"):
         fields.identifier_text({"id": number}, "id")
+
+
+@pytest.mark.parametrize("column", ["Nr", "Fall", "Name"])
+@pytest.mark.parametrize("numbers", [
+    (12345678901234567000, 12345678901234568000), (1234567890123456.0, 1234567890123457.0),
+    (1.2345678901234567e19, -1e15), ("1.23457E+15", "1,23457e+015"), ("123.5E+09", "5E+20"),
+])
+def test_a_long_number_that_a_spreadsheet_has_rounded_is_no_id(
+    tmp_path: Path, column: str, numbers: tuple[Any, Any]
+) -> None:
+    """Excel keeps 15 digits: two strangers would become one patient, forgotten together."""
+    rows = [cells(number) for number in range(12)]
+    for row, number in zip(rows, numbers, strict=False):
+        row[HEADER.index(column)] = number
+    held = Quarantine()
+    got = read(write_xlsx(tmp_path / "a.xlsx", rows), quarantine=held)
+    assert len(got) == 10
+    assert [(bad.row, bad.code) for bad in held.rows] == [(n, "ROW_FIELD_TYPE") for n in (2, 3)]
+    if isinstance(numbers[0], str):
+        held = Quarantine()
+        assert len(read(write_csv(tmp_path / "a.csv", rows), quarantine=held)) == 10
+        assert {bad.code for bad in held.rows} == {"ROW_FIELD_TYPE"}
+
+
+def test_a_long_number_that_is_text_or_no_id_is_read_as_it_is(tmp_path: Path) -> None:
+    rows = [cells(number) for number in range(2)]
+    for row, number in zip(rows, ("12345678901234567000", "1234567890123456789"), strict=True):
+        row[HEADER.index("Fall")] = number
+    rows[0][HEADER.index("Fach")], rows[0][HEADER.index("B")] = "1E+15", "2E+15"
+    rows[1][HEADER.index("Nr")] = 999_999_999_999_999
+    for got in (
+        read(write_xlsx(tmp_path / "a.xlsx", rows)), read(write_csv(tmp_path / "a.csv", rows)),
+    ):
+        ids = [(record.record_id, record.patient_id) for record in got]
+        assert ids == [("0", "12345678901234567000"), ("999999999999999", "1234567890123456789")]
+        assert (got[0].subject, got[0].options[1]) == ("1E+15", "2E+15")
 
 
 def test_parquet_rows_with_bytes_are_bad(tmp_path: Path) -> None:

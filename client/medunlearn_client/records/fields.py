@@ -16,7 +16,9 @@ _WHOLE_NUMBER = re.compile(r"-?\d{1,18}(?:\.0+)?")
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _DECIMAL_COMMA = re.compile(r"^(\d*),(\d+)$")
 _LIST_SEPARATOR = "|"
-_EXACT_BELOW = 1e15
+EXACT_BELOW = 1e15
+"""Spreadsheets keep 15 digits of a number."""
+_ROUNDED = re.compile(r"-?\d{1,3}(?:[.,]\d+)?[Ee]\+\d{1,3}")
 
 
 class TextRow(dict[str, Any]):
@@ -25,6 +27,12 @@ class TextRow(dict[str, Any]):
     Where a schema wants a number, a flag or a list, the functions below read it from the
     text; in rows of other sources a text in its place stays an error.
     """
+
+
+class RoundedText(str):
+    """A spreadsheet's number so long that it lost its last digits: it is good for no id."""
+
+    __slots__ = ()
 
 
 def content_id(*parts: str) -> str:
@@ -63,12 +71,25 @@ def optional_text(row: Row, name: str) -> str | None:
 
 
 def identifier_text(row: Row, name: str) -> str | None:
+    """As ``text_or_number``, but of a number that a spreadsheet has rounded: two strangers whose
+    long numbers begin alike would be one patient.
+    """
+    text = text_or_number(row, name)
+    if isinstance(row.get(name), RoundedText) or (text is not None and _ROUNDED.fullmatch(text)):
+        raise bad_row(
+            "ROW_FIELD_TYPE",
+            f"`{name}` is a number that a spreadsheet has rounded; saved as text, please",
+        )
+    return text
+
+
+def text_or_number(row: Row, name: str) -> str | None:
     """As ``optional_text``; whole numbers are accepted, since many tables number their rows.
 
     Also as floats, which a column of numbers becomes by one gap, as long as they are exact.
     """
     value = row.get(name)
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_BELOW:
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT_BELOW:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)

@@ -31,7 +31,7 @@ from medunlearn_client.records.bounded_workbook import (
     CountedArchive,
     opened,
 )
-from medunlearn_client.records.fields import bad_row
+from medunlearn_client.records.fields import EXACT_BELOW, RoundedText, bad_row
 from medunlearn_client.records.lines import MAX_LINE_BYTES, ParsedRow
 from medunlearn_client.records.merged_cells import filled_down, merged_stretches
 from medunlearn_client.records.tables import MAX_COLUMNS, header_names, row_from_cells
@@ -204,7 +204,9 @@ def _cell_text(value: object) -> str:
         return _ERROR if value in _ERRORS else value
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+    if isinstance(value, (int, float)) and abs(value) >= EXACT_BELOW:
+        return RoundedText(value)
+    if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, dt.datetime):
         midnight = value.time() == dt.time()

@@ -26,21 +26,7 @@ from medunlearn_client.tagging.context_rules import ContextRules, Cue, builtin_r
 from medunlearn_client.tagging.folding import Folded, fold
 from medunlearn_client.tagging.spans import Assertion, ConceptSpan
 
-NO_ANSWERS: Final = frozenset(
-    {"no", "none", "never", "negative", "absent", "denied", "denies", "not"}
-)
-"""First words of an answer that negate what the question asks."""
-
-_SENTENCE_END: Final = re.compile(r"[.!?;](?=\s|$)|\n")
-_FIRST_WORD: Final = re.compile(r"\W*(\w+)")
-_OPEN_QUESTION: Final = re.compile(
-    r"\W*(?:question\W+)?(?:(?:at|by|for|from|in|of|on|to|with) )?"
-    r"(?:how|what|when|where|which|who|whom|whose|why)\b",
-    re.IGNORECASE,
-)
-_NEGATIVE_RESULT: Final = re.compile(
-    r"\W*(?:negative|absent|not (?:detected|found|present|seen))\b", re.IGNORECASE
-)
+SENTENCE_END: Final = re.compile(r"[.!?;](?=\s|$)|\n")
 # "Room no 7", "NHS No: 943": a number, which denies nothing.
 _NUMBERED: Final = re.compile(r"no[.:#]* ?\d")
 _STRONGEST: Final = (Assertion.FAMILY, Assertion.NEGATED, Assertion.POSSIBLE)
@@ -77,7 +63,7 @@ class ContextFinder:
         found = self._cues(text, folded or fold(text), spans) if spans else []
         if not found:
             return (Assertion.AFFIRMED,) * len(spans)
-        ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+        ends = [match.end() for match in SENTENCE_END.finditer(text)]
         cues: dict[int, list[_Found]] = {}
         for cue in found:
             cues.setdefault(bisect_right(ends, cue.start), []).append(cue)
@@ -189,23 +175,3 @@ class _Sentence:
         if self._after[following] and "," not in self._text[span.end : self._starts[following]]:
             made |= self._after[following]
         return next((kind for kind in _STRONGEST if kind in made), Assertion.AFFIRMED)
-
-
-def denied_question(prompt: str, answer: str) -> tuple[int, int] | None:
-    """Characters of the prompt that its answer denies: ``Does she have asthma?`` ``No.``
-
-    It is the prompt's last question alone; what a vignette tells before it stays so. A question
-    for a thing (``What followed the hernia repair?`` ``No complication.``) is not denied by its
-    answer, unless by the result of a test.
-
-    Returns:
-        Start and end of the question; None where nothing is denied.
-    """
-    end = prompt.rfind("?") + 1
-    if not end:
-        return None
-    start = max((m.end() for m in _SENTENCE_END.finditer(prompt, 0, end - 1)), default=0)
-    if _OPEN_QUESTION.match(prompt, start):
-        return (start, end) if _NEGATIVE_RESULT.match(answer) else None
-    word = _FIRST_WORD.match(answer)
-    return (start, end) if word is not None and word[1].casefold() in NO_ANSWERS else None

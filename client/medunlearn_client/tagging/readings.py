@@ -3,8 +3,9 @@
 A tag is uncertain where its words have several readings: concepts of different levels share
 them, clinicians use the abbreviation for other things as well (``abbreviations.txt``), or an
 acronym stands in a line of capitals, where ``ALL`` may be the word and no leukaemia. In a
-patient's record, what is suspected or to be excluded is uncertain too. An abbreviation that the
-hierarchy does not know, but of which it knows a reading, is not tagged, and asked for as well.
+patient's record, what is suspected or to be excluded is uncertain too, and what stands in a
+question whose ``no`` need not deny it. An abbreviation that the hierarchy does not know, but of
+which it knows a reading, is not tagged, and asked for as well.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Doubt(StrEnum):
     CONCEPTS = "several concepts have this name"
     ABBREVIATION = "abbreviation with several readings"
     CAPITALS = "acronym in a line of capitals"
-    POSSIBLE = "suspected, a risk or to be excluded"
+    POSSIBLE = "suspected, a risk, to be excluded, or in a question answered with no"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,8 @@ class Assertion(StrEnum):
 
     Attributes:
         AFFIRMED: Nothing speaks against it.
-        POSSIBLE: Suspected, to be excluded, or a mere risk: a clinician should look.
+        POSSIBLE: Suspected, to be excluded, a mere risk, or in a question whose ``no`` may or may
+            not deny it: a clinician should look.
         NEGATED: Said to be absent.
         FAMILY: Of a relative, present or absent.
     """

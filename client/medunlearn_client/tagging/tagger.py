@@ -33,7 +33,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import ahocorasick
 
 from medunlearn_client.records.subject_line import without_subject
-from medunlearn_client.tagging.context import ContextFinder, denied_question
+from medunlearn_client.tagging.answers import after_answer
+from medunlearn_client.tagging.context import ContextFinder
 from medunlearn_client.tagging.decisions import NO_DECISIONS, TagDecisions
 from medunlearn_client.tagging.folding import (
     Folded,
@@ -44,7 +45,7 @@ from medunlearn_client.tagging.folding import (
     surfaces,
     unqualified,
 )
-from medunlearn_client.tagging.spans import Assertion, ConceptSpan
+from medunlearn_client.tagging.spans import ConceptSpan
 from medunlearn_common.concepts.concept import Concept
 from medunlearn_common.concepts.hierarchy import ConceptHierarchy
 from medunlearn_common.concepts.leveled import LeveledHierarchy
@@ -156,16 +157,7 @@ class ConceptTagger:
         self, record: Record, text: str, folded: Folded, spans: tuple[ConceptSpan, ...]
     ) -> tuple[ConceptSpan, ...]:
         found = self._context.in_context(text, spans, folded)
-        denied = denied_question(record.prompt, record.answer)
-        if denied is None:
-            return found
-        start, end = denied
-        return tuple(
-            replace(span, assertion=Assertion.NEGATED)
-            if start <= span.start and span.end <= end and span.assertion is Assertion.AFFIRMED
-            else span
-            for span in found
-        )
+        return after_answer(found, record.prompt, record.answer)
 
     def _tag(self, text: str, folded: Folded) -> tuple[ConceptSpan, ...]:
         longest: dict[int, tuple[int, _Meaning]] = {}

@@ -156,7 +156,7 @@ def _meant(hierarchy: ConceptHierarchy, term: str) -> list[str]:
 def _console(leveled: LeveledHierarchy) -> Console:
     """The terminal, after the notes of the hierarchy on standard error."""
     errors = Console(stderr=True, highlight=False, emoji=False)
-    for note in leveled.hierarchy.notes:
+    for note in leveled.notes:
         errors.print(f"note: {printable(note)}", style="dim", markup=False, soft_wrap=True)
     return Console(highlight=False, emoji=False)
 

@@ -25,6 +25,8 @@ class Concept:
         exact: Those synonyms that mean the very same and may take the name's place in a text,
             where the source tells. The others find mentions, and may be narrower or merely
             related.
+        least_depth: Steps down from the root that there are at least, where the links of its source
+            may leave some out.
     """
 
     concept_id: str
@@ -35,6 +37,7 @@ class Concept:
     level: ConceptLevel | None = None
     xrefs: tuple[str, ...] = ()
     exact: tuple[str, ...] = field(default=(), compare=False)
+    least_depth: int = 0
 
     def __post_init__(self) -> None:
         """Check the fields.

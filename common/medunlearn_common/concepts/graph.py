@@ -174,16 +174,25 @@ def _cyclic_core(links: Mapping[str, Iterable[str]]) -> set[str]:
     return core
 
 
-def shortest_depths(parents: Edges, children: Edges) -> dict[str, int]:
-    """Number of steps from each concept up to its nearest root; a root has 0."""
-    depths = {concept_id: 0 for concept_id, parent_ids in parents.items() if not parent_ids}
-    queue = deque(depths)
-    while queue:
-        concept_id = queue.popleft()
+def shortest_depths(parents: Edges, children: Edges, least: Mapping[str, int]) -> dict[str, int]:
+    """Number of steps from each concept up to its nearest root; a root has 0.
+
+    Args:
+        parents: Parents of each concept; acyclic.
+        children: The same links downwards.
+        least: Depths that concepts have at least; steps below are counted from there.
+    """
+    open_parents = {concept_id: len(parent_ids) for concept_id, parent_ids in parents.items()}
+    ready = [concept_id for concept_id, count in open_parents.items() if count == 0]
+    depths: dict[str, int] = {}
+    while ready:
+        concept_id = ready.pop()
+        above = [depths[parent_id] + 1 for parent_id in parents[concept_id]]
+        depths[concept_id] = max(least.get(concept_id, 0), min(above, default=0))
         for child_id in children[concept_id]:
-            if child_id not in depths:
-                depths[child_id] = depths[concept_id] + 1
-                queue.append(child_id)
+            open_parents[child_id] -= 1
+            if open_parents[child_id] == 0:
+                ready.append(child_id)
     return depths
 
 

@@ -57,7 +57,8 @@ class ConceptHierarchy:
         self._parents: Final = graph.resolve_parents(own_parents, self._aliases, source=source)
         self._children: Final = graph.invert(self._parents)
         graph.require_acyclic(self._parents, self._children, source=source)
-        self._depths: Final = graph.shortest_depths(self._parents, self._children)
+        least = {i: c.least_depth for i, c in self._by_id.items() if c.least_depth}
+        self._depths: Final = graph.shortest_depths(self._parents, self._children, least)
         self._terms: dict[str, list[Concept]] | None = None
 
     @classmethod
@@ -160,8 +161,14 @@ class ConceptHierarchy:
         return graph.reachable([primary], self._children) - {primary}
 
     def depth(self, concept_id: str) -> int:
-        """Steps to the nearest root; 0 for a root."""
+        """Steps to the nearest root, and `Concept.least_depth` at least; 0 for a root."""
         return self._depths[self.resolve(concept_id)]
+
+    def stands_apart(self, concept_id: str) -> bool:
+        """Whether a concept has neither parents nor children, and no depth from its source."""
+        primary = self.resolve(concept_id)
+        linked = self._parents[primary] or self._children[primary]
+        return not linked and not self._by_id[primary].least_depth
 
     def way_up(self, concept_id: str, goals: Iterable[str]) -> tuple[str, ...]:
         """Ids on a shortest way up to one of ``goals``, both ends included; empty if none."""
@@ -199,6 +206,7 @@ class ConceptHierarchy:
                 "synonyms": sorted(set(concept.synonyms)),
                 "type": concept.semantic_type,
                 **({"xrefs": sorted(set(concept.xrefs))} if concept.xrefs else {}),
+                **({"least_depth": concept.least_depth} if concept.least_depth else {}),
             }
             for concept in self._by_id.values()
         ]

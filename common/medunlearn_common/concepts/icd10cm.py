@@ -5,6 +5,8 @@ All three give the same ids: ``ICD10CM:CH01`` for a chapter, ``ICD10CM:A00-A09``
 sections; its categories are put below the chapter that their letters and digits belong to. It
 lists seventh characters, which the other two do not spell out.
 
+Levels are the same too: a category has depth 2, whether or not the file has its section.
+
 Words in parentheses are nonessential modifiers: "supplementary words that may be present or absent
 in the statement of a disease" (Official Guidelines, I.A.7). ``Essential (primary) hypertension`` is
 therefore called ``Essential hypertension`` too, where no other node has that name.
@@ -36,6 +38,7 @@ from medunlearn_common.errors import Misconfigured
 ICD10CM_ROOT: Final = "ICD10CM.tabular"
 PREFIX: Final = "ICD10CM:"
 CATEGORY_CHARS: Final = 3
+CATEGORY_DEPTH: Final = 2
 
 ORDER_LINE: Final = re.compile(
     r"(?P<number>\d{5}) (?P<code>[A-Z][0-9A-Z]{2,6}) *(?<=^.{13}) (?P<billable>[01]) "
@@ -260,6 +263,7 @@ def _concept(node: _Node, guard: KeptText, path: Path) -> Concept:
             synonyms=tuple(dict.fromkeys(kept)),
             parents=() if node.parent is None else (PREFIX + node.parent,),
             semantic_type=icd10cm_kind(number),
+            least_depth=CATEGORY_DEPTH if len(node.node_id) == CATEGORY_CHARS else 0,
         )
     except Misconfigured as error:
         raise invalid_file(path, error.message) from error

@@ -154,6 +154,7 @@ class _Joining:
             semantic_type=next((m.semantic_type for m in members if m.semantic_type), None),
             level=next((m.level for m in members if m.level is not None), None),
             xrefs=tuple(sorted(x for x in xrefs if x != group)),
+            least_depth=max(m.least_depth for m in members),
         )
 
     def _in_order(self, members: Iterable[str]) -> list[str]:

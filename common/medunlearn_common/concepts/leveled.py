@@ -36,7 +36,8 @@ class LeveledHierarchy:
 
     Rule: a forget root and all its descendants are TARGET; any other concept has its explicit
     level, or else that of its semantic type where the plan gives one, or else the one that
-    follows from its depth (`level_by_depth`), at most SPECIALTY.
+    follows from its depth (`level_by_depth`), at most SPECIALTY. One without parents and children
+    has no depth that says anything, and is SPECIALTY.
     """
 
     def __init__(
@@ -75,8 +76,27 @@ class LeveledHierarchy:
         by_type = self._by_type.get(concept.semantic_type or "")
         if by_type is not None:
             return by_type
+        if self.hierarchy.stands_apart(concept.concept_id):
+            return ConceptLevel.SPECIALTY
         depth = self.hierarchy.depth(concept.concept_id)
         return level_by_depth(depth, deepest_general=self.rule.deepest_general)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The hierarchy's notes, and one about concepts that stand apart, if there are any."""
+        hierarchy = self.hierarchy
+        apart = [
+            concept.concept_id for concept in hierarchy.concepts()
+            if concept.concept_id not in self.targets and hierarchy.stands_apart(concept.concept_id)
+        ]
+        if not apart:
+            return hierarchy.notes
+        return (
+            *hierarchy.notes,
+            f"concepts with neither parents nor children ({len(apart)}): "
+            f"{graph.shorten_ids(apart)}; no forget root reaches them but their own ids, and "
+            "without a level from their source or their semantic type theirs is 3",
+        )
 
     def explain(self, concept_id: str) -> LevelReason:
         """Level of a concept with the reason for it.
@@ -98,15 +118,18 @@ class LeveledHierarchy:
             reason = "its source gives this level"
         elif concept.semantic_type in self._by_type:
             reason = f"the plan gives this level to the semantic type {concept.semantic_type!r}"
+        elif hierarchy.stands_apart(concept.concept_id):
+            reason = "it has neither parents nor children, which is level 3"
         else:
             way = hierarchy.way_up(concept.concept_id, hierarchy.roots())
-            reason = self._by_depth(len(way) - 1)
+            reason = self._by_depth(hierarchy.depth(concept.concept_id), steps=len(way) - 1)
         return LevelReason(level=level, reason=reason, way=way)
 
-    def _by_depth(self, depth: int) -> str:
+    def _by_depth(self, depth: int, *, steps: int) -> str:
         deepest = self.rule.deepest_general
         rule = f"depth 0 is level 1, down to depth {deepest} level 2, below that level 3"
-        return f"its depth is {depth}: {rule}"
+        counted = "" if depth == steps else " (with steps that its source has left out)"
+        return f"its depth is {depth}{counted}: {rule}"
 
     def digest(self) -> str:
         """SHA-256 (hex) over the hierarchy's digest, the forget roots and the level rule."""

@@ -47,7 +47,8 @@ def level_by_depth(depth: int, *, deepest_general: int = DEEPEST_GENERAL_DEPTH) 
 class LevelRule:
     """How the level of a concept outside the forget roots follows.
 
-    In this order: the level that its source gives; the level of its semantic type; its depth.
+    In this order: the level that its source gives; the level of its semantic type; SPECIALTY
+    where it has neither parents nor children; its depth.
 
     Attributes:
         deepest_general: Last depth that is GENERAL; 0 leaves only roots below SPECIALTY.

@@ -107,7 +107,8 @@ class ConceptsSection(Section):
         (), description="concept ids whose descendants are level 4 (the target)")
     deepest_general: int = Field(
         2, ge=0, le=100, description="where a source gives no level: depth 0 is level 1, down "
-        "to this depth level 2, below it level 3")
+        "to this depth level 2, below it level 3; a concept with neither parents nor children is "
+        "level 3")
     type_levels: tuple[str, ...] = Field(
         (), description='levels of semantic types, before depth is asked: e.g. "anatomy=1"')
     licensed_sources: tuple[str, ...] = Field(
