@@ -15,11 +15,13 @@ from medunlearn_client.tagging import (
     abstract_text,
     token_levels,
 )
+from medunlearn_client.tagging.folding import breaks_in_words
 from medunlearn_common.concepts import Concept, ConceptHierarchy, ConceptLevel, LeveledHierarchy
 
 # Words stay below four letters and without apostrophes, so that no inflection is made: the oracle
 # is about matching. The letters include one that is longer in lower case, and one that is not.
-WORDS = st.text("abAB2\u0130ß", min_size=1, max_size=3)
+# There is no digit, which may stand apart from its letters or not (IL-2, IL2).
+WORDS = st.text("abAB\u0130ß", min_size=1, max_size=3)
 SEPARATORS = st.sampled_from([" ", "-", "  ", "\n", " - ", "\u2013"])
 GAP = re.compile("[ \n\u2013-]+")
 # An acronym may carry a plural "s", which these alphabets cannot write.
@@ -115,7 +117,7 @@ def single(*terms: str) -> LeveledHierarchy:
 
 
 @settings(max_examples=400)
-@given(hierarchies(), TEXTS)
+@given(hierarchies(), TEXTS.filter(lambda text: not breaks_in_words(text)))
 @example(single("ab", "ab-a b"), "ab  a b ab a")
 @example(single("AB", "ab a"), "ab AB AB a")
 def test_tagging_equals_the_oracle(hierarchy: LeveledHierarchy, text: str) -> None:
