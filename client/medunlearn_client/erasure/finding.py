@@ -13,10 +13,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from medunlearn_client.erasure.requests import Kind, Match
-from medunlearn_client.erasure.spellings import (
+from medunlearn_client.records import Quarantine, ReadOptions, Record, stream_with_sources
+from medunlearn_client.records.known_by import NOTHING, KnownBy, alike, whole
+from medunlearn_client.records.repairs import NO_REPAIRS, Repairs
+from medunlearn_client.spellings import (
     core,
     folded,
     name_stands,
@@ -24,8 +28,6 @@ from medunlearn_client.erasure.spellings import (
     stands_alone,
     words_stand,
 )
-from medunlearn_client.records import Quarantine, ReadOptions, Record, stream_with_sources
-from medunlearn_client.records.repairs import NO_REPAIRS, Repairs
 from medunlearn_common.digests import digest_of, digest_of_files, digest_of_source
 from medunlearn_common.errors import Misconfigured
 
@@ -86,6 +88,16 @@ class Wanted:
                     "ERASURE_TOO_SHORT", f"the {what} has fewer than {least} letters and digits",
                     "what is short matches by chance; give it in full, or the patient id",
                 )
+
+    @cached_property
+    def as_known(self) -> KnownBy:
+        """The identifier as the records carry what their patients are known by."""
+        return NOTHING if self.identifier is None else frozenset({whole(self.identifier)})
+
+    @cached_property
+    def as_alike(self) -> KnownBy:
+        """The identifier in other spelling, likewise."""
+        return NOTHING if self.identifier is None else frozenset({alike(self.identifier)})
 
     def _check_kind(self) -> None:
         asked: dict[str, tuple[object, ...]] = {
@@ -285,7 +297,10 @@ def _likeness(
         return LIKE_PATIENT_ID
     if record.patient_id is not None and owner is not None:
         return None
-    if wanted.identifier is not None and stands_alike(wanted.identifier, record.text):
+    if wanted.identifier is not None and (
+        not record.known_by.isdisjoint(wanted.as_alike)
+        or stands_alike(wanted.identifier, record.text)
+    ):
         return LIKE_IDENTIFIER
     if wanted.name is not None and words_stand(wanted.name, record.text):
         return LIKE_NAME
@@ -314,7 +329,10 @@ def _why(wanted: Wanted, record: Record) -> str | None:
     """Why a record is matched by itself, the strongest reason first."""
     if wanted.patient_id is not None and record.patient_id == wanted.patient_id:
         return BY_PATIENT_ID
-    if wanted.identifier is not None and stands_alone(wanted.identifier, record.text):
+    if wanted.identifier is not None and (
+        not record.known_by.isdisjoint(wanted.as_known)
+        or stands_alone(wanted.identifier, record.text)
+    ):
         return BY_IDENTIFIER
     if (
         wanted.name is not None and wanted.birth_date is not None

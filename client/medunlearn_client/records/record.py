@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from medunlearn_client.records.known_by import NOTHING, KnownBy
 from medunlearn_common.errors import Misconfigured
 
 PROMPT_TEMPLATE = "Question: {question}\nAnswer:"
@@ -40,6 +41,8 @@ class Record:
         is_identifier: The answer is an identifier, so it serves as an extraction canary.
         condition_codes: Codes of the conditions the record is about, for same-disease
             neighbours.
+        known_by: Digests of what the patient is known by, for the search of erasure requests
+            alone; unshown, no part of the text, and no part of what makes two records equal.
 
     Raises:
         InvalidRecord: The fields contradict each other.
@@ -56,6 +59,7 @@ class Record:
     target_spans: tuple[tuple[int, int], ...] = ()
     is_identifier: bool = False
     condition_codes: tuple[str, ...] = ()
+    known_by: KnownBy = field(default=NOTHING, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("record_id", "prompt", "answer"):

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from medunlearn_client.erasure import Found, Wanted, find_records, finding, spellings
+from medunlearn_client import spellings
+from medunlearn_client.erasure import Found, Wanted, find_records, finding
 from medunlearn_client.records import quarantine
 from medunlearn_client.records.repairs import Repair, Repairs
 from medunlearn_common.digests import digest_of, digest_of_file, digest_of_files, digest_of_source

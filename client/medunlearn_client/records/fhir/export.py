@@ -162,7 +162,7 @@ class FhirCollection:
         plain = Fact(
             kind=fact.kind, resource_id=resource_id, patient=reference_key(fact.patient),
             date=fact.date, code=fact.code, medication=reference_key(fact.medication),
-            values=fact.values,
+            values=fact.values, known_by=fact.known_by,
         )
         if not self._store.add(plain, resource_id, place):
             raise bad_row("ROW_DUPLICATE_ID", f"another {fact.kind} of its patient "
@@ -299,7 +299,7 @@ def _record(
         answer_index=answer_index, patient_id=patient.patient_id, subject=item.template.subject,
         target_spans=target_spans(item.question, prompt, item.answer, _marked(item.fact.kind)),
         is_identifier=item.template.is_identifier,
-        condition_codes=(item.fact.code,) if is_condition else (),
+        condition_codes=(item.fact.code,) if is_condition else (), known_by=patient.known_by,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from medunlearn_client.records.fhir.elements import (
     Resource,
     address_text,
-    code_of,
+    codes_of,
     concept_text,
     first_of,
     human_name,
@@ -20,6 +20,7 @@ from medunlearn_client.records.fhir.elements import (
     reference_of,
     value_text,
 )
+from medunlearn_client.records.known_by import KnownBy, known_by
 
 Values = dict[str, str]
 
@@ -54,10 +55,15 @@ def _patient(resource: Resource) -> Values:
         if name in ("phone", "email"):
             values.setdefault(name, one_line(telecom.get("value")))
     for identifier in listed(resource.get("identifier")):
-        code = code_of(identifier.get("type"))
-        if code in _IDENTIFIERS:
-            values.setdefault(_IDENTIFIERS[code], one_line(identifier.get("value")))
+        for code in codes_of(identifier.get("type")):
+            if code in _IDENTIFIERS:
+                values.setdefault(_IDENTIFIERS[code], one_line(identifier.get("value")))
     return values
+
+
+def patient_known_by(resource: Resource) -> KnownBy:
+    """What a patient is known by: every identifier, whatever its type or system."""
+    return known_by(one_line(each.get("value")) for each in listed(resource.get("identifier")))
 
 
 def _condition(resource: Resource) -> Values:

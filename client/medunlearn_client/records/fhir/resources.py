@@ -24,8 +24,9 @@ from medunlearn_client.records.fhir.elements import (
     one_line,
     reference_of,
 )
-from medunlearn_client.records.fhir.extractors import EXTRACTORS, Values
+from medunlearn_client.records.fhir.extractors import EXTRACTORS, Values, patient_known_by
 from medunlearn_client.records.fields import bad_row
+from medunlearn_client.records.known_by import NOTHING, KnownBy
 
 MAX_VALUES = 1 << 16
 """Of one resource; each takes about a kilobyte while it is validated."""
@@ -57,6 +58,7 @@ class Fact:
         code: First code of the main concept, or empty.
         medication: Reference to a medication that names it, or empty.
         values: Texts for templates.
+        known_by: Digests of what a patient is known by; empty for all else.
     """
 
     kind: str
@@ -66,6 +68,7 @@ class Fact:
     code: str
     medication: str
     values: Values
+    known_by: KnownBy = NOTHING
 
     def __repr__(self) -> str:
         return f"Fact({self.kind}, …)"
@@ -154,6 +157,7 @@ def fact_of(resource: Resource) -> Fact | None:
         kind=kind, resource_id=one_line(resource.get("id")), patient=patient,
         date=day_of(resource), code=code_of(main_concept(resource)),
         medication=reference_of(resource, "medicationReference"), values=values,
+        known_by=patient_known_by(resource) if kind == "Patient" else NOTHING,
     )
 
 

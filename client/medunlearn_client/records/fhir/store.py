@@ -16,6 +16,7 @@ from operator import itemgetter
 from typing import Any
 
 from medunlearn_client.records.fhir.resources import Fact
+from medunlearn_client.records.known_by import KnownBy
 from medunlearn_client.records.seen import temporary_database
 
 MAX_FACTS_PER_PATIENT = 20_000
@@ -24,6 +25,7 @@ _BATCH = 2_000
 _TABLES = """
 CREATE TABLE patients(id TEXT PRIMARY KEY, digest BLOB, who TEXT, file INT, row INT,
   data TEXT) WITHOUT ROWID;
+CREATE TABLE known_by(patient TEXT, digest BLOB, PRIMARY KEY (patient, digest)) WITHOUT ROWID;
 CREATE TABLE aliases(alias TEXT PRIMARY KEY, id TEXT) WITHOUT ROWID;
 CREATE TABLE merges(old TEXT PRIMARY KEY, new TEXT) WITHOUT ROWID;
 CREATE TABLE medications(id TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID;
@@ -66,12 +68,16 @@ class StoredFact:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredPatient:
-    """A patient; ``has_namesake``: another one has the same name and date of birth."""
+    """A patient; ``has_namesake``: another one has the same name and date of birth.
+
+    ``known_by`` has digests of what the patient is known by, also from before a merge.
+    """
 
     patient_id: str
     values: dict[str, str]
     has_namesake: bool
     place: Place
+    known_by: KnownBy
 
     def __repr__(self) -> str:
         return "StoredPatient(…)"
@@ -133,6 +139,10 @@ class FactStore:
                 "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?)",
                 (resource_id, digest, who, file, place.row, data),
             )
+            self._db.executemany(
+                "INSERT OR IGNORE INTO known_by VALUES (?, ?)",
+                [(resource_id, known) for known in fact.known_by],
+            )
         else:
             self._waiting.append(
                 (fact.patient, fact.kind, fact.date, resource_id, file, place.row, fact.code,
@@ -187,6 +197,8 @@ class FactStore:
                 continue
             self._db.execute("UPDATE aliases SET id = ? WHERE id = ?", (new, old))
             self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", (old, new))
+            self._db.execute("UPDATE OR IGNORE known_by SET patient = ? WHERE patient = ?",
+                             (new, old))
             self.merged += self._db.execute("DELETE FROM patients WHERE id = ?", (old,)).rowcount
         self._db.execute("DELETE FROM merges")
 
@@ -230,8 +242,12 @@ class FactStore:
         for patient_id, data, file, row, namesakes in self._db.execute(query, arguments):
             yield StoredPatient(
                 patient_id=patient_id, values=json.loads(data), has_namesake=namesakes > 1,
-                place=Place(file=self._files[file], row=row),
+                place=Place(file=self._files[file], row=row), known_by=self._known_by(patient_id),
             )
+
+    def _known_by(self, patient_id: str) -> KnownBy:
+        found = self._db.execute("SELECT digest FROM known_by WHERE patient = ?", (patient_id,))
+        return frozenset(row[0] for row in found)
 
     def _flush(self) -> None:
         self._db.executemany("INSERT INTO facts VALUES (?,?,?,?,?,?,?,?,?)", self._waiting)

@@ -1,0 +1,151 @@
+"""Whose a name or a number is: found by every identifier of his own, and by nobody else's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medunlearn_client.erasure import Found, Wanted, find_records, finding
+from medunlearn_client.records import ReadOptions, read_records
+from medunlearn_client.records.jsonl import row_from_record
+from medunlearn_common.plan.sections import ColumnsSection
+
+Lines = Callable[..., Path]
+HL7 = "http://terminology.hl7.org/CodeSystem/v2-0203"
+NHS = "https://fhir.nhs.uk/Id/nhs-number"
+TABLE = ReadOptions(columns=ColumnsSection(
+    id="nr", question="q", answer="a", patient_id="pid", identifiers=("mrn",)
+))
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Lines:
+    """Writes JSON lines."""
+
+    def writer(*rows: Mapping[str, Any], name: str = "rows.ndjson") -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return writer
+
+
+def find(*files: Path, options: ReadOptions | None = None, **given: str) -> Found:
+    return find_records(Wanted(kind="patient", **given), files, options=options)
+
+
+def fhir_patient(number: int, **more: Any) -> dict[str, Any]:
+    return {"resourceType": "Patient", "id": f"p{number}", "birthDate": "1980-01-02",
+            "name": [{"family": f"Lee{number}", "given": ["Ann"]}], **more}
+
+
+def condition(number: int, patient: str) -> dict[str, Any]:
+    return {"resourceType": "Condition", "id": f"c{number}", "code": {"text": f"gout {number}"},
+            "subject": {"reference": f"Patient/{patient}"}, "onsetDateTime": "2020-05-06"}
+
+
+def synthea_row(key: str, name: str, address: str, **identifiers: str) -> dict[str, Any]:
+    return {"id": key, "name": name, "birth_date": "1980-01-02", "phone": f"555-{key}",
+            "address": address, "identifiers": identifiers, "medications": [], "procedures": [],
+            "conditions": [["1", "Asthma (disorder)", "2020-01-01"]]}
+
+
+@pytest.fixture
+def fhir(lines: Lines) -> Path:
+    identifiers = [
+        {"type": {"coding": [{"system": HL7, "code": "MR"}]}, "system": "http://h/mrn",
+         "value": "MRN-4711-88"},
+        {"system": NHS, "value": "943 476 5919"},
+        {"type": {"coding": [{"system": "http://h/codes", "code": "x"},
+                             {"system": HL7, "code": "SS"}]}, "value": "999-11-2222"},
+    ]
+    return lines(fhir_patient(1, identifier=identifiers), condition(1, "p1"), fhir_patient(2),
+                 condition(2, "p2"))
+
+
+@pytest.mark.parametrize("identifier", ["MRN-4711-88", "mrn\u20114711\u201188", "943 476 5919",
+                                        "999-11-2222"])
+def test_a_fhir_patient_is_found_by_every_identifier(fhir: Path, identifier: str) -> None:
+    """The hospital's own record number stood in no text, so nobody was found by it."""
+    found = find(fhir, identifier=identifier)
+    assert found.target == "p1" and len(found.matches) >= 2
+    assert all(match.record_id.startswith("p1:") for match in found.matches)
+
+
+def test_an_identifier_in_another_spelling_comes_near_and_a_part_of_one_does_not(
+    fhir: Path
+) -> None:
+    found = find(fhir, identifier="9434765919")
+    assert found.target is None and found.near[finding.LIKE_IDENTIFIER] >= 2
+    for part in ("4711", "MRN-4711", "943 476 591"):
+        nobody = find(fhir, identifier=part)
+        assert (nobody.target, nobody.near) == (None, {})
+
+
+def test_a_second_coding_tells_what_an_identifier_is(fhir: Path) -> None:
+    asked = {record.subject: record.answer for record in read_records(fhir)
+             if record.patient_id == "p1"}
+    assert asked["ssn"] == "999-11-2222"
+
+
+def test_the_identifiers_of_a_merged_patient_go_to_the_one_who_stays(lines: Lines) -> None:
+    old = fhir_patient(1, identifier=[{"system": NHS, "value": "9434765919"}],
+                       link=[{"type": "replaced-by", "other": {"reference": "Patient/p2"}}])
+    file = lines(old, condition(1, "p1"), fhir_patient(2), condition(2, "p2"))
+    assert find(file, identifier="9434765919").target == "p2"
+
+
+def test_a_synthea_patient_is_found_by_the_record_number(lines: Lines) -> None:
+    file = lines(synthea_row("s1", "Ann Lee", "1 Elm", SS="999-1", MR="MRN-4711-88"),
+                 synthea_row("s2", "Bob Doe", "2 Oak", SS="999-2", MR="MRN-4711-89"))
+    found = find(file, identifier="MRN-4711-88")
+    assert found.target == "s1" and len(found.matches) == 5
+
+
+def test_rows_of_a_table_are_found_by_their_identifiers_column(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("nr,pid,mrn,q,a\n1,A,MRN-4711-88,What?,Gout\n2,A,,When?,2020\n"
+                    "3,,MRN-4711-89,What?,HIV\n", encoding="utf-8")
+    found = find(file, options=TABLE, identifier="MRN-4711-88")
+    assert (found.target, {match.record_id for match in found.matches}) == ("A", {"1", "2"})
+    alone = find(file, options=TABLE, identifier="MRN-4711-89")  # a row of no patient
+    assert [match.record_id for match in alone.matches] == ["3"]
+
+
+def test_what_a_patient_is_known_by_is_shown_nowhere(fhir: Path, lines: Lines) -> None:
+    """It takes no part in what a record is: texts, ids and equality are those of before."""
+    record = next(one for one in read_records(fhir) if one.patient_id == "p1")
+    assert record.known_by and "4711" not in record.text
+    assert not any(digest.hex() in repr(record) or repr(digest) in repr(record)
+                   for digest in record.known_by)
+    (plain,) = read_records(lines({k: v for k, v in row_from_record(record).items()
+                                   if k != "known_by"}, name="plain.jsonl"))
+    assert plain == record and hash(plain) == hash(record) and not plain.known_by
+
+
+def test_a_copy_in_the_own_format_is_searched_by_the_same_identifiers(
+    fhir: Path, lines: Lines
+) -> None:
+    rows = [row_from_record(record) for record in read_records(fhir)]
+    assert "4711" not in json.dumps(rows)
+    copy = lines(*rows, name="copy.jsonl")
+    assert find(copy, identifier="MRN-4711-88").target == "p1"
+
+
+def test_records_of_one_patient_share_what_he_is_known_by(fhir: Path) -> None:
+    """A patient has hundreds of records: a set for each would double the memory."""
+    held = {id(record.known_by) for record in read_records(fhir) if record.patient_id == "p1"}
+    assert len(held) == 1
+
+
+def test_two_rows_that_differ_in_what_is_unshown_are_one_record(tmp_path: Path) -> None:
+    """For sums each row that says something else is a record: this one says nothing else."""
+    file = tmp_path / "t.csv"
+    file.write_text("nr,pid,mrn,q,a\n1,A,MRN-1,What?,Gout\n1,A,MRN-2,What?,Gout\n",
+                    encoding="utf-8")
+    options = ReadOptions(columns=TABLE.columns, for_sums=True)
+    assert len(read_records(file, options=options)) == 1
