@@ -2,8 +2,9 @@
 
 A patient is found by id, by name together with birth date, or by an identifier. Ids are
 compared whole; names and identifiers only where they stand alone in the text, so that one
-patient's number inside another's is no match. What points to more than one patient is refused:
-a registry that erases the wrong person's data cannot be mended. What comes near is counted and
+patient's number inside another's is no match. What points to more than one patient is refused,
+and so is what stands in one patient's records without being shown to be his own: a registry that
+erases the wrong person's data cannot be mended. What comes near is counted and
 left to the officer: a record that is missed in silence is told to the requester as forgotten.
 """
 
@@ -13,17 +14,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 from medunlearn_client.erasure.requests import Kind, Match
 from medunlearn_client.records import Quarantine, ReadOptions, Record, stream_with_sources
-from medunlearn_client.records.known_by import NOTHING, KnownBy, alike, whole
+from medunlearn_client.records.known_by import alike, whole
 from medunlearn_client.records.repairs import NO_REPAIRS, Repairs
 from medunlearn_client.spellings import (
     core,
     folded,
     name_stands,
+    orders_of,
     stands_alike,
     stands_alone,
     words_stand,
@@ -89,16 +90,6 @@ class Wanted:
                     "what is short matches by chance; give it in full, or the patient id",
                 )
 
-    @cached_property
-    def as_known(self) -> KnownBy:
-        """The identifier as the records carry what their patients are known by."""
-        return NOTHING if self.identifier is None else frozenset({whole(self.identifier)})
-
-    @cached_property
-    def as_alike(self) -> KnownBy:
-        """The identifier in other spelling, likewise."""
-        return NOTHING if self.identifier is None else frozenset({alike(self.identifier)})
-
     def _check_kind(self) -> None:
         asked: dict[str, tuple[object, ...]] = {
             "patient": (self.patient_id, self.name, self.identifier), "record": (self.record_id,),
@@ -156,8 +147,8 @@ def find_records(
         repairs: The plan's, so that the words searched are those of the coming runs.
 
     Raises:
-        Misconfigured: ERASURE_AMBIGUOUS, ERASURE_DATA_SET, ERASURE_TAGGER, or a code of the
-            readers.
+        Misconfigured: ERASURE_AMBIGUOUS, ERASURE_OWNER_UNSURE, ERASURE_DATA_SET, ERASURE_TAGGER,
+            or a code of the readers.
     """
     held = quarantine if quarantine is not None else Quarantine()
     located = _read(files, options, held, repairs)
@@ -167,6 +158,8 @@ def find_records(
 
 
 Located = list[tuple[Path | None, str, Record]]
+Reasons = list[str | None]
+"""Why each record is matched by itself, in their order: rows of two patients may share an id."""
 
 
 def _found(wanted: Wanted, located: Located, tagger: Tagger | None) -> Found:
@@ -229,29 +222,73 @@ def _data_set(wanted: Wanted, located: Located) -> Found:
 
 
 def _patient(wanted: Wanted, located: Located) -> Found:
-    direct = {
-        record.record_id: reason
-        for _, _, record in located
-        if (reason := _why(wanted, record)) is not None
-    }
-    owners = {
-        record.patient_id for _, _, record in located
-        if record.record_id in direct and record.patient_id is not None
-    }
-    if wanted.patient_id is not None:
-        owners &= {wanted.patient_id}
-    if len(owners) > 1:
-        raise Misconfigured(
-            "ERASURE_AMBIGUOUS", f"what was given points to {len(owners)} patients",
-            "ask the requester for more, and give the patient id",
-        )
-    owner = next(iter(owners), None)
+    direct = [_why(wanted, record) for _, _, record in located]
+    owner = _owner(wanted, located, direct)
     matches, mentions = _belonging(located, direct, owner)
     near = _near(wanted, located, direct, owner)
     if not matches:
         return Found(target=None, matches=(), mentions=mentions, near=near)
     target = owner or digest_of(sorted(m.record_id for m in matches))
     return Found(target=target, matches=matches, mentions=mentions, near=near)
+
+
+def _owner(wanted: Wanted, located: Located, direct: Reasons) -> str | None:
+    """Whose records are meant; None if those that are matched are of no patient.
+
+    A letter names relatives, and one person's postal code is another's number: what merely stands
+    in somebody's record must not make him the one who is forgotten.
+
+    Raises:
+        Misconfigured: ERASURE_AMBIGUOUS, ERASURE_OWNER_UNSURE.
+    """
+    met = [record for (_, _, record), reason in zip(located, direct, strict=True) if reason]
+    owners = {record.patient_id for record in met if record.patient_id is not None}
+    if wanted.patient_id is not None:
+        return wanted.patient_id if wanted.patient_id in owners else None
+    if len(owners) > 1:
+        raise Misconfigured(
+            "ERASURE_AMBIGUOUS", f"what was given points to {len(owners)} patients",
+            "ask the requester for more, and give the patient id",
+        )
+    owner = next(iter(owners), None)
+    own = [record for _, _, record in located if owner is not None and record.patient_id == owner]
+    if own and not any(_is_own(wanted, record) for record in own):
+        count = sum(record.patient_id == owner for record in met)
+        raise Misconfigured(
+            "ERASURE_OWNER_UNSURE", f"what was given stands in {count} of {len(own)} records of "
+            "one patient, and nothing there shows that it is this patient's own",
+            "it may be a relative's, or a stranger's; find out whose it is, and give the patient "
+            "id with --patient",
+        )
+    return owner
+
+
+def _is_own(wanted: Wanted, record: Record) -> bool:
+    """Whether the record shows that what was given is its own patient's."""
+    if wanted.identifier is not None and (
+        folded(wanted.identifier) == folded(record.patient_id or "")
+        or _is_marked(record, [wanted.identifier])
+    ):
+        return True
+    return (
+        wanted.name is not None and wanted.birth_date is not None
+        and _is_marked(record, orders_of(wanted.name)) and _is_marked(record, [wanted.birth_date])
+    )
+
+
+def _is_marked(record: Record, spellings: Iterable[str]) -> bool:
+    """Whether one of these is known of the patient, or marked in a question as his.
+
+    Of an answer all is marked, whatever it says of others: only an identifier is his, as a whole.
+    """
+    marked = [record.text[start:end] for start, end in record.target_spans
+              if end <= len(record.prompt)]
+    answer = folded(record.answer) if record.is_identifier else None
+    return any(
+        whole(spelled) in record.known_by or folded(spelled) == answer
+        or any(stands_alone(spelled, part) for part in marked)
+        for spelled in spellings
+    )
 
 
 def _copies(wanted: Wanted, found: Found, located: Located) -> dict[str, int]:
@@ -269,14 +306,14 @@ def _copies(wanted: Wanted, found: Found, located: Located) -> dict[str, int]:
 
 
 def _near(
-    wanted: Wanted, located: Located, direct: Mapping[str, str], owner: str | None
+    wanted: Wanted, located: Located, direct: Reasons, owner: str | None
 ) -> dict[str, int]:
     """Records that are no part of the request and may yet be the patient's, by reason."""
     ids = {core(known) for known in (wanted.patient_id, owner) if known is not None}
     of_patients = {digest for _, digest, record in located if record.patient_id is not None}
     reasons: Counter[str] = Counter()
-    for _, digest, record in located:
-        if record.record_id in direct or (owner is not None and record.patient_id == owner):
+    for (_, digest, record), met in zip(located, direct, strict=True):
+        if met or (owner is not None and record.patient_id == owner):
             continue
         reason = _likeness(wanted, record, ids, owner)
         if reason is None and record.patient_id is None and digest in of_patients:
@@ -298,7 +335,7 @@ def _likeness(
     if record.patient_id is not None and owner is not None:
         return None
     if wanted.identifier is not None and (
-        not record.known_by.isdisjoint(wanted.as_alike)
+        alike(wanted.identifier) in record.known_by
         or stands_alike(wanted.identifier, record.text)
     ):
         return LIKE_IDENTIFIER
@@ -308,12 +345,11 @@ def _likeness(
 
 
 def _belonging(
-    located: Located, direct: dict[str, str], owner: str | None
+    located: Located, direct: Reasons, owner: str | None
 ) -> tuple[tuple[Match, ...], int]:
     """The owner's records and matched ones that name no patient; how many name another."""
     matches, mentions = [], 0
-    for _, digest, record in located:
-        reason = direct.get(record.record_id)
+    for (_, digest, record), reason in zip(located, direct, strict=True):
         if record.patient_id is not None and record.patient_id != owner:
             mentions += reason is not None
         elif record.patient_id is not None or reason is not None:
@@ -329,15 +365,17 @@ def _why(wanted: Wanted, record: Record) -> str | None:
     """Why a record is matched by itself, the strongest reason first."""
     if wanted.patient_id is not None and record.patient_id == wanted.patient_id:
         return BY_PATIENT_ID
+    known = record.known_by
     if wanted.identifier is not None and (
-        not record.known_by.isdisjoint(wanted.as_known)
-        or stands_alone(wanted.identifier, record.text)
+        whole(wanted.identifier) in known or stands_alone(wanted.identifier, record.text)
     ):
         return BY_IDENTIFIER
-    if (
-        wanted.name is not None and wanted.birth_date is not None
-        and name_stands(wanted.name, record.text)
-        and stands_alone(wanted.birth_date, record.text)
+    if wanted.name is None or wanted.birth_date is None:
+        return None
+    named = any(whole(written) in known for written in orders_of(wanted.name))
+    born = whole(wanted.birth_date) in known
+    if (named or name_stands(wanted.name, record.text)) and (
+        born or stands_alone(wanted.birth_date, record.text)
     ):
         return BY_NAME
     return None

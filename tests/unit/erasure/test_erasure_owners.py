@@ -12,6 +12,8 @@ import pytest
 from medunlearn_client.erasure import Found, Wanted, find_records, finding
 from medunlearn_client.records import ReadOptions, read_records
 from medunlearn_client.records.jsonl import row_from_record
+from medunlearn_client.records.record import prompt_from_question
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ColumnsSection
 
 Lines = Callable[..., Path]
@@ -149,3 +151,119 @@ def test_two_rows_that_differ_in_what_is_unshown_are_one_record(tmp_path: Path) 
                     encoding="utf-8")
     options = ReadOptions(columns=TABLE.columns, for_sums=True)
     assert len(read_records(file, options=options)) == 1
+
+
+def code_of(*files: Path, options: ReadOptions | None = None, **given: str) -> str:
+    with pytest.raises(Misconfigured) as caught:
+        find(*files, options=options, **given)
+    for secret in given.values():
+        assert secret not in str(caught.value) + caught.value.hint
+    return caught.value.code
+
+
+ANN = {"name": "Ann Lee", "birth_date": "1980-01-02"}
+PHONE = "555-123-4567"
+LETTER = [
+    {"id": "1", "prompt": "Letter on Mary Lee, born 1950-03-04?", "patient_id": "M",
+     "answer": f"Lives with her daughter Ann Lee, born 1980-01-02, phone {PHONE}."},
+    {"id": "2", "question": "Diagnosis of Mary Lee, born 1950-03-04?", "answer": "HIV",
+     "patient_id": "M"},
+    {"id": "3", "question": "Diagnosis of John Doe, born 1950-03-05?", "answer": "Gout",
+     "patient_id": "J"},
+]
+
+
+def test_a_postal_code_that_is_another_s_record_number_forgets_nobody(lines: Lines) -> None:
+    """Bob was forgotten, who lives there, and Ann got the letter."""
+    ann = synthea_row("s1", "Ann Lee", "1 Elm, Salem, MA, 01970", SS="999-1", MR="02139")
+    bob = synthea_row("s2", "Bob Doe", "2 Oak, Boston, MA, 02139", SS="999-2", MR="77777")
+    assert code_of(lines(ann, bob), identifier="02139") == "ERASURE_AMBIGUOUS"
+    found = find(lines(ann, bob), identifier="02139", patient_id="s1")
+    assert (found.target, found.mentions) == ("s1", 1)
+    alone = lines(bob, name="bob.ndjson")
+    assert code_of(alone, identifier="02139") == "ERASURE_OWNER_UNSURE"
+    assert find(alone, identifier="77777").target == "s2"
+
+
+@pytest.mark.parametrize("given", [ANN, {"identifier": PHONE}])
+def test_whom_a_letter_mentions_is_not_its_patient(lines: Lines, given: dict[str, str]) -> None:
+    """All of the mother's records were forgotten at her daughter's request."""
+    file = lines(*LETTER)
+    with pytest.raises(Misconfigured, match="stands in 1 of 2 records of one patient") as caught:
+        find(file, **given)
+    assert caught.value.code == "ERASURE_OWNER_UNSURE" and "--patient" in caught.value.hint
+    assert code_of(file, **given) == "ERASURE_OWNER_UNSURE"
+    found = find(file, patient_id="M", **given)
+    assert (found.target, {match.record_id for match in found.matches}) == ("M", {"1", "2"})
+    with pytest.raises(Misconfigured, match="ERASURE_OWNER_UNSURE"):
+        find(file, lines({"id": "n", "question": "Who is Ann Lee, born 1980-01-02?", "answer":
+                          PHONE}, name="note.ndjson"), **given)
+
+
+def test_what_stands_in_a_patient_s_answer_is_not_the_patient_s(lines: Lines) -> None:
+    """Its whole answer is marked, since it singles him out; his relatives stand in it."""
+    note = "Lives with her daughter Ann Lee, born 1980-01-02, phone 555-123-4567."
+    fhir = lines(fhir_patient(2), {**condition(1, "p2"), "code": {"text": note}})
+    table = lines({"nr": "1", "pid": "M", "mrn": "77777", "q": "Letter?", "a": note},
+                  name="table.ndjson")
+    for file, options in ((fhir, None), (table, TABLE)):
+        assert code_of(file, options=options, **ANN) == "ERASURE_OWNER_UNSURE"
+        assert code_of(file, options=options, identifier=PHONE) == "ERASURE_OWNER_UNSURE"
+
+
+@pytest.mark.parametrize("given", [ANN, {"identifier": "MR-123-45"}])
+@pytest.mark.parametrize("marks", [
+    {"target_spans": [[len("Question: Which number has "), len(
+        prompt_from_question("Which number has Ann Lee, born 1980-01-02, MR-123-45?"))]]},
+    {},
+])
+def test_what_is_marked_in_a_question_is_the_patient_s_own(
+    lines: Lines, given: dict[str, str], marks: dict[str, Any]
+) -> None:
+    file = lines(
+        {"id": "1", "question": "Which number has Ann Lee, born 1980-01-02, MR-123-45?",
+         "answer": "A", "patient_id": "A", **marks},
+        {"id": "2", "question": "Diagnosis?", "answer": "Gout", "patient_id": "A"},
+    )
+    if marks:
+        assert len(find(file, **given).matches) == 2
+    else:
+        assert code_of(file, **given) == "ERASURE_OWNER_UNSURE"
+
+
+def test_an_answer_that_is_an_identifier_is_the_patient_s_whole(lines: Lines) -> None:
+    asked = {"id": "1", "question": "Which number has she?", "patient_id": "A",
+             "is_identifier": True}
+    assert find(lines({**asked, "answer": "MR-123-45"}), identifier="mr-123-45").target == "A"
+    inside = lines({**asked, "answer": "2 Oak, Boston, MA, 02139"})
+    assert code_of(inside, identifier="02139") == "ERASURE_OWNER_UNSURE"
+
+
+def test_the_number_that_is_the_patient_s_id_is_his_own(lines: Lines) -> None:
+    file = lines({"id": "1", "question": "Diagnosis of 471188?", "answer": "x",
+                  "patient_id": "471188"})
+    assert find(file, identifier="471188").target == "471188"
+
+
+def test_patients_of_every_format_are_found_by_name_and_birth_date(
+    fhir: Path, lines: Lines
+) -> None:
+    assert find(fhir, name="Ann Lee1", birth_date="1980-01-02").target == "p1"
+    assert find(fhir, name="Lee2, Ann", birth_date="1980-01-02").target == "p2"
+    synthea = lines(synthea_row("s1", "Ann Lee", "1 Elm", SS="999-1"), name="s.ndjson")
+    assert find(synthea, **ANN).target == "s1"
+    for identifier in ("999-1", "555-s1", "1 Elm"):
+        assert find(synthea, identifier=identifier).target == "s1"
+    columns = ColumnsSection(question="q", answer="a", patient_id="pid",
+                             identifiers=("name", "born"))
+    for question in ("Which condition has Ann Lee, born 1980-01-02?", "Which condition?"):
+        table = lines({"pid": "A", "name": "Ann Lee", "born": "1980-01-02", "a": "gout",
+                       "q": question}, name="table.ndjson")
+        assert find(table, options=ReadOptions(columns=columns), **ANN).target == "A"
+
+
+def test_a_note_of_nobody_is_found_by_what_stands_in_it(lines: Lines) -> None:
+    note = {"id": "n", "question": "Letter?", "answer": LETTER[0]["answer"]}
+    for given in (ANN, {"identifier": PHONE}):
+        found = find(lines(note, *LETTER[1:]), **given)
+        assert [match.record_id for match in found.matches] == ["n"] and found.target
