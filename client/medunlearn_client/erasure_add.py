@@ -7,6 +7,7 @@ module lies outside the package ``erasure`` so that mounting the command imports
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from getpass import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from medunlearn_client.erasure.finding import Found, Tagger, Wanted
     from medunlearn_client.erasure.registry import Registry
     from medunlearn_client.erasure.requests import ErasureRequest, Kind
+    from medunlearn_client.records import Quarantine
 
 ASK = "-"
 DEFAULT_REGISTRY = Path("erasure.sqlite")
@@ -100,14 +102,13 @@ def add(
 
       medunlearn erasure add --data-set study.jsonl --data study.jsonl --basis d --author AO
     """
+    from dataclasses import replace
+
     from medunlearn_client.erasure.finding import find_records
     from medunlearn_client.erasure.registry import NewRequest
     from medunlearn_client.erasure.requests import legal_basis, next_step, parsed_date
     from medunlearn_client.records import Quarantine
-    from medunlearn_client.records.fhir.export import NEXT_PAGE
     from medunlearn_client.records.repairs import NO_REPAIRS, read_repairs
-    from medunlearn_client.records.row_file import OTHER_FILE
-    from medunlearn_client.records.spreadsheets import OTHER_SHEET
 
     wanted = _wanted(
         {"patient_id": patient, "name": name, "birth_date": birth_date, "identifier": identifier,
@@ -120,14 +121,16 @@ def add(
     mended = reading.plan.data.repairs
     held = Quarantine(max_bad_fraction=reading.plan.data.max_bad_fraction)
     found = find_records(
-        wanted, reading.files, tagger=tagger, options=reading.options,
+        wanted, reading.files, tagger=tagger,
+        options=replace(reading.options, for_sums=reading.of_hospital),
         repairs=read_repairs(Path(mended)) if mended else NO_REPAIRS,
         quarantine=held,
     )
+    unsearched = _unsearched_lines(found, held)
     if found.target is None and not nothing_held:
-        near = "".join(f"; {line}" for line in _near_lines(found))
+        why = "".join(f"; {line}" for line in (*unsearched, *_near_lines(found)))
         raise Misconfigured(
-            "ERASURE_NOT_FOUND", f"nothing in the files matches; nothing was registered{near}",
+            "ERASURE_NOT_FOUND", f"nothing in the files matches; nothing was registered{why}",
             f"check spelling and files{_date_hint(wanted)}; --nothing-held registers the request "
             "so that it can be answered",
         )
@@ -138,13 +141,7 @@ def add(
                    near=found.near),
         author=author,
     )
-    _tell(request, found)
-    if others := held.set_aside[OTHER_FILE]:
-        typer.echo(f"  {others} file(s) of another kind were not searched")
-    if pages := held.set_aside[NEXT_PAGE]:
-        typer.echo(f"  {pages} bundle(s) name a next page, which was not searched")
-    if sheets := held.set_aside[OTHER_SHEET]:
-        typer.echo(f"  {sheets} further sheet(s) of workbooks were not searched")
+    _tell(request, found, unsearched)
     typer.echo(f"next: {next_step(request, ())}")
 
 
@@ -154,17 +151,30 @@ def _date_hint(wanted: Wanted) -> str:
     return "; write the birth date as the files do, such as 1924-12-30"
 
 
-def _tell(request: ErasureRequest, found: Found) -> None:
+def _unsearched_lines(found: Found, held: Quarantine) -> list[str]:
+    """What of the files could not be searched; who was not found may stand there."""
+    from medunlearn_client.records.fhir.export import NEXT_PAGE
+    from medunlearn_client.records.row_file import OTHER_FILE
+    from medunlearn_client.records.spreadsheets import OTHER_SHEET
+
+    counted = (
+        (found.unread, "row(s) could not be read and were not searched"),
+        (held.set_aside[OTHER_FILE], "file(s) of another kind were not searched"),
+        (held.set_aside[NEXT_PAGE], "bundle(s) name a next page, which was not searched"),
+        (held.set_aside[OTHER_SHEET], "further sheet(s) of workbooks were not searched"),
+    )
+    return [f"{count} {what}" for count, what in counted if count]
+
+
+def _tell(request: ErasureRequest, found: Found, unsearched: Sequence[str]) -> None:
     typer.echo(f"request {request.number}: received {request.received}, "
                f"to be answered by {request.deadline}")
     for reason, count in found.reasons.items():
         typer.echo(f"  {count} record(s) by {reason}")
-    if found.unread:
-        typer.echo(f"  {found.unread} row(s) could not be read and were not searched")
     if found.mentions:
         typer.echo(f"  {found.mentions} record(s) of other patients mention what was searched; "
                    "they are not part of the request")
-    for line in _near_lines(found):
+    for line in (*unsearched, *_near_lines(found)):
         typer.echo(f"  {line}")
 
 

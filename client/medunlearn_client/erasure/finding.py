@@ -182,7 +182,7 @@ def _found(wanted: Wanted, located: Located, tagger: Tagger | None) -> Found:
 def _read(
     files: Sequence[Path], options: ReadOptions | None, held: Quarantine, repairs: Repairs
 ) -> Located:
-    """Records with the source they came from and its digest; ids are unique, as in a run.
+    """Records with the source they came from and its digest, as a run reads them.
 
     Raises:
         Misconfigured: DATA_NO_RECORDS, or a code of the readers.
@@ -295,11 +295,12 @@ def _copies(wanted: Wanted, found: Found, located: Located) -> dict[str, int]:
     """Records that say what a match says; another patient's may say so of himself."""
     if wanted.kind == "concept":
         return {}
-    matched = {match.record_id for match in found.matches}
-    texts = {folded(record.text) for _, _, record in located if record.record_id in matched}
+    matched = {(match.record_id, match.text_digest) for match in found.matches}
+    is_matched = [(r.record_id, digest_of(r.text)) in matched for _, _, r in located]
+    texts = {folded(item[2].text) for item, met in zip(located, is_matched, strict=True) if met}
     copies = sum(
-        record.record_id not in matched and folded(record.text) in texts
-        for _, _, record in located
+        not met and folded(record.text) in texts
+        for (_, _, record), met in zip(located, is_matched, strict=True)
         if wanted.kind != "patient" or record.patient_id is None
     )
     return {LIKE_TEXT: copies} if copies else {}

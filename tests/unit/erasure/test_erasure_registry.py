@@ -333,7 +333,7 @@ def test_only_its_owner_may_read_the_registry(registry: Registry, add: Adder) ->
         assert all(f.stat().st_mode & 0o777 == 0o600 for f in files)
     with closing(sqlite3.connect(registry.path)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
     registry.path.chmod(0o640)
     assert code_of(lambda: Registry(registry.path)) == "ERASURE_REGISTRY_MODE"
 
@@ -379,6 +379,39 @@ def test_a_registry_from_before_texts_were_digested_stays_whole(
                             received=date(2026, 1, 1)), author=AUTHOR)
     registry.check()
     assert registry.matches(2) == (new,)
+
+
+def test_a_registry_of_one_record_per_id_is_brought_up_with_its_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "old.sqlite"
+    matches = [Match(record_id=name, file_digest="d", reason="record id", text_digest=digest)
+               for name, digest in (("s", "e" * 64), ("r", None), ("t", "f" * 64))]
+    new = NewRequest(kind="record", target="s", matches=matches, basis="b",
+                     received=date(2026, 1, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
+        old = Registry(path, create=True)
+        old.add(new, author=AUTHOR)
+        head, before = old.check(), old.matches(1)
+    registry = Registry(path)
+    assert (registry.check(), registry.matches(1)) == (head, before)
+    assert [match.record_id for match in before] == ["r", "s", "t"]
+    for statement in ("UPDATE matches SET reason = 'x'", "DELETE FROM matches"):
+        with (closing(sqlite3.connect(path)) as connection,
+              pytest.raises(sqlite3.IntegrityError, match="append-only")):
+            connection.execute(statement)
+
+
+def test_records_that_share_an_id_are_each_kept_with_their_words(registry: Registry) -> None:
+    """A hospital's run forgets all that bear the id; which words each had must be known."""
+    words = ("e" * 64, "d" * 64, "d" * 64)
+    matches = tuple(Match(record_id="1", file_digest=str(place), reason="record id",
+                          text_digest=digest) for place, digest in enumerate(words))
+    registry.add(NewRequest(kind="record", target="1", matches=matches, basis="b",
+                            received=date(2026, 1, 1)), author=AUTHOR)
+    registry.check()
+    assert registry.matches(1) == (matches[1], matches[2], matches[0])
 
 
 def test_files_that_are_no_registry_are_refused_and_left_alone(
