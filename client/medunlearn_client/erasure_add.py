@@ -16,7 +16,7 @@ import typer
 
 from medunlearn_client.reading_options import FormatOption, PlanOption, reading_of
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.plan.sections import ConceptsSection, ForgetSection
+from medunlearn_common.plan.sections import ForgetSection, Plan
 
 if TYPE_CHECKING:
     from medunlearn_client.erasure.finding import Found, Tagger, Wanted
@@ -116,7 +116,7 @@ def add(
     )
     basis = legal_basis(basis)  # before a long search, and before a registry is begun
     reading = reading_of(data, plan, record_format)
-    tagger = _tagger(concept, hierarchy, reading.plan.concepts) if concept is not None else None
+    tagger = _tagger(concept, hierarchy, reading.plan) if concept is not None else None
     day = parsed_date(received) if received is not None else None
     mended = reading.plan.data.repairs
     held = Quarantine(max_bad_fraction=reading.plan.data.max_bad_fraction)
@@ -210,21 +210,23 @@ def _asked(key: str, value: str) -> str:
     return typed.strip()
 
 
-def _tagger(concept: str, hierarchies: list[str] | None, planned: ConceptsSection) -> Tagger:
-    """By the plan's hierarchies, as a run chooses its forget set, or by those that are named."""
-    from medunlearn_client.site_data import leveled_hierarchy
-    from medunlearn_client.tagging import ConceptTagger
+def _tagger(concept: str, hierarchies: list[str] | None, plan: Plan) -> Tagger:
+    """What chooses a run's forget set: by the plan's hierarchies, or by those that are named.
 
+    With the decisions that the plan names, so that what is found is what a run forgets.
+    """
+    from medunlearn_client.site_data import record_tagger
+
+    planned = plan.concepts
     if hierarchies:
         planned = planned.model_copy(update={"hierarchies": tuple(hierarchies)})
     without_roots = planned.model_copy(update={"forget_roots": ()})
     try:
-        leveled = leveled_hierarchy(without_roots, ForgetSection(concepts=(concept,)))
+        return record_tagger(without_roots, ForgetSection(concepts=(concept,)), plan.data)
     except Misconfigured as error:
         if error.code == "CONCEPT_ROOT_UNKNOWN":
             error.hint += "; `medunlearn concepts search WORDS` finds ids by name"
         raise
-    return ConceptTagger(leveled).matches_forget_root
 
 
 def open_registry(path: Path, *, create: bool = False) -> Registry:

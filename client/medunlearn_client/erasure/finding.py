@@ -15,9 +15,16 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from medunlearn_client.erasure.requests import Kind, Match
-from medunlearn_client.records import Quarantine, ReadOptions, Record, stream_with_sources
+from medunlearn_client.records import (
+    ForgetRootMatcher,
+    Quarantine,
+    ReadOptions,
+    Record,
+    stream_with_sources,
+)
 from medunlearn_client.records.known_by import alike, whole
 from medunlearn_client.records.repairs import NO_REPAIRS, Repairs
 from medunlearn_client.spellings import (
@@ -43,10 +50,16 @@ LIKE_PATIENT_ID = "patient id in other spelling (case, leading zeros, separators
 LIKE_IDENTIFIER = "identifier in other spelling (leading zeros, separators)"
 LIKE_TEXT = "the same words under another id"
 LIKE_NAME = "name without that birth date"
+LIKE_CONCEPT = "the concept's name, denied, a relative's, or decided to mean something else"
 NO_PATIENT = "no patient id, in data in which others have one"
 MIN_IDENTIFIER, MIN_NAME, MIN_BIRTH_DATE = 4, 2, 6
 
-Tagger = Callable[[str], bool]
+
+class Tagger(ForgetRootMatcher, Protocol):
+    """What a search needs of the concept tagger: how a run chooses, and what bears the name."""
+
+    def matches_forget_root(self, text: str) -> bool:
+        """Whether the text names the concept or one below it, whatever is said of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +154,7 @@ def find_records(
     Args:
         wanted: What to look for.
         files: The hospital's record files, folders or archives.
-        tagger: Whether a text names the concept or one below it; needed for concepts.
+        tagger: The one by which the coming runs choose; needed for concepts.
         options: How the files are read, as the plan of the coming runs says.
         quarantine: Counts the rows that could not be read.
         repairs: The plan's, so that the words searched are those of the coming runs.
@@ -175,8 +188,14 @@ def _found(wanted: Wanted, located: Located, tagger: Tagger | None) -> Found:
             "ERASURE_TAGGER", "the request is by concept, and no hierarchy is loaded",
             "name the hierarchies of your plans with --hierarchy",
         )
-    matches = _where(located, lambda r: tagger(r.text), BY_CONCEPT)
-    return Found(target=wanted.concept_id if matches else None, matches=matches)
+    matches = _where(located, tagger.record_matches_forget_root, BY_CONCEPT)
+    # Not all that a run forgets need bear the name as it stands: a decision may say what is meant.
+    near = sum(
+        tagger.matches_forget_root(record.text) and not tagger.record_matches_forget_root(record)
+        for _, _, record in located
+    )
+    return Found(target=wanted.concept_id if matches else None, matches=matches,
+                 near={LIKE_CONCEPT: near} if near else {})
 
 
 def _read(
