@@ -29,6 +29,7 @@ from medunlearn_client.erasure import (
 )
 from medunlearn_client.erasure.registry import NewRequest
 from medunlearn_client.erasure.requests import Match
+from medunlearn_client.erasure.shown import requests_table
 from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected, Transient
 from medunlearn_simulation.erasure import new_claim
@@ -155,15 +156,29 @@ def test_an_extension_is_told_within_the_first_month_and_once(
     registry: Registry, add: Adder, clock: object
 ) -> None:
     add()
-    clock.day = date(2026, 2, 28)  # type: ignore[attr-defined]
+    clock.day = date(2026, 3, 2)  # type: ignore[attr-defined]  # Monday after the 28th
     extended = registry.extend(1, author=AUTHOR, reason="many requests")
-    assert (extended.deadline, extended.state) == (date(2026, 4, 30), State.RECEIVED)
+    assert (extended.deadline, extended.state) == (date(2026, 4, 28), State.RECEIVED)
     assert code_of(lambda: registry.extend(1, author=AUTHOR, reason="more")) == "ERASURE_EXTENDED"
-    clock.day = date(2026, 3, 1)  # type: ignore[attr-defined]
+    clock.day = date(2026, 3, 3)  # type: ignore[attr-defined]
     add("p2")
     assert code_of(lambda: registry.extend(2, author=AUTHOR, reason="x")) == "ERASURE_TOO_LATE"
     registry.withdraw(2, author=AUTHOR, reason="taken back")
     assert code_of(lambda: registry.extend(2, author=AUTHOR, reason="x")) == "ERASURE_TRANSITION"
+
+
+@pytest.mark.parametrize(("day", "left"), [
+    (27, "1 day"), (28, "today"), (29, "1 day"), (30, "today"), (31, "1 day late"),
+])
+def test_the_list_calls_nobody_late_at_a_weekend(
+    registry: Registry, add: Adder, clock: object, day: int, left: str
+) -> None:
+    """The 28th is a Saturday: the period ends with Monday, the 30th."""
+    clock.day = date(2026, 3, day)  # type: ignore[attr-defined]
+    add(received=date(2026, 2, 28))
+    table = requests_table(registry, registry.requests())
+    assert [str(cell) for cell in table.columns[4].cells] == [left]
+    assert bool(table.rows[0].style) is left.endswith("late")
 
 
 # -- runs ----------------------------------------------------------------------------------
