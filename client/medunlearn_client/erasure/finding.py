@@ -25,7 +25,7 @@ from medunlearn_client.records import (
     Record,
     stream_with_sources,
 )
-from medunlearn_client.records.known_by import alike, whole
+from medunlearn_client.records.known_by import alike, named, whole
 from medunlearn_client.records.repairs import NO_REPAIRS, Repairs
 from medunlearn_client.spellings import (
     core,
@@ -289,9 +289,10 @@ def _is_own(wanted: Wanted, record: Record) -> bool:
         or _is_marked(record, [wanted.identifier])
     ):
         return True
-    return (
-        wanted.name is not None and wanted.birth_date is not None
-        and _is_marked(record, orders_of(wanted.name)) and _is_marked(record, [wanted.birth_date])
+    if wanted.name is None or wanted.birth_date is None:
+        return False
+    return not record.known_by.isdisjoint(named(wanted.name, wanted.birth_date)) or (
+        _is_marked(record, orders_of(wanted.name)) and _is_marked(record, [wanted.birth_date])
     )
 
 
@@ -359,7 +360,10 @@ def _likeness(
         or stands_alike(wanted.identifier, record.text)
     ):
         return LIKE_IDENTIFIER
-    if wanted.name is not None and words_stand(wanted.name, record.text):
+    if wanted.name is not None and (
+        not record.known_by.isdisjoint(named(wanted.name))
+        or words_stand(wanted.name, record.text)
+    ):
         return LIKE_NAME
     return None
 
@@ -392,10 +396,11 @@ def _why(wanted: Wanted, record: Record) -> str | None:
         return BY_IDENTIFIER
     if wanted.name is None or wanted.birth_date is None:
         return None
-    named = any(whole(written) in known for written in orders_of(wanted.name))
-    born = whole(wanted.birth_date) in known
-    if (named or name_stands(wanted.name, record.text)) and (
-        born or stands_alone(wanted.birth_date, record.text)
+    if not known.isdisjoint(named(wanted.name, wanted.birth_date)):
+        return BY_NAME
+    in_columns = any(whole(written) in known for written in orders_of(wanted.name))
+    if (in_columns or name_stands(wanted.name, record.text)) and (
+        whole(wanted.birth_date) in known or stands_alone(wanted.birth_date, record.text)
     ):
         return BY_NAME
     return None

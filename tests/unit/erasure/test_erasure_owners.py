@@ -267,3 +267,36 @@ def test_a_note_of_nobody_is_found_by_what_stands_in_it(lines: Lines) -> None:
     for given in (ANN, {"identifier": PHONE}):
         found = find(lines(note, *LETTER[1:]), **given)
         assert [match.record_id for match in found.matches] == ["n"] and found.target
+
+
+NAMES = [
+    {"use": "official", "family": "Smith", "given": ["Ann"], "period": {"end": "2010-01-01"}},
+    {"use": "official", "family": "Lee", "given": ["Ann"], "period": {"start": "2010-01-01"}},
+    {"use": "nickname", "text": "Annie Lee"},
+    {"use": "old", "text": "Ann Jo Smith", "family": "Smith", "given": ["Ann", "Jo"]},
+]
+
+
+@pytest.mark.parametrize("name", ["Ann Smith", "Ann Lee", "lee, ann", "SMITH, Ann", "Annie Lee",
+                                  "Ann Jo Smith"])
+def test_a_patient_is_found_by_every_name_that_he_had(lines: Lines, name: str) -> None:
+    """Who asks after a marriage gives one name, and the texts show another."""
+    file = lines(fhir_patient(1, name=NAMES), condition(1, "p1"), fhir_patient(2),
+                 condition(2, "p2"))
+    found = find(file, name=name, birth_date="1980-01-02")
+    assert found.target == "p1" and found.matches
+    nobody = find(file, name=name, birth_date="02.01.1980")
+    assert nobody.target is None and nobody.near.get(finding.LIKE_NAME)
+    assert find(file, name=f"Max {name}", birth_date="1980-01-02").target is None
+
+
+def test_the_names_of_a_merged_patient_go_to_the_one_who_stays(lines: Lines) -> None:
+    old = fhir_patient(1, link=[{"type": "replaced-by", "other": {"reference": "Patient/p2"}}])
+    file = lines(old, condition(1, "p1"), fhir_patient(2), condition(2, "p2"))
+    assert find(file, name="Ann Lee1", birth_date="1980-01-02").target == "p2"
+
+
+def test_two_patients_who_ever_had_one_name_are_not_told_apart(lines: Lines) -> None:
+    file = lines(fhir_patient(1, name=NAMES), condition(1, "p1"),
+                 fhir_patient(2, name=NAMES[:1]), condition(2, "p2"))
+    assert code_of(file, name="Ann Smith", birth_date="1980-01-02") == "ERASURE_AMBIGUOUS"

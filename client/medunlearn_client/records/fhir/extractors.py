@@ -62,8 +62,16 @@ def _patient(resource: Resource) -> Values:
 
 
 def patient_known_by(resource: Resource) -> KnownBy:
-    """What a patient is known by: every identifier, whatever its type or system."""
-    return known_by(one_line(each.get("value")) for each in listed(resource.get("identifier")))
+    """What a patient is known by: every identifier, whatever its type or system, and every name.
+
+    Questions show one name, the one of today; who asks may give one of before, or a nickname.
+    """
+    names = listed(resource.get("name"))
+    return known_by(
+        [one_line(each.get("value")) for each in listed(resource.get("identifier"))],
+        names=[*map(human_name, names), *(one_line(name.get("text")) for name in names)],
+        birth_date=one_line(resource.get("birthDate")),
+    )
 
 
 def _condition(resource: Resource) -> Values:
