@@ -252,6 +252,36 @@ def test_links_that_merge_nobody(tmp_path: Path, both: list[dict[str, Any]]) -> 
     assert not held.rows and not held.set_aside
 
 
+@pytest.mark.parametrize("other", [
+    "RelatedPerson/p2", "https://mpi.region.example/fhir/Patient/p2", "Spaceship/p2",
+    {"reference": "urn:uuid:p2", "type": "RelatedPerson"}, {"identifier": {"value": "p2"}},
+])
+@pytest.mark.parametrize("in_bundle", [True, False])
+def test_a_link_to_somebody_elsewhere_merges_no_stranger(
+    tmp_path: Path, other: str | dict[str, Any], in_bundle: bool
+) -> None:
+    """Ids are unique within one type of one server: another's p2 is not the p2 of this export."""
+    named = {"reference": other} if isinstance(other, str) else other
+    merged = patient(1, link=[{"other": named, "type": "replaces"}])
+    rows: list[Any] = [merged, patient(2), *facts(1), *facts(2)]
+    held = Quarantine()
+    whole = [bundle(rows)] if in_bundle else rows
+    got = read_records(ndjson(tmp_path / "a.ndjson", whole), quarantine=held)
+    assert not held.rows and held.set_aside == {"merge that points elsewhere": 1}
+    assert {r.patient_id for r in got if r.answer == "Illness 2"} == {"p2"}
+
+
+def test_a_link_with_the_address_of_its_own_server_merges(tmp_path: Path) -> None:
+    base = "https://ehr.example/fhir"
+    whole = bundle([patient(1), patient(2, link=[
+        {"other": {"reference": f"{base}/Patient/p1/_history/2"}, "type": "replaces"}]), *facts(1)])
+    for entry in whole["entry"]:
+        resource = entry["resource"]
+        entry["fullUrl"] = f"{base}/{resource['resourceType']}/{resource['id']}"
+    got = read_records(ndjson(tmp_path / "a.ndjson", [whole]))
+    assert {r.patient_id for r in got} == {"p2"} and "Illness 1" in {r.answer for r in got}
+
+
 def test_full_url_that_differs_from_the_id_is_followed(tmp_path: Path) -> None:
     entries = bundle([patient(0), *facts(0)])["entry"]
     entries[0]["fullUrl"] = "urn:uuid:another"

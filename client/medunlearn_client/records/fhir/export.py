@@ -49,6 +49,7 @@ from medunlearn_client.records.row_by_row import attempt
 POOL_PATIENTS = 500
 MAX_BUNDLE_DEPTH = 2
 MERGED = "Patient merged into another"
+MERGED_ELSEWHERE = "merge that points elsewhere"
 NEXT_PAGE = "next page of a search that is not among the files"
 
 _POOL_ANSWERS = 20
@@ -152,8 +153,11 @@ class FhirCollection:
             return
         self._keep(fact, key, place)
         if kind == "Patient":
-            for old, new in merges_of(resource):
+            merges, elsewhere = merges_of(resource, full_url)
+            for old, new in merges:
                 self._store.add_merge(old, new)
+            if elsewhere:
+                self.set_aside[MERGED_ELSEWHERE] += elsewhere
 
     def _keep(self, fact: Fact, key: str, place: Place) -> None:
         resource_id = fact.resource_id or key or content_id(

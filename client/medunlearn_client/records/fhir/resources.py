@@ -8,7 +8,6 @@ back (entered in error, refuted, not done) give no record.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,6 +20,7 @@ from medunlearn_client.records.fhir.elements import (
     day_of,
     listed,
     main_concept,
+    mapping,
     one_line,
     reference_of,
 )
@@ -163,23 +163,55 @@ def reference_key(reference: str) -> str:
     return re.split(r"[/:]", plain)[-1]
 
 
+def server_of(reference: str) -> str:
+    """``http://server/fhir`` of ``http://server/fhir/Patient/x``; empty for one that names none."""
+    plain = reference.partition("/_history/")[0].rstrip("/")
+    return plain.rpartition("/")[0].rpartition("/")[0] if "://" in plain else ""
+
+
+def _type_of(reference: str) -> str:
+    """Type that a reference names; empty for a plain id or a URN."""
+    plain = reference.partition("/_history/")[0].rstrip("/")
+    return plain.rpartition("/")[0].rpartition("/")[2]
+
+
 def _is_of_another_type(reference: str) -> bool:
     """Whether it names a device, a place or a group: ids are unique within one type only."""
-    kind = reference.partition("/_history/")[0].rstrip("/").rpartition("/")[0].rpartition("/")[2]
+    kind = _type_of(reference)
     return kind != "Patient" and is_known_type(kind)
 
 
-def merges_of(patient: Resource) -> Iterator[tuple[str, str]]:
-    """Pairs of a patient's ids that a merge made one: the old one, and the one that stays."""
+def merges_of(patient: Resource, full_url: str) -> tuple[list[tuple[str, str]], int]:
+    """Pairs of a patient's ids that a merge made one: the old one, and the one that stays.
+
+    Returns:
+        The pairs, and how many merges are with a patient of another server, with a related
+        person, or with somebody whom no reference names: an id says nothing of these here.
+    """
     own = one_line(patient.get("id"))
+    pairs: list[tuple[str, str]] = []
+    elsewhere = 0
     for link in listed(patient.get("link")):
-        other = reference_key(reference_of(link, "other"))
-        if not own or not other or own == other:
+        kind = link.get("type")
+        if kind not in ("replaced-by", "replaces") or not own:
             continue
-        if link.get("type") == "replaced-by":
-            yield own, other
-        elif link.get("type") == "replaces":
-            yield other, own
+        if not _is_patient_here(mapping(link.get("other")), full_url):
+            elsewhere += 1
+            continue
+        other = reference_key(reference_of(link, "other"))
+        if own != other:
+            pairs.append((own, other) if kind == "replaced-by" else (other, own))
+    return pairs, elsewhere
+
+
+def _is_patient_here(other: Resource, full_url: str) -> bool:
+    """Whether a link's other end is a patient of the server that this patient is of."""
+    reference = one_line(other.get("reference"))
+    if not reference or one_line(other.get("type")) not in ("", "Patient"):
+        return False
+    if _type_of(reference) not in ("", "Patient"):
+        return False
+    return not server_of(reference) or server_of(reference) == server_of(full_url)
 
 
 def medication_name(resource: Resource) -> tuple[str, str]:
