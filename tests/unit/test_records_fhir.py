@@ -15,7 +15,7 @@ import pytest
 
 from medunlearn_client.records import Quarantine, ReadOptions, Record, documents, read_records
 from medunlearn_client.records.fhir import load_templates, resources
-from medunlearn_client.records.fhir.export import NEXT_PAGE
+from medunlearn_client.records.fhir.export import MERGE_LOST, NEXT_PAGE
 from medunlearn_client.records.fhir.templates import packaged_text, render
 from medunlearn_common.errors import MedunlearnError
 
@@ -239,17 +239,51 @@ def test_merged_patients_are_one(tmp_path: Path, both: list[dict[str, Any]]) -> 
     assert held.set_aside["Patient merged into another"] == len(both) - 1
 
 
-@pytest.mark.parametrize("both", [
-    [patient(1, **link(2, "replaced-by"))],  # who stands for both is not in the export
-    [patient(1, **link(2, "replaced-by")), patient(2, **link(1, "replaced-by"))],
-    [patient(1, **link(1, "replaced-by")), patient(2)],
-    [patient(1, **link(2, "seealso")), patient(2, **link(1, "refer"))],
+@pytest.mark.parametrize(("both", "lost"), [
+    ([patient(1, **link(2, "replaced-by"))], 1),  # who stands for both is not in the export
+    ([patient(1, **link(2, "replaced-by")), patient(2, **link(1, "replaced-by"))], 0),
+    ([patient(1, **link(1, "replaced-by")), patient(2)], 0),
+    ([patient(1, **link(2, "seealso")), patient(2, **link(1, "refer"))], 0),
 ])
-def test_links_that_merge_nobody(tmp_path: Path, both: list[dict[str, Any]]) -> None:
+def test_links_that_merge_nobody(tmp_path: Path, both: list[dict[str, Any]], lost: int) -> None:
     held = Quarantine()
     got = read_records(ndjson(tmp_path / "a.ndjson", [*both, *facts(1)]), quarantine=held)
     assert {r.patient_id for r in got if r.answer == "Illness 1"} == {"p1"}
-    assert not held.rows and not held.set_aside
+    assert not held.rows
+    assert held.set_aside == Counter({MERGE_LOST: lost} if lost else {})
+
+
+@pytest.mark.parametrize("meta", [{}, {"meta": {"versionId": "2"}}])
+def test_a_merge_in_a_later_version_of_the_patient_is_read(
+    tmp_path: Path, meta: dict[str, Any]
+) -> None:
+    """Incremental exports give the patient again once he was merged."""
+    rows = [patient(1), *facts(1), patient(2), patient(1, **link(2, "replaced-by"), **meta)]
+    for order in (rows, rows[::-1]):
+        got = read_records(ndjson(tmp_path / "a.ndjson", order),
+                           quarantine=Quarantine(max_bad_fraction=1.0))
+        assert {r.patient_id for r in got} == {"p2"} and "Illness 1" in {r.answer for r in got}
+
+
+@pytest.mark.parametrize("with_ids", ["both", "new", "neither"])
+def test_a_merge_by_the_addresses_of_a_bundle_is_read(tmp_path: Path, with_ids: str) -> None:
+    old, new = (f"urn:uuid:{digit * 8}-0000-4000-8000-{digit * 12}" for digit in "12")
+    whole = bundle([patient(1, link=[{"other": {"reference": new}, "type": "replaced-by"}]),
+                    patient(2), *facts(1)])
+    for entry in whole["entry"]:
+        resource = entry["resource"]
+        if resource["resourceType"] == "Patient":
+            entry["fullUrl"] = old if resource["id"] == "p1" else new
+            if with_ids == "neither" or (with_ids == "new" and resource["id"] == "p1"):
+                del resource["id"]
+        else:
+            subject = "subject" if "subject" in resource else "patient"
+            resource[subject] = {"reference": old}
+    held = Quarantine()
+    got = read_records(ndjson(tmp_path / "a.ndjson", [whole]), quarantine=held)
+    stays = new.rpartition(":")[2] if with_ids == "neither" else "p2"
+    assert {r.patient_id for r in got} == {stays} and "Illness 1" in {r.answer for r in got}
+    assert not held.rows and held.set_aside["Patient merged into another"] == 1
 
 
 @pytest.mark.parametrize("other", [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 
@@ -50,6 +50,7 @@ POOL_PATIENTS = 500
 MAX_BUNDLE_DEPTH = 2
 MERGED = "Patient merged into another"
 MERGED_ELSEWHERE = "merge that points elsewhere"
+MERGE_LOST = "merge with a patient who is not in the export"
 NEXT_PAGE = "next page of a search that is not among the files"
 
 _POOL_ANSWERS = 20
@@ -151,28 +152,23 @@ class FhirCollection:
         if fact is None:
             self.set_aside[str(kind)] += 1
             return
-        self._keep(fact, key, place)
+        named = _named(fact, key)
         if kind == "Patient":
-            merges, elsewhere = merges_of(resource, full_url)
-            for old, new in merges:
-                self._store.add_merge(old, new)
-            if elsewhere:
-                self.set_aside[MERGED_ELSEWHERE] += elsewhere
-
-    def _keep(self, fact: Fact, key: str, place: Place) -> None:
-        resource_id = fact.resource_id or key or content_id(
-            fact.kind, fact.patient, fact.date, *sorted(fact.values.values())
-        )
-        plain = Fact(
-            kind=fact.kind, resource_id=resource_id, patient=reference_key(fact.patient),
-            date=fact.date, code=fact.code, medication=reference_key(fact.medication),
-            values=fact.values,
-        )
-        if not self._store.add(plain, resource_id, place):
-            raise bad_row("ROW_DUPLICATE_ID", f"another {fact.kind} of its patient "
+            # First of all: a patient who comes again, merged by now, is merged all the same.
+            self._note_patient(resource, named.resource_id, full_url)
+        if not self._store.add(named, place):
+            raise bad_row("ROW_DUPLICATE_ID", f"another {kind} of its patient "
                           "has the same id" if fact.patient else "another Patient has the same id")
-        if fact.kind == "Patient" and key and key != resource_id:
-            self._store.add_alias(key, resource_id)
+
+    def _note_patient(self, patient: Row, patient_id: str, full_url: str) -> None:
+        key = reference_key(full_url)
+        if key and key != patient_id:
+            self._store.add_alias(key, patient_id)
+        merges, elsewhere = merges_of(patient, patient_id, full_url)
+        for old, new in merges:
+            self._store.add_merge(old, new)
+        if elsewhere:
+            self.set_aside[MERGED_ELSEWHERE] += elsewhere
 
     def results(self) -> Iterator[Result]:
         """Records and further bad rows, by patient, once everything was added."""
@@ -184,8 +180,9 @@ class FhirCollection:
                     yield place.file, place.row, error
             else:
                 yield from self._records(group, pools)
-        if self._store.merged:
-            self.set_aside[MERGED] = self._store.merged
+        for what, count in ((MERGED, self._store.merged), (MERGE_LOST, self._store.merges_lost)):
+            if count:
+                self.set_aside[what] = count
         if missing := len(self._next_pages - self._pages):
             self.set_aside[NEXT_PAGE] = missing
 
@@ -272,6 +269,21 @@ def _resources(row: Row, depth: int = 0) -> Iterator[tuple[object, str]]:
             yield resource, url if isinstance(url, str) else ""
     elif row.get("resource") is not None or "request" not in row:
         yield None, ""
+
+
+def _named(fact: Fact, key: str) -> Fact:
+    """The fact with an id, and with the ids of what it refers to.
+
+    Args:
+        fact: As the resource says it.
+        key: Last part of the entry's full URL, the id of a resource that has none.
+    """
+    return replace(
+        fact, patient=reference_key(fact.patient), medication=reference_key(fact.medication),
+        resource_id=fact.resource_id or key or content_id(
+            fact.kind, fact.patient, fact.date, *sorted(fact.values.values())
+        ),
+    )
 
 
 def reference_to(patient: StoredPatient, *, with_number: bool) -> str:

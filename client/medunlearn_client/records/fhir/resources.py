@@ -181,19 +181,25 @@ def _is_of_another_type(reference: str) -> bool:
     return kind != "Patient" and is_known_type(kind)
 
 
-def merges_of(patient: Resource, full_url: str) -> tuple[list[tuple[str, str]], int]:
+def merges_of(
+    patient: Resource, own: str, full_url: str
+) -> tuple[list[tuple[str, str]], int]:
     """Pairs of a patient's ids that a merge made one: the old one, and the one that stays.
+
+    Args:
+        patient: A validated Patient.
+        own: The id that it goes by, also where it has none of its own.
+        full_url: Address of its bundle's entry, or empty.
 
     Returns:
         The pairs, and how many merges are with a patient of another server, with a related
         person, or with somebody whom no reference names: an id says nothing of these here.
     """
-    own = one_line(patient.get("id"))
     pairs: list[tuple[str, str]] = []
     elsewhere = 0
     for link in listed(patient.get("link")):
         kind = link.get("type")
-        if kind not in ("replaced-by", "replaces") or not own:
+        if kind not in ("replaced-by", "replaces"):
             continue
         if not _is_patient_here(mapping(link.get("other")), full_url):
             elsewhere += 1

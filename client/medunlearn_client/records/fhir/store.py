@@ -25,7 +25,7 @@ _TABLES = """
 CREATE TABLE patients(id TEXT PRIMARY KEY, digest BLOB, who TEXT, file INT, row INT,
   data TEXT) WITHOUT ROWID;
 CREATE TABLE aliases(alias TEXT PRIMARY KEY, id TEXT) WITHOUT ROWID;
-CREATE TABLE merges(old TEXT PRIMARY KEY, new TEXT) WITHOUT ROWID;
+CREATE TABLE merges(old TEXT, new TEXT, PRIMARY KEY (old, new)) WITHOUT ROWID;
 CREATE TABLE medications(id TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID;
 CREATE TABLE known(digest BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE facts(patient TEXT, kind TEXT, date TEXT, id TEXT, file INT, row INT, code TEXT,
@@ -38,6 +38,12 @@ SELECT COALESCE(a.id, f.patient) AS owner, f.kind, f.date, f.id, f.file, f.row, 
 FROM facts f LEFT JOIN aliases a ON a.alias = f.patient
 LEFT JOIN medications m ON f.medication <> '' AND m.id = f.medication
 ORDER BY owner, f.date DESC, f.kind, f.id
+"""
+# As references are followed; of two who replaced one patient the same is taken in any order.
+_MERGES = """
+SELECT COALESCE(a.id, m.old) AS gone, COALESCE(b.id, m.new) AS stays
+FROM merges m LEFT JOIN aliases a ON a.alias = m.old LEFT JOIN aliases b ON b.alias = m.new
+WHERE gone <> stays ORDER BY gone, stays DESC
 """
 
 
@@ -101,10 +107,11 @@ class FactStore:
 
     Attributes:
         merged: Patients whose facts went to the one who replaced them, once groups were asked for.
+        merges_lost: Merges of patients who stay apart, since no one is there who replaced them.
     """
 
     def __init__(self) -> None:
-        self.merged = 0
+        self.merged = self.merges_lost = 0
         self._db = temporary_database()
         for statement in _TABLES.split(";"):
             self._db.execute(statement)
@@ -116,13 +123,13 @@ class FactStore:
         """Removes everything."""
         self._db.close()
 
-    def add(self, fact: Fact, resource_id: str, place: Place) -> bool:
-        """Keep a fact; False if its patient has a resource of that type and id already.
+    def add(self, fact: Fact, place: Place) -> bool:
+        """Keep a fact, which has an id; False if its patient has one of that type and id already.
 
         Exports of two systems can give one id to resources of two patients: what one patient has
         must not decide what another one keeps.
         """
-        digest = _digest(f"{fact.patient}\x1f{fact.kind}/{resource_id}")
+        digest = _digest(f"{fact.patient}\x1f{fact.kind}/{fact.resource_id}")
         if not self._db.execute("INSERT OR IGNORE INTO known VALUES (?)", (digest,)).rowcount:
             return False
         data = json.dumps(fact.values, ensure_ascii=False)
@@ -131,12 +138,12 @@ class FactStore:
             who = f"{fact.values.get('name', '')}\x1f{fact.values.get('birth_date', '')}"
             self._db.execute(
                 "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?)",
-                (resource_id, digest, who, file, place.row, data),
+                (fact.resource_id, digest, who, file, place.row, data),
             )
         else:
             self._waiting.append(
-                (fact.patient, fact.kind, fact.date, resource_id, file, place.row, fact.code,
-                 fact.medication, data)
+                (fact.patient, fact.kind, fact.date, fact.resource_id, file, place.row,
+                 fact.code, fact.medication, data)
             )
             if len(self._waiting) >= _BATCH:
                 self._flush()
@@ -147,7 +154,10 @@ class FactStore:
         self._db.execute("INSERT OR IGNORE INTO aliases VALUES (?, ?)", (alias, patient_id))
 
     def add_merge(self, old: str, new: str) -> None:
-        """The hospital found that two patients are one, who goes on under the new id."""
+        """The hospital found that two patients are one, who goes on under the new id.
+
+        Either may be called by an id or by an alias, in any order of patients and merges.
+        """
         self._db.execute("INSERT OR IGNORE INTO merges VALUES (?, ?)", (old, new))
 
     def add_medication(self, medication_id: str, name: str) -> None:
@@ -181,9 +191,12 @@ class FactStore:
 
     def _merge(self) -> None:
         """Gives the facts of replaced patients to those who stay, if these are in the export."""
-        merges: dict[str, str] = dict(self._db.execute("SELECT old, new FROM merges"))
+        merges: dict[str, str] = dict(self._db.execute(_MERGES))
+        if merges:
+            self._db.execute("CREATE INDEX IF NOT EXISTS alias_ids ON aliases(id)")
         for old, new in _ends(merges):
             if not self._db.execute("SELECT 1 FROM patients WHERE id = ?", (new,)).fetchone():
+                self.merges_lost += 1
                 continue
             self._db.execute("UPDATE aliases SET id = ? WHERE id = ?", (new, old))
             self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", (old, new))
