@@ -226,8 +226,9 @@ def _patient(wanted: Wanted, located: Located) -> Found:
         record.patient_id for _, _, record in located
         if record.record_id in direct and record.patient_id is not None
     }
-    if wanted.patient_id is not None:
-        owners &= {wanted.patient_id}
+    if wanted.patient_id is not None:  # by an id of before a merge: the one who goes on
+        owners = {record.patient_id for _, _, record in located
+                  if record.patient_id is not None and record.is_of({wanted.patient_id})}
     if len(owners) > 1:
         raise Misconfigured(
             "ERASURE_AMBIGUOUS", f"what was given points to {len(owners)} patients",
@@ -312,7 +313,7 @@ def _belonging(
 
 def _why(wanted: Wanted, record: Record) -> str | None:
     """Why a record is matched by itself, the strongest reason first."""
-    if wanted.patient_id is not None and record.patient_id == wanted.patient_id:
+    if wanted.patient_id is not None and record.is_of({wanted.patient_id}):
         return BY_PATIENT_ID
     if wanted.identifier is not None and stands_alone(wanted.identifier, record.text):
         return BY_IDENTIFIER

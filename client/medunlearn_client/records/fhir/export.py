@@ -316,6 +316,7 @@ def _record(
         target_spans=target_spans(item.question, prompt, item.answer, _marked(item.fact.kind)),
         is_identifier=item.template.is_identifier,
         condition_codes=(item.fact.code,) if is_condition else (),
+        former_patient_ids=patient.former_ids,
     )
 
 

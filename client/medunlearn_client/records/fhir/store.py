@@ -26,6 +26,7 @@ CREATE TABLE patients(id TEXT PRIMARY KEY, digest BLOB, who TEXT, file INT, row 
   data TEXT) WITHOUT ROWID;
 CREATE TABLE aliases(alias TEXT PRIMARY KEY, id TEXT) WITHOUT ROWID;
 CREATE TABLE merges(old TEXT, new TEXT, PRIMARY KEY (old, new)) WITHOUT ROWID;
+CREATE TABLE replaced(new TEXT, old TEXT, PRIMARY KEY (new, old)) WITHOUT ROWID;
 CREATE TABLE medications(id TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID;
 CREATE TABLE known(digest BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE facts(patient TEXT, kind TEXT, date TEXT, id TEXT, file INT, row INT, code TEXT,
@@ -72,12 +73,16 @@ class StoredFact:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredPatient:
-    """A patient; ``has_namesake``: another one has the same name and date of birth."""
+    """A patient; ``has_namesake``: another one has the same name and date of birth.
+
+    ``former_ids`` are of patients who were merged into this one, in the export or before it.
+    """
 
     patient_id: str
     values: dict[str, str]
     has_namesake: bool
     place: Place
+    former_ids: tuple[str, ...]
 
     def __repr__(self) -> str:
         return "StoredPatient(…)"
@@ -200,6 +205,7 @@ class FactStore:
                 continue
             self._db.execute("UPDATE aliases SET id = ? WHERE id = ?", (new, old))
             self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", (old, new))
+            self._db.execute("INSERT INTO replaced VALUES (?, ?)", (new, old))
             self.merged += self._db.execute("DELETE FROM patients WHERE id = ?", (old,)).rowcount
         self._db.execute("DELETE FROM merges")
 
@@ -244,7 +250,12 @@ class FactStore:
             yield StoredPatient(
                 patient_id=patient_id, values=json.loads(data), has_namesake=namesakes > 1,
                 place=Place(file=self._files[file], row=row),
+                former_ids=self._former_ids(patient_id),
             )
+
+    def _former_ids(self, patient_id: str) -> tuple[str, ...]:
+        query = "SELECT old FROM replaced WHERE new = ? ORDER BY old"
+        return tuple(old for old, in self._db.execute(query, (patient_id,)))
 
     def _flush(self) -> None:
         self._db.executemany("INSERT INTO facts VALUES (?,?,?,?,?,?,?,?,?)", self._waiting)
