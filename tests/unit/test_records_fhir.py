@@ -316,6 +316,69 @@ def test_a_link_with_the_address_of_its_own_server_merges(tmp_path: Path) -> Non
     assert {r.patient_id for r in got} == {"p2"} and "Illness 1" in {r.answer for r in got}
 
 
+def at_server(base: str, resources: list[dict[str, Any]]) -> dict[str, Any]:
+    """A bundle whose entries have the server's addresses."""
+    entries = [{"fullUrl": f"{base}/{item['resourceType']}/{item['id']}", "resource": item}
+               for item in resources]
+    return {"resourceType": "Bundle", "type": "collection", "entry": entries}
+
+
+ANN = patient(1, name=[{"given": ["Ann"], "family": "Lee"}], birthDate="1980-01-02",
+              identifier=[], telecom=[])
+BOB = patient(1, name=[{"given": ["Bob"], "family": "Doe"}], birthDate="1950-05-05",
+              identifier=[], telecom=[])
+OF_ANN = about("Condition", 1, "ann", code=concept("a", "Asthma"), onsetDateTime="2001-02-03")
+OF_BOB = about("Condition", 1, "bob", code=concept("h", "HIV"), onsetDateTime="2002-03-04")
+FIRST, SECOND = ({"meta": {"versionId": n, "lastUpdated": f"202{n}-01-01T00:00:00Z"}} for n in "12")
+LATER_NAME = {"name": [{"given": ["Ann"], "family": "Doe"}]}
+
+
+@pytest.mark.parametrize("rows", [
+    [at_server("http://a.example", [ANN, OF_ANN]), at_server("http://b.example", [BOB, OF_BOB])],
+    [at_server("http://a.example", [{**ANN, **FIRST}, OF_ANN]),
+     at_server("http://b.example", [{**ANN, **LATER_NAME, **SECOND}, OF_BOB])],
+    [ANN, OF_ANN, BOB, OF_BOB],
+    [{**ANN, **FIRST}, OF_ANN, {**BOB, **SECOND}, OF_BOB],
+    [ANN, OF_ANN, {**ANN, "birthDate": "1980-01-03"}, OF_BOB],
+])
+def test_two_people_with_one_id_are_not_made_one(
+    tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    """Two systems number their patients from 1: what is said of one was asked of the other."""
+    link_to_2 = {"link": [{"other": {"reference": "Patient/p2"}, "type": "replaced-by"}]}
+    more = [patient(2), *facts(2), patient(3, **link(1, "replaced-by"))]
+    for order in (rows, rows[::-1]):
+        path = ndjson(tmp_path / "a.ndjson", [*more, *order])
+        held = Quarantine(max_bad_fraction=1.0)
+        got = read_records(path, quarantine=held)
+        assert {r.patient_id for r in got} == {"p2", "p3"}
+        assert not any("HIV" in r.text or "Asthma" in r.text for r in got)
+        assert held.by_code == {"ROW_PATIENT_AMBIGUOUS": 4}
+        assert held.set_aside == {MERGE_LOST: 1}
+    merged = json.loads(json.dumps(rows).replace('"birthDate"', f'{json.dumps(link_to_2)[1:-1]}, '
+                                                 '"birthDate"'))
+    got = read_records(ndjson(tmp_path / "a.ndjson", [patient(2), *facts(2), *merged]),
+                       quarantine=Quarantine(max_bad_fraction=1.0))
+    assert not any("HIV" in r.text or "Asthma" in r.text for r in got)
+
+
+@pytest.mark.parametrize("rows", [
+    [at_server("http://a.example", [ANN, OF_ANN]),
+     at_server("http://a.example", [{**BOB, "name": [{"text": "Ann X"}]}, OF_BOB])],
+    [{**ANN, **FIRST}, OF_ANN, {**ANN, **LATER_NAME, **SECOND}, OF_BOB],
+    [{**ANN, **FIRST}, OF_ANN, {**ANN, "birthDate": "1980-02-01", **SECOND}, OF_BOB],
+    [ANN, OF_ANN, {"resourceType": "Patient", "id": "p1"}, OF_BOB],
+    [OF_ANN, OF_BOB, *({**who, "identifier": patient(1)["identifier"]} for who in (ANN, BOB))],
+])
+def test_one_person_who_has_changed_is_one(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    """A name or a birth date is corrected, at one server or from one version to the next."""
+    for order in (rows, rows[::-1]):
+        held = Quarantine(max_bad_fraction=1.0)
+        got = read_records(ndjson(tmp_path / "a.ndjson", order), quarantine=held)
+        assert {r.answer for r in got if r.subject == "condition"} == {"Asthma", "HIV"}
+        assert not held.by_code["ROW_PATIENT_AMBIGUOUS"]
+
+
 def test_full_url_that_differs_from_the_id_is_followed(tmp_path: Path) -> None:
     entries = bundle([patient(0), *facts(0)])["entry"]
     entries[0]["fullUrl"] = "urn:uuid:another"

@@ -27,10 +27,12 @@ from medunlearn_client.records.fhir.resources import (
     validate,
 )
 from medunlearn_client.records.fhir.store import (
+    Added,
     FactStore,
     LeftOut,
     PatientFacts,
     Place,
+    Reason,
     StoredFact,
     StoredPatient,
 )
@@ -148,15 +150,17 @@ class FhirCollection:
             self.set_aside[str(kind)] += 1
             return
         validate(resource)
-        fact = fact_of(resource)
+        fact = fact_of(resource, full_url)
         if fact is None:
             self.set_aside[str(kind)] += 1
             return
         named = _named(fact, key)
-        if kind == "Patient":
-            # First of all: a patient who comes again, merged by now, is merged all the same.
+        added = self._store.add(named, place)
+        if added is Added.OTHER_PERSON:
+            raise _ambiguous()
+        if kind == "Patient":  # one who comes again, merged by now, is merged all the same
             self._note_patient(resource, named.resource_id, full_url)
-        if not self._store.add(named, place):
+        if added is Added.DUPLICATE:
             raise bad_row("ROW_DUPLICATE_ID", f"another {kind} of its patient "
                           "has the same id" if fact.patient else "another Patient has the same id")
 
@@ -175,7 +179,7 @@ class FhirCollection:
         pools = self._pools()
         for group in self._store.groups():
             if isinstance(group, LeftOut):
-                error = _too_many() if group.patient_is_known else _no_patient()
+                error = _WHY_LEFT_OUT[group.reason]()
                 for place in group.places:
                     yield place.file, place.row, error
             else:
@@ -331,3 +335,13 @@ def _no_patient() -> InvalidRecord:
 
 def _too_many() -> InvalidRecord:
     return bad_row("ROW_PATIENT_TOO_LARGE", "its patient has too many resources")
+
+
+def _ambiguous() -> InvalidRecord:
+    return bad_row("ROW_PATIENT_AMBIGUOUS", "two patients of other names or birth dates have "
+                   "this patient's id: read each system's export as data of its own")
+
+
+_WHY_LEFT_OUT = {
+    Reason.NO_PATIENT: _no_patient, Reason.TOO_MANY: _too_many, Reason.AMBIGUOUS: _ambiguous,
+}

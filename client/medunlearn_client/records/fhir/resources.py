@@ -25,6 +25,7 @@ from medunlearn_client.records.fhir.elements import (
     reference_of,
 )
 from medunlearn_client.records.fhir.extractors import EXTRACTORS, Values
+from medunlearn_client.records.fhir.versions import Version, version_of
 from medunlearn_client.records.fields import bad_row
 
 MAX_VALUES = 1 << 16
@@ -57,6 +58,8 @@ class Fact:
         code: First code of the main concept, or empty.
         medication: Reference to a medication that names it, or empty.
         values: Texts for templates.
+        version: How old it is.
+        server: Address of the server that has it, or empty.
     """
 
     kind: str
@@ -66,6 +69,8 @@ class Fact:
     code: str
     medication: str
     values: Values
+    version: Version
+    server: str
 
     def __repr__(self) -> str:
         return f"Fact({self.kind}, …)"
@@ -133,8 +138,12 @@ def _complaint(kind: str, error: ValidationError) -> str:
     return f"not valid FHIR R4 at {place[:120]} ({error.error_count()} complaint(s))"
 
 
-def fact_of(resource: Resource) -> Fact | None:
+def fact_of(resource: Resource, full_url: str) -> Fact | None:
     """What a validated resource says; None if it takes itself back, or is about no patient.
+
+    Args:
+        resource: The resource.
+        full_url: Address of its bundle's entry, or empty.
 
     Raises:
         InvalidRecord: ROW_REFERENCE_MISSING: it names no patient.
@@ -154,6 +163,7 @@ def fact_of(resource: Resource) -> Fact | None:
         kind=kind, resource_id=one_line(resource.get("id")), patient=patient,
         date=day_of(resource), code=code_of(main_concept(resource)),
         medication=reference_of(resource, "medicationReference"), values=values,
+        version=version_of(resource), server=server_of(full_url),
     )
 
 

@@ -11,11 +11,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
 from medunlearn_client.records.fhir.resources import Fact
+from medunlearn_client.records.fhir.versions import Version, are_one_person
 from medunlearn_client.records.seen import temporary_database
 
 MAX_FACTS_PER_PATIENT = 20_000
@@ -23,7 +25,8 @@ _BATCH = 2_000
 
 _TABLES = """
 CREATE TABLE patients(id TEXT PRIMARY KEY, digest BLOB, who TEXT, file INT, row INT,
-  data TEXT) WITHOUT ROWID;
+  data TEXT, moment INT, number INT, server TEXT) WITHOUT ROWID;
+CREATE TABLE ambiguous(id TEXT PRIMARY KEY, file INT, row INT) WITHOUT ROWID;
 CREATE TABLE aliases(alias TEXT PRIMARY KEY, id TEXT) WITHOUT ROWID;
 CREATE TABLE merges(old TEXT, new TEXT, PRIMARY KEY (old, new)) WITHOUT ROWID;
 CREATE TABLE replaced(new TEXT, old TEXT, PRIMARY KEY (new, old)) WITHOUT ROWID;
@@ -96,12 +99,28 @@ class PatientFacts:
     facts: Sequence[StoredFact]
 
 
+class Reason(Enum):
+    """Why resources become nothing."""
+
+    NO_PATIENT = "their patient is not there"
+    TOO_MANY = "their patient has too many"
+    AMBIGUOUS = "two patients have the id of theirs"
+
+
+class Added(Enum):
+    """What became of a fact."""
+
+    KEPT = "it is kept"
+    DUPLICATE = "its patient has one of that type and id already"
+    OTHER_PERSON = "it is another patient of the same id, so neither is kept"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeftOut:
-    """Facts that become nothing: of a patient who is not there, or who has too many."""
+    """Resources that become nothing, and why."""
 
     places: Sequence[Place]
-    patient_is_known: bool
+    reason: Reason
 
 
 Group = PatientFacts | LeftOut
@@ -128,22 +147,27 @@ class FactStore:
         """Removes everything."""
         self._db.close()
 
-    def add(self, fact: Fact, place: Place) -> bool:
-        """Keep a fact, which has an id; False if its patient has one of that type and id already.
+    def add(self, fact: Fact, place: Place) -> Added:
+        """Keep a fact, which has an id, unless its patient has one of that type and id already.
 
         Exports of two systems can give one id to resources of two patients: what one patient has
         must not decide what another one keeps.
         """
         digest = _digest(f"{fact.patient}\x1f{fact.kind}/{fact.resource_id}")
         if not self._db.execute("INSERT OR IGNORE INTO known VALUES (?)", (digest,)).rowcount:
-            return False
+            if fact.kind == "Patient" and not self._is_known_person(fact):
+                self._db.execute("INSERT OR IGNORE INTO ambiguous(id) VALUES (?)",
+                                 (fact.resource_id,))
+                return Added.OTHER_PERSON
+            return Added.DUPLICATE
         data = json.dumps(fact.values, ensure_ascii=False)
         file = self._file_number(place.file)
         if fact.kind == "Patient":
             who = f"{fact.values.get('name', '')}\x1f{fact.values.get('birth_date', '')}"
             self._db.execute(
-                "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?)",
-                (fact.resource_id, digest, who, file, place.row, data),
+                "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (fact.resource_id, digest, who, file, place.row, data, fact.version.moment,
+                 fact.version.number, fact.server),
             )
         else:
             self._waiting.append(
@@ -152,7 +176,18 @@ class FactStore:
             )
             if len(self._waiting) >= _BATCH:
                 self._flush()
-        return True
+        return Added.KEPT
+
+    def _is_known_person(self, fact: Fact) -> bool:
+        """Whether the patient who has this one's id is this one."""
+        data, moment, number, server = self._db.execute(
+            "SELECT data, moment, number, server FROM patients WHERE id = ?", (fact.resource_id,)
+        ).fetchone()
+        version = Version(moment=moment, number=number)
+        return are_one_person(
+            json.loads(data), fact.values, servers=(server, fact.server),
+            are_versions=fact.version.order(version) != 0,
+        )
 
     def add_alias(self, alias: str, patient_id: str) -> None:
         """Another name under which references call a patient."""
@@ -176,11 +211,13 @@ class FactStore:
             sample: Only this many patients, chosen by the digest of their ids.
         """
         self._flush()
+        self._part_ambiguous()
         self._merge()
         self._db.execute("CREATE INDEX IF NOT EXISTS by_who ON patients(who)")
         if sample is not None:
             yield from self._sampled(sample)
             return
+        yield from self._ambiguous()
         patients = self._patients("ORDER BY id")
         waiting = next(patients, None)
         for owner, rows in groupby(self._db.execute(_BY_PATIENT), key=itemgetter(0)):
@@ -188,11 +225,30 @@ class FactStore:
                 yield PatientFacts(patient=waiting, facts=())
                 waiting = next(patients, None)
             is_found = waiting is not None and waiting.patient_id == owner
-            yield from self._parts(waiting if is_found else None, rows)
+            yield from self._parts(owner, waiting if is_found else None, rows)
             waiting = next(patients, None) if is_found else waiting
         while waiting is not None:
             yield PatientFacts(patient=waiting, facts=())
             waiting = next(patients, None)
+
+    def _part_ambiguous(self) -> None:
+        """Whoever shares an id with another person goes, and nobody is merged with either."""
+        of_them = "id IN (SELECT id FROM ambiguous)"
+        self._db.execute(
+            f"INSERT OR REPLACE INTO ambiguous SELECT id, file, row FROM patients WHERE {of_them}"
+        )
+        self._db.execute(f"DELETE FROM patients WHERE {of_them}")
+
+    def _ambiguous(self) -> Iterator[LeftOut]:
+        rows = self._db.execute("SELECT file, row FROM ambiguous ORDER BY id")
+        while places := [
+            Place(file=self._files[file], row=row) for file, row in islice(rows, _BATCH)
+        ]:
+            yield LeftOut(places=places, reason=Reason.AMBIGUOUS)
+
+    def _is_ambiguous(self, patient_id: str) -> bool:
+        query = "SELECT 1 FROM ambiguous WHERE id = ?"
+        return self._db.execute(query, (patient_id,)).fetchone() is not None
 
     def _merge(self) -> None:
         """Gives the facts of replaced patients to those who stay, if these are in the export."""
@@ -200,7 +256,8 @@ class FactStore:
         if merges:
             self._db.execute("CREATE INDEX IF NOT EXISTS alias_ids ON aliases(id)")
         for old, new in _ends(merges):
-            if not self._db.execute("SELECT 1 FROM patients WHERE id = ?", (new,)).fetchone():
+            is_there = self._db.execute("SELECT 1 FROM patients WHERE id = ?", (new,)).fetchone()
+            if not is_there or self._is_ambiguous(old):
                 self.merges_lost += 1
                 continue
             self._db.execute("UPDATE aliases SET id = ? WHERE id = ?", (new, old))
@@ -220,13 +277,16 @@ class FactStore:
             yield PatientFacts(patient=patient, facts=facts)
 
     def _parts(
-        self, patient: StoredPatient | None, rows: Iterator[tuple[Any, ...]]
+        self, owner: str, patient: StoredPatient | None, rows: Iterator[tuple[Any, ...]]
     ) -> Iterator[Group]:
-        if patient is not None:
+        reason = Reason.TOO_MANY
+        if patient is None:
+            reason = Reason.AMBIGUOUS if self._is_ambiguous(owner) else Reason.NO_PATIENT
+        else:
             facts = [self._fact(row) for row in islice(rows, MAX_FACTS_PER_PATIENT)]
             yield PatientFacts(patient=patient, facts=facts)
         while places := [self._place(row) for row in islice(rows, _BATCH)]:
-            yield LeftOut(places=places, patient_is_known=patient is not None)
+            yield LeftOut(places=places, reason=reason)
 
     def _fact(self, row: tuple[Any, ...]) -> StoredFact:
         _, kind, date, resource_id, _, _, code, data, medication, _ = row
