@@ -517,11 +517,81 @@ def test_what_takes_itself_back_is_no_fact(tmp_path: Path, changes: dict[str, An
     assert held.set_aside == {"Immunization": 1} and held.count == 0
 
 
-def test_refuted_condition_is_no_fact(tmp_path: Path) -> None:
-    refuted = about("Condition", 0, "n", code=concept("c", "Not so"), onsetDateTime="2022-01-01",
-                    verificationStatus={"coding": [{"code": "refuted"}]})
-    got = read_records(ndjson(tmp_path / "a.ndjson", [patient(0), refuted]))
+VERIFIED = "http://terminology.hl7.org/CodeSystem/condition-ver-status"
+WHEN = "2022-01-01"
+
+
+def letter(**changes: Any) -> dict[str, Any]:
+    text = base64.b64encode(b"Not so.").decode()
+    return about("DocumentReference", 0, "n", date=f"{WHEN}T10:00:00Z",
+                 **{"status": "current", "type": concept("t", "Letter"),
+                    "content": [{"attachment": {"contentType": "text/plain", "data": text}}],
+                    **changes})
+
+
+def drug(**changes: Any) -> dict[str, Any]:
+    return about("MedicationRequest", 0, "n", authoredOn=WHEN,
+                 **{"status": "active", "intent": "order",
+                    "medicationCodeableConcept": concept("m", "Not so"), **changes})
+
+
+def illness(**changes: Any) -> dict[str, Any]:
+    return about("Condition", 0, "n", code=concept("c", "Not so"), onsetDateTime=WHEN, **changes)
+
+
+def measured(**changes: Any) -> dict[str, Any]:
+    return about("Observation", 0, "n", status="final", code=concept("o", "Not so"),
+                 effectiveDateTime=WHEN, valueString="Not so", **changes)
+
+
+NOT_UNDERSTOOD = {"modifierExtension": [{"url": "http://x.example/not", "valueBoolean": True}]}
+
+
+@pytest.mark.parametrize("row", [
+    illness(verificationStatus={"coding": [{"code": "refuted"}]}),
+    illness(verificationStatus={"coding": [
+        {"system": "http://snomed.info/sct", "code": "410516002"},
+        {"system": VERIFIED, "code": "refuted"}]}),
+    about("AllergyIntolerance", 0, "n", code=concept("c", "Not so"), recordedDate=WHEN,
+          verificationStatus={"coding": [{"code": "local"}, {"code": "entered-in-error"}]}),
+    letter(docStatus="entered-in-error"), letter(status="superseded"),
+    letter(docStatus="preliminary", status="entered-in-error"),
+    about("Encounter", 0, "n", status="planned", type=[concept("e", "Not so")],
+          reasonCode=[concept("r", "Not so")], period={"start": WHEN}, **{"class": {"code": "AMB"}}),
+    about("Procedure", 0, "n", status="preparation", code=concept("p", "Not so"),
+          performedDateTime=WHEN),
+    *(drug(intent=intent) for intent in ("proposal", "plan", "option")),
+    drug(status="draft"), drug(doNotPerform=True), drug(status="cancelled"),
+    drug(dosageInstruction=[{"text": "one", **NOT_UNDERSTOOD}]),
+    illness(**NOT_UNDERSTOOD), letter(**NOT_UNDERSTOOD), measured(**NOT_UNDERSTOOD),
+    measured(focus=[{"reference": "RelatedPerson/donor"}]),
+    measured(focus=[{"display": "fetus"}]),
+])
+def test_what_is_no_fact_gives_no_record(tmp_path: Path, row: dict[str, Any]) -> None:
+    """Refuted, planned, proposed, of another, or changed by what is not understood here."""
+    held = Quarantine()
+    got = read_records(ndjson(tmp_path / "a.ndjson", [patient(0), row]), quarantine=held)
     assert not any("Not so" in record.text for record in got)
+    assert not held.rows and held.set_aside == {row["resourceType"]: 1}
+
+
+@pytest.mark.parametrize("row", [
+    illness(), letter(docStatus="final"), drug(intent="original-order"), measured(),
+    illness(verificationStatus={"coding": [{"system": VERIFIED, "code": "confirmed"}]}),
+    measured(focus=[{"reference": "Patient/p0"}]),
+])
+def test_what_is_a_fact_gives_a_record(tmp_path: Path, row: dict[str, Any]) -> None:
+    held = Quarantine()
+    got = read_records(ndjson(tmp_path / "a.ndjson", [patient(0), row]), quarantine=held)
+    assert any("Not so" in record.text for record in got) and not held.rows
+
+
+def test_a_patient_with_a_modifier_that_is_not_understood_is_not_read(tmp_path: Path) -> None:
+    """It may say that this is no person, or a test case."""
+    rows = [patient(0), *facts(0), patient(1, **NOT_UNDERSTOOD), *facts(1)]
+    held = Quarantine(max_bad_fraction=1.0)
+    got = read_records(ndjson(tmp_path / "a.ndjson", rows), quarantine=held)
+    assert {r.patient_id for r in got} == {"p0"} and held.set_aside["Patient"] == 1
 
 
 def test_resource_types_without_facts_are_counted_and_not_bad(tmp_path: Path) -> None:

@@ -80,6 +80,11 @@ def code_of(value: object) -> str:
     return one_line(first_of(mapping(value).get("coding")).get("code"))
 
 
+def codes_of(value: object) -> list[str]:
+    """Codes of a CodeableConcept: its codings say the same in several systems."""
+    return [one_line(coding.get("code")) for coding in listed(mapping(value).get("coding"))]
+
+
 def reference_of(resource: Resource, name: str) -> str:
     """The reference as it stands in the element of this name."""
     return one_line(mapping(resource.get(name)).get("reference"))

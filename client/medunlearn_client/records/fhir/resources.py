@@ -1,8 +1,8 @@
 """One FHIR R4 resource: validated, and what it says about whom.
 
 Validation is fhir.resources' R4B model of the resource: for the ten types read here R4 and
-R4B are the same, and the library keeps no separate R4. Facts that the resource itself takes
-back (entered in error, refuted, not done) give no record.
+R4B are the same, and the library keeps no separate R4. What the resource itself takes back
+(entered in error, refuted, not done) or has yet to come about gives no record.
 """
 
 from __future__ import annotations
@@ -25,15 +25,13 @@ from medunlearn_client.records.fhir.elements import (
     reference_of,
 )
 from medunlearn_client.records.fhir.extractors import EXTRACTORS, Values
+from medunlearn_client.records.fhir.standing import Standing, standing_of
 from medunlearn_client.records.fhir.versions import Version, version_of
 from medunlearn_client.records.fields import bad_row
 
 MAX_VALUES = 1 << 16
 """Of one resource; each takes about a kilobyte while it is validated."""
 
-_NOT_A_FACT = frozenset(
-    {"entered-in-error", "refuted", "not-done", "cancelled", "draft", "registered"}
-)
 # R4 types that R4B renamed or dropped; none of them carries facts about a patient.
 _ONLY_IN_R4 = frozenset(
     {"EffectEvidenceSynthesis", "MedicinalProduct", "MedicinalProductAuthorization",
@@ -139,7 +137,7 @@ def _complaint(kind: str, error: ValidationError) -> str:
 
 
 def fact_of(resource: Resource, full_url: str) -> Fact | None:
-    """What a validated resource says; None if it takes itself back, or is about no patient.
+    """What a validated resource says; None if it states no fact, or is about no patient.
 
     Args:
         resource: The resource.
@@ -149,7 +147,7 @@ def fact_of(resource: Resource, full_url: str) -> Fact | None:
         InvalidRecord: ROW_REFERENCE_MISSING: it names no patient.
     """
     kind = resource["resourceType"]
-    if _taken_back(resource):
+    if standing_of(resource) is not Standing.FACT:
         return None
     values = {name: text for name, text in EXTRACTORS[kind](resource).items() if text}
     patient = ""
@@ -209,7 +207,7 @@ def merges_of(
     elsewhere = 0
     for link in listed(patient.get("link")):
         kind = link.get("type")
-        if kind not in ("replaced-by", "replaces"):
+        if kind not in ("replaced-by", "replaces") or link.get("modifierExtension"):
             continue
         if not _is_patient_here(mapping(link.get("other")), full_url):
             elsewhere += 1
@@ -233,10 +231,3 @@ def _is_patient_here(other: Resource, full_url: str) -> bool:
 def medication_name(resource: Resource) -> tuple[str, str]:
     """A Medication resource's own id and the name it gives."""
     return one_line(resource.get("id")), concept_text(resource.get("code"))
-
-
-def _taken_back(resource: Resource) -> bool:
-    if resource.get("doNotPerform") is True:
-        return True
-    verification = code_of(resource.get("verificationStatus"))
-    return bool({one_line(resource.get("status")), verification} & _NOT_A_FACT)
