@@ -536,7 +536,8 @@ def drug(**changes: Any) -> dict[str, Any]:
 
 
 def illness(**changes: Any) -> dict[str, Any]:
-    return about("Condition", 0, "n", code=concept("c", "Not so"), onsetDateTime=WHEN, **changes)
+    return about("Condition", 0, "n", onsetDateTime=WHEN,
+                 **{"code": concept("c", "Not so"), **changes})
 
 
 def measured(**changes: Any) -> dict[str, Any]:
@@ -557,7 +558,7 @@ NOT_UNDERSTOOD = {"modifierExtension": [{"url": "http://x.example/not", "valueBo
     letter(docStatus="entered-in-error"), letter(status="superseded"),
     letter(docStatus="preliminary", status="entered-in-error"),
     about("Encounter", 0, "n", status="planned", type=[concept("e", "Not so")],
-          reasonCode=[concept("r", "Not so")], period={"start": WHEN}, **{"class": {"code": "AMB"}}),
+          period={"start": WHEN}, **{"class": {"code": "AMB"}}),
     about("Procedure", 0, "n", status="preparation", code=concept("p", "Not so"),
           performedDateTime=WHEN),
     *(drug(intent=intent) for intent in ("proposal", "plan", "option")),
@@ -584,6 +585,110 @@ def test_what_is_a_fact_gives_a_record(tmp_path: Path, row: dict[str, Any]) -> N
     held = Quarantine()
     got = read_records(ndjson(tmp_path / "a.ndjson", [patient(0), row]), quarantine=held)
     assert any("Not so" in record.text for record in got) and not held.rows
+
+
+def version(number: int, **changes: Any) -> dict[str, Any]:
+    return {"meta": {"versionId": str(number), **changes}}
+
+
+ERROR = {"verificationStatus": {"coding": [{"system": VERIFIED, "code": "entered-in-error"}]}}
+OTHER_NAME = {"code": concept("d", "Another")}
+
+
+def deletion(url: str, **changes: Any) -> dict[str, Any]:
+    entry = {"request": {"method": "DELETE", "url": url}, **changes}
+    return {"resourceType": "Bundle", "type": "transaction", "entry": [entry]}
+
+
+@pytest.mark.parametrize("rows", [
+    [illness(), illness(**ERROR)],
+    [illness(**version(1)), illness(**ERROR, **version(2))],
+    [illness(**version(9)), illness(**ERROR)],
+    [illness(**version(9, lastUpdated="2020-01-01T00:30:00+02:00")),
+     illness(**ERROR, **version(1, lastUpdated="2019-12-31T23:00:00Z"))],
+    [illness(**version(1)), illness(**version(2)), illness(**ERROR, **version(3))],
+    [illness(), deletion("Condition/con-0-n")],
+    [illness(), deletion("https://ehr.example/fhir/Condition/con-0-n/_history/2")],
+    [illness(**version(1, lastUpdated="2020-01-01T00:00:00Z")),
+     deletion("Condition/con-0-n", response={"lastModified": "2020-01-02T00:00:00Z"})],
+    [measured(), {"resourceType": "Observation", "id": "obs-0-n", "status": "entered-in-error"}],
+    [measured(), {"resourceType": "Observation", "id": "obs-0-n", "status": "entered-in-error",
+                  "code": concept("o", "Not so")}],
+])
+def test_a_version_that_takes_the_resource_back_does(
+    tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    """In whatever order a hospital gives its exports, and also if the last one is not whole."""
+    for order in (rows, rows[::-1]):
+        got = read_records(ndjson(tmp_path / "a.ndjson", [patient(0), *facts(0), *order]),
+                           quarantine=Quarantine(max_bad_fraction=1.0))
+        assert not any("Not so" in record.text for record in got)
+        assert "Illness 0" in {record.answer for record in got}
+
+
+@pytest.mark.parametrize("rows", [
+    [illness(**version(1)), illness(**OTHER_NAME, **version(2))],
+    [illness(**ERROR, **version(9)), illness(**OTHER_NAME, **version(10))],
+    [illness(**version(1)), illness(**ERROR, **version(2)), illness(**OTHER_NAME, **version(3))],
+    [illness(**version(7, lastUpdated="2020-01-01T00:00:00Z")),
+     illness(**OTHER_NAME, **version(1, lastUpdated="2020-01-01T00:00:00.001Z"))],
+    [deletion("Condition/con-0-n", response={"lastModified": "2020-01-01T00:00:00Z"}),
+     illness(**OTHER_NAME, **version(1, lastUpdated="2020-01-02T00:00:00Z"))],
+])
+def test_the_latest_version_counts(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    for order in (rows, rows[::-1]):
+        held = Quarantine()
+        got = read_records(ndjson(tmp_path / "a.ndjson", [patient(0), *order]), quarantine=held)
+        assert [r.answer for r in got if r.subject == "condition"] == ["Another"]
+        assert not held.rows
+
+
+@pytest.mark.parametrize("versions", [False, True])
+def test_what_was_planned_and_came_about_is_a_fact(tmp_path: Path, versions: bool) -> None:
+    done = about("Procedure", 0, "n", status="completed", performedDateTime=WHEN,
+                 code=concept("p", "Repaired"), **(version(2) if versions else {}))
+    planned = {**done, "status": "preparation", **(version(1) if versions else {})}
+    for order in ([planned, done], [done, planned]):
+        held = Quarantine()
+        got = read_records(ndjson(tmp_path / "a.ndjson", [patient(0), *order]), quarantine=held)
+        assert "Repaired" in {r.answer for r in got} and not held.rows
+
+
+def test_versions_are_counted_and_repetitions_are_bad(tmp_path: Path) -> None:
+    rows = [patient(0), illness(**version(1)), illness(**version(3)), illness(**version(2)),
+            illness(**version(3))]
+    held = Quarantine(max_bad_fraction=1.0)
+    read_records(ndjson(tmp_path / "a.ndjson", rows), quarantine=held)
+    assert held.set_aside == {"version of a resource that another version replaces": 2}
+    assert held.by_code == {"ROW_DUPLICATE_ID": 1}
+
+
+def test_the_latest_version_of_a_patient_counts(tmp_path: Path) -> None:
+    """Also one that takes a merge back."""
+    rows = [patient(1, **version(1), **link(2, "replaced-by")), patient(2),
+            patient(1, **version(2), telecom=[{"system": "phone", "value": "555-000"}])]
+    for order in (rows, rows[::-1]):
+        held = Quarantine()
+        got = read_records(ndjson(tmp_path / "a.ndjson", [*facts(1), *order]), quarantine=held)
+        assert {r.patient_id for r in got if r.answer == "Illness 1"} == {"p1"}
+        assert {r.answer for r in got if r.record_id == "p1:phone:0"} == {"555-000"}
+        assert not held.rows
+
+
+def test_deletions_may_be_all_of_a_file_and_one_by_a_search_is_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    ndjson(folder / "a.ndjson", [patient(0), *facts(0), illness(), patient(1), *facts(1)])
+    gone = [*deletion("Condition/con-0-n")["entry"], *deletion("Condition?code=x")["entry"],
+            *deletion("Patient/p1")["entry"]]
+    (folder / "deleted.json").write_text(json.dumps(
+        {"resourceType": "Bundle", "type": "transaction", "entry": gone}, indent=1))
+    held = Quarantine(max_bad_fraction=1.0)
+    got = read_records(folder, quarantine=held)
+    assert {r.patient_id for r in got} == {"p0"} and not any("Not so" in r.text for r in got)
+    assert held.set_aside["deletion by a search, which is not followed"] == 1
+    assert held.set_aside["resource that was deleted"] == 2
+    assert held.by_code == {"ROW_REFERENCE_MISSING": len(facts(1))}
 
 
 def test_a_patient_with_a_modifier_that_is_not_understood_is_not_read(tmp_path: Path) -> None:

@@ -18,14 +18,18 @@ from medunlearn_client.records.fhir.elements import listed
 from medunlearn_client.records.fhir.extractors import FIELDS_OF
 from medunlearn_client.records.fhir.notes import note_records
 from medunlearn_client.records.fhir.resources import (
+    Deletion,
     Fact,
+    deletion_of,
     fact_of,
     is_known_type,
     medication_name,
     merges_of,
+    no_fact_of,
     reference_key,
     validate,
 )
+from medunlearn_client.records.fhir.standing import Standing, standing_of
 from medunlearn_client.records.fhir.store import (
     Added,
     FactStore,
@@ -52,6 +56,9 @@ POOL_PATIENTS = 500
 MAX_BUNDLE_DEPTH = 2
 MERGED = "Patient merged into another"
 MERGED_ELSEWHERE = "merge that points elsewhere"
+OTHER_VERSION = "version of a resource that another version replaces"
+DELETED = "resource that was deleted"
+DELETED_BY_SEARCH = "deletion by a search, which is not followed"
 MERGE_LOST = "merge with a patient who is not in the export"
 NEXT_PAGE = "next page of a search that is not among the files"
 
@@ -78,8 +85,9 @@ class Asked:
 
 
 def recognises(row: Row) -> bool:
-    """Whether an object is a FHIR resource, or a bundle's entry that holds one."""
-    return isinstance(row.get("resourceType"), str) or _is_entry(row)
+    """Whether an object is a FHIR resource, or a bundle's entry that holds or deletes one."""
+    is_resource = isinstance(row.get("resourceType"), str)
+    return is_resource or _is_entry(row) or deletion_of(row) is not None
 
 
 def _is_entry(row: Row) -> bool:
@@ -121,6 +129,9 @@ class FhirCollection:
             self._note_pages(row)
         resources, errors = 0, []
         for resource, full_url in _resources(row):
+            if isinstance(resource, Deletion):
+                self._delete(resource)
+                continue
             resources += 1
             try:
                 self._add(resource, full_url, place)
@@ -149,28 +160,48 @@ class FhirCollection:
         if kind not in FIELDS_OF:
             self.set_aside[str(kind)] += 1
             return
+        standing = standing_of(resource)
+        if standing is not Standing.FACT:
+            self._take_back(no_fact_of(resource, standing), key, place)
         validate(resource)
-        fact = fact_of(resource, full_url)
+        fact = fact_of(resource, full_url) if standing is Standing.FACT else None
         if fact is None:
             self.set_aside[str(kind)] += 1
             return
         named = _named(fact, key)
+        if kind == "Patient" and key and key != named.resource_id:
+            self._store.add_alias(key, named.resource_id)
         added = self._store.add(named, place)
         if added is Added.OTHER_PERSON:
             raise _ambiguous()
+        if added is Added.REPLACED:
+            return
         if kind == "Patient":  # one who comes again, merged by now, is merged all the same
-            self._note_patient(resource, named.resource_id, full_url)
+            self._note_merges(resource, named.resource_id, full_url)
         if added is Added.DUPLICATE:
             raise bad_row("ROW_DUPLICATE_ID", f"another {kind} of its patient "
                           "has the same id" if fact.patient else "another Patient has the same id")
 
-    def _note_patient(self, patient: Row, patient_id: str, full_url: str) -> None:
-        key = reference_key(full_url)
-        if key and key != patient_id:
-            self._store.add_alias(key, patient_id)
+    def _take_back(self, said: Fact | None, key: str, place: Place) -> None:
+        """Before it is validated: what says that a resource was an error need not be whole."""
+        if said is None or not (said.resource_id or key):
+            return
+        named = _named(said, key)
+        if named.patient or named.kind == "Patient":
+            self._store.add(named, place)
+        elif named.standing is Standing.NO_FACT:
+            self._store.delete(named.kind, named.resource_id, named.version.moment)
+
+    def _delete(self, deletion: Deletion) -> None:
+        if not deletion.resource_id:
+            self.set_aside[DELETED_BY_SEARCH] += 1
+        elif deletion.kind in FIELDS_OF:
+            self._store.delete(deletion.kind, deletion.resource_id, deletion.moment)
+
+    def _note_merges(self, patient: Row, patient_id: str, full_url: str) -> None:
         merges, elsewhere = merges_of(patient, patient_id, full_url)
         for old, new in merges:
-            self._store.add_merge(old, new)
+            self._store.add_merge(old, new, said_by=patient_id)
         if elsewhere:
             self.set_aside[MERGED_ELSEWHERE] += elsewhere
 
@@ -184,7 +215,11 @@ class FhirCollection:
                     yield place.file, place.row, error
             else:
                 yield from self._records(group, pools)
-        for what, count in ((MERGED, self._store.merged), (MERGE_LOST, self._store.merges_lost)):
+        store = self._store
+        for what, count in (
+            (MERGED, store.merged), (MERGE_LOST, store.merges_lost),
+            (OTHER_VERSION, store.replaced), (DELETED, store.deleted),
+        ):
             if count:
                 self.set_aside[what] = count
         if missing := len(self._next_pages - self._pages):
@@ -254,7 +289,7 @@ class FhirCollection:
 
 
 def _resources(row: Row, depth: int = 0) -> Iterator[tuple[object, str]]:
-    """Resources of a row with their full URLs; entries that only delete hold none."""
+    """Resources of a row with their full URLs, and what its entries delete."""
     if row.get("resourceType") == "Bundle":
         entries = row.get("entry")
         for entry in entries if isinstance(entries, list) and depth < MAX_BUNDLE_DEPTH else ():
@@ -273,6 +308,8 @@ def _resources(row: Row, depth: int = 0) -> Iterator[tuple[object, str]]:
             yield resource, url if isinstance(url, str) else ""
     elif row.get("resource") is not None or "request" not in row:
         yield None, ""
+    elif (deletion := deletion_of(row)) is not None:
+        yield deletion, ""
 
 
 def _named(fact: Fact, key: str) -> Fact:

@@ -8,7 +8,7 @@ R4B are the same, and the library keeps no separate R4. What the resource itself
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from pydantic import BaseModel, ValidationError
@@ -25,8 +25,8 @@ from medunlearn_client.records.fhir.elements import (
     reference_of,
 )
 from medunlearn_client.records.fhir.extractors import EXTRACTORS, Values
-from medunlearn_client.records.fhir.standing import Standing, standing_of
-from medunlearn_client.records.fhir.versions import Version, version_of
+from medunlearn_client.records.fhir.standing import Standing
+from medunlearn_client.records.fhir.versions import Version, moment_of, version_of
 from medunlearn_client.records.fields import bad_row
 
 MAX_VALUES = 1 << 16
@@ -58,6 +58,8 @@ class Fact:
         values: Texts for templates.
         version: How old it is.
         server: Address of the server that has it, or empty.
+        standing: Whether it states a fact. What does not has no values, and replaces another
+            version that does.
     """
 
     kind: str
@@ -69,6 +71,7 @@ class Fact:
     values: Values
     version: Version
     server: str
+    standing: Standing = Standing.FACT
 
     def __repr__(self) -> str:
         return f"Fact({self.kind}, …)"
@@ -137,7 +140,7 @@ def _complaint(kind: str, error: ValidationError) -> str:
 
 
 def fact_of(resource: Resource, full_url: str) -> Fact | None:
-    """What a validated resource says; None if it states no fact, or is about no patient.
+    """What a validated resource that states a fact says; None if it is about no patient.
 
     Args:
         resource: The resource.
@@ -147,12 +150,10 @@ def fact_of(resource: Resource, full_url: str) -> Fact | None:
         InvalidRecord: ROW_REFERENCE_MISSING: it names no patient.
     """
     kind = resource["resourceType"]
-    if standing_of(resource) is not Standing.FACT:
-        return None
     values = {name: text for name, text in EXTRACTORS[kind](resource).items() if text}
     patient = ""
     if kind != "Patient":
-        patient = reference_of(resource, "subject") or reference_of(resource, "patient")
+        patient = _about_whom(resource)
         if not patient:
             raise bad_row("ROW_REFERENCE_MISSING", f"the {kind} names no patient")
         if _is_of_another_type(patient):
@@ -163,6 +164,26 @@ def fact_of(resource: Resource, full_url: str) -> Fact | None:
         medication=reference_of(resource, "medicationReference"), values=values,
         version=version_of(resource), server=server_of(full_url),
     )
+
+
+def no_fact_of(resource: Resource, standing: Standing) -> Fact | None:
+    """What a resource that states no fact, valid or not, says of its other versions.
+
+    Its patient may be missing, as most of what was entered in error is taken out. None if it is
+    about no patient.
+    """
+    kind = resource["resourceType"]
+    patient = "" if kind == "Patient" else _about_whom(resource)
+    if _is_of_another_type(patient):
+        return None
+    return Fact(
+        kind=kind, resource_id=one_line(resource.get("id")), patient=patient, date="", code="",
+        medication="", values={}, version=version_of(resource), server="", standing=standing,
+    )
+
+
+def _about_whom(resource: Resource) -> str:
+    return reference_of(resource, "subject") or reference_of(resource, "patient")
 
 
 def reference_key(reference: str) -> str:
@@ -177,7 +198,7 @@ def server_of(reference: str) -> str:
     return plain.rpartition("/")[0].rpartition("/")[0] if "://" in plain else ""
 
 
-def _type_of(reference: str) -> str:
+def type_of(reference: str) -> str:
     """Type that a reference names; empty for a plain id or a URN."""
     plain = reference.partition("/_history/")[0].rstrip("/")
     return plain.rpartition("/")[0].rpartition("/")[2]
@@ -185,7 +206,7 @@ def _type_of(reference: str) -> str:
 
 def _is_of_another_type(reference: str) -> bool:
     """Whether it names a device, a place or a group: ids are unique within one type only."""
-    kind = _type_of(reference)
+    kind = type_of(reference)
     return kind != "Patient" and is_known_type(kind)
 
 
@@ -223,9 +244,37 @@ def _is_patient_here(other: Resource, full_url: str) -> bool:
     reference = one_line(other.get("reference"))
     if not reference or one_line(other.get("type")) not in ("", "Patient"):
         return False
-    if _type_of(reference) not in ("", "Patient"):
+    if type_of(reference) not in ("", "Patient"):
         return False
     return not server_of(reference) or server_of(reference) == server_of(full_url)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deletion:
+    """An entry of a bundle that deletes a resource.
+
+    Attributes:
+        kind: Type of the resource.
+        resource_id: Its id; empty where a search says what is deleted.
+        moment: Microseconds since 1970 at which it was deleted, if the entry says so.
+    """
+
+    kind: str
+    resource_id: str = field(repr=False)
+    moment: int | None
+
+
+def deletion_of(entry: Resource) -> Deletion | None:
+    """What a bundle's entry deletes; None if it does not."""
+    request = mapping(entry.get("request"))
+    if request.get("method") != "DELETE":
+        return None
+    url = one_line(request.get("url"))
+    moment = moment_of(mapping(entry.get("response")).get("lastModified"))
+    if "?" in url:
+        kind = url.partition("?")[0].rstrip("/").rpartition("/")[2]
+        return Deletion(kind=kind, resource_id="", moment=moment)
+    return Deletion(kind=type_of(url), resource_id=reference_key(url), moment=moment)
 
 
 def medication_name(resource: Resource) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from operator import itemgetter
 from typing import Any
 
 from medunlearn_client.records.fhir.resources import Fact
+from medunlearn_client.records.fhir.standing import Standing
 from medunlearn_client.records.fhir.versions import Version, are_one_person
 from medunlearn_client.records.seen import temporary_database
 
@@ -25,15 +26,18 @@ _BATCH = 2_000
 
 _TABLES = """
 CREATE TABLE patients(id TEXT PRIMARY KEY, digest BLOB, who TEXT, file INT, row INT,
-  data TEXT, moment INT, number INT, server TEXT) WITHOUT ROWID;
+  data TEXT, moment INT, server TEXT) WITHOUT ROWID;
 CREATE TABLE ambiguous(id TEXT PRIMARY KEY, file INT, row INT) WITHOUT ROWID;
 CREATE TABLE aliases(alias TEXT PRIMARY KEY, id TEXT) WITHOUT ROWID;
-CREATE TABLE merges(old TEXT, new TEXT, PRIMARY KEY (old, new)) WITHOUT ROWID;
+CREATE TABLE merges(said_by TEXT, old TEXT, new TEXT, PRIMARY KEY (said_by, old, new))
+  WITHOUT ROWID;
 CREATE TABLE replaced(new TEXT, old TEXT, PRIMARY KEY (new, old)) WITHOUT ROWID;
 CREATE TABLE medications(id TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID;
-CREATE TABLE known(digest BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE facts(patient TEXT, kind TEXT, date TEXT, id TEXT, file INT, row INT, code TEXT,
-  medication TEXT, data TEXT);
+CREATE TABLE known(digest BLOB PRIMARY KEY, moment INT, number INT, standing INT, fact INT)
+  WITHOUT ROWID;
+CREATE TABLE deleted(name TEXT PRIMARY KEY, moment INT) WITHOUT ROWID;
+CREATE TABLE facts(fact INTEGER PRIMARY KEY, moment INT, patient TEXT, kind TEXT, date TEXT,
+  id TEXT, file INT, row INT, code TEXT, medication TEXT, data TEXT);
 """
 # SQLite sorts outside memory; the joins are lookups by primary key.
 _BY_PATIENT = """
@@ -111,6 +115,7 @@ class Added(Enum):
     """What became of a fact."""
 
     KEPT = "it is kept"
+    REPLACED = "another version of it counts"
     DUPLICATE = "its patient has one of that type and id already"
     OTHER_PERSON = "it is another patient of the same id, so neither is kept"
 
@@ -132,73 +137,122 @@ class FactStore:
     Attributes:
         merged: Patients whose facts went to the one who replaced them, once groups were asked for.
         merges_lost: Merges of patients who stay apart, since no one is there who replaced them.
+        replaced: Facts of which another version is kept, or takes them back.
+        deleted: Facts and patients that were deleted, once groups were asked for.
     """
 
     def __init__(self) -> None:
-        self.merged = self.merges_lost = 0
+        self.merged = self.merges_lost = self.replaced = self.deleted = 0
         self._db = temporary_database()
         for statement in _TABLES.split(";"):
             self._db.execute(statement)
         self._files: list[str] = []
         self._numbers: dict[str, int] = {}
         self._waiting: list[tuple[Any, ...]] = []
+        self._facts = self._flushed = 0
 
     def close(self) -> None:
         """Removes everything."""
         self._db.close()
 
     def add(self, fact: Fact, place: Place) -> Added:
-        """Keep a fact, which has an id, unless its patient has one of that type and id already.
+        """Keep a fact, which has an id, unless another version of it counts.
 
         Exports of two systems can give one id to resources of two patients: what one patient has
         must not decide what another one keeps.
         """
         digest = _digest(f"{fact.patient}\x1f{fact.kind}/{fact.resource_id}")
-        if not self._db.execute("INSERT OR IGNORE INTO known VALUES (?)", (digest,)).rowcount:
-            if fact.kind == "Patient" and not self._is_known_person(fact):
-                self._db.execute("INSERT OR IGNORE INTO ambiguous(id) VALUES (?)",
-                                 (fact.resource_id,))
-                return Added.OTHER_PERSON
+        of_patient = fact.kind != "Patient" and fact.standing is Standing.FACT
+        number = self._facts + 1 if of_patient else None
+        known = (fact.version.moment, fact.version.number, fact.standing.value, number, digest)
+        if not self._db.execute(
+            "INSERT OR IGNORE INTO known(moment, number, standing, fact, digest) "
+            "VALUES (?, ?, ?, ?, ?)", known
+        ).rowcount:
+            refused = self._refused(fact, digest)
+            if refused is not None:
+                return refused
+            self._db.execute("UPDATE known SET moment = ?, number = ?, standing = ?, fact = ? "
+                             "WHERE digest = ?", known)
+        if fact.standing is Standing.FACT:
+            self._put(fact, digest, place)
+        return Added.KEPT
+
+    def _refused(self, fact: Fact, digest: bytes) -> Added | None:
+        """Why a fact does not count that is there in another version; else that one goes."""
+        moment, number, standing, place = self._db.execute(
+            "SELECT moment, number, standing, fact FROM known WHERE digest = ?", (digest,)
+        ).fetchone()
+        order = fact.version.order(Version(moment=moment, number=number))
+        are_facts = standing == fact.standing == Standing.FACT
+        if fact.kind == "Patient" and are_facts and not self._is_known_person(
+            fact, are_versions=order != 0
+        ):
+            self._db.execute("INSERT OR IGNORE INTO ambiguous(id) VALUES (?)", (fact.resource_id,))
+            return Added.OTHER_PERSON
+        if are_facts and order == 0:
             return Added.DUPLICATE
+        counts = (order or fact.standing - standing) > 0
+        if (standing if counts else fact.standing) == Standing.FACT:
+            self.replaced += 1
+        if not counts:
+            return Added.REPLACED
+        if fact.kind == "Patient":
+            self._db.execute("DELETE FROM patients WHERE id = ?", (fact.resource_id,))
+            self._db.execute("DELETE FROM merges WHERE said_by = ?", (fact.resource_id,))
+        elif place is not None:
+            if place > self._flushed:
+                self._flush()
+            self._db.execute("DELETE FROM facts WHERE fact = ?", (place,))
+        return None
+
+    def _put(self, fact: Fact, digest: bytes, place: Place) -> None:
         data = json.dumps(fact.values, ensure_ascii=False)
-        file = self._file_number(place.file)
+        file, moment = self._file_number(place.file), fact.version.moment
         if fact.kind == "Patient":
             who = f"{fact.values.get('name', '')}\x1f{fact.values.get('birth_date', '')}"
             self._db.execute(
-                "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (fact.resource_id, digest, who, file, place.row, data, fact.version.moment,
-                 fact.version.number, fact.server),
+                "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (fact.resource_id, digest, who, file, place.row, data, moment, fact.server),
             )
-        else:
-            self._waiting.append(
-                (fact.patient, fact.kind, fact.date, fact.resource_id, file, place.row,
-                 fact.code, fact.medication, data)
-            )
-            if len(self._waiting) >= _BATCH:
-                self._flush()
-        return Added.KEPT
+            return
+        self._facts += 1
+        self._waiting.append(
+            (self._facts, moment, fact.patient, fact.kind, fact.date, fact.resource_id, file,
+             place.row, fact.code, fact.medication, data)
+        )
+        if len(self._waiting) >= _BATCH:
+            self._flush()
 
-    def _is_known_person(self, fact: Fact) -> bool:
+    def _is_known_person(self, fact: Fact, *, are_versions: bool) -> bool:
         """Whether the patient who has this one's id is this one."""
-        data, moment, number, server = self._db.execute(
-            "SELECT data, moment, number, server FROM patients WHERE id = ?", (fact.resource_id,)
+        data, server = self._db.execute(
+            "SELECT data, server FROM patients WHERE id = ?", (fact.resource_id,)
         ).fetchone()
-        version = Version(moment=moment, number=number)
         return are_one_person(
             json.loads(data), fact.values, servers=(server, fact.server),
-            are_versions=fact.version.order(version) != 0,
+            are_versions=are_versions,
+        )
+
+    def delete(self, kind: str, resource_id: str, moment: int | None) -> None:
+        """Drop what has this type and id, of whichever patient, if it is not known to be later."""
+        self._db.execute(
+            "INSERT INTO deleted VALUES (?, ?) ON CONFLICT DO UPDATE SET "
+            "moment = MAX(moment, excluded.moment)",  # NULL, the latest of all, if either is
+            (f"{kind}/{resource_id}", moment),
         )
 
     def add_alias(self, alias: str, patient_id: str) -> None:
         """Another name under which references call a patient."""
         self._db.execute("INSERT OR IGNORE INTO aliases VALUES (?, ?)", (alias, patient_id))
 
-    def add_merge(self, old: str, new: str) -> None:
+    def add_merge(self, old: str, new: str, *, said_by: str) -> None:
         """The hospital found that two patients are one, who goes on under the new id.
 
-        Either may be called by an id or by an alias, in any order of patients and merges.
+        Either may be called by an id or by an alias, in any order of patients and merges. A later
+        version of the patient who says so may say so no more.
         """
-        self._db.execute("INSERT OR IGNORE INTO merges VALUES (?, ?)", (old, new))
+        self._db.execute("INSERT OR IGNORE INTO merges VALUES (?, ?, ?)", (said_by, old, new))
 
     def add_medication(self, medication_id: str, name: str) -> None:
         """The name of a medication that requests refer to."""
@@ -211,6 +265,7 @@ class FactStore:
             sample: Only this many patients, chosen by the digest of their ids.
         """
         self._flush()
+        self._drop_deleted()
         self._part_ambiguous()
         self._merge()
         self._db.execute("CREATE INDEX IF NOT EXISTS by_who ON patients(who)")
@@ -231,6 +286,16 @@ class FactStore:
             yield PatientFacts(patient=waiting, facts=())
             waiting = next(patients, None)
 
+    def _drop_deleted(self) -> None:
+        if self._db.execute("SELECT 1 FROM deleted").fetchone() is None:
+            return  # an export is not looked through for nothing
+        for table, name in (("facts", "kind || '/' || id"), ("patients", "'Patient/' || id")):
+            self.deleted += self._db.execute(
+                f"DELETE FROM {table} WHERE EXISTS (SELECT 1 FROM deleted d WHERE d.name = {name} "
+                f"AND ({table}.moment > d.moment) IS NOT TRUE)"
+            ).rowcount
+        self._db.execute("DELETE FROM deleted")
+
     def _part_ambiguous(self) -> None:
         """Whoever shares an id with another person goes, and nobody is merged with either."""
         of_them = "id IN (SELECT id FROM ambiguous)"
@@ -240,7 +305,9 @@ class FactStore:
         self._db.execute(f"DELETE FROM patients WHERE {of_them}")
 
     def _ambiguous(self) -> Iterator[LeftOut]:
-        rows = self._db.execute("SELECT file, row FROM ambiguous ORDER BY id")
+        rows = self._db.execute(
+            "SELECT file, row FROM ambiguous WHERE file IS NOT NULL ORDER BY id"
+        )
         while places := [
             Place(file=self._files[file], row=row) for file, row in islice(rows, _BATCH)
         ]:
@@ -318,8 +385,9 @@ class FactStore:
         return tuple(old for old, in self._db.execute(query, (patient_id,)))
 
     def _flush(self) -> None:
-        self._db.executemany("INSERT INTO facts VALUES (?,?,?,?,?,?,?,?,?)", self._waiting)
+        self._db.executemany("INSERT INTO facts VALUES (?,?,?,?,?,?,?,?,?,?,?)", self._waiting)
         self._waiting.clear()
+        self._flushed = self._facts
 
     def _file_number(self, file: str) -> int:
         if file not in self._numbers:
