@@ -743,6 +743,30 @@ def test_pages_that_were_not_exported_are_told(
     assert told(lines) == 1
 
 
+@pytest.mark.parametrize("whole", [100, 1 << 20], ids=["streamed", "at once"])
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_bundles_within_a_bundle_are_read_alike_in_lines_and_documents(
+    tmp_path: Path, levels: int, whole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collection of patients' bundles on one line was read as nothing at all."""
+    monkeypatch.setattr(documents, "WHOLE_DOCUMENT_BYTES", whole)
+    nested = bundle([patient(0), *facts(0)])
+    for level in range(1, levels):
+        beside = bundle([patient(level), *facts(level)])["entry"]
+        nested = {"resourceType": "Bundle", "type": "collection",
+                  "entry": [{"resource": nested}, *beside]}
+    document = tmp_path / "a.json"
+    document.write_text(json.dumps(nested, indent=1), encoding="utf-8")
+    read = []
+    for path in (document, ndjson(tmp_path / "a.ndjson", [nested])):
+        held = Quarantine()
+        read.append(read_records(path, quarantine=held))
+        assert held.by_code == Counter({"ROW_FHIR_INVALID": 1} if levels == 3 else {})
+    assert read[0] == read[1]
+    first = 1 if levels == 3 else 0
+    assert {r.patient_id for r in read[0]} == {f"p{n}" for n in range(first, levels)}
+
+
 def test_export_without_patients_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MedunlearnError) as caught:
         read_records(ndjson(tmp_path / "a.ndjson", facts(0)))

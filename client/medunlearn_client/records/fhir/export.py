@@ -147,6 +147,8 @@ class FhirCollection:
                 pages.add(sha256(url.encode("utf-8", "surrogatepass")).digest()[:16])
 
     def _add(self, resource: object, full_url: str, place: Place) -> None:
+        if isinstance(resource, InvalidRecord):
+            raise resource
         if not isinstance(resource, dict):
             raise bad_row("ROW_FHIR_INVALID", "an entry without a resource")
         kind = resource.get("resourceType")
@@ -288,27 +290,41 @@ class FhirCollection:
         return {key: tuple(pool) for key, pool in pools.items()}
 
 
-def _resources(row: Row, depth: int = 0) -> Iterator[tuple[object, str]]:
-    """Resources of a row with their full URLs, and what its entries delete."""
+def _resources(row: Row) -> Iterator[tuple[object, str]]:
+    """Resources of a row with their full URLs, and what its entries delete.
+
+    A row that is an entry came out of a bundle that was a document, and counts as one level down,
+    so that a document and a line of the same content give the same.
+    """
     if row.get("resourceType") == "Bundle":
-        entries = row.get("entry")
-        for entry in entries if isinstance(entries, list) and depth < MAX_BUNDLE_DEPTH else ():
-            if isinstance(entry, dict):
-                yield from _resources(entry, depth + 1)
-            else:
-                yield None, ""
-    elif "resourceType" in row:
-        yield row, ""
-    elif isinstance(row.get("resource"), dict) and "resourceType" in row["resource"]:
-        url = row.get("fullUrl")
-        resource = row["resource"]
+        yield from _in_bundle(row, level=1)
+    else:
+        yield from _in_entry(row, level=1)
+
+
+def _in_bundle(bundle: Row, *, level: int) -> Iterator[tuple[object, str]]:
+    if level > MAX_BUNDLE_DEPTH:
+        yield bad_row("ROW_FHIR_INVALID", f"bundles in bundles, over {MAX_BUNDLE_DEPTH} deep"), ""
+        return
+    entries = bundle.get("entry")
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict):
+            yield from _in_entry(entry, level=level)
+        else:
+            yield None, ""
+
+
+def _in_entry(entry: Row, *, level: int) -> Iterator[tuple[object, str]]:
+    resource = entry if "resourceType" in entry else entry.get("resource")
+    if isinstance(resource, dict) and "resourceType" in resource:
+        url = entry.get("fullUrl")
         if resource["resourceType"] == "Bundle":
-            yield from _resources(resource, depth + 1)
+            yield from _in_bundle(resource, level=level + 1)
         else:
             yield resource, url if isinstance(url, str) else ""
-    elif row.get("resource") is not None or "request" not in row:
+    elif resource is not None or "request" not in entry:
         yield None, ""
-    elif (deletion := deletion_of(row)) is not None:
+    elif (deletion := deletion_of(entry)) is not None:
         yield deletion, ""
 
 
