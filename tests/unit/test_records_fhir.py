@@ -15,6 +15,7 @@ import pytest
 
 from medunlearn_client.records import Quarantine, ReadOptions, Record, documents, read_records
 from medunlearn_client.records.fhir import load_templates, resources
+from medunlearn_client.records.fhir.elements import day_of, value_text
 from medunlearn_client.records.fhir.export import MERGE_LOST, NEXT_PAGE
 from medunlearn_client.records.fhir.templates import packaged_text, render
 from medunlearn_common.errors import MedunlearnError
@@ -765,6 +766,41 @@ def test_bundles_within_a_bundle_are_read_alike_in_lines_and_documents(
     assert read[0] == read[1]
     first = 1 if levels == 3 else 0
     assert {r.patient_id for r in read[0]} == {f"p{n}" for n in range(first, levels)}
+
+
+@pytest.mark.parametrize(("quantity", "text"), [
+    ({"value": 2.4, "code": "1"}, "2.4"), ({"value": 2.4, "unit": "1", "code": "1"}, "2.4"),
+    ({"value": 3, "unit": "{score}", "code": "{score}"}, "3"),
+    ({"value": 3, "unit": "points", "code": "{score}"}, "3 points"),
+    ({"value": 72, "code": "{beats}/min"}, "72 /min"), ({"value": 5, "code": "/{HPF}"}, "5"),
+    ({"value": 5, "code": "mg/g{creat}"}, "5 mg/g"), ({"value": 5, "code": "mg/{creat}"}, "5 mg"),
+    ({"value": 7, "code": "10*3/uL"}, "7 10*3/uL"), ({"value": 120, "code": "mm[Hg]"}, "120 mm[Hg]"),
+    ({"value": 5, "comparator": "<", "code": "10*6.{CFU}/mL"}, "<5 10*6/mL"),
+    ({"value": 5}, "5"), ({"unit": "cm"}, ""),
+])
+def test_units_that_say_nothing_are_not_said(quantity: dict[str, Any], text: str) -> None:
+    """UCUM writes 1 for no unit, and remarks in braces."""
+    assert value_text({"valueQuantity": quantity}) == text
+
+
+@pytest.mark.parametrize(("dates", "day"), [
+    ({"effectiveDateTime": "2020-03", "issued": "2020-06-30T10:00:00Z"}, ""),
+    ({"effectivePeriod": {"end": "2020-03-01"}, "issued": "2020-06-30T10:00:00Z"}, ""),
+    ({"effectiveTiming": {"event": ["2020-03-01"]}, "issued": "2020-06-30T10:00:00Z"}, ""),
+    ({"effectiveDateTime": "2020-03-01", "issued": "2020-06-30T10:00:00Z"}, "2020-03-01"),
+    ({"effectivePeriod": {"start": "2020-03-01T23:59:00Z"}}, "2020-03-01"),
+    ({"issued": "2020-06-30T10:00:00Z"}, "2020-06-30"), ({"date": "2020-06-30"}, "2020-06-30"),
+    ({"onsetDateTime": "1998", "recordedDate": "2010-05-06"}, "2010-05-06"),
+    ({"onsetDateTime": "1998"}, ""), ({}, ""),
+])
+def test_a_month_gives_no_day_and_neither_does_the_day_of_issue(
+    dates: dict[str, Any], day: str
+) -> None:
+    """A result of March is not one of the day in June on which it was written out.
+
+    Of a condition whose onset is known by the year alone it is asked what was recorded that day.
+    """
+    assert day_of(dates) == day
 
 
 def test_export_without_patients_is_refused(tmp_path: Path) -> None:

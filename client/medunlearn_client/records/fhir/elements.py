@@ -18,21 +18,35 @@ _SEMANTIC_TAG = re.compile(r" \((?:disorder|finding|procedure|situation|morpholo
 _DAY = re.compile(r"(\d{4}-\d{2}-\d{2})(?:T.*)?")
 _SPACE = re.compile(r"\s+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-_DATE_FIELDS = (
+# UCUM: remarks in braces, and what is left dangling without them.
+_REMARK = re.compile(r"\{[^{}]*\}")
+_DANGLING = re.compile(r"[./](?=[./]|$)")
+_NO_UNIT = "1"
+_HAPPENED = (
     "onsetDateTime", "effectiveDateTime", "performedDateTime", "occurrenceDateTime", "authoredOn",
     "onsetPeriod", "effectivePeriod", "performedPeriod", "period", "effectiveInstant",
-    "recordedDate", "date", "issued",
+    "effectiveTiming",
 )
+_WRITTEN = ("date", "issued")
 
 
 def day_of(resource: Resource) -> str:
-    """Day of what happened, YYYY-MM-DD; empty where only a month or nothing is given."""
-    for name in _DATE_FIELDS:
-        value = resource.get(name)
-        start = value.get("start") if isinstance(value, dict) else value
-        if isinstance(start, str) and (match := _DAY.fullmatch(start)):
-            return match[1]
-    return ""
+    """Day of what happened, YYYY-MM-DD; empty where only a month or nothing is given.
+
+    The day on which it was recorded stands in for it, as it is asked what was recorded; the day on
+    which it was written out only where nothing at all is said of when it happened.
+    """
+    happened = [resource[name] for name in _HAPPENED if resource.get(name)]
+    written = [] if happened else [resource.get(name) for name in _WRITTEN]
+    days = (_day(value) for value in (*happened, resource.get("recordedDate"), *written))
+    return next((day for day in days if day), "")
+
+
+def _day(value: object) -> str:
+    """Of a date or the start of a period."""
+    start = value.get("start") if isinstance(value, dict) else value
+    match = _DAY.fullmatch(start) if isinstance(start, str) else None
+    return match[1] if match else ""
 
 
 def main_concept(resource: Resource) -> object:
@@ -46,9 +60,10 @@ def value_text(node: Resource) -> str:
     """An observation's value, with its unit."""
     if isinstance(node.get("valueQuantity"), dict):
         quantity = node["valueQuantity"]
-        unit = one_line(quantity.get("unit") or quantity.get("code"))
+        number = number_text(quantity.get("value"))
+        unit = _unit(one_line(quantity.get("unit") or quantity.get("code")))
         comparator = one_line(quantity.get("comparator"))
-        return f"{comparator}{number_text(quantity.get('value'))} {unit}".strip()
+        return f"{comparator}{number} {unit}".strip() if number else ""
     if isinstance(node.get("valueCodeableConcept"), dict):
         return concept_text(node["valueCodeableConcept"])
     if isinstance(node.get("valueBoolean"), bool):
@@ -56,6 +71,12 @@ def value_text(node: Resource) -> str:
     if isinstance(node.get("valueInteger"), int):
         return str(node["valueInteger"])
     return one_line(node.get("valueString"))
+
+
+def _unit(text: str) -> str:
+    """Without what UCUM writes and nobody says: 1 for no unit, and remarks."""
+    said = _DANGLING.sub("", _REMARK.sub("", text)).strip() if "{" in text else text
+    return "" if said == _NO_UNIT else said
 
 
 def number_text(value: object) -> str:
