@@ -15,7 +15,12 @@ import pytest
 
 from medunlearn_client.records import Quarantine, ReadOptions, Record, documents, read_records
 from medunlearn_client.records.fhir import load_templates, resources
-from medunlearn_client.records.fhir.elements import day_of, value_text
+from medunlearn_client.records.fhir.elements import (
+    day_of,
+    human_name,
+    present_name,
+    value_text,
+)
 from medunlearn_client.records.fhir.export import MERGE_LOST, NEXT_PAGE
 from medunlearn_client.records.fhir.templates import packaged_text, render
 from medunlearn_common.errors import MedunlearnError
@@ -774,7 +779,7 @@ def test_bundles_within_a_bundle_are_read_alike_in_lines_and_documents(
     ({"value": 3, "unit": "points", "code": "{score}"}, "3 points"),
     ({"value": 72, "code": "{beats}/min"}, "72 /min"), ({"value": 5, "code": "/{HPF}"}, "5"),
     ({"value": 5, "code": "mg/g{creat}"}, "5 mg/g"), ({"value": 5, "code": "mg/{creat}"}, "5 mg"),
-    ({"value": 7, "code": "10*3/uL"}, "7 10*3/uL"), ({"value": 120, "code": "mm[Hg]"}, "120 mm[Hg]"),
+    ({"value": 7, "code": "10*3/uL"}, "7 10*3/uL"), ({"value": 9, "code": "mm[Hg]"}, "9 mm[Hg]"),
     ({"value": 5, "comparator": "<", "code": "10*6.{CFU}/mL"}, "<5 10*6/mL"),
     ({"value": 5}, "5"), ({"unit": "cm"}, ""),
 ])
@@ -801,6 +806,32 @@ def test_a_month_gives_no_day_and_neither_does_the_day_of_issue(
     Of a condition whose onset is known by the year alone it is asked what was recorded that day.
     """
     assert day_of(dates) == day
+
+
+def ann(family: str, use: str = "", **period: str) -> dict[str, Any]:
+    return {"given": ["Ann"], "family": family, **({"use": use} if use else {}),
+            **({"period": period} if period else {})}
+
+
+@pytest.mark.parametrize("names", [
+    [ann("Smith", "official", end="2010-01-01"), ann("Lee", "official", start="2010-01-01")],
+    [ann("Smith", "official", start="1980", end="2010"), ann("Lee", "usual")],
+    [ann("Smith", "maiden"), ann("Lee")], [ann("Smith", "old"), ann("Lee", end="2011")],
+    [ann("Smith", end="2010"), ann("Lee", end="2011-05")],
+    [ann("Smith", "official", start="1980"), ann("Lee", "official", start="2010")],
+    [ann("Smith", "usual"), ann("Lee", "official")],
+    [ann("Smith", "nickname"), ann("Lee", "official", end="2010")],
+    [ann("Lee", "maiden")],
+])
+def test_a_patient_is_called_by_the_present_name(names: list[dict[str, Any]]) -> None:
+    """Not by the one of before a marriage; and on any day by the same one of the same file."""
+    for order in (names, names[::-1]):
+        assert human_name(present_name(order)) == "Ann Lee"
+
+
+def test_of_names_that_are_alike_the_first_counts() -> None:
+    assert human_name(present_name([ann("Lee"), ann("Smith")])) == "Ann Lee"
+    assert human_name(present_name(None)) == human_name(present_name([])) == ""
 
 
 def test_export_without_patients_is_refused(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ _HAPPENED = (
     "effectiveTiming",
 )
 _WRITTEN = ("date", "issued")
+# How far from a person's own present name; any other use is as near as can be.
+_USES = {"temp": 1, "nickname": 1, "anonymous": 1, "old": 2, "maiden": 2}
 
 
 def day_of(resource: Resource) -> str:
@@ -126,10 +128,24 @@ def address_text(address: Resource) -> str:
     return ", ".join(part for part in (" ".join(lines), *rest) if part)
 
 
-def official_or_first(names: object) -> Resource:
-    """The name marked as official, else the first one."""
+def present_name(names: object) -> Resource:
+    """The name that a patient goes by now: no former one, no ended one, and the official one.
+
+    Which one that is does not depend on the day of reading: a name of today, whose end is given,
+    gives way to one without an end, and of two the one that ends or began later is taken.
+    """
     given = listed(names)
-    return next((name for name in given if name.get("use") == "official"), first_of(given))
+    if not given:
+        return {}
+    ends = [one_line(mapping(name.get("period")).get("end")) for name in given]
+    starts = [one_line(mapping(name.get("period")).get("start")) for name in given]
+
+    def rank(place: int) -> tuple[int, bool, str, bool, str, int]:
+        use = one_line(given[place].get("use"))
+        return (-_USES.get(use, 0), not ends[place], ends[place], use == "official",
+                starts[place], -place)
+
+    return given[max(range(len(given)), key=rank)]
 
 
 def listed(value: object) -> list[Resource]:
