@@ -262,8 +262,9 @@ def _owner(wanted: Wanted, located: Located, direct: Reasons) -> str | None:
     """
     met = [record for (_, _, record), reason in zip(located, direct, strict=True) if reason]
     owners = {record.patient_id for record in met if record.patient_id is not None}
-    if wanted.patient_id is not None:
-        return wanted.patient_id if wanted.patient_id in owners else None
+    if wanted.patient_id is not None:  # by an id of before a merge: the one who goes on
+        owners = {record.patient_id for _, _, record in located
+                  if record.patient_id is not None and record.is_of({wanted.patient_id})}
     if len(owners) > 1:
         raise Misconfigured(
             "ERASURE_AMBIGUOUS", f"what was given points to {len(owners)} patients",
@@ -271,7 +272,7 @@ def _owner(wanted: Wanted, located: Located, direct: Reasons) -> str | None:
         )
     owner = next(iter(owners), None)
     own = [record for _, _, record in located if owner is not None and record.patient_id == owner]
-    if own and not any(_is_own(wanted, record) for record in own):
+    if wanted.patient_id is None and own and not any(_is_own(wanted, record) for record in own):
         count = sum(record.patient_id == owner for record in met)
         raise Misconfigured(
             "ERASURE_OWNER_UNSURE", f"what was given stands in {count} of {len(own)} records of "
@@ -387,7 +388,7 @@ def _belonging(
 
 def _why(wanted: Wanted, record: Record) -> str | None:
     """Why a record is matched by itself, the strongest reason first."""
-    if wanted.patient_id is not None and record.patient_id == wanted.patient_id:
+    if wanted.patient_id is not None and record.is_of({wanted.patient_id}):
         return BY_PATIENT_ID
     known = record.known_by
     if wanted.identifier is not None and (

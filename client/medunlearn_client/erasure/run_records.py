@@ -57,7 +57,7 @@ def requested_records(
             tagger = record_tagger(without_roots, part, data)
         found[str(number)] = frozenset(
             record.record_id for record in forget
-            if record.record_id in part.records or record.patient_id in part.patients
+            if record.record_id in part.records or record.is_of(part.patients)
             or (tagger is not None and tagger.record_matches_forget_root(record))
         )
     return found
@@ -140,7 +140,8 @@ def _missing(numbers: Sequence[int]) -> Misconfigured:
 def _lacking(claim: Claim, data: DataSection, options: ReadOptions) -> list[int]:
     """Requests whose patient or records the files do not hold."""
     records = read_records([Path(name) for name in data.files], options=options)
-    ids, patients = {r.record_id for r in records}, {r.patient_id for r in records}
+    ids = {r.record_id for r in records}
+    patients = {one for r in records for one in (r.patient_id, *r.former_patient_ids)}
     asked = {number: forget_set(claim.registry, [number]) for number in claim.numbers}
     return [
         number for number, part in asked.items()

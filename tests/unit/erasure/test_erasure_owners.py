@@ -300,3 +300,16 @@ def test_two_patients_who_ever_had_one_name_are_not_told_apart(lines: Lines) -> 
     file = lines(fhir_patient(1, name=NAMES), condition(1, "p1"),
                  fhir_patient(2, name=NAMES[:1]), condition(2, "p2"))
     assert code_of(file, name="Ann Smith", birth_date="1980-01-02") == "ERASURE_AMBIGUOUS"
+
+
+def test_an_identifier_that_a_later_version_corrects_is_not_the_patient_s(lines: Lines) -> None:
+    """Another's number, entered by mistake, would make this patient the one who is forgotten."""
+    versions = [
+        fhir_patient(1, meta={"versionId": str(number)},
+                     identifier=[{"system": NHS, "value": value}])
+        for number, value in ((1, "9434765919"), (2, "9434765870"))
+    ]
+    for order in (versions, versions[::-1]):
+        file = lines(*order, condition(1, "p1"))
+        assert find(file, identifier="9434765919").target is None
+        assert find(file, identifier="9434765870").target == "p1"

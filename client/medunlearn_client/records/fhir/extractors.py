@@ -15,8 +15,8 @@ from medunlearn_client.records.fhir.elements import (
     human_name,
     listed,
     mapping,
-    official_or_first,
     one_line,
+    present_name,
     reference_of,
     value_text,
 )
@@ -45,7 +45,7 @@ _IDENTIFIERS = {"MR": "record_number", "SS": "ssn", "DL": "licence", "PPN": "pas
 
 def _patient(resource: Resource) -> Values:
     values = {
-        "name": human_name(official_or_first(resource.get("name"))),
+        "name": human_name(present_name(resource.get("name"))),
         "birth_date": one_line(resource.get("birthDate")),
         "gender": one_line(resource.get("gender")),
         "address": address_text(first_of(resource.get("address"))),

@@ -57,5 +57,5 @@ def _note(
     return Record(
         record_id=f"{patient.patient_id}:{template.subject}:{date}", prompt=prompt, answer=answer,
         patient_id=patient.patient_id, subject=template.subject, target_spans=spans,
-        known_by=patient.known_by,
+        known_by=patient.known_by, former_patient_ids=patient.former_ids,
     )
