@@ -7,6 +7,7 @@ module lies outside the package ``erasure`` so that mounting the command imports
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from getpass import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,12 +16,13 @@ import typer
 
 from medunlearn_client.reading_options import FormatOption, PlanOption, reading_of
 from medunlearn_common.errors import Misconfigured
-from medunlearn_common.plan.sections import ConceptsSection, ForgetSection
+from medunlearn_common.plan.sections import ForgetSection, Plan
 
 if TYPE_CHECKING:
     from medunlearn_client.erasure.finding import Found, Tagger, Wanted
     from medunlearn_client.erasure.registry import Registry
     from medunlearn_client.erasure.requests import ErasureRequest, Kind
+    from medunlearn_client.records import Quarantine
 
 ASK = "-"
 DEFAULT_REGISTRY = Path("erasure.sqlite")
@@ -100,14 +102,13 @@ def add(
 
       medunlearn erasure add --data-set study.jsonl --data study.jsonl --basis d --author AO
     """
+    from dataclasses import replace
+
     from medunlearn_client.erasure.finding import find_records
     from medunlearn_client.erasure.registry import NewRequest
     from medunlearn_client.erasure.requests import legal_basis, next_step, parsed_date
     from medunlearn_client.records import Quarantine
-    from medunlearn_client.records.fhir.export import NEXT_PAGE
     from medunlearn_client.records.repairs import NO_REPAIRS, read_repairs
-    from medunlearn_client.records.row_file import OTHER_FILE
-    from medunlearn_client.records.spreadsheets import OTHER_SHEET
 
     wanted = _wanted(
         {"patient_id": patient, "name": name, "birth_date": birth_date, "identifier": identifier,
@@ -115,19 +116,21 @@ def add(
     )
     basis = legal_basis(basis)  # before a long search, and before a registry is begun
     reading = reading_of(data, plan, record_format)
-    tagger = _tagger(concept, hierarchy, reading.plan.concepts) if concept is not None else None
+    tagger = _tagger(concept, hierarchy, reading.plan) if concept is not None else None
     day = parsed_date(received) if received is not None else None
     mended = reading.plan.data.repairs
     held = Quarantine(max_bad_fraction=reading.plan.data.max_bad_fraction)
     found = find_records(
-        wanted, reading.files, tagger=tagger, options=reading.options,
+        wanted, reading.files, tagger=tagger,
+        options=replace(reading.options, for_sums=reading.of_hospital),
         repairs=read_repairs(Path(mended)) if mended else NO_REPAIRS,
         quarantine=held,
     )
+    unsearched = _unsearched_lines(found, held)
     if found.target is None and not nothing_held:
-        near = "".join(f"; {line}" for line in _near_lines(found))
+        why = "".join(f"; {line}" for line in (*unsearched, *_near_lines(found)))
         raise Misconfigured(
-            "ERASURE_NOT_FOUND", f"nothing in the files matches; nothing was registered{near}",
+            "ERASURE_NOT_FOUND", f"nothing in the files matches; nothing was registered{why}",
             f"check spelling and files{_date_hint(wanted)}; --nothing-held registers the request "
             "so that it can be answered",
         )
@@ -138,13 +141,7 @@ def add(
                    near=found.near),
         author=author,
     )
-    _tell(request, found)
-    if others := held.set_aside[OTHER_FILE]:
-        typer.echo(f"  {others} file(s) of another kind were not searched")
-    if pages := held.set_aside[NEXT_PAGE]:
-        typer.echo(f"  {pages} bundle(s) name a next page, which was not searched")
-    if sheets := held.set_aside[OTHER_SHEET]:
-        typer.echo(f"  {sheets} further sheet(s) of workbooks were not searched")
+    _tell(request, found, unsearched)
     typer.echo(f"next: {next_step(request, ())}")
 
 
@@ -154,17 +151,30 @@ def _date_hint(wanted: Wanted) -> str:
     return "; write the birth date as the files do, such as 1924-12-30"
 
 
-def _tell(request: ErasureRequest, found: Found) -> None:
+def _unsearched_lines(found: Found, held: Quarantine) -> list[str]:
+    """What of the files could not be searched; who was not found may stand there."""
+    from medunlearn_client.records.fhir.export import NEXT_PAGE
+    from medunlearn_client.records.row_file import OTHER_FILE
+    from medunlearn_client.records.spreadsheets import OTHER_SHEET
+
+    counted = (
+        (found.unread, "row(s) could not be read and were not searched"),
+        (held.set_aside[OTHER_FILE], "file(s) of another kind were not searched"),
+        (held.set_aside[NEXT_PAGE], "bundle(s) name a next page, which was not searched"),
+        (held.set_aside[OTHER_SHEET], "further sheet(s) of workbooks were not searched"),
+    )
+    return [f"{count} {what}" for count, what in counted if count]
+
+
+def _tell(request: ErasureRequest, found: Found, unsearched: Sequence[str]) -> None:
     typer.echo(f"request {request.number}: received {request.received}, "
                f"to be answered by {request.deadline}")
     for reason, count in found.reasons.items():
         typer.echo(f"  {count} record(s) by {reason}")
-    if found.unread:
-        typer.echo(f"  {found.unread} row(s) could not be read and were not searched")
     if found.mentions:
         typer.echo(f"  {found.mentions} record(s) of other patients mention what was searched; "
                    "they are not part of the request")
-    for line in _near_lines(found):
+    for line in (*unsearched, *_near_lines(found)):
         typer.echo(f"  {line}")
 
 
@@ -200,21 +210,23 @@ def _asked(key: str, value: str) -> str:
     return typed.strip()
 
 
-def _tagger(concept: str, hierarchies: list[str] | None, planned: ConceptsSection) -> Tagger:
-    """By the plan's hierarchies, as a run chooses its forget set, or by those that are named."""
-    from medunlearn_client.site_data import leveled_hierarchy
-    from medunlearn_client.tagging import ConceptTagger
+def _tagger(concept: str, hierarchies: list[str] | None, plan: Plan) -> Tagger:
+    """What chooses a run's forget set: by the plan's hierarchies, or by those that are named.
 
+    With the decisions that the plan names, so that what is found is what a run forgets.
+    """
+    from medunlearn_client.site_data import record_tagger
+
+    planned = plan.concepts
     if hierarchies:
         planned = planned.model_copy(update={"hierarchies": tuple(hierarchies)})
     without_roots = planned.model_copy(update={"forget_roots": ()})
     try:
-        leveled = leveled_hierarchy(without_roots, ForgetSection(concepts=(concept,)))
+        return record_tagger(without_roots, ForgetSection(concepts=(concept,)), plan.data)
     except Misconfigured as error:
         if error.code == "CONCEPT_ROOT_UNKNOWN":
             error.hint += "; `medunlearn concepts search WORDS` finds ids by name"
         raise
-    return ConceptTagger(leveled).matches_forget_root
 
 
 def open_registry(path: Path, *, create: bool = False) -> Registry:

@@ -35,11 +35,13 @@ class Reading:
         plan: The plan that was named, or one of defaults.
         files: Files of the command line, or the plan's where none is given.
         options: How rows are read.
+        of_hospital: The plan is a hospital's own ``site.toml``, whose service reads for sums.
     """
 
     plan: Plan
     files: tuple[Path, ...]
     options: ReadOptions
+    of_hospital: bool = False
 
 
 def reading_of(
@@ -55,7 +57,7 @@ def reading_of(
 
     from medunlearn_client.records import ReadOptions
 
-    chosen = _planned(plan) if plan is not None else Plan()
+    chosen, of_hospital = _planned(plan) if plan is not None else (Plan(), False)
     named = tuple(Path(name) for name in files or chosen.data.files)
     if not named:
         raise Misconfigured(
@@ -65,12 +67,15 @@ def reading_of(
     options = ReadOptions.of_plan(chosen.data)
     if record_format is not None:
         options = replace(options, record_format=record_format)
-    return Reading(plan=chosen, files=named, options=options)
+    return Reading(plan=chosen, files=named, options=options, of_hospital=of_hospital)
 
 
-def _planned(path: Path) -> Plan:
-    """A plan; or the sections of a hospital's own file, which its service reads records by."""
+def _planned(path: Path) -> tuple[Plan, bool]:
+    """A plan; or the sections of a hospital's own file, which its service reads records by.
+
+    The second part says whether it is such a hospital's.
+    """
     if path.name not in (SITE_TOML, SITE_FILE):
-        return read_plan(path)
+        return read_plan(path), False
     site = read_site_config(path.parent)
-    return Plan(data=site.data, forget=site.forget)
+    return Plan(data=site.data, forget=site.forget), not site.is_simulated

@@ -145,7 +145,7 @@ def left_out_by(section: LeftOutSection, *, show_subject: bool) -> Callable[[Rec
 
     def is_left_out(record: Record) -> bool:
         words = found.get(record.record_id, set())
-        return record.patient_id in patients or None in words or (
+        return record.is_of(patients) or None in words or (
             bool(words) and words_digest(record, show_subject=show_subject) in words
         )
 
@@ -339,7 +339,7 @@ def _named_by(
         left_out.model_copy(update={"by_concept": ()}), show_subject=show_subject
     )
     return lambda record: (
-        record.record_id in records or record.patient_id in patients or was_named(record)
+        record.record_id in records or record.is_of(patients) or was_named(record)
     )
 
 

@@ -181,6 +181,8 @@ def test_unusual_unreadable_line_is_quarantined(tmp_path: Path, line: bytes, cod
         ({"target_spans": [[-1, 5]]}, "ROW_SPAN"),
         ({"target_spans": [[1, 2, 3]]}, "ROW_FIELD_TYPE"),
         ({"target_spans": [["1", "2"]]}, "ROW_FIELD_TYPE"),
+        ({"known_by": [SECRET]}, "ROW_FIELD_TYPE"),
+        ({"known_by": "ab"}, "ROW_FIELD_TYPE"),
         ({"target_spans": [[0, 2]], "question": " q"}, "ROW_STRAY_SPACE"),
         ({"is_identifier": "yes"}, "ROW_FIELD_TYPE"),
         ({"condition_codes": "38341003"}, "ROW_FIELD_TYPE"),

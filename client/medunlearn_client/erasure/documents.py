@@ -137,6 +137,9 @@ def _letter_facts(registry: Registry, number: int) -> dict[str, Any]:
         "reason": _latest(events, "reason"), "figures": figures,
         "extension_reason": _latest(events, history.EXTENDED), "percent": _percent,
         "counted": _counted, "fell_short": fell_short(request, events),
+        "is_late": registry.today > request.last_lawful_day,
+        "last_day": (request.deadline if registry.today <= request.deadline
+                     else request.last_lawful_day),
         "usual_criteria_met": verified is not None and meets_usual_criteria(verified),
     }
 

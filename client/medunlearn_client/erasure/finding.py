@@ -2,8 +2,9 @@
 
 A patient is found by id, by name together with birth date, or by an identifier. Ids are
 compared whole; names and identifiers only where they stand alone in the text, so that one
-patient's number inside another's is no match. What points to more than one patient is refused:
-a registry that erases the wrong person's data cannot be mended. What comes near is counted and
+patient's number inside another's is no match. What points to more than one patient is refused,
+and so is what stands in one patient's records without being shown to be his own: a registry that
+erases the wrong person's data cannot be mended. What comes near is counted and
 left to the officer: a record that is missed in silence is told to the requester as forgotten.
 """
 
@@ -14,18 +15,27 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from medunlearn_client.erasure.requests import Kind, Match
-from medunlearn_client.erasure.spellings import (
+from medunlearn_client.records import (
+    ForgetRootMatcher,
+    Quarantine,
+    ReadOptions,
+    Record,
+    stream_with_sources,
+)
+from medunlearn_client.records.known_by import alike, named, whole
+from medunlearn_client.records.repairs import NO_REPAIRS, Repairs
+from medunlearn_client.spellings import (
     core,
     folded,
     name_stands,
+    orders_of,
     stands_alike,
     stands_alone,
     words_stand,
 )
-from medunlearn_client.records import Quarantine, ReadOptions, Record, stream_with_sources
-from medunlearn_client.records.repairs import NO_REPAIRS, Repairs
 from medunlearn_common.digests import digest_of, digest_of_files, digest_of_source
 from medunlearn_common.errors import Misconfigured
 
@@ -40,10 +50,16 @@ LIKE_PATIENT_ID = "patient id in other spelling (case, leading zeros, separators
 LIKE_IDENTIFIER = "identifier in other spelling (leading zeros, separators)"
 LIKE_TEXT = "the same words under another id"
 LIKE_NAME = "name without that birth date"
+LIKE_CONCEPT = "the concept's name, denied, a relative's, or decided to mean something else"
 NO_PATIENT = "no patient id, in data in which others have one"
 MIN_IDENTIFIER, MIN_NAME, MIN_BIRTH_DATE = 4, 2, 6
 
-Tagger = Callable[[str], bool]
+
+class Tagger(ForgetRootMatcher, Protocol):
+    """What a search needs of the concept tagger: how a run chooses, and what bears the name."""
+
+    def matches_forget_root(self, text: str) -> bool:
+        """Whether the text names the concept or one below it, whatever is said of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,14 +154,14 @@ def find_records(
     Args:
         wanted: What to look for.
         files: The hospital's record files, folders or archives.
-        tagger: Whether a text names the concept or one below it; needed for concepts.
+        tagger: The one by which the coming runs choose; needed for concepts.
         options: How the files are read, as the plan of the coming runs says.
         quarantine: Counts the rows that could not be read.
         repairs: The plan's, so that the words searched are those of the coming runs.
 
     Raises:
-        Misconfigured: ERASURE_AMBIGUOUS, ERASURE_DATA_SET, ERASURE_TAGGER, or a code of the
-            readers.
+        Misconfigured: ERASURE_AMBIGUOUS, ERASURE_OWNER_UNSURE, ERASURE_DATA_SET, ERASURE_TAGGER,
+            or a code of the readers.
     """
     held = quarantine if quarantine is not None else Quarantine()
     located = _read(files, options, held, repairs)
@@ -155,6 +171,8 @@ def find_records(
 
 
 Located = list[tuple[Path | None, str, Record]]
+Reasons = list[str | None]
+"""Why each record is matched by itself, in their order: rows of two patients may share an id."""
 
 
 def _found(wanted: Wanted, located: Located, tagger: Tagger | None) -> Found:
@@ -170,14 +188,20 @@ def _found(wanted: Wanted, located: Located, tagger: Tagger | None) -> Found:
             "ERASURE_TAGGER", "the request is by concept, and no hierarchy is loaded",
             "name the hierarchies of your plans with --hierarchy",
         )
-    matches = _where(located, lambda r: tagger(r.text), BY_CONCEPT)
-    return Found(target=wanted.concept_id if matches else None, matches=matches)
+    matches = _where(located, tagger.record_matches_forget_root, BY_CONCEPT)
+    # Not all that a run forgets need bear the name as it stands: a decision may say what is meant.
+    near = sum(
+        tagger.matches_forget_root(record.text) and not tagger.record_matches_forget_root(record)
+        for _, _, record in located
+    )
+    return Found(target=wanted.concept_id if matches else None, matches=matches,
+                 near={LIKE_CONCEPT: near} if near else {})
 
 
 def _read(
     files: Sequence[Path], options: ReadOptions | None, held: Quarantine, repairs: Repairs
 ) -> Located:
-    """Records with the source they came from and its digest; ids are unique, as in a run.
+    """Records with the source they came from and its digest, as a run reads them.
 
     Raises:
         Misconfigured: DATA_NO_RECORDS, or a code of the readers.
@@ -217,23 +241,8 @@ def _data_set(wanted: Wanted, located: Located) -> Found:
 
 
 def _patient(wanted: Wanted, located: Located) -> Found:
-    direct = {
-        record.record_id: reason
-        for _, _, record in located
-        if (reason := _why(wanted, record)) is not None
-    }
-    owners = {
-        record.patient_id for _, _, record in located
-        if record.record_id in direct and record.patient_id is not None
-    }
-    if wanted.patient_id is not None:
-        owners &= {wanted.patient_id}
-    if len(owners) > 1:
-        raise Misconfigured(
-            "ERASURE_AMBIGUOUS", f"what was given points to {len(owners)} patients",
-            "ask the requester for more, and give the patient id",
-        )
-    owner = next(iter(owners), None)
+    direct = [_why(wanted, record) for _, _, record in located]
+    owner = _owner(wanted, located, direct)
     matches, mentions = _belonging(located, direct, owner)
     near = _near(wanted, located, direct, owner)
     if not matches:
@@ -242,29 +251,91 @@ def _patient(wanted: Wanted, located: Located) -> Found:
     return Found(target=target, matches=matches, mentions=mentions, near=near)
 
 
+def _owner(wanted: Wanted, located: Located, direct: Reasons) -> str | None:
+    """Whose records are meant; None if those that are matched are of no patient.
+
+    A letter names relatives, and one person's postal code is another's number: what merely stands
+    in somebody's record must not make him the one who is forgotten.
+
+    Raises:
+        Misconfigured: ERASURE_AMBIGUOUS, ERASURE_OWNER_UNSURE.
+    """
+    met = [record for (_, _, record), reason in zip(located, direct, strict=True) if reason]
+    owners = {record.patient_id for record in met if record.patient_id is not None}
+    if wanted.patient_id is not None:  # by an id of before a merge: the one who goes on
+        owners = {record.patient_id for _, _, record in located
+                  if record.patient_id is not None and record.is_of({wanted.patient_id})}
+    if len(owners) > 1:
+        raise Misconfigured(
+            "ERASURE_AMBIGUOUS", f"what was given points to {len(owners)} patients",
+            "ask the requester for more, and give the patient id",
+        )
+    owner = next(iter(owners), None)
+    own = [record for _, _, record in located if owner is not None and record.patient_id == owner]
+    if wanted.patient_id is None and own and not any(_is_own(wanted, record) for record in own):
+        count = sum(record.patient_id == owner for record in met)
+        raise Misconfigured(
+            "ERASURE_OWNER_UNSURE", f"what was given stands in {count} of {len(own)} records of "
+            "one patient, and nothing there shows that it is this patient's own",
+            "it may be a relative's, or a stranger's; find out whose it is, and give the patient "
+            "id with --patient",
+        )
+    return owner
+
+
+def _is_own(wanted: Wanted, record: Record) -> bool:
+    """Whether the record shows that what was given is its own patient's."""
+    if wanted.identifier is not None and (
+        folded(wanted.identifier) == folded(record.patient_id or "")
+        or _is_marked(record, [wanted.identifier])
+    ):
+        return True
+    if wanted.name is None or wanted.birth_date is None:
+        return False
+    return not record.known_by.isdisjoint(named(wanted.name, wanted.birth_date)) or (
+        _is_marked(record, orders_of(wanted.name)) and _is_marked(record, [wanted.birth_date])
+    )
+
+
+def _is_marked(record: Record, spellings: Iterable[str]) -> bool:
+    """Whether one of these is known of the patient, or marked in a question as his.
+
+    Of an answer all is marked, whatever it says of others: only an identifier is his, as a whole.
+    """
+    marked = [record.text[start:end] for start, end in record.target_spans
+              if end <= len(record.prompt)]
+    answer = folded(record.answer) if record.is_identifier else None
+    return any(
+        whole(spelled) in record.known_by or folded(spelled) == answer
+        or any(stands_alone(spelled, part) for part in marked)
+        for spelled in spellings
+    )
+
+
 def _copies(wanted: Wanted, found: Found, located: Located) -> dict[str, int]:
     """Records that say what a match says; another patient's may say so of himself."""
     if wanted.kind == "concept":
         return {}
-    matched = {match.record_id for match in found.matches}
-    texts = {folded(record.text) for _, _, record in located if record.record_id in matched}
+    matched = {(match.record_id, match.text_digest) for match in found.matches}
+    is_matched = [(r.record_id, digest_of(r.text)) in matched for _, _, r in located]
+    texts = {folded(item[2].text) for item, met in zip(located, is_matched, strict=True) if met}
     copies = sum(
-        record.record_id not in matched and folded(record.text) in texts
-        for _, _, record in located
+        not met and folded(record.text) in texts
+        for (_, _, record), met in zip(located, is_matched, strict=True)
         if wanted.kind != "patient" or record.patient_id is None
     )
     return {LIKE_TEXT: copies} if copies else {}
 
 
 def _near(
-    wanted: Wanted, located: Located, direct: Mapping[str, str], owner: str | None
+    wanted: Wanted, located: Located, direct: Reasons, owner: str | None
 ) -> dict[str, int]:
     """Records that are no part of the request and may yet be the patient's, by reason."""
     ids = {core(known) for known in (wanted.patient_id, owner) if known is not None}
     of_patients = {digest for _, digest, record in located if record.patient_id is not None}
     reasons: Counter[str] = Counter()
-    for _, digest, record in located:
-        if record.record_id in direct or (owner is not None and record.patient_id == owner):
+    for (_, digest, record), met in zip(located, direct, strict=True):
+        if met or (owner is not None and record.patient_id == owner):
             continue
         reason = _likeness(wanted, record, ids, owner)
         if reason is None and record.patient_id is None and digest in of_patients:
@@ -285,20 +356,25 @@ def _likeness(
         return LIKE_PATIENT_ID
     if record.patient_id is not None and owner is not None:
         return None
-    if wanted.identifier is not None and stands_alike(wanted.identifier, record.text):
+    if wanted.identifier is not None and (
+        alike(wanted.identifier) in record.known_by
+        or stands_alike(wanted.identifier, record.text)
+    ):
         return LIKE_IDENTIFIER
-    if wanted.name is not None and words_stand(wanted.name, record.text):
+    if wanted.name is not None and (
+        not record.known_by.isdisjoint(named(wanted.name))
+        or words_stand(wanted.name, record.text)
+    ):
         return LIKE_NAME
     return None
 
 
 def _belonging(
-    located: Located, direct: dict[str, str], owner: str | None
+    located: Located, direct: Reasons, owner: str | None
 ) -> tuple[tuple[Match, ...], int]:
     """The owner's records and matched ones that name no patient; how many name another."""
     matches, mentions = [], 0
-    for _, digest, record in located:
-        reason = direct.get(record.record_id)
+    for (_, digest, record), reason in zip(located, direct, strict=True):
         if record.patient_id is not None and record.patient_id != owner:
             mentions += reason is not None
         elif record.patient_id is not None or reason is not None:
@@ -312,14 +388,20 @@ def _belonging(
 
 def _why(wanted: Wanted, record: Record) -> str | None:
     """Why a record is matched by itself, the strongest reason first."""
-    if wanted.patient_id is not None and record.patient_id == wanted.patient_id:
+    if wanted.patient_id is not None and record.is_of({wanted.patient_id}):
         return BY_PATIENT_ID
-    if wanted.identifier is not None and stands_alone(wanted.identifier, record.text):
+    known = record.known_by
+    if wanted.identifier is not None and (
+        whole(wanted.identifier) in known or stands_alone(wanted.identifier, record.text)
+    ):
         return BY_IDENTIFIER
-    if (
-        wanted.name is not None and wanted.birth_date is not None
-        and name_stands(wanted.name, record.text)
-        and stands_alone(wanted.birth_date, record.text)
+    if wanted.name is None or wanted.birth_date is None:
+        return None
+    if not known.isdisjoint(named(wanted.name, wanted.birth_date)):
+        return BY_NAME
+    in_columns = any(whole(written) in known for written in orders_of(wanted.name))
+    if (in_columns or name_stands(wanted.name, record.text)) and (
+        whole(wanted.birth_date) in known or stands_alone(wanted.birth_date, record.text)
     ):
         return BY_NAME
     return None

@@ -53,7 +53,7 @@ def facts_digest(connection: sqlite3.Connection, request: int) -> str:
     ).fetchone()
     matches = connection.execute(
         "SELECT record_id, file_digest, reason, owned, text_digest FROM matches WHERE request = ?"
-        " ORDER BY record_id", (request,)
+        " ORDER BY record_id, text_digest, file_digest, reason, owned", (request,)
     ).fetchall()
     # What was registered before texts were digested keeps the digest that it had.
     told = [list(match if match[-1] is not None else match[:-1]) for match in matches]

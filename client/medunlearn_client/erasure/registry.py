@@ -227,7 +227,8 @@ class Registry:
         """Two further months, with the reason that the requester is told.
 
         Raises:
-            Misconfigured: ERASURE_EXTENDED if it was, ERASURE_TOO_LATE after the first month.
+            Misconfigured: ERASURE_EXTENDED if it was, ERASURE_TOO_LATE after the first month
+                and the weekend at its end.
             Rejected: ERASURE_TRANSITION if the request is closed.
         """
         with self.transaction() as connection:
@@ -239,7 +240,7 @@ class Registry:
                     "ERASURE_EXTENDED", f"request {number} was extended before",
                     "GDPR Art. 12(3) allows one extension",
                 )
-            if self.today > request.deadline:
+            if self.today > request.last_lawful_day:
                 raise Misconfigured(
                     "ERASURE_TOO_LATE", f"the first month of request {number} is over",
                     "an extension must be told within one month of receipt: act now, and write why",

@@ -5,6 +5,7 @@ No message of this module names a record or a patient.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -46,23 +47,27 @@ def renumbered(
     """Requests with a record that is not there as it was found, but its id or its words are.
 
     Only what takes part counts: what is left out, or forgotten by another request, teaches nothing.
-    A patient's own records need no id of theirs, since all of the patient's are left out.
+    A patient's own records need no id of theirs, since all of the patient's are left out. Their
+    words count where one record alone has them: a hospital may give a patient another id and not
+    say whose it was before, and words that several records have single nobody out.
 
     Raises:
         Misconfigured: ERASURE_UNKNOWN.
         Rejected: ERASURE_HISTORY_TAMPERED.
         Transient: ERASURE_REGISTRY_UNAVAILABLE.
     """
-    found = {
-        number: {(match.record_id, match.text_digest) for match in registry.matches(number)
-                 if not match.owned and match.text_digest is not None}
-        for number in numbers
-    }
+    found: dict[int, set[tuple[str, str]]] = {}
+    owned: dict[int, set[tuple[str, str]]] = {}
+    for number in numbers:
+        found[number], owned[number] = set(), set()
+        for match in registry.matches(number):
+            if match.text_digest is not None:
+                (owned if match.owned else found)[number].add((match.record_id, match.text_digest))
     ids = {record_id for pairs in found.values() for record_id, _ in pairs}
-    words = {digest for pairs in found.values() for _, digest in pairs}
+    words = {digest for sets in (found, owned) for pairs in sets.values() for _, digest in pairs}
     as_found: set[tuple[str, str]] = set()
     used_ids: set[str] = set()
-    used_words: set[str] = set()
+    used_words: Counter[str] = Counter()
     for record in records:
         if not record.takes_part:
             as_found.add((record.record_id, record.text_digest))
@@ -73,6 +78,7 @@ def renumbered(
         number for number, pairs in found.items()
         if any(record_id in used_ids or digest in used_words
                for record_id, digest in pairs - as_found)
+        or any(used_words[digest] == 1 for _, digest in owned[number] - as_found)
     )
 
 

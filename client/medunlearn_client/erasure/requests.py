@@ -6,17 +6,20 @@
 
 Deadlines follow GDPR Art. 12(3): one month from receipt, and two further months where the
 requester was told of the extension, with its reasons, within the first month. Months are those
-of the calendar: a period from 31 January ends on the last day of February. The days that
-Regulation 1182/71 adds where the last day is a holiday are not counted on, since holidays
-differ between countries: the date shown is never later than the lawful one.
+of the calendar: a period from 31 January ends on the last day of February, and two further months
+on the same day two months later. The deadline that is shown is that day. A period that ends on a
+Saturday or a Sunday ends in law with the next working day (Regulation (EEC, Euratom) 1182/71, Art.
+3(4)), so nobody is called late before that day is over. Public holidays, which do the same, differ
+between countries and are not known here: a letter may regret a delay that in law was none.
 """
 
 from __future__ import annotations
 
+import calendar
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -144,6 +147,11 @@ class ErasureRequest:
         return deadline(self.received, extended=self.extended)
 
     @property
+    def last_lawful_day(self) -> date:
+        """Day with which the period ends in law, as far as it is known here."""
+        return last_lawful_day(self.deadline)
+
+    @property
     def about(self) -> str:
         """What is asked for, in words; of a concept its id, which is nobody's, as well."""
         words = self.kind.replace("_", " ")
@@ -156,18 +164,29 @@ class ErasureRequest:
 
 
 def deadline(received: date, *, extended: bool) -> date:
-    """One month after receipt, or three; the last day of the month where there is no such day.
+    """One month after receipt, and two more; the last day of a month that has no such day.
+
+    Three months from 31 January end later than two further ones after February: the earlier day
+    holds, whichever way somebody counts.
 
     Raises:
         Misconfigured: ERASURE_DATE if that day lies beyond the calendar.
     """
     try:
-        last: date = received + relativedelta(months=3 if extended else 1)
+        last: date = received + relativedelta(months=1)
+        if extended:
+            last += relativedelta(months=2)
     except (ValueError, OverflowError) as error:
         raise Misconfigured(
             "ERASURE_DATE", "the deadline lies beyond the calendar", "mend the date of receipt"
         ) from error
     return last
+
+
+def last_lawful_day(day: date) -> date:
+    """The day, or the Monday after a Saturday or Sunday; public holidays are not known."""
+    weekend = day.weekday() >= calendar.SATURDAY
+    return day + timedelta(days=7 - day.weekday()) if weekend else day
 
 
 def parsed_date(text: str) -> date:

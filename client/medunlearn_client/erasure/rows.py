@@ -60,7 +60,7 @@ def matches_of(connection: sqlite3.Connection, number: int) -> tuple[Match, ...]
     """The records that were found for a request, by id."""
     rows = connection.execute(
         "SELECT record_id, file_digest, reason, owned, text_digest FROM matches WHERE request = ?"
-        " ORDER BY record_id", (number,),
+        " ORDER BY record_id, text_digest, file_digest, reason, owned", (number,),
     )
     return tuple(
         Match(record_id=row[0], file_digest=row[1], reason=row[2], owned=bool(row[3]),

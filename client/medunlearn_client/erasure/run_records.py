@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from medunlearn_client.erasure.claims import Claim, forget_set
@@ -19,8 +20,15 @@ _ABOUT_IDS = {"FORGET_ID_UNKNOWN", "RECORD_IN_BOTH_SETS"}
 
 
 @contextmanager
-def unnamed(claim: Claim | None, data: DataSection) -> Iterator[None]:
+def unnamed(
+    claim: Claim | None, data: DataSection, *, for_sums: bool = False
+) -> Iterator[None]:
     """Turns errors about requested ids, which no plan lists, into ones that name the request.
+
+    Args:
+        claim: The requests.
+        data: The run's.
+        for_sums: Whether the run reads them as a hospital's does.
 
     Raises:
         Misconfigured: ERASURE_RECORDS_MISSING.
@@ -30,7 +38,8 @@ def unnamed(claim: Claim | None, data: DataSection) -> Iterator[None]:
     except Misconfigured as error:
         if claim is None or error.code not in _ABOUT_IDS:
             raise
-        raise _missing(_lacking(claim, data)) from None
+        options = replace(ReadOptions.of_plan(data), for_sums=for_sums)
+        raise _missing(_lacking(claim, data, options)) from None
 
 
 def requested_records(
@@ -48,7 +57,7 @@ def requested_records(
             tagger = record_tagger(without_roots, part, data)
         found[str(number)] = frozenset(
             record.record_id for record in forget
-            if record.record_id in part.records or record.patient_id in part.patients
+            if record.record_id in part.records or record.is_of(part.patients)
             or (tagger is not None and tagger.record_matches_forget_root(record))
         )
     return found
@@ -101,10 +110,14 @@ def require_same_words(
     """
     if claim is None:
         return
-    now = {r.record_id: words_digest(r, show_subject=show_subject) for r in forget}
+    now: dict[str, set[str]] = {}  # a hospital's rows may share an id
+    for record in forget:
+        now.setdefault(record.record_id, set()).add(
+            words_digest(record, show_subject=show_subject))
     changed = [
         number for number in claim.numbers
-        if any(match.text_digest not in (None, now.get(match.record_id, match.text_digest))
+        if any(match.text_digest is not None and match.record_id in now
+               and match.text_digest not in now[match.record_id]
                for match in claim.registry.matches(number))
     ]
     if changed:
@@ -112,7 +125,7 @@ def require_same_words(
             "ERASURE_RECORDS_CHANGED", "records have other words than when a request was found "
             f"(request {', '.join(map(str, changed))})",
             "if the export gave its ids anew, use the old one; else withdraw the request and add "
-            "it anew, with --plan if the plan repairs words",
+            "it anew, with --plan, which names the plan or the hospital's site.toml",
         )
 
 
@@ -124,12 +137,11 @@ def _missing(numbers: Sequence[int]) -> Misconfigured:
     )
 
 
-def _lacking(claim: Claim, data: DataSection) -> list[int]:
+def _lacking(claim: Claim, data: DataSection, options: ReadOptions) -> list[int]:
     """Requests whose patient or records the files do not hold."""
-    records = read_records(
-        [Path(name) for name in data.files], options=ReadOptions.of_plan(data)
-    )
-    ids, patients = {r.record_id for r in records}, {r.patient_id for r in records}
+    records = read_records([Path(name) for name in data.files], options=options)
+    ids = {r.record_id for r in records}
+    patients = {one for r in records for one in (r.patient_id, *r.former_patient_ids)}
     asked = {number: forget_set(claim.registry, [number]) for number in claim.numbers}
     return [
         number for number, part in asked.items()

@@ -123,7 +123,7 @@ class RunRequests:
     @contextmanager
     def unnamed(self, run_id: str) -> Iterator[None]:
         """Around reading the records; raises Misconfigured ERASURE_RECORDS_MISSING."""
-        with unnamed(self._drawn(run_id), self._config.data):
+        with unnamed(self._drawn(run_id), self._config.data, for_sums=True):
             yield
 
     @contextmanager

@@ -46,15 +46,33 @@ CREATE TRIGGER requests_keep_facts BEFORE UPDATE OF number, kind, target, basis,
 CREATE TRIGGER requests_stay BEFORE DELETE ON requests
     BEGIN SELECT RAISE(ABORT, 'append-only'); END;
 """
-_APPEND_ONLY = "".join(
-    f"CREATE TRIGGER {table}_{verb.lower()} BEFORE {verb} ON {table}\n"
-    f"    BEGIN SELECT RAISE(ABORT, 'append-only'); END;\n"
-    for table in ("matches", "history", "settings") for verb in ("UPDATE", "DELETE")
-)
+
+
+def _append_only(*tables: str) -> str:
+    return "".join(
+        f"CREATE TRIGGER {table}_{verb.lower()} BEFORE {verb} ON {table}\n"
+        f"    BEGIN SELECT RAISE(ABORT, 'append-only'); END;\n"
+        for table in tables for verb in ("UPDATE", "DELETE")
+    )
+
 
 _TEXTS = "ALTER TABLE matches ADD COLUMN text_digest TEXT;\n"
 
-MIGRATIONS: tuple[str, ...] = (_FIRST + _APPEND_ONLY, _TEXTS)
+# A hospital reads rows that share an id as so many records, so an id no longer names one match.
+# SQLite cannot change a key in place; dropping the table takes its triggers along.
+_RECORDS_OF_ONE_ID = """
+CREATE TABLE found (
+    request INTEGER NOT NULL REFERENCES requests (number), record_id TEXT NOT NULL,
+    file_digest TEXT NOT NULL, reason TEXT NOT NULL, owned INTEGER NOT NULL, text_digest TEXT);
+INSERT INTO found SELECT request, record_id, file_digest, reason, owned, text_digest FROM matches;
+DROP TABLE matches;
+ALTER TABLE found RENAME TO matches;
+CREATE INDEX matches_by_request ON matches (request, record_id);
+""" + _append_only("matches")
+
+MIGRATIONS: tuple[str, ...] = (
+    _FIRST + _append_only("matches", "history", "settings"), _TEXTS, _RECORDS_OF_ONE_ID,
+)
 """Script number n takes a registry of version n to version n + 1."""
 
 

@@ -29,7 +29,7 @@ def requests_table(registry: Registry, requests: Iterable[ErasureRequest]) -> Ta
             column, no_wrap=True, justify="right" if column in ("no.", "records") else "left")
     table.add_column("run", overflow="fold")
     for request in requests:
-        late = request.is_open and request.deadline < registry.today
+        late = request.is_open and request.last_lawful_day < registry.today
         _row(table, (
             str(request.number), str(request.state), request.about,
             str(request.deadline), _left(registry, request),
@@ -47,10 +47,14 @@ def next_steps(registry: Registry, requests: Iterable[ErasureRequest]) -> Iterat
 
 
 def _left(registry: Registry, request: ErasureRequest) -> str:
-    """Days until the deadline, in words, for colour does not go through a pipe."""
+    """Days until the deadline, in words, for colour does not go through a pipe.
+
+    Once it is over at a weekend, those until or since the Monday with which the period ends.
+    """
     if not request.is_open:
         return "closed"
-    days = (request.deadline - registry.today).days
+    last = request.deadline if registry.today <= request.deadline else request.last_lawful_day
+    days = (last - registry.today).days
     return "today" if not days else f"{abs(days)} day{'s' * (abs(days) > 1)}" + " late" * (days < 0)
 
 

@@ -53,16 +53,18 @@ def _counted(
         options=replace(ReadOptions.of_plan(data), for_sums=True),
         quarantine=Quarantine(max_bad_fraction=data.max_bad_fraction))
     for record in records:
-        for what, name in _names(record).items():
-            if name in counts[what]:
-                counts[what][name] += 1
+        for what, names in _names(record).items():
+            for name in names:
+                if name in counts[what]:
+                    counts[what][name] += 1
     return counts
 
 
-def _names(record: Record) -> dict[str, str]:
+def _names(record: Record) -> dict[str, tuple[str, ...]]:
     """What each list would call the record."""
-    return {"records": record.record_id, "patients": record.patient_id or "",
-            "subjects": (record.subject or "").casefold()}
+    return {"records": (record.record_id,),
+            "patients": (record.patient_id or "", *record.former_patient_ids),
+            "subjects": ((record.subject or "").casefold(),)}
 
 
 def _finding(what: str, names: tuple[str, ...], counts: dict[str, int]) -> Finding:

@@ -150,6 +150,14 @@ def text_list(row: Row, name: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in value)
 
 
+def digest_set(row: Row, name: str) -> frozenset[bytes]:
+    """A list of digests in hexadecimal; empty where absent or null."""
+    try:
+        return frozenset(map(bytes.fromhex, text_list(row, name)))
+    except ValueError:
+        raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not a list of digests") from None
+
+
 def span_list(row: Row, name: str) -> tuple[tuple[int, int], ...]:
     """A list of ``[start, end]`` pairs of whole numbers; empty where absent or null."""
     value = row.get(name)

@@ -111,7 +111,7 @@ def select(
     keep_records, keep_patients = set(request.keep_record_ids), set(request.keep_patient_ids)
     _refuse_overlap([
         record.record_id for record, goes in zip(records, chosen, strict=True)
-        if goes and (record.record_id in keep_records or record.patient_id in keep_patients)
+        if goes and (record.record_id in keep_records or record.is_of(keep_patients))
     ])
     forget = tuple(record for record, goes in zip(records, chosen, strict=True) if goes)
     kept = retain_all(
@@ -187,6 +187,7 @@ def _check_known(
 ) -> None:
     """Raises FORGET_ID_UNKNOWN; ``subjects`` asks for those, too."""
     patients = {record.patient_id for record in records if record.patient_id is not None}
+    patients.update(former for record in records for former in record.former_patient_ids)
     ids = {record.record_id for record in records}
     known_subjects = {record.subject.casefold() for record in records if record.subject}
     asked_subjects = [subject.casefold() for subject in request.subjects if subjects]
@@ -229,7 +230,7 @@ def _chosen(
     subjects = {subject.casefold() for subject in request.subjects}
     return [
         record.record_id in named
-        or record.patient_id in patients
+        or record.is_of(patients)
         or (record.subject is not None and record.subject.casefold() in subjects)
         or (request.by_concept and tagger is not None and tagger.record_matches_forget_root(record))
         for record in records

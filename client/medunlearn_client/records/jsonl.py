@@ -13,6 +13,8 @@
 | ``target_spans`` | list of ``[start, end]`` | characters of ``prompt + " " + answer`` |
 | ``is_identifier`` | true or false | the answer is an identifier |
 | ``condition_codes`` | list of strings | for same-disease neighbours |
+| ``former_patient_ids`` | list of strings | of patients who were merged into this one |
+| ``known_by`` | list of digests | as a copy has them of what its patients are known by |
 | ``extra`` | anything | ignored |
 
 Any other field makes the row bad. Spans count characters after a question was wrapped.
@@ -42,6 +44,8 @@ FIELDS = frozenset(
         "target_spans",
         "is_identifier",
         "condition_codes",
+        "former_patient_ids",
+        "known_by",
         "extra",
     }
 )
@@ -86,6 +90,8 @@ def record_from_row(row: Row) -> Record:
         target_spans=spans,
         is_identifier=fields.optional_flag(row, "is_identifier"),
         condition_codes=fields.text_list(row, "condition_codes"),
+        former_patient_ids=fields.text_list(row, "former_patient_ids"),
+        known_by=fields.digest_set(row, "known_by"),
     )
 
 
@@ -103,6 +109,8 @@ def row_from_record(record: Record) -> dict[str, Any]:
         "target_spans": [list(span) for span in record.target_spans],
         "is_identifier": record.is_identifier,
         "condition_codes": list(record.condition_codes),
+        "former_patient_ids": list(record.former_patient_ids),
+        "known_by": sorted(digest.hex() for digest in record.known_by),
     }
     defaults: dict[str, Any] = {"confidence": 1.0, "is_identifier": False}
     empty: tuple[Any, ...] = (None, [])

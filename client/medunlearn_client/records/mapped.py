@@ -12,6 +12,7 @@ from itertools import chain, islice
 
 from medunlearn_client.records import fields
 from medunlearn_client.records.fields import Row, bad_row, content_id
+from medunlearn_client.records.known_by import KnownBy, known_by
 from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
 from medunlearn_client.records.row_by_row import row_by_row
 from medunlearn_common.errors import Misconfigured
@@ -25,6 +26,7 @@ class MappedReader:
 
     def __init__(self, columns: ColumnsSection) -> None:
         self._columns = columns
+        self._known: dict[KnownBy, KnownBy] = {}  # one set for all rows of a patient
 
     def recognises(self, row: Row) -> bool:
         """Whether the row has the question's and the answer's column."""
@@ -71,6 +73,7 @@ class MappedReader:
         patient = fields.identifier_text(row, columns.patient_id) if columns.patient_id else None
         known = [fields.identifier_text(row, name) for name in columns.identifiers]
         identifiers = [value for value in known if value is not None]
+        digests = known_by(identifiers)
         record_id = fields.identifier_text(row, columns.id) if columns.id else None
         if columns.id and record_id is None:
             raise bad_row("ROW_FIELD_MISSING", f"`{columns.id}` is missing")
@@ -84,6 +87,7 @@ class MappedReader:
             confidence=(
                 fields.optional_number(row, columns.confidence, 1.0) if columns.confidence else 1.0
             ),
+            known_by=self._known.setdefault(digests, digests),
         )
 
     def _options(self, row: Row) -> tuple[str | None, ...]:

@@ -290,7 +290,7 @@ class _Reading:
 def _said(record: Record) -> str:
     """All that makes two records of one id different; a patient's options are others' answers."""
     own = record if record.patient_id is None else replace(record, options=(), answer_index=None)
-    return repr([getattr(own, name.name) for name in dataclass_fields(own)])
+    return repr([getattr(own, each.name) for each in dataclass_fields(own) if each.compare])
 
 
 def _named_reader(options: ReadOptions) -> RecordReader | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from medunlearn_client.records.known_by import NOTHING, KnownBy
 from medunlearn_common.errors import Misconfigured
 
 PROMPT_TEMPLATE = "Question: {question}\nAnswer:"
@@ -40,6 +42,10 @@ class Record:
         is_identifier: The answer is an identifier, so it serves as an extraction canary.
         condition_codes: Codes of the conditions the record is about, for same-disease
             neighbours.
+        former_patient_ids: Ids of patients whom the hospital has merged into this one; no part of
+            the text. A request that named one of them is about this person.
+        known_by: Digests of what the patient is known by, for the search of erasure requests
+            alone; unshown, no part of the text, and no part of what makes two records equal.
 
     Raises:
         InvalidRecord: The fields contradict each other.
@@ -56,6 +62,8 @@ class Record:
     target_spans: tuple[tuple[int, int], ...] = ()
     is_identifier: bool = False
     condition_codes: tuple[str, ...] = ()
+    former_patient_ids: tuple[str, ...] = field(default=(), repr=False)
+    known_by: KnownBy = field(default=NOTHING, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("record_id", "prompt", "answer"):
@@ -89,6 +97,12 @@ class Record:
     def text(self) -> str:
         """The text the model reads, without its end token; spans count characters in it."""
         return f"{self.prompt} {self.answer}"
+
+    def is_of(self, patient_ids: Collection[str]) -> bool:
+        """Whether it is about one of these patients, by an id of today or of before a merge."""
+        return self.patient_id in patient_ids or any(
+            former in patient_ids for former in self.former_patient_ids
+        )
 
 
 def _invalid(code: str, message: str) -> InvalidRecord:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from medunlearn_client.records import fields, synthea_options
 from medunlearn_client.records.fields import Row, bad_row
+from medunlearn_client.records.known_by import KnownBy, known_by
 from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
 
 MAX_ENTRIES = {"condition": 2, "medication": 1, "procedure": 1}
@@ -56,7 +57,10 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patient:
-    """What the questions are made from; ``details`` maps identifier kinds to their text."""
+    """What the questions are made from; ``details`` maps identifier kinds to their text.
+
+    ``known_by`` has digests of all identifiers, also of those that no question asks for.
+    """
 
     patient_id: str
     name: str
@@ -64,6 +68,7 @@ class Patient:
     record_number: str
     details: dict[str, str]
     entries: dict[str, tuple[Entry, ...]]
+    known_by: KnownBy
 
     def __repr__(self) -> str:
         return "Patient(…)"
@@ -151,6 +156,7 @@ def patient_from_row(row: Row) -> Patient:
         record_number=fields.optional_text(identifiers, "MR") or patient_id,
         details={kind: text for kind, text in details.items() if text is not None},
         entries={kind: _entries(row, name) for kind, name in _LISTS.items()},
+        known_by=known_by(text for text in identifiers.values() if isinstance(text, str)),
     )
 
 
@@ -253,6 +259,7 @@ def _record(patient: Patient, question: _Question, pools: synthea_options.Pools)
         target_spans=_spans(prompt, question),
         is_identifier=question.subject not in CLINICAL_QUESTIONS,
         condition_codes=question.codes,
+        known_by=patient.known_by,
     )
 
 

@@ -58,13 +58,14 @@ def add(registry: Registry) -> Adder:
 
 @pytest.fixture
 def write_rows(tmp_path: Path) -> Callable[..., Path]:
-    """Writes rows of ``(id, patient id, text)`` as records."""
+    """Writes rows of ``(id, patient id, text)`` as records; the text is marked as the patient's."""
 
     def writer(*rows: tuple[str, str | None, str], name: str = "records.jsonl") -> Path:
         path = tmp_path / name
         path.write_text("".join(
             json.dumps({"id": key, "prompt": text, "answer": "yes",
-                        **({"patient_id": owner} if owner else {})}) + "\n"
+                        **({"patient_id": owner, "target_spans": [[0, len(text)]]}
+                           if owner else {})}) + "\n"
             for key, owner, text in rows
         ), encoding="utf-8")
         return path

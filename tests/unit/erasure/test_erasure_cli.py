@@ -13,9 +13,18 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from medunlearn_client.erasure import Claim, Registry, RunFigures
-from medunlearn_client.erasure.requests import State, deadline
+from medunlearn_client.erasure import Claim, Registry, RunFigures, claim_on, forget_set
+from medunlearn_client.erasure.requests import State, deadline, last_lawful_day
+from medunlearn_client.erasure.run_records import (
+    requested_records,
+    require_same_words,
+    require_whole,
+)
+from medunlearn_client.site_config import read_site_config
+from medunlearn_client.site_data import load_hospital_records
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine
+from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan.sections import ConceptsSection
 
 AUTHOR = ("--author", "A. Officer")
 SECRETS = ("secret-patient", "Ann Lee", "1990-01-02", "MR-123-45")
@@ -170,6 +179,29 @@ def test_files_that_were_not_searched_are_counted(
     assert "1 further sheet(s) of workbooks were not searched" in shown
 
 
+def test_what_was_not_searched_is_told_where_nothing_was_found(
+    typed: Typed, tmp_path: Path
+) -> None:
+    """The patient stood on the next page, and the officer heard only that nothing matches."""
+    page = {"resourceType": "Bundle", "type": "searchset", "entry": [
+        {"resource": {"resourceType": "Patient", "id": "p1", "birthDate": "1980-01-02",
+                      "name": [{"family": "Roe", "given": ["Bo"]}]}},
+        {"resource": {"resourceType": "Patient", "id": "p2", "birthDate": "never"}},
+        {"resource": {"resourceType": "Condition", "id": "c1", "code": {"text": "gout"},
+                      "subject": {"reference": "Patient/p1"}, "onsetDateTime": "2020-05-06"}},
+    ], "link": [{"relation": "next", "url": "http://h/fhir?page=2"}]}
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "page1.json").write_text(json.dumps(page), encoding="utf-8")
+    (tmp_path / "export" / "old.xls").write_bytes(b"Ann Lee")
+    (tmp_path / "plan.toml").write_text("[data]\nmax_bad_fraction = 1.0\n", encoding="utf-8")
+    wanted = ("--data", tmp_path / "export", "--plan", tmp_path / "plan.toml", "--basis", "b")
+    status, shown = typed("add", "--patient", "secret-patient", *wanted, *AUTHOR)
+    assert status == 2 and "[ERASURE_NOT_FOUND]" in shown, shown
+    for part in ("1 row(s) could not be read", "name a next page", "1 file(s) of another kind"):
+        assert part in shown, shown
+    require_silent(shown)
+
+
 def test_who_reopens_is_told_what_a_run_that_goes_on_still_forgets(
     typed: Typed, data: Path
 ) -> None:
@@ -206,6 +238,7 @@ def test_the_list_is_one_line_per_request_in_every_state(
     long_name = "a-run-with-a-name-that-goes-on-and-on-and-on-and-on"
     received = registry.today - timedelta(days=60)
     last = deadline(received, extended=False)
+    over_since = last_lawful_day(last)
     for number in range(1, 6):
         typed("add", "--patient", "secret-patient", "--basis", "b", "--data", data, "--again",
               "--received", received if number < 5 else registry.today, *AUTHOR)
@@ -220,7 +253,7 @@ def test_the_list_is_one_line_per_request_in_every_state(
     status, shown = typed("list", "--all")
     assert status == 0
     rows = [line.split() for line in shown.splitlines()]
-    over = f"{(registry.today - last).days} days late".split()
+    over = f"{(registry.today - over_since).days} days late".split()
     ends = str(deadline(registry.today, extended=False))
     assert rows == [
         ["no.", "state", "about", "due", "left", "records", "run"],
@@ -468,6 +501,77 @@ def test_a_hospital_searches_as_its_service_reads(typed: Typed, tmp_path: Path) 
     site.write_text(site.read_text() + "[unknown]\n", encoding="utf-8")
     status, shown = typed("add", *wanted, "--plan", site)
     assert status == 2 and "SITE_CONFIG_INVALID" in shown
+
+
+def site_of(folder: Path, *rows: dict[str, object]) -> Path:
+    """A hospital whose service reads these rows."""
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    site = folder / "site.toml"
+    site.write_text('site_id = "clinic-a"\nmodel_folder = "base"\n[data]\n'
+                    'files = ["rows.jsonl"]\nmax_bad_fraction = 1.0\n', encoding="utf-8")
+    return site
+
+
+def forgotten_by_the_service(site: Path) -> list[tuple[str, str | None, str]]:
+    """What a run of the hospital forgets; raises as the run would refuse."""
+    config, claim = read_site_config(site.parent), claim_on(Registry(Path("erasure.sqlite")))
+    records = load_hospital_records(
+        data=config.data, forget=forget_set(claim.registry, claim.numbers),
+        concepts=ConceptsSection(), unit="patient",
+    )
+    requested = requested_records(
+        claim, records.forget, concepts=ConceptsSection(), data=config.data)
+    require_whole(claim, requested, {r.record_id for r in (*records.forget, *records.retain)})
+    require_same_words(claim, records.forget, show_subject=False)
+    return [(record.record_id, record.patient_id, record.answer) for record in records.forget]
+
+
+TWICE = [
+    {"id": "1", "question": "Diagnosis of A?", "answer": "Gout", "patient_id": "A"},
+    {"id": "1", "question": "Diagnosis of B?", "answer": "HIV", "patient_id": "B"},
+    {"id": "2", "question": "Diagnosis of C?", "answer": "Gout", "patient_id": "C"},
+]
+
+
+def test_a_row_whose_id_another_has_is_searched_as_the_service_reads_it(
+    typed: Typed, tmp_path: Path
+) -> None:
+    """It was taught, and its patient was told that nothing is held."""
+    site = site_of(tmp_path / "clinic", *TWICE)
+    status, shown = typed("add", "--patient", "B", "--basis", "b", "--plan", site, *AUTHOR)
+    assert status == 0 and "1 record(s) by patient id" in shown, shown
+    typed("validate", 1, "--identity", "seen", *AUTHOR)
+    assert forgotten_by_the_service(site) == [("1", "B", "HIV")]
+
+
+def test_rows_of_one_id_are_asked_for_together(typed: Typed, tmp_path: Path) -> None:
+    """Each with its own words; one that has gone is missed though the other is there."""
+    site = site_of(tmp_path / "clinic", *TWICE)
+    status, shown = typed("add", "--record", "1", "--basis", "b", "--plan", site, *AUTHOR)
+    assert status == 0 and "2 record(s) by record id" in shown, shown
+    typed("validate", 1, "--identity", "seen", *AUTHOR)
+    assert len(forgotten_by_the_service(site)) == 2
+    Registry(Path("erasure.sqlite")).check()
+    (site.parent / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in TWICE[1:]), "utf-8")
+    with pytest.raises(Misconfigured, match="ERASURE_RECORDS_CHANGED"):
+        forgotten_by_the_service(site)
+
+
+def test_namesakes_are_searched_with_the_words_that_the_service_reads(
+    typed: Typed, tmp_path: Path
+) -> None:
+    """A search told them apart by record numbers, the service does not: no run ever began."""
+    site = site_of(tmp_path / "clinic", *(
+        resource for number, name in ((1, "Lee"), (2, "Lee"), (3, "Doe")) for resource in (
+            {"resourceType": "Patient", "id": f"p{number}", "birthDate": "1980-01-02",
+             "name": [{"family": name, "given": ["Ann"]}]},
+            {"resourceType": "Condition", "id": f"c{number}", "code": {"text": f"gout {number}"},
+             "subject": {"reference": f"Patient/p{number}"}, "onsetDateTime": "2020-05-06"})))
+    assert typed("add", "--patient", "p1", "--basis", "b", "--plan", site, *AUTHOR)[0] == 0
+    typed("validate", 1, "--identity", "seen", *AUTHOR)
+    assert {patient for _, patient, _ in forgotten_by_the_service(site)} == {"p1"}
 
 
 def test_a_concept_is_looked_for_in_the_plan_s_hierarchies(typed: Typed, tmp_path: Path) -> None:

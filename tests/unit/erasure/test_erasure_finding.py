@@ -12,8 +12,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from medunlearn_client.erasure import Found, Wanted, find_records, finding, spellings
-from medunlearn_client.records import quarantine
+from medunlearn_client import spellings
+from medunlearn_client.erasure import Found, Wanted, find_records, finding
+from medunlearn_client.records import Record, quarantine
 from medunlearn_client.records.repairs import Repair, Repairs
 from medunlearn_common.digests import digest_of, digest_of_file, digest_of_files, digest_of_source
 from medunlearn_common.errors import Misconfigured
@@ -220,10 +221,20 @@ def test_a_fhir_patient_is_found_across_the_files_of_a_bulk_export(tmp_path: Pat
         find_records(Wanted(kind="data_set", data_set=conditions), [patients, conditions])
 
 
+class Hernias:
+    """Finds one concept by its name."""
+
+    def matches_forget_root(self, text: str) -> bool:
+        return "hernia" in text
+
+    def record_matches_forget_root(self, record: Record) -> bool:
+        return self.matches_forget_root(record.text)
+
+
 def test_concepts_need_a_tagger(write_rows: Writer) -> None:
     file = write_rows(("a", None, "hernia"), ("b", None, "asthma"))
     wanted = Wanted(kind="concept", concept_id="X:1")
-    assert ids(find_records(wanted, [file], tagger=lambda text: "hernia" in text)) == {"a"}
+    assert ids(find_records(wanted, [file], tagger=Hernias())) == {"a"}
     with pytest.raises(Misconfigured, match="ERASURE_TAGGER"):
         find_records(wanted, [file])
 

@@ -29,6 +29,7 @@ from medunlearn_client.erasure import (
 )
 from medunlearn_client.erasure.registry import NewRequest
 from medunlearn_client.erasure.requests import Match
+from medunlearn_client.erasure.shown import requests_table
 from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected, Transient
 from medunlearn_simulation.erasure import new_claim
@@ -155,15 +156,29 @@ def test_an_extension_is_told_within_the_first_month_and_once(
     registry: Registry, add: Adder, clock: object
 ) -> None:
     add()
-    clock.day = date(2026, 2, 28)  # type: ignore[attr-defined]
+    clock.day = date(2026, 3, 2)  # type: ignore[attr-defined]  # Monday after the 28th
     extended = registry.extend(1, author=AUTHOR, reason="many requests")
-    assert (extended.deadline, extended.state) == (date(2026, 4, 30), State.RECEIVED)
+    assert (extended.deadline, extended.state) == (date(2026, 4, 28), State.RECEIVED)
     assert code_of(lambda: registry.extend(1, author=AUTHOR, reason="more")) == "ERASURE_EXTENDED"
-    clock.day = date(2026, 3, 1)  # type: ignore[attr-defined]
+    clock.day = date(2026, 3, 3)  # type: ignore[attr-defined]
     add("p2")
     assert code_of(lambda: registry.extend(2, author=AUTHOR, reason="x")) == "ERASURE_TOO_LATE"
     registry.withdraw(2, author=AUTHOR, reason="taken back")
     assert code_of(lambda: registry.extend(2, author=AUTHOR, reason="x")) == "ERASURE_TRANSITION"
+
+
+@pytest.mark.parametrize(("day", "left"), [
+    (27, "1 day"), (28, "today"), (29, "1 day"), (30, "today"), (31, "1 day late"),
+])
+def test_the_list_calls_nobody_late_at_a_weekend(
+    registry: Registry, add: Adder, clock: object, day: int, left: str
+) -> None:
+    """The 28th is a Saturday: the period ends with Monday, the 30th."""
+    clock.day = date(2026, 3, day)  # type: ignore[attr-defined]
+    add(received=date(2026, 2, 28))
+    table = requests_table(registry, registry.requests())
+    assert [str(cell) for cell in table.columns[4].cells] == [left]
+    assert bool(table.rows[0].style) is left.endswith("late")
 
 
 # -- runs ----------------------------------------------------------------------------------
@@ -333,7 +348,7 @@ def test_only_its_owner_may_read_the_registry(registry: Registry, add: Adder) ->
         assert all(f.stat().st_mode & 0o777 == 0o600 for f in files)
     with closing(sqlite3.connect(registry.path)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
     registry.path.chmod(0o640)
     assert code_of(lambda: Registry(registry.path)) == "ERASURE_REGISTRY_MODE"
 
@@ -379,6 +394,39 @@ def test_a_registry_from_before_texts_were_digested_stays_whole(
                             received=date(2026, 1, 1)), author=AUTHOR)
     registry.check()
     assert registry.matches(2) == (new,)
+
+
+def test_a_registry_of_one_record_per_id_is_brought_up_with_its_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "old.sqlite"
+    matches = [Match(record_id=name, file_digest="d", reason="record id", text_digest=digest)
+               for name, digest in (("s", "e" * 64), ("r", None), ("t", "f" * 64))]
+    new = NewRequest(kind="record", target="s", matches=matches, basis="b",
+                     received=date(2026, 1, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
+        old = Registry(path, create=True)
+        old.add(new, author=AUTHOR)
+        head, before = old.check(), old.matches(1)
+    registry = Registry(path)
+    assert (registry.check(), registry.matches(1)) == (head, before)
+    assert [match.record_id for match in before] == ["r", "s", "t"]
+    for statement in ("UPDATE matches SET reason = 'x'", "DELETE FROM matches"):
+        with (closing(sqlite3.connect(path)) as connection,
+              pytest.raises(sqlite3.IntegrityError, match="append-only")):
+            connection.execute(statement)
+
+
+def test_records_that_share_an_id_are_each_kept_with_their_words(registry: Registry) -> None:
+    """A hospital's run forgets all that bear the id; which words each had must be known."""
+    words = ("e" * 64, "d" * 64, "d" * 64)
+    matches = tuple(Match(record_id="1", file_digest=str(place), reason="record id",
+                          text_digest=digest) for place, digest in enumerate(words))
+    registry.add(NewRequest(kind="record", target="1", matches=matches, basis="b",
+                            received=date(2026, 1, 1)), author=AUTHOR)
+    registry.check()
+    assert registry.matches(1) == (matches[1], matches[2], matches[0])
 
 
 def test_files_that_are_no_registry_are_refused_and_left_alone(

@@ -22,6 +22,7 @@ from medunlearn_client.erasure.requests import (
     Event,
     basis_in_words,
     deadline,
+    last_lawful_day,
     legal_basis,
     next_step,
     parsed_date,
@@ -35,8 +36,8 @@ Adder = Callable[..., ErasureRequest]
 
 
 @pytest.mark.parametrize(("received", "one", "three"), [
-    ("2026-01-31", "2026-02-28", "2026-04-30"),
-    ("2028-01-31", "2028-02-29", "2028-04-30"),
+    ("2026-01-31", "2026-02-28", "2026-04-28"),
+    ("2028-01-31", "2028-02-29", "2028-04-29"),
     ("2026-03-31", "2026-04-30", "2026-06-30"),
     ("2026-02-28", "2026-03-28", "2026-05-28"),
     ("2026-12-31", "2027-01-31", "2027-03-31"),
@@ -46,16 +47,26 @@ Adder = Callable[..., ErasureRequest]
 def test_deadline_counts_calendar_months(received: str, one: str, three: str) -> None:
     day = date.fromisoformat(received)
     assert deadline(day, extended=False) == date.fromisoformat(one)
-    # From receipt, not from the first deadline: 28 February and two months is another day.
+    # Two months further than the first: three from 31 January would be two days more.
     assert deadline(day, extended=True) == date.fromisoformat(three)
 
 
 @given(st.dates(max_value=date(9999, 9, 30)), st.booleans())
 def test_deadline_is_the_same_day_or_the_months_last(received: date, extended: bool) -> None:
-    months = received.year * 12 + received.month - 1 + (3 if extended else 1)
-    year, month = months // 12, months % 12 + 1
-    last = calendar.monthrange(year, month)[1]
-    assert deadline(received, extended=extended) == date(year, month, min(received.day, last))
+    day = received.day
+    for further in (1, 3) if extended else (1,):
+        months = received.year * 12 + received.month - 1 + further
+        year, month = months // 12, months % 12 + 1
+        day = min(day, calendar.monthrange(year, month)[1])
+    assert deadline(received, extended=extended) == date(year, month, day)
+
+
+@given(st.dates(max_value=date(9999, 12, 31)))
+def test_a_period_that_ends_at_a_weekend_ends_with_monday(day: date) -> None:
+    """Regulation (EEC, Euratom) 1182/71, Art. 3(4)."""
+    last = last_lawful_day(day)
+    assert last.weekday() < 5
+    assert (last - day).days == {5: 2, 6: 1}.get(day.weekday(), 0)
 
 
 def test_deadline_beyond_the_calendar_is_refused() -> None:

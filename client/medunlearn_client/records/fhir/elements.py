@@ -18,21 +18,37 @@ _SEMANTIC_TAG = re.compile(r" \((?:disorder|finding|procedure|situation|morpholo
 _DAY = re.compile(r"(\d{4}-\d{2}-\d{2})(?:T.*)?")
 _SPACE = re.compile(r"\s+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-_DATE_FIELDS = (
+# UCUM: remarks in braces, and what is left dangling without them.
+_REMARK = re.compile(r"\{[^{}]*\}")
+_DANGLING = re.compile(r"[./](?=[./]|$)")
+_NO_UNIT = "1"
+_HAPPENED = (
     "onsetDateTime", "effectiveDateTime", "performedDateTime", "occurrenceDateTime", "authoredOn",
     "onsetPeriod", "effectivePeriod", "performedPeriod", "period", "effectiveInstant",
-    "recordedDate", "date", "issued",
+    "effectiveTiming",
 )
+_WRITTEN = ("date", "issued")
+# How far from a person's own present name; any other use is as near as can be.
+_USES = {"temp": 1, "nickname": 1, "anonymous": 1, "old": 2, "maiden": 2}
 
 
 def day_of(resource: Resource) -> str:
-    """Day of what happened, YYYY-MM-DD; empty where only a month or nothing is given."""
-    for name in _DATE_FIELDS:
-        value = resource.get(name)
-        start = value.get("start") if isinstance(value, dict) else value
-        if isinstance(start, str) and (match := _DAY.fullmatch(start)):
-            return match[1]
-    return ""
+    """Day of what happened, YYYY-MM-DD; empty where only a month or nothing is given.
+
+    The day on which it was recorded stands in for it, as it is asked what was recorded; the day on
+    which it was written out only where nothing at all is said of when it happened.
+    """
+    happened = [resource[name] for name in _HAPPENED if resource.get(name)]
+    written = [] if happened else [resource.get(name) for name in _WRITTEN]
+    days = (_day(value) for value in (*happened, resource.get("recordedDate"), *written))
+    return next((day for day in days if day), "")
+
+
+def _day(value: object) -> str:
+    """Of a date or the start of a period."""
+    start = value.get("start") if isinstance(value, dict) else value
+    match = _DAY.fullmatch(start) if isinstance(start, str) else None
+    return match[1] if match else ""
 
 
 def main_concept(resource: Resource) -> object:
@@ -46,9 +62,10 @@ def value_text(node: Resource) -> str:
     """An observation's value, with its unit."""
     if isinstance(node.get("valueQuantity"), dict):
         quantity = node["valueQuantity"]
-        unit = one_line(quantity.get("unit") or quantity.get("code"))
+        number = number_text(quantity.get("value"))
+        unit = _unit(one_line(quantity.get("unit") or quantity.get("code")))
         comparator = one_line(quantity.get("comparator"))
-        return f"{comparator}{number_text(quantity.get('value'))} {unit}".strip()
+        return f"{comparator}{number} {unit}".strip() if number else ""
     if isinstance(node.get("valueCodeableConcept"), dict):
         return concept_text(node["valueCodeableConcept"])
     if isinstance(node.get("valueBoolean"), bool):
@@ -56,6 +73,12 @@ def value_text(node: Resource) -> str:
     if isinstance(node.get("valueInteger"), int):
         return str(node["valueInteger"])
     return one_line(node.get("valueString"))
+
+
+def _unit(text: str) -> str:
+    """Without what UCUM writes and nobody says: 1 for no unit, and remarks."""
+    said = _DANGLING.sub("", _REMARK.sub("", text)).strip() if "{" in text else text
+    return "" if said == _NO_UNIT else said
 
 
 def number_text(value: object) -> str:
@@ -80,6 +103,11 @@ def code_of(value: object) -> str:
     return one_line(first_of(mapping(value).get("coding")).get("code"))
 
 
+def codes_of(value: object) -> list[str]:
+    """Codes of a CodeableConcept: its codings say the same in several systems."""
+    return [one_line(coding.get("code")) for coding in listed(mapping(value).get("coding"))]
+
+
 def reference_of(resource: Resource, name: str) -> str:
     """The reference as it stands in the element of this name."""
     return one_line(mapping(resource.get(name)).get("reference"))
@@ -100,10 +128,24 @@ def address_text(address: Resource) -> str:
     return ", ".join(part for part in (" ".join(lines), *rest) if part)
 
 
-def official_or_first(names: object) -> Resource:
-    """The name marked as official, else the first one."""
+def present_name(names: object) -> Resource:
+    """The name that a patient goes by now: no former one, no ended one, and the official one.
+
+    Which one that is does not depend on the day of reading: a name of today, whose end is given,
+    gives way to one without an end, and of two the one that ends or began later is taken.
+    """
     given = listed(names)
-    return next((name for name in given if name.get("use") == "official"), first_of(given))
+    if not given:
+        return {}
+    ends = [one_line(mapping(name.get("period")).get("end")) for name in given]
+    starts = [one_line(mapping(name.get("period")).get("start")) for name in given]
+
+    def rank(place: int) -> tuple[int, bool, str, bool, str, int]:
+        use = one_line(given[place].get("use"))
+        return (-_USES.get(use, 0), not ends[place], ends[place], use == "official",
+                starts[place], -place)
+
+    return given[max(range(len(given)), key=rank)]
 
 
 def listed(value: object) -> list[Resource]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 
@@ -18,19 +18,25 @@ from medunlearn_client.records.fhir.elements import listed
 from medunlearn_client.records.fhir.extractors import FIELDS_OF
 from medunlearn_client.records.fhir.notes import note_records
 from medunlearn_client.records.fhir.resources import (
+    Deletion,
     Fact,
+    deletion_of,
     fact_of,
     is_known_type,
     medication_name,
     merges_of,
+    no_fact_of,
     reference_key,
     validate,
 )
+from medunlearn_client.records.fhir.standing import Standing, standing_of
 from medunlearn_client.records.fhir.store import (
+    Added,
     FactStore,
     LeftOut,
     PatientFacts,
     Place,
+    Reason,
     StoredFact,
     StoredPatient,
 )
@@ -49,6 +55,11 @@ from medunlearn_client.records.row_by_row import attempt
 POOL_PATIENTS = 500
 MAX_BUNDLE_DEPTH = 2
 MERGED = "Patient merged into another"
+MERGED_ELSEWHERE = "merge that points elsewhere"
+OTHER_VERSION = "version of a resource that another version replaces"
+DELETED = "resource that was deleted"
+DELETED_BY_SEARCH = "deletion by a search, which is not followed"
+MERGE_LOST = "merge with a patient who is not in the export"
 NEXT_PAGE = "next page of a search that is not among the files"
 
 _POOL_ANSWERS = 20
@@ -74,8 +85,9 @@ class Asked:
 
 
 def recognises(row: Row) -> bool:
-    """Whether an object is a FHIR resource, or a bundle's entry that holds one."""
-    return isinstance(row.get("resourceType"), str) or _is_entry(row)
+    """Whether an object is a FHIR resource, or a bundle's entry that holds or deletes one."""
+    is_resource = isinstance(row.get("resourceType"), str)
+    return is_resource or _is_entry(row) or deletion_of(row) is not None
 
 
 def _is_entry(row: Row) -> bool:
@@ -117,6 +129,9 @@ class FhirCollection:
             self._note_pages(row)
         resources, errors = 0, []
         for resource, full_url in _resources(row):
+            if isinstance(resource, Deletion):
+                self._delete(resource)
+                continue
             resources += 1
             try:
                 self._add(resource, full_url, place)
@@ -132,6 +147,8 @@ class FhirCollection:
                 pages.add(sha256(url.encode("utf-8", "surrogatepass")).digest()[:16])
 
     def _add(self, resource: object, full_url: str, place: Place) -> None:
+        if isinstance(resource, InvalidRecord):
+            raise resource
         if not isinstance(resource, dict):
             raise bad_row("ROW_FHIR_INVALID", "an entry without a resource")
         kind = resource.get("resourceType")
@@ -145,43 +162,68 @@ class FhirCollection:
         if kind not in FIELDS_OF:
             self.set_aside[str(kind)] += 1
             return
+        standing = standing_of(resource)
+        if standing is not Standing.FACT:
+            self._take_back(no_fact_of(resource, standing), key, place)
         validate(resource)
-        fact = fact_of(resource)
+        fact = fact_of(resource, full_url) if standing is Standing.FACT else None
         if fact is None:
             self.set_aside[str(kind)] += 1
             return
-        self._keep(fact, key, place)
-        if kind == "Patient":
-            for old, new in merges_of(resource):
-                self._store.add_merge(old, new)
-
-    def _keep(self, fact: Fact, key: str, place: Place) -> None:
-        resource_id = fact.resource_id or key or content_id(
-            fact.kind, fact.patient, fact.date, *sorted(fact.values.values())
-        )
-        plain = Fact(
-            kind=fact.kind, resource_id=resource_id, patient=reference_key(fact.patient),
-            date=fact.date, code=fact.code, medication=reference_key(fact.medication),
-            values=fact.values,
-        )
-        if not self._store.add(plain, resource_id, place):
-            raise bad_row("ROW_DUPLICATE_ID", f"another {fact.kind} of its patient "
+        named = _named(fact, key)
+        if kind == "Patient" and key and key != named.resource_id:
+            self._store.add_alias(key, named.resource_id)
+        added = self._store.add(named, place)
+        if added is Added.OTHER_PERSON:
+            raise _ambiguous()
+        if added is Added.REPLACED:
+            return
+        if kind == "Patient":  # one who comes again, merged by now, is merged all the same
+            self._note_merges(resource, named.resource_id, full_url)
+        if added is Added.DUPLICATE:
+            raise bad_row("ROW_DUPLICATE_ID", f"another {kind} of its patient "
                           "has the same id" if fact.patient else "another Patient has the same id")
-        if fact.kind == "Patient" and key and key != resource_id:
-            self._store.add_alias(key, resource_id)
+
+    def _take_back(self, said: Fact | None, key: str, place: Place) -> None:
+        """Before it is validated: what says that a resource was an error need not be whole."""
+        if said is None or not (said.resource_id or key):
+            return
+        named = _named(said, key)
+        if named.patient or named.kind == "Patient":
+            self._store.add(named, place)
+        elif named.standing is Standing.NO_FACT:
+            self._store.delete(named.kind, named.resource_id, named.version.moment)
+
+    def _delete(self, deletion: Deletion) -> None:
+        if not deletion.resource_id:
+            self.set_aside[DELETED_BY_SEARCH] += 1
+        elif deletion.kind in FIELDS_OF:
+            self._store.delete(deletion.kind, deletion.resource_id, deletion.moment)
+
+    def _note_merges(self, patient: Row, patient_id: str, full_url: str) -> None:
+        merges, elsewhere = merges_of(patient, patient_id, full_url)
+        for old, new in merges:
+            self._store.add_merge(old, new, said_by=patient_id)
+        if elsewhere:
+            self.set_aside[MERGED_ELSEWHERE] += elsewhere
 
     def results(self) -> Iterator[Result]:
         """Records and further bad rows, by patient, once everything was added."""
         pools = self._pools()
         for group in self._store.groups():
             if isinstance(group, LeftOut):
-                error = _too_many() if group.patient_is_known else _no_patient()
+                error = _WHY_LEFT_OUT[group.reason]()
                 for place in group.places:
                     yield place.file, place.row, error
             else:
                 yield from self._records(group, pools)
-        if self._store.merged:
-            self.set_aside[MERGED] = self._store.merged
+        store = self._store
+        for what, count in (
+            (MERGED, store.merged), (MERGE_LOST, store.merges_lost),
+            (OTHER_VERSION, store.replaced), (DELETED, store.deleted),
+        ):
+            if count:
+                self.set_aside[what] = count
         if missing := len(self._next_pages - self._pages):
             self.set_aside[NEXT_PAGE] = missing
 
@@ -248,26 +290,57 @@ class FhirCollection:
         return {key: tuple(pool) for key, pool in pools.items()}
 
 
-def _resources(row: Row, depth: int = 0) -> Iterator[tuple[object, str]]:
-    """Resources of a row with their full URLs; entries that only delete hold none."""
+def _resources(row: Row) -> Iterator[tuple[object, str]]:
+    """Resources of a row with their full URLs, and what its entries delete.
+
+    A row that is an entry came out of a bundle that was a document, and counts as one level down,
+    so that a document and a line of the same content give the same.
+    """
     if row.get("resourceType") == "Bundle":
-        entries = row.get("entry")
-        for entry in entries if isinstance(entries, list) and depth < MAX_BUNDLE_DEPTH else ():
-            if isinstance(entry, dict):
-                yield from _resources(entry, depth + 1)
-            else:
-                yield None, ""
-    elif "resourceType" in row:
-        yield row, ""
-    elif isinstance(row.get("resource"), dict) and "resourceType" in row["resource"]:
-        url = row.get("fullUrl")
-        resource = row["resource"]
+        yield from _in_bundle(row, level=1)
+    else:
+        yield from _in_entry(row, level=1)
+
+
+def _in_bundle(bundle: Row, *, level: int) -> Iterator[tuple[object, str]]:
+    if level > MAX_BUNDLE_DEPTH:
+        yield bad_row("ROW_FHIR_INVALID", f"bundles in bundles, over {MAX_BUNDLE_DEPTH} deep"), ""
+        return
+    entries = bundle.get("entry")
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict):
+            yield from _in_entry(entry, level=level)
+        else:
+            yield None, ""
+
+
+def _in_entry(entry: Row, *, level: int) -> Iterator[tuple[object, str]]:
+    resource = entry if "resourceType" in entry else entry.get("resource")
+    if isinstance(resource, dict) and "resourceType" in resource:
+        url = entry.get("fullUrl")
         if resource["resourceType"] == "Bundle":
-            yield from _resources(resource, depth + 1)
+            yield from _in_bundle(resource, level=level + 1)
         else:
             yield resource, url if isinstance(url, str) else ""
-    elif row.get("resource") is not None or "request" not in row:
+    elif resource is not None or "request" not in entry:
         yield None, ""
+    elif (deletion := deletion_of(entry)) is not None:
+        yield deletion, ""
+
+
+def _named(fact: Fact, key: str) -> Fact:
+    """The fact with an id, and with the ids of what it refers to.
+
+    Args:
+        fact: As the resource says it.
+        key: Last part of the entry's full URL, the id of a resource that has none.
+    """
+    return replace(
+        fact, patient=reference_key(fact.patient), medication=reference_key(fact.medication),
+        resource_id=fact.resource_id or key or content_id(
+            fact.kind, fact.patient, fact.date, *sorted(fact.values.values())
+        ),
+    )
 
 
 def reference_to(patient: StoredPatient, *, with_number: bool) -> str:
@@ -299,7 +372,8 @@ def _record(
         answer_index=answer_index, patient_id=patient.patient_id, subject=item.template.subject,
         target_spans=target_spans(item.question, prompt, item.answer, _marked(item.fact.kind)),
         is_identifier=item.template.is_identifier,
-        condition_codes=(item.fact.code,) if is_condition else (),
+        condition_codes=(item.fact.code,) if is_condition else (), known_by=patient.known_by,
+        former_patient_ids=patient.former_ids,
     )
 
 
@@ -314,3 +388,13 @@ def _no_patient() -> InvalidRecord:
 
 def _too_many() -> InvalidRecord:
     return bad_row("ROW_PATIENT_TOO_LARGE", "its patient has too many resources")
+
+
+def _ambiguous() -> InvalidRecord:
+    return bad_row("ROW_PATIENT_AMBIGUOUS", "two patients of other names or birth dates have "
+                   "this patient's id: read each system's export as data of its own")
+
+
+_WHY_LEFT_OUT = {
+    Reason.NO_PATIENT: _no_patient, Reason.TOO_MANY: _too_many, Reason.AMBIGUOUS: _ambiguous,
+}

@@ -9,17 +9,18 @@ from collections.abc import Callable
 from medunlearn_client.records.fhir.elements import (
     Resource,
     address_text,
-    code_of,
+    codes_of,
     concept_text,
     first_of,
     human_name,
     listed,
     mapping,
-    official_or_first,
     one_line,
+    present_name,
     reference_of,
     value_text,
 )
+from medunlearn_client.records.known_by import KnownBy, known_by
 
 Values = dict[str, str]
 
@@ -44,7 +45,7 @@ _IDENTIFIERS = {"MR": "record_number", "SS": "ssn", "DL": "licence", "PPN": "pas
 
 def _patient(resource: Resource) -> Values:
     values = {
-        "name": human_name(official_or_first(resource.get("name"))),
+        "name": human_name(present_name(resource.get("name"))),
         "birth_date": one_line(resource.get("birthDate")),
         "gender": one_line(resource.get("gender")),
         "address": address_text(first_of(resource.get("address"))),
@@ -54,10 +55,23 @@ def _patient(resource: Resource) -> Values:
         if name in ("phone", "email"):
             values.setdefault(name, one_line(telecom.get("value")))
     for identifier in listed(resource.get("identifier")):
-        code = code_of(identifier.get("type"))
-        if code in _IDENTIFIERS:
-            values.setdefault(_IDENTIFIERS[code], one_line(identifier.get("value")))
+        for code in codes_of(identifier.get("type")):
+            if code in _IDENTIFIERS:
+                values.setdefault(_IDENTIFIERS[code], one_line(identifier.get("value")))
     return values
+
+
+def patient_known_by(resource: Resource) -> KnownBy:
+    """What a patient is known by: every identifier, whatever its type or system, and every name.
+
+    Questions show one name, the one of today; who asks may give one of before, or a nickname.
+    """
+    names = listed(resource.get("name"))
+    return known_by(
+        [one_line(each.get("value")) for each in listed(resource.get("identifier"))],
+        names=[*map(human_name, names), *(one_line(name.get("text")) for name in names)],
+        birth_date=one_line(resource.get("birthDate")),
+    )
 
 
 def _condition(resource: Resource) -> Values:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import groupby
 
-from medunlearn_client.records.fhir.store import PatientFacts, Place, StoredFact
+from medunlearn_client.records.fhir.store import PatientFacts, Place, StoredFact, StoredPatient
 from medunlearn_client.records.fhir.templates import (
     WHO_AND_WHEN,
     NoteTemplate,
@@ -30,7 +30,7 @@ def note_records(
         answer = " ".join(_sentences(template, listed, who))
         if answer:
             made += 1
-            make = partial(_note, template, group.patient.patient_id, who, date, answer)
+            make = partial(_note, template, group.patient, who, date, answer)
             yield listed[0].place, make
 
 
@@ -47,12 +47,15 @@ def _sentences(template: NoteTemplate, facts: list[StoredFact], who: str) -> lis
     return sentences if len(sentences) >= MIN_SENTENCES else []
 
 
-def _note(template: NoteTemplate, patient_id: str, who: str, date: str, answer: str) -> Record:
+def _note(
+    template: NoteTemplate, patient: StoredPatient, who: str, date: str, answer: str
+) -> Record:
     question = render(template.question, {"who": who, "date": date})
     text = question.text if question is not None else ""
     prompt = prompt_from_question(text)
     spans = target_spans(question, prompt, answer, WHO_AND_WHEN) if question is not None else ()
     return Record(
-        record_id=f"{patient_id}:{template.subject}:{date}", prompt=prompt, answer=answer,
-        patient_id=patient_id, subject=template.subject, target_spans=spans,
+        record_id=f"{patient.patient_id}:{template.subject}:{date}", prompt=prompt, answer=answer,
+        patient_id=patient.patient_id, subject=template.subject, target_spans=spans,
+        known_by=patient.known_by, former_patient_ids=patient.former_ids,
     )

@@ -1,15 +1,14 @@
 """One FHIR R4 resource: validated, and what it says about whom.
 
 Validation is fhir.resources' R4B model of the resource: for the ten types read here R4 and
-R4B are the same, and the library keeps no separate R4. Facts that the resource itself takes
-back (entered in error, refuted, not done) give no record.
+R4B are the same, and the library keeps no separate R4. What the resource itself takes back
+(entered in error, refuted, not done) or has yet to come about gives no record.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from pydantic import BaseModel, ValidationError
@@ -21,18 +20,19 @@ from medunlearn_client.records.fhir.elements import (
     day_of,
     listed,
     main_concept,
+    mapping,
     one_line,
     reference_of,
 )
-from medunlearn_client.records.fhir.extractors import EXTRACTORS, Values
+from medunlearn_client.records.fhir.extractors import EXTRACTORS, Values, patient_known_by
+from medunlearn_client.records.fhir.standing import Standing
+from medunlearn_client.records.fhir.versions import Version, moment_of, version_of
 from medunlearn_client.records.fields import bad_row
+from medunlearn_client.records.known_by import NOTHING, KnownBy
 
 MAX_VALUES = 1 << 16
 """Of one resource; each takes about a kilobyte while it is validated."""
 
-_NOT_A_FACT = frozenset(
-    {"entered-in-error", "refuted", "not-done", "cancelled", "draft", "registered"}
-)
 # R4 types that R4B renamed or dropped; none of them carries facts about a patient.
 _ONLY_IN_R4 = frozenset(
     {"EffectEvidenceSynthesis", "MedicinalProduct", "MedicinalProductAuthorization",
@@ -57,6 +57,11 @@ class Fact:
         code: First code of the main concept, or empty.
         medication: Reference to a medication that names it, or empty.
         values: Texts for templates.
+        version: How old it is.
+        server: Address of the server that has it, or empty.
+        standing: Whether it states a fact. What does not has no values, and replaces another
+            version that does.
+        known_by: Digests of what a patient is known by; empty for all else.
     """
 
     kind: str
@@ -66,6 +71,10 @@ class Fact:
     code: str
     medication: str
     values: Values
+    version: Version
+    server: str
+    standing: Standing = Standing.FACT
+    known_by: KnownBy = NOTHING
 
     def __repr__(self) -> str:
         return f"Fact({self.kind}, …)"
@@ -133,19 +142,21 @@ def _complaint(kind: str, error: ValidationError) -> str:
     return f"not valid FHIR R4 at {place[:120]} ({error.error_count()} complaint(s))"
 
 
-def fact_of(resource: Resource) -> Fact | None:
-    """What a validated resource says; None if it takes itself back, or is about no patient.
+def fact_of(resource: Resource, full_url: str) -> Fact | None:
+    """What a validated resource that states a fact says; None if it is about no patient.
+
+    Args:
+        resource: The resource.
+        full_url: Address of its bundle's entry, or empty.
 
     Raises:
         InvalidRecord: ROW_REFERENCE_MISSING: it names no patient.
     """
     kind = resource["resourceType"]
-    if _taken_back(resource):
-        return None
     values = {name: text for name, text in EXTRACTORS[kind](resource).items() if text}
     patient = ""
     if kind != "Patient":
-        patient = reference_of(resource, "subject") or reference_of(resource, "patient")
+        patient = _about_whom(resource)
         if not patient:
             raise bad_row("ROW_REFERENCE_MISSING", f"the {kind} names no patient")
         if _is_of_another_type(patient):
@@ -154,7 +165,29 @@ def fact_of(resource: Resource) -> Fact | None:
         kind=kind, resource_id=one_line(resource.get("id")), patient=patient,
         date=day_of(resource), code=code_of(main_concept(resource)),
         medication=reference_of(resource, "medicationReference"), values=values,
+        version=version_of(resource), server=server_of(full_url),
+        known_by=patient_known_by(resource) if kind == "Patient" else NOTHING,
     )
+
+
+def no_fact_of(resource: Resource, standing: Standing) -> Fact | None:
+    """What a resource that states no fact, valid or not, says of its other versions.
+
+    Its patient may be missing, as most of what was entered in error is taken out. None if it is
+    about no patient.
+    """
+    kind = resource["resourceType"]
+    patient = "" if kind == "Patient" else _about_whom(resource)
+    if _is_of_another_type(patient):
+        return None
+    return Fact(
+        kind=kind, resource_id=one_line(resource.get("id")), patient=patient, date="", code="",
+        medication="", values={}, version=version_of(resource), server="", standing=standing,
+    )
+
+
+def _about_whom(resource: Resource) -> str:
+    return reference_of(resource, "subject") or reference_of(resource, "patient")
 
 
 def reference_key(reference: str) -> str:
@@ -163,32 +196,91 @@ def reference_key(reference: str) -> str:
     return re.split(r"[/:]", plain)[-1]
 
 
+def server_of(reference: str) -> str:
+    """``http://server/fhir`` of ``http://server/fhir/Patient/x``; empty for one that names none."""
+    plain = reference.partition("/_history/")[0].rstrip("/")
+    return plain.rpartition("/")[0].rpartition("/")[0] if "://" in plain else ""
+
+
+def type_of(reference: str) -> str:
+    """Type that a reference names; empty for a plain id or a URN."""
+    plain = reference.partition("/_history/")[0].rstrip("/")
+    return plain.rpartition("/")[0].rpartition("/")[2]
+
+
 def _is_of_another_type(reference: str) -> bool:
     """Whether it names a device, a place or a group: ids are unique within one type only."""
-    kind = reference.partition("/_history/")[0].rstrip("/").rpartition("/")[0].rpartition("/")[2]
+    kind = type_of(reference)
     return kind != "Patient" and is_known_type(kind)
 
 
-def merges_of(patient: Resource) -> Iterator[tuple[str, str]]:
-    """Pairs of a patient's ids that a merge made one: the old one, and the one that stays."""
-    own = one_line(patient.get("id"))
+def merges_of(
+    patient: Resource, own: str, full_url: str
+) -> tuple[list[tuple[str, str]], int]:
+    """Pairs of a patient's ids that a merge made one: the old one, and the one that stays.
+
+    Args:
+        patient: A validated Patient.
+        own: The id that it goes by, also where it has none of its own.
+        full_url: Address of its bundle's entry, or empty.
+
+    Returns:
+        The pairs, and how many merges are with a patient of another server, with a related
+        person, or with somebody whom no reference names: an id says nothing of these here.
+    """
+    pairs: list[tuple[str, str]] = []
+    elsewhere = 0
     for link in listed(patient.get("link")):
-        other = reference_key(reference_of(link, "other"))
-        if not own or not other or own == other:
+        kind = link.get("type")
+        if kind not in ("replaced-by", "replaces") or link.get("modifierExtension"):
             continue
-        if link.get("type") == "replaced-by":
-            yield own, other
-        elif link.get("type") == "replaces":
-            yield other, own
+        if not _is_patient_here(mapping(link.get("other")), full_url):
+            elsewhere += 1
+            continue
+        other = reference_key(reference_of(link, "other"))
+        if own != other:
+            pairs.append((own, other) if kind == "replaced-by" else (other, own))
+    return pairs, elsewhere
+
+
+def _is_patient_here(other: Resource, full_url: str) -> bool:
+    """Whether a link's other end is a patient of the server that this patient is of."""
+    reference = one_line(other.get("reference"))
+    if not reference or one_line(other.get("type")) not in ("", "Patient"):
+        return False
+    if type_of(reference) not in ("", "Patient"):
+        return False
+    return not server_of(reference) or server_of(reference) == server_of(full_url)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deletion:
+    """An entry of a bundle that deletes a resource.
+
+    Attributes:
+        kind: Type of the resource.
+        resource_id: Its id; empty where a search says what is deleted.
+        moment: Microseconds since 1970 at which it was deleted, if the entry says so.
+    """
+
+    kind: str
+    resource_id: str = field(repr=False)
+    moment: int | None
+
+
+def deletion_of(entry: Resource) -> Deletion | None:
+    """What a bundle's entry deletes; None if it does not."""
+    request = mapping(entry.get("request"))
+    if request.get("method") != "DELETE":
+        return None
+    url = one_line(request.get("url"))
+    moment = moment_of(mapping(entry.get("response")).get("lastModified"))
+    if "?" in url:
+        kind = url.partition("?")[0].rstrip("/").rpartition("/")[2]
+        return Deletion(kind=kind, resource_id="", moment=moment)
+    return Deletion(kind=type_of(url), resource_id=reference_key(url), moment=moment)
 
 
 def medication_name(resource: Resource) -> tuple[str, str]:
     """A Medication resource's own id and the name it gives."""
     return one_line(resource.get("id")), concept_text(resource.get("code"))
-
-
-def _taken_back(resource: Resource) -> bool:
-    if resource.get("doNotPerform") is True:
-        return True
-    verification = code_of(resource.get("verificationStatus"))
-    return bool({one_line(resource.get("status")), verification} & _NOT_A_FACT)

@@ -11,11 +11,15 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
 from medunlearn_client.records.fhir.resources import Fact
+from medunlearn_client.records.fhir.standing import Standing
+from medunlearn_client.records.fhir.versions import Version, are_one_person
+from medunlearn_client.records.known_by import KnownBy
 from medunlearn_client.records.seen import temporary_database
 
 MAX_FACTS_PER_PATIENT = 20_000
@@ -23,13 +27,19 @@ _BATCH = 2_000
 
 _TABLES = """
 CREATE TABLE patients(id TEXT PRIMARY KEY, digest BLOB, who TEXT, file INT, row INT,
-  data TEXT) WITHOUT ROWID;
+  data TEXT, moment INT, server TEXT) WITHOUT ROWID;
+CREATE TABLE known_by(patient TEXT, digest BLOB, PRIMARY KEY (patient, digest)) WITHOUT ROWID;
+CREATE TABLE ambiguous(id TEXT PRIMARY KEY, file INT, row INT) WITHOUT ROWID;
 CREATE TABLE aliases(alias TEXT PRIMARY KEY, id TEXT) WITHOUT ROWID;
-CREATE TABLE merges(old TEXT PRIMARY KEY, new TEXT) WITHOUT ROWID;
+CREATE TABLE merges(said_by TEXT, old TEXT, new TEXT, PRIMARY KEY (said_by, old, new))
+  WITHOUT ROWID;
+CREATE TABLE replaced(new TEXT, old TEXT, PRIMARY KEY (new, old)) WITHOUT ROWID;
 CREATE TABLE medications(id TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID;
-CREATE TABLE known(digest BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE facts(patient TEXT, kind TEXT, date TEXT, id TEXT, file INT, row INT, code TEXT,
-  medication TEXT, data TEXT);
+CREATE TABLE known(digest BLOB PRIMARY KEY, moment INT, number INT, standing INT, fact INT)
+  WITHOUT ROWID;
+CREATE TABLE deleted(name TEXT PRIMARY KEY, moment INT) WITHOUT ROWID;
+CREATE TABLE facts(fact INTEGER PRIMARY KEY, moment INT, patient TEXT, kind TEXT, date TEXT,
+  id TEXT, file INT, row INT, code TEXT, medication TEXT, data TEXT);
 """
 # SQLite sorts outside memory; the joins are lookups by primary key.
 _BY_PATIENT = """
@@ -38,6 +48,12 @@ SELECT COALESCE(a.id, f.patient) AS owner, f.kind, f.date, f.id, f.file, f.row, 
 FROM facts f LEFT JOIN aliases a ON a.alias = f.patient
 LEFT JOIN medications m ON f.medication <> '' AND m.id = f.medication
 ORDER BY owner, f.date DESC, f.kind, f.id
+"""
+# As references are followed; of two who replaced one patient the same is taken in any order.
+_MERGES = """
+SELECT COALESCE(a.id, m.old) AS gone, COALESCE(b.id, m.new) AS stays
+FROM merges m LEFT JOIN aliases a ON a.alias = m.old LEFT JOIN aliases b ON b.alias = m.new
+WHERE gone <> stays ORDER BY gone, stays DESC
 """
 
 
@@ -66,12 +82,18 @@ class StoredFact:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredPatient:
-    """A patient; ``has_namesake``: another one has the same name and date of birth."""
+    """A patient; ``has_namesake``: another one has the same name and date of birth.
+
+    ``former_ids`` are of patients who were merged into this one, in the export or before it.
+    ``known_by`` has digests of what the patient is known by, also from before a merge.
+    """
 
     patient_id: str
     values: dict[str, str]
     has_namesake: bool
     place: Place
+    former_ids: tuple[str, ...]
+    known_by: KnownBy
 
     def __repr__(self) -> str:
         return "StoredPatient(…)"
@@ -85,12 +107,29 @@ class PatientFacts:
     facts: Sequence[StoredFact]
 
 
+class Reason(Enum):
+    """Why resources become nothing."""
+
+    NO_PATIENT = "their patient is not there"
+    TOO_MANY = "their patient has too many"
+    AMBIGUOUS = "two patients have the id of theirs"
+
+
+class Added(Enum):
+    """What became of a fact."""
+
+    KEPT = "it is kept"
+    REPLACED = "another version of it counts"
+    DUPLICATE = "its patient has one of that type and id already"
+    OTHER_PERSON = "it is another patient of the same id, so neither is kept"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeftOut:
-    """Facts that become nothing: of a patient who is not there, or who has too many."""
+    """Resources that become nothing, and why."""
 
     places: Sequence[Place]
-    patient_is_known: bool
+    reason: Reason
 
 
 Group = PatientFacts | LeftOut
@@ -101,54 +140,128 @@ class FactStore:
 
     Attributes:
         merged: Patients whose facts went to the one who replaced them, once groups were asked for.
+        merges_lost: Merges of patients who stay apart, since no one is there who replaced them.
+        replaced: Facts of which another version is kept, or takes them back.
+        deleted: Facts and patients that were deleted, once groups were asked for.
     """
 
     def __init__(self) -> None:
-        self.merged = 0
+        self.merged = self.merges_lost = self.replaced = self.deleted = 0
         self._db = temporary_database()
         for statement in _TABLES.split(";"):
             self._db.execute(statement)
         self._files: list[str] = []
         self._numbers: dict[str, int] = {}
         self._waiting: list[tuple[Any, ...]] = []
+        self._facts = self._flushed = 0
 
     def close(self) -> None:
         """Removes everything."""
         self._db.close()
 
-    def add(self, fact: Fact, resource_id: str, place: Place) -> bool:
-        """Keep a fact; False if its patient has a resource of that type and id already.
+    def add(self, fact: Fact, place: Place) -> Added:
+        """Keep a fact, which has an id, unless another version of it counts.
 
         Exports of two systems can give one id to resources of two patients: what one patient has
         must not decide what another one keeps.
         """
-        digest = _digest(f"{fact.patient}\x1f{fact.kind}/{resource_id}")
-        if not self._db.execute("INSERT OR IGNORE INTO known VALUES (?)", (digest,)).rowcount:
-            return False
+        digest = _digest(f"{fact.patient}\x1f{fact.kind}/{fact.resource_id}")
+        of_patient = fact.kind != "Patient" and fact.standing is Standing.FACT
+        number = self._facts + 1 if of_patient else None
+        known = (fact.version.moment, fact.version.number, fact.standing.value, number, digest)
+        if not self._db.execute(
+            "INSERT OR IGNORE INTO known(moment, number, standing, fact, digest) "
+            "VALUES (?, ?, ?, ?, ?)", known
+        ).rowcount:
+            refused = self._refused(fact, digest)
+            if refused is not None:
+                return refused
+            self._db.execute("UPDATE known SET moment = ?, number = ?, standing = ?, fact = ? "
+                             "WHERE digest = ?", known)
+        if fact.standing is Standing.FACT:
+            self._put(fact, digest, place)
+        return Added.KEPT
+
+    def _refused(self, fact: Fact, digest: bytes) -> Added | None:
+        """Why a fact does not count that is there in another version; else that one goes."""
+        moment, number, standing, place = self._db.execute(
+            "SELECT moment, number, standing, fact FROM known WHERE digest = ?", (digest,)
+        ).fetchone()
+        order = fact.version.order(Version(moment=moment, number=number))
+        are_facts = standing == fact.standing == Standing.FACT
+        if fact.kind == "Patient" and are_facts and not self._is_known_person(
+            fact, are_versions=order != 0
+        ):
+            self._db.execute("INSERT OR IGNORE INTO ambiguous(id) VALUES (?)", (fact.resource_id,))
+            return Added.OTHER_PERSON
+        if are_facts and order == 0:
+            return Added.DUPLICATE
+        counts = (order or fact.standing - standing) > 0
+        if (standing if counts else fact.standing) == Standing.FACT:
+            self.replaced += 1
+        if not counts:
+            return Added.REPLACED
+        if fact.kind == "Patient":
+            self._db.execute("DELETE FROM patients WHERE id = ?", (fact.resource_id,))
+            self._db.execute("DELETE FROM known_by WHERE patient = ?", (fact.resource_id,))
+            self._db.execute("DELETE FROM merges WHERE said_by = ?", (fact.resource_id,))
+        elif place is not None:
+            if place > self._flushed:
+                self._flush()
+            self._db.execute("DELETE FROM facts WHERE fact = ?", (place,))
+        return None
+
+    def _put(self, fact: Fact, digest: bytes, place: Place) -> None:
         data = json.dumps(fact.values, ensure_ascii=False)
-        file = self._file_number(place.file)
+        file, moment = self._file_number(place.file), fact.version.moment
         if fact.kind == "Patient":
             who = f"{fact.values.get('name', '')}\x1f{fact.values.get('birth_date', '')}"
             self._db.execute(
-                "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?)",
-                (resource_id, digest, who, file, place.row, data),
+                "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (fact.resource_id, digest, who, file, place.row, data, moment, fact.server),
             )
-        else:
-            self._waiting.append(
-                (fact.patient, fact.kind, fact.date, resource_id, file, place.row, fact.code,
-                 fact.medication, data)
+            self._db.executemany(
+                "INSERT OR IGNORE INTO known_by VALUES (?, ?)",
+                [(fact.resource_id, known) for known in fact.known_by],
             )
-            if len(self._waiting) >= _BATCH:
-                self._flush()
-        return True
+            return
+        self._facts += 1
+        self._waiting.append(
+            (self._facts, moment, fact.patient, fact.kind, fact.date, fact.resource_id, file,
+             place.row, fact.code, fact.medication, data)
+        )
+        if len(self._waiting) >= _BATCH:
+            self._flush()
+
+    def _is_known_person(self, fact: Fact, *, are_versions: bool) -> bool:
+        """Whether the patient who has this one's id is this one."""
+        data, server = self._db.execute(
+            "SELECT data, server FROM patients WHERE id = ?", (fact.resource_id,)
+        ).fetchone()
+        return are_one_person(
+            json.loads(data), fact.values, servers=(server, fact.server),
+            are_versions=are_versions,
+        )
+
+    def delete(self, kind: str, resource_id: str, moment: int | None) -> None:
+        """Drop what has this type and id, of whichever patient, if it is not known to be later."""
+        self._db.execute(
+            "INSERT INTO deleted VALUES (?, ?) ON CONFLICT DO UPDATE SET "
+            "moment = MAX(moment, excluded.moment)",  # NULL, the latest of all, if either is
+            (f"{kind}/{resource_id}", moment),
+        )
 
     def add_alias(self, alias: str, patient_id: str) -> None:
         """Another name under which references call a patient."""
         self._db.execute("INSERT OR IGNORE INTO aliases VALUES (?, ?)", (alias, patient_id))
 
-    def add_merge(self, old: str, new: str) -> None:
-        """The hospital found that two patients are one, who goes on under the new id."""
-        self._db.execute("INSERT OR IGNORE INTO merges VALUES (?, ?)", (old, new))
+    def add_merge(self, old: str, new: str, *, said_by: str) -> None:
+        """The hospital found that two patients are one, who goes on under the new id.
+
+        Either may be called by an id or by an alias, in any order of patients and merges. A later
+        version of the patient who says so may say so no more.
+        """
+        self._db.execute("INSERT OR IGNORE INTO merges VALUES (?, ?, ?)", (said_by, old, new))
 
     def add_medication(self, medication_id: str, name: str) -> None:
         """The name of a medication that requests refer to."""
@@ -161,11 +274,14 @@ class FactStore:
             sample: Only this many patients, chosen by the digest of their ids.
         """
         self._flush()
+        self._drop_deleted()
+        self._part_ambiguous()
         self._merge()
         self._db.execute("CREATE INDEX IF NOT EXISTS by_who ON patients(who)")
         if sample is not None:
             yield from self._sampled(sample)
             return
+        yield from self._ambiguous()
         patients = self._patients("ORDER BY id")
         waiting = next(patients, None)
         for owner, rows in groupby(self._db.execute(_BY_PATIENT), key=itemgetter(0)):
@@ -173,20 +289,58 @@ class FactStore:
                 yield PatientFacts(patient=waiting, facts=())
                 waiting = next(patients, None)
             is_found = waiting is not None and waiting.patient_id == owner
-            yield from self._parts(waiting if is_found else None, rows)
+            yield from self._parts(owner, waiting if is_found else None, rows)
             waiting = next(patients, None) if is_found else waiting
         while waiting is not None:
             yield PatientFacts(patient=waiting, facts=())
             waiting = next(patients, None)
 
+    def _drop_deleted(self) -> None:
+        if self._db.execute("SELECT 1 FROM deleted").fetchone() is None:
+            return  # an export is not looked through for nothing
+        for table, name in (("facts", "kind || '/' || id"), ("patients", "'Patient/' || id")):
+            self.deleted += self._db.execute(
+                f"DELETE FROM {table} WHERE EXISTS (SELECT 1 FROM deleted d WHERE d.name = {name} "
+                f"AND ({table}.moment > d.moment) IS NOT TRUE)"
+            ).rowcount
+        self._db.execute("DELETE FROM deleted")
+
+    def _part_ambiguous(self) -> None:
+        """Whoever shares an id with another person goes, and nobody is merged with either."""
+        of_them = "id IN (SELECT id FROM ambiguous)"
+        self._db.execute(
+            f"INSERT OR REPLACE INTO ambiguous SELECT id, file, row FROM patients WHERE {of_them}"
+        )
+        self._db.execute(f"DELETE FROM patients WHERE {of_them}")
+
+    def _ambiguous(self) -> Iterator[LeftOut]:
+        rows = self._db.execute(
+            "SELECT file, row FROM ambiguous WHERE file IS NOT NULL ORDER BY id"
+        )
+        while places := [
+            Place(file=self._files[file], row=row) for file, row in islice(rows, _BATCH)
+        ]:
+            yield LeftOut(places=places, reason=Reason.AMBIGUOUS)
+
+    def _is_ambiguous(self, patient_id: str) -> bool:
+        query = "SELECT 1 FROM ambiguous WHERE id = ?"
+        return self._db.execute(query, (patient_id,)).fetchone() is not None
+
     def _merge(self) -> None:
         """Gives the facts of replaced patients to those who stay, if these are in the export."""
-        merges: dict[str, str] = dict(self._db.execute("SELECT old, new FROM merges"))
+        merges: dict[str, str] = dict(self._db.execute(_MERGES))
+        if merges:
+            self._db.execute("CREATE INDEX IF NOT EXISTS alias_ids ON aliases(id)")
         for old, new in _ends(merges):
-            if not self._db.execute("SELECT 1 FROM patients WHERE id = ?", (new,)).fetchone():
+            is_there = self._db.execute("SELECT 1 FROM patients WHERE id = ?", (new,)).fetchone()
+            if not is_there or self._is_ambiguous(old):
+                self.merges_lost += 1
                 continue
             self._db.execute("UPDATE aliases SET id = ? WHERE id = ?", (new, old))
             self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", (old, new))
+            self._db.execute("INSERT INTO replaced VALUES (?, ?)", (new, old))
+            self._db.execute("UPDATE OR IGNORE known_by SET patient = ? WHERE patient = ?",
+                             (new, old))
             self.merged += self._db.execute("DELETE FROM patients WHERE id = ?", (old,)).rowcount
         self._db.execute("DELETE FROM merges")
 
@@ -201,13 +355,16 @@ class FactStore:
             yield PatientFacts(patient=patient, facts=facts)
 
     def _parts(
-        self, patient: StoredPatient | None, rows: Iterator[tuple[Any, ...]]
+        self, owner: str, patient: StoredPatient | None, rows: Iterator[tuple[Any, ...]]
     ) -> Iterator[Group]:
-        if patient is not None:
+        reason = Reason.TOO_MANY
+        if patient is None:
+            reason = Reason.AMBIGUOUS if self._is_ambiguous(owner) else Reason.NO_PATIENT
+        else:
             facts = [self._fact(row) for row in islice(rows, MAX_FACTS_PER_PATIENT)]
             yield PatientFacts(patient=patient, facts=facts)
         while places := [self._place(row) for row in islice(rows, _BATCH)]:
-            yield LeftOut(places=places, patient_is_known=patient is not None)
+            yield LeftOut(places=places, reason=reason)
 
     def _fact(self, row: tuple[Any, ...]) -> StoredFact:
         _, kind, date, resource_id, _, _, code, data, medication, _ = row
@@ -230,12 +387,22 @@ class FactStore:
         for patient_id, data, file, row, namesakes in self._db.execute(query, arguments):
             yield StoredPatient(
                 patient_id=patient_id, values=json.loads(data), has_namesake=namesakes > 1,
-                place=Place(file=self._files[file], row=row),
+                place=Place(file=self._files[file], row=row), known_by=self._known_by(patient_id),
+                former_ids=self._former_ids(patient_id),
             )
 
+    def _known_by(self, patient_id: str) -> KnownBy:
+        found = self._db.execute("SELECT digest FROM known_by WHERE patient = ?", (patient_id,))
+        return frozenset(row[0] for row in found)
+
+    def _former_ids(self, patient_id: str) -> tuple[str, ...]:
+        query = "SELECT old FROM replaced WHERE new = ? ORDER BY old"
+        return tuple(old for old, in self._db.execute(query, (patient_id,)))
+
     def _flush(self) -> None:
-        self._db.executemany("INSERT INTO facts VALUES (?,?,?,?,?,?,?,?,?)", self._waiting)
+        self._db.executemany("INSERT INTO facts VALUES (?,?,?,?,?,?,?,?,?,?,?)", self._waiting)
         self._waiting.clear()
+        self._flushed = self._facts
 
     def _file_number(self, file: str) -> int:
         if file not in self._numbers:

@@ -1,0 +1,133 @@
+"""A patient whom the hospital merges into another one stays the person who was asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medunlearn_client.erasure import ErasureRequest, NewRequest, Registry, left_out_set
+from medunlearn_client.erasure.claims import forget_set
+from medunlearn_client.erasure.finding import Found, Wanted, find_records
+from medunlearn_client.erasure.renumbered import SeenRecord, renumbered
+from medunlearn_client.records import Record, read_records
+from medunlearn_client.records.jsonl import row_from_record
+from medunlearn_client.site_data import SiteRecords, load_hospital_records
+from medunlearn_common.plan.sections import (
+    ConceptsSection,
+    DataSection,
+    ForgetSection,
+    LeftOutSection,
+)
+
+AUTHOR = "A. Officer"
+Write = Callable[..., Path]
+
+
+def patient(key: str, family: str = "Lee", **changes: Any) -> dict[str, Any]:
+    return {"resourceType": "Patient", "id": key, "birthDate": "1980-01-02",
+            "name": [{"family": family, "given": ["Ann"]}], **changes}
+
+
+def condition(key: str, owner: str, name: str) -> dict[str, Any]:
+    return {"resourceType": "Condition", "id": key, "subject": {"reference": f"Patient/{owner}"},
+            "code": {"text": name}, "onsetDateTime": f"2020-05-{int(key[1:]):02d}"}
+
+
+OTHERS = [patient("x", "Doe"), condition("c8", "x", "Gout"), condition("c9", "x", "Angina")]
+BEFORE = [patient("old"), condition("c1", "old", "Asthma"), *OTHERS]
+AFTER = [
+    patient("old", link=[{"other": {"reference": "Patient/new"}, "type": "replaced-by"}]),
+    condition("c1", "old", "Asthma"), patient("new"), condition("c2", "new", "Eczema"), *OTHERS,
+]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def writer(rows: list[dict[str, Any]], name: str = "export.ndjson") -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return writer
+
+
+def found(file: Path, patient_id: str) -> Found:
+    return find_records(Wanted(kind="patient", patient_id=patient_id), [file])
+
+
+def request(registry: Registry, file: Path, patient_id: str) -> ErasureRequest:
+    look = found(file, patient_id)
+    return registry.add(NewRequest(kind="patient", target=look.target, matches=look.matches,
+                                   basis="b", received=date(2026, 1, 31)), author=AUTHOR)
+
+
+def loaded(
+    file: Path, *, forget: ForgetSection | None = None, left_out: LeftOutSection | None = None
+) -> SiteRecords:
+    return load_hospital_records(
+        data=DataSection(files=(str(file),)), forget=forget or ForgetSection(),
+        concepts=ConceptsSection(), unit="patient", left_out=left_out or LeftOutSection(),
+    )
+
+
+def ids(records: tuple[Record, ...]) -> set[str]:
+    return {record.record_id for record in records}
+
+
+MERGED = {"new:condition:c1", "new:condition:c2"}
+KEPT = {"x:condition:c8", "x:condition:c9"}
+
+
+def test_who_was_forgotten_before_a_merge_is_left_out_after_it(
+    registry: Registry, write: Write
+) -> None:
+    number = request(registry, write(BEFORE), "old").number
+    records = loaded(write(AFTER), left_out=left_out_set(registry, [number]))
+    assert ids(records.left_out) == MERGED and ids(records.retain) == KEPT
+
+
+def test_who_is_named_by_the_id_before_a_merge_is_forgotten(
+    registry: Registry, write: Write
+) -> None:
+    number = request(registry, write(BEFORE), "old").number
+    records = loaded(write(AFTER), forget=forget_set(registry, [number]))
+    assert ids(records.forget) == MERGED and ids(records.retain) == KEPT
+
+
+@pytest.mark.parametrize("patient_id", ["old", "new"])
+def test_a_search_by_either_id_finds_the_merged_patient(write: Write, patient_id: str) -> None:
+    look = found(write(AFTER), patient_id)
+    assert look.target == "new" and not look.mentions and not look.near
+    assert {match.record_id for match in look.matches} == MERGED
+    assert look.reasons == {"patient id": 2}
+
+
+def test_former_ids_survive_a_chain_of_merges_and_a_copy(write: Write) -> None:
+    middle = patient("mid", link=[{"other": {"reference": "Patient/new"}, "type": "replaced-by"}])
+    first = patient("old", link=[{"other": {"reference": "Patient/mid"}, "type": "replaced-by"}])
+    records = read_records(write([first, middle, *AFTER[1:]]))
+    former = {r.patient_id: r.former_patient_ids for r in records}
+    assert former == {"new": ("mid", "old"), "x": ()}
+    copy = read_records(write([row_from_record(record) for record in records], "copy.jsonl"))
+    assert {r.record_id: r.former_patient_ids for r in copy} == {
+        r.record_id: r.former_patient_ids for r in records}
+
+
+@pytest.mark.parametrize(("copies", "warned"), [(1, True), (2, False)])
+def test_words_of_a_forgotten_patient_under_another_id_are_told(
+    registry: Registry, write: Write, copies: int, warned: bool
+) -> None:
+    """A hospital may merge without a link. Words that several share are nobody's own."""
+    number = request(registry, write(BEFORE), "old").number
+    rows = [*OTHERS]
+    for place in range(copies):
+        rows += [patient(f"n{place}"), condition("c1", f"n{place}", "Asthma")]
+    records = loaded(write(rows), left_out=left_out_set(registry, [number]))
+    assert not records.left_out
+    seen = [SeenRecord.of(r, takes_part=True, show_subject=False) for r in records.retain]
+    assert renumbered(registry, [number], seen) == ((number,) if warned else ())
