@@ -60,6 +60,14 @@ def said(tagger: ConceptTagger, prompt: str, answer: str) -> dict[str, str]:
     ("Has the surgeon repaired an inguinal hernia?", "No"),
     ("Did the scan that shows an inguinal hernia, show asthma?", "No"),
     ("Does she have inguinal hernia and asthma?", "No"),
+    *(("Does she have an inguinal hernia?", answer) for answer in (
+        "No, in remission.", "No, cured in 2019.", "No, resolved", "No. She had it repaired.",
+        "No, treated.", "No, not at present.", "No. A scar from the repair.",
+    )),
+    ("Does she currently have an inguinal hernia?", "No"),
+    ("Has she recently had an inguinal hernia?", "No"),
+    ("Does she no longer have an inguinal hernia?", "No"),
+    ("Did she have an inguinal hernia on 2020-01-02?", "No"),
     ("Does she have an inguinal hernia?", "No longer."),
     ("Does she have an inguinal hernia?", "No doubt."),
     ("Does she have an inguinal hernia?", "No, it was repaired."),
@@ -95,7 +103,7 @@ def test_a_no_denies_no_target_that_the_question_takes_for_given(
 @pytest.mark.parametrize("prompt", [
     "Does she have asthma?", "Did she ever have asthma?", "Does she have any asthma at all?",
     "Has she asthma?", f"Has {LEE}, had asthma?", "Has Ann Lee asthma?",
-    "Has she ever had asthma, on 2020-02-29?", "Has she a history of asthma?",
+    "Has she ever had asthma?", "Has she a history of asthma?",
     f"Does {LEE}, suffer from asthma?", "Is she known to have asthma?",
     f"Was {LEE}, diagnosed with asthma?", "Has she ever been diagnosed with asthma?",
     "Is there asthma?", "Are there any signs of asthma?", "Has there ever been any asthma?",
@@ -130,7 +138,7 @@ def test_a_no_may_say_again_what_it_denies(small: ConceptTagger, answer: str) ->
 
 
 @pytest.mark.parametrize("prompt", [
-    "Does she take aspirin?", f"Did {LEE}, receive aspirin on 2020-02-29?",
+    "Does she take aspirin?", f"Did {LEE}, receive aspirin?",
     "Has she ever used aspirin?",
 ])
 def test_a_no_denies_what_was_not_taken(small: ConceptTagger, prompt: str) -> None:

@@ -28,13 +28,21 @@ _DENIAL: Final = re.compile(
 # "No longer", "No, it was repaired": there was one.
 _QUALIFIED: Final = re.compile(
     r"\b(?:longer|any ?more|doubt|question|only|but|except|although|though|it|one|was|were|since|"
-    r"until)\b",
+    r"until|resolved|remission|cured|healed|treated|controlled|removed|repaired|former(?:ly)?|"
+    r"previous(?:ly)?|past|currently|presently|now|today|present|yet)\b",
     re.IGNORECASE,
 )
 # "No complications", "Not repaired", "No signs of strangulation": something else is denied.
 _REST: Final = re.compile(
     r"\W*(?:no|none|never|not)\b ?(?:(?:evidence|signs?|history|known|such|an?|any|of|present|"
     r"found|seen|detected|noted|recorded|documented|at all|ever)\b ?)*(?P<what>[^.,;\n]*)",
+    re.IGNORECASE,
+)
+# What follows the denial's own clause: more than "she does not" may say what there was.
+_FURTHER: Final = re.compile(
+    r"\W*(?:(?:(?:no|she|he|they|the patient|patient)\W+)*"
+    r"(?:(?:does|do|did|has|have|is)(?:n't|n\u2019t| not| never| no)|denie[sd]|never)\b"
+    r"[^.,;\n]*\W*)?",
     re.IGNORECASE,
 )
 _OF_HIM: Final = re.compile(r"\W*(?:(?:that|she|he|they|the patient)\b.*)?", re.IGNORECASE)
@@ -62,7 +70,8 @@ _OPENING: Final = (
 # Anything but what begins a clause of its own, which takes for given what it says.
 _SUBJECT: Final = (
     r"(?:(?!(?:who|whom|whose|which|that|whether|if|when|while|because|since|after|before|know|"
-    r"think|believe|not|never|still)\b)[^\s?]+ )+?(?:(?:ever|also|otherwise) )*"
+    r"think|believe|no|not|never|still|lack|currently|presently|now|today|recently|again)\b)"
+    r"[^\s?]+ )+?(?:(?:ever|also|otherwise) )*"
 )
 _NAME: Final = r"(?:(?-i:[A-Z])[\w'-]* )+|(?:(?:she|he|they|it|the patient) )"
 _BORN: Final = rf"(?:(?:{_NAME})|[^?,]{{1,80}}, born [\d-]+,? )"
@@ -79,7 +88,8 @@ _IS: Final = (
 _FOUND: Final = (
     r"(?:present|seen|found|detected|visible|palpable|known|recorded|documented|diagnosed|shown)"
 )
-_END: Final = rf"(?: at all| at any time| or not)?(?:,? {_HISTORY})?(?:,? {_DAY})?\s*\?"
+# Not on a day: who had none then may have had it before, or since.
+_END: Final = rf"(?: at all| at any time| or not)?(?:,? {_HISTORY})?\s*\?"
 _TEST: Final = (
     r"(?:(?:the|an?) )?(?:[\w-]+ )?(?:tests?|screen|screening|examination|exam|scan|imaging|"
     r"ultrasound|CT|MRI|x-ray|swab|culture|assay|serology) for "
@@ -178,7 +188,11 @@ def after_answer(
 def _denies(answer: str, mentions: Sequence[str]) -> bool:
     """Whether an answer of no is about these mentions: it names one of them, or nothing."""
     rest = _REST.match(answer)
-    if rest is None or _OF_HIM.fullmatch(rest["what"]):
+    if rest is None:
+        return True
+    if not _FURTHER.fullmatch(answer, rest.end()):
+        return False
+    if _OF_HIM.fullmatch(rest["what"]):
         return True
     named = rest["what"].casefold().strip()
     return any(named == m or named.startswith(f"{m} or ") for m in map(str.casefold, mentions))

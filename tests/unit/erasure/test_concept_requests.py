@@ -21,7 +21,7 @@ from medunlearn_client.tagging.decisions import (
 from medunlearn_common.plan.sections import ConceptsSection, DataSection, ForgetSection
 
 ROWS = [
-    ("denied", "Has the gout of Ann Lee been treated?", "No", "A"),
+    ("denied", "Does Ann Lee have gout?", "No", "A"),
     ("relative", "What does the note say?", "His father has gout.", "B"),
     ("own", "Which condition has Cid?", "gout", "C"),
     ("rejected", "Which street is it?", "Gout Lane", "D"),
