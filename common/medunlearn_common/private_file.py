@@ -64,7 +64,8 @@ class PrivateFile:
             trace = "" if error is None else "".join(traceback.format_exception(error))
             data = f"{stamp} ref={reference} {message}\n{trace}"
             with self._lock:
-                self._roll()
+                with suppress(OSError):  # an overlong log is better than none
+                    self._roll()
                 os.write(self._descriptor, data.translate(_SHOWN).encode(
                     "utf-8", "backslashreplace"))
         return reference

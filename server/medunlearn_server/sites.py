@@ -38,8 +38,6 @@ RETRY_PAUSE_S = 1.0
 PLAN_UNKNOWN = "PLAN_UNKNOWN"
 SUPPORT_UNKNOWN = "SUPPORT_UNKNOWN"
 PRIVACY_BUDGET = "PRIVACY_BUDGET"
-# Of a site whose shares did not fit: it sent wrong ones, or another site dealt them to it.
-SHARE_WRONG = "MASKING_SHARE_WRONG"
 
 # Builds the request for a site id; the second argument asks for the support to be included
 # although the site held it once.
@@ -235,7 +233,6 @@ class Sites:
             total = self._leader.opened(partial(self._ask_masking, found), attempt)
             if total is not None:
                 self._unfinished = None
-                found.failures |= dict.fromkeys(self._leader.wrong_shares, SHARE_WRONG)
                 found.total = SparseUpdate(
                     values=total, layout_digest=attempt.layout_digest,
                     subject_digest=attempt.subject_digest,

@@ -171,8 +171,8 @@ def test_two_of_thirty_six_that_send_noise_at_the_opening_are_worked_around_and_
         bench.close()
 
 
-def test_the_report_of_a_round_names_who_held_a_wrong_share() -> None:
-    """Its failures go into the coordinator's log and the attestation; the site stays in the sum."""
+def test_a_round_does_not_count_as_asked_in_vain_who_held_a_wrong_share() -> None:
+    """The site is in the sum, and may be innocent: no signed document names it."""
     def never(*_: object) -> None:
         raise AssertionError
 
@@ -186,5 +186,4 @@ def test_the_report_of_a_round_names_who_held_a_wrong_share() -> None:
     ))
     attempt = cast(Any, SimpleNamespace(layout_digest="l" * 64, subject_digest="s" * 64))
     found = sites._open(attempt, Answers(sites=("site-000", "site-001", "site-002")))
-    assert found.failures == {"site-002": "MASKING_SHARE_WRONG"}
-    assert found.sites == ("site-000", "site-001", "site-002") and found.total is not None
+    assert found.failures == {} and found.total is not None

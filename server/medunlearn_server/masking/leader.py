@@ -184,6 +184,11 @@ class MaskingLeader:
         single = without_duplicates(offers)
         if len(single) < self._least:
             return None
+        if len(single) > self._sites:
+            raise Rejected(
+                "MASKING_PLAN_SITES", f"{len(single)} sites under a plan of {self._sites}",
+                "plan with as many sites as take part",
+            )
         return Members.of(
             list(single.values()), run_id=self._run_id, session=session, sites=self._sites
         )
