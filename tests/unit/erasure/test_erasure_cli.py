@@ -503,6 +503,19 @@ def test_a_hospital_searches_as_its_service_reads(typed: Typed, tmp_path: Path) 
     assert status == 2 and "SITE_CONFIG_INVALID" in shown
 
 
+def test_a_number_of_a_repeated_row_is_told_to_be_unsearched(
+    typed: Typed, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text(
+        "mrn,q,a\nM-10001,What?,Gout\nM-10002,What?,Gout\nM-10003,What?,Flu\n", "utf-8")
+    site = tmp_path / "site.toml"
+    site.write_text('site_id = "clinic-a"\nmodel_folder = "base"\n[data]\nfiles = ["rows.csv"]\n'
+                    '[data.columns]\nquestion = "q"\nanswer = "a"\nidentifiers = ["mrn"]\n')
+    status, shown = typed("add", "--identifier", "M-10002", "--basis", "b", "--plan", site, *AUTHOR)
+    told = "1 row(s) repeat another's words, and were not searched by their own numbers or names"
+    assert status == 2 and "ERASURE_NOT_FOUND" in shown and told in " ".join(shown.split()), shown
+
+
 def site_of(folder: Path, *rows: dict[str, object]) -> Path:
     """A hospital whose service reads these rows."""
     folder.mkdir()
