@@ -154,6 +154,7 @@ def _date_hint(wanted: Wanted) -> str:
 def _unsearched_lines(found: Found, held: Quarantine) -> list[str]:
     """What of the files could not be searched; who was not found may stand there."""
     from medunlearn_client.records.fhir.export import NEXT_PAGE
+    from medunlearn_client.records.reading import LOST_NUMBER
     from medunlearn_client.records.row_file import OTHER_FILE
     from medunlearn_client.records.spreadsheets import OTHER_SHEET
 
@@ -162,6 +163,8 @@ def _unsearched_lines(found: Found, held: Quarantine) -> list[str]:
         (held.set_aside[OTHER_FILE], "file(s) of another kind were not searched"),
         (held.set_aside[NEXT_PAGE], "bundle(s) name a next page, which was not searched"),
         (held.set_aside[OTHER_SHEET], "further sheet(s) of workbooks were not searched"),
+        (held.set_aside[LOST_NUMBER],
+         "row(s) repeat another's words, and were not searched by their own numbers or names"),
     )
     return [f"{count} {what}" for count, what in counted if count]
 

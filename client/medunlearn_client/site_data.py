@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -33,7 +33,9 @@ from medunlearn_common.plan.sections import (
     ConceptsSection,
     DataSection,
     ForgetSection,
+    FoundRecord,
     LeftOutSection,
+    RequestedSection,
 )
 
 _LOG = logging.getLogger("medunlearn.hospital")
@@ -110,13 +112,19 @@ def record_tagger(
     return ConceptTagger(leveled_hierarchy(concepts, forget), decisions=decisions)
 
 
-def forget_request(forget: ForgetSection, *, seed: int) -> ForgetRequest:
-    """The plan's forget section as a request over records."""
+def forget_request(forget: ForgetSection, *, seed: int, show_subject: bool) -> ForgetRequest:
+    """The plan's forget section as a request over records.
+
+    Args:
+        forget: What must go.
+        seed: Of the draw of patients.
+        show_subject: Whether the records' prompts were given a line that names the subject.
+    """
     return ForgetRequest(
         record_ids=forget.records, patient_ids=forget.patients, subjects=forget.subjects,
         by_concept=bool(forget.concepts),
         patient_fraction=forget.patient_fraction or None,
-        seed=seed,
+        seed=seed, has_words=has_words_asked_for(forget, show_subject=show_subject),
     )
 
 
@@ -139,17 +147,37 @@ def left_out_by(section: LeftOutSection, *, show_subject: bool) -> Callable[[Rec
     bears is no error: what was forgotten may have been deleted since.
     """
     patients = frozenset(section.patients)
-    found: dict[str, set[str | None]] = {}
-    for record in (*section.records, *section.by_concept):
-        found.setdefault(record.record_id, set()).add(record.text_digest)
+    was_found = _was_found((*section.records, *section.by_concept), show_subject=show_subject)
+    return lambda record: record.is_of(patients) or was_found(record)
 
-    def is_left_out(record: Record) -> bool:
-        words = found.get(record.record_id, set())
-        return record.is_of(patients) or None in words or (
+
+def has_words_asked_for(forget: ForgetSection, *, show_subject: bool) -> Callable[[Record], bool]:
+    """What tells of a record whose id is named whether its words are asked for, too.
+
+    A plan names ids alone. A request was found with words: where rows share an id, the others'
+    are another person's, who has asked for nothing.
+    """
+    found = forget.found if isinstance(forget, RequestedSection) else ()
+    was_found = _was_found(found, show_subject=show_subject)
+    ids = {record.record_id for record in found}
+    return lambda record: record.record_id not in ids or was_found(record)
+
+
+def _was_found(
+    found: Iterable[FoundRecord], *, show_subject: bool
+) -> Callable[[Record], bool]:
+    """What tells whether a record has an id and words that were found; some keep no words."""
+    words_of: dict[str, set[str | None]] = {}
+    for record in found:
+        words_of.setdefault(record.record_id, set()).add(record.text_digest)
+
+    def was_found(record: Record) -> bool:
+        words = words_of.get(record.record_id, set())
+        return None in words or (
             bool(words) and words_digest(record, show_subject=show_subject) in words
         )
 
-    return is_left_out
+    return was_found
 
 
 def unnamed_sample(records: Sequence[Record], *, seed: int) -> tuple[Record, ...]:
@@ -170,7 +198,7 @@ def split_as_planned(
     Raises:
         Misconfigured: As :func:`select` does.
     """
-    request = forget_request(forget, seed=seed)
+    request = forget_request(forget, seed=seed, show_subject=data.show_subject)
     return select(as_trained(records, data), request, _matcher(concepts, forget, data))
 
 
@@ -202,7 +230,8 @@ def load_hospital_records(
     split = retain_all(records, is_left_out)
     if any((forget.records, forget.patients, forget.subjects, forget.concepts)):
         split = select(
-            records, forget_request(forget, seed=0), _matcher(concepts, forget, data),
+            records, forget_request(forget, seed=0, show_subject=data.show_subject),
+            _matcher(concepts, forget, data),
             is_left_out=is_left_out, of_any_size=True,
         )
     if unit == "patient":
@@ -305,7 +334,8 @@ def load_federation_records(
         )
     tagger = _matcher(concepts, forget, data)
     is_left_out = left_out_by(left_out, show_subject=data.show_subject)
-    split = select(members, forget_request(forget, seed=seed), tagger, is_left_out=is_left_out)
+    request = forget_request(forget, seed=seed, show_subject=data.show_subject)
+    split = select(members, request, tagger, is_left_out=is_left_out)
     if unit == "patient":
         require_whole_patients(split)
     forget_ids = {record.record_id for record in split.forget}

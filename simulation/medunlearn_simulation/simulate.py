@@ -141,8 +141,9 @@ def start(
         say_left_out(claim, records.federation, board, show_subject=plan.data.show_subject)
         say_renumbered(claim, records.federation, board, show_subject=plan.data.show_subject)
         forget = records.federation.forget
-        require_whole(claim, _by_request(claim, plan, forget), records.ids)
+        # First: a record with other words is not what was asked for, so it would be missing.
         require_same_words(claim, forget, show_subject=plan.data.show_subject)
+        require_whole(claim, _by_request(claim, plan, forget), records.ids)
         model, retrained = prepare_models(plan, records, board, retrained=run.retrained_model)
         plan = with_frozen_a(plan, model, folder, device=device, board=board)
         check_models(

@@ -107,7 +107,7 @@ class Journey:
 
 def step_select(j: Journey) -> None:
     records = read_records([Path(name) for name in j.plan.data.files])
-    split = select(records, forget_request(j.plan.forget, seed=SEED))
+    split = select(records, forget_request(j.plan.forget, seed=SEED, show_subject=False))
     assert {r.record_id for r in split.forget} == {"q0", "q1", "q2", "q3"}
     assert {r.record_id for r in split.retain} == {f"q{n}" for n in range(4, 12)}
     own = j.records

@@ -15,9 +15,9 @@ from typing import TypeVar
 from medunlearn_client.erasure import history, rows
 from medunlearn_client.erasure.criteria import RunFigures, shortfalls
 from medunlearn_client.erasure.registry import Registry
-from medunlearn_client.erasure.requests import ErasureRequest, State, run_of
+from medunlearn_client.erasure.requests import ErasureRequest, Match, State, run_of
 from medunlearn_common.errors import Rejected
-from medunlearn_common.plan.sections import ForgetSection, FoundRecord, LeftOutSection
+from medunlearn_common.plan.sections import FoundRecord, LeftOutSection, RequestedSection
 
 FORGOTTEN = frozenset({State.VERIFIED, State.ATTESTED})
 """What a request is once a run's adapter has been seen to forget it."""
@@ -54,13 +54,17 @@ def requests_by_run(
     return found
 
 
-def forget_set(registry: Registry, numbers: Iterable[int]) -> ForgetSection:
-    """What a run must forget for these requests: patients, records and concepts by id."""
+def forget_set(registry: Registry, numbers: Iterable[int]) -> RequestedSection:
+    """What a run must forget for these requests: patients, records and concepts by id.
+
+    Records with the words that they were found with: rows may share an id.
+    """
     with registry.transaction(write=False) as connection:
         sets = [_targets(connection, rows.request_of(connection, n)) for n in numbers]
-    return ForgetSection(
+    return RequestedSection(
         patients=_union(part.patients for part in sets),
         records=_union(part.records for part in sets),
+        found=_union(part.found for part in sets),
         concepts=_union(part.concepts for part in sets),
     )
 
@@ -260,29 +264,33 @@ def _claims(connection: sqlite3.Connection, number: int) -> list[str]:
     ]
 
 
-def _targets(connection: sqlite3.Connection, request: ErasureRequest) -> ForgetSection:
+def _targets(connection: sqlite3.Connection, request: ErasureRequest) -> RequestedSection:
     """Patients by id, as their records may have grown since; all else as it was found."""
     if request.target is None:
-        return ForgetSection()
+        return RequestedSection()
     if request.kind == "concept":
-        return ForgetSection(concepts=(request.target,))
+        return RequestedSection(concepts=(request.target,))
     matches = rows.matches_of(connection, request.number)
     owned = any(match.owned for match in matches)
-    return ForgetSection(
+    found = _found(matches)
+    return RequestedSection(
         patients=(request.target,) if owned else (),
-        records=tuple(match.record_id for match in matches if not match.owned),
+        records=tuple(record.record_id for record in found), found=found,
     )
 
 
 def _records(connection: sqlite3.Connection, request: ErasureRequest) -> LeftOutSection:
     """The targets, a concept's as the records that were found."""
-    found = tuple(
-        FoundRecord(record_id=match.record_id, text_digest=match.text_digest)
-        for match in rows.matches_of(connection, request.number) if not match.owned
-    )
+    found = _found(rows.matches_of(connection, request.number))
     if request.kind == "concept":
         return LeftOutSection(by_concept=found)
     return LeftOutSection(records=found, patients=_targets(connection, request).patients)
+
+
+def _found(matches: Iterable[Match]) -> tuple[FoundRecord, ...]:
+    """What was found for itself, not as one of a patient's records."""
+    return tuple(FoundRecord(record_id=match.record_id, text_digest=match.text_digest)
+                 for match in matches if not match.owned)
 
 
 def _union(parts: Iterable[tuple[_Item, ...]]) -> tuple[_Item, ...]:

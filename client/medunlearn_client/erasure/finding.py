@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +26,7 @@ from medunlearn_client.records import (
     Record,
     stream_with_sources,
 )
-from medunlearn_client.records.known_by import alike, named, whole
+from medunlearn_client.records.known_by import NOTHING, KnownBy, alike, named, whole
 from medunlearn_client.records.repairs import NO_REPAIRS, Repairs
 from medunlearn_client.spellings import (
     core,
@@ -103,6 +104,38 @@ class Wanted:
                     "what is short matches by chance; give it in full, or the patient id",
                 )
 
+    # Digests of what is wanted, made once: a search asks for them at each record.
+
+    @cached_property
+    def known_identifier(self) -> KnownBy:
+        """The identifier as a column holds it."""
+        return _whole(self.identifier)
+
+    @cached_property
+    def known_alike(self) -> KnownBy:
+        """The identifier without what programs change."""
+        return NOTHING if self.identifier is None else frozenset({alike(self.identifier)})
+
+    @cached_property
+    def known_name(self) -> KnownBy:
+        """The name in each of its orders, as a column of identifiers holds it."""
+        return _whole(*orders_of(self.name or ""))
+
+    @cached_property
+    def known_birth_date(self) -> KnownBy:
+        """The birth date, as a column of identifiers holds it."""
+        return _whole(self.birth_date)
+
+    @cached_property
+    def known_with_date(self) -> KnownBy:
+        """The name of one who was born that day."""
+        return named(self.name, self.birth_date) if self.name and self.birth_date else NOTHING
+
+    @cached_property
+    def known_without_date(self) -> KnownBy:
+        """The name, whoever's it is."""
+        return named(self.name) if self.name else NOTHING
+
     def _check_kind(self) -> None:
         asked: dict[str, tuple[object, ...]] = {
             "patient": (self.patient_id, self.name, self.identifier), "record": (self.record_id,),
@@ -179,7 +212,8 @@ def _found(wanted: Wanted, located: Located, tagger: Tagger | None) -> Found:
     if wanted.kind == "patient":
         return _patient(wanted, located)
     if wanted.kind == "record":
-        matches = _where(located, lambda r: r.record_id == wanted.record_id, BY_RECORD_ID)
+        is_it = [record.record_id == wanted.record_id for _, _, record in located]
+        matches = _where(located, is_it, BY_RECORD_ID)
         return Found(target=wanted.record_id if matches else None, matches=matches)
     if wanted.kind == "data_set":
         return _data_set(wanted, located)
@@ -188,11 +222,12 @@ def _found(wanted: Wanted, located: Located, tagger: Tagger | None) -> Found:
             "ERASURE_TAGGER", "the request is by concept, and no hierarchy is loaded",
             "name the hierarchies of your plans with --hierarchy",
         )
-    matches = _where(located, tagger.record_matches_forget_root, BY_CONCEPT)
+    met = [tagger.record_matches_forget_root(record) for _, _, record in located]
+    matches = _where(located, met, BY_CONCEPT)
     # Not all that a run forgets need bear the name as it stands: a decision may say what is meant.
     near = sum(
-        tagger.matches_forget_root(record.text) and not tagger.record_matches_forget_root(record)
-        for _, _, record in located
+        not chosen and tagger.matches_forget_root(record.text)
+        for (_, _, record), chosen in zip(located, met, strict=True)
     )
     return Found(target=wanted.concept_id if matches else None, matches=matches,
                  near={LIKE_CONCEPT: near} if near else {})
@@ -219,12 +254,12 @@ def _read(
     ]
 
 
-def _where(located: Located, meets: Callable[[Record], bool], reason: str) -> tuple[Match, ...]:
+def _where(located: Located, met: Sequence[bool], reason: str) -> tuple[Match, ...]:
     return tuple(
         Match(record_id=record.record_id, file_digest=digest, reason=reason,
               text_digest=digest_of(record.text))
-        for _, digest, record in located
-        if meets(record)
+        for (_, digest, record), chosen in zip(located, met, strict=True)
+        if chosen
     )
 
 
@@ -237,7 +272,7 @@ def _data_set(wanted: Wanted, located: Located) -> Found:
             "whose facts come from several of them",
             "name it with --data as well, as your plans do; FHIR as one folder that holds no more",
         )
-    return Found(target=mine[0][1], matches=_where(mine, lambda record: True, BY_FILE))
+    return Found(target=mine[0][1], matches=_where(mine, [True] * len(mine), BY_FILE))
 
 
 def _patient(wanted: Wanted, located: Located) -> Found:
@@ -292,7 +327,7 @@ def _is_own(wanted: Wanted, record: Record) -> bool:
         return True
     if wanted.name is None or wanted.birth_date is None:
         return False
-    return not record.known_by.isdisjoint(named(wanted.name, wanted.birth_date)) or (
+    return not record.known_by.isdisjoint(wanted.known_with_date) or (
         _is_marked(record, orders_of(wanted.name)) and _is_marked(record, [wanted.birth_date])
     )
 
@@ -357,12 +392,12 @@ def _likeness(
     if record.patient_id is not None and owner is not None:
         return None
     if wanted.identifier is not None and (
-        alike(wanted.identifier) in record.known_by
+        not record.known_by.isdisjoint(wanted.known_alike)
         or stands_alike(wanted.identifier, record.text)
     ):
         return LIKE_IDENTIFIER
     if wanted.name is not None and (
-        not record.known_by.isdisjoint(named(wanted.name))
+        not record.known_by.isdisjoint(wanted.known_without_date)
         or words_stand(wanted.name, record.text)
     ):
         return LIKE_NAME
@@ -392,19 +427,25 @@ def _why(wanted: Wanted, record: Record) -> str | None:
         return BY_PATIENT_ID
     known = record.known_by
     if wanted.identifier is not None and (
-        whole(wanted.identifier) in known or stands_alone(wanted.identifier, record.text)
+        not known.isdisjoint(wanted.known_identifier)
+        or stands_alone(wanted.identifier, record.text)
     ):
         return BY_IDENTIFIER
     if wanted.name is None or wanted.birth_date is None:
         return None
-    if not known.isdisjoint(named(wanted.name, wanted.birth_date)):
+    if not known.isdisjoint(wanted.known_with_date):
         return BY_NAME
-    in_columns = any(whole(written) in known for written in orders_of(wanted.name))
+    in_columns = not known.isdisjoint(wanted.known_name)
     if (in_columns or name_stands(wanted.name, record.text)) and (
-        whole(wanted.birth_date) in known or stands_alone(wanted.birth_date, record.text)
+        not known.isdisjoint(wanted.known_birth_date)
+        or stands_alone(wanted.birth_date, record.text)
     ):
         return BY_NAME
     return None
+
+
+def _whole(*values: str | None) -> KnownBy:
+    return frozenset(whole(value) for value in values if value)
 
 
 def by_file(matches: Iterable[Match]) -> dict[str, int]:

@@ -5,14 +5,14 @@ No message of this module names a record or a patient.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from medunlearn_client.erasure.claims import Claim, forget_set
 from medunlearn_client.records import ReadOptions, Record, read_records
-from medunlearn_client.site_data import record_tagger, words_digest
+from medunlearn_client.site_data import has_words_asked_for, record_tagger, words_digest
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ConceptsSection, DataSection
 
@@ -51,13 +51,15 @@ def requested_records(
     found: dict[str, frozenset[str]] = {}
     for number in claim.numbers:
         part = forget_set(claim.registry, [number])
+        named, has_words = set(part.records), has_words_asked_for(
+            part, show_subject=data.show_subject)
         tagger = None
         if part.concepts:  # as the forget set itself was chosen
             without_roots = concepts.model_copy(update={"forget_roots": ()})
             tagger = record_tagger(without_roots, part, data)
         found[str(number)] = frozenset(
             record.record_id for record in forget
-            if record.record_id in part.records or record.is_of(part.patients)
+            if (record.record_id in named and has_words(record)) or record.is_of(part.patients)
             or (tagger is not None and tagger.record_matches_forget_root(record))
         )
     return found
@@ -93,7 +95,8 @@ def require_whole(
 
 
 def require_same_words(
-    claim: Claim | None, forget: Sequence[Record], *, show_subject: bool
+    claim: Claim | None, forget: Sequence[Record], *, show_subject: bool,
+    others: Sequence[Record] = (),
 ) -> None:
     """Refuse a run in which other words bear an id that a request was found with.
 
@@ -104,22 +107,26 @@ def require_same_words(
         claim: The requests.
         forget: The run's forget records.
         show_subject: Whether their prompts were given a line that names the subject.
+        others: The hospital's other records. What was asked for by itself is chosen by its words,
+            so that other words are not among those to forget, though they bear its id.
 
     Raises:
         Misconfigured: ERASURE_RECORDS_CHANGED.
     """
     if claim is None:
         return
-    now: dict[str, set[str]] = {}  # a hospital's rows may share an id
-    for record in forget:
-        now.setdefault(record.record_id, set()).add(
-            words_digest(record, show_subject=show_subject))
-    changed = [
-        number for number in claim.numbers
-        if any(match.text_digest is not None and match.record_id in now
-               and match.text_digest not in now[match.record_id]
-               for match in claim.registry.matches(number))
-    ]
+    matches = {number: claim.registry.matches(number) for number in claim.numbers}
+    ids = {match.record_id for found in matches.values() for match in found}
+    of_forget = _words_by_id(forget, ids, show_subject=show_subject)
+    of_all = _words_by_id((*forget, *others), ids, show_subject=show_subject)
+    changed = []
+    for number, found in matches.items():
+        by_concept = claim.registry.request(number).kind == "concept"
+        for match in found:
+            words = (of_forget if match.owned or by_concept else of_all).get(match.record_id)
+            if words and match.text_digest is not None and match.text_digest not in words:
+                changed.append(number)
+                break
     if changed:
         raise Misconfigured(
             "ERASURE_RECORDS_CHANGED", "records have other words than when a request was found "
@@ -127,6 +134,18 @@ def require_same_words(
             "if the export gave its ids anew, use the old one; else withdraw the request and add "
             "it anew, with --plan, which names the plan or the hospital's site.toml",
         )
+
+
+def _words_by_id(
+    records: Iterable[Record], ids: Collection[str], *, show_subject: bool
+) -> dict[str, set[str]]:
+    """Digests of the words that these ids have now; a hospital's rows may share an id."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        if record.record_id in ids:
+            found.setdefault(record.record_id, set()).add(
+                words_digest(record, show_subject=show_subject))
+    return found
 
 
 def _missing(numbers: Sequence[int]) -> Misconfigured:

@@ -137,10 +137,12 @@ class RunRequests:
             Rejected: ERASURE_CLAIMED if another run was faster.
         """
         claim = self._drawn(run_id)
+        others = (*records.retain, *records.left_out)
+        # First: what has other words is not among the forget records, so it would be missing.
+        require_same_words(claim, records.forget, others=others,
+                           show_subject=self._config.data.show_subject)
         require_whole(claim, self.by_request(claim, records, concepts),
-                      {record.record_id
-                       for record in (*records.forget, *records.retain, *records.left_out)})
-        require_same_words(claim, records.forget, show_subject=self._config.data.show_subject)
+                      {record.record_id for record in (*records.forget, *others)})
         self._warn_of_renumbered(claim, records)
         if claim is None:
             yield

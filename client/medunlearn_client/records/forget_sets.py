@@ -38,6 +38,8 @@ class ForgetRequest:
         by_concept: Records in whose text the tagger finds a concept under a forget root.
         patient_fraction: This share of the patients, drawn with ``seed``; rounded, at least one.
         seed: Seeds the draw of patients.
+        has_words: Of a record that ``record_ids`` names, whether its words are those that are
+            meant: rows of a hospital may share an id. None: all records of these ids.
         keep_record_ids: Records that must be retained.
         keep_patient_ids: Patients who must be retained. They are also left out of the draw.
     """
@@ -48,6 +50,7 @@ class ForgetRequest:
     by_concept: bool = False
     patient_fraction: float | None = None
     seed: int = 0
+    has_words: Callable[[Record], bool] | None = field(default=None, repr=False)
     keep_record_ids: tuple[str, ...] = field(default=(), repr=False)
     keep_patient_ids: tuple[str, ...] = field(default=(), repr=False)
 
@@ -229,7 +232,7 @@ def _chosen(
     patients = _drawn_patients(records, request).union(request.patient_ids)
     subjects = {subject.casefold() for subject in request.subjects}
     return [
-        record.record_id in named
+        (record.record_id in named and (request.has_words is None or request.has_words(record)))
         or record.is_of(patients)
         or (record.subject is not None and record.subject.casefold() in subjects)
         or (request.by_concept and tagger is not None and tagger.record_matches_forget_root(record))

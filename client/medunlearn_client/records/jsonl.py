@@ -27,6 +27,7 @@ from typing import Any
 
 from medunlearn_client.records import fields
 from medunlearn_client.records.fields import Row, bad_row
+from medunlearn_client.records.known_by import KnownBy
 from medunlearn_client.records.record import Record, prompt_from_question
 from medunlearn_client.records.row_by_row import RowResult, row_by_row
 
@@ -60,11 +61,16 @@ def recognises(row: Row) -> bool:
 
 def read(rows: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, RowResult]]:
     """Reads each row by itself: ``(row number, its record or what is wrong)``."""
-    return row_by_row(rows, lambda row: [record_from_row(row)])
+    known: dict[KnownBy, KnownBy] = {}
+    return row_by_row(rows, lambda row: [record_from_row(row, known)])
 
 
-def record_from_row(row: Row) -> Record:
+def record_from_row(row: Row, known: dict[KnownBy, KnownBy]) -> Record:
     """The record of one row.
+
+    Args:
+        row: A row of the file.
+        known: What patients of the same file are known by, one set for all rows of a patient.
 
     Raises:
         InvalidRecord: A field is missing, unknown, of the wrong type or contradictory.
@@ -76,6 +82,7 @@ def record_from_row(row: Row) -> Record:
     options = fields.text_list(row, "options")
     answer, answer_index = _answer(row, options)
     spans = fields.span_list(row, "target_spans")
+    digests = fields.digest_set(row, "known_by")
     if spans:
         _refuse_stray_space(row)
     return Record(
@@ -91,7 +98,7 @@ def record_from_row(row: Row) -> Record:
         is_identifier=fields.optional_flag(row, "is_identifier"),
         condition_codes=fields.text_list(row, "condition_codes"),
         former_patient_ids=fields.text_list(row, "former_patient_ids"),
-        known_by=fields.digest_set(row, "known_by"),
+        known_by=known.setdefault(digests, digests),
     )
 
 

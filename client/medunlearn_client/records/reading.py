@@ -37,6 +37,7 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ColumnsSection, DataSection
 
 AUTO, TABLE, FHIR = "auto", "table", "fhir"
+LOST_NUMBER = "repeated words, known by another identifier or name"
 _ROWS_TO_RECOGNISE = 100
 _EMPTY = frozenset({"DATA_FILE_EMPTY", "DATA_FOLDER_EMPTY"})
 
@@ -274,9 +275,7 @@ class _Reading:
         if not item:
             self._quarantine.set_aside["without a record"] += 1
         if self._options.for_sums:
-            fresh = [record for record in item if self._seen.first_place([_said(record)]) is None]
-            self._seen.add(map(_said, fresh), file, number)
-            return fresh
+            return self._fresh(file, number, item)
         ids = [record.record_id for record in item]
         repeated = self._seen.first_place(ids)
         if repeated is not None:
@@ -285,6 +284,21 @@ class _Reading:
             return []
         self._seen.add(ids, file, number)
         return item
+
+    def _fresh(self, file: str, number: int, item: list[Record]) -> list[Record]:
+        """Those that say something else than all before; counts what a search of others misses."""
+        fresh: list[Record] = []
+        keys: list[str] = []
+        for record in item:
+            said = _said(record)
+            known = said + repr(sorted(record.known_by)) if record.known_by else said
+            if self._seen.first_place([said]) is None:
+                fresh.append(record)
+                keys.extend((said, known))
+            elif self._seen.first_place([known]) is None:
+                self._quarantine.set_aside[LOST_NUMBER] += 1
+        self._seen.add(keys, file, number)
+        return fresh
 
 
 def _said(record: Record) -> str:

@@ -84,6 +84,16 @@ class FoundRecord(Section):
         None, description="SHA-256 of its words; none: any words, where none was kept")
 
 
+class RequestedSection(ForgetSection):
+    """What erasure requests ask for. Rows may share an id, and only some of them be asked for.
+
+    No file has ``found``: ids are unique wherever a forget set is written down and read again.
+    """
+
+    found: tuple[FoundRecord, ...] = Field(
+        (), exclude=True, description="those of records that go with these words alone")
+
+
 class LeftOutSection(Section):
     """What takes no part: it is neither forgotten nor kept, but for what must go."""
 

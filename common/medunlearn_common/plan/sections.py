@@ -28,6 +28,7 @@ from medunlearn_common.plan.records_sections import (
     LeftOutSection,
     NeighboursSection,
     ParaphrasesSection,
+    RequestedSection,
 )
 from medunlearn_common.plan.run_sections import (
     EvaluationSection,
@@ -43,7 +44,8 @@ __all__ = [
     "EvaluationSection", "FederationSection", "ForgetSection", "FoundRecord", "GatesSection",
     "GeometrySection", "LabelsSection", "LeftOutSection", "LevelWeights", "ModelSection",
     "NeighboursSection", "ObjectiveSection", "ParaphrasesSection", "Plan", "PrivacySection",
-    "RunPlan", "RunSection", "Section", "ServerSection", "SupportSection", "WireSection",
+    "RequestedSection", "RunPlan", "RunSection", "Section", "ServerSection", "SupportSection",
+    "WireSection",
 ]
 
 

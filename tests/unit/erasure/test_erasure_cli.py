@@ -21,7 +21,7 @@ from medunlearn_client.erasure.run_records import (
     require_whole,
 )
 from medunlearn_client.site_config import read_site_config
-from medunlearn_client.site_data import load_hospital_records
+from medunlearn_client.site_data import Unit, load_hospital_records
 from medunlearn_common.cli import COMMAND_GROUP, CommandLine
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ConceptsSection
@@ -503,6 +503,19 @@ def test_a_hospital_searches_as_its_service_reads(typed: Typed, tmp_path: Path) 
     assert status == 2 and "SITE_CONFIG_INVALID" in shown
 
 
+def test_a_number_of_a_repeated_row_is_told_to_be_unsearched(
+    typed: Typed, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text(
+        "mrn,q,a\nM-10001,What?,Gout\nM-10002,What?,Gout\nM-10003,What?,Flu\n", "utf-8")
+    site = tmp_path / "site.toml"
+    site.write_text('site_id = "clinic-a"\nmodel_folder = "base"\n[data]\nfiles = ["rows.csv"]\n'
+                    '[data.columns]\nquestion = "q"\nanswer = "a"\nidentifiers = ["mrn"]\n')
+    status, shown = typed("add", "--identifier", "M-10002", "--basis", "b", "--plan", site, *AUTHOR)
+    told = "1 row(s) repeat another's words, and were not searched by their own numbers or names"
+    assert status == 2 and "ERASURE_NOT_FOUND" in shown and told in " ".join(shown.split()), shown
+
+
 def site_of(folder: Path, *rows: dict[str, object]) -> Path:
     """A hospital whose service reads these rows."""
     folder.mkdir()
@@ -513,17 +526,19 @@ def site_of(folder: Path, *rows: dict[str, object]) -> Path:
     return site
 
 
-def forgotten_by_the_service(site: Path) -> list[tuple[str, str | None, str]]:
+def forgotten_by_the_service(
+    site: Path, *, unit: Unit = "patient"
+) -> list[tuple[str, str | None, str]]:
     """What a run of the hospital forgets; raises as the run would refuse."""
     config, claim = read_site_config(site.parent), claim_on(Registry(Path("erasure.sqlite")))
     records = load_hospital_records(
         data=config.data, forget=forget_set(claim.registry, claim.numbers),
-        concepts=ConceptsSection(), unit="patient",
+        concepts=ConceptsSection(), unit=unit,
     )
     requested = requested_records(
         claim, records.forget, concepts=ConceptsSection(), data=config.data)
+    require_same_words(claim, records.forget, show_subject=False, others=records.retain)
     require_whole(claim, requested, {r.record_id for r in (*records.forget, *records.retain)})
-    require_same_words(claim, records.forget, show_subject=False)
     return [(record.record_id, record.patient_id, record.answer) for record in records.forget]
 
 
@@ -557,6 +572,24 @@ def test_rows_of_one_id_are_asked_for_together(typed: Typed, tmp_path: Path) -> 
         "".join(json.dumps(row) + "\n" for row in TWICE[1:]), "utf-8")
     with pytest.raises(Misconfigured, match="ERASURE_RECORDS_CHANGED"):
         forgotten_by_the_service(site)
+
+
+def test_who_shares_his_row_s_id_with_one_who_asks_is_kept(typed: Typed, tmp_path: Path) -> None:
+    """Both were forgotten, for a search that found one of them and said nothing of the other."""
+    rows: list[dict[str, object]] = [
+        {"id": "7", "question": f"What ails {whom}?", "answer": answer}
+        for whom, answer in (("Ann Lee, born 1950-01-01", "HIV"),
+                             ("Bob Roe, born 1960-01-01", "Gout"))
+    ]
+    site = site_of(tmp_path / "clinic", *rows, {**rows[0], "id": "8", "answer": "Flu"})
+    status, shown = typed("add", "--name", "Bob Roe", "--birth-date", "1960-01-01", "--basis", "b",
+                          "--plan", site, *AUTHOR)
+    assert status == 0 and "1 record(s) by name" in shown, shown
+    typed("validate", 1, "--identity", "seen", *AUTHOR)
+    assert forgotten_by_the_service(site, unit="record") == [("7", None, "Gout")]
+    (site.parent / "rows.jsonl").write_text(json.dumps(rows[0]) + "\n", "utf-8")
+    with pytest.raises(Misconfigured, match="ERASURE_RECORDS_CHANGED"):
+        forgotten_by_the_service(site, unit="record")
 
 
 def test_namesakes_are_searched_with_the_words_that_the_service_reads(

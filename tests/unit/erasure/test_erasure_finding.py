@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from collections import Counter
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -237,6 +238,47 @@ def test_concepts_need_a_tagger(write_rows: Writer) -> None:
     assert ids(find_records(wanted, [file], tagger=Hernias())) == {"a"}
     with pytest.raises(Misconfigured, match="ERASURE_TAGGER"):
         find_records(wanted, [file])
+
+
+def test_a_text_is_tagged_no_more_often_than_it_must(write_rows: Writer) -> None:
+    """Tagging is the longest part of a search: a match was tagged three times."""
+    asked: list[str] = []
+
+    class Counting(Hernias):
+        def matches_forget_root(self, text: str) -> bool:
+            asked.append(text)
+            return super().matches_forget_root(text)
+
+        def record_matches_forget_root(self, record: Record) -> bool:
+            return self.matches_forget_root(record.text) and "denied" not in record.text
+
+    file = write_rows(("a", None, "hernia"), ("b", None, "asthma"), ("c", None, "hernia denied"))
+    found = find_records(Wanted(kind="concept", concept_id="X:1"), [file], tagger=Counting())
+    assert ids(found) == {"a"} and found.near == {finding.LIKE_CONCEPT: 1}
+    assert sorted(Counter(asked).values()) == [1, 2, 2]
+
+
+def test_what_is_wanted_is_digested_once(
+    write_rows: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many records there are: it took half the time of a search."""
+    digested: list[str] = []
+
+    def counted(real: Callable[..., object]) -> Callable[..., object]:
+        def counting(*given: str) -> object:
+            digested.append(given[0])
+            return real(*given)
+
+        return counting
+
+    for name in ("whole", "alike", "named"):
+        monkeypatch.setattr(finding, name, counted(getattr(finding, name)))
+    file = write_rows(*((f"r{n}", None, "nothing") for n in range(50)))
+    wanted = patient(name="Ann Lee", birth_date="1990-01-02", identifier="MR-123-45")
+    assert find_records(wanted, [file]).target is None
+    assert 0 < len(digested) < 10
+    assert "Ann" not in repr(wanted) and wanted == patient(
+        name="Ann Lee", birth_date="1990-01-02", identifier="MR-123-45")
 
 
 @pytest.mark.parametrize("kept", [1, 10_000])
