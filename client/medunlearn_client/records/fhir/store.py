@@ -53,7 +53,11 @@ ORDER BY owner, f.date DESC, f.kind, f.id
 _MERGES = """
 SELECT COALESCE(a.id, m.old) AS gone, COALESCE(b.id, m.new) AS stays
 FROM merges m LEFT JOIN aliases a ON a.alias = m.old LEFT JOIN aliases b ON b.alias = m.new
-WHERE gone <> stays ORDER BY gone, stays DESC
+WHERE gone <> stays
+"""
+# Before chains are followed: one that leads through the id of two people leads to a stranger.
+_CLEAR_MERGES = f"""{_MERGES} AND gone NOT IN (SELECT id FROM ambiguous)
+AND stays NOT IN (SELECT id FROM ambiguous) ORDER BY gone, stays DESC
 """
 
 
@@ -140,7 +144,8 @@ class FactStore:
 
     Attributes:
         merged: Patients whose facts went to the one who replaced them, once groups were asked for.
-        merges_lost: Merges of patients who stay apart, since no one is there who replaced them.
+        merges_lost: Merges of patients who stay apart, since no one is there who replaced them, or
+            two have the id.
         replaced: Facts of which another version is kept, or takes them back.
         deleted: Facts and patients that were deleted, once groups were asked for.
     """
@@ -328,12 +333,14 @@ class FactStore:
 
     def _merge(self) -> None:
         """Gives the facts of replaced patients to those who stay, if these are in the export."""
-        merges: dict[str, str] = dict(self._db.execute(_MERGES))
+        merges: dict[str, str] = dict(self._db.execute(_CLEAR_MERGES))
+        count = f"SELECT COUNT(DISTINCT gone) FROM ({_MERGES})"
+        self.merges_lost += self._db.execute(count).fetchone()[0] - len(merges)
         if merges:
             self._db.execute("CREATE INDEX IF NOT EXISTS alias_ids ON aliases(id)")
         for old, new in _ends(merges):
             is_there = self._db.execute("SELECT 1 FROM patients WHERE id = ?", (new,)).fetchone()
-            if not is_there or self._is_ambiguous(old):
+            if not is_there:
                 self.merges_lost += 1
                 continue
             self._db.execute("UPDATE aliases SET id = ? WHERE id = ?", (new, old))
