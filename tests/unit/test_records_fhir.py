@@ -259,6 +259,23 @@ def test_links_that_merge_nobody(tmp_path: Path, both: list[dict[str, Any]], los
     assert held.set_aside == Counter({MERGE_LOST: lost} if lost else {})
 
 
+@pytest.mark.parametrize(("missing", "last"), [([], 5), ([4], 5), ([5], 4), ([4, 5], 3)])
+def test_a_chain_of_merges_ends_with_the_last_who_is_there(
+    tmp_path: Path, missing: list[int], last: int
+) -> None:
+    """Who replaced the last one may be in another part of the export; the others are one."""
+    chain = [patient(n, **link(n + 1, "replaced-by")) for n in range(1, 5) if n not in missing]
+    end = [patient(5, **link(4, "replaces"))] if last == 5 else []
+    ill = [about("Condition", n, f"c{n}", code=concept("x", f"Illness {n}"),
+                 onsetDateTime=f"200{n}-01-01") for n in (1, 2)]
+    for order in ([*chain, *end], [*end, *chain[::-1]]):
+        held = Quarantine()
+        got = read_records(ndjson(tmp_path / "a.ndjson", [*order, *ill]), quarantine=held)
+        assert {record.patient_id for record in got} == {f"p{last}"}
+        assert {r.answer for r in got} >= {"Illness 1", "Illness 2"}
+        assert held.set_aside[MERGE_LOST] == (last < 5)
+
+
 @pytest.mark.parametrize("meta", [{}, {"meta": {"versionId": "2"}}])
 def test_a_merge_in_a_later_version_of_the_patient_is_read(
     tmp_path: Path, meta: dict[str, Any]

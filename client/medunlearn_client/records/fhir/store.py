@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby, islice
@@ -338,9 +338,8 @@ class FactStore:
         self.merges_lost += self._db.execute(count).fetchone()[0] - len(merges)
         if merges:
             self._db.execute("CREATE INDEX IF NOT EXISTS alias_ids ON aliases(id)")
-        for old, new in _ends(merges):
-            is_there = self._db.execute("SELECT 1 FROM patients WHERE id = ?", (new,)).fetchone()
-            if not is_there:
+        for old, new in _ends(merges, self._is_there).items():
+            if new is None:
                 self.merges_lost += 1
                 continue
             self._db.execute("UPDATE aliases SET id = ? WHERE id = ?", (new, old))
@@ -350,6 +349,10 @@ class FactStore:
                              (new, old))
             self.merged += self._db.execute("DELETE FROM patients WHERE id = ?", (old,)).rowcount
         self._db.execute("DELETE FROM merges")
+
+    def _is_there(self, patient_id: str) -> bool:
+        query = "SELECT 1 FROM patients WHERE id = ?"
+        return self._db.execute(query, (patient_id,)).fetchone() is not None
 
     def _sampled(self, count: int) -> Iterator[Group]:
         self._db.execute("CREATE INDEX IF NOT EXISTS by_patient ON facts(patient)")
@@ -418,19 +421,30 @@ class FactStore:
         return self._numbers[file]
 
 
-def _ends(merges: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Each replaced id with the one at the end of its chain; none where the chain is a ring."""
+def _ends(
+    merges: dict[str, str], is_there: Callable[[str], bool]
+) -> dict[str, str | None]:
+    """Each replaced id with the last one of its chain that is there; none of those in rings.
+
+    None where no one is there who comes later in the chain.
+    """
+    ends: dict[str, str | None] = {}
     in_rings: set[str] = set()
     for old in merges:
-        passed, new = {old}, merges[old]
-        while new in merges and new not in passed and new not in in_rings:
-            passed.add(new)
+        passed: dict[str, None] = {}
+        new = old
+        while new in merges and not (new in passed or new in ends or new in in_rings):
+            passed[new] = None
             new = merges[new]
-        if new in merges:
-            in_rings |= passed
-        else:
-            merges.update(dict.fromkeys(passed, new))  # so that no chain is followed twice
-            yield old, new
+        if new in passed or new in in_rings:
+            in_rings.update(passed)
+            continue
+        end = ends.get(new)
+        for replaced in (new, *reversed(passed)):  # so that no chain is followed twice
+            ends.setdefault(replaced, end)
+            if end is None and is_there(replaced):
+                end = replaced
+    return {old: ends[old] for old in merges if old in ends}
 
 
 def _digest(text: str) -> bytes:
