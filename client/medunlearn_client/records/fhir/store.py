@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import groupby, islice
 from operator import itemgetter
@@ -19,7 +19,7 @@ from typing import Any
 from medunlearn_client.records.fhir.resources import Fact
 from medunlearn_client.records.fhir.standing import Standing
 from medunlearn_client.records.fhir.versions import Version, are_one_person
-from medunlearn_client.records.known_by import KnownBy
+from medunlearn_client.records.known_by import NOTHING, KnownBy
 from medunlearn_client.records.seen import temporary_database
 
 MAX_FACTS_PER_PATIENT = 20_000
@@ -28,7 +28,8 @@ _BATCH = 2_000
 _TABLES = """
 CREATE TABLE patients(id TEXT PRIMARY KEY, digest BLOB, who TEXT, file INT, row INT,
   data TEXT, moment INT, server TEXT) WITHOUT ROWID;
-CREATE TABLE known_by(patient TEXT, digest BLOB, PRIMARY KEY (patient, digest)) WITHOUT ROWID;
+CREATE TABLE known_by(patient TEXT, digest BLOB, is_name INT, PRIMARY KEY (patient, digest))
+  WITHOUT ROWID;
 CREATE TABLE ambiguous(id TEXT PRIMARY KEY, file INT, row INT) WITHOUT ROWID;
 CREATE TABLE aliases(alias TEXT PRIMARY KEY, id TEXT) WITHOUT ROWID;
 CREATE TABLE merges(said_by TEXT, old TEXT, new TEXT, PRIMARY KEY (said_by, old, new))
@@ -200,15 +201,18 @@ class FactStore:
             self._db.execute("INSERT OR IGNORE INTO ambiguous(id) VALUES (?)", (fact.resource_id,))
             return Added.OTHER_PERSON
         if are_facts and order == 0:
+            self._know(fact)
             return Added.DUPLICATE
         counts = (order or fact.standing - standing) > 0
         if (standing if counts else fact.standing) == Standing.FACT:
             self.replaced += 1
         if not counts:
+            self._know(replace(fact, identifiers=NOTHING))  # who asks may give a former name
             return Added.REPLACED
         if fact.kind == "Patient":
             self._db.execute("DELETE FROM patients WHERE id = ?", (fact.resource_id,))
-            self._db.execute("DELETE FROM known_by WHERE patient = ?", (fact.resource_id,))
+            self._db.execute("DELETE FROM known_by WHERE patient = ? AND NOT is_name",
+                             (fact.resource_id,))
             self._db.execute("DELETE FROM merges WHERE said_by = ?", (fact.resource_id,))
         elif place is not None:
             if place > self._flushed:
@@ -225,10 +229,7 @@ class FactStore:
                 "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (fact.resource_id, digest, who, file, place.row, data, moment, fact.server),
             )
-            self._db.executemany(
-                "INSERT OR IGNORE INTO known_by VALUES (?, ?)",
-                [(fact.resource_id, known) for known in fact.known_by],
-            )
+            self._know(fact)
             return
         self._facts += 1
         self._waiting.append(
@@ -237,6 +238,14 @@ class FactStore:
         )
         if len(self._waiting) >= _BATCH:
             self._flush()
+
+    def _know(self, fact: Fact) -> None:
+        """Keep what a patient is known by, beside what is known already."""
+        self._db.executemany(
+            "INSERT OR IGNORE INTO known_by VALUES (?, ?, ?)",
+            [(fact.resource_id, known, known in fact.names)
+             for known in fact.identifiers | fact.names],
+        )
 
     def _is_known_person(self, fact: Fact, *, are_versions: bool) -> bool:
         """Whether the patient who has this one's id is this one."""
