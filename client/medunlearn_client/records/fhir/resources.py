@@ -31,7 +31,7 @@ from medunlearn_client.records.fhir.extractors import (
     patient_names,
 )
 from medunlearn_client.records.fhir.standing import Standing
-from medunlearn_client.records.fhir.versions import Version, moment_of, version_of
+from medunlearn_client.records.fhir.versions import Version, moment_of, number_of, version_of
 from medunlearn_client.records.fields import bad_row
 from medunlearn_client.records.known_by import NOTHING, KnownBy
 
@@ -269,12 +269,12 @@ class Deletion:
     Attributes:
         kind: Type of the resource.
         resource_id: Its id; empty where a search says what is deleted.
-        moment: Microseconds since 1970 at which it was deleted, if the entry says so.
+        version: When it was deleted, and the version that the deletion made, if the entry says so.
     """
 
     kind: str
     resource_id: str = field(repr=False)
-    moment: int | None
+    version: Version
 
 
 def deletion_of(entry: Resource) -> Deletion | None:
@@ -283,11 +283,17 @@ def deletion_of(entry: Resource) -> Deletion | None:
     if request.get("method") != "DELETE":
         return None
     url = one_line(request.get("url"))
-    moment = moment_of(mapping(entry.get("response")).get("lastModified"))
+    response = mapping(entry.get("response"))
+    etag = one_line(response.get("etag")).removeprefix("W/").strip('"')
+    number = number_of(url.partition("/_history/")[2].rstrip("/"))
+    version = Version(
+        moment=moment_of(response.get("lastModified")),
+        number=number_of(etag) if number is None else number,
+    )
     if "?" in url:
         kind = url.partition("?")[0].rstrip("/").rpartition("/")[2]
-        return Deletion(kind=kind, resource_id="", moment=moment)
-    return Deletion(kind=type_of(url), resource_id=reference_key(url), moment=moment)
+        return Deletion(kind=kind, resource_id="", version=version)
+    return Deletion(kind=type_of(url), resource_id=reference_key(url), version=version)
 
 
 def medication_name(resource: Resource) -> tuple[str, str]:

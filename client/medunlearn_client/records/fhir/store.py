@@ -27,7 +27,7 @@ _BATCH = 2_000
 
 _TABLES = """
 CREATE TABLE patients(id TEXT PRIMARY KEY, digest BLOB, who TEXT, file INT, row INT,
-  data TEXT, moment INT, server TEXT) WITHOUT ROWID;
+  data TEXT, moment INT, number INT, server TEXT) WITHOUT ROWID;
 CREATE TABLE known_by(patient TEXT, digest BLOB, is_name INT, PRIMARY KEY (patient, digest))
   WITHOUT ROWID;
 CREATE TABLE ambiguous(id TEXT PRIMARY KEY, file INT, row INT) WITHOUT ROWID;
@@ -38,9 +38,10 @@ CREATE TABLE replaced(new TEXT, old TEXT, PRIMARY KEY (new, old)) WITHOUT ROWID;
 CREATE TABLE medications(id TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID;
 CREATE TABLE known(digest BLOB PRIMARY KEY, moment INT, number INT, standing INT, fact INT)
   WITHOUT ROWID;
-CREATE TABLE deleted(name TEXT PRIMARY KEY, moment INT) WITHOUT ROWID;
-CREATE TABLE facts(fact INTEGER PRIMARY KEY, moment INT, patient TEXT, kind TEXT, date TEXT,
-  id TEXT, file INT, row INT, code TEXT, medication TEXT, data TEXT);
+CREATE TABLE deleted(name TEXT, moment INT, number INT);
+CREATE INDEX deleted_names ON deleted(name);
+CREATE TABLE facts(fact INTEGER PRIMARY KEY, moment INT, number INT, patient TEXT, kind TEXT,
+  date TEXT, id TEXT, file INT, row INT, code TEXT, medication TEXT, data TEXT);
 """
 # SQLite sorts outside memory; the joins are lookups by primary key.
 _BY_PATIENT = """
@@ -222,19 +223,20 @@ class FactStore:
 
     def _put(self, fact: Fact, digest: bytes, place: Place) -> None:
         data = json.dumps(fact.values, ensure_ascii=False)
-        file, moment = self._file_number(place.file), fact.version.moment
+        file, version = self._file_number(place.file), fact.version
         if fact.kind == "Patient":
             who = f"{fact.values.get('name', '')}\x1f{fact.values.get('birth_date', '')}"
             self._db.execute(
-                "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (fact.resource_id, digest, who, file, place.row, data, moment, fact.server),
+                "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (fact.resource_id, digest, who, file, place.row, data, version.moment,
+                 version.number, fact.server),
             )
             self._know(fact)
             return
         self._facts += 1
         self._waiting.append(
-            (self._facts, moment, fact.patient, fact.kind, fact.date, fact.resource_id, file,
-             place.row, fact.code, fact.medication, data)
+            (self._facts, version.moment, version.number, fact.patient, fact.kind, fact.date,
+             fact.resource_id, file, place.row, fact.code, fact.medication, data)
         )
         if len(self._waiting) >= _BATCH:
             self._flush()
@@ -257,12 +259,11 @@ class FactStore:
             are_versions=are_versions,
         )
 
-    def delete(self, kind: str, resource_id: str, moment: int | None) -> None:
+    def delete(self, kind: str, resource_id: str, version: Version) -> None:
         """Drop what has this type and id, of whichever patient, if it is not known to be later."""
         self._db.execute(
-            "INSERT INTO deleted VALUES (?, ?) ON CONFLICT DO UPDATE SET "
-            "moment = MAX(moment, excluded.moment)",  # NULL, the latest of all, if either is
-            (f"{kind}/{resource_id}", moment),
+            "INSERT INTO deleted VALUES (?, ?, ?)",
+            (f"{kind}/{resource_id}", version.moment, version.number),
         )
 
     def add_alias(self, alias: str, patient_id: str) -> None:
@@ -315,7 +316,8 @@ class FactStore:
         for table, name in (("facts", "kind || '/' || id"), ("patients", "'Patient/' || id")):
             self.deleted += self._db.execute(
                 f"DELETE FROM {table} WHERE EXISTS (SELECT 1 FROM deleted d WHERE d.name = {name} "
-                f"AND ({table}.moment > d.moment) IS NOT TRUE)"
+                f"AND CASE WHEN {table}.moment <> d.moment THEN {table}.moment > d.moment "
+                f"ELSE {table}.number > d.number END IS NOT TRUE)"  # as Version.order has it
             ).rowcount
         self._db.execute("DELETE FROM deleted")
 
@@ -419,7 +421,7 @@ class FactStore:
         return tuple(old for old, in self._db.execute(query, (patient_id,)))
 
     def _flush(self) -> None:
-        self._db.executemany("INSERT INTO facts VALUES (?,?,?,?,?,?,?,?,?,?,?)", self._waiting)
+        self._db.executemany("INSERT INTO facts VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", self._waiting)
         self._waiting.clear()
         self._flushed = self._facts
 
