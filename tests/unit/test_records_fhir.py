@@ -259,6 +259,23 @@ def test_links_that_merge_nobody(tmp_path: Path, both: list[dict[str, Any]], los
     assert held.set_aside == Counter({MERGE_LOST: lost} if lost else {})
 
 
+@pytest.mark.parametrize(("missing", "last"), [([], 5), ([4], 5), ([5], 4), ([4, 5], 3)])
+def test_a_chain_of_merges_ends_with_the_last_who_is_there(
+    tmp_path: Path, missing: list[int], last: int
+) -> None:
+    """Who replaced the last one may be in another part of the export; the others are one."""
+    chain = [patient(n, **link(n + 1, "replaced-by")) for n in range(1, 5) if n not in missing]
+    end = [patient(5, **link(4, "replaces"))] if last == 5 else []
+    ill = [about("Condition", n, f"c{n}", code=concept("x", f"Illness {n}"),
+                 onsetDateTime=f"200{n}-01-01") for n in (1, 2)]
+    for order in ([*chain, *end], [*end, *chain[::-1]]):
+        held = Quarantine()
+        got = read_records(ndjson(tmp_path / "a.ndjson", [*order, *ill]), quarantine=held)
+        assert {record.patient_id for record in got} == {f"p{last}"}
+        assert {r.answer for r in got} >= {"Illness 1", "Illness 2"}
+        assert held.set_aside[MERGE_LOST] == (last < 5)
+
+
 @pytest.mark.parametrize("meta", [{}, {"meta": {"versionId": "2"}}])
 def test_a_merge_in_a_later_version_of_the_patient_is_read(
     tmp_path: Path, meta: dict[str, Any]
@@ -363,9 +380,11 @@ def test_two_people_with_one_id_are_not_made_one(
         assert held.set_aside == {MERGE_LOST: 1}
     merged = json.loads(json.dumps(rows).replace('"birthDate"', f'{json.dumps(link_to_2)[1:-1]}, '
                                                  '"birthDate"'))
-    got = read_records(ndjson(tmp_path / "a.ndjson", [patient(2), *facts(2), *merged]),
-                       quarantine=Quarantine(max_bad_fraction=1.0))
+    held = Quarantine(max_bad_fraction=1.0)  # patient 3 may have been merged into either of them
+    got = read_records(ndjson(tmp_path / "a.ndjson", [*more, *merged]), quarantine=held)
+    assert {r.patient_id for r in got} == {"p2", "p3"}
     assert not any("HIV" in r.text or "Asthma" in r.text for r in got)
+    assert held.set_aside == {MERGE_LOST: 2}
 
 
 @pytest.mark.parametrize("rows", [
@@ -617,6 +636,12 @@ def deletion(url: str, **changes: Any) -> dict[str, Any]:
     [illness(), deletion("https://ehr.example/fhir/Condition/con-0-n/_history/2")],
     [illness(**version(1, lastUpdated="2020-01-01T00:00:00Z")),
      deletion("Condition/con-0-n", response={"lastModified": "2020-01-02T00:00:00Z"})],
+    [illness(**version(1)), deletion("Condition/con-0-n/_history/2"),
+     illness(**version(2, lastUpdated="2020-01-01T00:00:00Z"))],
+    [illness(**version(9, lastUpdated="2020-01-01T00:00:00Z")),
+     deletion("Condition/con-0-n/_history/2", response={"lastModified": "2020-01-02T00:00:00Z"})],
+    [illness(**version(3)), deletion("Condition/con-0-n/_history/2"),
+     deletion("Condition/con-0-n", response={"etag": 'W/"4"'})],
     [measured(), {"resourceType": "Observation", "id": "obs-0-n", "status": "entered-in-error"}],
     [measured(), {"resourceType": "Observation", "id": "obs-0-n", "status": "entered-in-error",
                   "code": concept("o", "Not so")}],
@@ -638,6 +663,12 @@ def test_a_version_that_takes_the_resource_back_does(
     [illness(**version(1)), illness(**ERROR, **version(2)), illness(**OTHER_NAME, **version(3))],
     [illness(**version(7, lastUpdated="2020-01-01T00:00:00Z")),
      illness(**OTHER_NAME, **version(1, lastUpdated="2020-01-01T00:00:00.001Z"))],
+    [illness(**version(1)), deletion("Condition/con-0-n/_history/2", response={"status": "204"}),
+     illness(**OTHER_NAME, **version(3, lastUpdated="2020-01-01T00:00:00Z"))],
+    [illness(**version(1)), deletion("Condition/con-0-n", response={"etag": 'W/"2"'}),
+     illness(**OTHER_NAME, **version(3))],
+    [illness(**version(1)), illness(**{**ERROR, "subject": None}, **version(2)),
+     illness(**OTHER_NAME, **version(3))],
     [deletion("Condition/con-0-n", response={"lastModified": "2020-01-01T00:00:00Z"}),
      illness(**OTHER_NAME, **version(1, lastUpdated="2020-01-02T00:00:00Z"))],
 ])

@@ -329,3 +329,26 @@ def test_an_identifier_that_a_later_version_corrects_is_not_the_patient_s(lines:
         file = lines(*order, condition(1, "p1"))
         assert find(file, identifier="9434765919").target is None
         assert find(file, identifier="9434765870").target == "p1"
+
+
+def test_a_patient_who_comes_again_is_found_by_the_identifiers_of_each(lines: Lines) -> None:
+    """Two bundles of one patient have him twice, each with the number of its own ward."""
+    both = [fhir_patient(1, identifier=[{"value": value}]) for value in ("H-11111", "H-22222")]
+    file = lines(*both, condition(1, "p1"), fhir_patient(2), condition(2, "p2"))
+    for value in ("H-11111", "H-22222"):
+        held = Quarantine(max_bad_fraction=1.0)
+        wanted = Wanted(kind="patient", identifier=value)
+        assert find_records(wanted, [file], quarantine=held).target == "p1"
+        assert held.by_code == {"ROW_DUPLICATE_ID": 1}
+
+
+def test_a_patient_is_found_by_the_name_of_an_earlier_version(lines: Lines) -> None:
+    """Programs that keep one name only overwrite it at a marriage."""
+    versions = [
+        fhir_patient(1, meta={"versionId": str(number)}, name=[{"family": name, "given": ["Ann"]}])
+        for number, name in ((1, "Smith"), (2, "Jones"), (3, "Lee"))
+    ]
+    for order in (versions, versions[::-1], [versions[1], versions[0], versions[2]]):
+        file = lines(*order, condition(1, "p1"), fhir_patient(2), condition(2, "p2"))
+        for name in ("Ann Smith", "Ann Jones", "Ann Lee"):
+            assert find(file, name=name, birth_date="1980-01-02").target == "p1"

@@ -192,13 +192,13 @@ class FhirCollection:
         if named.patient or named.kind == "Patient":
             self._store.add(named, place)
         elif named.standing is Standing.NO_FACT:
-            self._store.delete(named.kind, named.resource_id, named.version.moment)
+            self._store.delete(named.kind, named.resource_id, named.version)
 
     def _delete(self, deletion: Deletion) -> None:
         if not deletion.resource_id:
             self.set_aside[DELETED_BY_SEARCH] += 1
         elif deletion.kind in FIELDS_OF:
-            self._store.delete(deletion.kind, deletion.resource_id, deletion.moment)
+            self._store.delete(deletion.kind, deletion.resource_id, deletion.version)
 
     def _note_merges(self, patient: Row, patient_id: str, full_url: str) -> None:
         merges, elsewhere = merges_of(patient, patient_id, full_url)

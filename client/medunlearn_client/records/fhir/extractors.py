@@ -61,15 +61,19 @@ def _patient(resource: Resource) -> Values:
     return values
 
 
-def patient_known_by(resource: Resource) -> KnownBy:
-    """What a patient is known by: every identifier, whatever its type or system, and every name.
+def patient_identifiers(resource: Resource) -> KnownBy:
+    """Digests of every identifier of a patient, whatever its type or system."""
+    return known_by(one_line(each.get("value")) for each in listed(resource.get("identifier")))
+
+
+def patient_names(resource: Resource) -> KnownBy:
+    """Digests of every name of a patient.
 
     Questions show one name, the one of today; who asks may give one of before, or a nickname.
     """
     names = listed(resource.get("name"))
     return known_by(
-        [one_line(each.get("value")) for each in listed(resource.get("identifier"))],
-        names=[*map(human_name, names), *(one_line(name.get("text")) for name in names)],
+        (), names=[*map(human_name, names), *(one_line(name.get("text")) for name in names)],
         birth_date=one_line(resource.get("birthDate")),
     )
 

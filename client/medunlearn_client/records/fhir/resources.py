@@ -24,9 +24,14 @@ from medunlearn_client.records.fhir.elements import (
     one_line,
     reference_of,
 )
-from medunlearn_client.records.fhir.extractors import EXTRACTORS, Values, patient_known_by
+from medunlearn_client.records.fhir.extractors import (
+    EXTRACTORS,
+    Values,
+    patient_identifiers,
+    patient_names,
+)
 from medunlearn_client.records.fhir.standing import Standing
-from medunlearn_client.records.fhir.versions import Version, moment_of, version_of
+from medunlearn_client.records.fhir.versions import Version, moment_of, number_of, version_of
 from medunlearn_client.records.fields import bad_row
 from medunlearn_client.records.known_by import NOTHING, KnownBy
 
@@ -61,7 +66,8 @@ class Fact:
         server: Address of the server that has it, or empty.
         standing: Whether it states a fact. What does not has no values, and replaces another
             version that does.
-        known_by: Digests of what a patient is known by; empty for all else.
+        identifiers: Digests of a patient's identifiers; empty for all else.
+        names: Digests of a patient's names; empty for all else.
     """
 
     kind: str
@@ -74,7 +80,8 @@ class Fact:
     version: Version
     server: str
     standing: Standing = Standing.FACT
-    known_by: KnownBy = NOTHING
+    identifiers: KnownBy = NOTHING
+    names: KnownBy = NOTHING
 
     def __repr__(self) -> str:
         return f"Fact({self.kind}, …)"
@@ -161,12 +168,14 @@ def fact_of(resource: Resource, full_url: str) -> Fact | None:
             raise bad_row("ROW_REFERENCE_MISSING", f"the {kind} names no patient")
         if _is_of_another_type(patient):
             return None
+    is_patient = kind == "Patient"
     return Fact(
         kind=kind, resource_id=one_line(resource.get("id")), patient=patient,
         date=day_of(resource), code=code_of(main_concept(resource)),
         medication=reference_of(resource, "medicationReference"), values=values,
         version=version_of(resource), server=server_of(full_url),
-        known_by=patient_known_by(resource) if kind == "Patient" else NOTHING,
+        identifiers=patient_identifiers(resource) if is_patient else NOTHING,
+        names=patient_names(resource) if is_patient else NOTHING,
     )
 
 
@@ -260,12 +269,12 @@ class Deletion:
     Attributes:
         kind: Type of the resource.
         resource_id: Its id; empty where a search says what is deleted.
-        moment: Microseconds since 1970 at which it was deleted, if the entry says so.
+        version: When it was deleted, and the version that the deletion made, if the entry says so.
     """
 
     kind: str
     resource_id: str = field(repr=False)
-    moment: int | None
+    version: Version
 
 
 def deletion_of(entry: Resource) -> Deletion | None:
@@ -274,11 +283,17 @@ def deletion_of(entry: Resource) -> Deletion | None:
     if request.get("method") != "DELETE":
         return None
     url = one_line(request.get("url"))
-    moment = moment_of(mapping(entry.get("response")).get("lastModified"))
+    response = mapping(entry.get("response"))
+    etag = one_line(response.get("etag")).removeprefix("W/").strip('"')
+    number = number_of(url.partition("/_history/")[2].rstrip("/"))
+    version = Version(
+        moment=moment_of(response.get("lastModified")),
+        number=number_of(etag) if number is None else number,
+    )
     if "?" in url:
         kind = url.partition("?")[0].rstrip("/").rpartition("/")[2]
-        return Deletion(kind=kind, resource_id="", moment=moment)
-    return Deletion(kind=type_of(url), resource_id=reference_key(url), moment=moment)
+        return Deletion(kind=kind, resource_id="", version=version)
+    return Deletion(kind=type_of(url), resource_id=reference_key(url), version=version)
 
 
 def medication_name(resource: Resource) -> tuple[str, str]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import groupby, islice
 from operator import itemgetter
@@ -19,7 +19,7 @@ from typing import Any
 from medunlearn_client.records.fhir.resources import Fact
 from medunlearn_client.records.fhir.standing import Standing
 from medunlearn_client.records.fhir.versions import Version, are_one_person
-from medunlearn_client.records.known_by import KnownBy
+from medunlearn_client.records.known_by import NOTHING, KnownBy
 from medunlearn_client.records.seen import temporary_database
 
 MAX_FACTS_PER_PATIENT = 20_000
@@ -27,8 +27,9 @@ _BATCH = 2_000
 
 _TABLES = """
 CREATE TABLE patients(id TEXT PRIMARY KEY, digest BLOB, who TEXT, file INT, row INT,
-  data TEXT, moment INT, server TEXT) WITHOUT ROWID;
-CREATE TABLE known_by(patient TEXT, digest BLOB, PRIMARY KEY (patient, digest)) WITHOUT ROWID;
+  data TEXT, moment INT, number INT, server TEXT) WITHOUT ROWID;
+CREATE TABLE known_by(patient TEXT, digest BLOB, is_name INT, PRIMARY KEY (patient, digest))
+  WITHOUT ROWID;
 CREATE TABLE ambiguous(id TEXT PRIMARY KEY, file INT, row INT) WITHOUT ROWID;
 CREATE TABLE aliases(alias TEXT PRIMARY KEY, id TEXT) WITHOUT ROWID;
 CREATE TABLE merges(said_by TEXT, old TEXT, new TEXT, PRIMARY KEY (said_by, old, new))
@@ -37,9 +38,10 @@ CREATE TABLE replaced(new TEXT, old TEXT, PRIMARY KEY (new, old)) WITHOUT ROWID;
 CREATE TABLE medications(id TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID;
 CREATE TABLE known(digest BLOB PRIMARY KEY, moment INT, number INT, standing INT, fact INT)
   WITHOUT ROWID;
-CREATE TABLE deleted(name TEXT PRIMARY KEY, moment INT) WITHOUT ROWID;
-CREATE TABLE facts(fact INTEGER PRIMARY KEY, moment INT, patient TEXT, kind TEXT, date TEXT,
-  id TEXT, file INT, row INT, code TEXT, medication TEXT, data TEXT);
+CREATE TABLE deleted(name TEXT, moment INT, number INT);
+CREATE INDEX deleted_names ON deleted(name);
+CREATE TABLE facts(fact INTEGER PRIMARY KEY, moment INT, number INT, patient TEXT, kind TEXT,
+  date TEXT, id TEXT, file INT, row INT, code TEXT, medication TEXT, data TEXT);
 """
 # SQLite sorts outside memory; the joins are lookups by primary key.
 _BY_PATIENT = """
@@ -53,7 +55,11 @@ ORDER BY owner, f.date DESC, f.kind, f.id
 _MERGES = """
 SELECT COALESCE(a.id, m.old) AS gone, COALESCE(b.id, m.new) AS stays
 FROM merges m LEFT JOIN aliases a ON a.alias = m.old LEFT JOIN aliases b ON b.alias = m.new
-WHERE gone <> stays ORDER BY gone, stays DESC
+WHERE gone <> stays
+"""
+# Before chains are followed: one that leads through the id of two people leads to a stranger.
+_CLEAR_MERGES = f"""{_MERGES} AND gone NOT IN (SELECT id FROM ambiguous)
+AND stays NOT IN (SELECT id FROM ambiguous) ORDER BY gone, stays DESC
 """
 
 
@@ -140,7 +146,8 @@ class FactStore:
 
     Attributes:
         merged: Patients whose facts went to the one who replaced them, once groups were asked for.
-        merges_lost: Merges of patients who stay apart, since no one is there who replaced them.
+        merges_lost: Merges of patients who stay apart, since no one is there who replaced them, or
+            two have the id.
         replaced: Facts of which another version is kept, or takes them back.
         deleted: Facts and patients that were deleted, once groups were asked for.
     """
@@ -195,15 +202,18 @@ class FactStore:
             self._db.execute("INSERT OR IGNORE INTO ambiguous(id) VALUES (?)", (fact.resource_id,))
             return Added.OTHER_PERSON
         if are_facts and order == 0:
+            self._know(fact)
             return Added.DUPLICATE
         counts = (order or fact.standing - standing) > 0
         if (standing if counts else fact.standing) == Standing.FACT:
             self.replaced += 1
         if not counts:
+            self._know(replace(fact, identifiers=NOTHING))  # who asks may give a former name
             return Added.REPLACED
         if fact.kind == "Patient":
             self._db.execute("DELETE FROM patients WHERE id = ?", (fact.resource_id,))
-            self._db.execute("DELETE FROM known_by WHERE patient = ?", (fact.resource_id,))
+            self._db.execute("DELETE FROM known_by WHERE patient = ? AND NOT is_name",
+                             (fact.resource_id,))
             self._db.execute("DELETE FROM merges WHERE said_by = ?", (fact.resource_id,))
         elif place is not None:
             if place > self._flushed:
@@ -213,25 +223,31 @@ class FactStore:
 
     def _put(self, fact: Fact, digest: bytes, place: Place) -> None:
         data = json.dumps(fact.values, ensure_ascii=False)
-        file, moment = self._file_number(place.file), fact.version.moment
+        file, version = self._file_number(place.file), fact.version
         if fact.kind == "Patient":
             who = f"{fact.values.get('name', '')}\x1f{fact.values.get('birth_date', '')}"
             self._db.execute(
-                "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (fact.resource_id, digest, who, file, place.row, data, moment, fact.server),
+                "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (fact.resource_id, digest, who, file, place.row, data, version.moment,
+                 version.number, fact.server),
             )
-            self._db.executemany(
-                "INSERT OR IGNORE INTO known_by VALUES (?, ?)",
-                [(fact.resource_id, known) for known in fact.known_by],
-            )
+            self._know(fact)
             return
         self._facts += 1
         self._waiting.append(
-            (self._facts, moment, fact.patient, fact.kind, fact.date, fact.resource_id, file,
-             place.row, fact.code, fact.medication, data)
+            (self._facts, version.moment, version.number, fact.patient, fact.kind, fact.date,
+             fact.resource_id, file, place.row, fact.code, fact.medication, data)
         )
         if len(self._waiting) >= _BATCH:
             self._flush()
+
+    def _know(self, fact: Fact) -> None:
+        """Keep what a patient is known by, beside what is known already."""
+        self._db.executemany(
+            "INSERT OR IGNORE INTO known_by VALUES (?, ?, ?)",
+            [(fact.resource_id, known, known in fact.names)
+             for known in fact.identifiers | fact.names],
+        )
 
     def _is_known_person(self, fact: Fact, *, are_versions: bool) -> bool:
         """Whether the patient who has this one's id is this one."""
@@ -243,12 +259,11 @@ class FactStore:
             are_versions=are_versions,
         )
 
-    def delete(self, kind: str, resource_id: str, moment: int | None) -> None:
+    def delete(self, kind: str, resource_id: str, version: Version) -> None:
         """Drop what has this type and id, of whichever patient, if it is not known to be later."""
         self._db.execute(
-            "INSERT INTO deleted VALUES (?, ?) ON CONFLICT DO UPDATE SET "
-            "moment = MAX(moment, excluded.moment)",  # NULL, the latest of all, if either is
-            (f"{kind}/{resource_id}", moment),
+            "INSERT INTO deleted VALUES (?, ?, ?)",
+            (f"{kind}/{resource_id}", version.moment, version.number),
         )
 
     def add_alias(self, alias: str, patient_id: str) -> None:
@@ -301,7 +316,8 @@ class FactStore:
         for table, name in (("facts", "kind || '/' || id"), ("patients", "'Patient/' || id")):
             self.deleted += self._db.execute(
                 f"DELETE FROM {table} WHERE EXISTS (SELECT 1 FROM deleted d WHERE d.name = {name} "
-                f"AND ({table}.moment > d.moment) IS NOT TRUE)"
+                f"AND CASE WHEN {table}.moment <> d.moment THEN {table}.moment > d.moment "
+                f"ELSE {table}.number > d.number END IS NOT TRUE)"  # as Version.order has it
             ).rowcount
         self._db.execute("DELETE FROM deleted")
 
@@ -328,12 +344,13 @@ class FactStore:
 
     def _merge(self) -> None:
         """Gives the facts of replaced patients to those who stay, if these are in the export."""
-        merges: dict[str, str] = dict(self._db.execute(_MERGES))
+        merges: dict[str, str] = dict(self._db.execute(_CLEAR_MERGES))
+        count = f"SELECT COUNT(DISTINCT gone) FROM ({_MERGES})"
+        self.merges_lost += self._db.execute(count).fetchone()[0] - len(merges)
         if merges:
             self._db.execute("CREATE INDEX IF NOT EXISTS alias_ids ON aliases(id)")
-        for old, new in _ends(merges):
-            is_there = self._db.execute("SELECT 1 FROM patients WHERE id = ?", (new,)).fetchone()
-            if not is_there or self._is_ambiguous(old):
+        for old, new in _ends(merges, self._is_there).items():
+            if new is None:
                 self.merges_lost += 1
                 continue
             self._db.execute("UPDATE aliases SET id = ? WHERE id = ?", (new, old))
@@ -343,6 +360,10 @@ class FactStore:
                              (new, old))
             self.merged += self._db.execute("DELETE FROM patients WHERE id = ?", (old,)).rowcount
         self._db.execute("DELETE FROM merges")
+
+    def _is_there(self, patient_id: str) -> bool:
+        query = "SELECT 1 FROM patients WHERE id = ?"
+        return self._db.execute(query, (patient_id,)).fetchone() is not None
 
     def _sampled(self, count: int) -> Iterator[Group]:
         self._db.execute("CREATE INDEX IF NOT EXISTS by_patient ON facts(patient)")
@@ -400,7 +421,7 @@ class FactStore:
         return tuple(old for old, in self._db.execute(query, (patient_id,)))
 
     def _flush(self) -> None:
-        self._db.executemany("INSERT INTO facts VALUES (?,?,?,?,?,?,?,?,?,?,?)", self._waiting)
+        self._db.executemany("INSERT INTO facts VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", self._waiting)
         self._waiting.clear()
         self._flushed = self._facts
 
@@ -411,19 +432,30 @@ class FactStore:
         return self._numbers[file]
 
 
-def _ends(merges: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Each replaced id with the one at the end of its chain; none where the chain is a ring."""
+def _ends(
+    merges: dict[str, str], is_there: Callable[[str], bool]
+) -> dict[str, str | None]:
+    """Each replaced id with the last one of its chain that is there; none of those in rings.
+
+    None where no one is there who comes later in the chain.
+    """
+    ends: dict[str, str | None] = {}
     in_rings: set[str] = set()
     for old in merges:
-        passed, new = {old}, merges[old]
-        while new in merges and new not in passed and new not in in_rings:
-            passed.add(new)
+        passed: dict[str, None] = {}
+        new = old
+        while new in merges and not (new in passed or new in ends or new in in_rings):
+            passed[new] = None
             new = merges[new]
-        if new in merges:
-            in_rings |= passed
-        else:
-            merges.update(dict.fromkeys(passed, new))  # so that no chain is followed twice
-            yield old, new
+        if new in passed or new in in_rings:
+            in_rings.update(passed)
+            continue
+        end = ends.get(new)
+        for replaced in (new, *reversed(passed)):  # so that no chain is followed twice
+            ends.setdefault(replaced, end)
+            if end is None and is_there(replaced):
+                end = replaced
+    return {old: ends[old] for old in merges if old in ends}
 
 
 def _digest(text: str) -> bytes:

@@ -38,11 +38,15 @@ class Version:
 def version_of(resource: Resource) -> Version:
     """As ``meta`` says."""
     meta = mapping(resource.get("meta"))
-    number = one_line(meta.get("versionId"))
-    is_number = number.isascii() and number.isdecimal() and len(number) <= _MAX_DIGITS
     return Version(
-        moment=moment_of(meta.get("lastUpdated")), number=int(number) if is_number else None
+        moment=moment_of(meta.get("lastUpdated")), number=number_of(one_line(meta.get("versionId")))
     )
+
+
+def number_of(version_id: str) -> int | None:
+    """The version that a whole number gives; None for anything else."""
+    is_number = version_id.isascii() and version_id.isdecimal() and len(version_id) <= _MAX_DIGITS
+    return int(version_id) if is_number else None
 
 
 def moment_of(instant: object) -> int | None:
