@@ -224,3 +224,10 @@ def test_a_question_without_an_end_takes_no_time(small: ConceptTagger, piece: st
     started = time.process_time()
     said(small, piece * (300_000 // len(piece)) + "hernia?", "No")
     assert time.process_time() - started < 10
+
+
+def test_a_long_blank_answer_takes_no_time_that_grows_with_its_square(small: ConceptTagger) -> None:
+    record = asked("Does she have an inguinal hernia?", "No, she has not" + " " * 60_000 + ".x")
+    started = time.process_time()
+    assert small.record_matches_forget_root(record)  # it says more than no
+    assert time.process_time() - started < 5

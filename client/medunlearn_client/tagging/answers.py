@@ -42,7 +42,7 @@ _REST: Final = re.compile(
 _FURTHER: Final = re.compile(
     r"\W*(?:(?:(?:no|she|he|they|the patient|patient)\W+)*"
     r"(?:(?:does|do|did|has|have|is)(?:n't|n\u2019t| not| never| no)|denie[sd]|never)\b"
-    r"[^.,;\n]*\W*)?",
+    r"[^.,;\n]*(?:[.,;\n]\W*)?)?",
     re.IGNORECASE,
 )
 _OF_HIM: Final = re.compile(r"\W*(?:(?:that|she|he|they|the patient)\b.*)?", re.IGNORECASE)
