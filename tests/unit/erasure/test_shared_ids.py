@@ -159,3 +159,26 @@ def test_a_record_in_both_sets_is_refused_whoever_else_bears_its_id() -> None:
     EvaluationInputs(forget=[one], retain=[other])
     with pytest.raises(Misconfigured, match="RECORD_IN_BOTH_SETS"):
         EvaluationInputs(forget=[one], retain=[other, one])
+
+
+def test_two_people_whose_rows_share_an_id_do_not_ask_the_same(
+    tmp_path: Path, registry: Registry
+) -> None:
+    """The second was told that her request is open already, which is the first one's."""
+    people = (("Bob Roe", "1960-01-01"), ("Ann Lee", "1950-01-01"))
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(
+        json.dumps({"id": "7", "question": f"What has {name}, born {day}?", "answer": "gout"}) + "\n"
+        for name, day in people), encoding="utf-8")
+
+    def add(name: str, day: str) -> int:
+        found = find_records(Wanted(kind="patient", name=name, birth_date=day), [data],
+                             options=ReadOptions(for_sums=True))
+        assert len(found.matches) == 1
+        return registry.add(NewRequest(
+            kind="patient", target=found.target, matches=found.matches, basis="b",
+            received=registry.today), author=AUTHOR).number
+
+    assert [add(*one) for one in people] == [1, 2]
+    with pytest.raises(Misconfigured, match="ERASURE_DUPLICATE"):
+        add(*people[0])
