@@ -168,7 +168,7 @@ def test_two_people_whose_rows_share_an_id_do_not_ask_the_same(
     people = (("Bob Roe", "1960-01-01"), ("Ann Lee", "1950-01-01"))
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(
-        json.dumps({"id": "7", "question": f"What has {name}, born {day}?", "answer": "gout"}) + "\n"
+        json.dumps({"id": "7", "question": f"What ails {name}, {day}?", "answer": "gout"}) + "\n"
         for name, day in people), encoding="utf-8")
 
     def add(name: str, day: str) -> int:
