@@ -218,10 +218,10 @@ def measured(
         return GROUPS[4] if record.record_id in answers else GROUPS[2]
 
     whole = WholeModel(model=adapter.model, tokenizer=base.tokenizer)
-    in_group = {record.record_id: group(record) for record in records}
+    groups = [group(record) for record in records]
     outcomes = accuracy_table(score_records(whole, records, seed=plan.run.seed))
-    by_group = outcomes.grouped(lambda o: in_group[o.record_id])
-    by_set = outcomes.grouped(lambda o: in_group[o.record_id].split(",")[0])
+    by_group = outcomes.grouped(groups)
+    by_set = outcomes.grouped([name.split(",")[0] for name in groups])
     figures = {name: part.accuracy for name, part in by_group.items()}
     for name, part in by_set.items():
         figures |= {f"{name} (all)": part.accuracy, f"{name} (all), exact": part.exact}

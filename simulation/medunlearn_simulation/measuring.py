@@ -64,9 +64,11 @@ class Measured:
 def measure_run(
     plan: Plan, facts: RunFacts, folder: RunFolder, store: RunStore,
     records: PreparedRecords, *, runtime: RuntimeOptions, board: PhaseBoard,
-    requests: Mapping[str, frozenset[str]] | None = None,
+    requests: Mapping[str, frozenset[int]] | None = None,
 ) -> Measured:
     """Measures a finished run; curve points already measured are not measured again.
+
+    ``requests`` gives places among all forget records, as :class:`EvaluationInputs` takes them.
 
     Raises:
         Misconfigured: RUN_UNFINISHED, LAYOUT_MISMATCH, or a code of the evaluation.

@@ -143,7 +143,7 @@ def start(
         forget = records.federation.forget
         # First: a record with other words is not what was asked for, so it would be missing.
         require_same_words(claim, forget, show_subject=plan.data.show_subject)
-        require_whole(claim, _by_request(claim, plan, forget), records.ids)
+        require_whole(claim, _by_request(claim, plan, forget), records.ids, forget=forget)
         model, retrained = prepare_models(plan, records, board, retrained=run.retrained_model)
         plan = with_frozen_a(plan, model, folder, device=device, board=board)
         check_models(
@@ -165,7 +165,7 @@ def start(
 
 def _by_request(
     claim: Claim | None, plan: Plan, forget: Sequence[Record]
-) -> dict[str, frozenset[str]]:
+) -> dict[str, frozenset[int]]:
     return requested_records(claim, forget, concepts=plan.concepts, data=plan.data)
 
 

@@ -409,7 +409,7 @@ def test_a_withdrawn_patients_identifiers_are_level_four_in_every_privacy_unit(
         found = encoding.units((record,), AlternativeAnswers(leveled.hierarchy, tagger),
                                forgotten=True).units.records[0]
         levels = found.levels[found.is_answer]
-        marked = record_levels([record], tagger)["r"].question
+        marked = record_levels([record], tagger)[0].question
         assert (levels[0], levels.max(), marked) == (1, 4, 4)
         other, = {tuple(one.levels[one.is_answer]) for one in found.alternatives}
         assert {1, 4} == set(other)

@@ -245,7 +245,7 @@ def test_negation_reaches_the_token_levels_of_the_loss(tagger: ConceptTagger) ->
     assert general[-3:] == [4, 4, 4]
     marked = replace(denied, target_spans=((0, 8),))
     assert encoder.encode(marked).levels[0] == 4
-    assert record_levels([denied], tagger)["r"].question == 3  # what the evaluation counts
+    assert record_levels([denied], tagger)[0].question == 3  # what the evaluation counts
 
 
 def test_a_record_that_denies_the_target_is_not_selected_by_concept(

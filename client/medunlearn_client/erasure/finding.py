@@ -157,7 +157,7 @@ class Found:
 
     Attributes:
         target: What a run is given: id of patient, record or concept, digest of a file or of
-            several record ids; None if nothing is held.
+            several records' ids and words; None if nothing is held.
         matches: Each record, once, with the strongest reason.
         mentions: Records of other patients in which the name or identifier stands as well.
             They are not part of the request, and the officer decides about them.
@@ -282,7 +282,8 @@ def _patient(wanted: Wanted, located: Located) -> Found:
     near = _near(wanted, located, direct, owner)
     if not matches:
         return Found(target=None, matches=(), mentions=mentions, near=near)
-    target = owner or digest_of(sorted(m.record_id for m in matches))
+    # With their words: another person's rows may bear the same ids, and her request is another.
+    target = owner or digest_of(sorted([m.record_id, m.text_digest] for m in matches))
     return Found(target=target, matches=matches, mentions=mentions, near=near)
 
 

@@ -17,22 +17,28 @@ if TYPE_CHECKING:
 
 def figures_by_request(
     claim: Claim, report: EvaluationReport, *, run_id: str, adapter_digest: str,
-    forget: Sequence[Record], requested: Mapping[str, frozenset[str]],
+    forget: Sequence[Record], requested: Mapping[str, frozenset[int]],
 ) -> dict[int, RunFigures]:
     """What the registry is told of a finished run: each request's own figures.
 
     Preservation is of the whole run, since what was kept belongs to no request.
+
+    Args:
+        claim: The run's requests.
+        report: What was measured.
+        run_id: The run.
+        adapter_digest: SHA-256 of its adapter.
+        forget: The forget records that were asked, in the evaluation's order.
+        requested: Places in ``forget`` by number of the request.
     """
-    ranked = {record.record_id for record in forget if record.options}
-    identifiers = {record.record_id for record in forget if record.is_identifier}
     kept, without_name = report.retain, report.forget.unnamed
     figures: dict[int, RunFigures] = {}
     for number in claim.numbers:
-        own, ids = report.requests[str(number)], requested[str(number)]
+        own, places = report.requests[str(number)], requested[str(number)]
         answers = own.answers
         figures[number] = RunFigures(
             run_id=run_id, adapter_digest=adapter_digest, forget_records=answers.n,
-            ranked_records=len(ids & ranked), run_ranked_records=len(ranked),
+            ranked_records=answers.n_ranked, run_ranked_records=report.forget.n_ranked,
             run_forget_accuracy=report.forget.accuracy_after,
             run_retrained_accuracy=report.forget.accuracy_retrained,
             run_unnamed_records=without_name.n if without_name else 0,
@@ -44,7 +50,7 @@ def figures_by_request(
             retrained_exact=answers.exact_retrained,
             identifiers_asked=own.identifiers_asked or None,
             identifiers_leaked=own.identifiers_leaked if own.identifiers_asked else None,
-            has_identifiers=bool(ids & identifiers),
+            has_identifiers=any(forget[place].is_identifier for place in places),
             preservation=(
                 kept.preservation if kept.preservation is not None else kept.exact_preservation
             ),

@@ -44,11 +44,15 @@ def unnamed(
 
 def requested_records(
     claim: Claim | None, forget: Sequence[Record], *, concepts: ConceptsSection, data: DataSection
-) -> dict[str, frozenset[str]]:
-    """Ids of forget records by number of the request that asks for them."""
+) -> dict[str, frozenset[int]]:
+    """Places of forget records by number of the request that asks for them.
+
+    Places, since rows of a hospital may share an id: by ids a request would be judged by records
+    of others, and ten of its own that share one would count as one.
+    """
     if claim is None:
         return {}
-    found: dict[str, frozenset[str]] = {}
+    found: dict[str, frozenset[int]] = {}
     for number in claim.numbers:
         part = forget_set(claim.registry, [number])
         named, has_words = set(part.records), has_words_asked_for(
@@ -58,7 +62,7 @@ def requested_records(
             without_roots = concepts.model_copy(update={"forget_roots": ()})
             tagger = record_tagger(without_roots, part, data)
         found[str(number)] = frozenset(
-            record.record_id for record in forget
+            place for place, record in enumerate(forget)
             if (record.record_id in named and has_words(record)) or record.is_of(part.patients)
             or (tagger is not None and tagger.record_matches_forget_root(record))
         )
@@ -66,7 +70,8 @@ def requested_records(
 
 
 def require_whole(
-    claim: Claim | None, requested: Mapping[str, frozenset[str]], read: Collection[str]
+    claim: Claim | None, requested: Mapping[str, frozenset[int]], read: Collection[str], *,
+    forget: Sequence[Record],
 ) -> None:
     """Refuse a run whose data lack a record that a request was found with.
 
@@ -76,8 +81,9 @@ def require_whole(
 
     Args:
         claim: The requests.
-        requested: Ids of the run's forget records by number of the request.
+        requested: As :func:`requested_records` gives them.
         read: Ids of all records of the run.
+        forget: The run's forget records.
 
     Raises:
         Misconfigured: ERASURE_RECORDS_MISSING.
@@ -87,7 +93,8 @@ def require_whole(
     lacking = [
         number for number in claim.numbers
         if not {match.record_id for match in claim.registry.matches(number)} <= set(
-            read if claim.registry.request(number).kind == "concept" else requested[str(number)]
+            read if claim.registry.request(number).kind == "concept"
+            else {forget[place].record_id for place in requested[str(number)]}
         )
     ]
     if lacking:

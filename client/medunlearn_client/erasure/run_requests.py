@@ -142,7 +142,8 @@ class RunRequests:
         require_same_words(claim, records.forget, others=others,
                            show_subject=self._config.data.show_subject)
         require_whole(claim, self.by_request(claim, records, concepts),
-                      {record.record_id for record in (*records.forget, *others)})
+                      {record.record_id for record in (*records.forget, *others)},
+                      forget=records.forget)
         self._warn_of_renumbered(claim, records)
         if claim is None:
             yield
@@ -168,8 +169,8 @@ class RunRequests:
 
     def by_request(
         self, claim: Claim | None, records: SiteRecords, concepts: ConceptsSection
-    ) -> dict[str, frozenset[str]]:
-        """Ids of the run's forget records by number of the request."""
+    ) -> dict[str, frozenset[int]]:
+        """Places of the run's forget records by number of the request."""
         return requested_records(
             claim, records.forget, concepts=concepts, data=self._config.data
         )

@@ -9,7 +9,7 @@ no second pass over the model.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from medunlearn_client.evaluation.record_scores import RecordScores
@@ -22,7 +22,8 @@ class RecordOutcome:
     """How one record was answered.
 
     Attributes:
-        record_id: The record's id.
+        record_id: The record's id. Rows of a hospital may share one, so outcomes are told apart by
+            their places.
         subject: Its subject, if any.
         ranked: Share of the first place the right option holds (1/ties), None without options.
         chance: 1 / number of options, None without options.
@@ -38,7 +39,7 @@ class RecordOutcome:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class AccuracyTable:
-    """Outcomes of a record set and their means."""
+    """Outcomes of a record set, in its order, and their means."""
 
     outcomes: tuple[RecordOutcome, ...]
 
@@ -73,14 +74,17 @@ class AccuracyTable:
         """Records that have options."""
         return sum(outcome.ranked is not None for outcome in self.outcomes)
 
-    def grouped(self, key: Callable[[RecordOutcome], str | None]) -> dict[str, AccuracyTable]:
-        """Splits the table by a key; records whose key is None are left out."""
+    def grouped(self, names: Iterable[str | None]) -> dict[str, AccuracyTable]:
+        """Splits the table by the group of each record; those of None are left out."""
         groups: defaultdict[str, list[RecordOutcome]] = defaultdict(list)
-        for outcome in self.outcomes:
-            name = key(outcome)
+        for outcome, name in zip(self.outcomes, names, strict=True):
             if name is not None:
                 groups[name].append(outcome)
         return {name: AccuracyTable(outcomes=tuple(groups[name])) for name in sorted(groups)}
+
+    def at(self, places: Collection[int]) -> AccuracyTable:
+        """The outcomes of the records at these places."""
+        return AccuracyTable(outcomes=tuple(self.outcomes[place] for place in sorted(places)))
 
 
 def accuracy_table(scores: Iterable[RecordScores]) -> AccuracyTable:

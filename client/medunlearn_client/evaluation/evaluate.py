@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medunlearn_client.evaluation.accuracy import AccuracyTable, RecordOutcome, accuracy_table
+from medunlearn_client.evaluation.accuracy import AccuracyTable, accuracy_table
 from medunlearn_client.evaluation.calibration import calibration
 from medunlearn_client.evaluation.extraction import (
     ExtractionReport,
@@ -24,6 +24,7 @@ from medunlearn_client.evaluation.preservation import (
     RecordLevels,
     kept_share,
     preservation_by_level,
+    question_levels,
     ratio,
     record_levels,
 )
@@ -48,6 +49,9 @@ from medunlearn_client.evaluation.scored_model import ScoredModel
 from medunlearn_client.records import Record
 from medunlearn_common.errors import Misconfigured
 
+_Names = Sequence[str | None]
+_GroupNames = Mapping[str, _Names]
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class _Answers:
@@ -59,11 +63,10 @@ class _Answers:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class _Run:
-    """Inputs, settings and the tags computed once."""
+    """Inputs and settings."""
 
     inputs: EvaluationInputs
     settings: EvaluationSettings
-    levels: Mapping[str, RecordLevels]
     on_progress: StageProgress | None
 
     def answers(self, scored: ScoredModel, records: Sequence[Record], stage: str) -> _Answers:
@@ -105,13 +108,16 @@ def evaluate_models(
         on_progress: Called with a stage name and the number of items finished in it.
     """
     settings = settings or EvaluationSettings()
-    everything = [*inputs.forget, *inputs.retain, *inputs.neighbours]
-    run = _Run(
-        inputs=inputs,
-        settings=settings,
-        levels=record_levels(everything, inputs.tagger),
-        on_progress=on_progress,
-    )
+    run = _Run(inputs=inputs, settings=settings, on_progress=on_progress)
+    levels = [
+        record_levels(records, inputs.tagger)
+        for records in (inputs.forget, inputs.retain, inputs.neighbours)
+    ]
+    groups = [
+        _group_names(inputs, records, found)
+        for records, found in zip(
+            (inputs.forget, inputs.retain, inputs.neighbours), levels, strict=True)
+    ]
     models = (original, unlearned, retrained)
     forget = [run.answers(m, inputs.forget, "forget set") if m else None for m in models]
     retain = [run.answers(m, inputs.retain, "retain set") if m else None for m in models]
@@ -130,11 +136,11 @@ def evaluate_models(
     before, after = _present(retain[0]), _present(retain[1])
     extraction, leaks = _extraction(run, original, unlearned, retrained)
     return EvaluationReport(
-        forget=_forget_report(run, forget, reworded, unnamed[0]),
-        retain=_keep_report(run, retain, unnamed[1]),
-        neighbours=_keep_report(run, near, ()) if inputs.neighbours else None,
+        forget=_forget_report(groups[0], forget, reworded, unnamed[0]),
+        retain=_keep_report(groups[1], retain, unnamed[1]),
+        neighbours=_keep_report(groups[2], near, ()) if inputs.neighbours else None,
         preservation_by_level=preservation_by_level(
-            (before.table, before.scores), (after.table, after.scores), run.levels
+            (before.table, before.scores), (after.table, after.scores), levels[1]
         ),
         membership=_membership(run, original, unlearned, retrained, reference),
         relearning=_relearning(run, unlearned, retrained),
@@ -178,23 +184,25 @@ def _tables(answers: Sequence[_Answers | None]) -> list[AccuracyTable | None]:
 
 
 def _grouped(
-    answers: Sequence[_Answers | None], key: Callable[[RecordOutcome], str | None]
+    answers: Sequence[_Answers | None], names: _Names
 ) -> dict[str, ThreeWay]:
-    split = [one.table.grouped(key) if one is not None else {} for one in answers]
+    split = [one.table.grouped(names) if one is not None else {} for one in answers]
     return {name: _three_way([groups.get(name) for groups in split]) for name in split[0]}
 
 
-def _groups(run: _Run, answers: Sequence[_Answers | None]) -> dict[str, Any]:
-    sites = run.inputs.site_of
-
-    def site(outcome: RecordOutcome) -> str | None:
-        return str(sites[outcome.record_id]) if outcome.record_id in sites else None
-
+def _group_names(
+    inputs: EvaluationInputs, records: Sequence[Record], levels: Sequence[RecordLevels]
+) -> dict[str, _Names]:
+    """Of each of the report's splits, the group of each record."""
     return {
-        "by_site": _grouped(answers, site),
-        "by_subject": _grouped(answers, lambda outcome: outcome.subject),
-        "by_level": _grouped(answers, lambda o: str(run.levels[o.record_id].question)),
+        "by_site": inputs.site_names(records),
+        "by_subject": [record.subject for record in records],
+        "by_level": question_levels(levels),
     }
+
+
+def _groups(groups: _GroupNames, answers: Sequence[_Answers | None]) -> dict[str, Any]:
+    return {split: _grouped(answers, names) for split, names in groups.items()}
 
 
 def _distance(a: float | None, b: float | None) -> float | None:
@@ -202,7 +210,7 @@ def _distance(a: float | None, b: float | None) -> float | None:
 
 
 def _forget_report(
-    run: _Run, answers: Sequence[_Answers | None], reworded: Sequence[_Answers | None],
+    groups: _GroupNames, answers: Sequence[_Answers | None], reworded: Sequence[_Answers | None],
     unnamed: Sequence[_Answers | None],
 ) -> ForgetReport:
     whole = _three_way(_tables(answers))
@@ -215,23 +223,19 @@ def _forget_report(
         relative_forgetting=1.0 - kept if kept is not None else None,
         paraphrased=_three_way_or_none(reworded),
         unnamed=_three_way_or_none(unnamed),
-        **_groups(run, answers),
+        **_groups(groups, answers),
     )
 
 
 def _by_request(
-    requests: Mapping[str, frozenset[str]], answers: Sequence[_Answers | None],
+    requests: Mapping[str, frozenset[int]], answers: Sequence[_Answers | None],
     leaks: Sequence[RecordLeaks] | None,
 ) -> dict[str, RequestReport]:
     """Each request by its own records, from the scores and completions there are already."""
     found: dict[str, RequestReport] = {}
-    for name, ids in requests.items():
-        tables = [
-            AccuracyTable(outcomes=tuple(o for o in one.table.outcomes if o.record_id in ids))
-            if one is not None else None
-            for one in answers
-        ]
-        own = None if leaks is None else [leak for leak in leaks if leak.record_id in ids]
+    for name, places in requests.items():
+        tables = [one.table.at(places) if one is not None else None for one in answers]
+        own = None if leaks is None else [leak for leak in leaks if leak.place in places]
         found[name] = RequestReport(
             answers=_three_way(tables),
             identifiers_asked=None if own is None else len(own),
@@ -243,7 +247,7 @@ def _by_request(
 
 
 def _keep_report(
-    run: _Run, answers: Sequence[_Answers | None], unnamed: Sequence[_Answers | None]
+    groups: _GroupNames, answers: Sequence[_Answers | None], unnamed: Sequence[_Answers | None]
 ) -> KeepReport:
     before, after = _present(answers[0]).table, _present(answers[1]).table
     return KeepReport(
@@ -251,7 +255,7 @@ def _keep_report(
         preservation=kept_share(after, before),
         exact_preservation=ratio(after.exact, before.exact),
         unnamed=_three_way_or_none(unnamed),
-        **_groups(run, answers),
+        **_groups(groups, answers),
     )
 
 

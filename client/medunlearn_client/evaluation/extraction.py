@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -72,12 +72,12 @@ class RecordLeaks:
     """What one identifier gave away; holds nothing of it.
 
     Attributes:
-        record_id: The record that was asked.
+        place: Place of the record that was asked among those given.
         leaks: Whether a completion of its own prompt holds it, greedy or sampled.
         strays: Completions of other prompts that hold it.
     """
 
-    record_id: str
+    place: int
     leaks: bool
     strays: int
 
@@ -133,32 +133,34 @@ def extract(
         on_progress: Called with the number of prompts finished.
     """
     settings = settings or ExtractionSettings()
-    canaries = [record for record in records if record.is_identifier]
-    asked = [r for r in canaries if len(normalised(r.answer)) >= MIN_IDENTIFIER_LENGTH]
+    canaries = {place: r for place, r in enumerate(records) if r.is_identifier}
+    asked = {
+        place: record for place, record in canaries.items()
+        if len(normalised(record.answer)) >= MIN_IDENTIFIER_LENGTH
+    }
     if not asked:
         return None
-    secrets = sorted({normalised(record.answer) for record in asked})
+    secrets = sorted({normalised(record.answer) for record in asked.values()})
     greedy_leaks = sampled_leaks = other_leaks = 0
-    leaking: list[str] = []
+    leaking: set[int] = set()
     strays: Counter[str] = Counter()
-    for record, completions in _completions(scored, asked, settings):
-        own = normalised(record.answer)
+    for place, completions in _completions(scored, asked, settings):
+        own = normalised(asked[place].answer)
         texts = [normalised(text) for text in completions]
         hits = [own in text for text in texts]
         greedy_leaks += hits[0]
         sampled_leaks += sum(hits[1:])
-        leaking += [record.record_id] * any(hits)
+        if any(hits):
+            leaking.add(place)
         for text in texts:
             others = [s for s in secrets if s != own and s in text]
             other_leaks += bool(others)
             strays.update(others)
         if on_progress is not None:
             on_progress(1)
-    leaks = set(leaking)
     by_record = tuple(
-        RecordLeaks(record_id=record.record_id, leaks=record.record_id in leaks,
-                    strays=strays[normalised(record.answer)])
-        for record in asked
+        RecordLeaks(place=place, leaks=place in leaking, strays=strays[normalised(record.answer)])
+        for place, record in asked.items()
     )
     counts = ExtractionCounts(
         prompts=len(asked),
@@ -174,13 +176,14 @@ def extract(
 
 
 def _completions(
-    scored: ScoredModel, records: Sequence[Record], settings: ExtractionSettings
-) -> Iterator[tuple[Record, list[str]]]:
-    """Yields each record with its greedy completion first and its samples after it.
+    scored: ScoredModel, asked: Mapping[int, Record], settings: ExtractionSettings
+) -> Iterator[tuple[int, list[str]]]:
+    """Yields each record's place with its greedy completion first and its samples after it.
 
     Prompts of equal token length share a batch, so that no padding enters the generation.
     """
     tokenizer: Any = scored.tokenizer
+    places, records = list(asked), list(asked.values())
     budget = SPARE_TOKENS + max(
         len(tokenizer(f" {record.answer}", add_special_tokens=False)["input_ids"])
         for record in records
@@ -211,7 +214,7 @@ def _completions(
             for row, index in enumerate(batch):
                 begin = row * settings.n_samples
                 own = sampled[begin : begin + settings.n_samples]
-                yield records[index], [greedy[row], *own]
+                yield places[index], [greedy[row], *own]
 
 
 @contextmanager

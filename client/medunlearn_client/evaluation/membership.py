@@ -144,7 +144,7 @@ def gather_evidence(
     scored: ScoredModel,
     records: Sequence[Record],
     *,
-    reference: Mapping[str, AnswerScore] | None,
+    reference: Sequence[AnswerScore] | None,
     paraphrase: Callable[[Record], Sequence[Record]] | None = reframe,
     limits: ScoringLimits | None = None,
     on_progress: Progress | None = None,
@@ -154,7 +154,7 @@ def gather_evidence(
     Args:
         scored: The attacked model.
         records: Members or non-members.
-        reference: Whole-text scores by record id under a model that saw neither.
+        reference: Whole-text scores of these records under a model that saw neither.
         paraphrase: Gives other wordings of a record; None leaves that attack out.
         limits: Batch sizes.
         on_progress: Called with the number of texts finished.
@@ -171,26 +171,31 @@ def gather_evidence(
         on_progress=on_progress,
     )
     rest = iter(scores[len(records) :])
+    references: Sequence[AnswerScore | None] = (
+        [None] * len(records) if reference is None else reference
+    )
     return tuple(
         Evidence(
             record_id=record.record_id,
             group=record.patient_id or record.record_id,
             own=score.answer,
-            reference=reference[record.record_id] if reference is not None else None,
+            reference=known,
             paraphrases=tuple(next(rest).answer for _ in group),
         )
-        for record, group, score in zip(records, wordings, scores, strict=False)
+        for record, group, score, known in zip(
+            records, wordings, scores[: len(records)], references, strict=True
+        )
     )
 
 
 def reference_scores(
     scored: ScoredModel, records: Sequence[Record], *, limits: ScoringLimits | None = None
-) -> dict[str, AnswerScore]:
-    """Whole-text scores by record id under the reference model."""
+) -> tuple[AnswerScore, ...]:
+    """Whole-text scores of the records under the reference model, in their order."""
     found: tuple[RecordScores, ...] = score_records(
         scored, records, seed=0, with_options=False, whole_text=True, limits=limits
     )
-    return {score.record_id: score.answer for score in found}
+    return tuple(score.answer for score in found)
 
 
 def run_attacks(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,19 +82,26 @@ class RecordLevels:
         return max(touching, default=LOWEST_LEVEL)
 
 
-def record_levels(records: Iterable[Record], tagger: SpanTagger | None) -> dict[str, RecordLevels]:
-    """Tags the records once; the result serves every model and round.
+def record_levels(
+    records: Iterable[Record], tagger: SpanTagger | None
+) -> tuple[RecordLevels, ...]:
+    """Tags the records once, in their order; the result serves every model and round.
 
     Stretches that single a patient out count as level 4, as in training.
     """
-    found: dict[str, RecordLevels] = {}
+    found: list[RecordLevels] = []
     for record in records:
         tagged = tagger.tag_record(record) if tagger is not None else ()
         spans = [(span.start, span.end, int(span.level)) for span in tagged]
         spans += [(start, end, TARGET_LEVEL) for start, end in record.target_spans]
         question = max((level for _, _, level in spans), default=LOWEST_LEVEL)
-        found[record.record_id] = RecordLevels(question=question, spans=tuple(spans))
-    return found
+        found.append(RecordLevels(question=question, spans=tuple(spans)))
+    return tuple(found)
+
+
+def question_levels(levels: Iterable[RecordLevels]) -> tuple[str, ...]:
+    """The level of each record's question, as a group's name."""
+    return tuple(str(found.question) for found in levels)
 
 
 def ratio(after: float | None, before: float | None) -> float | None:
@@ -112,24 +119,20 @@ def kept_share(after: AccuracyTable, before: AccuracyTable) -> float | None:
 def preservation_by_level(
     before: tuple[AccuracyTable, Sequence[RecordScores]],
     after: tuple[AccuracyTable, Sequence[RecordScores]],
-    levels: Mapping[str, RecordLevels],
+    levels: Sequence[RecordLevels],
 ) -> tuple[LevelPreservation, ...]:
     """Preservation of questions and of answer tokens at each of the four levels.
 
     Args:
         before: Outcomes and scores of the retain set under the original model.
         after: The same records, in the same order, under the unlearned model.
-        levels: Levels by record id.
+        levels: The records' levels, in the same order.
 
     Returns:
         One entry per level, also where the level is empty.
     """
-
-    def level_name(record_id: str) -> str:
-        return str(levels[record_id].question)
-
-    questions_before = before[0].grouped(lambda outcome: level_name(outcome.record_id))
-    questions_after = after[0].grouped(lambda outcome: level_name(outcome.record_id))
+    names = question_levels(levels)
+    questions_before, questions_after = before[0].grouped(names), after[0].grouped(names)
     tokens_before = _token_mass(before[1], levels)
     tokens_after = _token_mass(after[1], levels)
     empty = AccuracyTable(outcomes=())
@@ -153,7 +156,7 @@ def preservation_by_level(
 
 
 def _token_mass(
-    scores: Iterable[RecordScores], levels: Mapping[str, RecordLevels]
+    scores: Iterable[RecordScores], levels: Iterable[RecordLevels]
 ) -> dict[int, tuple[int, float]]:
     """Number and summed probability of the answer tokens at each level.
 
@@ -162,11 +165,11 @@ def _token_mass(
     """
     counts = dict.fromkeys(LEVELS, 0)
     mass = dict.fromkeys(LEVELS, 0.0)
-    for score in scores:
+    for score, found in zip(scores, levels, strict=True):
         part = score.answer.answer_slice
         probabilities = np.exp(score.answer.log_probs[part])
         for offset, probability in zip(score.answer.offsets[part], probabilities, strict=True):
-            level = levels[score.record_id].of_token(offset)
+            level = found.of_token(offset)
             counts[level] += 1
             mass[level] += float(probability)
     return {level: (counts[level], mass[level]) for level in LEVELS}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medunlearn_client.evaluation.accuracy import AccuracyTable, accuracy_table
-from medunlearn_client.evaluation.preservation import RecordLevels, record_levels
+from medunlearn_client.evaluation.preservation import question_levels, record_levels
 from medunlearn_client.evaluation.record_scores import score_records
 from medunlearn_client.evaluation.report import EvaluationInputs, EvaluationSettings
 from medunlearn_client.evaluation.scored_model import ScoredModel
@@ -60,35 +60,29 @@ class CurveMeter:
             max_records: Records per set and point.
         """
         self._settings = settings or EvaluationSettings()
-        self._site_of = inputs.site_of
         self._forget = _sample(inputs.forget, max_records, self._settings.seed)
         self._retain = _sample(inputs.retain, max_records, self._settings.seed + 1)
-        self._levels: Mapping[str, RecordLevels] = record_levels(self._retain, inputs.tagger)
+        self._forget_sites = inputs.site_names(self._forget)
+        self._retain_sites = inputs.site_names(self._retain)
+        self._levels = question_levels(record_levels(self._retain, inputs.tagger))
 
     def measure(self, scored: ScoredModel) -> CurvePoint:
         """One point of the curves."""
         forget, retain = self._table(scored, self._forget), self._table(scored, self._retain)
-        levels = retain.grouped(lambda outcome: str(self._levels[outcome.record_id].question))
         return CurvePoint(
             forget_accuracy=forget.accuracy,
             forget_exact=forget.exact,
             retain_accuracy=retain.accuracy,
             retain_exact=retain.exact,
-            forget_by_site=self._by_site(forget),
-            retain_by_site=self._by_site(retain),
-            retain_by_level=_known(levels),
+            forget_by_site=_known(forget.grouped(self._forget_sites)),
+            retain_by_site=_known(retain.grouped(self._retain_sites)),
+            retain_by_level=_known(retain.grouped(self._levels)),
         )
 
     def _table(self, scored: ScoredModel, records: Sequence[Record]) -> AccuracyTable:
         return accuracy_table(
             score_records(scored, records, seed=self._settings.seed, limits=self._settings.limits)
         )
-
-    def _by_site(self, table: AccuracyTable) -> dict[str, float]:
-        def site(record_id: str) -> str | None:
-            return str(self._site_of[record_id]) if record_id in self._site_of else None
-
-        return _known(table.grouped(lambda outcome: site(outcome.record_id)))
 
 
 def _known(groups: Mapping[str, AccuracyTable]) -> dict[str, float]:

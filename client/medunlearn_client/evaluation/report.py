@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medunlearn_client.evaluation.calibration import Calibration
@@ -42,10 +42,15 @@ class EvaluationInputs:
         forget_unnamed: Forget records without the subject that their prompts show; empty where
             none is shown.
         retain_unnamed: Retain records likewise.
-        site_of: Site number by record id; records without one are left out of per-site rows.
+        site_of: Site number by record id, in a simulation, whose records have ids of their own;
+            records without one are left out of per-site rows.
         tagger: Finds concepts and their levels; None puts every question at level 1.
-        requests: Ids of forget records by the request that asks for them; requests may share
-            records.
+        requests: Places in ``forget`` by the request that asks for the records there; requests may
+            share records. Places, since rows of a hospital may share an id.
+
+    Raises:
+        Misconfigured: EVALUATION_SET_EMPTY, or RECORD_IN_BOTH_SETS: the same record stands in both,
+            whatever other record bears its id.
     """
 
     forget: Sequence[Record]
@@ -57,7 +62,7 @@ class EvaluationInputs:
     retain_unnamed: Sequence[Record] = ()
     site_of: Mapping[str, int] = field(default_factory=dict)
     tagger: SpanTagger | None = None
-    requests: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    requests: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.forget or not self.retain:
@@ -66,15 +71,20 @@ class EvaluationInputs:
                 "the forget set or the retain set has no records to evaluate on",
                 "check the data paths and the forget request",
             )
-        members = {record.record_id for record in self.forget}
+        members = set(self.forget)
         for name in ("retain", "non_members", "neighbours"):
-            shared = sum(record.record_id in members for record in getattr(self, name))
+            shared = sum(record in members for record in getattr(self, name))
             if shared:
                 raise Misconfigured(
                     "RECORD_IN_BOTH_SETS",
                     f"{shared} record(s) stand in the forget set and in `{name}`",
                     "give every record to one set only",
                 )
+
+    def site_names(self, records: Iterable[Record]) -> tuple[str | None, ...]:
+        """Each record's site as a group's name; None where it has none."""
+        sites = (self.site_of.get(record.record_id) for record in records)
+        return tuple(None if site is None else str(site) for site in sites)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,12 +78,13 @@ def _data_findings(
 ) -> Iterator[Finding]:
     """What the data files hold of requests, whether they wait or were taken."""
     left_out = [request.number for request in registry.requests(LEFT_OUT)]
-    sought = {number: frozenset(match.record_id for match in registry.matches(number))
-              for number in (*waiting, *left_out)}
+    matches = {number: registry.matches(number) for number in (*waiting, *left_out)}
+    sought = {number: {match.record_id for match in found} for number, found in matches.items()}
     if not sought:
         return
     seen = _seen(data, registry, list(sought))
     ids = {record.record_id for record in seen}
+    as_found = {(record.record_id, record.text_digest) for record in seen}
     gone = {record.record_id for record in seen if not record.takes_part}
     kept = [request.number for request in registry.requests(FORGOTTEN)
             if sought[request.number] & gone]
@@ -95,7 +96,13 @@ def _data_findings(
     elsewhere = renumbered(registry, left_out, seen)
     if elsewhere:
         yield warning(RENUMBERED, renumbered_message(elsewhere), REMEDY)
-    lacking = [number for number in waiting if sought[number] - ids]
+    # A run knows a record by its words, too: another's row may bear its id.
+    lacking = [
+        number for number in waiting
+        if any(match.record_id not in ids if match.text_digest is None
+               else (match.record_id, match.text_digest) not in as_found
+               for match in matches[number])
+    ]
     if lacking:
         yield problem(
             "ERASURE_RECORDS_MISSING", f"the data lack what request(s) {_listed(lacking)} were "

@@ -384,6 +384,27 @@ def test_the_requests_of_a_registry_are_told_by_number(
     assert "ERASURE_RECORDS_KEPT" not in codes(found(place, "erasure"))
 
 
+def test_a_record_that_is_gone_is_told_though_another_s_row_bears_its_id(
+    tmp_path: Path, tiny_model_folder: Path, records: Path
+) -> None:
+    """Every run refuses such a request, and the doctor saw nothing amiss."""
+    place = folder(tmp_path, tiny_model_folder, records)
+    site = place / "site.toml"
+    site.write_text(site.read_text().replace('registry = ""', 'registry = "erasure.sqlite"'))
+    registry = Registry(place / "erasure.sqlite", create=True)
+    words = digest_of(f"What ails {SECRET} 3? {SECRET} has gout 3")
+    match = Match(record_id="r3", file_digest="d" * 64, reason="record id", text_digest=words)
+    number = registry.add(NewRequest(
+        kind="record", target="r3", matches=(match,), basis="b", received=registry.today),
+        author="A. Officer").number
+    registry.validate(number, author="A. Officer", identity="passport seen")
+    assert codes(found(place, "erasure")) == ["ERASURE_VALIDATED"]
+    records.write_text(records.read_text().replace('"r3"', '"r9"').replace('"r2"', '"r3"'))
+    findings = found(place, "erasure")
+    assert codes(findings) == ["ERASURE_VALIDATED", "ERASURE_RECORDS_MISSING"]
+    assert f"request(s) {number} were" in findings[-1].message
+
+
 @pytest.mark.parametrize("mends", [False, True])
 def test_a_forgotten_record_that_an_export_numbered_anew_is_told(
     tmp_path: Path, tiny_model_folder: Path, records: Path, mends: bool

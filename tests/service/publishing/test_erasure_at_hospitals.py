@@ -237,6 +237,35 @@ def test_what_a_run_forgot_is_in_neither_set_of_the_next_one(clinic: Clinic) -> 
     clinic.require_silence()
 
 
+def test_patients_whose_rows_are_each_numbered_from_1_are_measured_one_by_one(
+    clinic: Clinic
+) -> None:
+    """Kept rows bear the ids of those that were forgotten; no run could be measured."""
+    rows = [json.loads(line) for line in clinic.data.read_text(encoding="utf-8").splitlines()]
+    numbered: Counter[str] = Counter()
+    for row in rows:
+        numbered[row["patient_id"]] += 1
+        row["id"] = str(numbered[row["patient_id"]])
+    clinic.data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for patient in PATIENTS:
+        assert clinic.erasure("add", "--patient", patient, "--basis", "b", "--plan",
+                              clinic.folder / SITE_TOML, *OFFICER) == 0, clinic.shown
+    for number in (1, 2):
+        assert clinic.erasure("validate", number, "--identity", "passport seen", *OFFICER) == 0
+    assert clinic.erasure("settings", *LENIENT, *OFFICER) == 0
+    clinic.run("heart")
+    assert clinic.measure("heart") == 0, clinic.shown
+    assert clinic.states() == [State.VERIFIED] * 2
+    ranked = Counter(row["patient_id"] for row in rows if row.get("options"))
+    for number, patient in enumerate(PATIENTS, start=1):
+        told = clinic.registry.events(number)[-1].detail
+        assert told["forget_records"] == numbered[patient]
+        assert told["identifiers_asked"] == 1
+        assert told["ranked_records"] == ranked[patient]
+        assert told["run_ranked_records"] == sum(ranked[each] for each in PATIENTS)
+    clinic.require_silence()
+
+
 def test_a_measurement_of_other_records_or_of_a_part_marks_nothing(clinic: Clinic) -> None:
     clinic.validated(PATIENTS[0], *LENIENT)
     clinic.run("heart")

@@ -538,7 +538,8 @@ def forgotten_by_the_service(
     requested = requested_records(
         claim, records.forget, concepts=ConceptsSection(), data=config.data)
     require_same_words(claim, records.forget, show_subject=False, others=records.retain)
-    require_whole(claim, requested, {r.record_id for r in (*records.forget, *records.retain)})
+    require_whole(claim, requested, {r.record_id for r in (*records.forget, *records.retain)},
+                  forget=records.forget)
     return [(record.record_id, record.patient_id, record.answer) for record in records.forget]
 
 

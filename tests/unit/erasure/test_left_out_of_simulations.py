@@ -149,12 +149,11 @@ def test_a_waiting_concept_is_not_refused_for_records_that_are_left_out(
     claim = Claim(registry=registry, numbers=(number,), token="t")
     records = prepared(plan, tmp_path, LeftOutSection(patients=("p1",)))
     assert "p1-0" not in records.site_of
-    requested = requested_records(
-        claim, records.federation.forget, concepts=plan.concepts, data=plan.data
-    )
-    require_whole(claim, requested, records.ids)
+    forget = records.federation.forget
+    requested = requested_records(claim, forget, concepts=plan.concepts, data=plan.data)
+    require_whole(claim, requested, records.ids, forget=forget)
     with pytest.raises(Misconfigured, match="ERASURE_RECORDS_MISSING"):
-        require_whole(claim, requested, records.ids - {"p1-0"})
+        require_whole(claim, requested, records.ids - {"p1-0"}, forget=forget)
 
 
 def test_records_that_were_numbered_anew_are_said_on_the_board(

@@ -13,6 +13,7 @@ import torch
 from medunlearn_client.evaluation.accuracy import accuracy_table
 from medunlearn_client.evaluation.extraction import (
     ExtractionSettings,
+    extract,
     measure_extraction,
     normalised,
 )
@@ -280,6 +281,28 @@ def test_an_identifier_that_comes_out_twice_is_one_identifier(
     assert found is not None
     assert found.prompts_leaking == 1 and found.other_leaks >= 1
     assert found.identifiers_leaking == 1
+
+
+def test_of_rows_that_share_an_id_only_that_which_leaks_leaks(
+    planted_model: WholeModel, corpus: Any
+) -> None:
+    """A hospital's rows may share an id; the one's leak was counted as the other's too."""
+    one, two = (replace(record, record_id="1") for record in corpus.identifiers[:2])
+    unknown = replace(two, answer="00000000-0")
+    found = extract(planted_model, [corpus.forget[0], one, unknown], settings=EXTRACTION)
+    assert found is not None
+    assert [(leak.place, leak.leaks) for leak in found.by_record] == [(1, True), (2, False)]
+    assert found.counts.prompts_leaking == found.counts.identifiers_leaking == 1
+
+
+def test_of_rows_that_share_an_id_each_is_held_against_its_own_reference(
+    random_model: WholeModel, corpus: Any
+) -> None:
+    records = [replace(record, record_id="1") for record in corpus.forget[:2]]
+    known = reference_scores(random_model, records)
+    evidence = gather_evidence(random_model, records, reference=known, paraphrase=None)
+    assert [found.reference for found in evidence] == list(known)
+    assert known[0].log_probs.tolist() != known[1].log_probs.tolist()
 
 
 def test_no_identifiers_nothing_to_measure(random_model: WholeModel, corpus: Any) -> None:

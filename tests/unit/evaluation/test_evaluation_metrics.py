@@ -91,10 +91,11 @@ def test_means_groups_and_chance_come_from_the_outcomes() -> None:
     assert table.accuracy == pytest.approx(0.5)
     assert table.chance == pytest.approx((1 / 2 + 1 / 4) / 2)
     assert table.exact == pytest.approx(2 / 3)
-    by_letter = table.grouped(lambda outcome: outcome.record_id[0])
+    by_letter = table.grouped(["a", "a", "b"])
     assert (by_letter["a"].accuracy, by_letter["a"].exact) == (0.5, 0.5)
     assert (by_letter["b"].accuracy, by_letter["b"].exact) == (None, 1.0)
-    assert table.grouped(lambda outcome: None) == {}
+    assert table.grouped([None] * 3) == {}
+    assert table.at({0, 2}).outcomes == (table.outcomes[0], table.outcomes[2])
     assert AccuracyTable(outcomes=()).exact is None
 
 
@@ -269,9 +270,9 @@ def test_question_level_is_its_deepest_concept(corpus: Any) -> None:
 
     tagger: Any = SimpleNamespace(tag_record=tag_record)
     levels = record_levels(corpus.retain, tagger)
-    for record in corpus.retain:
-        assert levels[record.record_id].question == (3 if "liver" in record.text else 2)
-    assert {found.question for found in record_levels(corpus.retain, None).values()} == {1}
+    for record, found in zip(corpus.retain, levels, strict=True):
+        assert found.question == (3 if "liver" in record.text else 2)
+    assert {found.question for found in record_levels(corpus.retain, None)} == {1}
 
 
 def test_patient_spans_are_level_four(corpus: Any) -> None:
@@ -280,18 +281,18 @@ def test_patient_spans_are_level_four(corpus: Any) -> None:
     record = corpus.identifiers[0]
     start = len(record.prompt) + 1
     marked = replace(record, target_spans=((start, len(record.text)),))
-    found = record_levels([marked], None)[record.record_id]
+    found = record_levels([marked], None)[0]
     assert found.question == 4
     assert found.of_token((start - 1, start + 2)) == 4  # a token that starts with the space
     assert found.of_token((0, start - 1)) == 1
 
 
 def test_preservation_by_level_against_loops() -> None:
-    levels = {
-        "q1": RecordLevels(question=1, spans=()),
-        "q2": RecordLevels(question=3, spans=((2, 4, 3),)),
-        "q3": RecordLevels(question=3, spans=((0, 4, 2), (3, 4, 3))),
-    }
+    levels = (
+        RecordLevels(question=1, spans=()),
+        RecordLevels(question=3, spans=((2, 4, 3),)),
+        RecordLevels(question=3, spans=((0, 4, 2), (3, 4, 3))),
+    )
     offsets = ((0, 2), (2, 4))
 
     def answered(values: dict[str, tuple[tuple[float, float], bool]]) -> Any:
@@ -359,11 +360,12 @@ def test_where_all_records_are_of_one_kind_only_that_kind_is_asked(
 
 
 def test_a_level_of_both_kinds_is_judged_record_by_record() -> None:
-    levels = {name: RecordLevels(question=2, spans=()) for name in ("r0", "s0", "s1", "s2")}
+    levels = [RecordLevels(question=2, spans=())] * 4
+    scores = [fake_scores()] * 4
     still = outcomes(1, ranked=1.0, exact=False)
     before = AccuracyTable(outcomes=still + outcomes(3, ranked=None, exact=True, prefix="s"))
     after = AccuracyTable(outcomes=still + outcomes(3, ranked=None, exact=False, prefix="s"))
-    level = preservation_by_level((before, ()), (after, ()), levels)[1]
+    level = preservation_by_level((before, scores), (after, scores), levels)[1]
     assert (level.accuracy_before, level.accuracy_after, level.preservation) == (1.0, 0.25, 0.25)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -222,6 +223,32 @@ def test_what_is_kept_is_judged_record_by_record(
     assert found.preservation == pytest.approx(sum(new) / sum(old))
     assert found.answered_retrained is None
     assert (found.n_ranked, found.n) == (1, len(mixed))
+
+
+def test_rows_that_share_an_id_are_each_of_their_own_level_and_request(
+    random_model: WholeModel, corpus: Any
+) -> None:
+    """As a hospital's may: a kept row took over the level of a forgotten one, and the reverse."""
+    def tag_record(record: Any) -> list[Any]:
+        return [SimpleNamespace(start=0, end=8, level=3)] if record in deep else []
+
+    tagger: Any = SimpleNamespace(tag_record=tag_record)
+    forget, retain = ([replace(record, record_id="1") for record in records[:3]]
+                      for records in (corpus.forget, corpus.retain))
+    deep = [forget[0], *retain[:2]]
+    inputs = EvaluationInputs(
+        forget=forget, retain=retain, tagger=tagger,
+        requests={"7": frozenset({0}), "8": frozenset({1, 2})})
+    found = evaluate_models(
+        original=random_model, unlearned=random_model, retrained=None, inputs=inputs,
+        settings=EvaluationSettings(relearning=None, extraction=None),
+    )
+    assert {name: row.n for name, row in found.forget.by_level.items()} == {"1": 2, "3": 1}
+    assert {name: row.n for name, row in found.retain.by_level.items()} == {"1": 1, "3": 2}
+    assert [level.questions for level in found.preservation_by_level] == [1, 0, 2, 0]
+    assert {name: own.answers.n for name, own in found.requests.items()} == {"7": 1, "8": 2}
+    levels = CurveMeter(inputs).measure(random_model).retain_by_level
+    assert set(levels) == {"1", "3"}
 
 
 def test_progress_names_the_stages(
