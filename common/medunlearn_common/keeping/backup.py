@@ -146,7 +146,7 @@ def _copy_all(folder: Path, copies: Path, held: ExitStack, *, final: bool) -> li
         wanted = _wanted(folder, final=final)
         for name, path in wanted:
             if name in databases:
-                _copy_database(path, copies / name)
+                copy_database(path, copies / name)
             elif copied.get(name) != _Stamp.of(path):
                 _copy_file(path, copies / name)
     return [name for name, _ in wanted]
@@ -219,7 +219,8 @@ def _held(path: Path) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
-def _copy_database(path: Path, target: Path) -> None:
+def copy_database(path: Path, target: Path) -> None:
+    """Copy one of SQLite's files with what its journal holds; raises sqlite3.Error."""
     _make_place(target)
     with closing(sqlite3.connect(path, timeout=BUSY_S)) as source, \
             closing(sqlite3.connect(target)) as copy:
