@@ -21,6 +21,7 @@ from medunlearn_common.offer import RunOffer
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.plan.sections import Section
 from medunlearn_common.plan.template import section_text
+from medunlearn_common.roster.document import SKEW_S
 
 FLOOR_SITES = 3
 MAX_POLICY_BYTES = 1 << 18
@@ -163,8 +164,10 @@ def _objections(
     window_s = policy.federation.window_days * _DAY_S
     recent = sum(run.accepted > now - window_s for run in earlier)
     if recent >= policy.federation.max_runs:
+        ahead = sum(run.accepted > now + SKEW_S for run in earlier)
+        later = f" ({ahead} at a time still to come: this clock was ahead)" if ahead else ""
         yield "POLICY_QUOTA", (f"{recent} runs were accepted in {policy.federation.window_days} "
-                               "days, which is the quota")
+                               f"days{later}, which is the quota")
 
 
 def _unknown_things(

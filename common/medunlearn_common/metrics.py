@@ -45,6 +45,11 @@ METRICS: Mapping[str, Definition] = MappingProxyType({
     "medunlearn_ready": Definition(help="1 if every check holds"),
     "medunlearn_certificate_expires_seconds": Definition(
         help="when the gateway's certificate ends, Unix seconds"),
+    "medunlearn_roster_expires_seconds": Definition(
+        help="when the roster in force ends, Unix seconds"),
+    "medunlearn_key_expires_seconds": Definition(
+        help="when a party's signing key ends, the coordinator's too, Unix seconds",
+        labels=("site",)),
     "medunlearn_runs": Definition(help="runs in a state", labels=("state",)),
     "medunlearn_run_state": Definition(
         help="1 for the state a run is in", labels=("run_id", "state")),

@@ -11,14 +11,21 @@ from typing import Any
 import pytest
 from trust_lab import CODE, NOW, PLAN, SITES, Lab, key, same, small_plan, store
 
-from medunlearn_client.policy import FederationLimits, KnownDigests, PrivacyLimits, SitePolicy
+from medunlearn_client.policy import (
+    AcceptedRun,
+    FederationLimits,
+    KnownDigests,
+    PrivacyLimits,
+    SitePolicy,
+    require_acceptable,
+)
 from medunlearn_common.accounting import Mechanism, epsilon_of
 from medunlearn_common.envelope import HELLO, SEALED, open_envelope, seal
 from medunlearn_common.envelope.sealing import content_bytes
 from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.messages import ERROR, MASK_AGREE, READY, STEP, Message
-from medunlearn_common.offer import plan_text
+from medunlearn_common.offer import RunOffer, plan_text
 from medunlearn_common.plan.sections import Section
 from medunlearn_server.intake import code_of, site_of
 from medunlearn_server.sealed_transport import SealedTransport
@@ -305,6 +312,17 @@ def test_what_a_malicious_coordinator_asks_for_is_refused_before_any_data_is_ope
 
 def test_code_that_is_not_installed_here(tmp_path: Path) -> None:
     assert same(Lab(tmp_path, offer={"code_digest": "e" * 64}).ready(), "CODE_NOT_INSTALLED")
+
+
+def test_a_quota_that_a_clock_used_up_says_so() -> None:
+    """No run is let off for it: a clock that is behind would let any number in."""
+    ahead = AcceptedRun(run="a", epsilon=0.0, accepted=NOW + 365 * 86_400)
+    offer = RunOffer(run="b", coordinator="coordinator", plan=PLAN, package_version="1",
+                     code_digest=CODE)
+    policy = SitePolicy(federation=FederationLimits(max_runs=1))
+    with pytest.raises(Rejected) as caught:
+        require_acceptable(policy, offer, code_digest=CODE, earlier=(ahead,), now=NOW)
+    assert caught.value.code == "POLICY_QUOTA" and "this clock was ahead" in caught.value.message
 
 
 def test_a_quota_of_runs_and_the_budget_of_all_runs(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ class Settings(BaseModel):
     max_identifiers_leaked: int = Field(
         0, ge=0, description="identifier prompts that may still give an identifier away")
     min_preservation: Annotated[float, Field(ge=0.0)] = Field(
-        0.9, description="of what was kept and answered before, record by record, so much at least "
-        "is answered after the run")
+        0.9, description="share of the kept records that is answered after the run, over the share "
+        "before, at least; one that is answered only now makes up for one that is lost")
 
     def criteria(self) -> dict[str, float]:
         """What a run is judged by; kept with every judgement."""

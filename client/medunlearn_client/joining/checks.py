@@ -114,7 +114,8 @@ def _trust(folder: Path, opened: OpenedInvitation) -> Iterator[Finding]:
     key = folder / "node" / NODE_KEY
     if not key.exists():
         yield problem("NODE_KEY_MISSING", "there is no node key: this hospital has left",
-                      "to come back: medunlearn hospital rotate, or a new invitation")
+                      "to come back: medunlearn hospital rotate while the roster names it, else "
+                      "a new invitation and medunlearn hospital init --after")
         return
     public = node_public_key(read_node_key(key).public_key())
     if (folder / "node" / NODE_PUBLIC).read_bytes().split()[:2] != public.split():

@@ -45,12 +45,21 @@ def init(
     record_format: Annotated[str, typer.Option("--format", help="What its rows mean.")] = "auto",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     passphrase_file: NewPassphraseOption = None,
+    after: Annotated[Path | None, typer.Option(
+        "--after", help="This hospital's folder of before, if it had left or its key was "
+        "revoked: what was spent stays spent.")] = None,
 ) -> None:
     """Make this hospital's folder from an invitation: keys, policy, settings, service file.
 
-    Example:
+    A hospital that was in the federation before names its old folder with --after. Ledger,
+    accepted runs, audit log, erasure registry and adopted adapters come along, and the old folder
+    is retired. Without it, epsilon would be counted from nothing for the same patients.
+
+    Examples:
 
       medunlearn hospital init clinic --invitation clinic-a.invitation --entity "Clinic A"
+
+      medunlearn hospital init clinic-2 --invitation clinic-a.invitation --after clinic
     """
     document, now = read_named(invitation), time.time()
     open_invitation(document, now=now)  # what a machine can tell comes before people are asked
@@ -65,13 +74,17 @@ def init(
     enrolment = make_site_folder(folder, opened, document, Joining(
         entity=entity or opened.invitation.site_id, device=device, data=records,
         model_folder=model_source,
-        compared=compared, passphrase_file=passphrase_file,
+        compared=compared, passphrase_file=passphrase_file, after=after,
     ), entropy=OsEntropy(), now=now)
     typer.echo(f"made {folder} for {opened.invitation.site_id} in {opened.invitation.federation}")
     typer.echo(f"next: send {enrolment} to the coordinator, who will telephone you and ask for "
                f"its fingerprint:\n  {open_enrolment(enrolment.read_bytes()).fingerprint}\n"
                "then, with the roster that comes back: medunlearn hospital join roster.dsse "
                f"--folder {folder}")
+    if after is not None:
+        typer.echo(f"what {after} had spent, accepted, logged and was asked to erase goes on "
+                   "here; it is retired. Compare its policy.toml, site.toml and hospital.toml with "
+                   "the new ones, which say what is packaged")
     if not (model and records.files):
         typer.echo(f"meanwhile set model_folder and [data] files in {folder / 'site.toml'}, and "
                    f"read {folder / 'trust' / 'policy.toml'}")

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import tomllib
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from medunlearn_client.joining.own_keys import (
     new_node_key,
     next_entry,
 )
+from medunlearn_client.joining.returning import carried_over
 from medunlearn_client.policy import FederationLimits, KnownDigests, SitePolicy, policy_template
 from medunlearn_client.service.config import (
     CONFIG_FILE,
@@ -71,6 +72,7 @@ class Joining:
         device: Of the worker.
         compared: Whether people compared the invitation's fingerprint.
         passphrase_file: See :func:`medunlearn_common.founding.new_trust_folder`.
+        after: The hospital's folder of before, whose history goes on in this one.
     """
 
     entity: str
@@ -79,6 +81,7 @@ class Joining:
     device: str = "auto"
     compared: bool
     passphrase_file: Path | None = None
+    after: Path | None = None
 
     def __post_init__(self) -> None:
         require_entity(self.entity)
@@ -104,9 +107,10 @@ def make_site_folder(
     Raises:
         Misconfigured: FOLDER_EXISTS, KEY_ codes.
         Transient: WRITE_FAILED.
+        MedunlearnError: As :func:`carried_over`.
     """
     invitation = opened.invitation
-    with new_folder(folder) as draft:
+    with ExitStack() as carrying, new_folder(folder) as draft:
         for name in ("node", "state", "approvals", "inbox", "adopted", "tls"):
             (draft / name).mkdir(mode=_OWNER_ONLY)
         identity = new_trust_folder(draft, invitation.site_id, entropy=entropy,
@@ -131,6 +135,9 @@ def make_site_folder(
         outside = [Path(name) for name in (joining.model_folder, *joining.data.files)
                    if Path(name).is_absolute()]
         write_service_files(draft, role="hospital", final=folder.absolute(), readable=outside)
+        if joining.after is not None:  # ends after the folder has its name: only then it retires
+            carrying.enter_context(carried_over(
+                joining.after, draft, signer=identity, now=now))
     return folder / enrolment
 
 

@@ -2,13 +2,17 @@
 
 All databases are held against writers at the same time (``BEGIN IMMEDIATE``), copied with
 SQLite's online backup and let go, so that the copy is of one moment: a ledger that is older than
-the envelopes beside it would have released without having charged.
+the envelopes beside it would have released without having charged. Adapters and checkpoints are
+gigabytes, and a writer waits for a database for half a minute only: all other files are copied
+before, and those that have changed meanwhile once more under the hold.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import resource
+import shutil
 import sqlite3
 import tarfile
 import tempfile
@@ -31,6 +35,8 @@ from medunlearn_common.trust_folder import PARTY_FILE, TRUST_FOLDER
 MANIFEST = "manifest.json"
 FORMAT = 1
 BUSY_S = 30.0
+# The file, its journal of writes and the index to it; a second connection copies.
+_FILES_PER_DATABASE, _OTHER_FILES = 3, 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +101,7 @@ def make_backup(
                 held.enter_context(stopped(folder))
                 held.enter_context(_no_run_led(folder))
             names = _copy_all(folder, copies, held, final=final)
+            _check_copies(copies, names)
             if final:
                 held.enter_context(_retired(folder, out, at=made_at))
             _write_archive(out, copies, names, canonical_json(_manifest(
@@ -122,21 +129,83 @@ def _retired(folder: Path, out: Path, *, at: int) -> Iterator[None]:
 
 
 def _copy_all(folder: Path, copies: Path, held: ExitStack, *, final: bool) -> list[str]:
-    """Hold every database, then copy everything."""
-    wanted = [(name, path) for name, path in files_of(folder)
-              if final or class_of(name) != "momentary"]
-    for _, path in wanted:
-        if is_database(path):
-            held.enter_context(_held(path))
-    for name, path in wanted:
-        target = copies / name
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if is_database(path):
-            _copy_database(path, target)
-        else:
-            target.write_bytes(path.read_bytes())
-        target.chmod(path.stat().st_mode & 0o777)
+    """Copy everything as of one moment; of a final copy, databases stay held."""
+    copied: dict[str, _Stamp] = {}
+    for name, path in _wanted(folder, final=final):
+        with suppress(FileNotFoundError):  # gone since it was listed
+            if not is_database(path):
+                copied[name] = _copy_file(path, copies / name)
+    with ExitStack() as moment:
+        hold, databases = held if final else moment, set[str]()
+        while new := [(name, path) for name, path in _wanted(folder, final=final)
+                      if name not in databases and is_database(path)]:
+            databases |= {name for name, _ in new}
+            with _open_files_for(len(databases)):
+                for _, path in new:  # and once more: a run may have begun meanwhile
+                    hold.enter_context(_held(path))
+        wanted = _wanted(folder, final=final)
+        for name, path in wanted:
+            if name in databases:
+                copy_database(path, copies / name)
+            elif copied.get(name) != _Stamp.of(path):
+                _copy_file(path, copies / name)
     return [name for name, _ in wanted]
+
+
+def _wanted(folder: Path, *, final: bool) -> list[tuple[str, Path]]:
+    return [(name, path) for name, path in files_of(folder)
+            if final or class_of(name) != "momentary"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stamp:
+    """By which a file is the same as before: replaced ones have another inode."""
+
+    inode: int
+    changed_ns: int
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> _Stamp:
+        found = path.stat()
+        return cls(inode=found.st_ino, changed_ns=found.st_mtime_ns, size=found.st_size)
+
+
+def _copy_file(path: Path, target: Path) -> _Stamp:
+    """Copy a file; its stamp from before, so that what is written meanwhile is copied again."""
+    stamp = _Stamp.of(path)
+    _make_place(target)
+    shutil.copyfile(path, target)
+    target.chmod(path.stat().st_mode & 0o777)
+    return stamp
+
+
+def _make_place(target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+@contextmanager
+def _open_files_for(databases: int) -> Iterator[None]:
+    """Have room for a connection to each database, as far as the system allows it.
+
+    Raises:
+        Transient: BACKUP_FAILED where that was too little.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = databases * _FILES_PER_DATABASE + _OTHER_FILES
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        if most == wanted:
+            raise
+        raise Transient(
+            "BACKUP_FAILED", f"{databases} databases are open at once in a backup, and this "
+            f"process may open {hard} files", f"allow it {wanted}: ulimit -Hn {wanted}, or "
+            f"LimitNOFILE={wanted} in a unit",
+        ) from error
 
 
 @contextmanager
@@ -150,17 +219,31 @@ def _held(path: Path) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
-def _copy_database(path: Path, target: Path) -> None:
+def copy_database(path: Path, target: Path) -> None:
+    """Copy one of SQLite's files with what its journal holds; raises sqlite3.Error."""
+    _make_place(target)
     with closing(sqlite3.connect(path, timeout=BUSY_S)) as source, \
             closing(sqlite3.connect(target)) as copy:
+        copy.execute("PRAGMA synchronous=OFF")  # the archive is what must outlast a power cut
         source.backup(copy)
-        copy.execute("PRAGMA journal_mode=DELETE")
-        (verdict,) = copy.execute("PRAGMA integrity_check").fetchone()
-    if verdict != "ok":
-        raise Transient(
-            "BACKUP_FAILED", f"{path.name} is damaged: SQLite's integrity check says so",
-            "keep the file as evidence; docs/runbook.md says what to do with a damaged store",
-        )
+    target.chmod(path.stat().st_mode & 0o777)
+
+
+def _check_copies(copies: Path, names: list[str]) -> None:
+    """Make every copied database one sound file; what takes long, after the hold."""
+    for name in names:
+        path = copies / name
+        if not is_database(path):
+            continue
+        with closing(sqlite3.connect(path)) as copy:
+            copy.execute("PRAGMA synchronous=OFF")
+            copy.execute("PRAGMA journal_mode=DELETE")
+            (verdict,) = copy.execute("PRAGMA integrity_check").fetchone()
+        if verdict != "ok":
+            raise Transient(
+                "BACKUP_FAILED", f"{path.name} is damaged: SQLite's integrity check says so",
+                "keep the file as evidence; docs/runbook.md says what to do with a damaged store",
+            )
 
 
 @contextmanager

@@ -71,16 +71,17 @@ class PartyMarks:
             ) from error
 
     def require_in_service(self) -> None:
-        """Refuse a folder that moved to another machine.
+        """Refuse a folder that moved to another machine, or goes on in another folder.
 
         Raises:
             Misconfigured: PARTY_RETIRED.
         """
         if (self._folder / RETIRED_FILE).exists():
             raise Misconfigured(
-                "PARTY_RETIRED", "this party was moved away with `medunlearn backup --final`",
-                "serve it from where it was restored; two copies would each spend the budget. "
-                f"If nothing was restored from that file, destroy it and remove {RETIRED_FILE}",
+                "PARTY_RETIRED", "this party was moved away with `medunlearn backup --final`, or "
+                "came back with `medunlearn hospital init --after`",
+                "serve it from where it goes on; two copies would each spend the budget. If "
+                f"nothing was restored from that backup, destroy it and remove {RETIRED_FILE}",
             )
 
     def require_run(self, run_id: str) -> None:

@@ -29,6 +29,8 @@ from medunlearn_server.service.config import CoordinatorFolder, open_folder, spl
 
 _ANYWHERE = ("0.0.0.0", "::")
 _ROTATE = "medunlearn coordinator rotate-certificate"
+_NEW_AUTHORITY = f"{_ROTATE} --new-authority; every hospital needs it before the old one ends"
+_REFRESH = "then medunlearn coordinator refresh, and every hospital: join --refresh FILE"
 
 
 def coordinator_checks(folder: Path, *, now: float) -> Mapping[str, Check]:
@@ -89,7 +91,11 @@ def _certificates(coordinator: CoordinatorFolder, now: float) -> Iterator[Findin
     authorities = read_certificates(coordinator.tls("server_ca"))
     require_key_of(chain[0], open_private_file(coordinator.tls("key")),
                    name=coordinator.config.tls.key)
-    if coordinator.config.tls.control_certificate != coordinator.config.tls.certificate:
+    tls, renewal, authority = coordinator.config.tls, _ROTATE, _NEW_AUTHORITY
+    if tls.control_certificate != tls.certificate:
+        # An institution's own: no command here issues it.
+        renewal = f"put the institution's next ones in place of {tls.certificate} and {tls.key}"
+        authority = f"put the institution's next one in place of {tls.server_ca}; {_REFRESH}"
         control = read_certificates(coordinator.tls("control_certificate"))
         require_server_chain(control, read_certificates(coordinator.tls("ca")), "127.0.0.1",
                              now=now)
@@ -108,20 +114,22 @@ def _certificates(coordinator: CoordinatorFolder, now: float) -> Iterator[Findin
     if sound:
         names = ", ".join(coordinator.config.tls.names)
         yield ok("TLS_NAMES", f"the certificate is good for {names}")
-    yield _expiry("server certificate", chain[0], now)
-    yield _expiry("authority", authorities[0], now)
+    yield _expiry("server certificate", chain[0], now, hint=renewal)
+    yield _expiry("authority", authorities[0], now, hint=authority)
     client = read_certificates(coordinator.tls("client_certificate"))[0]
     require_key_of(client, open_private_file(coordinator.tls("client_key")),
                    name=coordinator.config.tls.client_key)
     yield _expiry("command line's certificate", client, now)
 
 
-def _expiry(what: str, certificate: x509.Certificate, now: float) -> Finding:
+def _expiry(
+    what: str, certificate: x509.Certificate, now: float, *, hint: str = _ROTATE
+) -> Finding:
     left = days_left(certificate, now=now)
     if left <= 0:
-        return problem("TLS_EXPIRED", f"the {what} has expired", _ROTATE)
+        return problem("TLS_EXPIRED", f"the {what} has expired", hint)
     if left < SOON_DAYS:
-        return warning("TLS_SOON", f"the {what} expires in {left:.0f} days", _ROTATE)
+        return warning("TLS_SOON", f"the {what} expires in {left:.0f} days", hint)
     return ok("TLS_EXPIRY", f"the {what} is good for {left:.0f} days")
 
 

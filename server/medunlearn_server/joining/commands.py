@@ -251,7 +251,11 @@ def roster_import(
 
 @roster_app.command("renew")
 def roster_renew(folder: PartyFolder = HERE, days: ValidityOption = ROSTER_DAYS) -> None:
-    """Make the next version with the same parties, before the one in force expires."""
+    """Make the next version with the same parties, before the one in force expires.
+
+    A roster.draft that waits for signatures is made anew with what it says, and lasts from today:
+    owners of the root who have signed it already sign once more.
+    """
     membership = Membership(folder, now=time.time())
     _advanced(membership, membership.advance(days=days, renew=True), newcomers=False)
 

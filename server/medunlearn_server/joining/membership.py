@@ -331,7 +331,8 @@ class Membership:
 
     def _carry_out(self, trusted: TrustedRoster, *, days: int, renew: bool = False) -> bool:
         """Put what enrolments and revocations ask for into force, or draft it."""
-        following, current, signed = self._following(trusted.current, days), trusted.current, True
+        current, signed = trusted.current, True
+        following = self._following(current, days, renew=renew)
         if renew or (following.parties, following.revoked) != (current.parties, current.revoked):
             signed = has_pilot_root(self._path)
             if signed:
@@ -344,14 +345,24 @@ class Membership:
         self._sync_nodes()
         return signed
 
-    def _following(self, current: Roster, days: int) -> Roster:
-        """The next version, with all that is asked for and not yet in force."""
+    def _following(self, current: Roster, days: int, *, renew: bool) -> Roster:
+        """The next version, with all that is asked for and not yet in force.
+
+        A draft that says it already stays as it is, as owners of the root may have signed it. One
+        that has expired, or is to be renewed, is signed anew anyway, and lasts from now on.
+        """
         begun = self._begun(current, days)
         revoked = {*begun.revoked, *self._revocations.keys()}
         entries = (*begun.parties, *(e.entry for e in self._enrolments.pending()))
         parties = {entry.party_id: entry for entry in entries if entry.key_id not in revoked}
-        return replace(begun, parties=tuple(parties[name] for name in sorted(parties)),
-                       revoked=tuple(sorted(revoked)))
+        following = replace(begun, parties=tuple(parties[name] for name in sorted(parties)),
+                            revoked=tuple(sorted(revoked)))
+        if following == begun and not renew and begun.expires > self._now:
+            return begun
+        now = int(self._now)
+        until = now + days * _DAY_S
+        return replace(following, issued=now,
+                       expires=until if renew else max(begun.expires, until))
 
     def _begun(self, current: Roster, days: int) -> Roster:
         """The next version: the draft that waits for signatures, or a new one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from cryptography import x509
 
 from medunlearn_common import __version__
 from medunlearn_common.errors import MedunlearnError
+from medunlearn_common.trust_folder import PARTY_FILE, TRUST_FOLDER, RosterInForce
 from medunlearn_server.service.config import CoordinatorFolder, split_address
 from medunlearn_server.service.runs_db import RunRow, RunsDb
 from medunlearn_server.watching.run_reader import RunReader
@@ -20,9 +21,11 @@ from medunlearn_server.watching.views import CheckView, FederationView, RunView
 
 MIN_FREE_BYTES = 1 << 30
 MOST_RUNS = 200
+_OVER = ("finished", "stopped")
 _CONNECT_S = 0.5
 _DAY_S = 86_400.0
-_WARN_DAYS = 14
+# A key and a roster are renewed by several people, a certificate by one command.
+_WARN_DAYS: Mapping[str, int] = {"certificate": 14, "roster": 30, "key": 30}
 
 
 class FederationReader:
@@ -40,6 +43,7 @@ class FederationReader:
         self._clock = clock
         self._runs: dict[str, RunReader] = {}
         self._registry: RunsDb | None = None
+        self._roster = RosterInForce(folder.path, clock=lambda: 0.0)  # expired ones are shown too
 
     def read(self, *, connect: bool = True) -> FederationView:
         """All runs and checks as they are now.
@@ -53,15 +57,20 @@ class FederationReader:
             rows = self._rows()
         except MedunlearnError as error:
             registry = CheckView(name="registry", ok=False, code=error.code)
-        runs = tuple(self._run(row) for row in reversed(rows[-MOST_RUNS:]))
+        shown = (*(row for row in rows[:-MOST_RUNS] if row.state not in _OVER),
+                 *rows[-MOST_RUNS:])
+        runs = tuple(self._run(row) for row in reversed(shown))
+        now = self._clock()
         ends = certificate_ends(self._folder.tls("certificate"))
+        roster, keys = self._roster_ends()
         checks = (
-            registry, self._disk(), _logs(runs), self._certificate(ends),
+            registry, self._disk(), _logs(runs), _validity("certificate", ends, now),
+            _validity("roster", roster, now), _validity("key", keys.get(self._party_id()), now),
             *(self._ports() if connect else ()),
         )
         return FederationView(
-            at=self._clock(), version=__version__, runs=runs, checks=checks,
-            certificate_ends=ends,
+            at=now, version=__version__, runs=runs, checks=checks,
+            certificate_ends=ends, roster_ends=roster, key_ends=keys,
         )
 
     def close(self) -> None:
@@ -90,13 +99,18 @@ class FederationReader:
         low = free < MIN_FREE_BYTES
         return CheckView(name="disk", ok=not low, code="DISK_LOW" if low else "")
 
-    def _certificate(self, ends: float | None) -> CheckView:
-        if ends is None:
-            return CheckView(name="certificate", ok=False, code="CERTIFICATE_MISSING")
-        left = ends - self._clock()
-        code = "CERTIFICATE_EXPIRED" if left <= 0 else (
-            "CERTIFICATE_EXPIRES" if left < _WARN_DAYS * _DAY_S else "")
-        return CheckView(name="certificate", ok=left > 0, code=code)
+    def _party_id(self) -> str:
+        with suppress(OSError, ValueError):
+            return (self._folder.path / TRUST_FOLDER / PARTY_FILE).read_text("ascii").strip()
+        return ""
+
+    def _roster_ends(self) -> tuple[float | None, dict[str, float]]:
+        """When the roster in force expires, and each party's key; nothing if it is unsound."""
+        with suppress(MedunlearnError):
+            roster = self._roster.current
+            return float(roster.expires), {
+                party.party_id: float(party.valid_until) for party in roster.parties}
+        return None, {}
 
     def _ports(self) -> tuple[CheckView, ...]:
         listen = self._folder.config.listen
@@ -114,6 +128,16 @@ def certificate_ends(path: Path) -> float | None:
     with suppress(OSError, ValueError):
         return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
     return None
+
+
+def _validity(name: str, ends: float | None, now: float) -> CheckView:
+    """A check that warns while there is time, and fails once there is none."""
+    kind = name.upper()
+    if ends is None:
+        return CheckView(name=name, ok=False, code=f"{kind}_MISSING")
+    code = f"{kind}_EXPIRED" if ends <= now else (
+        f"{kind}_EXPIRES" if ends - now < _WARN_DAYS[name] * _DAY_S else "")
+    return CheckView(name=name, ok=ends > now, code=code)
 
 
 def _logs(runs: tuple[RunView, ...]) -> CheckView:

@@ -15,6 +15,9 @@ def samples(view: FederationView) -> Iterator[Sample]:
     yield "medunlearn_build", 1.0, {"version": view.version}
     yield "medunlearn_ready", float(view.ready), {}
     yield "medunlearn_certificate_expires_seconds", view.certificate_ends, {}
+    yield "medunlearn_roster_expires_seconds", view.roster_ends, {}
+    for party, ends in view.key_ends.items():
+        yield "medunlearn_key_expires_seconds", ends, {"site": party}
     for check in view.checks:
         yield "medunlearn_check_ok", float(check.ok), {"child": check.name.replace(" ", "_")}
     states = Counter(run.state for run in view.runs)

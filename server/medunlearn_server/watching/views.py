@@ -305,6 +305,8 @@ class FederationView:
         checks: Health.
         certificate_ends: When the gateway's certificate expires, seconds since 1970; None if
             there is none.
+        roster_ends: When the roster in force expires; None if there is no sound one.
+        key_ends: Party to when its key expires, by that roster.
     """
 
     at: float
@@ -312,6 +314,8 @@ class FederationView:
     runs: tuple[RunView, ...] = ()
     checks: tuple[CheckView, ...] = ()
     certificate_ends: float | None = None
+    roster_ends: float | None = None
+    key_ends: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:

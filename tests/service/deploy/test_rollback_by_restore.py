@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import sqlite3
+import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
@@ -38,6 +39,15 @@ from medunlearn_common.ledger.spending import Budget
 
 STEP = Mechanism(sigma=1.0, forget_rate=0.1, retain_rate=0.1, count=1)
 BUDGET = Budget(epsilon=50.0, delta=1e-5)
+
+
+def is_held(database: Path) -> bool:
+    with closing(sqlite3.connect(database, timeout=0.0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+    return False
 
 
 def charge(folder: Path, run_id: str, release: str) -> None:
@@ -540,6 +550,61 @@ def test_an_unreadable_mark_is_not_taken_for_none(consortium: lab.Lab) -> None:
     with pytest.raises(MedunlearnError) as refused:
         PartyMarks(folder).require_run("run-9")
     assert code_of(refused) == "MARK_UNREADABLE"
+
+
+def test_nobody_waits_for_the_copies_of_large_files(
+    consortium: lab.Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer gives up after half a minute; adapters and checkpoints of many runs take longer."""
+    folder = party(consortium)
+    charge(folder, "run-1", "first")
+    checkpoint = folder / "runs" / "run-1" / "checkpoint.bin"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_bytes(b"before")
+    copied, seen = backup.shutil.copyfile, list[tuple[str, bool]]()
+
+    def slow(source: Path, target: Path) -> None:
+        copied(source, target)
+        seen.append((source.name, is_held(folder / "ledger.db")))
+        if source == checkpoint and checkpoint.read_bytes() == b"before":
+            charge(folder, "run-1", "second")
+            checkpoint.write_bytes(b"after!")
+
+    monkeypatch.setattr(backup.shutil, "copyfile", slow)
+    make_backup(folder, consortium.folder / "b.tar")
+    assert [held for name, held in seen if name == "checkpoint.bin"] == [False, True]
+    assert [name for name, held in seen if held] == ["checkpoint.bin"]
+    restore(consortium.folder / "b.tar", consortium.folder / "new", history_lost=True)
+    assert (consortium.folder / "new" / "runs" / "run-1" / "checkpoint.bin").read_bytes() == \
+        b"after!"
+    spent = [PrivacyLedger(place / "ledger.db").epsilon(run_id="run-1", delta=BUDGET.delta)
+             for place in (folder, consortium.folder / "new")]
+    assert spent[0] == spent[1], "the charge and the checkpoint of one moment"
+
+
+def test_more_runs_than_a_process_may_open_files(
+    consortium: lab.Lab, tmp_path: Path
+) -> None:
+    folder = party(consortium)
+    for number in range(60):
+        place = folder / "runs" / f"run-{number}"
+        place.mkdir(parents=True)
+        with closing(sqlite3.connect(place / "audit.db")) as connection:
+            connection.execute("CREATE TABLE entries (position)")
+            connection.commit()
+    command = (f"import sys; from pathlib import Path; from medunlearn_common.keeping import "
+               f"make_backup; make_backup(Path({str(folder)!r}), Path(sys.argv[1]))")
+
+    def limited(limits: str, name: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", f'{limits} && exec "$@"', "-", sys.executable, "-c", command,
+             str(tmp_path / name)], capture_output=True, text=True, check=False)
+
+    soft = limited("ulimit -Sn 48", "soft.tar")
+    assert soft.returncode == 0 and (tmp_path / "soft.tar").exists(), soft.stderr
+    hard = limited("ulimit -n 48", "hard.tar")
+    assert "this process may open 48 files" in hard.stderr
+    assert not (tmp_path / "hard.tar").exists()
 
 
 def test_a_failed_final_backup_does_not_retire(

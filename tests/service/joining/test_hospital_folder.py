@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,22 @@ from typer.testing import CliRunner
 from medunlearn_client.joining import commands as hospital
 from medunlearn_client.joining.checks import hospital_checks
 from medunlearn_client.joining.rotation import make_next_keys
+from medunlearn_client.joining.site_folder import leave_federation, take_roster
+from medunlearn_client.policy import accepted_runs, total_epsilon
+from medunlearn_common.accounting import Mechanism
+from medunlearn_common.audit import AuditLog
+from medunlearn_common.audit.signing import site_log
 from medunlearn_common.doctor import run_checks
 from medunlearn_common.entropy import OsEntropy
+from medunlearn_common.envelope.store import RunLock, read_locks
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.founding import require_confirmed
 from medunlearn_common.invitation import invitation_fingerprint
-from medunlearn_common.keeping import make_backup, restore
+from medunlearn_common.keeping import PartyMarks, make_backup, require_no_store_lost, restore
+from medunlearn_common.keeping.stopped import stopped
+from medunlearn_common.ledger import PrivacyLedger
+from medunlearn_common.ledger.spending import Budget
+from medunlearn_common.trust_folder import open_identity, open_trust
 
 pytestmark = pytest.mark.usefixtures("a_clock_that_starts_when_tests_are_collected")
 
@@ -97,3 +108,91 @@ def test_a_party_is_whole_where_it_moved_to(desk: Desk, tmp_path: Path) -> None:
 def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")
             if path.is_file() and path.relative_to(folder).parts[0] != "state"}
+
+
+# A hospital that comes back.
+
+RUN = "run-1-0123456789ab"
+
+
+@pytest.fixture
+def spent(desk: Desk) -> Path:
+    """A hospital that took part in a run, left, and is in no roster any more."""
+    for site in ("clinic-b", "clinic-c"):
+        desk.joined(site)
+    folder = desk.joined("clinic-a")
+    PrivacyLedger(folder / "ledger.db").charge(
+        run_id=RUN, release="round-0", request_digest="a" * 64, budget=BUDGET,
+        mechanism=Mechanism(sigma=3.0, forget_rate=0.1, retain_rate=0.1, count=1))
+    with closing(open_trust(folder)) as trust:
+        trust.store.lock(RunLock(
+            run=RUN, plan=b"1" * 32, coordinator="coordinator", model=b"0" * 32,
+            support=b"0" * 32, epsilon=8.0, accepted=int(NOW)))
+    own_log(folder).append("release_charged", run_id=RUN, release="round-0",
+                           request_digest="a" * 64, sigma=3.0, count=1)
+    (folder / "erasure.sqlite").write_bytes(b"requests")
+    (folder / "adopted" / "versions").mkdir()
+    leave_federation(folder, now=NOW)
+    desk.members().advance(revoke="clinic-a")
+    return folder.rename(desk.path / "before")
+
+
+BUDGET = Budget(epsilon=8.0, delta=1e-5)
+
+
+def own_log(folder: Path) -> AuditLog:
+    return AuditLog(folder / "audit.db", origin=site_log("clinic-a"),
+                    signer=open_identity(folder))
+
+
+def counted(folder: Path) -> tuple[float, float]:
+    """Epsilon by the ledger, and what accepted runs may spend, by the policy's count."""
+    ledger = PrivacyLedger(folder / "ledger.db").cumulative_epsilon(unit="record", delta=1e-5)
+    return ledger, total_epsilon(accepted_runs(read_locks(folder / "trust" / "envelopes.db")))
+
+
+def test_what_was_spent_stays_spent_when_a_hospital_comes_back(desk: Desk, spent: Path) -> None:
+    """With a new folder alone, leaving and coming back was a second budget."""
+    before = counted(spent)
+    assert before[0] > 0 and before[1] == 8.0
+    folder = desk.site("clinic-a", None, "--trust-on-first-use", "--after", str(spent))
+    assert "goes on here" in desk.told[-1] and "policy.toml" in desk.told[-1]
+    desk.enrol(folder)
+    take_roster(folder, desk.members().roster_file.read_bytes(), now=NOW)
+    assert counted(folder) == before
+    require_no_store_lost(folder)
+    log = own_log(folder)
+    assert log.damage is None and [record.kind for record in log.records] == ["release_charged"]
+    assert (folder / "erasure.sqlite").read_bytes() == b"requests"
+    assert open_identity(folder).key_id != open_identity(spent).key_id
+    with closing(open_trust(folder)):
+        pass  # it would serve
+    assert code_of(PartyMarks(spent).require_in_service) == "PARTY_RETIRED"
+    assert code_of(desk.site, "clinic-a", desk.path / "lead" / "invitations" /
+                   "clinic-a.invitation", "--trust-on-first-use", "--after", str(spent)
+                   ) == "FOLDER_EXISTS"
+
+
+@pytest.mark.parametrize(("broken", "code"), [
+    ("another hospital", "AFTER_OTHER_PARTY"), ("no hospital", "AFTER_OTHER_PARTY"),
+    ("retired", "PARTY_RETIRED"), ("no ledger", "STORE_LOST"), ("served", "SERVICE_RUNNING"),
+])
+def test_a_folder_that_cannot_go_on_is_refused_and_nothing_is_made(
+    desk: Desk, spent: Path, broken: str, code: str
+) -> None:
+    after, held = spent, ExitStack()
+    if broken == "another hospital":
+        after = desk.path / "clinic-b"
+    elif broken == "no hospital":
+        after = desk.lead
+    elif broken == "retired":
+        (spent / "retired.json").write_text("{}")
+    elif broken == "no ledger":
+        (spent / "ledger.db").unlink()
+    else:
+        held.enter_context(stopped(spent))
+    with held:
+        assert code_of(desk.site, "clinic-a", None, "--trust-on-first-use", "--after",
+                       str(after)) == code
+    assert not (desk.path / "clinic-a").exists()
+    assert broken == "retired" or not (after / "retired.json").exists()

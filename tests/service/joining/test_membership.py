@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from joining_desk import MODEL, NOW, Desk, app_of, code_of
+from joining_desk import DAY_S, MODEL, NOW, Desk, app_of, code_of
 from typer.testing import CliRunner
 
 from medunlearn_client.joining.rotation import make_next_keys
@@ -154,6 +154,32 @@ def test_a_damaged_list_of_revocations_is_not_taken_for_none(
     (offline.lead / "revoked.json").write_bytes(damaged)
     assert code_of(offline.members().sync_nodes) == "REVOKED_FILE"
     assert code_of(offline.members().advance, renew=True) == "REVOKED_FILE"
+
+
+@pytest.mark.parametrize(("day", "days", "until"), [(80, 180, 260), (95, 90, 185)])
+def test_a_renewed_draft_lasts_from_the_day_that_it_is_renewed(
+    offline: OfflineDesk, day: int, days: int, until: int
+) -> None:
+    """One that lies there unsigned once kept its end for ever: nobody could import it after."""
+    offline.enrol(offline.site("clinic-c"))
+    now = NOW + day * DAY_S
+    assert offline.members(now).advance(renew=True, days=days) is False
+    assert (offline.draft.issued, offline.draft.expires) == (int(now), int(now) + days * DAY_S)
+    assert offline.members(now).import_roster(offline.signed(offline.draft), root=None)
+    assert int(NOW + until * DAY_S) == offline.members(now).roster().current.expires
+
+
+def test_a_draft_that_the_root_may_have_signed_stays_as_it_is(offline: OfflineDesk) -> None:
+    offline.enrol(offline.site("clinic-c"))
+    mailed = offline.draft
+    offline.members(NOW + 30 * DAY_S).advance()
+    assert offline.draft == mailed
+    offline.members(NOW + 95 * DAY_S).advance()  # nobody can import it any more
+    assert offline.draft.expires > NOW + 180 * DAY_S
+    longer = offline.draft.expires
+    offline.members(NOW + 95 * DAY_S).advance(renew=True, days=400)
+    offline.members(NOW + 96 * DAY_S).advance(revoke="clinic-a")
+    assert offline.draft.expires > longer + 200 * DAY_S, "a revocation shortens nothing"
 
 
 # Withdrawing, and who can be revoked.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 _TESTS = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(_TESTS / "integration")]
-sys.path.append(str(_TESTS / "service" / "coordinator"))
+sys.path.extend(str(_TESTS / "service" / name) for name in ("coordinator", "joining"))
 
 from watch_lab import lab, quiet_output  # noqa: E402
 

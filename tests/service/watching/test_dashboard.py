@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from joining_desk import DAY_S, NOW, Desk
 from watch_lab import RUN, Lab, get, served, view_at, watched
 
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.loopback import HEADERS, server_of
 from medunlearn_common.metrics import METRICS, exposition, families
 from medunlearn_server.service.runs_db import RunsDb
+from medunlearn_server.watching.federation import MOST_RUNS
 from medunlearn_server.watching.metrics import samples
 from medunlearn_server.watching.views import FederationView, LastWord, RunView, SiteView
 from medunlearn_server.watching.web import SharedView, dashboard
@@ -161,6 +163,7 @@ def test_ready_when_everything_listens(lab: Lab, tmp_path: Path) -> None:
     shutil.copytree(lab.finished, folder)
     (folder / "tls").mkdir()
     write_certificate(folder / "tls" / "server.pem", days=400)
+    shutil.copytree(Desk(path=tmp_path).found().lead / "trust", folder / "trust")
     with listening() as ports:
         (folder / "coordinator.toml").write_text(
             f'[listen]\npublic = "0.0.0.0:{ports[0]}"\nsuperlink = "127.0.0.1:{ports[1]}"\n'
@@ -179,6 +182,36 @@ def test_certificate_that_expires_is_told(tmp_path: Path, days: int, code: str, 
     checks = view_at(tmp_path).checks
     found = next(check for check in checks if check.name == "certificate")
     assert (found.code, found.ok) == (code, ok)
+
+
+@pytest.mark.parametrize(("day", "roster", "key"), [
+    (1, "", ""), (70, "ROSTER_EXPIRES", ""), (91, "ROSTER_EXPIRED", ""),
+    (710, "ROSTER_EXPIRED", "KEY_EXPIRES"), (731, "ROSTER_EXPIRED", "KEY_EXPIRED")])
+def test_a_roster_and_a_key_that_expire_are_told(
+    tmp_path: Path, day: int, roster: str, key: str
+) -> None:
+    """Nobody types doctor every day: without them the federation stands still one morning."""
+    desk = Desk(path=tmp_path).found()
+    desk.joined("clinic-a")
+    view = view_at(desk.lead, clock=lambda: NOW + day * DAY_S)
+    found = {check.name: check for check in view.checks}
+    assert (found["roster"].code, found["key"].code) == (roster, key)
+    assert found["roster"].ok == (day < 90) and found["key"].ok == (day < 730)
+    told = {(name, labels.get("site")): value for name, value, labels in samples(view)}
+    assert told["medunlearn_roster_expires_seconds", None] == int(NOW) + 90 * DAY_S
+    assert told["medunlearn_key_expires_seconds", "clinic-a"] > NOW + 700 * DAY_S
+
+
+def test_a_run_that_waits_is_shown_however_many_came_after_it(tmp_path: Path) -> None:
+    (tmp_path / "coordinator.toml").write_text("")
+    times = iter(range(10_000))
+    registry = RunsDb(tmp_path / "state" / "runs.db", clock=lambda: float(next(times)))
+    for run_id in ("waits", *(f"over-{number}" for number in range(MOST_RUNS + 1))):
+        registry.add(run_id, plan_digest="d" * 64)
+        registry.move(run_id, "paused" if run_id == "waits" else "stopped")
+    registry.close()
+    shown = [run.run_id for run in view_at(tmp_path).runs]
+    assert shown[-1] == "waits" and len(shown) == MOST_RUNS + 1 and "over-0" not in shown
 
 
 def test_damaged_registry_is_unhealthy_and_not_a_crash(tmp_path: Path) -> None:
