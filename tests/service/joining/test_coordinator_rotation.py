@@ -20,6 +20,7 @@ from medunlearn_common.founding import loose_files
 from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.identity.commands import read_entry
 from medunlearn_common.keeping import make_backup, restore
+from medunlearn_common.roster import commands as roster
 from medunlearn_common.roster import enrolment_request
 from medunlearn_common.trust_folder import (
     RosterInForce,
@@ -496,3 +497,44 @@ def test_a_backup_from_amid_a_rotation_brings_no_key_back(
     offline.members().give_up_rotation()
     (offline.lead / "roster.draft").unlink(missing_ok=True)
     assert is_sound(offline, second)
+
+
+def test_a_key_that_is_lost_after_the_rotation(offline: OfflineDesk, tmp_path: Path) -> None:
+    """As docs/backup.md has it: the one of before is named again, and a next one made anew."""
+    before = key_here(offline)
+    make_backup(offline.lead, tmp_path / "before.tar")
+    assert not rotate(offline)
+    assert imported(offline)
+    lost, newest = key_here(offline), offline.members().roster_file.read_bytes()
+    for name in ("trust/identity.key", "coordinator.entry", "trust/former"):
+        path = offline.lead / name
+        path.rename(tmp_path / path.name)
+    restore(tmp_path / "before.tar", offline.lead)
+    assert key_here(offline) == before and "ROSTER_OTHER_KEY" in offline.codes()
+    current = offline.members().roster().current
+    entry = read_entry(offline.lead / "coordinator.entry")
+    again = replace(current, version=current.version + 1, revoked=(lost,), parties=tuple(
+        entry if party.role == "coordinator" else party for party in current.parties))
+    assert offline.members().import_roster(offline.signed(again), root=None)
+    take_roster(offline.path / "clinic-a", newest, now=NOW)
+    take_roster(offline.path / "clinic-a", offline.signed(again), now=NOW)
+    assert not rotate(offline)
+    assert imported(offline)
+    assert is_sound(offline, before)
+
+
+def test_a_key_that_is_stolen_is_revoked_as_the_next_comes_into_force(
+    offline: OfflineDesk
+) -> None:
+    """As docs/joining.md has it, with the commands of the root's owners."""
+    before = key_here(offline)
+    assert not rotate(offline)
+    draft, out = offline.path / "stolen.draft", offline.path / "signed.dsse"
+    roster.revoke("coordinator", draft=draft, after=offline.members().roster_file)
+    roster.add([offline.lead / "next" / "coordinator.entry"], draft=draft)
+    for number in (1, 2):
+        roster.sign(offline.safe / f"root-{number}.key", draft=draft, out=out,
+                    passphrase_file=offline.safe / "passphrase")
+    assert offline.members().import_roster(out.read_bytes(), root=None)
+    assert before in offline.members().roster().current.revoked
+    assert is_sound(offline, before)
