@@ -6,8 +6,7 @@ import shutil
 import time
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from publishing_lab import SITES, PublishingLab, finished_run, in_force, signed, trusted
@@ -23,12 +22,13 @@ from medunlearn_common.plan import RuntimeOptions
 from medunlearn_common.roster import Roster
 from medunlearn_common.roster.document import party_to_bytes
 from medunlearn_common.trust_folder import TRUST_FOLDER, open_identity
+from medunlearn_server import flower_app
 from medunlearn_server.audit_trail import AuditTrail
 from medunlearn_server.checkpoints import RunStore
 from medunlearn_server.coordinator import Coordinator
 from medunlearn_server.joining.founding import coordinator_text
 from medunlearn_server.joining.membership import Membership
-from medunlearn_server.sealed_transport import OFFER_FILE, seal_transport
+from medunlearn_server.sealed_transport import OFFER_FILE, SealedTransport, seal_transport
 from medunlearn_server.service.config import CoordinatorConfig
 from medunlearn_simulation.absences import Absences
 from medunlearn_simulation.memory_runner import Faults, MemoryTransport
@@ -188,21 +188,25 @@ def test_a_run_whose_former_key_is_lost_says_so(received: PublishingLab) -> None
 
 
 def test_the_offer_that_was_signed_with_a_former_key_is_no_hindrance(
-    received: PublishingLab, tmp_path: Path
+    received: PublishingLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A deployed run keeps its offer; who publishes it offers nothing any more."""
-    kept = tmp_path / OFFER_FILE
-    plan = received.plan("second").shared()
+    """A deployed run keeps its offer; who publishes it, as the service does, offers nothing."""
+    plan, run = received.plan("second").shared(), received.place("second").run
+    inside = MemoryTransport(dict(received.hospitals), absences=Absences.of_plan(plan),
+                             faults=Faults())
 
-    def sealed(**options: Any) -> Any:
-        inside = MemoryTransport(dict(received.hospitals), absences=Absences.of_plan(plan),
-                                 faults=Faults())
+    def sealed() -> SealedTransport:
         return seal_transport(inside, received.party, plan=plan, run_id="second",
-                              offer_file=kept, survives_power_cut=False, **options)
+                              offer_file=run / OFFER_FILE, survives_power_cut=False)
 
     sealed().close()
     rotate(received)
     with pytest.raises(MedunlearnError, match="KEY_UNKNOWN"):
         sealed()
-    with closing(sealed(offering=False)) as transport:
-        assert transport.sites()
+    monkeypatch.setattr(flower_app, "FlowerTransport", lambda *_, **__: inside)
+    flower_app.lead(cast(Any, None), {
+        "run-folder": str(run), "plan": str(run / "plan.toml"), "run-id": "second",
+        "trust-folder": str(received.party), "mode": "publish"})
+    deliveries = received.place("second").deliveries()
+    assert deliveries["number"] == 2 and deliveries["missed"] == {}
+    assert deliveries["verdicts"] == dict.fromkeys(SITES, "RECEIVED")
