@@ -20,7 +20,8 @@ from medunlearn_common.audit.signing import coordinator_log, site_log
 from medunlearn_common.entropy import Entropy
 from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.identity import SigningIdentity
-from medunlearn_common.messages import Message
+from medunlearn_common.messages import COLLECT, PUBLISH, Message
+from medunlearn_common.roster.former import PartyKey
 from medunlearn_common.trust_folder import TRUST_FOLDER, RosterInForce, open_identity
 
 AUDIT_FILE = "audit.db"
@@ -48,7 +49,9 @@ class SiteAudit:
           that continues all that it saw of it; no plan and no request can switch that off.
         * A head older than the newest one seen is taken only again, and only with a request
           that was answered before, byte for byte: nothing new is asked beside the log.
-        * A run has one log, under one key, from its first request to its last.
+        * A run has one log, under one key, from its first request to its last. When the
+          coordinator has taken another key since, the run can still be published under the old
+          one, at a hospital that saw that very log then; nothing else is asked under it.
         * What it charges and answers is in its own log before the answer leaves.
 
     Args:
@@ -100,7 +103,7 @@ class SiteAudit:
 
         Raises:
             Rejected: CHECKPOINT_MISSING, CHECKPOINT_SIGNER if it is not of the coordinator that
-                asks, or as :meth:`WitnessStore.witness`.
+                asks, KEY_REVOKED, or as :meth:`WitnessStore.witness`.
             Transient: AUDIT_UNAVAILABLE.
         """
         plain, carried = without_head(message)
@@ -119,12 +122,26 @@ class SiteAudit:
                 "report this to the consortium",
             )
         run_id = message.text("run_id")
+        former = self._former_key(message.kind, head, run_id)
+        key_id = keeper.key_id if former is None else former.party.key_id
         cosigned = self.witness.witness(
             head, keeper=keeper.party_id, leaves=leaves, repeated=asked.repeated,
-            origin=coordinator_log(run_id, key_id=keeper.key_id),
-            only_one_under=coordinator_log(run_id, key_id=""),
+            origin=coordinator_log(run_id, key_id=key_id),
+            only_one_under=coordinator_log(run_id, key_id=""), verifier=former,
         )
         return plain, cosigned
+
+    def _former_key(self, kind: str, head: SignedCheckpoint, run_id: str) -> PartyKey | None:
+        """The coordinator's key of before, where a run that ended under it is published.
+
+        That this hospital has seen the run's log under that key ties the key to the run: nobody
+        can begin another log of the run under it, or any log of a new one.
+        """
+        origin = head.checkpoint.origin
+        key_id = origin.removeprefix(coordinator_log(run_id, key_id=""))
+        if kind not in (PUBLISH, COLLECT) or not self.witness.seen(origin):
+            return None
+        return self._roster.former_key(head.signer, key_id)
 
     @staticmethod
     def signed(answer: Message, cosigned: SignedCheckpoint | None) -> Message:

@@ -129,11 +129,12 @@ def _asked(words: str, who: str) -> bool:
 def loose_files(folder: Path) -> list[tuple[str, int]]:
     """Private files and folders that group or others can reach, with their mode.
 
-    Looked at are trust/, tls/*.key, node/, next/, root/ and state/*.secret: whatever begins a
-    key, a passphrase or a secret.
+    Looked at are trust/ with trust/former/, tls/*.key, node/, next/, root/ and state/*.secret:
+    whatever begins a key, a passphrase or a secret.
     """
-    places = [*folder.glob("trust/*"), *folder.glob("tls/*.key"), *folder.glob("node/*.key"),
-              *folder.glob("next/*.key"), *folder.glob("root/*"), *folder.glob("state/*.secret")]
+    places = [path for pattern in (
+        "trust/*", "trust/former/*", "tls/*.key", "node/*.key", "next/*.key", "root/*",
+        "state/*.secret") for path in folder.glob(pattern)]
     public = {"root.cbor", "roster.dsse", "policy.toml", "party.txt"}
     found = []
     for path in sorted(places):

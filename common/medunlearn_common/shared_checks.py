@@ -34,7 +34,7 @@ SOON_DAYS = 30.0
 FREE_BYTES = 5 << 30
 # Flower refuses nodes whose clock is more than 5 s ahead or 300 s behind.
 AHEAD_S, BEHIND_S, NOTICED_S = 5.0, 300.0, 2.0
-_HINT_ROTATE = "replace it; a hospital: medunlearn hospital rotate"
+_HINT_ROTATE = "replace it: medunlearn hospital rotate, or medunlearn coordinator rotate"
 _HINT_CLOCK = "set the clock by NTP (timedatectl set-ntp true); nodes with a wrong one are refused"
 
 

@@ -5,6 +5,8 @@
     passphrase      0600; only where nobody is there to type it (see also MEDUNLEARN_PASSPHRASE)
     root.cbor       the consortium's root, pinned by hand
     roster.dsse     the roster in force
+    former/         keys that were replaced: each coordinator's entry with KEY_ID.entry, and at a
+                    coordinator its own with KEY_ID.key (0600, under the same passphrase)
     envelopes.db    what was sent and received
     policy.toml     at a site: what it accepts
 """
@@ -24,6 +26,7 @@ from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.identity import SigningIdentity, passphrase_from, read_identity
 from medunlearn_common.messages import Message
 from medunlearn_common.roster import Roster, TrustedRoster
+from medunlearn_common.roster.former import FORMER_FOLDER, PartyKey, kept_former_key
 from medunlearn_common.roster.trusted import ROSTER_FILE
 
 TRUST_FOLDER = "trust"
@@ -114,7 +117,7 @@ def open_trust(
     store = EnvelopeStore(place / STORE_FILE, survives_power_cut=survives_power_cut)
     try:
         store.see_roster(roster.current.version, roster.current.digest)
-        _require_named(identity, roster.current)
+        require_named(identity, roster.current)
     except BaseException:
         store.close()
         raise
@@ -122,12 +125,12 @@ def open_trust(
                  entropy=entropy or OsEntropy(), clock=clock)
 
 
-def _require_named(identity: SigningIdentity, roster: Roster) -> None:
+def require_named(identity: SigningIdentity, roster: Roster) -> None:
+    """Refuse a key that a roster does not name; raises Rejected KEY_REVOKED or KEY_UNKNOWN."""
     if identity.key_id in roster.revoked:
         raise Rejected("KEY_REVOKED", f"roster {roster.version} revokes the key of "
                        f"{identity.party_id}", "ask the consortium why")
-    if not any((party.party_id, party.key_id) == (identity.party_id, identity.key_id)
-               for party in roster.parties):
+    if not roster.names(identity.party_id, key_id=identity.key_id):
         raise Rejected("KEY_UNKNOWN", f"roster {roster.version} does not name this key of "
                        f"{identity.party_id}", "take the newest roster (at a hospital: "
                        "medunlearn hospital join); doctor says more")
@@ -139,22 +142,63 @@ def open_identity(folder: Path) -> SigningIdentity:
     Raises:
         Misconfigured: TRUST_MISSING or a KEY_ code.
     """
-    place = folder / TRUST_FOLDER
-    try:
-        party_id = (place / PARTY_FILE).read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
+    return _opened(folder, KEY_FILE)
+
+
+def open_former_identity(folder: Path, key_id: str) -> SigningIdentity:
+    """A signing key that this party had before: the logs that it began go on under it.
+
+    Raises:
+        Misconfigured: FORMER_KEY_MISSING, TRUST_MISSING or a KEY_ code.
+    """
+    name = f"{FORMER_FOLDER}/{key_id}.key"
+    if (folder / TRUST_FOLDER).is_dir() and not (folder / TRUST_FOLDER / name).is_file():
         raise Misconfigured(
-            "TRUST_MISSING", f"{folder.absolute()} has no trust folder with a party's id",
-            "name the party's folder with --folder; a new party's is made by `init`",
-        ) from error
-    file = place / PASSPHRASE_FILE
+            "FORMER_KEY_MISSING", f"the former key {key_id[:16]} is not here, under which a log "
+            "was begun", f"put {TRUST_FOLDER}/{name} back from a backup that was made since "
+            "`rotate`; without it the log can be read and verified, and never written again")
+    identity = _opened(folder, name)
+    if identity.key_id != key_id:
+        raise Misconfigured("KEY_FILE_INVALID", f"{name} is another key than its name says",
+                            "put the file back from a backup")
+    return identity
+
+
+def passphrase_of(folder: Path) -> bytes:
+    """The passphrase of a party's key files, from its file or the environment.
+
+    Raises:
+        Misconfigured: KEY_PASSPHRASE or another KEY_ code.
+    """
+    file = folder / TRUST_FOLDER / PASSPHRASE_FILE
     passphrase = passphrase_from(file if file.exists() else None)
     if passphrase is None:
         raise Misconfigured(
             "KEY_PASSPHRASE", "no passphrase for the key file",
             f"set MEDUNLEARN_PASSPHRASE, or write it to {PASSPHRASE_FILE} with mode 0600",
         )
-    return read_identity(place / KEY_FILE, party_id=party_id, passphrase=passphrase)
+    return passphrase
+
+
+def party_id_of(folder: Path) -> str:
+    """The party's name, which its trust folder holds.
+
+    Raises:
+        Misconfigured: TRUST_MISSING.
+    """
+    try:
+        return (folder / TRUST_FOLDER / PARTY_FILE).read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise Misconfigured(
+            "TRUST_MISSING", f"{folder.absolute()} has no trust folder with a party's id",
+            "name the party's folder with --folder; a new party's is made by `init`",
+        ) from error
+
+
+def _opened(folder: Path, key_file: str) -> SigningIdentity:
+    party_id = party_id_of(folder)
+    return read_identity(folder / TRUST_FOLDER / key_file, party_id=party_id,
+                         passphrase=passphrase_of(folder))
 
 
 class RosterInForce:
@@ -178,6 +222,15 @@ class RosterInForce:
             known = self._read = TrustedRoster(self._place, now=self._clock())
         return known.current
 
+    def former_key(self, party_id: str, key_id: str) -> PartyKey | None:
+        """A coordinator's key that a roster in force here has replaced; None if there is none.
+
+        Raises:
+            Misconfigured: ROSTER_MISSING.
+            Rejected: As :func:`kept_former_key`, and ROSTER_ codes.
+        """
+        return kept_former_key(self._place, self.current, party_id=party_id, key_id=key_id)
+
     def verify(self, party_id: str, context: str, message: bytes, signature: bytes) -> None:
         """Check a party's signature under a key that is good now.
 
@@ -189,5 +242,6 @@ class RosterInForce:
 
 
 __all__ = [
-    "ENVELOPE_LIFE_S", "TRUST_FOLDER", "RosterInForce", "Trust", "open_identity", "open_trust",
+    "ENVELOPE_LIFE_S", "TRUST_FOLDER", "RosterInForce", "Trust", "open_former_identity",
+    "open_identity", "open_trust", "party_id_of", "passphrase_of", "require_named",
 ]

@@ -12,6 +12,7 @@ repeated with the same bytes after a crash.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -21,10 +22,16 @@ from pathlib import Path
 from medunlearn_common import __version__
 from medunlearn_common.audit import AuditLog, AuditRecord, SignedCheckpoint
 from medunlearn_common.audit.carrying import COSIGNATURE_FIELD, with_head
+from medunlearn_common.audit.log import origin_in
 from medunlearn_common.audit.signing import COSIGNATURE_CONTEXT, coordinator_log
-from medunlearn_common.errors import Rejected
+from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.messages import COLLECT, FINISH, PUBLISH, READY, Message
-from medunlearn_common.trust_folder import RosterInForce, open_identity
+from medunlearn_common.trust_folder import (
+    RosterInForce,
+    open_former_identity,
+    open_identity,
+)
 from medunlearn_common.updates import SparseUpdate
 from medunlearn_server.reports import GateVerdict, RoundReport, RunOutcome, VoteReport
 from medunlearn_server.roster import Agreement, Roster
@@ -32,10 +39,22 @@ from medunlearn_server.round_state import Phase, RoundState
 from medunlearn_server.transport import Reply, Transport
 
 AUDIT_FILE = "audit.db"
+_KEY_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def run_under_former_key(run_id: str) -> Misconfigured:
+    """RUN_UNDER_FORMER_KEY: what a replaced key did not sign in time, it does not sign any more."""
+    return Misconfigured(
+        "RUN_UNDER_FORMER_KEY", f"run {run_id} was begun under a key of this coordinator that was "
+        "replaced since", "it can neither go on nor be attested any more: launch its plan again. "
+        "What was attested before `coordinator rotate` is published as ever",
+    )
 
 
 class AuditTrail:
     """The coordinator's log of one run, opened when it is first written or shown.
+
+    It goes on under the key that began it, also when the coordinator has another one since.
 
     Args:
         folder: The run's folder at the coordinator.
@@ -55,14 +74,36 @@ class AuditTrail:
         """The log.
 
         Raises:
-            Misconfigured: TRUST_MISSING or a KEY_ code: there is no run without a log.
+            Misconfigured: As :attr:`signer`: there is no run without a log.
             Rejected: As :class:`~medunlearn_common.audit.AuditLog`.
         """
-        signer = open_identity(self._party)
         return AuditLog(
-            self._folder / AUDIT_FILE, signer=signer,
-            origin=coordinator_log(self._run_id, key_id=signer.key_id),
+            self._folder / AUDIT_FILE, signer=self.signer,
+            origin=coordinator_log(self._run_id, key_id=self.signer.key_id),
         )
+
+    @cached_property
+    def signer(self) -> SigningIdentity:
+        """The coordinator under the key that keeps this log: that in force, or a former one.
+
+        Raises:
+            Misconfigured: TRUST_MISSING, FORMER_KEY_MISSING or a KEY_ code.
+        """
+        signer = open_identity(self._party)
+        named = origin_in(self._folder / AUDIT_FILE) or ""
+        key_id = named.removeprefix(coordinator_log(self._run_id, key_id=""))
+        if key_id == signer.key_id or not _KEY_ID.fullmatch(key_id):
+            return signer  # a log that is none of this run's is found damaged when it is opened
+        return open_former_identity(self._party, key_id)
+
+    def require_key_in_force(self) -> None:
+        """Refuse to lead a run under a key that was replaced: no hospital answers under it.
+
+        Raises:
+            Misconfigured: RUN_UNDER_FORMER_KEY, or as :attr:`signer`.
+        """
+        if self.signer.key_id != open_identity(self._party).key_id:
+            raise run_under_former_key(self._run_id)
 
     @cached_property
     def roster(self) -> RosterInForce:

@@ -121,7 +121,7 @@ class Coordinator:
 
         Raises:
             Misconfigured: RUN_EXISTS, RUN_LOCKED, CHECKPOINT_CORRUPT, CHECKPOINT_FOREIGN,
-                GAP_OUT_OF_RANGE, or the code with which all sites refused.
+                GAP_OUT_OF_RANGE, RUN_UNDER_FORMER_KEY, or the code with which all sites refused.
             Rejected: A MISMATCH code if the sites differ; RING_TOO_COARSE; GATE_NORM, GATE_CANARY
                 or GATE_UTILITY if a gate fails that nobody overrode: nothing is published.
             BudgetExceeded: PRIVACY_BUDGET if not even the support could be voted.
@@ -130,6 +130,7 @@ class Coordinator:
         """
         with self._store.exclusive():
             progress = self._load(resume)
+            self._trail.require_key_in_force()
             self._sites.started(self._store.next_start())
             if progress is not None and progress.outcome is not None:
                 return self._announce(progress.outcome)

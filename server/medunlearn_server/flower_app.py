@@ -272,13 +272,14 @@ def _carry(
         grid, poll_s=float(settings.get("poll-s", _DEFAULT_POLL_S)), waiting=waiting,
         answered=answered,
     )
+    publishes = settings.get("mode") == "publish"
     with closing(seal_transport(
-        flower, party or folder, plan=plan, run_id=run_id,
+        flower, party or folder, plan=plan, run_id=run_id, offering=not publishes,
         offer_file=folder / OFFER_FILE if party else None,
         model_digest=str(settings.get("model-digest", "")),
         tokenizer_digest=str(settings.get("tokenizer-digest", "")), names=answered.names,
     )) as transport:
-        if settings.get("mode") == "publish":
+        if publishes:
             publishing = import_module("medunlearn_server.publishing.session")
             publishing.publish_over(transport, folder, run_id)
             return

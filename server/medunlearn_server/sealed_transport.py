@@ -56,12 +56,12 @@ class SealedTransport:
     """
 
     def __init__(self, inside: Transport, trust: Trust, *, run_id: str, plan: RunPlan,
-                 offer: bytes, names: Callable[[], Mapping[str, str]] = dict) -> None:
+                 offer: bytes | None, names: Callable[[], Mapping[str, str]] = dict) -> None:
         self._inside = inside
         self._trust = trust
         self._run_id = run_id
         self._plan = bytes.fromhex(plan.digest)
-        self._offer = offer.hex()
+        self._offer = offer
         self._names = names
         self._party: dict[str, str] = {}
         self._model: dict[str, bytes] = {}
@@ -172,7 +172,10 @@ class SealedTransport:
         drafts: list[tuple[Header, Message]] = []
         for address, request in requests.items():
             if request.kind == READY:
-                request = replace(request, fields={**request.fields, "offer": self._offer})
+                if self._offer is None:
+                    raise RuntimeError("a run that is published is not offered any more")
+                offered = {**request.fields, "offer": self._offer.hex()}
+                request = replace(request, fields=offered)
             drafts.append((self._draft(address, request, now), request))
         sealed = self._trust.seal_all(drafts)
         return dict(zip(requests, sealed, strict=True))
@@ -269,13 +272,14 @@ def seal_transport(
     entropy: Entropy | None = None, clock: Callable[[], float] = time.time,
     survives_power_cut: bool = True, offer_file: Path | None = None,
     model_digest: str = "", tokenizer_digest: str = "",
-    names: Callable[[], Mapping[str, str]] = dict,
+    names: Callable[[], Mapping[str, str]] = dict, offering: bool = True,
 ) -> SealedTransport:
     """Wrap a transport with the trust folder in the coordinator's ``folder``; close it in the end.
 
     The signed offer is kept, there or in ``offer_file`` (a coordinator of several runs keeps
     each with its run), so that a resumed run offers the very same. ``names`` tells which site is
-    registered at which address.
+    registered at which address. Without ``offering`` there is none: a run that is published has
+    ended, perhaps under a key that was replaced since.
 
     Raises:
         Misconfigured: TRUST_MISSING, KEY_ codes, ROSTER_MISSING, CHECKPOINT_FOREIGN.
@@ -285,7 +289,7 @@ def seal_transport(
         folder, entropy=entropy, clock=clock, survives_power_cut=survives_power_cut
     )
     try:
-        offer = _kept_offer(
+        offer = None if not offering else _kept_offer(
             offer_file or folder / TRUST_FOLDER / OFFER_FILE, trust, plan=plan, run_id=run_id,
             model_digest=model_digest, tokenizer_digest=tokenizer_digest,
         )

@@ -271,7 +271,7 @@ def test_tampered_roster_in_the_run_folder(copy: Path, finished: Path) -> None:
     for forged, codes in (
         (signed_by_root(swapped, keys=1), ("ROSTER_SIGNATURES", "ROSTER_SIGNATURES")),
         (signed_by_root(swapped), ("FILE_CHANGED", "FILE_CHANGED")),
-        (anothers_roster(swapped), ("ROSTER_SIGNATURES", "FILE_CHANGED")),
+        (anothers_roster(swapped), ("ROSTER_SIGNATURES", "ROSTER_SIGNATURES")),
     ):
         file.write_bytes(forged)
         for trusted, code in zip((root, None), codes, strict=True):

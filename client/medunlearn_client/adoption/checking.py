@@ -7,7 +7,8 @@
 4. The base model is the one that this hospital named when the run began.
 5. PEFT's configuration says what the plan says and nothing more.
 6. The weights are those of such an adapter: the plan's own A, and a sparse B.
-7. The log continues every state of it that this hospital has signed.
+7. The log continues every state of it that this hospital has signed; its keeper is believed under
+   the key of step 1, which another one may have replaced since.
 
 What is done with it later checks all of this again: the files lie on a disk in between.
 """
@@ -155,6 +156,7 @@ def check_publication(
     audit.witness.witness(  # 7
         export.head, keeper=verification.keeper.party_id, leaves=export.leaves, repeated=True,
         origin=coordinator_log(predicate.process.run_id, key_id=verification.keeper.key_id),
+        verifier=verification.key if verification.key.is_former else None,
     )
     return CheckedRun(
         folder=folder, statement=statement, plan=plan,
@@ -162,7 +164,7 @@ def check_publication(
         decisions={decision.site: decision for decision in sound_decisions(
             _statements(folder), verification.roster, run_id=predicate.process.run_id,
             attestation=verification.attestation_digest, now=now).values()},
-        records=export.verify(verification.roster, keeper=verification.keeper.party_id),
+        records=export.verify(verification.key, keeper=verification.keeper.party_id),
     )
 
 

@@ -4,7 +4,8 @@ Steps, in this order; the first that fails ends the verification and names its f
 
 1. Keys: the roster is read and its root signatures are checked; see below for which is trusted.
 2. Attestation: it is a DSSE envelope, and the copy beside the adapter is the same.
-3. Signature: a coordinator of the roster signed it.
+3. Signature: a coordinator of the roster signed it, with the key in force or one that was replaced
+   since; for that the run's own roster is read here already.
 4. Statement: it is an in-toto statement of this version, and says what it does not show.
 5. Adapter: each file has the digest that is attested; no file is missing or added.
 6. Plan: the shared plan has the attested digest, promises what is attested of it, and
@@ -19,14 +20,16 @@ Steps, in this order; the first that fails ends the verification and names its f
 12. Witnesses: sites signed states of this very log, at least one after the last round; those
     in a sum that did not, or whose signature does not count any more, are named.
 
-An adapter alone brings 2 to 5, 8 and 9; what cannot be checked is said, never counted as passed.
+An adapter alone brings 2 to 5, 8 and 9, and must be signed with the key in force; what cannot be
+checked is said, never counted as passed.
 
 What is trusted, best first: with ``--root``, the consortium's root keys, and the roster only as
-far as they signed it; with ``--keys`` alone, the roster file given. With neither the run's own
-roster is used, and nobody knows who signed: whoever made a false run can make a roster for it,
-with a root of its own. A roster that has expired since still verifies, for the run is of its
-time; a key that the roster in use revokes does not. Signatures of the coordinator are checked
-under the roster in use, those of witnesses by :mod:`medunlearn_common.attestation.witnesses`.
+far as they signed it; with ``--keys`` alone, the roster file given, and the root that it names for
+the run's own. With neither the run's own roster is used, and nobody knows who signed: whoever made
+a false run can make a roster for it, with a root of its own. A roster that has expired since still
+verifies, for the run is of its time; a key that the roster in use revokes does not. Which key of
+the coordinator counts says :mod:`medunlearn_common.attestation.keeper`, and which of a witness
+:mod:`medunlearn_common.attestation.witnesses`.
 """
 
 from __future__ import annotations
@@ -37,7 +40,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medunlearn_common.attestation import checks
-from medunlearn_common.attestation.dsse import named_signer, opened
 from medunlearn_common.attestation.files import (
     ADAPTER_FOLDER,
     ATTESTATION_FILE,
@@ -48,6 +50,7 @@ from medunlearn_common.attestation.files import (
     BadFile,
     Evidence,
 )
+from medunlearn_common.attestation.keeper import KeeperKey, opened_by_keeper
 from medunlearn_common.attestation.predicate import LIMITS, SIMULATED
 from medunlearn_common.attestation.statement import Statement
 from medunlearn_common.attestation.witnesses import WitnessKeys, witnesses_of
@@ -114,8 +117,9 @@ class Verification:
     root: Path | None = None
     skipped: list[Step] = field(default_factory=list)
     _roster: Roster | None = None
+    _own: Roster | None = None
     _attested: Roster | None = None
-    _keeper: Party | None = None
+    _key: KeeperKey | None = None
     _envelope: bytes = b""
     _payload: bytes = b""
     _statement: Statement | None = None
@@ -178,11 +182,16 @@ class Verification:
         return self._roster
 
     @property
-    def keeper(self) -> Party:
-        """The coordinator that signed, after step 3."""
-        if self._keeper is None:
+    def key(self) -> KeeperKey:
+        """The coordinator's key that signed, after step 3; it verifies what else it signed."""
+        if self._key is None:
             raise RuntimeError("step 3 has not been carried out")
-        return self._keeper
+        return self._key
+
+    @property
+    def keeper(self) -> Party:
+        """The coordinator that signed, with the key that it had then; after step 3."""
+        return self.key.party
 
     def _keys(self) -> str:
         if self.keys is not None:
@@ -207,6 +216,30 @@ class Verification:
             return self_signed_roster(data)
         return verify_roster(data, Root.from_bytes(_given(self.root)), now=0.0)
 
+    def _own_roster(self) -> Roster:
+        """The run's own roster, under the root that the roster in use is under.
+
+        Under a root of its own it could bring in any key, a coordinator's or a witness's.
+        """
+        if self._own is None:
+            data = self.evidence.read(ROSTER_FILE)
+            if self.root is None and self.keys is not None:
+                self._own = verify_roster(data, self.roster.root, now=0.0)
+            else:
+                self._own = self._checked(data)
+        return self._own
+
+    def _earlier_roster(self) -> Roster | None:
+        """The run's own roster, as far as it may name keys that were replaced since."""
+        if self.evidence.run is None:
+            return None
+        try:
+            own = self._own_roster()
+            require_later(self.roster, own)
+        except Rejected as error:
+            raise BadFile(error.code, error.message, error.hint, file=ROSTER_FILE) from error
+        return own
+
     def _attestation(self) -> str:
         self._envelope = self.evidence.read(ATTESTATION_FILE)
         if self.evidence.run is not None:
@@ -217,15 +250,9 @@ class Verification:
         return f"SHA-256 {self.attestation_digest}"
 
     def _signature(self) -> str:
-        keeper = self.roster.party(named_signer(self._envelope))
-        if keeper.role != "coordinator":
-            raise Rejected(
-                "ENVELOPE_SIGNER", "the attestation is not signed by a coordinator",
-                "only the coordinator attests a run",
-            )
-        self._payload = opened(self._envelope, self.roster, signer=keeper.party_id)
-        self._keeper = keeper
-        return f"signed by {keeper.party_id}, key {keeper.key_id[:16]}..."
+        self._key, self._payload = opened_by_keeper(
+            self._envelope, used=self.roster, attested=self._earlier_roster)
+        return self._key.said
 
     def _read_statement(self) -> str:
         self._statement = Statement.from_bytes(self._payload)
@@ -252,9 +279,7 @@ class Verification:
 
     def _same_roster(self) -> str:
         attested = self.statement.predicate.materials.roster
-        own = self.roster
-        if self.evidence.run is not None:
-            own = self._checked(self.evidence.read(ROSTER_FILE))
+        own = self.roster if self.evidence.run is None else self._own_roster()
         if own.digest.hex() != attested:
             raise Rejected(
                 "FILE_CHANGED", f"{ROSTER_FILE} is not the roster that was attested",
@@ -269,7 +294,7 @@ class Verification:
 
     def _inclusion(self) -> str:
         return checks.require_inclusion(
-            self.statement, self.roster, keeper=self.keeper.party_id,
+            self.statement, self.key, keeper=self.keeper.party_id,
             origin=coordinator_log(
                 self.statement.predicate.process.run_id, key_id=self.keeper.key_id
             ),
@@ -277,7 +302,7 @@ class Verification:
 
     def _log(self) -> str:
         self._export = LogExport.from_bytes(self.evidence.read(LOG_FILE))
-        self._records = self._export.verify(self.roster, keeper=self.keeper.party_id)
+        self._records = self._export.verify(self.key, keeper=self.keeper.party_id)
         return f"{len(self._records)} records, none changed, missing or out of order"
 
     def _consistency(self) -> str:

@@ -253,6 +253,24 @@ class AuditLog:
         )
 
 
+def origin_in(path: Path) -> str | None:
+    """Which log a file says that it is; None where it says nothing that can be read.
+
+    Nothing is checked, and nothing is made: opening the log finds out whether it is sound.
+
+    Raises:
+        Transient: AUDIT_UNAVAILABLE.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with table.connected(path) as connection:
+            row = connection.execute("SELECT note FROM head").fetchone()
+        return SignedCheckpoint.from_text(str(row[0])).checkpoint.origin if row else None
+    except Rejected:
+        return None
+
+
 def hand_over(path: Path, *, old_key: bytes, signer: Signer) -> None:
     """Have a party's log go on under its new key: the old one's checkpoint is signed anew.
 

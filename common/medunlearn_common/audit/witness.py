@@ -52,6 +52,7 @@ class WitnessStore:
         self, offered: SignedCheckpoint, *, keeper: str, origin: str,
         proof: Sequence[bytes] | None = None, leaves: Sequence[bytes] | None = None,
         repeated: bool = False, only_one_under: str | None = None,
+        verifier: Verifier | None = None,
     ) -> SignedCheckpoint:
         """Take a state of another party's log, and countersign it.
 
@@ -66,6 +67,8 @@ class WitnessStore:
                 with a request that is repeated byte for byte, and says nothing new.
             only_one_under: How the names of all logs begin of which there may be one only: of a
                 run, under whatever key.
+            verifier: Public keys for this state alone, where its keeper's key was replaced since;
+                None takes the store's.
 
         Raises:
             Rejected: CHECKPOINT_ORIGIN, CHECKPOINT_SIGNER, the verifier's code,
@@ -79,7 +82,8 @@ class WitnessStore:
                 "CHECKPOINT_ORIGIN", "a checkpoint of another log was offered",
                 "report this to the consortium",
             )
-        offered.require_signature(self._verifier, by=keeper, context=CHECKPOINT_CONTEXT)
+        offered.require_signature(
+            verifier or self._verifier, by=keeper, context=CHECKPOINT_CONTEXT)
         with table.transaction(self._path) as connection:
             kept = _other(connection, origin, only_one_under)
             if kept is None:

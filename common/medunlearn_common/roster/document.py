@@ -191,6 +191,11 @@ class Roster:
         """Ids of the sites, sorted."""
         return tuple(party.party_id for party in self.parties if party.role == "site")
 
+    def names(self, party_id: str, *, key_id: str) -> bool:
+        """Whether this very key is the party's."""
+        party = self._by_key.get(key_id)
+        return party is not None and party.party_id == party_id
+
     def party(self, party_id: str) -> Party:
         """The entry of a party; raises PARTY_UNKNOWN."""
         for party in self.parties:
@@ -214,8 +219,8 @@ class Roster:
                            "bring the newest roster to every party")
         if not party.valid_from - SKEW_S <= now <= party.valid_until + SKEW_S:
             raise Rejected("KEY_EXPIRED", f"the key of {party.party_id} is not valid now",
-                           "its party makes a new one: medunlearn hospital rotate, or for keys "
-                           "of no folder medunlearn keys rotate")
+                           "its party makes a new one: medunlearn hospital rotate, medunlearn "
+                           "coordinator rotate, or for keys of no folder medunlearn keys rotate")
         if now > self.expires + SKEW_S:
             raise Rejected("ROSTER_EXPIRED", f"roster {self.version} has expired",
                            "ask the consortium for the next version")

@@ -30,6 +30,7 @@ from medunlearn_common.roster.document import (
     Root,
     Roster,
 )
+from medunlearn_common.roster.former import keep_replaced
 
 ROOT_FILE, ROSTER_FILE = "root.cbor", "roster.dsse"
 _LOCK_FILE = "roster.lock"
@@ -122,8 +123,9 @@ class TrustedRoster:
     """The roster in force at one party, kept durably.
 
     Files in ``folder``: ``root.cbor`` (pinned by hand, followed when the root hands over) and
-    ``roster.dsse`` (in force). Several processes may hold it: a hospital's worker takes rosters
-    from greetings, and `hospital join` from a file.
+    ``roster.dsse`` (in force); ``former/`` (:mod:`medunlearn_common.roster.former`). Several
+    processes may hold it: a hospital's worker takes rosters from greetings, and `hospital join`
+    from a file.
     """
 
     def __init__(self, folder: Path, *, now: float) -> None:
@@ -179,6 +181,7 @@ class TrustedRoster:
             require_successor(roster, self._roster)
             if roster.version > self._roster.version:
                 changed = roster.root != self._roster.root
+                keep_replaced(self._folder, self._roster, roster)
                 write_atomically(self._folder / ROSTER_FILE, data)
                 if changed:  # after the roster, which both roots signed: a crash between is safe
                     write_atomically(self._folder / ROOT_FILE, roster.root.to_bytes())

@@ -25,6 +25,7 @@ from medunlearn_common.shared_checks import (
 from medunlearn_server.joining.founding import has_pilot_root
 from medunlearn_server.joining.membership import DRAFT_FILE, Membership
 from medunlearn_server.joining.own_certificate import require_key_of
+from medunlearn_server.joining.own_key import NEXT_FOLDER
 from medunlearn_server.service.config import CoordinatorFolder, open_folder, split_address
 
 _ANYWHERE = ("0.0.0.0", "::")
@@ -52,6 +53,9 @@ def coordinator_checks(folder: Path, *, now: float) -> Mapping[str, Check]:
 
 
 def _roster(coordinator: CoordinatorFolder, now: float) -> Iterator[Finding]:
+    if (coordinator.path / NEXT_FOLDER).exists():
+        # What a rotation was cut off in is finished, and no finding.
+        Membership(coordinator.path, now=now).sync_nodes()
     if has_pilot_root(coordinator.path):
         yield warning("ROOT_KEYS_ONLINE", "the consortium's root keys lie on this machine: a pilot",
                       "a real consortium keeps them offline, one per institution")
@@ -61,6 +65,11 @@ def _roster(coordinator: CoordinatorFolder, now: float) -> Iterator[Finding]:
     if (coordinator.path / DRAFT_FILE).exists():
         yield warning("ROSTER_DRAFT", f"{DRAFT_FILE} waits for the root's signatures",
                       "medunlearn roster sign, where the root keys are; then roster import")
+    if (coordinator.path / NEXT_FOLDER).exists():
+        yield warning("ROTATION_PENDING", "a new signing key waits to come into force",
+                      "it does with the roster that names it: have roster.draft signed and import "
+                      "it (with the root's keys here: medunlearn coordinator rotate); or take it "
+                      "back: medunlearn coordinator rotate --give-up")
 
 
 def _members(coordinator: CoordinatorFolder, now: float) -> Iterator[Finding]:

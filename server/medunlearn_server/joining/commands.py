@@ -1,4 +1,4 @@
-"""``medunlearn coordinator init|invite|enrol|roster|revoke|rotate-certificate|doctor``."""
+"""``medunlearn coordinator init|invite|enrol|roster|revoke|rotate|rotate-certificate|doctor``."""
 
 from __future__ import annotations
 
@@ -31,16 +31,21 @@ from medunlearn_server.joining.founding import (
 )
 from medunlearn_server.joining.membership import InvitedModel, Membership
 from medunlearn_server.joining.own_certificate import OwnCertificate
+from medunlearn_server.joining.own_key import NEXT_FOLDER, next_entry
 
 FirstUseOption = Annotated[bool, typer.Option(
     "--trust-on-first-use", help="Go on without comparing fingerprints: pilots only.")]
 ValidityOption = Annotated[int, typer.Option("--days", min=1, max=3650,
                                              help="Validity of a new roster.")]
+UnpublishedOption = Annotated[bool, typer.Option(
+    "--despite-unpublished", help="Go on though a run finished that was never published: it cannot "
+    "be any more.")]
 ModelOption = Annotated[str, typer.Option("--model", help="Name of the base model.")]
 ModelFolderOption = Annotated[Path | None, typer.Option(
     "--model-folder", help="The base model here, to name it by its digests.")]
 roster_app = typer.Typer(help="The federation's roster: show, import, renew.",
                          no_args_is_help=True, rich_markup_mode="rich")
+_KEY_IN_FORCE = "the new signing key is in force; make a backup: no earlier one has it"
 _PILOT = """\
 PILOT: the consortium's root keys were made here, in {root}/.
   Whoever has this machine can add and remove hospitals. A real consortium makes root keys
@@ -230,17 +235,23 @@ def roster_import(
     folder: PartyFolder = HERE,
     root: Annotated[Path | None, typer.Option(
         "--root", help="root.cbor, at the first import: it is pinned from then on.")] = None,
+    despite_unpublished: UnpublishedOption = False,
 ) -> None:
-    """Put a roster that the consortium signed into force.
+    """Put a roster that the consortium signed into force, and a next key that it names.
 
     Example:
 
       medunlearn coordinator roster import roster.dsse --root root.cbor --folder lead
     """
     membership = Membership(folder, now=time.time())
-    complete = membership.import_roster(read_named(file), root=read_named(root) if root else None)
+    waiting = next_entry(membership.path)
+    complete = membership.import_roster(
+        read_named(file), root=read_named(root) if root else None,
+        despite_unpublished=despite_unpublished)
     roster = membership.roster().current
     typer.echo(f"roster {roster.version} is in force, with {len(roster.sites)} hospitals")
+    if waiting in roster.parties:
+        typer.echo(_KEY_IN_FORCE)
     _show_fingerprint(membership)
     if not complete:
         typer.echo("it is of an earlier draft: enrolments or revocations came after that")
@@ -258,6 +269,39 @@ def roster_renew(folder: PartyFolder = HERE, days: ValidityOption = ROSTER_DAYS)
     """
     membership = Membership(folder, now=time.time())
     _advanced(membership, membership.advance(days=days, renew=True), newcomers=False)
+
+
+def rotate(
+    folder: PartyFolder = HERE,
+    give_up: Annotated[bool, typer.Option(
+        "--give-up", help="Take back a next key that waits, as if it was never made.")] = False,
+    despite_unpublished: UnpublishedOption = False,
+) -> None:
+    """Make the coordinator's next signing key, every second year, between two runs.
+
+    The present key vouches for it, and it comes into force with the roster that names it. What
+    was attested before verifies under that roster too, and is published as ever: the present key
+    is kept in trust/former/ for it. Make a backup afterwards.
+
+    Examples:
+
+      medunlearn coordinator rotate --folder lead
+
+      medunlearn coordinator rotate --give-up
+    """
+    membership = Membership(folder, now=time.time())
+    if give_up:
+        left = membership.give_up_rotation()
+        typer.echo("the key in force stays; the next one is gone, and the root's owners sign no "
+                   "draft that names it")
+        typer.echo("roster.draft waits for something else still" if left else
+                   "no roster.draft is left; medunlearn coordinator roster renew makes one")
+        return
+    signed = membership.rotate(entropy=OsEntropy(), despite_unpublished=despite_unpublished)
+    typer.echo(_KEY_IN_FORCE if signed else
+               f"made a signing key in {membership.path / NEXT_FOLDER}/: it comes into force with "
+               "the roster that names it")
+    _advanced(membership, signed, newcomers=False)
 
 
 def rotate_certificate(

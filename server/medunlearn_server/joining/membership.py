@@ -5,9 +5,10 @@
     revoked.json                    keys taken back, whether or not the root has signed it yet
     nodes/SITE.pub                  whom the gateway lets through
     roster.draft                    the next roster, until the root has signed it
+    next/                           the coordinator's next key, until a roster names it
     state/membership.lock           held by the command that changes any of these
 
-The draft follows from roster, enrolments and revocations, and so does the nodes folder; both are
+The draft follows from roster, enrolments, revocations and next/, as does the nodes folder; both are
 set anew after every change. So a crash between two writes leaves nothing that the next command
 does not mend, and an earlier draft that the root's owners sign loses nothing that came after it.
 """
@@ -15,12 +16,14 @@ does not mend, and an earlier draft that the root's owners sign loses nothing th
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medunlearn_common.enrolment import Enrolment, open_enrolment, require_successor_of_entry
-from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_common.entropy import Entropy
+from medunlearn_common.errors import Misconfigured, Rejected, Transient
 from medunlearn_common.files import in_turn, write_atomically
 from medunlearn_common.invitation import TOKEN_BYTES, Invitation, write_invitation
 from medunlearn_common.keeping import PartyMarks
@@ -28,7 +31,7 @@ from medunlearn_common.pki import read_certificates, to_pem
 from medunlearn_common.roster import Party, Root, Roster, TrustedRoster, verify_roster
 from medunlearn_common.roster.document import SKEW_S
 from medunlearn_common.roster.trusted import ROOT_FILE
-from medunlearn_common.trust_folder import TRUST_FOLDER, open_identity
+from medunlearn_common.trust_folder import TRUST_FOLDER, open_identity, party_id_of
 from medunlearn_server.joining.enrolment_records import EnrolmentRecords
 from medunlearn_server.joining.founding import (
     ROSTER_DAYS,
@@ -38,6 +41,15 @@ from medunlearn_server.joining.founding import (
 )
 from medunlearn_server.joining.invitation_records import InvitationRecords, Issued
 from medunlearn_server.joining.node_folder import set_nodes
+from medunlearn_server.joining.own_key import (
+    NEXT_FOLDER,
+    activate_next_key,
+    between_runs,
+    discard_next_key,
+    is_successor,
+    make_next_key,
+    next_entry,
+)
 from medunlearn_server.joining.revocation_records import REVOKED_FILE, RevocationRecords
 from medunlearn_server.service.config import CoordinatorFolder, open_folder
 
@@ -113,7 +125,7 @@ class Membership:
             Transient: WRITE_FAILED.
         """
         self.root()
-        with in_turn(self._folder.state / _LOCK_FILE):
+        with self._turn():
             trusted = self.roster()
             verify_roster(trusted.document, trusted.current.root, now=self._now)
             if any(party.party_id == site_id for party in trusted.current.parties):
@@ -141,7 +153,7 @@ class Membership:
             Transient: WRITE_FAILED.
         """
         path = self._path / "invitations" / f"{site_id}.refresh"
-        with in_turn(self._folder.state / _LOCK_FILE):
+        with self._turn():
             self.roster().current.party(site_id)
             _, document = self._invitation(site_id, days=_REFRESH_DAYS, model=model,
                                            version=version, code_digest=code_digest)
@@ -211,7 +223,7 @@ class Membership:
         self._require_welcome(enrolment)
         # Unlocked: a revocation must not wait for the end of a telephone call.
         compared = confirm(enrolment)
-        with in_turn(self._folder.state / _LOCK_FILE):
+        with self._turn():
             self._require_usable(enrolment.entry)
             issued = self._require_welcome(enrolment)
             if issued is not None:  # first: after a crash nobody else can answer it
@@ -261,27 +273,109 @@ class Membership:
                 no site.
             Transient: WRITE_FAILED.
         """
-        with in_turn(self._folder.state / _LOCK_FILE):
+        with self._turn():
             trusted = self.roster()
             if revoke is not None:
                 self._take_back(revoke, self._begun(trusted.current, days), trusted.current)
             return self._carry_out(trusted, days=days, renew=renew)
 
-    def import_roster(self, document: bytes, *, root: bytes | None) -> bool:
+    def rotate(self, *, entropy: Entropy, despite_unpublished: bool = False) -> bool:
+        """Make a new signing key for this coordinator, and the roster that names it.
+
+        With the root's keys here it goes on with a key that was made and never came into force.
+
+        Args:
+            entropy: For the key.
+            despite_unpublished: See :func:`between_runs`.
+
+        Returns:
+            As :meth:`advance`; the key is in force with that roster.
+
+        Raises:
+            Misconfigured: ROTATION_PENDING, ROTATION_IN_RUN, ROTATION_UNPUBLISHED, ROSTER_MISSING,
+                ENTRY_ and KEY_ codes, ROOT_KEYS_TOO_FEW.
+            Rejected: KEY_REVOKED or KEY_UNKNOWN if the roster in force does not name this key.
+            Transient: WRITE_FAILED, RUNS_DB. Like any other error it leaves no key that is not in
+                force.
+        """
+        self.root()
+        with self._turn(), between_runs(self._folder, despite_unpublished=despite_unpublished):
+            trusted = self.roster()
+            if (self._path / NEXT_FOLDER).exists():
+                self._require_to_go_on(trusted.current)
+                return self._carry_out(trusted, days=ROSTER_DAYS, own=True)
+            try:
+                make_next_key(self._path, trusted.current, entropy=entropy, now=self._now)
+                return self._carry_out(trusted, days=ROSTER_DAYS, own=True)
+            except Exception:
+                following = next_entry(self._path)
+                if following is not None and following not in self.roster().current.parties:
+                    self._drop_next_key()
+                raise
+
+    def _require_to_go_on(self, current: Roster) -> None:
+        following = next_entry(self._path)
+        if following is None or not is_successor(following, current):
+            raise Misconfigured(
+                "ROTATION_PENDING", f"{NEXT_FOLDER}/ holds a key that cannot follow the one in "
+                "force", "take it away: medunlearn coordinator rotate --give-up")
+        if not has_pilot_root(self._path):
+            raise Misconfigured(
+                "ROTATION_PENDING", "the key is being replaced already, and waits for a roster "
+                "that the root signs", f"have {DRAFT_FILE} signed and import it (medunlearn "
+                "coordinator roster renew drafts it anew), or medunlearn coordinator rotate "
+                "--give-up")
+
+    def give_up_rotation(self) -> bool:
+        """Take back a key that has not come into force, from the draft too.
+
+        Returns:
+            Whether a draft is left, for something else.
+
+        Raises:
+            Misconfigured: ROTATION_NONE.
+            Transient: WRITE_FAILED.
+        """
+        with self._turn():
+            if not (self._path / NEXT_FOLDER).exists():
+                raise Misconfigured("ROTATION_NONE", "no key waits to come into force",
+                                    "medunlearn coordinator rotate makes one")
+            self._drop_next_key()
+            return (self._path / DRAFT_FILE).exists()
+
+    def _drop_next_key(self) -> None:
+        """Also from the draft, which goes with it where it says nothing else.
+
+        On a full disk the draft stays as it is; the next one is set anew without the key.
+        """
+        draft, following = self._draft(), next_entry(self._path)
+        if draft is not None and following in draft.parties:
+            current = self.roster().current
+            without = self._following(current, ROSTER_DAYS, renew=False, own=False)
+            with suppress(Transient):
+                self._set_draft(without if _changes(without, current) else None)
+        discard_next_key(self._path)
+
+    def import_roster(
+        self, document: bytes, *, root: bytes | None, despite_unpublished: bool = False
+    ) -> bool:
         """Take a roster that the consortium signed into force.
 
         Args:
             document: Signed roster.
             root: The root to pin, at the very first import.
+            despite_unpublished: See :func:`between_runs`; for one that names this coordinator's
+                next key.
 
         Returns:
             As :meth:`advance`: False if it is of an earlier draft, and ``roster.draft`` waits
             with what came after that.
 
         Raises:
-            Misconfigured: ROSTER_MISSING, ROOT_PINNED, REVOKED_FILE.
+            Misconfigured: ROSTER_MISSING, ROOT_PINNED, REVOKED_FILE; ROTATION_IN_RUN or
+                ROTATION_UNPUBLISHED if it names this coordinator's next key.
             Rejected: ROSTER_, KEY_ codes; ROSTER_WITHOUT_US if it does not name this coordinator.
-            Transient: WRITE_FAILED.
+            Transient: WRITE_FAILED, RUNS_DB.
         """
         pinned = (self._path / TRUST_FOLDER / ROOT_FILE).exists()
         if root is not None and pinned and root != self.root().to_bytes():
@@ -289,21 +383,28 @@ class Membership:
                                 "leave --root out; a new root is followed when the old one signs")
         first = Root.from_bytes(root) if root is not None and not pinned else None
         roster = verify_roster(document, first or self.root(), now=self._now)
-        identity = open_identity(self._path)
-        if not any(p.key_id == identity.key_id and p.role == "coordinator"
-                   and p.party_id == identity.party_id for p in roster.parties):
-            raise Rejected("ROSTER_WITHOUT_US", f"{identity.party_id} is not in it with its key",
-                           "give coordinator.entry to the consortium: medunlearn roster add")
-        with in_turn(self._folder.state / _LOCK_FILE):
-            if first is not None:
-                publish_first(self._path, roster, document)
-            else:
-                self.roster().offer(document, now=self._now)
-            return self._carry_out(self.roster(), days=ROSTER_DAYS)
+        with self._turn():
+            if next_entry(self._path) in roster.parties:
+                with between_runs(self._folder, despite_unpublished=despite_unpublished):
+                    return self._take(roster, document, first=first is not None)
+            identity = open_identity(self._path)
+            if not any(p.key_id == identity.key_id and p.role == "coordinator"
+                       and p.party_id == identity.party_id for p in roster.parties):
+                raise Rejected("ROSTER_WITHOUT_US", f"{identity.party_id} is not in it with its "
+                               "key", "give coordinator.entry to the consortium: medunlearn roster "
+                               "add")
+            return self._take(roster, document, first=first is not None)
+
+    def _take(self, roster: Roster, document: bytes, *, first: bool) -> bool:
+        if first:
+            publish_first(self._path, roster, document)
+        else:
+            self.roster().offer(document, now=self._now)
+        return self._carry_out(self.roster(), days=ROSTER_DAYS)
 
     def sync_nodes(self) -> tuple[str, ...]:
         """Set ``nodes/`` to the roster's sites with their enrolled node keys; returns them."""
-        with in_turn(self._folder.state / _LOCK_FILE):
+        with self._turn():
             return self._sync_nodes()
 
     def taken_back(self) -> tuple[str, ...]:
@@ -329,31 +430,48 @@ class Membership:
         self._enrolments.retire(site_id)
         self._invitations.forget(site_id)
 
-    def _carry_out(self, trusted: TrustedRoster, *, days: int, renew: bool = False) -> bool:
-        """Put what enrolments and revocations ask for into force, or draft it."""
-        current, signed = trusted.current, True
-        following = self._following(current, days, renew=renew)
-        if renew or (following.parties, following.revoked) != (current.parties, current.revoked):
-            signed = has_pilot_root(self._path)
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """No other command changes anything here; what a rotation was cut off in is finished."""
+        with in_turn(self._folder.state / _LOCK_FILE):
+            if (self._path / NEXT_FOLDER).exists() and self.roster_file.exists():
+                activate_next_key(self._path, self.roster().current)
+            yield
+
+    def _carry_out(
+        self, trusted: TrustedRoster, *, days: int, renew: bool = False, own: bool = False
+    ) -> bool:
+        """Put what enrolments and revocations ask for into force, or draft it.
+
+        A next key of this coordinator is drafted too; put into force at once, where the root's
+        keys are here, only if ``own`` says that no run is under way.
+        """
+        offline, current, signed = not has_pilot_root(self._path), trusted.current, True
+        following = self._following(current, days, renew=renew, own=own or offline)
+        if renew or _changes(following, current):
+            signed = not offline
             if signed:
                 trusted.offer(sign_as_pilot(self._path, following), now=self._now)
             else:
-                write_atomically(self._path / DRAFT_FILE, following.to_bytes(), private=False)
+                self._set_draft(following)
         draft = self._draft()
         if draft is not None and draft.version <= trusted.current.version:
-            (self._path / DRAFT_FILE).unlink()
+            self._set_draft(None)
+        activate_next_key(self._path, trusted.current)
         self._sync_nodes()
         return signed
 
-    def _following(self, current: Roster, days: int, *, renew: bool) -> Roster:
+    def _following(self, current: Roster, days: int, *, renew: bool, own: bool) -> Roster:
         """The next version, with all that is asked for and not yet in force.
 
-        A draft that says it already stays as it is, as owners of the root may have signed it. One
-        that has expired, or is to be renewed, is signed anew anyway, and lasts from now on.
+        Of this coordinator itself it has the key in force, or with ``own`` the next one. A draft
+        that says it all already stays as it is, as owners of the root may have signed it. One that
+        has expired, or is to be renewed, is signed anew anyway, and lasts from now on.
         """
         begun = self._begun(current, days)
         revoked = {*begun.revoked, *self._revocations.keys()}
-        entries = (*begun.parties, *(e.entry for e in self._enrolments.pending()))
+        entries = (*begun.parties, *(e.entry for e in self._enrolments.pending()),
+                   *self._own_entries(current, with_next=own))
         parties = {entry.party_id: entry for entry in entries if entry.key_id not in revoked}
         following = replace(begun, parties=tuple(parties[name] for name in sorted(parties)),
                             revoked=tuple(sorted(revoked)))
@@ -363,6 +481,16 @@ class Membership:
         until = now + days * _DAY_S
         return replace(following, issued=now,
                        expires=until if renew else max(begun.expires, until))
+
+    def _own_entries(self, current: Roster, *, with_next: bool) -> Iterator[Party]:
+        """This coordinator's own entries, of which the last that is not revoked counts.
+
+        A draft that waits may name a next key that was given up since.
+        """
+        name, following = party_id_of(self._path), next_entry(self._path)
+        yield from (party for party in current.parties if party.party_id == name)
+        if with_next and following is not None and is_successor(following, current):
+            yield following
 
     def _begun(self, current: Roster, days: int) -> Roster:
         """The next version: the draft that waits for signatures, or a new one."""
@@ -377,6 +505,13 @@ class Membership:
         path = self._path / DRAFT_FILE
         return Roster.from_bytes(path.read_bytes()) if path.exists() else None
 
+    def _set_draft(self, draft: Roster | None) -> None:
+        path = self._path / DRAFT_FILE
+        if draft is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_atomically(path, draft.to_bytes(), private=False)
+
     def _sync_nodes(self) -> tuple[str, ...]:
         roster, revoked, keys = self.roster().current, self._revocations.keys(), {}
         for enrolment in self._enrolments.pending():
@@ -389,3 +524,8 @@ class Membership:
                 keys[site] = enrolment.node_key
         set_nodes(self._folder.nodes, keys)
         return tuple(sorted(keys))
+
+
+def _changes(following: Roster, current: Roster) -> bool:
+    """Whether anybody comes, goes or has another key."""
+    return (following.parties, following.revoked) != (current.parties, current.revoked)

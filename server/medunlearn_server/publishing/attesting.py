@@ -38,8 +38,8 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import private_folder, sync_path, write_atomically
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.roster import TrustedRoster
-from medunlearn_common.trust_folder import TRUST_FOLDER, open_identity
-from medunlearn_server.audit_trail import AuditTrail
+from medunlearn_common.trust_folder import TRUST_FOLDER
+from medunlearn_server.audit_trail import AuditTrail, run_under_former_key
 from medunlearn_server.coordinator import OUTCOME_FILE
 from medunlearn_server.publishing.folder import PublishedRun, published_file_missing
 from medunlearn_server.publishing.statement import (
@@ -62,16 +62,17 @@ def attest(place: PublishedRun) -> str:
     Raises:
         Misconfigured: RUN_UNFINISHED, RUN_PLAN_CHANGED, ADAPTER_CHANGED, RUN_NOT_LOGGED,
             PUBLISHED_CHANGED, PUBLISHED_FILE_MISSING if it was attested and the published folder
-            is gone, or a TRUST_ or KEY_ code.
+            is gone, RUN_UNDER_FORMER_KEY if it was not in time, or a TRUST_ or KEY_ code.
         Rejected: AUDIT_LOG_DAMAGED, ROSTER_ codes.
         Transient: AUDIT_UNAVAILABLE, WRITE_FAILED, STORAGE_FULL or STORAGE_FAILED.
     """
-    log = AuditTrail(place.run, run_id=place.run_id, party=place.party).log
+    trail = AuditTrail(place.run, run_id=place.run_id, party=place.party)
+    log = trail.log
     if (place.folder / ATTESTATION_FILE).is_file():
         _require_logged(place, log)
     else:
         _require_not_attested(place, log)
-        _lay_out(place, log)
+        _lay_out(place, trail)
     digest = place.attestation_digest
     log.append("attested", attestation_digest=digest)
     export_log(place, log)
@@ -99,7 +100,7 @@ def export_log(place: PublishedRun, log: AuditLog) -> None:
     write_atomically(place.folder / LOG_FILE, log.export().to_bytes(), private=False)
 
 
-def _lay_out(place: PublishedRun, log: AuditLog) -> None:
+def _lay_out(place: PublishedRun, trail: AuditTrail) -> None:
     outcome, plan = _outcome(place), _plan(place)
     if (outcome.run_id, outcome.plan_digest) != (place.run_id, plan.digest):
         raise Misconfigured(
@@ -111,7 +112,7 @@ def _lay_out(place: PublishedRun, log: AuditLog) -> None:
     try:
         private_folder(partial)
         _copy_adapter(place, outcome, partial / ADAPTER_FOLDER)
-        _write_statement(place, log, plan, outcome, partial)
+        _write_statement(place, trail, plan, outcome, partial)
         with storage_errors("put the published run in place"):
             os.replace(partial, place.folder)
             sync_path(place.folder.parent)
@@ -155,8 +156,11 @@ def _copy_adapter(place: PublishedRun, outcome: RunOutcome, target: Path) -> Non
 
 
 def _write_statement(
-    place: PublishedRun, log: AuditLog, plan: RunPlan, outcome: RunOutcome, folder: Path
+    place: PublishedRun, trail: AuditTrail, plan: RunPlan, outcome: RunOutcome, folder: Path
 ) -> None:
+    log, roster = trail.log, TrustedRoster(place.party / TRUST_FOLDER, now=time())
+    if not roster.current.names(trail.signer.party_id, key_id=trail.signer.key_id):
+        raise run_under_former_key(place.run_id)  # no roster of its time would vouch for the key
     agreed = [r.fields for r in log.records if r.kind == "sites_agreed"]
     if not agreed:
         raise Misconfigured("RUN_NOT_LOGGED", "the log knows nothing of this run",
@@ -170,7 +174,6 @@ def _write_statement(
     ))
     shared = canonical_json(plan.model_dump(mode="json"))
     result = canonical_json(public_outcome(outcome))
-    roster = TrustedRoster(place.party / TRUST_FOLDER, now=time())
     for name, data in (
         (RUN_PLAN_FILE, shared), (RESULT_FILE, result), (ROSTER_FILE, roster.document),
     ):
@@ -183,7 +186,7 @@ def _write_statement(
         plan, folder / ADAPTER_FOLDER, outcome, log=log, record=record, roster=roster.current,
         measured=Measured(simulated=False, figures=counted_figures(outcome.evaluation)),
     )
-    envelope = sealed(statement.to_bytes(), open_identity(place.party))
+    envelope = sealed(statement.to_bytes(), trail.signer)
     for name in (f"{ADAPTER_FOLDER}/{ATTESTATION_FILE}", ATTESTATION_FILE):  # the root's last
         write_atomically(folder / name, envelope, private=False)
 

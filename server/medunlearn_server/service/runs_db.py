@@ -13,7 +13,8 @@ Rules (anything else is RUN_STATE, and nothing changes):
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -101,6 +102,15 @@ class RunsDb:
                 f"SELECT {_COLUMNS} FROM runs ORDER BY created, run_id"
             ).fetchall()
         return tuple(_row(row) for row in rows)
+
+    @contextmanager
+    def held_still(self) -> Iterator[tuple[RunRow, ...]]:
+        """All runs, none of which changes until the block ends, and no new one is added.
+
+        Whoever wants to change one waits: hold it for moments only.
+        """
+        with self._database.transaction():
+            yield self.list()
 
     def get(self, run_id: str) -> RunRow:
         """One run.

@@ -35,6 +35,7 @@ from medunlearn_common.service_log import run as run_logged
 from medunlearn_common.trust_folder import open_identity
 from medunlearn_server.answered import NODES_FILE
 from medunlearn_server.joining.membership import Membership
+from medunlearn_server.joining.own_key import NEXT_FOLDER
 from medunlearn_server.service.conductor import Conductor, Surroundings
 from medunlearn_server.service.config import CoordinatorFolder, open_folder, split_address
 from medunlearn_server.service.control import Control, ControlServer, now_s
@@ -163,15 +164,16 @@ def _alone(folder: CoordinatorFolder) -> AbstractContextManager[BinaryIO]:
         "a coordinator has one service at a time; stop the other one"))
 
 
-def derive_missing_nodes(folder: CoordinatorFolder) -> None:
-    """Make ``nodes/`` where a restored folder has none: who is let in is never copied.
+def finish_membership(folder: CoordinatorFolder) -> None:
+    """Make ``nodes/`` where a restored folder has none: who is let in is never copied. And put a
+    next key into force that a command was killed over: nobody believes the one before.
 
     Raises:
-        Misconfigured: ROSTER_MISSING, REVOKED_FILE.
+        Misconfigured: ROSTER_MISSING, REVOKED_FILE, ENTRY_ or KEY_FILE_ codes.
         Rejected: ROSTER_ codes, or those of a damaged enrolment.
         Transient: WRITE_FAILED.
     """
-    if not folder.nodes.is_dir():
+    if not folder.nodes.is_dir() or (folder.path / NEXT_FOLDER).exists():
         Membership(folder.path, now=time.time()).sync_nodes()
 
 
@@ -188,7 +190,7 @@ def serve(path: Path) -> int:
     def work(log: EventLog) -> None:
         PartyMarks(folder.path).require_in_service()
         with _alone(folder):
-            derive_missing_nodes(folder)
+            finish_membership(folder)
             supervisor = Supervisor(folder, log)
             on_termination(supervisor.stopping)
             supervisor.run()

@@ -14,8 +14,14 @@ from typer.testing import CliRunner
 
 from medunlearn_client.joining import commands as hospital
 from medunlearn_client.joining.site_folder import take_roster
+from medunlearn_common.doctor import run_checks
 from medunlearn_common.entropy import OsEntropy
+from medunlearn_common.envelope.dsse import sign_bytes
 from medunlearn_common.errors import MedunlearnError
+from medunlearn_common.identity import open_private_file, read_identity
+from medunlearn_common.roster import Roster
+from medunlearn_common.roster.document import ROSTER_TYPE
+from medunlearn_server.joining.checks import coordinator_checks
 from medunlearn_server.joining.founding import Founding, found
 from medunlearn_server.joining.membership import InvitedModel, Membership
 
@@ -74,6 +80,38 @@ class Desk:
 
     def nodes(self) -> set[str]:
         return {path.stem for path in (self.lead / "nodes").glob("*.pub")}
+
+
+class OfflineDesk(Desk):
+    """Two hospitals have joined; then the root's keys went to their owners."""
+
+    @property
+    def safe(self) -> Path:
+        return self.path / "safe"
+
+    def take_root_away(self) -> OfflineDesk:
+        (self.lead / "root").rename(self.safe)
+        return self
+
+    @property
+    def draft(self) -> Roster:
+        return Roster.from_bytes((self.lead / "roster.draft").read_bytes())
+
+    def has_draft(self) -> bool:
+        return (self.lead / "roster.draft").exists()
+
+    def signed(self, roster: Roster) -> bytes:
+        passphrase = open_private_file(self.safe / "passphrase").strip()
+        signers = [read_identity(self.safe / f"root-{number}.key", party_id="root",
+                                 passphrase=passphrase) for number in (1, 2)]
+        return sign_bytes(roster.to_bytes(), ROSTER_TYPE, *signers).to_bytes()
+
+    def key_of(self, site: str) -> str:
+        return self.members().roster().current.party(site).key_id
+
+    def codes(self) -> set[str]:
+        findings = run_checks(coordinator_checks(self.lead, now=NOW))
+        return {finding.code for _, finding in findings}
 
 
 def app_of(command: Callable[..., Any]) -> typer.Typer:

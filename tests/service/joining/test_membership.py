@@ -7,72 +7,21 @@ import threading
 from pathlib import Path
 
 import pytest
-from joining_desk import DAY_S, MODEL, NOW, Desk, app_of, code_of
+from joining_desk import DAY_S, MODEL, NOW, Desk, OfflineDesk, app_of, code_of
 from typer.testing import CliRunner
 
 from medunlearn_client.joining.rotation import make_next_keys
-from medunlearn_common.doctor import run_checks
 from medunlearn_common.entropy import OsEntropy
-from medunlearn_common.envelope.dsse import sign_bytes
 from medunlearn_common.errors import Rejected
-from medunlearn_common.identity import open_private_file, read_identity
 from medunlearn_common.roster import Roster
-from medunlearn_common.roster.document import ROSTER_TYPE
 from medunlearn_server.joining import commands as coordinator
 from medunlearn_server.joining import membership
-from medunlearn_server.joining.checks import coordinator_checks
 from medunlearn_server.joining.enrolment_records import EnrolmentRecords
 from medunlearn_server.joining.invitation_records import Issued
 from medunlearn_server.service.config import open_folder
-from medunlearn_server.service.supervisor import derive_missing_nodes
+from medunlearn_server.service.supervisor import finish_membership
 
 pytestmark = pytest.mark.usefixtures("a_clock_that_starts_when_tests_are_collected")
-
-
-class OfflineDesk(Desk):
-    """Two hospitals have joined; then the root's keys went to their owners."""
-
-    @property
-    def safe(self) -> Path:
-        return self.path / "safe"
-
-    def take_root_away(self) -> OfflineDesk:
-        (self.lead / "root").rename(self.safe)
-        return self
-
-    @property
-    def draft(self) -> Roster:
-        return Roster.from_bytes((self.lead / "roster.draft").read_bytes())
-
-    def has_draft(self) -> bool:
-        return (self.lead / "roster.draft").exists()
-
-    def signed(self, roster: Roster) -> bytes:
-        passphrase = open_private_file(self.safe / "passphrase").strip()
-        signers = [read_identity(self.safe / f"root-{number}.key", party_id="root",
-                                 passphrase=passphrase) for number in (1, 2)]
-        return sign_bytes(roster.to_bytes(), ROSTER_TYPE, *signers).to_bytes()
-
-    def key_of(self, site: str) -> str:
-        return self.members().roster().current.party(site).key_id
-
-    def codes(self) -> set[str]:
-        findings = run_checks(coordinator_checks(self.lead, now=NOW))
-        return {finding.code for _, finding in findings}
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> OfflineDesk:
-    desk = OfflineDesk(path=tmp_path)
-    desk.found()
-    for site in ("clinic-a", "clinic-b"):
-        desk.joined(site)
-    return desk
-
-
-@pytest.fixture
-def offline(desk: OfflineDesk) -> OfflineDesk:
-    return desk.take_root_away()
 
 
 def test_the_coordinators_doctor_names_its_code_for_hospitals_to_compare(desk: OfflineDesk) -> None:
@@ -143,7 +92,7 @@ def test_a_service_that_was_restored_knows_whom_to_let_in(offline: OfflineDesk) 
     """No copy of the nodes folder is ever put back: it follows from what was."""
     offline.members().advance(revoke="clinic-a")
     shutil.rmtree(offline.lead / "nodes")
-    derive_missing_nodes(open_folder(offline.lead))
+    finish_membership(open_folder(offline.lead))
     assert offline.nodes() == {"clinic-b"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,13 @@ from medunlearn_client.hospital import open_hospital
 from medunlearn_client.policy import FederationLimits, PrivacyLimits, SitePolicy, policy_template
 from medunlearn_client.sealed_hospital import SealedHospital, seal_hospital
 from medunlearn_common.audit import AuditLog
+from medunlearn_common.entropy import SeededEntropy
+from medunlearn_common.envelope import sign_bytes
+from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.plan import Plan, RuntimeOptions, plan_from_text, plan_template
 from medunlearn_common.publication import Decision
+from medunlearn_common.roster import Roster, TrustedRoster
+from medunlearn_common.roster.document import ROSTER_TYPE
 from medunlearn_common.trust_folder import POLICY_FILE, TRUST_FOLDER
 from medunlearn_server.audit_trail import AuditTrail
 from medunlearn_server.checkpoints import RunStore
@@ -161,3 +167,22 @@ class PublishingLab:
     def change_outcome(self, run_id: str = "second", **values: Any) -> None:
         path = self.party / "runs" / run_id / "outcome.json"
         path.write_text(json.dumps({**self.outcome(run_id), **values}))
+
+
+def trusted(lab: PublishingLab) -> TrustedRoster:
+    return TrustedRoster(lab.party / TRUST_FOLDER, now=time.time())
+
+
+def signed(lab: PublishingLab, roster: Roster) -> bytes:
+    """By the root of the lab's federation, whose keys follow from the plan's seed."""
+    entropy = SeededEntropy(lab.plan("second").run.seed)
+    roots = [SigningIdentity.generate(f"root-{number}", entropy) for number in range(2)]
+    return sign_bytes(roster.to_bytes(), ROSTER_TYPE, *roots).to_bytes()
+
+
+def in_force(lab: PublishingLab, roster: Roster) -> None:
+    """At every party, as a greeting would bring it."""
+    document = signed(lab, roster)
+    for hospital in lab.hospitals.values():
+        hospital.trust.roster.offer(document, now=time.time())
+    trusted(lab).offer(document, now=time.time())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from publishing_lab import SITES, PublishingLab
+from publishing_lab import SITES, PublishingLab, in_force, signed, trusted
 
 from medunlearn_client.adoption.overview import overview
 from medunlearn_client.adoption.service import AdoptionChoice, adopt
@@ -15,15 +14,9 @@ from medunlearn_common.attestation.files import Evidence
 from medunlearn_common.attestation.verification import StepFailed, Verification
 from medunlearn_common.audit import LogExport, cosigned_checkpoint
 from medunlearn_common.entropy import SeededEntropy
-from medunlearn_common.envelope import sign_bytes
 from medunlearn_common.identity import SigningIdentity
-from medunlearn_common.roster import Roster, TrustedRoster, enrolment_request
-from medunlearn_common.roster.document import ROSTER_TYPE
+from medunlearn_common.roster import Roster, enrolment_request
 from medunlearn_common.trust_folder import TRUST_FOLDER, open_identity
-
-
-def trusted(lab: PublishingLab) -> TrustedRoster:
-    return TrustedRoster(lab.party / TRUST_FOLDER, now=time.time())
 
 
 def without(roster: Roster, *names: str) -> Roster:
@@ -44,21 +37,6 @@ def with_new_keys(roster: Roster, olds: dict[str, SigningIdentity], seed: int) -
     }
     return replace(roster, version=roster.version + 1, parties=tuple(
         entries.get(party.party_id, party) for party in roster.parties))
-
-
-def signed(lab: PublishingLab, roster: Roster) -> bytes:
-    """By the root of the lab's federation, whose keys follow from the plan's seed."""
-    entropy = SeededEntropy(lab.plan("second").run.seed)
-    roots = [SigningIdentity.generate(f"root-{number}", entropy) for number in range(2)]
-    return sign_bytes(roster.to_bytes(), ROSTER_TYPE, *roots).to_bytes()
-
-
-def in_force(lab: PublishingLab, roster: Roster) -> None:
-    """At every party, as a greeting would bring it."""
-    document = signed(lab, roster)
-    for hospital in lab.hospitals.values():
-        hospital.trust.roster.offer(document, now=time.time())
-    trusted(lab).offer(document, now=time.time())
 
 
 def key_of(lab: PublishingLab, site: str) -> SigningIdentity:
