@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from medunlearn_client.records import Record
 from medunlearn_client.tagging import (
     GENERIC_NAME,
+    Assertion,
     ConceptSpan,
     ConceptTagger,
     abstract_text,
@@ -240,6 +242,10 @@ def test_a_name_with_capitals_is_found_in_all_its_spellings(name: str, text: str
         ("\u03b2 blocker overdose", "beta-blocker overdose"),
         ("Fibrosis", "\ufb01brosis"),
         ("reflux oesophagitis", "re\ufb02ux \u0153sophagitis"),
+        ("hernia", "\uff28\uff45\uff52\uff4e\uff49\uff41"),
+        ("femoral hernia", "femoral\u3000\U0001d421\U0001d41e\U0001d42bnia"),
+        ("Vitamin B12 Deficiency", "vitamin B\u2081\u2082 deficiency"),
+        ("Type 2 diabetes", "type \uff12 diabetes"),
         ("Crohn's disease [regional enteritis]", "Crohn\u00b4s disease"),
         ("Crohn's disease", "Crohn`s disease"),
         ("Vitamin B 12 Deficiency", "vitamin B12 deficiency"),
@@ -260,6 +266,15 @@ def test_a_term_is_found_as_the_other_country_or_a_page_prints_it(name: str, tex
     hierarchy = ConceptHierarchy.from_concepts([Concept(concept_id="x", name=name)], source="t")
     spans = ConceptTagger(hierarchy.with_forget_roots(["x"])).tag(f"\ufb01rst {text}, then")
     assert [(s.start, s.end) for s in spans] == [(5, 5 + len(text.removesuffix("\u202c")))]
+
+
+def test_a_sign_that_ends_a_word_is_no_letter_of_it() -> None:
+    """Plain forms would make ``n\u00ba``, a number, deny what follows, and hide a brand."""
+    hierarchy = ConceptHierarchy.from_concepts([Concept(concept_id="x", name="Lyrica")], source="t")
+    tagger = ConceptTagger(hierarchy.with_forget_roots(["x"]))
+    text = "File n\u00ba A: Lyrica\u24c7"
+    record = Record(record_id="r", prompt=text, answer="yes", patient_id="p")
+    assert [span.assertion for span in tagger.tag_record(record)] == [Assertion.AFFIRMED]
 
 
 def test_a_name_that_is_left_belongs_to_the_concept_that_has_it_itself() -> None:

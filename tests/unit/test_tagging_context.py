@@ -124,6 +124,112 @@ def test_a_patient_s_hernia_is_not_denied_by_what_is_said_around_it(
     assert said(tagger, text)["hernia"] == "4 affirmed"
 
 
+@pytest.mark.parametrize("text", [
+    "A 54-year-old man without diabetes with an inguinal hernia.",
+    "Homeless man without insurance with hernia.", "Newborn son with inguinal hernia.",
+    "Single mother with inguinal hernia.", "There is no need to operate the hernia.",
+    "There is no indication to operate on the hernia at present.",
+    "Patient not fit for hernia repair.", "He does not want his hernia repaired.",
+    "Hernia not found to be incarcerated.", "Hernia not seen by a surgeon.",
+    "No evidence that the hernia is incarcerated.", "No bowel in the hernia sac.",
+    "Without the truss the hernia comes out.", "Does not wear the truss for the hernia.",
+    "He did not notice his hernia until last week.", "No sign that the hernia has strangulated.",
+    "No room on the list for the hernia.", "Lack of compliance with his hernia belt.",
+    "No other diagnosis than hernia.", "Not painful inguinal hernia.",
+    "Parents are concerned about the hernia.", "Daughter of a farmer with hernia",
+    "No fever with a hernia since birth.", "WITHOUT THE TRUSS THE LARGE HERNIA COMES OUT",
+    "No pain at the large right-sided hernia.", "No trouble from this old hernia",
+    "Question: Which condition was recorded?\nAnswer: Maternal hernia",
+    "Question: Which condition was recorded?\nAnswer: Maternal care for hernia",
+    "Other maternal hernia complicating pregnancy", "No change of the patient's hernia",
+])
+def test_a_negation_ends_where_the_patient_s_own_hernia_is_spoken_of(
+    tagger: ConceptTagger, text: str
+) -> None:
+    """Sentences that are no lists: a word before the hernia denies or relates something else."""
+    levels = [level for words, level in said(tagger, text).items() if "hernia" in words]
+    assert levels == ["4 affirmed"]
+
+
+@pytest.mark.parametrize("text", [
+    "Hernia absent on the right, present on the left.", "Hernia not seen on the left.",
+])
+def test_a_hernia_denied_for_one_side_is_a_doubt(tagger: ConceptTagger, text: str) -> None:
+    assert said(tagger, text)["hernia"] == "4 possible"
+
+
+OWN = """
+A 61-year-old woman without known allergies with a hernia.
+Patient without relevant comorbidity with recurrent hernia, listed for surgery.
+No fever with the hernia, but it is tender.
+He has not been operated on for hernia so far.
+No analgesia needed for hernia pain.
+She never wore a belt for her hernia.
+Did not attend for hernia repair.
+Denies any pain at the left hernia.
+There is no redness over the large hernia.
+He could not reduce the hernia himself.
+Not yet seen by the surgeons about his hernia.
+The hernia was not found to be strangulated.
+Hernia, not seen by the on-call surgeon.
+She does not wish to have her hernia repaired.
+No plans to operate on this hernia.
+No other finding than a hernia.
+Not fit for general anaesthesia, hernia to be done under local.
+Baby son of two teachers, seen with a hernia.
+Infant daughter with hernia, noticed when crying.
+Single father of two with hernia.
+Well nourished, in no acute distress, hernia on the left.
+Lacks insight into the hernia and lifts heavy loads.
+"""
+DENIED = """
+There is no evidence of hernia on either side.
+No evidence for hernia on CT.
+Denies hernia, asthma and diabetes.
+Without hernia or asthma.
+No fever in the night, hernia or asthma.
+Never had the hernia that was suspected at school.
+Ultrasound negative for the hernia in question.
+He was not found to have a hernia.
+She has not been diagnosed with a hernia.
+The lump is not consistent with hernia.
+No indication of hernia at laparoscopy.
+The groin is soft and no hernia is felt.
+The scan excludes a hernia.
+Neither the history nor the examination suggests a hernia.
+The pain is not associated with hernia.
+The hernia was ruled out by ultrasound.
+No reason to suspect a hernia.
+Her abdomen shows no hernia.
+"""
+RELATED = """
+Father had a hernia.
+Newborn's mother has a hernia.
+Her newborn son has a hernia.
+The patient's infant daughter has a hernia.
+Maternal hernia, repaired before she was born.
+His single mother was operated on for hernia.
+Gave birth to a boy with hernia.
+Paternal uncle with the same hernia.
+Family history: hernia in his brother.
+Son of the patient has a hernia.
+"""
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    (text, expected)
+    for texts, expected in (
+        (OWN, "4 affirmed"), (DENIED, "3 negated"), (RELATED, "3 family"),
+    )
+    for text in texts.strip().splitlines()
+])
+def test_sentences_as_clinicians_write_them(
+    tagger: ConceptTagger, text: str, expected: str
+) -> None:
+    heard = [level for words, level in said(tagger, text).items() if "hernia" in words]
+    assert heard == [expected]
+
+
 @pytest.mark.parametrize("mention", [
     "her\u00adnia", "her\u200bnia", "\ufeffher\u00ad\u200dnia", "h\u2060e\u2060r\u2060nia",
 ])
@@ -203,11 +309,15 @@ def test_a_cue_that_is_a_concept_itself_stays_a_cue(text: str, expected: str) ->
     assert said(tagger, text)["hernia"] == expected
 
 
-def test_a_line_without_an_end_takes_no_time(tagger: ConceptTagger) -> None:
-    """Counted by pairs of mention and cue, this line of 290 kB took ten minutes."""
-    text = "no hernia and fever but pain " * 10_000 + "is denied"
+@pytest.mark.parametrize("text", [
+    "no hernia and fever but pain " * 10_000 + "is denied",
+    "no pain in his large hernia or fever " * 5_000 + "is denied",
+    "no fever, the " + "x" * 100_000 + " hernia and pain" * 5_000,
+])
+def test_a_line_without_an_end_takes_no_time(tagger: ConceptTagger, text: str) -> None:
+    """Counted by pairs of mention and cue, the first line of 290 kB took ten minutes."""
     started = time.process_time()
-    assert len(said(tagger, text)) == 3
+    assert "hernia" in said(tagger, text)
     assert time.process_time() - started < 10
 
 

@@ -100,6 +100,22 @@ def test_what_is_uncertain_and_why(tagger: ConceptTagger) -> None:
     ]
 
 
+@pytest.mark.parametrize("text", ["No tender hernia", "Mother with a hernia after childbirth"])
+def test_a_target_that_is_taken_for_another_s_or_absent_is_asked_for(
+    tagger: ConceptTagger, leveled: LeveledHierarchy, text: str
+) -> None:
+    """Taken so by mistake, it would be kept without a word."""
+    record = Record(record_id="n", prompt=f"{text}, no fever", answer="seen", patient_id="p1")
+    (tag,) = DoubtFinder(tagger).uncertain([record])
+    assert (tag.mention, tag.doubt) == ("hernia", Doubt.NOT_THE_PATIENTS)
+    own = TagDecision(
+        key=tag.key, mention=tag.mention, outcome=Outcome.ACCEPT, author="Dr. A", decided_on=TODAY
+    )
+    decided = ConceptTagger(leveled, decisions=TagDecisions([own]))
+    assert decided.record_matches_forget_root(record)
+    assert not list(DoubtFinder(decided).uncertain([record]))
+
+
 def test_every_listed_abbreviation_has_several_readings() -> None:
     listed = ambiguous_abbreviations()
     assert len(listed) > 70

@@ -29,6 +29,18 @@ from medunlearn_client.tagging.spans import Assertion, ConceptSpan
 SENTENCE_END: Final = re.compile(r"[.!?;](?=\s|$)|\n")
 # "Room no 7", "NHS No: 943": a number, which denies nothing.
 _NUMBERED: Final = re.compile(r"no[.:#]* ?\d")
+# "The large left hernia": what may stand between a definite word and the concept it belongs to. A
+# verb, a preposition or an article begins another phrase: "the scan shows a hernia".
+MAX_BETWEEN_CHARS: Final = 40
+_SPACE: Final = r"(?:\s+|[^\w\s,;:()])"
+_BETWEEN: Final = re.compile(
+    rf"{_SPACE}(?:(?!(?:about|after|an?|and|any|are|as|at|be|because|been|before|between|but|by|can|"
+    r"cannot|could|did|does|due|during|for|from|had|has|have|he|if|in|into|is|it|like|may|might|must|"
+    r"no|nor|not|of|on|or|over|per|she|should|since|so|than|that|then|they|to|under|unless|was|were|"
+    r"when|whether|which|while|who|will|with|without|would|[a-z]+(?:ing|[^su]s))\b)"
+    rf"[^\W\d_]+{_SPACE}){{0,2}}",
+    re.IGNORECASE,
+)
 _STRONGEST: Final = (Assertion.FAMILY, Assertion.NEGATED, Assertion.POSSIBLE)
 
 
@@ -150,6 +162,7 @@ class _Sentence:
     def __init__(self, text: str, cues: Sequence[_Found]) -> None:
         """Sum up; the cues stand in reading order and do not overlap."""
         self._text = text
+        self._cues = cues
         self._starts = [found.start for found in cues]
         self._ends = [found.end for found in cues]
         made: frozenset[Assertion] = frozenset()
@@ -170,8 +183,19 @@ class _Sentence:
 
     def assertion(self, span: ConceptSpan) -> Assertion:
         """What the cues make of a mention; a relative's counts before absence."""
-        made = self._before[bisect_right(self._ends, span.start)]
+        preceding = bisect_right(self._ends, span.start)
+        made = self._before[preceding]
+        if made and preceding:
+            made -= self._spared(self._cues[preceding - 1], span)
         following = bisect_left(self._starts, span.end)
         if self._after[following] and "," not in self._text[span.end : self._starts[following]]:
             made |= self._after[following]
         return next((kind for kind in _STRONGEST if kind in made), Assertion.AFFIRMED)
+
+    def _spared(self, last: _Found, span: ConceptSpan) -> frozenset[Assertion]:
+        """Which cues the last word before a mention keeps from it: ``not`` from ``his hernia``."""
+        between = span.start - last.end
+        if not last.cue.spares or between > MAX_BETWEEN_CHARS:
+            return frozenset()
+        belongs = _BETWEEN.fullmatch(self._text, last.end, span.start)
+        return last.cue.spares if belongs else frozenset()

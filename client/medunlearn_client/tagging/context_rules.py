@@ -29,18 +29,21 @@ class Cue:
         backward: What it makes of concepts before it.
         ends: Kinds of cue whose reach ends here.
         bars: Kinds of cue after it whose reach back ends here.
+        spares: Kinds of cue before it that do not reach the concept right after it.
     """
 
     forward: frozenset[Assertion] = frozenset()
     backward: frozenset[Assertion] = frozenset()
     ends: frozenset[Assertion] = frozenset()
     bars: frozenset[Assertion] = frozenset()
+    spares: frozenset[Assertion] = frozenset()
 
     def joined(self, other: Cue) -> Cue:
         """One phrase listed in several sections does what each of them says."""
         return Cue(
             forward=self.forward | other.forward, backward=self.backward | other.backward,
             ends=self.ends | other.ends, bars=self.bars | other.bars,
+            spares=self.spares | other.spares,
         )
 
 
@@ -57,6 +60,7 @@ SECTIONS: Final[dict[str, Cue]] = {
     "ends negated": Cue(ends=frozenset({Assertion.NEGATED})),
     "ends family": Cue(ends=frozenset({Assertion.FAMILY})),
     "no way back": Cue(bars=_ALL),
+    "definite": Cue(spares=frozenset({Assertion.NEGATED})),
     "no cue": Cue(),
 }
 

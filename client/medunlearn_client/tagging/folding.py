@@ -13,7 +13,7 @@
   preposition: ``fractures of the neck of femur``.
 - British and American spelling, Greek letters and their names, and numbers find each other
   (:mod:`medunlearn_common.concepts.spelling`); so do letters that are printed as one:
-  ``re\ufb02ux``.
+  ``re\ufb02ux``, and letters and digits of another cut: full-width, mathematical, lowered.
 - A remark in brackets may be missing (``Crohn's disease [regional enteritis]``), and a name that
   is turned around twice stands in its natural order too (``Leukemia, Myeloid, Acute``).
 - What says that nothing more is known may be missing (``Hernia NOS``, ``Anemia, unspecified``)
@@ -31,7 +31,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, starmap
 from typing import Final, NamedTuple
 
 from medunlearn_common.concepts.spelling import respelt
@@ -47,8 +47,26 @@ _SPACES: Final = (
 )
 _HYPHENS: Final = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\ufe63\uff0d"
 _APOSTROPHES: Final = "`\u00b4\u02bc\u2018\u2019\u201b\u2032\uff07"
+_STYLED_RANGES: Final = (
+    (0x00B2, 0x0250), (0x2070, 0x2190), (0x2460, 0x2500), (0xFF10, 0xFF5B), (0x1D400, 0x1D800),
+)
+
+
+def _styled() -> Iterator[tuple[str, str]]:
+    """Full-width and mathematical letters, raised and lowered digits, with the plain ones.
+
+    Raised letters stay: they end an ordinal, and ``n\u00ba``, a number, would become ``no``, which
+    denies what follows. So do signs that end a word, such as a circled R.
+    """
+    for character in map(chr, chain.from_iterable(starmap(range, _STYLED_RANGES))):
+        plain = unicodedata.normalize("NFKC", character)
+        raised = plain.isalpha() and unicodedata.decomposition(character).startswith("<super>")
+        if len(plain) == 1 and plain.isascii() and character.isalnum() and not raised:
+            yield character, plain
+
+
 _PLAIN: Final = str.maketrans(
-    dict.fromkeys(_SPACES + _HYPHENS, " ") | dict.fromkeys(_APOSTROPHES, "'")
+    dict(_styled()) | dict.fromkeys(_SPACES + _HYPHENS, " ") | dict.fromkeys(_APOSTROPHES, "'")
     | {"ς": "σ", "\u00b5": "μ"}
 )
 # Accents that stand as a character of their own are dropped as well; lower() takes off the others.

@@ -4,8 +4,9 @@ A tag is uncertain where its words have several readings: concepts of different 
 them, clinicians use the abbreviation for other things as well (``abbreviations.txt``), or an
 acronym stands in a line of capitals, where ``ALL`` may be the word and no leukaemia. In a
 patient's record, what is suspected or to be excluded is uncertain too, and what stands in a
-question whose ``no`` need not deny it. An abbreviation that the hierarchy does not know, but of
-which it knows a reading, is not tagged, and asked for as well.
+question whose ``no`` need not deny it; and so is every target that is taken for absent or a
+relative's, because one taken so by mistake is not forgotten. An abbreviation that the hierarchy
+does not know, but of which it knows a reading, is not tagged, and asked for as well.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from medunlearn_client.tagging.decisions import mention_key
 from medunlearn_client.tagging.folding import MAX_ACRONYM_CHARS, lower, normalise
 from medunlearn_client.tagging.spans import Assertion, ConceptSpan
 from medunlearn_client.tagging.tagger import ConceptTagger, spellings
+from medunlearn_common.concepts.levels import ConceptLevel
 
 MIN_CAPITALS: Final = 8
 """Fewest letters outside the mention that can show a line to be written in capitals."""
@@ -33,6 +35,7 @@ class Doubt(StrEnum):
     ABBREVIATION = "abbreviation with several readings"
     CAPITALS = "acronym in a line of capitals"
     POSSIBLE = "suspected, a risk, to be excluded, or in a question answered with no"
+    NOT_THE_PATIENTS = "to be forgotten, but taken for absent or a relative's"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +112,13 @@ class DoubtFinder:
             return Doubt.CAPITALS, known
         if span.assertion is Assertion.POSSIBLE:
             return Doubt.POSSIBLE, known
+        if span.assertion.is_not_the_patients and self._is_target(span):
+            return Doubt.NOT_THE_PATIENTS, known
         return None
+
+    def _is_target(self, span: ConceptSpan) -> bool:
+        """Whether it would be forgotten if it were the patient's; its own level is lower."""
+        return self._tagger.hierarchy.level_of(span.concept_id) is ConceptLevel.TARGET
 
     def _concept_ids(self, written: str) -> list[str]:
         """Concepts that are called so, as written or in any case."""
