@@ -32,7 +32,8 @@ class Asked:
 
     Attributes:
         sender: Who signed it.
-        repeated: Whether this very envelope was answered before.
+        repeated: Whether this request was answered before: in this very envelope, or in the one
+            from which a later roster parts it.
     """
 
     sender: str
@@ -47,7 +48,7 @@ class SiteAudit:
           no request without a head of the log of the coordinator that asks, signed by it,
           that continues all that it saw of it; no plan and no request can switch that off.
         * A head older than the newest one seen is taken only again, and only with a request
-          that was answered before, byte for byte: nothing new is asked beside the log.
+          that was answered before, in the same words: nothing new is asked beside the log.
         * A run has one log, under one key, from its first request to its last.
         * What it charges and answers is in its own log before the answer leaves.
 

@@ -56,7 +56,7 @@ class Trust:
 
         Raises:
             Rejected: ANSWER_CHANGED.
-            Transient: ENVELOPE_STORE.
+            Transient: ENVELOPE_STORE, ROSTER_MISMATCH.
         """
         headers = self.store.assign(*(draft for draft, _ in drafts), nonce=self._nonce)
         return [

@@ -49,8 +49,9 @@ class SealedTransport:
 
     Guarantees:
         * No answer is used that its site did not sign for this very request.
-        * A request once sealed is sent again with the same bytes, also after a crash; another
-          content for the same place of the protocol is never signed.
+        * A request once sealed is sent again with the same bytes, also after a crash, and with
+          the same content under a later roster; another content for the same place of the
+          protocol is never signed.
         * A site that answers one request in two ways is on record with both, and its round is
           closed to it.
     """
@@ -86,7 +87,7 @@ class SealedTransport:
 
         Raises:
             Rejected: ANSWER_CHANGED if another content was sealed for the same place.
-            Transient: ENVELOPE_STORE, or what the transport inside raises.
+            Transient: ENVELOPE_STORE, ROSTER_MISMATCH, or what the transport inside raises.
         """
         failures = self._greet(requests, deadline_s=deadline_s)
         known = {a: m for a, m in requests.items() if a not in failures}
@@ -146,10 +147,13 @@ class SealedTransport:
             raise Rejected(_bare_code(reply), "a site refused", "look at its own log")
         if reply.kind != HELLO:
             raise Rejected("MESSAGE_KIND", "no greeting came back", "update the site")
-        site = reply.text("site_id")
-        if self._trust.roster.current.party(site).role != "site":
+        site, roster = reply.text("site_id"), self._trust.roster.current
+        party = roster.party(site)
+        if party.role != "site":
             raise Rejected("SENDER_ROLE", "a coordinator sits at a site's address",
                            "give every hospital its own key")
+        # Nothing is addressed to a party that nobody believes any more.
+        roster.party_of_key(party.key_id, now=self._trust.clock())
         return site
 
     def _settle(self, claims: Mapping[str, str], failures: dict[str, SiteFailure]) -> None:
