@@ -133,7 +133,7 @@ class SealedHospital:
         word of strangers.
         """
         try:
-            self.trust.roster.follow()
+            self.trust.follow()
             if message.kind == HELLO:
                 return self._hello(message)
             if message.kind != SEALED:

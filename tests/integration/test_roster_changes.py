@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from quadratic_hospital import small_plan
 
 from medunlearn_common.entropy import SeededEntropy
 from medunlearn_common.envelope import EnvelopeStore, sign_bytes
-from medunlearn_common.errors import Transient
+from medunlearn_common.errors import MedunlearnError, Transient
 from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.messages import (
     EVALUATE,
@@ -42,27 +42,29 @@ class Struck(Exception):
     """Ends the coordinator as a crash would."""
 
 
-def changed(roster: Roster, how: str) -> Roster:
+def changed(roster: Roster, how: str, *out: str) -> Roster:
+    """The next roster; ``out`` are those whose keys it revokes."""
     later = replace(roster, version=roster.version + 1, issued=roster.issued + 1)
     if how == "enrolled":
         stranger = SigningIdentity.generate("hospital-9", ENTROPY)
         party = enrolment_request(stranger, role="site", entity="one more", valid_from=0,
                                   valid_until=roster.expires)
         return replace(later, parties=(*later.parties, party))
-    if how == "revoked":
-        out = roster.party("hospital-4")
-        return replace(later, revoked=(out.key_id,), parties=tuple(
-            party for party in roster.parties if party != out))
+    gone = [party for party in roster.parties if party.party_id in out]
+    if gone:
+        return replace(
+            later, revoked=tuple(sorted(party.key_id for party in gone)),
+            parties=tuple(party for party in roster.parties if party not in gone))
     return later
 
 
-def put_in_force(*folders: Path, how: str = "renewed") -> None:
+def put_in_force(*folders: Path, how: str = "renewed", out: Sequence[str] = ()) -> None:
     """As `roster import` at the coordinator does, and `join` at a hospital."""
     roots = [SigningIdentity.generate(f"root-{i}", ENTROPY) for i in range(ROOT_KEYS)]
     for folder in folders:
         held = TrustedRoster(folder / TRUST_FOLDER, now=0.0)
         document = sign_bytes(
-            changed(held.current, how).to_bytes(), ROSTER_TYPE, *roots[:ROOT_THRESHOLD])
+            changed(held.current, how, *out).to_bytes(), ROSTER_TYPE, *roots[:ROOT_THRESHOLD])
         held.offer(document.to_bytes(), now=0.0)
 
 
@@ -124,7 +126,7 @@ def test_a_coordinator_that_comes_back_under_another_roster_finishes_what_it_ask
     how: str,
 ) -> None:
     lab = struck_at(tmp_path, kind, round_index, site)
-    put_in_force(lab.run_folder, how=how)
+    put_in_force(lab.run_folder, how=how, out=["hospital-4"] if how == "revoked" else ())
     outcome = lab.run(PLAN, resume=True)
     assert equivocations(lab.run_folder) == 0 and outcome.rounds == PLAN.run.rounds
     if how != "revoked":
@@ -148,3 +150,69 @@ def test_a_coordinator_that_forgets_its_opening_gets_no_second_sum_under_a_later
         lab.run(PLAN, resume=True)
     assert caught.value.code == "ROUND_TOO_FEW_SITES"
     assert caught.value.message.count("MASKING_RELEASE_CLOSED") == 3
+
+
+@pytest.mark.parametrize(("kind", "joined"), [
+    (STEP, (3,)), (STEP, range(5)), (MASK_AGREE, range(5)), (MASK_OPEN, ()),
+    (MASK_OPEN, range(5)),
+], ids=["step-one", "step-all", "agree-all", "open-none", "open-all"])
+@pytest.mark.usefixtures("enrolled_once")
+def test_a_roster_that_comes_in_the_middle_of_an_exchange_stops_nobody(
+    tmp_path: Path, undisturbed: RunOutcome, kind: str, joined: Sequence[int]
+) -> None:
+    """Two sites have answered under the earlier one, and three are asked under the next."""
+    lab, done = Lab(tmp_path, count=5), list[str]()
+
+    def renew(name: str, request: Message) -> None:
+        if not done and (request.kind, request.fields.get("round"), name) == (kind, 1, "site-2"):
+            done.append(name)
+            sites = (lab.run_folder / "sites" / f"site-{number}" for number in joined)
+            put_in_force(lab.run_folder, *sites)
+
+    outcome = lab.run(PLAN, faults=Faults(before_answer=renew))
+    assert done and essence(outcome) == essence(undisturbed)
+    assert equivocations(lab.run_folder) == 0
+    assert all(not report.failures and report.attempts == 1 for report in outcome.curve)
+
+
+@pytest.mark.usefixtures("enrolled_once")
+def test_a_run_waits_for_a_coordinator_whose_hospitals_have_the_next_roster(
+    tmp_path: Path, undisturbed: RunOutcome
+) -> None:
+    lab, done = Lab(tmp_path, count=5), list[str]()
+
+    def renew(name: str, request: Message) -> None:
+        if not done and (request.kind, request.fields.get("round")) == (STEP, 1):
+            done.append(name)
+            put_in_force(*(lab.run_folder / "sites" / f"site-{n}" for n in range(5)))
+
+    with pytest.raises(Transient) as caught:
+        lab.run(PLAN, faults=Faults(before_answer=renew))
+    assert caught.value.code == "ROUND_TOO_FEW_SITES"
+    assert "ROSTER_MISMATCH" in caught.value.message
+    with pytest.raises(Transient) as caught:  # they do not take the older one back
+        lab.run(PLAN, resume=True)
+    assert "ROSTER_ROLLBACK" in caught.value.message
+    put_in_force(lab.run_folder)
+    assert essence(lab.run(PLAN, resume=True)) == essence(undisturbed)
+    assert equivocations(lab.run_folder) == 0
+
+
+@pytest.mark.usefixtures("enrolled_once")
+def test_who_is_revoked_between_signing_and_opening_does_not_cost_the_others_their_sum(
+    tmp_path: Path
+) -> None:
+    """Without the signatures of two there is no quorum for what they all signed, and no other
+    attempt of that round may ever be opened."""
+    lab, done = Lab(tmp_path, count=5), list[str]()
+
+    def revoke(name: str, request: Message) -> None:
+        if not done and (request.kind, request.fields.get("round"), name) == (
+                MASK_AGREE, 1, "site-4"):
+            done.append(name)
+            put_in_force(lab.run_folder, out=["hospital-3", "hospital-4"])
+
+    with pytest.raises(MedunlearnError) as caught:
+        lab.run(PLAN, faults=Faults(before_answer=revoke))
+    assert "hospital-4: PARTY_UNKNOWN" in caught.value.message
+    assert [len(report.sites) for report in lab.watcher.rounds] == [5, 5]

@@ -28,7 +28,7 @@ from trust_lab import (
     trust,
 )
 
-from medunlearn_common.envelope import SEALED, Header, OpenedEnvelope, open_envelope, seal
+from medunlearn_common.envelope import HELLO, SEALED, Header, OpenedEnvelope, open_envelope, seal
 from medunlearn_common.envelope.header import CONTENT_TYPE
 from medunlearn_common.envelope.sealing import content_bytes, header_digest
 from medunlearn_common.errors import MedunlearnError, Rejected
@@ -398,3 +398,134 @@ def test_an_enrolment_in_the_middle_of_a_run_changes_nothing_for_the_others(
     answer = header_of(lab, sealed(lab, "answer")[-3][1])
     assert request.header.roster == answer.header.roster == more.digest
     assert answer.header.transcript == header_digest(request.header)
+
+
+# -- a coordinator at work follows its roster --------------------------------------------
+
+DAY = 86_400
+
+
+def join(lab: Lab, document: Roster, *names: str) -> None:
+    """Another process of these parties puts a roster in force: an import, a `hospital join`."""
+    for name in names:
+        TrustedRoster(lab.folder / name, now=NOW).offer(signed(document), now=NOW)
+
+
+def test_a_roster_that_was_renewed_in_time_carries_a_run_over_the_old_ones_end(
+    tmp_path: Path
+) -> None:
+    clock = [NOW]
+    first = roster(expires=int(NOW) + 90 * DAY)
+    for name in ("coordinator", *SITES):
+        trust(tmp_path / name, name, signed(first)).close()
+    lab = Lab(tmp_path)
+    lab.trust = replace(lab.trust, clock=lambda: clock[0])
+    lab.transport = lab.coordinator()
+    for hospital in lab.hospitals.values():
+        hospital.trust = replace(hospital.trust, clock=lambda: clock[0])
+    assert same(lab.ready(), "") and same(lab.step(0), "")
+    clock[0] += 60 * DAY
+    join(lab, roster(2, expires=int(NOW) + 180 * DAY), "coordinator")
+    clock[0] += 31 * DAY
+    assert same(lab.step(1), "") and same(lab.step(0), "") and evidence_in(lab) == 0
+
+
+@pytest.mark.parametrize("ahead", [(), ("site-1",), SITES])
+def test_a_roster_that_comes_in_the_middle_of_a_run_costs_no_answer(
+    tmp_path: Path, ahead: tuple[str, ...]
+) -> None:
+    lab = Lab(tmp_path)
+    lab.ready(), lab.step(0)
+    join(lab, roster(2), "coordinator", *ahead)
+    assert same(lab.step(1), "") and same(lab.step(0), "") and same(lab.step(2), "")
+    assert all(h.trust.roster.current.version == 2 for h in lab.hospitals.values())
+    assert evidence_in(lab) == 0
+
+
+def test_a_roster_that_comes_in_the_middle_of_an_exchange_costs_one_exchange_more(
+    tmp_path: Path
+) -> None:
+    lab = Lab(tmp_path)
+    lab.ready()
+
+    def renew(address: str, answer: Message) -> Message:
+        if address == "site-0":  # it has answered; the others have not been asked yet
+            join(lab, roster(2), "coordinator", *SITES)
+        return answer
+
+    lab.wire.change_answer = renew
+    assert same(lab.step(0), "") and evidence_in(lab) == 0
+    assert [len(inside.asked) for inside in lab.inside.values()] == [2, 2, 2]
+
+
+def test_sites_that_are_ahead_are_asked_again_once_the_coordinator_has_the_roster(
+    tmp_path: Path
+) -> None:
+    lab = Lab(tmp_path)
+    lab.ready()
+    join(lab, roster(2), *SITES)
+    before = len(lab.wire.requests)
+    assert same(lab.step(0), "ROSTER_MISMATCH")
+    assert len(lab.wire.requests) == before + 3  # nothing new to ask them with
+    join(lab, roster(2), "coordinator")
+    assert same(lab.step(0), "") and evidence_in(lab) == 0
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_site_that_is_revoked_in_the_middle_of_a_run_is_asked_nothing_more(
+    tmp_path: Path, listed: bool
+) -> None:
+    lab = Lab(tmp_path)
+    lab.ready(), lab.step(0)
+    later = without(roster(2), "site-2")
+    if listed:
+        later = replace(later, parties=roster().parties)
+    join(lab, later, "coordinator")
+    asked = len(lab.inside["site-2"].asked)
+    for round_index in (0, 1):
+        found = lab.step(round_index)
+        assert found["site-2"] == ("KEY_REVOKED" if listed else "PARTY_UNKNOWN")
+        assert isinstance(found["site-0"], Message) and isinstance(found["site-1"], Message)
+    assert len(lab.inside["site-2"].asked) == asked
+
+
+def test_who_greets_anew_by_anothers_name_gains_nothing_and_loses_one_exchange(
+    tmp_path: Path
+) -> None:
+    """A greeting is not signed: what an address has proven, no greeting takes away."""
+    lab = Lab(tmp_path)
+    lab.ready(), lab.step(0)
+    join(lab, roster(2), "coordinator")
+
+    def lie(address: str, message: Message) -> Message:
+        if message.kind != HELLO:
+            return message
+        other = {"site-0": "site-1", "site-1": "site-0"}.get(address, address)
+        return replace(message, fields={**message.fields, "site_id": other})
+
+    lab.wire.change_answer = lie
+    found = lab.step(1)
+    assert (found["site-0"], found["site-1"]) == ("SITE_MISMATCH", "SITE_MISMATCH")
+    assert isinstance(found["site-2"], Message)
+    lost(lab)
+    assert same(lab.step(1), "") and same(lab.step(2), "")
+
+
+def test_an_older_roster_that_is_put_back_under_a_running_coordinator(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.ready()
+    join(lab, roster(2), "coordinator")
+    lab.step(0)
+    (tmp_path / "coordinator" / "roster.dsse").write_bytes(signed(roster(1)))
+    before = len(lab.wire.requests)
+    with pytest.raises(Rejected) as caught:
+        lab.step(1)
+    assert caught.value.code == "ROSTER_ROLLBACK" and len(lab.wire.requests) == before
+
+
+def test_a_bare_word_of_another_roster_makes_nobody_repeat_itself(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.ready()
+    lab.wire.change_answer = lambda a, m: Message(kind=ERROR, fields={"code": "ROSTER_MISMATCH"})
+    before = len(lab.wire.requests)
+    assert same(lab.step(0), "ROSTER_MISMATCH") and len(lab.wire.requests) == before + 3
