@@ -33,6 +33,7 @@ from medunlearn_common.envelope.header import CONTENT_TYPE
 from medunlearn_common.envelope.sealing import content_bytes, header_digest
 from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.evidence import Contradiction, proven
+from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.messages import ERROR, MASK_AGREE, MASK_OPEN, Message
 from medunlearn_common.roster import Roster
 from medunlearn_server.transport import SITE_SILENT, SiteFailure
@@ -529,3 +530,20 @@ def test_a_bare_word_of_another_roster_makes_nobody_repeat_itself(tmp_path: Path
     lab.wire.change_answer = lambda a, m: Message(kind=ERROR, fields={"code": "ROSTER_MISMATCH"})
     before = len(lab.wire.requests)
     assert same(lab.step(0), "ROSTER_MISMATCH") and len(lab.wire.requests) == before + 3
+
+
+def test_a_site_that_changes_its_key_in_the_middle_of_a_run_is_back_once_it_signs_with_it(
+    tmp_path: Path
+) -> None:
+    lab = Lab(tmp_path)
+    lab.ready(), lab.step(0)
+    new = SigningIdentity("site-2", key("site-2-new")._private_key)
+    later = replace(roster(2), parties=tuple(
+        entry(new, old=key("site-2")) if party.party_id == "site-2" else party
+        for party in roster().parties))
+    join(lab, later, "coordinator")
+    found = lab.step(1)
+    assert found["site-2"] == "KEY_UNKNOWN" and isinstance(found["site-0"], Message)
+    site = lab.hospitals["site-2"]
+    site.trust = replace(site.trust, identity=new)
+    assert same(lab.step(2), "") and evidence_in(lab) == 0
