@@ -8,8 +8,8 @@ seal the answer.
 Guarantees:
     * The hospital inside, and so any patient data, is reached only by a request that a rostered
       coordinator signed for this site, under a plan that this site's policy accepted.
-    * A request slot is answered once: the same bytes get the same answer, others are recorded as
-      equivocation and close the round.
+    * A request slot is answered once: the same content gets the same answer, in the same bytes
+      under one roster; others are recorded as equivocation and close the round.
     * A run stays with its first coordinator and plan.
     * Under a roster that has expired, nothing is answered but a greeting, which may bring the next
       one; a roster that `hospital join` put in force counts from the next message on.
@@ -133,7 +133,7 @@ class SealedHospital:
         word of strangers.
         """
         try:
-            self.trust.roster.follow()
+            self.trust.follow()
             if message.kind == HELLO:
                 return self._hello(message)
             if message.kind != SEALED:

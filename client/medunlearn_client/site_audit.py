@@ -33,7 +33,8 @@ class Asked:
 
     Attributes:
         sender: Who signed it.
-        repeated: Whether this very envelope was answered before.
+        repeated: Whether this request was answered before: in this very envelope, or in the one
+            from which a later roster parts it.
     """
 
     sender: str
@@ -48,7 +49,7 @@ class SiteAudit:
           no request without a head of the log of the coordinator that asks, signed by it,
           that continues all that it saw of it; no plan and no request can switch that off.
         * A head older than the newest one seen is taken only again, and only with a request
-          that was answered before, byte for byte: nothing new is asked beside the log.
+          that was answered before, in the same words: nothing new is asked beside the log.
         * A run has one log, under one key, from its first request to its last. When the
           coordinator has taken another key since, the run can still be published under the old
           one, at a hospital that saw that very log then; nothing else is asked under it.

@@ -27,7 +27,7 @@ class WitnessingHospital:
 
     Guarantees:
         A request whose head does not continue what this hospital saw is refused unread. An
-        older head comes only with a request that was answered before, byte for byte.
+        older head comes only with a request that was answered before, in the same words.
     """
 
     def __init__(self, inner: Answering, audit: SiteAudit) -> None:

@@ -54,12 +54,28 @@ class Trust:
     entropy: Entropy
     clock: Callable[[], float] = time.time
 
+    def follow(self) -> bool:
+        """Believe what another process of this party has put in force; whether it is another one.
+
+        Raises:
+            Misconfigured: ROSTER_MISSING.
+            Rejected: As :meth:`TrustedRoster.follow` and :meth:`EnvelopeStore.see_roster`.
+            Transient: ENVELOPE_STORE.
+        """
+        before = self.roster.current.digest
+        self.roster.follow()
+        current = self.roster.current
+        if current.digest == before:
+            return False
+        self.store.see_roster(current.version, current.digest)
+        return True
+
     def seal_all(self, drafts: list[tuple[Header, Message]]) -> list[tuple[Header, bytes]]:
         """Final headers and envelopes of drafts, recorded before they are returned.
 
         Raises:
             Rejected: ANSWER_CHANGED.
-            Transient: ENVELOPE_STORE.
+            Transient: ENVELOPE_STORE, ROSTER_MISMATCH.
         """
         headers = self.store.assign(*(draft for draft, _ in drafts), nonce=self._nonce)
         return [

@@ -26,6 +26,8 @@ REFUSED_PATIENCE_S = 120.0
 
 # A site that would take part later: it counts as not yet there, and is asked again.
 NOT_YET = frozenset(("PLAN_AWAITS_APPROVAL", "SITE_BUSY"))
+# One side has a roster that the other still lacks, or the next one is not signed yet.
+OTHER_ROSTER = frozenset(("ROSTER_EXPIRED", "ROSTER_MISMATCH", "ROSTER_ROLLBACK", "KEY_UNKNOWN"))
 
 
 class Attendance:
@@ -196,4 +198,4 @@ def too_few(plan: RunPlan, answered: int, failures: Mapping[str, str]) -> Medunl
 
 def _may_pass(code: str) -> bool:
     """Whether a refusal is of the moment, and the run worth resuming."""
-    return code.startswith("SITE_") or code in NOT_YET
+    return code.startswith("SITE_") or code in NOT_YET | OTHER_ROSTER

@@ -6,6 +6,12 @@ the exchange.
 
 An address is only a place; who sits there says HELLO, unsigned, as a hint for addressing. Its
 first signed answer proves it or fails.
+
+The consortium changes the roster while a run is under way: renewed, one enrolled, one revoked. The
+roster that lies in the trust folder counts from the next exchange on, and goes to everybody there
+with a new greeting, before anything is asked under it. The opening of a sum alone stays under the
+roster under which it was signed, while that is good: of whom the next one revokes or gives another
+key the signatures would count no more, and no other attempt of that sum may be opened.
 """
 
 from __future__ import annotations
@@ -31,17 +37,19 @@ from medunlearn_common.envelope.header import CONTENT_TYPE, NO_DIGEST
 from medunlearn_common.envelope.sealing import content_bytes, header_digest, slot_facts
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.files import write_atomically
-from medunlearn_common.messages import COLLECT, ERROR, PUBLISH, READY, Message
+from medunlearn_common.messages import COLLECT, ERROR, MASK_OPEN, PUBLISH, READY, Message
 from medunlearn_common.offer import RunOffer, open_offer
 from medunlearn_common.plan import RunPlan
 from medunlearn_common.trust_folder import ENVELOPE_LIFE_S, TRUST_FOLDER, Trust, open_trust
-from medunlearn_server.intake import failure_code
+from medunlearn_server.intake import code_of, failure_code
 from medunlearn_server.transport import Reply, SiteFailure, Transport
 
 OFFER_FILE = "offer.dsse"
 UNSIGNED_ANSWER = "UNSIGNED_ANSWER"
 # A bare code has no author. Those that steer the run must be signed.
 _STEERING = frozenset(("PRIVACY_BUDGET", "PLAN_UNKNOWN", "SUPPORT_UNKNOWN", "EQUIVOCATION"))
+# What a site says that has another roster than it was asked under.
+_OTHER_ROSTER = frozenset(("ROSTER_MISMATCH", "ROSTER_ROLLBACK", "ROSTER_EXPIRED"))
 
 
 class SealedTransport:
@@ -49,10 +57,13 @@ class SealedTransport:
 
     Guarantees:
         * No answer is used that its site did not sign for this very request.
-        * A request once sealed is sent again with the same bytes, also after a crash; another
-          content for the same place of the protocol is never signed.
+        * A request once sealed is sent again with the same bytes, also after a crash, and with
+          the same content under a later roster; another content for the same place of the
+          protocol is never signed.
         * A site that answers one request in two ways is on record with both, and its round is
           closed to it.
+        * Nothing but to open what it signed is asked of a party that the roster in force, as of
+          the exchange's begin, does not name or revokes.
     """
 
     def __init__(self, inside: Transport, trust: Trust, *, run_id: str, plan: RunPlan,
@@ -64,6 +75,7 @@ class SealedTransport:
         self._offer = offer
         self._names = names
         self._party: dict[str, str] = {}
+        self._greeted: set[str] = set()  # addresses, under the roster in force
         self._model: dict[str, bytes] = {}
 
     @property
@@ -85,9 +97,29 @@ class SealedTransport:
         """See :meth:`Transport.exchange`.
 
         Raises:
-            Rejected: ANSWER_CHANGED if another content was sealed for the same place.
-            Transient: ENVELOPE_STORE, or what the transport inside raises.
+            Misconfigured: ROSTER_MISSING.
+            Rejected: ANSWER_CHANGED if another content was sealed for the same place;
+                ROSTER_ROLLBACK, ROSTER_FORK and others if a roster was put in place that does
+                not follow the one in force.
+            Transient: ENVELOPE_STORE, ROSTER_MISMATCH, or what the transport inside raises.
         """
+        if any(request.kind != MASK_OPEN for request in requests.values()):
+            self._follow()
+        replies = self._exchange(requests, deadline_s=deadline_s)
+        ahead = {a: requests[a] for a, r in replies.items() if code_of(r) in _OTHER_ROSTER}
+        if ahead and self._follow():  # it came while they were asked, and they had it sooner
+            replies |= self._exchange(ahead, deadline_s=deadline_s)
+        return replies
+
+    def _follow(self) -> bool:
+        changed = self._trust.follow()
+        if changed:
+            self._greeted.clear()
+        return changed
+
+    def _exchange(
+        self, requests: Mapping[str, Message], *, deadline_s: float
+    ) -> dict[str, Reply]:
         failures = self._greet(requests, deadline_s=deadline_s)
         known = {a: m for a, m in requests.items() if a not in failures}
         headers = self._seal(known)
@@ -100,6 +132,7 @@ class SealedTransport:
         for address, found in opened.items():
             if isinstance(found, SiteFailure) and address not in self._model:
                 del self._party[address]  # nothing but a greeting vouched for it: greet it anew
+                self._greeted.discard(address)
         return self._named({**failures, **self._record(opened)})
 
     def _named(self, replies: Mapping[str, Reply]) -> dict[str, Reply]:
@@ -115,13 +148,14 @@ class SealedTransport:
     def _greet(
         self, requests: Mapping[str, Message], *, deadline_s: float
     ) -> dict[str, SiteFailure]:
-        """Learn who sits at new addresses; returns those that cannot be asked."""
+        """Learn who sits at new addresses, and bring a new roster to all; returns those that
+        cannot be asked."""
         hellos = {
             address: Message(
                 kind=HELLO, fields={"round": request.fields.get("round", 0)},
                 payload=self._trust.roster.document,
             )
-            for address, request in requests.items() if address not in self._party
+            for address, request in requests.items() if address not in self._greeted
         }
         if not hellos:
             return {}
@@ -146,24 +180,31 @@ class SealedTransport:
             raise Rejected(_bare_code(reply), "a site refused", "look at its own log")
         if reply.kind != HELLO:
             raise Rejected("MESSAGE_KIND", "no greeting came back", "update the site")
-        site = reply.text("site_id")
-        if self._trust.roster.current.party(site).role != "site":
+        site, roster = reply.text("site_id"), self._trust.roster.current
+        party = roster.party(site)
+        if party.role != "site":
             raise Rejected("SENDER_ROLE", "a coordinator sits at a site's address",
                            "give every hospital its own key")
+        # Nothing is addressed to a party that nobody believes any more.
+        roster.party_of_key(party.key_id, now=self._trust.clock())
         return site
 
     def _settle(self, claims: Mapping[str, str], failures: dict[str, SiteFailure]) -> None:
         """One address per party that has proven itself; a party whose address has gone may move.
 
         A claim alone is nobody's: whoever greets by another's name is asked as that other, and
-        cannot sign the answer.
+        cannot sign the answer. Nor does it take away what an address has proven.
         """
         present = self.sites()
         for address, site in claims.items():
-            if any(self._party[a] == site and a in present for a in self._model):
+            others = (a for a, party in self._party.items() if party == site and a != address)
+            if address in self._model and self._party[address] != site:
+                failures[address] = SiteFailure(code="SITE_MISMATCH")
+            elif any(a in self._model and a in present for a in others):
                 failures[address] = SiteFailure(code="SITE_TWICE")
             else:
                 self._party[address] = site
+                self._greeted.add(address)
 
     # -- requests ------------------------------------------------------------------------
 

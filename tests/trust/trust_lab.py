@@ -97,10 +97,10 @@ def trust(folder: Path, name: str, document: bytes | None = None) -> Trust:
     if not (folder / "root.cbor").exists():
         (folder / "root.cbor").write_bytes(ROOT.to_bytes())
         (folder / "roster.dsse").write_bytes(document or signed(roster()))
+    held, record = TrustedRoster(folder, now=NOW), store(folder / "envelopes.db")
+    record.see_roster(held.current.version, held.current.digest)
     return Trust(
-        identity=key(name), roster=TrustedRoster(folder, now=NOW), clock=lambda: NOW,
-        store=store(folder / "envelopes.db"), entropy=ENTROPY,
-    )
+        identity=key(name), roster=held, clock=lambda: NOW, store=record, entropy=ENTROPY)
 
 
 def store(path: Path) -> EnvelopeStore:

@@ -64,7 +64,7 @@ class WitnessStore:
             leaves: all leaf hashes of the log, for a keeper that does not know what this site
                 saw last.
             repeated: Take a state again that was taken before, though later ones were: it came
-                with a request that is repeated byte for byte, and says nothing new.
+                with a request that is repeated in the same words, and says nothing new.
             only_one_under: How the names of all logs begin of which there may be one only: of a
                 run, under whatever key.
             verifier: Public keys for this state alone, where its keeper's key was replaced since;

@@ -8,7 +8,7 @@ looks, and refuses at the first difference.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from medunlearn_common.errors import Rejected
@@ -116,6 +116,27 @@ class Header:
 
 
 HEADER_FIELDS = tuple(field.name for field in fields(Header))
+
+
+def says_the_same(kept: Header, other: Header) -> bool:
+    """Whether two headers differ at most in what each sealing draws: number, nonce, times."""
+    return kept == replace(other, sequence=kept.sequence, nonce=kept.nonce, issued=kept.issued,
+                           expires=kept.expires)
+
+
+def is_readdressed(kept: Header, other: Header) -> bool:
+    """Whether two headers say the same under two rosters.
+
+    The roster may change while a request waits, and under the next one nobody takes it as it
+    was sealed. An answer then belongs to the request as it was addressed anew, and names that.
+    """
+    if other.roster == kept.roster:
+        return False
+    if other.direction == "answer":
+        if other.transcript == kept.transcript:  # one request is of one roster
+            return False
+        other = replace(other, transcript=kept.transcript)
+    return says_the_same(kept, replace(other, roster=kept.roster))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,11 @@ anybody, and the slot's round is closed.
 
 Sealing draws its nonce and its time once per slot and keeps them, so that a party which crashed
 and computes the same content again sends the same bytes again, and cannot sign other ones.
+
+Where the roster has changed since, the same content is addressed anew: with a higher sequence,
+under the newest roster that this party has seen, and under no other. The slot then holds the
+later header. As rosters never go back, neither does an address; and a slot has one content,
+whatever its address.
 """
 
 from __future__ import annotations
@@ -17,7 +22,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medunlearn_common.envelope.header import Header
+from medunlearn_common.envelope.dsse import parse_signed
+from medunlearn_common.envelope.header import Header, is_readdressed, says_the_same
 from medunlearn_common.envelope.sealing import header_digest
 from medunlearn_common.errors import Rejected, Transient
 from medunlearn_common.sqlite_files import DurableDatabase
@@ -87,8 +93,9 @@ class EnvelopeStore:
 
     Guarantees:
         * A slot is on disk before its first envelope is handed on or sent.
-        * No two headers are ever accepted, or signed, for one slot (but for restated facts,
-          where the sequence must grow).
+        * No two contents are ever accepted, or signed, for one slot (but for restated facts,
+          where the sequence must grow), and no two headers under one roster.
+        * What was said under one roster is said again only under a later one.
     """
 
     def __init__(self, path: Path, *, survives_power_cut: bool = True) -> None:
@@ -106,8 +113,9 @@ class EnvelopeStore:
         """Take received headers with their proofs into the record, in one transaction.
 
         Returns:
-            None for each that may be used (new, or the very same as before), else why not:
-            EQUIVOCATION, ROUND_ABORTED, SEQUENCE_STALE.
+            None for each that may be used (new, the very same as before, or that addressed
+            anew), else why not: EQUIVOCATION, ROUND_ABORTED, SEQUENCE_STALE; ROSTER_MISMATCH if
+            it is addressed anew under another roster than the newest one seen.
 
         Raises:
             Transient: ENVELOPE_STORE; then none may be used.
@@ -129,26 +137,34 @@ class EnvelopeStore:
     def assign(self, *drafts: Header, nonce: Callable[[Header], bytes]) -> list[Header]:
         """Final headers of drafts whose sequence and nonce are still open.
 
-        A slot that was sealed before gives the header of then, if the content is the same.
+        A slot that was sealed before gives the header of then, if the content is the same; a
+        new one, if the roster has changed since.
 
         Raises:
-            Rejected: ANSWER_CHANGED if it is not; nothing was assigned.
-            Transient: ENVELOPE_STORE.
+            Rejected: ANSWER_CHANGED if the content is another; nothing was assigned.
+            Transient: ENVELOPE_STORE; ROSTER_MISMATCH if the draft is under another roster than
+                the newest one seen.
         """
         with self._database.transaction() as connection:
             return [_assign(connection, draft, nonce) for draft in drafts]
 
     def was_answered(self, request: Header) -> bool:
-        """Whether an answer to this very request, and no refusal, was sealed before."""
+        """Whether this request, or the same one before its roster changed, was answered before.
+
+        A slot takes one content, so an answer that is in it, which no refusal is, was one to
+        what this request asks.
+        """
+        slot = _slot(request, request.sender)
         with self._database.reading() as connection:
-            row = connection.execute(
-                "SELECT header FROM sent WHERE run = ? AND round = ? AND phase = ?"
+            held = connection.execute(
+                "SELECT digest FROM received WHERE run = ? AND round = ? AND phase = ?"
+                " AND direction = ? AND peer = ?", slot).fetchone()
+            answered = connection.execute(
+                "SELECT 1 FROM sent WHERE run = ? AND round = ? AND phase = ?"
                 " AND direction = 'answer' AND peer = ?",
                 (request.run, request.round, request.phase, request.sender),
-            ).fetchone()
-        return row is not None and (
-            Header.from_bytes(bytes(row[0])).transcript == header_digest(request)
-        )
+            ).fetchone() is not None
+        return answered and held is not None and bytes(held[0]) == header_digest(request)
 
     # -- locks ---------------------------------------------------------------------------
 
@@ -283,7 +299,11 @@ def _receive(connection: sqlite3.Connection, header: Header, proof: bytes) -> Re
     if row is not None and bytes(row[0]) == digest:
         return None
     may_change = is_restated(header) and header.direction == "answer"
-    if row is not None and not may_change:
+    again = row is not None and not may_change
+    if again and is_readdressed(_header_in(bytes(row[1])), header):
+        if not _is_newest(connection, header.roster):
+            return Rejected("ROSTER_MISMATCH", *_not_newest(header))
+    elif again:
         connection.execute(
             "INSERT OR IGNORE INTO equivocations (run, round, phase, direction, peer, kept, other)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)", (*slot, row[1], proof))
@@ -312,14 +332,16 @@ def _assign(
             " AND direction = ? AND peer = ?", slot).fetchone()
     if row is not None:
         kept = Header.from_bytes(bytes(row[0]))
-        same = replace(draft, sequence=kept.sequence, nonce=kept.nonce, issued=kept.issued,
-                       expires=kept.expires)
-        if same == kept:
+        if says_the_same(kept, draft):
             return kept
-        if not (is_restated(draft) and draft.direction == "answer"):
+        if is_readdressed(kept, draft):
+            if not _is_newest(connection, draft.roster):
+                raise Transient("ROSTER_MISMATCH", *_not_newest(draft))
+        elif not (is_restated(draft) and draft.direction == "answer"):
             raise Rejected("ANSWER_CHANGED", f"{draft.phase} of round {draft.round} was sealed "
-                           "with another content before", "resume from the last checkpoint, or "
-                           "start a new run; nothing was sent")
+                           "with another content before; nothing was sent",
+                           "was an older checkpoint or store put in place, or another version "
+                           "installed? put the newest back (docs/runbook.md); else start a new run")
     counter = (draft.run, draft.recipient, f"out {_group(draft)}")
     sequence = _last(connection, counter) + 1
     _count(connection, counter, sequence)
@@ -329,6 +351,23 @@ def _assign(
         connection.execute("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?, ?)",
                            (*slot, header.to_bytes()))
     return header
+
+
+def _header_in(proof: bytes) -> Header:
+    """Of a signed header that was verified before it was kept."""
+    return Header.from_bytes(parse_signed(proof).payload)
+
+
+def _is_newest(connection: sqlite3.Connection, roster: bytes) -> bool:
+    row = connection.execute("SELECT digest FROM roster_seen").fetchone()
+    return row is not None and bytes(row[0]) == roster
+
+
+def _not_newest(header: Header) -> tuple[str, str]:
+    """Message and hint: whoever is behind, or ahead, follows with the next greeting."""
+    return (f"{header.phase} of round {header.round} is addressed anew under roster "
+            f"{header.roster.hex()[:12]}, which is not the newest one here",
+            "bring the newest roster to every party; it is asked again by itself")
 
 
 def _last(connection: sqlite3.Connection, counter: tuple[str, str, str]) -> int:

@@ -2,7 +2,7 @@
 
 | kind | the two statements | proven by |
 |---|---|---|
-| envelopes | headers of two messages in one place of the protocol | both signatures: a party signs one header in a place |
+| envelopes | headers of two messages in one place of the protocol | both signatures: a party signs one header in a place, and the same one anew under a later roster |
 | logs | states of a log | one size and two roots, or two logs of one run |
 
 A log's state that is merely older proves nothing by itself: its keeper signed it when it was
@@ -24,7 +24,7 @@ from medunlearn_common.audit.signing import CHECKPOINT_CONTEXT
 from medunlearn_common.audit.witness import evidence_in
 from medunlearn_common.digests import canonical_json
 from medunlearn_common.envelope.dsse import open_signed, parse_signed
-from medunlearn_common.envelope.header import HEADER_TYPE, Header
+from medunlearn_common.envelope.header import HEADER_TYPE, Header, is_readdressed
 from medunlearn_common.envelope.store import EnvelopeStore, is_restated
 from medunlearn_common.errors import Misconfigured, Rejected
 from medunlearn_common.roster import Roster
@@ -96,6 +96,8 @@ def _envelopes(one: Contradiction, roster: Roster) -> str:
         raise _nothing("the two messages are of different places, or the same")
     if first.direction == "refusal" or (is_restated(first) and first.direction == "answer"):
         raise _nothing("a refusal, or a statement about oneself, may be given anew")
+    if is_readdressed(first, second):
+        raise _nothing("one thing was said under two rosters, as is right when the roster changes")
     return (f"{first.sender} signed two {first.direction}s for {first.phase} of round "
             f"{first.round} in run {first.run}, to {first.recipient}")
 

@@ -50,8 +50,9 @@ _LEAVE_S: Final = 20.0
 """How long a run may take to leave when the service ends; then it is killed."""
 _STOP_S: Final = 30.0
 _SETTLED_S: Final = 60.0
-_AGAIN: Final = frozenset(("RUN_LOCKED", "JOB_STALE"))
-"""Misconfigured for a person, but here only an earlier attempt that is still dying."""
+_AGAIN: Final = frozenset(("RUN_LOCKED", "JOB_STALE", "ROSTER_EXPIRED"))
+"""For a person to mend, but here only an earlier attempt that is still dying, or a roster whose
+successor is being signed: the run goes on by itself once it is in force."""
 
 
 @dataclass(frozen=True, kw_only=True)

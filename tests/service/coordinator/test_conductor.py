@@ -131,10 +131,11 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 def test_what_dies_or_lacks_sites_is_started_again_under_a_new_number(lab: Lab) -> None:
-    lab.conduct("die", "Transient:ROUND_TOO_FEW_SITES", "refuse", "Misconfigured:RUN_LOCKED", "ok")
+    lab.conduct("die", "Transient:ROUND_TOO_FEW_SITES", "refuse", "Misconfigured:RUN_LOCKED",
+                "Rejected:ROSTER_EXPIRED", "ok")
     row = lab.until(lambda row: row.state == "finished")
-    assert lab.superlink.started == [1, 2, 3, 4, 5] and row.starts == 5
-    assert row.failure_code == "" and row.flower_run_id == "flower-5"
+    assert lab.superlink.started == [1, 2, 3, 4, 5, 6] and row.starts == 6
+    assert row.failure_code == "" and row.flower_run_id == "flower-6"
 
 
 @pytest.mark.parametrize("ending", ["Rejected:GATE_NORM", "Misconfigured:TRUST_MISSING",
