@@ -97,7 +97,7 @@ def record_from_row(row: Row, known: dict[KnownBy, KnownBy]) -> Record:
         target_spans=spans,
         is_identifier=fields.optional_flag(row, "is_identifier"),
         condition_codes=fields.text_list(row, "condition_codes"),
-        former_patient_ids=fields.text_list(row, "former_patient_ids"),
+        former_patient_ids=fields.identifier_list(row, "former_patient_ids"),
         known_by=known.setdefault(digests, digests),
     )
 
