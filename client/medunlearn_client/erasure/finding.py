@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from medunlearn_client.erasure.requests import Kind, Match
+from medunlearn_client.erasure.resembling import LIKE_PERSON, Person
 from medunlearn_client.records import (
     ForgetRootMatcher,
     Quarantine,
@@ -35,7 +36,6 @@ from medunlearn_client.spellings import (
     orders_of,
     stands_alike,
     stands_alone,
-    words_stand,
 )
 from medunlearn_common.digests import digest_of, digest_of_files, digest_of_source
 from medunlearn_common.errors import Misconfigured
@@ -48,9 +48,9 @@ BY_SAME_PATIENT = "same patient as a match"
 BY_FILE = "data set"
 BY_CONCEPT = "concept or one below it"
 LIKE_PATIENT_ID = "patient id in other spelling (case, leading zeros, separators)"
+LIKE_OWN_ID = "the identifier, in some spelling, as the patient id"
 LIKE_IDENTIFIER = "identifier in other spelling (leading zeros, separators)"
 LIKE_TEXT = "the same words under another id"
-LIKE_NAME = "name without that birth date"
 LIKE_CONCEPT = "the concept's name, denied, a relative's, or decided to mean something else"
 NO_PATIENT = "no patient id, in data in which others have one"
 MIN_IDENTIFIER, MIN_NAME, MIN_BIRTH_DATE = 4, 2, 6
@@ -117,6 +117,11 @@ class Wanted:
         return NOTHING if self.identifier is None else frozenset({alike(self.identifier)})
 
     @cached_property
+    def core_of_identifier(self) -> str:
+        """The identifier without what programs change, for the patient id."""
+        return core(self.identifier or "")
+
+    @cached_property
     def known_name(self) -> KnownBy:
         """The name in each of its orders, as a column of identifiers holds it."""
         return _whole(*orders_of(self.name or ""))
@@ -132,9 +137,9 @@ class Wanted:
         return named(self.name, self.birth_date) if self.name and self.birth_date else NOTHING
 
     @cached_property
-    def known_without_date(self) -> KnownBy:
-        """The name, whoever's it is."""
-        return named(self.name) if self.name else NOTHING
+    def person(self) -> Person | None:
+        """What tells of likeness, where a name is asked for."""
+        return Person(self.name, self.birth_date) if self.name and self.birth_date else None
 
     def _check_kind(self) -> None:
         asked: dict[str, tuple[object, ...]] = {
@@ -385,10 +390,18 @@ def _likeness(
 ) -> str | None:
     """What of the patient the record resembles.
 
-    Another patient's text is looked at only where the requester was not found: names repeat.
+    Where the requester was found, names and days in another patient's records do not count, since
+    they repeat; a name together with the day does.
     """
     if record.patient_id is not None and core(record.patient_id) in ids:
         return LIKE_PATIENT_ID
+    if record.patient_id is not None and wanted.identifier is not None and (
+        core(record.patient_id) == wanted.core_of_identifier
+    ):
+        return LIKE_OWN_ID
+    likeness = wanted.person.likeness(record) if wanted.person is not None else None
+    if likeness == LIKE_PERSON:  # one person may have two ids
+        return likeness
     if record.patient_id is not None and owner is not None:
         return None
     if wanted.identifier is not None and (
@@ -396,12 +409,7 @@ def _likeness(
         or stands_alike(wanted.identifier, record.text)
     ):
         return LIKE_IDENTIFIER
-    if wanted.name is not None and (
-        not record.known_by.isdisjoint(wanted.known_without_date)
-        or words_stand(wanted.name, record.text)
-    ):
-        return LIKE_NAME
-    return None
+    return likeness
 
 
 def _belonging(

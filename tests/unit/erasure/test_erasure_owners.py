@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from medunlearn_client.erasure import Found, Wanted, find_records, finding
+from medunlearn_client.erasure import Found, Wanted, find_records, finding, resembling
 from medunlearn_client.records import Quarantine, ReadOptions, read_records
 from medunlearn_client.records.jsonl import row_from_record
 from medunlearn_client.records.reading import LOST_NUMBER
@@ -302,7 +302,7 @@ def test_a_patient_is_found_by_every_name_that_he_had(lines: Lines, name: str) -
     found = find(file, name=name, birth_date="1980-01-02")
     assert found.target == "p1" and found.matches
     nobody = find(file, name=name, birth_date="02.01.1980")
-    assert nobody.target is None and nobody.near.get(finding.LIKE_NAME)
+    assert nobody.target is None and nobody.near.get(resembling.LIKE_PERSON)
     assert find(file, name=f"Max {name}", birth_date="1980-01-02").target is None
 
 
