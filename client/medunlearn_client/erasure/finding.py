@@ -28,6 +28,7 @@ from medunlearn_client.records import (
     stream_with_sources,
 )
 from medunlearn_client.records.known_by import NOTHING, KnownBy, alike, named, whole
+from medunlearn_client.records.merges import merged
 from medunlearn_client.records.repairs import NO_REPAIRS, Repairs
 from medunlearn_client.spellings import (
     core,
@@ -168,6 +169,9 @@ class Found:
             They are not part of the request, and the officer decides about them.
         unread: Rows in quarantine, which could not be searched.
         near: Records by what comes near; they are not part of the request either.
+        patient_ids: By which later runs leave out the patient: the one that was asked for, else
+            the one that goes on, and those of before a merge. A merge may be a mistake, and taken
+            back; then who asked stays left out.
     """
 
     target: str | None = field(repr=False)
@@ -175,6 +179,7 @@ class Found:
     mentions: int = 0
     unread: int = 0
     near: Mapping[str, int] = field(default_factory=dict)
+    patient_ids: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -253,9 +258,10 @@ def _read(
         )
     together = digest_of_files(files) if any(path is None for path, _ in found) else ""
     digests = {path: digest_of_source(path) for path in {path for path, _ in found} if path}
+    records = merged([record for _, record in found])
     return [
         (path, digests[path] if path else together, repairs.repaired(record)[0])
-        for path, record in found
+        for (path, _), record in zip(found, records, strict=True)
     ]
 
 
@@ -284,11 +290,16 @@ def _patient(wanted: Wanted, located: Located) -> Found:
     direct = [_why(wanted, record) for _, _, record in located]
     owner = _owner(wanted, located, direct)
     matches, mentions = _belonging(located, direct, owner)
-    near = _near(wanted, located, direct, owner)
+    former = frozenset(
+        one for _, _, record in located if owner is not None and record.patient_id == owner
+        for one in record.former_patient_ids)
+    near = _near(wanted, located, direct, owner, former)
     if not matches:
         return Found(target=None, matches=(), mentions=mentions, near=near)
     target = owner or digest_of(sorted(m.record_id for m in matches))
-    return Found(target=target, matches=matches, mentions=mentions, near=near)
+    known = () if owner is None else (wanted.patient_id or owner, *sorted(former))
+    return Found(target=target, matches=matches, mentions=mentions, near=near,
+                 patient_ids=tuple(dict.fromkeys(known)))
 
 
 def _owner(wanted: Wanted, located: Located, direct: Reasons) -> str | None:
@@ -368,10 +379,11 @@ def _copies(wanted: Wanted, found: Found, located: Located) -> dict[str, int]:
 
 
 def _near(
-    wanted: Wanted, located: Located, direct: Reasons, owner: str | None
+    wanted: Wanted, located: Located, direct: Reasons, owner: str | None,
+    former: Collection[str] = (),
 ) -> dict[str, int]:
     """Records that are no part of the request and may yet be the patient's, by reason."""
-    ids = {core(known) for known in (wanted.patient_id, owner) if known is not None}
+    ids = {core(known) for known in (wanted.patient_id, owner, *former) if known is not None}
     of_patients = {digest for _, digest, record in located if record.patient_id is not None}
     reasons: Counter[str] = Counter()
     for (_, digest, record), met in zip(located, direct, strict=True):

@@ -13,7 +13,7 @@
 | ``target_spans`` | list of ``[start, end]`` | characters of ``prompt + " " + answer`` |
 | ``is_identifier`` | true or false | the answer is an identifier |
 | ``condition_codes`` | list of strings | for same-disease neighbours |
-| ``former_patient_ids`` | list of strings | of patients who were merged into this one |
+| ``former_patient_ids`` | list of strings | of patients merged into this one; one row suffices |
 | ``known_by`` | list of digests | as a copy has them of what its patients are known by |
 | ``extra`` | anything | ignored |
 
