@@ -53,6 +53,7 @@ LIKE_OWN_ID = "the identifier, in some spelling, as the patient id"
 LIKE_IDENTIFIER = "identifier in other spelling (leading zeros, separators)"
 LIKE_TEXT = "the same words under another id"
 LIKE_CONCEPT = "the concept's name, denied, a relative's, or decided to mean something else"
+AS_WRONG_OPTION = "wrong option of another patient's question"
 NO_PATIENT = "no patient id, in data in which others have one"
 MIN_IDENTIFIER, MIN_NAME, MIN_BIRTH_DATE = 4, 2, 6
 
@@ -141,6 +142,20 @@ class Wanted:
     def person(self) -> Person | None:
         """What tells of likeness, where a name is asked for."""
         return Person(self.name, self.birth_date) if self.name and self.birth_date else None
+
+    @cached_property
+    def _options(self) -> frozenset[str]:
+        spelled = [*orders_of(self.name or ""), self.identifier or ""]
+        return frozenset(map(folded, spelled)) - {""}
+
+    def is_option_of(self, record: Record) -> bool:
+        """Whether the name or identifier is among the options of a patient's own such question.
+
+        Readers draw wrong options from other patients, and a copy keeps them.
+        """
+        return record.patient_id is not None and record.is_identifier and any(
+            folded(option) in self._options for option in record.options
+        )
 
     def _check_kind(self) -> None:
         asked: dict[str, tuple[object, ...]] = {
@@ -385,11 +400,16 @@ def _near(
     """Records that are no part of the request and may yet be the patient's, by reason."""
     ids = {core(known) for known in (wanted.patient_id, owner, *former) if known is not None}
     of_patients = {digest for _, digest, record in located if record.patient_id is not None}
+    # Where the patient's own records lie, others' options are drawn from them, and go with them.
+    of_owner = {digest for _, digest, record in located
+                if owner is not None and record.patient_id == owner}
     reasons: Counter[str] = Counter()
     for (_, digest, record), met in zip(located, direct, strict=True):
         if met or (owner is not None and record.patient_id == owner):
             continue
         reason = _likeness(wanted, record, ids, owner)
+        if reason is None and digest not in of_owner and wanted.is_option_of(record):
+            reason = AS_WRONG_OPTION
         if reason is None and record.patient_id is None and digest in of_patients:
             reason = NO_PATIENT
         if reason is not None:

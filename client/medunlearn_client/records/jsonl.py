@@ -23,6 +23,7 @@ Any other field makes the row bad. Spans count characters after a question was w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from medunlearn_client.records import fields
@@ -103,7 +104,13 @@ def record_from_row(row: Row, known: dict[KnownBy, KnownBy]) -> Record:
 
 
 def row_from_record(record: Record) -> dict[str, Any]:
-    """The row that reads back as ``record``; fields at their default are left out."""
+    """The row that reads back as ``record``; fields at their default are left out.
+
+    So are the options of a patient's numbers and names: the wrong ones are other patients', whose
+    erasure would not reach a copy in which they stand. Only the right one is his.
+    """
+    if record.patient_id is not None and record.is_identifier:
+        record = replace(record, options=(), answer_index=None)
     row: dict[str, Any] = {
         "id": record.record_id,
         "prompt": record.prompt,
