@@ -3,6 +3,8 @@
 A FHIR server knows of a merge, and notes from before it lie beside its export under the old id; a
 table says it in one of the patient's rows. Read as they lie there, one person would be two privacy
 units, and the request of one would leave out half of what is to be forgotten.
+
+The accounting takes the merges as given: a person is all who are merged, and comes or goes whole.
 """
 
 from __future__ import annotations
