@@ -138,7 +138,7 @@ def add(
     request = opened.add(
         NewRequest(kind=wanted.kind, target=found.target, matches=found.matches, basis=basis,
                    received=day or opened.today, again=again, unread=found.unread,
-                   near=found.near),
+                   near=found.near, patient_ids=found.patient_ids),
         author=author,
     )
     _tell(request, found, unsearched)

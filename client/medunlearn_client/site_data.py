@@ -214,8 +214,9 @@ def load_hospital_records(
 
     Guarantees:
         Whether a record takes part, and in which set, depends on the record, its patient and the
-        settings alone, so that one unit more is one unit more in the sums. How many there are,
-        of either kind, refuses nothing.
+        settings alone, so that one unit more is one unit more in the sums. Who was merged with
+        whom counts as a setting: it is the hospital's to say, and the content of no record. How
+        many there are, of either kind, refuses nothing.
 
     Raises:
         Misconfigured: FORGET_DRAWN, or as the readers and :func:`select` do.

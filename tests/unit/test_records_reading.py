@@ -84,7 +84,9 @@ def test_own_format_reads_every_field(tmp_path: Path) -> None:
 
 
 def test_row_from_record_is_the_inverse_of_reading(tmp_path: Path) -> None:
-    rows = [row(1, confidence=0.25), row(2, target_spans=[[0, 8]], is_identifier=True)]
+    """But for the options of a patient's own identifiers, which are others'."""
+    rows = [row(1, confidence=0.25), row(2, target_spans=[[0, 8]], is_identifier=True,
+                                         patient_id=None)]
     records = read_records(write(tmp_path / "a.jsonl", rows))
     again = read_records(write(tmp_path / "b.jsonl", [row_from_record(r) for r in records]))
     assert again == records

@@ -25,6 +25,7 @@ from medunlearn_client.records import (
     ReadOptions,
     Record,
     fields,
+    jsonl,
     merged_cells,
     read_records,
 )
@@ -221,7 +222,7 @@ def test_formulas_in_excel_are_never_read_as_text(tmp_path: Path) -> None:
     path = write_xlsx(tmp_path / "a.xlsx", [*ROWS, row])
     held = Quarantine()
     got = read_records(path, quarantine=held, options=ReadOptions(columns=COLUMNS))
-    assert len(got) == 12 and [b.code for b in held.rows] == ["ROW_FIELD_EMPTY"]
+    assert len(got) == 12 and [b.code for b in held.rows] == ["ROW_CELL_ERROR"]
 
 
 @pytest.mark.parametrize("cell", [
@@ -256,6 +257,40 @@ def test_excel_dates_numbers_and_errors(tmp_path: Path) -> None:
     assert [(b.row, b.code) for b in held.rows] == [(6, "ROW_CELL_ERROR")]
     with pytest.raises(MedunlearnError, match="DATA_SHEET_MISSING"):
         read_records(tmp_path / "a.xlsx", options=ReadOptions(sheet="Other"))
+
+
+def test_a_cell_of_an_error_or_of_a_formula_that_nobody_computed_is_no_empty_cell(
+    tmp_path: Path,
+) -> None:
+    """A patient's number that is computed would be none, and his request would find nothing."""
+    book = openpyxl.Workbook()
+    sheet = book.worksheets[0]
+    for row in [["id", "question", "answer", "patient_id"], *([n, "q?", "a", f"p{n}"]
+                                                             for n in range(2, 8))]:
+        sheet.append(row)
+    for place, error in ((3, "#SPILL!"), (4, "#GETTING_DATA"), (5, "#N/A")):
+        sheet.cell(place, 4).value, sheet.cell(place, 4).data_type = error, "e"
+    sheet.cell(6, 4).value = '="p"&7'
+    book.save(tmp_path / "a.xlsx")
+    held = Quarantine(max_bad_fraction=1)
+    got = read_records(tmp_path / "a.xlsx", quarantine=held)
+    assert [(r.record_id, r.patient_id) for r in got] == [("2", "p2"), ("7", "p7")]
+    assert [(b.row, b.code) for b in held.rows] == [(n, "ROW_CELL_ERROR") for n in (3, 4, 5, 6)]
+
+
+def test_a_formula_whose_value_is_an_empty_text_is_an_empty_cell(tmp_path: Path) -> None:
+    """As Excel stores it; openpyxl cannot write one."""
+    book = openpyxl.Workbook()
+    for row in [["id", "question", "answer", "patient_id"], ["1", "q?", "a", '=""']]:
+        book.worksheets[0].append(row)
+    book.save(tmp_path / "raw.xlsx")
+    with zipfile.ZipFile(tmp_path / "raw.xlsx") as raw, \
+            zipfile.ZipFile(tmp_path / "a.xlsx", "w") as mended:
+        for name in raw.namelist():
+            part = raw.read(name)
+            mended.writestr(name, part.replace(b'<c r="D2"><f>', b'<c r="D2" t="str"><f>'))
+    (got,) = read_records(tmp_path / "a.xlsx")
+    assert (got.record_id, got.patient_id) == ("1", None)
 
 
 def test_mixed_encodings_lose_only_the_rows_that_differ(tmp_path: Path) -> None:
@@ -513,6 +548,46 @@ def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path: Path) 
 def test_a_number_that_is_no_whole_one_is_no_id(number: float) -> None:
     with pytest.raises(MedunlearnError, match="ROW_FIELD_TYPE"):
         fields.identifier_text({"id": number}, "id")
+
+
+@pytest.mark.parametrize("word", [
+    "#N/A", "#REF!", "#NV", "#BEZUG!", "#DIV/0!", "#\u00a1REF!", "#GETTING_DATA", "NULL", "\\N",
+    "nan", "None", "N/A", "<NA>", "n. a.", "Unknown", "unbekannt", "-", "--", "\u200b", "???",
+])
+def test_what_stands_for_no_value_is_nobodys_number(tmp_path: Path, word: str) -> None:
+    """All whose number is not known would be one patient, and the request of one erase all."""
+    rows = [cells(number) for number in range(12)]
+    for row in rows[:2]:
+        row[HEADER.index("Fall")] = word
+    held = Quarantine()
+    got = read(write_csv(tmp_path / "a.csv", rows), quarantine=held)
+    assert [record.patient_id for record in got] == [f"f{number}" for number in range(2, 12)]
+    assert [(bad.row, bad.code) for bad in held.rows] == [(n, "ROW_FIELD_EMPTY") for n in (2, 3)]
+    own = {"id": "1", "question": "q?", "answer": "a"}
+    for field in ({"patient_id": word}, {"former_patient_ids": ["p7", word]}, {"id": word}):
+        with pytest.raises(MedunlearnError, match="ROW_FIELD_EMPTY") as caught:
+            jsonl.record_from_row({**own, **field}, {})
+        assert caught.value.message.endswith(
+            "holds what stands for no value, such as #N/A, NULL, unknown or a dash")
+
+
+@pytest.mark.parametrize("number", [
+    "0", "0815", "A-0", "-1", "#12", "#A7", "N", "n1", "NULL-7", "unknown-3", "\u738b\u4e94", "7 ",
+])
+def test_an_ordinary_number_stays_a_number(tmp_path: Path, number: str) -> None:
+    assert fields.identifier_text({"id": number}, "id") == number.strip()
+
+
+def test_what_stands_for_no_value_is_no_mark_of_a_patient(tmp_path: Path) -> None:
+    """A row may lack one of its patient's numbers; and names are written like such words."""
+    rows = [cells(number) for number in range(3)]
+    for row, word in zip(rows, ("-", "#N/A", "Nan"), strict=True):
+        row[HEADER.index("Frage")] = "Was hatte Nan - und #N/A?"
+        row[HEADER.index("Name")] = word
+    dash, error, name = read(write_csv(tmp_path / "a.csv", rows))
+    for record in (dash, error):
+        assert len(record.target_spans) == 1 and not record.known_by
+    assert len(name.target_spans) == 2 and name.known_by
 
 
 @pytest.mark.parametrize("column", ["Nr", "Fall", "Name"])

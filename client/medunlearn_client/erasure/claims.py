@@ -15,7 +15,13 @@ from typing import TypeVar
 from medunlearn_client.erasure import history, rows
 from medunlearn_client.erasure.criteria import RunFigures, shortfalls
 from medunlearn_client.erasure.registry import Registry
-from medunlearn_client.erasure.requests import ErasureRequest, Match, State, run_of
+from medunlearn_client.erasure.requests import (
+    PATIENT_IDS,
+    ErasureRequest,
+    Match,
+    State,
+    run_of,
+)
 from medunlearn_common.errors import Rejected
 from medunlearn_common.plan.sections import FoundRecord, LeftOutSection, RequestedSection
 
@@ -280,11 +286,19 @@ def _targets(connection: sqlite3.Connection, request: ErasureRequest) -> Request
 
 
 def _records(connection: sqlite3.Connection, request: ErasureRequest) -> LeftOutSection:
-    """The targets, a concept's as the records that were found."""
+    """The targets, a concept's as the records that were found.
+
+    A patient by the id that was asked for and those of before a merge. By the one that goes on
+    alone, a merge that is taken back would teach who asked, and leave out who did not.
+    """
     found = _found(rows.matches_of(connection, request.number))
     if request.kind == "concept":
         return LeftOutSection(by_concept=found)
-    return LeftOutSection(records=found, patients=_targets(connection, request).patients)
+    patients = _targets(connection, request).patients
+    if patients:
+        first = history.events(connection, request.number)[0].detail
+        patients = tuple(map(str, first.get(PATIENT_IDS, patients)))
+    return LeftOutSection(records=found, patients=patients)
 
 
 def _found(matches: Iterable[Match]) -> tuple[FoundRecord, ...]:

@@ -31,6 +31,7 @@ from medunlearn_client.erasure.judgements import (
 )
 from medunlearn_client.erasure.registry import Registry
 from medunlearn_client.erasure.requests import (
+    PATIENT_IDS,
     ErasureRequest,
     Event,
     basis_in_words,
@@ -43,8 +44,8 @@ from medunlearn_common.errors import Misconfigured
 
 MAX_TEMPLATE_BYTES = 1 << 16
 MAX_ADDRESS_LINES = 8
-_FOR_MACHINES = frozenset({history.FACTS, "claim", "attestation_digest"})
-"""Digests that stand elsewhere in the report, or say nothing to a person."""
+_FOR_MACHINES = frozenset({history.FACTS, "claim", "attestation_digest", PATIENT_IDS})
+"""Digests that stand elsewhere in the report, or say nothing to a person; and ids, never shown."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from medunlearn_client.erasure.requests import Kind, Match
+from medunlearn_client.erasure.resembling import LIKE_PERSON, Person
 from medunlearn_client.records import (
     ForgetRootMatcher,
     Quarantine,
@@ -27,6 +28,7 @@ from medunlearn_client.records import (
     stream_with_sources,
 )
 from medunlearn_client.records.known_by import NOTHING, KnownBy, alike, named, whole
+from medunlearn_client.records.merges import merged
 from medunlearn_client.records.repairs import NO_REPAIRS, Repairs
 from medunlearn_client.spellings import (
     core,
@@ -35,7 +37,6 @@ from medunlearn_client.spellings import (
     orders_of,
     stands_alike,
     stands_alone,
-    words_stand,
 )
 from medunlearn_common.digests import digest_of, digest_of_files, digest_of_source
 from medunlearn_common.errors import Misconfigured
@@ -48,10 +49,11 @@ BY_SAME_PATIENT = "same patient as a match"
 BY_FILE = "data set"
 BY_CONCEPT = "concept or one below it"
 LIKE_PATIENT_ID = "patient id in other spelling (case, leading zeros, separators)"
+LIKE_OWN_ID = "the identifier, in some spelling, as the patient id"
 LIKE_IDENTIFIER = "identifier in other spelling (leading zeros, separators)"
 LIKE_TEXT = "the same words under another id"
-LIKE_NAME = "name without that birth date"
 LIKE_CONCEPT = "the concept's name, denied, a relative's, or decided to mean something else"
+AS_WRONG_OPTION = "wrong option of another patient's question"
 NO_PATIENT = "no patient id, in data in which others have one"
 MIN_IDENTIFIER, MIN_NAME, MIN_BIRTH_DATE = 4, 2, 6
 
@@ -117,6 +119,11 @@ class Wanted:
         return NOTHING if self.identifier is None else frozenset({alike(self.identifier)})
 
     @cached_property
+    def core_of_identifier(self) -> str:
+        """The identifier without what programs change, for the patient id."""
+        return core(self.identifier or "")
+
+    @cached_property
     def known_name(self) -> KnownBy:
         """The name in each of its orders, as a column of identifiers holds it."""
         return _whole(*orders_of(self.name or ""))
@@ -132,9 +139,23 @@ class Wanted:
         return named(self.name, self.birth_date) if self.name and self.birth_date else NOTHING
 
     @cached_property
-    def known_without_date(self) -> KnownBy:
-        """The name, whoever's it is."""
-        return named(self.name) if self.name else NOTHING
+    def person(self) -> Person | None:
+        """What tells of likeness, where a name is asked for."""
+        return Person(self.name, self.birth_date) if self.name and self.birth_date else None
+
+    @cached_property
+    def _options(self) -> frozenset[str]:
+        spelled = [*orders_of(self.name or ""), self.identifier or ""]
+        return frozenset(map(folded, spelled)) - {""}
+
+    def is_option_of(self, record: Record) -> bool:
+        """Whether the name or identifier is among the options of a patient's own such question.
+
+        Readers draw wrong options from other patients, and a copy keeps them.
+        """
+        return record.patient_id is not None and record.is_identifier and any(
+            folded(option) in self._options for option in record.options
+        )
 
     def _check_kind(self) -> None:
         asked: dict[str, tuple[object, ...]] = {
@@ -163,6 +184,9 @@ class Found:
             They are not part of the request, and the officer decides about them.
         unread: Rows in quarantine, which could not be searched.
         near: Records by what comes near; they are not part of the request either.
+        patient_ids: By which later runs leave out the patient: the one that was asked for, else
+            the one that goes on, and those of before a merge. A merge may be a mistake, and taken
+            back; then who asked stays left out.
     """
 
     target: str | None = field(repr=False)
@@ -170,6 +194,7 @@ class Found:
     mentions: int = 0
     unread: int = 0
     near: Mapping[str, int] = field(default_factory=dict)
+    patient_ids: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -248,9 +273,10 @@ def _read(
         )
     together = digest_of_files(files) if any(path is None for path, _ in found) else ""
     digests = {path: digest_of_source(path) for path in {path for path, _ in found} if path}
+    records = merged([record for _, record in found])
     return [
         (path, digests[path] if path else together, repairs.repaired(record)[0])
-        for path, record in found
+        for (path, _), record in zip(found, records, strict=True)
     ]
 
 
@@ -279,12 +305,17 @@ def _patient(wanted: Wanted, located: Located) -> Found:
     direct = [_why(wanted, record) for _, _, record in located]
     owner = _owner(wanted, located, direct)
     matches, mentions = _belonging(located, direct, owner)
-    near = _near(wanted, located, direct, owner)
+    former = frozenset(
+        one for _, _, record in located if owner is not None and record.patient_id == owner
+        for one in record.former_patient_ids)
+    near = _near(wanted, located, direct, owner, former)
     if not matches:
         return Found(target=None, matches=(), mentions=mentions, near=near)
     # With their words: another person's rows may bear the same ids, and her request is another.
     target = owner or digest_of(sorted([m.record_id, m.text_digest] for m in matches))
-    return Found(target=target, matches=matches, mentions=mentions, near=near)
+    known = () if owner is None else (wanted.patient_id or owner, *sorted(former))
+    return Found(target=target, matches=matches, mentions=mentions, near=near,
+                 patient_ids=tuple(dict.fromkeys(known)))
 
 
 def _owner(wanted: Wanted, located: Located, direct: Reasons) -> str | None:
@@ -364,16 +395,22 @@ def _copies(wanted: Wanted, found: Found, located: Located) -> dict[str, int]:
 
 
 def _near(
-    wanted: Wanted, located: Located, direct: Reasons, owner: str | None
+    wanted: Wanted, located: Located, direct: Reasons, owner: str | None,
+    former: Collection[str] = (),
 ) -> dict[str, int]:
     """Records that are no part of the request and may yet be the patient's, by reason."""
-    ids = {core(known) for known in (wanted.patient_id, owner) if known is not None}
+    ids = {core(known) for known in (wanted.patient_id, owner, *former) if known is not None}
     of_patients = {digest for _, digest, record in located if record.patient_id is not None}
+    # Where the patient's own records lie, others' options are drawn from them, and go with them.
+    of_owner = {digest for _, digest, record in located
+                if owner is not None and record.patient_id == owner}
     reasons: Counter[str] = Counter()
     for (_, digest, record), met in zip(located, direct, strict=True):
         if met or (owner is not None and record.patient_id == owner):
             continue
         reason = _likeness(wanted, record, ids, owner)
+        if reason is None and digest not in of_owner and wanted.is_option_of(record):
+            reason = AS_WRONG_OPTION
         if reason is None and record.patient_id is None and digest in of_patients:
             reason = NO_PATIENT
         if reason is not None:
@@ -386,10 +423,18 @@ def _likeness(
 ) -> str | None:
     """What of the patient the record resembles.
 
-    Another patient's text is looked at only where the requester was not found: names repeat.
+    Where the requester was found, names and days in another patient's records do not count, since
+    they repeat; a name together with the day does.
     """
     if record.patient_id is not None and core(record.patient_id) in ids:
         return LIKE_PATIENT_ID
+    if record.patient_id is not None and wanted.identifier is not None and (
+        core(record.patient_id) == wanted.core_of_identifier
+    ):
+        return LIKE_OWN_ID
+    likeness = wanted.person.likeness(record) if wanted.person is not None else None
+    if likeness == LIKE_PERSON:  # one person may have two ids
+        return likeness
     if record.patient_id is not None and owner is not None:
         return None
     if wanted.identifier is not None and (
@@ -397,12 +442,7 @@ def _likeness(
         or stands_alike(wanted.identifier, record.text)
     ):
         return LIKE_IDENTIFIER
-    if wanted.name is not None and (
-        not record.known_by.isdisjoint(wanted.known_without_date)
-        or words_stand(wanted.name, record.text)
-    ):
-        return LIKE_NAME
-    return None
+    return likeness
 
 
 def _belonging(

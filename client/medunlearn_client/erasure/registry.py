@@ -18,6 +18,7 @@ from medunlearn_client.erasure import history, rows, schema
 from medunlearn_client.erasure.requests import (
     KINDS,
     OPEN_STATES,
+    PATIENT_IDS,
     TRANSITIONS,
     ErasureRequest,
     Event,
@@ -49,6 +50,7 @@ class NewRequest:
         again: The same was asked before and is still open, which is no mistake.
         unread: Rows of the files that could not be searched.
         near: Records that came near and are no part of the request, by reason.
+        patient_ids: As Found gives them; the target alone where there are none.
     """
 
     kind: Kind
@@ -59,6 +61,7 @@ class NewRequest:
     again: bool = False
     unread: int = 0
     near: Mapping[str, int] = field(default_factory=dict)
+    patient_ids: Sequence[str] = field(default=(), repr=False)
 
 
 def _now() -> datetime:
@@ -137,7 +140,9 @@ class Registry:
                 before=None, after=State.RECEIVED,
                 detail={history.FACTS: history.facts_digest(connection, number),
                         "records": len(new.matches), "unread_rows": new.unread,
-                        **({"came_near": dict(new.near)} if new.near else {})},
+                        **({"came_near": dict(new.near)} if new.near else {}),
+                        **({PATIENT_IDS: list(new.patient_ids)}
+                           if tuple(new.patient_ids) not in ((), (new.target,)) else {})},
             )
             return rows.request_of(connection, number)
 

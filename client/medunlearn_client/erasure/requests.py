@@ -38,6 +38,8 @@ GDPR_GROUNDS = {
     "e": "a legal obligation demands the erasure",
     "f": "the data were collected from a child for a service offered online",
 }
+PATIENT_IDS = "patient_ids"
+"""Of a request's first event: ids by which later runs leave out the patient; never shown."""
 MAX_TEXT = 500
 _GROUND = re.compile(r"(?:(?:GDPR )?(?:Art\. ?)?17\(1\)\(?)?([a-z])\)?", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -105,7 +107,7 @@ class Event:
         author: Who.
         before: State before; None for the first event of a request.
         after: State after; equal to ``before`` where only a fact was added.
-        detail: Reason, figures or facts; never text of a record.
+        detail: Reason, figures or facts, ids of a merged patient; never text of a record.
         digest: SHA-256 over this event and the digest of the one before it.
     """
 

@@ -25,8 +25,7 @@ from medunlearn_client.erasure.renumbered import (
     renumbered,
     renumbered_message,
 )
-from medunlearn_client.records import Quarantine, ReadOptions
-from medunlearn_client.records.reading import stream_records
+from medunlearn_client.records import Quarantine, ReadOptions, read_records
 from medunlearn_client.records.repairs import NO_REPAIRS, read_repairs
 from medunlearn_client.site_config import SiteConfig
 from medunlearn_client.site_data import left_out_by
@@ -43,7 +42,7 @@ def erasure_findings(folder: Path, site: SiteConfig) -> Iterator[Finding]:
         site: Its settings.
 
     Raises:
-        Misconfigured: A code of the registry, or as :func:`stream_records` and
+        Misconfigured: A code of the registry, or as :func:`read_records` and
             :func:`read_repairs`.
         Rejected: ERASURE_HISTORY_TAMPERED.
     """
@@ -133,7 +132,7 @@ def _seen(data: DataSection, registry: Registry, numbers: Sequence[int]) -> list
     # What waits teaches nothing either: the next run forgets it.
     is_left_out = left_out_by(left_out_set(registry, numbers), show_subject=False)
     repairs = read_repairs(Path(data.repairs)) if data.repairs else NO_REPAIRS
-    records = stream_records(
+    records = read_records(
         [Path(name) for name in data.files],
         options=replace(ReadOptions.of_plan(data), for_sums=True),
         quarantine=Quarantine(max_bad_fraction=data.max_bad_fraction))

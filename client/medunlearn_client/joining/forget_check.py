@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from medunlearn_client.records import Quarantine, ReadOptions, Record, stream_records
+from medunlearn_client.records import Quarantine, ReadOptions, Record, read_records
 from medunlearn_client.records.forget_sets import listed
 from medunlearn_client.site_data import require_nobody_drawn
 from medunlearn_common.doctor import Finding, ok, problem, warning
@@ -21,7 +21,7 @@ def forget_findings(data: DataSection, forget: ForgetSection) -> Iterator[Findin
     """Read all records, as a run would, and count what each list names.
 
     Raises:
-        Misconfigured: FORGET_DRAWN, or as :func:`stream_records`.
+        Misconfigured: FORGET_DRAWN, or as :func:`read_records`.
     """
     require_nobody_drawn(forget)
     lists = {
@@ -48,7 +48,7 @@ def _counted(
 ) -> dict[str, dict[str, int]]:
     """Of each name in each list, how many records have it."""
     counts = {what: dict.fromkeys(names, 0) for what, names in lists.items()}
-    records = stream_records(
+    records = read_records(
         [Path(name) for name in data.files],
         options=replace(ReadOptions.of_plan(data), for_sums=True),
         quarantine=Quarantine(max_bad_fraction=data.max_bad_fraction))

@@ -19,6 +19,13 @@ _LIST_SEPARATOR = "|"
 EXACT_BELOW = 1e15
 """Spreadsheets keep 15 digits of a number."""
 _ROUNDED = re.compile(r"-?\d{1,3}(?:[.,]\d+)?[Ee]\+\d{1,3}")
+# A number that some program puts a `#` before has digits; `#DIV/0!` has its zero.
+_ERROR_WORD = re.compile(r"#\W?[^\W\d]+(?:[/ ][^\W\d]+)*(?:/0)?[!?]?")
+_NO_VALUE = frozenset({"\\n", "<na>", "n/a", "n.a", "n.a.", "n. a.", "k.a.", "k. a.", "(null)"})
+_WORDS_FOR_NOTHING = frozenset({
+    "null", "nan", "nat", "none", "nil", "na", "undefined", "unknown", "missing", "not available",
+    "unbekannt", "keine angabe", "inconnu", "inconnue", "desconocido", "sconosciuto",
+})
 
 
 class TextRow(dict[str, Any]):
@@ -71,8 +78,30 @@ def optional_text(row: Row, name: str) -> str | None:
 
 
 def identifier_text(row: Row, name: str) -> str | None:
-    """As ``text_or_number``, but of a number that a spreadsheet has rounded: two strangers whose
-    long numbers begin alike would be one patient.
+    """As ``text_or_number``, but neither a number that a spreadsheet has rounded nor what stands
+    for no value: strangers whose long numbers begin alike, or whose number is not known, would be
+    one patient, and the request of one would erase all.
+    """
+    text = known_text(row, name)
+    if text is None and text_or_number(row, name) is not None:
+        raise _stands_for_nothing(name)
+    if text is not None and text.casefold() in _WORDS_FOR_NOTHING:
+        raise _stands_for_nothing(name)
+    return text
+
+
+def identifier_list(row: Row, name: str) -> tuple[str, ...]:
+    """As ``text_list``, each as good as an ``identifier_text``."""
+    texts = text_list(row, name)
+    if any(is_no_value(text) or text.casefold() in _WORDS_FOR_NOTHING for text in texts):
+        raise _stands_for_nothing(name)
+    return texts
+
+
+def known_text(row: Row, name: str) -> str | None:
+    """What a patient is known by, or None where the cell says that there is none.
+
+    A word such as `none` is kept: names of people are written like it.
     """
     text = text_or_number(row, name)
     if isinstance(row.get(name), RoundedText) or (text is not None and _ROUNDED.fullmatch(text)):
@@ -80,7 +109,25 @@ def identifier_text(row: Row, name: str) -> str | None:
             "ROW_FIELD_TYPE",
             f"`{name}` is a number that a spreadsheet has rounded; saved as text, please",
         )
-    return text
+    return None if text is None or is_no_value(text) else text
+
+
+def is_no_value(text: str) -> bool:
+    """Whether it is a spreadsheet's error in any language, a program's mark for an empty cell, or
+    has no letter and no digit; invisible characters are none.
+    """
+    return (
+        not any(char.isalnum() for char in text)
+        or _ERROR_WORD.fullmatch(text) is not None
+        or text.casefold() in _NO_VALUE
+    )
+
+
+def _stands_for_nothing(name: str) -> InvalidRecord:
+    return bad_row(
+        "ROW_FIELD_EMPTY",
+        f"`{name}` holds what stands for no value, such as #N/A, NULL, unknown or a dash",
+    )
 
 
 def text_or_number(row: Row, name: str) -> str | None:

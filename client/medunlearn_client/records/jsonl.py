@@ -13,7 +13,7 @@
 | ``target_spans`` | list of ``[start, end]`` | characters of ``prompt + " " + answer`` |
 | ``is_identifier`` | true or false | the answer is an identifier |
 | ``condition_codes`` | list of strings | for same-disease neighbours |
-| ``former_patient_ids`` | list of strings | of patients who were merged into this one |
+| ``former_patient_ids`` | list of strings | of patients merged into this one; one row suffices |
 | ``known_by`` | list of digests | as a copy has them of what its patients are known by |
 | ``extra`` | anything | ignored |
 
@@ -23,6 +23,7 @@ Any other field makes the row bad. Spans count characters after a question was w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from medunlearn_client.records import fields
@@ -97,13 +98,19 @@ def record_from_row(row: Row, known: dict[KnownBy, KnownBy]) -> Record:
         target_spans=spans,
         is_identifier=fields.optional_flag(row, "is_identifier"),
         condition_codes=fields.text_list(row, "condition_codes"),
-        former_patient_ids=fields.text_list(row, "former_patient_ids"),
+        former_patient_ids=fields.identifier_list(row, "former_patient_ids"),
         known_by=known.setdefault(digests, digests),
     )
 
 
 def row_from_record(record: Record) -> dict[str, Any]:
-    """The row that reads back as ``record``; fields at their default are left out."""
+    """The row that reads back as ``record``; fields at their default are left out.
+
+    So are the options of a patient's numbers and names: the wrong ones are other patients', whose
+    erasure would not reach a copy in which they stand. Only the right one is his.
+    """
+    if record.patient_id is not None and record.is_identifier:
+        record = replace(record, options=(), answer_index=None)
     row: dict[str, Any] = {
         "id": record.record_id,
         "prompt": record.prompt,

@@ -71,7 +71,7 @@ class MappedReader:
         options = tuple(text for text in placed if text is not None)
         prompt = prompt_from_question(question)
         patient = fields.identifier_text(row, columns.patient_id) if columns.patient_id else None
-        known = [fields.identifier_text(row, name) for name in columns.identifiers]
+        known = [fields.known_text(row, name) for name in columns.identifiers]
         identifiers = [value for value in known if value is not None]
         digests = known_by(identifiers)
         record_id = fields.identifier_text(row, columns.id) if columns.id else None

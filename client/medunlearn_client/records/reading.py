@@ -29,6 +29,7 @@ from medunlearn_client.records.containers import row_files
 from medunlearn_client.records.fields import bad_row
 from medunlearn_client.records.lines import MAX_LINE_BYTES
 from medunlearn_client.records.mapped import MappedReader
+from medunlearn_client.records.merges import merged
 from medunlearn_client.records.quarantine import Quarantine
 from medunlearn_client.records.record import InvalidRecord, Record
 from medunlearn_client.records.row_file import ContainerOptions, RowFile
@@ -129,6 +130,7 @@ def read_records(
 
     Returns:
         At least one record, and ids are unique over all files; neither where it is for sums.
+        Patients whom any of the files says to be merged are one.
 
     Raises:
         Misconfigured: As :func:`stream_records`; DATA_NO_RECORDS.
@@ -139,7 +141,7 @@ def read_records(
         chosen = replace(chosen, record_format=record_format)
     if max_line_bytes is not None:
         chosen = replace(chosen, max_line_bytes=max_line_bytes)
-    records = list(stream_records(paths, quarantine=quarantine, options=chosen))
+    records = merged(list(stream_records(paths, quarantine=quarantine, options=chosen)))
     if not records and not chosen.for_sums:
         raise Misconfigured(
             "DATA_NO_RECORDS", "the data holds no usable record", "check the files and the format"
@@ -155,6 +157,7 @@ def stream_records(
 ) -> Iterator[Record]:
     """As :func:`read_records`, one record at a time and in bounded memory.
 
+    Each names the patient that its own source names: a merge may be said after it.
     Whether the data is acceptable is known only at the end, so whatever is made of the
     records must not be used before the iterator has ended without an error.
 

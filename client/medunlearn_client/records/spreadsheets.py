@@ -2,7 +2,8 @@
 
 Dates become ``YYYY-MM-DD`` (with the time where it is not midnight) in the workbook's own
 epoch; whole numbers lose Excel's ``.0``; what is merged over several rows holds for each. Of a
-formula its stored value is read, never the formula; text that looks like one makes the row bad.
+formula its stored value is read, never the formula; a formula without one, as in what a program
+wrote and nobody has opened since, makes the row bad, and so does text that looks like a formula.
 Macros and links are not touched.
 """
 
@@ -24,6 +25,7 @@ from xml.etree.ElementTree import ParseError
 from defusedxml.common import DefusedXmlException
 from lxml.etree import LxmlError
 from openpyxl import Workbook
+from openpyxl.worksheet._reader import FORMULA_TAG, VALUE_TAG, WorkSheetParser
 
 from medunlearn_client.records.bounded_workbook import (
     MAX_PART_BYTES,
@@ -131,10 +133,39 @@ def check_parts(source: Path | BinaryIO, label: str) -> None:
 
 
 def _values(sheet: Any) -> Iterator[tuple[object, ...]]:
-    """All rows: what a sheet says of its own size may be wrong, and is not asked."""
-    sheet.reset_dimensions()
-    rows: Iterator[tuple[object, ...]] = sheet.iter_rows(values_only=True, max_col=MAX_COLUMNS)
-    return rows
+    """All rows: what a sheet says of its own size may be wrong, and is not asked.
+
+    As openpyxl's own loop, with a parser that tells what holds no value from what is empty.
+    """
+    book = sheet.parent
+    with sheet._get_source() as source:
+        parser = _SheetParser(
+            source, sheet._shared_strings, data_only=True, epoch=book.epoch,
+            date_formats=book._date_formats, timedelta_formats=book._timedelta_formats,
+        )
+        awaited = 1
+        for number, cells in parser.parse():
+            for _ in range(awaited, number):
+                yield ()
+            if number >= awaited:
+                yield sheet._get_row(cells, max_col=MAX_COLUMNS, values_only=True)
+            awaited = max(awaited, number + 1)
+
+
+class _SheetParser(WorkSheetParser):  # type: ignore[misc]
+    """Tells errors by their type, of which Excel invents new ones, and formulas without a stored
+    value, which to openpyxl are empty cells: a patient's number that is computed would be none.
+    """
+
+    def parse_cell(self, element: Any) -> dict[str, Any]:
+        """One cell."""
+        cell: dict[str, Any] = super().parse_cell(element)
+        is_formula = element.find(FORMULA_TAG) is not None
+        # What comes out as an empty text is stored as one.
+        is_stored = bool(element.findtext(VALUE_TAG)) or element.get("t") == "str"
+        if cell["data_type"] == "e" or (is_formula and not is_stored):
+            cell["value"] = _ERROR
+        return cell
 
 
 def _refuse_twin_sheets(first: list[str], others: list[list[str]], label: str) -> None:
@@ -178,7 +209,9 @@ def _rows(
         if header is None:
             header = header_names(cells, name)
         elif any(cell == _ERROR for cell in cells[: len(header)]):
-            yield number, bad_row("ROW_CELL_ERROR", "a cell holds a spreadsheet error")
+            yield number, bad_row(
+                "ROW_CELL_ERROR", "a cell holds a spreadsheet error, or a formula without its value"
+            )
         else:
             cells += [""] * (len(header) - len(cells))
             yield number, row_from_cells(header, cells)
@@ -193,6 +226,7 @@ def _without_padding(row: tuple[object, ...]) -> tuple[object, ...]:
 
 
 _ERROR = "\x00error"
+# As text, too: what else Excel may say comes as a cell of its own type.
 _ERRORS = frozenset({"#REF!", "#VALUE!", "#NAME?", "#DIV/0!", "#N/A", "#NUM!", "#NULL!"})
 
 

@@ -13,7 +13,14 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from medunlearn_client.erasure import Claim, Registry, RunFigures, claim_on, forget_set
+from medunlearn_client.erasure import (
+    Claim,
+    Registry,
+    RunFigures,
+    claim_on,
+    forget_set,
+    left_out_set,
+)
 from medunlearn_client.erasure.requests import State, deadline, last_lawful_day
 from medunlearn_client.erasure.run_records import (
     requested_records,
@@ -140,6 +147,20 @@ def test_requests_that_cannot_be_registered(
     require_silent(shown)
     if Path("erasure.sqlite").exists():
         assert not Registry(Path("erasure.sqlite")).requests()
+
+
+def test_a_merged_patients_ids_are_kept_and_not_shown(typed: Typed, tmp_path: Path) -> None:
+    path = tmp_path / "merged.jsonl"
+    path.write_text("".join(
+        json.dumps({"id": f"r{n}", "patient_id": "4712", "prompt": "x", "answer": "y", **more})
+        + "\n" for n, more in enumerate(({"former_patient_ids": ["4711"]}, {}))
+    ), encoding="utf-8")
+    wanted = ("--basis", "b", "--data", path, *AUTHOR)
+    for number, asked, kept in ((1, "4711", ("4711",)), (2, "4712", ("4712", "4711"))):
+        status, shown = typed("add", "--patient", asked, "--again", *wanted)
+        assert status == 0 and "2 record(s) by patient id" in shown, shown
+        assert left_out_set(Registry(Path("erasure.sqlite")), [number]).patients == kept
+        assert "471" not in shown + typed("show", number)[1]
 
 
 def test_what_comes_near_is_said_and_not_shown(typed: Typed, tmp_path: Path) -> None:

@@ -14,13 +14,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from medunlearn_client import spellings
-from medunlearn_client.erasure import Found, Wanted, find_records, finding
-from medunlearn_client.records import Record, quarantine
+from medunlearn_client.erasure import Found, Wanted, find_records, finding, resembling
+from medunlearn_client.records import ReadOptions, Record, quarantine
 from medunlearn_client.records.repairs import Repair, Repairs
 from medunlearn_common.digests import digest_of, digest_of_file, digest_of_files, digest_of_source
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan.sections import ColumnsSection
 
 Writer = Callable[..., Path]
+WORD = st.text(string.ascii_letters + string.digits + "éß山", min_size=4, max_size=12)
 
 
 def ids(found: Found) -> set[str]:
@@ -123,12 +125,114 @@ def test_what_comes_near_is_counted_where_no_patient_is_named(write_rows: Writer
     )
     wanted = {"name": "Ann Lee", "birth_date": "1990-01-02"}
     found = find_records(patient(**wanted), [file])
-    assert (ids(found), found.near) == ({"a"}, {finding.LIKE_NAME: 3})  # no patient is known
+    # No patient is known.
+    assert (ids(found), found.near) == (
+        {"a"}, {resembling.LIKE_NAME: 2, resembling.LIKE_PERSON: 1})
     found = find_records(patient(identifier="MR-123-45"), [file])
     assert found.target is None and found.near[finding.LIKE_IDENTIFIER] == 2
     owned = write_rows(("a", "p1", "Ann Lee, born 1990-01-02"), ("b", "p2", "Ann Lee"),
                        ("c", None, "Ann Lee"), name="owned.jsonl")
-    assert find_records(patient(**wanted), [owned]).near == {finding.LIKE_NAME: 1}
+    assert find_records(patient(**wanted), [owned]).near == {resembling.LIKE_NAME: 1}
+
+
+ANN = {"name": "Ann Lee", "birth_date": "1924-12-30"}
+
+
+def table_search(path: Path, rows: str, identifiers: str, **wanted: str) -> Found:
+    path.write_text(f"Nr,Frage,Antwort,Fall,{identifiers}\n{rows}\n", encoding="utf-8")
+    columns = ColumnsSection(id="Nr", question="Frage", answer="Antwort", patient_id="Fall",
+                             identifiers=tuple(filter(None, identifiers.split(","))))
+    return find_records(patient(**wanted), [path], options=ReadOptions(columns=columns))
+
+
+@pytest.mark.parametrize(("known", "columns", "wanted", "near"), [
+    ("Ann,Lee,1924-12-30", "V,N,G", ANN, resembling.LIKE_PERSON),
+    ("Lee,Ann Maria,1924-12-30", "N,V,G", ANN, resembling.LIKE_PERSON),
+    ("Anne-Marie,Lee,1924-12-30", "V,N,G", ANN | {"name": "Lee, Anne Marie"},
+     resembling.LIKE_PERSON),
+    ("Ann Lee,30.12.1924", "P,G", ANN, resembling.LIKE_PERSON),
+    ("Ann Lee,12/30/1924", "P,G", ANN, resembling.LIKE_PERSON),
+    ("Ann Lee,1924-12-30", "P,G", ANN | {"birth_date": "30.12.1924"}, resembling.LIKE_PERSON),
+    ("Ann Lee,1924-12-03", "P,G", ANN, resembling.LIKE_NAME),
+    ("Ann,Lee,", "V,N,G", ANN, resembling.LIKE_NAME),
+    ("Ann Roy,1924-12-30", "P,G", ANN, resembling.LIKE_BIRTH_DATE),
+    ("Annabel,Leeds,1924-12-31", "V,N,G", ANN, None),
+    ("Bob,Lee,30.11.1924", "V,N,G", ANN, None),
+])
+def test_names_and_days_in_columns_of_their_own_are_told_and_not_taken(
+    tmp_path: Path, known: str, columns: str, wanted: dict[str, str], near: str | None
+) -> None:
+    """The commonest layout of a hospital's table: nothing was found, and nothing came near."""
+    rows = f"1,q?,hernia,P77,{known}\n2,r?,x,P78{',' * len(columns.split(','))}"
+    found = table_search(tmp_path / "t.csv", rows, columns, **wanted)
+    assert (found.target, found.near) == (None, {near: 1} if near else {})
+
+
+def test_the_same_person_under_another_id_is_told_where_one_was_found(tmp_path: Path) -> None:
+    """A name or a day alone is then another's: they repeat."""
+    rows = ("1,q?,x,P1,Ann Lee,1924-12-30\n2,q?,y,P2,Ann Lee,30.12.1924\n"
+            "3,q?,z,P3,Ann Lee,1990-01-02\n4,q?,z,P4,Bob Roy,1924-12-30")
+    found = table_search(tmp_path / "t.csv", rows, "P,G", **ANN)
+    assert (found.target, found.near) == ("P1", {resembling.LIKE_PERSON: 1})
+
+
+@pytest.mark.parametrize("stored", ["PAT-0077", "pat_77"])
+def test_an_identifier_that_is_a_patient_id_is_told_and_not_taken(
+    tmp_path: Path, stored: str
+) -> None:
+    """One house's case number is another's record number; by --patient the officer decides."""
+    rows = f"1,q?,hernia,{stored}\n2,r?,x,PAT-0078"
+    found = table_search(tmp_path / "t.csv", rows, "", identifier="PAT-0077")
+    assert (found.target, found.near) == (None, {finding.LIKE_OWN_ID: 1})
+
+
+@pytest.mark.parametrize(("text", "name"), [
+    ("Anne-Marie Lee", "Anne Marie Lee"), ("Anne Marie Lee", "Annemarie Lee"),
+    ("J\u00fcrgen M\u00fcller", "Mueller, Juergen"),
+    ("Mueller, Juergen", "J\u00fcrgen M\u00fcller"),
+    ("\u0141ukasz Nowak", "Lukasz Nowak"), ("S\u00f8ren Kj\u00e6r", "Soeren Kjaer"),
+    ("\u0130brahim Y\u0131ld\u0131z", "Ibrahim Yildiz"), ("Sean OBrien", "Sean O\u2019Brien"),
+    ("Ann M. Lee", "Ann Lee"), ("Ann Lee", "Ann M. Lee"),
+    ("\u60a3\u8005\u738b\u5c0f\u660e\u5165\u9662", "\u738b\u5c0f\u660e"),
+    ("\u5c71\u7530 \u592a\u90ce\u3055\u3093", "\u5c71\u7530\u592a\u90ce"),
+    ("\uc774\uc601\ud76c\ub294", "\uc774\uc601\ud76c"),
+])
+def test_a_name_alike_is_told_and_not_taken(write_rows: Writer, text: str, name: str) -> None:
+    file = write_rows(("a", "p1", f"{text}, born 1960-01-02"), ("b", "p2", f"{text}1960-01-02"),
+                      ("c", "p3", f"{text}, 1980"), ("d", "p4", "Bob Roy, born 1960-01-03"))
+    found = find_records(patient(name=name, birth_date="1960-01-02"), [file])
+    near = {**found.near}
+    assert found.target is None and sum(near.values()) == 3
+    assert near.pop(resembling.LIKE_PERSON) in (1, 2) and resembling.LIKE_NAME in near
+
+
+@pytest.mark.parametrize("asked", [
+    "1924-03-01", "19240301", "1.3.1924", "01.03.1924", "1924/3/1",
+])
+def test_a_day_is_found_in_each_notation_and_no_other_day_is(asked: str) -> None:
+    day = spellings.like_date(asked)
+    for written in ("1924-03-01", "1.3.1924", "01/03/1924", "03/01/1924",
+                    "1924\u5e743\u67081\u65e5"):
+        assert day.search(f"x{written}y"), written
+    for other in ("1924-01-30", "11.3.1924", "1.3.19240", "1924-03-011", "1924-13-01"):
+        assert not day.search(other), other
+
+
+def test_what_is_no_day_has_one_notation() -> None:
+    assert spellings.notations_of("99.99.1924") == ("99.99.1924",)
+    assert spellings.notations_of("in May") == ("in may",)
+
+
+@given(WORD, WORD)
+def test_a_name_resembles_itself_with_and_without_spaces(first: str, last: str) -> None:
+    for text in (f"{first} {last}", f"{last.upper()}, {first}", f"{first}-{last}", first + last):
+        assert spellings.like_name(f"{first} {last}").search(spellings.loosened(f"x {text} y"))
+
+
+def test_a_number_within_a_script_without_spaces_is_told(write_rows: Writer) -> None:
+    file = write_rows(("a", "p1", "\u60a3\u8005MR-123-45\u5165\u9662"), ("b", "p2", "aMR-123-45b"))
+    found = find_records(patient(identifier="MR12345"), [file])
+    assert (found.target, found.near) == (None, {finding.LIKE_IDENTIFIER: 1})
 
 
 def test_a_copy_under_another_id_is_told(write_rows: Writer) -> None:
@@ -151,9 +255,6 @@ def test_two_patients_of_one_name_and_birth_date_are_refused(write_rows: Writer)
     assert "Ann" not in str(caught.value) and "p1" not in str(caught.value)
     found = find_records(patient(patient_id="p1", **wanted), [file])
     assert (ids(found), found.mentions) == ({"a"}, 1)
-
-
-WORD = st.text(string.ascii_letters + string.digits + "éß山", min_size=4, max_size=12)
 
 
 @given(WORD, st.sampled_from(("", " ", "?", "(", ", ")), st.sampled_from(("", " ", "?", ")", ". ")))

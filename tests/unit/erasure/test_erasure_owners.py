@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medunlearn_client.erasure import Found, Wanted, find_records, finding
+from medunlearn_client.erasure import Found, Wanted, find_records, finding, resembling
 from medunlearn_client.records import Quarantine, ReadOptions, read_records
 from medunlearn_client.records.jsonl import row_from_record
 from medunlearn_client.records.reading import LOST_NUMBER
@@ -302,7 +303,7 @@ def test_a_patient_is_found_by_every_name_that_he_had(lines: Lines, name: str) -
     found = find(file, name=name, birth_date="1980-01-02")
     assert found.target == "p1" and found.matches
     nobody = find(file, name=name, birth_date="02.01.1980")
-    assert nobody.target is None and nobody.near.get(finding.LIKE_NAME)
+    assert nobody.target is None and nobody.near.get(resembling.LIKE_PERSON)
     assert find(file, name=f"Max {name}", birth_date="1980-01-02").target is None
 
 
@@ -352,3 +353,40 @@ def test_a_patient_is_found_by_the_name_of_an_earlier_version(lines: Lines) -> N
         file = lines(*order, condition(1, "p1"), fhir_patient(2), condition(2, "p2"))
         for name in ("Ann Smith", "Ann Jones", "Ann Lee"):
             assert find(file, name=name, birth_date="1980-01-02").target == "p1"
+
+
+def test_a_copy_keeps_no_other_patients_numbers(lines: Lines) -> None:
+    """Who was taken out of a copy stood there still, as a wrong option of others' questions."""
+    people = [
+        {"id": f"p{n}", "name": f"Name{n} Fam{n}", "birth_date": "1960-01-02",
+         "phone": f"555-{1000 + n}", "identifiers": {"SS": f"999-{1000 + n}", "MR": f"m{n}"},
+         "conditions": [["1", f"Asthma {n}", "2020-01-01"]], "medications": [], "procedures": []}
+        for n in range(8)
+    ]
+    records = read_records(lines(*people, name="s.jsonl"))
+    assert any(r.patient_id != "p3" and "999-1003" in r.options for r in records)
+    kept = [record for record in records if record.patient_id != "p3"]
+    rows = [row_from_record(record) for record in kept]
+    assert not any(known in json.dumps(rows) for known in ("999-1003", "555-1003", "Name3"))
+    again = read_records(lines(*rows, name="copy.jsonl"))
+    assert [replace(record, options=(), answer_index=None) for record in kept] == [
+        replace(record, options=(), answer_index=None) for record in again]
+    assert {r.record_id for r in again if r.options} == {
+        r.record_id for r in kept if not r.is_identifier}
+
+
+def test_a_number_in_the_options_of_an_old_copy_is_told(lines: Lines) -> None:
+    def row(key: str, owner: str, answer: str, wrong: str, **changes: Any) -> dict[str, Any]:
+        return {"id": key, "patient_id": owner, "question": f"What is {key}?", "answer": answer,
+                "options": [answer, wrong], "is_identifier": True, **changes}
+
+    copy = lines(row("1", "p1", "999-1001", "999-1003"), row("2", "p2", "Bob Roy", "Ann Lee"),
+                 row("3", "p2", "999-1002", "999-1003", is_identifier=False), name="copy.jsonl")
+    own = lines(row("4", "p3", "999-1003", "999-1001"), row("5", "p4", "7777", "999-1003"),
+                name="own.jsonl")
+    near = {finding.AS_WRONG_OPTION: 1}
+    assert find(copy, identifier="999-1003").near == near
+    assert find(copy, name="Lee, Ann", birth_date="1980-01-02").near == near
+    found = find_records(Wanted(kind="patient", identifier="999-1003"), [copy, own])
+    assert (found.target, found.near) == ("p3", near)
+    assert finding.AS_WRONG_OPTION not in find(own, identifier="999-1003").near

@@ -12,10 +12,12 @@ import pytest
 
 from medunlearn_client.erasure import ErasureRequest, NewRequest, Registry, left_out_set
 from medunlearn_client.erasure.claims import forget_set
-from medunlearn_client.erasure.finding import Found, Wanted, find_records
+from medunlearn_client.erasure.documents import officer_report
+from medunlearn_client.erasure.finding import LIKE_PATIENT_ID, Found, Wanted, find_records
 from medunlearn_client.erasure.renumbered import SeenRecord, renumbered
 from medunlearn_client.records import Record, read_records
 from medunlearn_client.records.jsonl import row_from_record
+from medunlearn_client.records.merges import merged
 from medunlearn_client.site_data import SiteRecords, load_hospital_records
 from medunlearn_common.plan.sections import (
     ConceptsSection,
@@ -62,8 +64,9 @@ def found(file: Path, patient_id: str) -> Found:
 
 def request(registry: Registry, file: Path, patient_id: str) -> ErasureRequest:
     look = found(file, patient_id)
-    return registry.add(NewRequest(kind="patient", target=look.target, matches=look.matches,
-                                   basis="b", received=date(2026, 1, 31)), author=AUTHOR)
+    return registry.add(
+        NewRequest(kind="patient", target=look.target, matches=look.matches, basis="b",
+                   received=date(2026, 1, 31), patient_ids=look.patient_ids), author=AUTHOR)
 
 
 def loaded(
@@ -131,3 +134,101 @@ def test_words_of_a_forgotten_patient_under_another_id_are_told(
     assert not records.left_out
     seen = [SeenRecord.of(r, takes_part=True, show_subject=False) for r in records.retain]
     assert renumbered(registry, [number], seen) == ((number,) if warned else ())
+
+
+UNDONE = [patient("old"), *AFTER[1:]]
+
+
+@pytest.mark.parametrize(("asked", "left_out"), [
+    ({"patient_id": "old"}, {"old:condition:c1"}),
+    ({"patient_id": "new"}, {"new:condition:c2", "old:condition:c1"}),
+    ({"name": "Ann Lee", "birth_date": "1980-01-02"}, {"new:condition:c2", "old:condition:c1"}),
+])
+def test_who_asked_stays_left_out_where_a_merge_is_taken_back(
+    registry: Registry, write: Write, asked: dict[str, str], left_out: set[str]
+) -> None:
+    """Under the id that went on alone, who asked was taught again, and another one never."""
+    file = write(AFTER)
+    look = find_records(Wanted(kind="patient", **asked), [file])
+    number = registry.add(
+        NewRequest(kind="patient", target=look.target, matches=look.matches, basis="b",
+                   received=date(2026, 1, 31), patient_ids=look.patient_ids), author=AUTHOR,
+    ).number
+    assert ids(loaded(file, forget=forget_set(registry, [number])).forget) == MERGED
+    assert ids(loaded(file, left_out=left_out_set(registry, [number])).left_out) == MERGED
+    after = loaded(write(UNDONE), left_out=left_out_set(registry, [number]))
+    assert ids(after.left_out) == left_out
+    assert ids(after.retain) == {"new:condition:c2", "old:condition:c1"} - left_out | KEPT
+    assert "old" not in str(officer_report(registry, number)) and "old" not in repr(look)
+    registry.check()
+
+
+def note(key: str, owner: str | None, *, former: tuple[str, ...] = (), **changes: Any) -> Any:
+    return {"id": key, "question": f"What says note {key}?", "answer": "hernia",
+            **({"patient_id": owner} if owner else {}),
+            **({"former_patient_ids": list(former)} if former else {}), **changes}
+
+
+@pytest.fixture
+def beside(tmp_path: Path, write: Write) -> Path:
+    """A FHIR export that knows of a merge, and notes of another system that does not."""
+    folder = tmp_path / "both"
+    folder.mkdir()
+    write(AFTER, "both/export.ndjson")
+    write([note("n1", "old"), note("n2", "x"), note("n3", None), note("n4", "OLD")],
+          "both/notes.jsonl")
+    return folder
+
+
+@pytest.mark.parametrize("patient_id", ["old", "new"])
+def test_a_merge_holds_for_the_records_of_all_sources(beside: Path, patient_id: str) -> None:
+    look = found(beside, patient_id)
+    assert (look.target, {match.record_id for match in look.matches}) == ("new", MERGED | {"n1"})
+    assert look.near[LIKE_PATIENT_ID] == 1  # OLD may be old
+    records = read_records(beside)
+    one = {r.record_id: (r.patient_id, r.former_patient_ids) for r in records}
+    assert one["n1"] == one["new:condition:c1"] == ("new", ("old",))
+    assert one["n2"] == ("x", ()) and one["n3"] == (None, ()) and one["n4"] == ("OLD", ())
+
+
+def test_one_person_is_one_privacy_unit_in_all_sources(beside: Path, write: Write) -> None:
+    write([note("n1", "old"), note("n2", "x")], "both/notes.jsonl")
+    for patient_id in ("old", "new"):
+        records = loaded(beside, forget=ForgetSection(patients=(patient_id,)))
+        assert ids(records.forget) == MERGED | {"n1"} and ids(records.retain) == KEPT | {"n2"}
+
+
+def test_one_row_that_names_a_former_id_suffices(registry: Registry, write: Write) -> None:
+    number = request(registry, write([note("1", "B1"), note("2", "z")]), "B1").number
+    file = write([note("1", "A1", former=("B1",)), note("2", "A1"), note("3", "z")])
+    records = loaded(file, left_out=left_out_set(registry, [number]))
+    assert (ids(records.left_out), ids(records.retain)) == ({"1", "2"}, {"3"})
+
+
+def record(key: str, owner: str | None, *former: str) -> Record:
+    return Record(record_id=key, prompt="q?", answer="a", patient_id=owner,
+                  former_patient_ids=former)
+
+
+@pytest.mark.parametrize(("said", "expected"), [
+    ([("a", "b"), ("b", "c"), ("c",)], [("a", "bc")] * 3),
+    ([("c",), ("b", "c"), ("a", "b")], [("a", "bc")] * 3),
+    ([("a", "bc"), ("b", "c")], [("a", "bc")] * 2),
+    ([("a", "c"), ("b", "c"), ("c",), ("a",)], [("a", "c"), ("b", "c"), ("c", ""), ("a", "c")]),
+    ([("a", "b"), ("b", "a")], [("a", "b"), ("b", "a")]),
+    ([("a", "a"), ("a",)], [("a", "a"), ("a", "")]),
+    ([(None, "b"), ("b",)], [(None, "b"), ("b", "")]),
+    ([("a",), ("b",)], [("a", ""), ("b", "")]),
+])
+def test_who_goes_on_is_clear_or_nobody_is_merged(
+    said: list[tuple[str | None, ...]], expected: list[tuple[str | None, str]]
+) -> None:
+    """An id that two are said to have had may be another person's than either of them."""
+    records = [record(str(n), one[0], *(one[1] or "" if one[1:] else ""))
+               for n, one in enumerate(said)]
+    assert [(r.patient_id, "".join(r.former_patient_ids)) for r in merged(records)] == expected
+
+
+def test_a_long_chain_of_merges_ends() -> None:
+    chain = [record(str(n), f"p{n}", f"p{n + 1}") for n in range(5000)]
+    assert {r.patient_id for r in merged(chain)} == {"p0"}
