@@ -35,6 +35,36 @@ def test_check_counts_and_writes_the_quarantine(tmp_path: Path) -> None:
     assert json.loads(bad.read_text())["row"] == 9
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "plan.toml", "linked.jsonl", "export/b.jsonl",
+                                  "export/new.jsonl", "keep.jsonl", "table.xlsx", "export"])
+def test_the_quarantine_replaces_no_file_of_somebody_s(tmp_path: Path, name: str) -> None:
+    """Three lines of quarantine in place of the only export, and nothing said."""
+    path = questions(tmp_path / "a.jsonl")
+    (tmp_path / "export").mkdir()
+    questions(tmp_path / "export" / "b.jsonl")
+    (tmp_path / "plan.toml").write_text("[data]\nmax_bad_fraction = 0.6\n")
+    (tmp_path / "linked.jsonl").symlink_to(path)
+    (tmp_path / "keep.jsonl").write_text('{"kept": 1}\n')
+    (tmp_path / "table.xlsx").write_bytes(b"PK\x03\x04\xff")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    done = RUNNER.invoke(records_app, [
+        "check", str(path), str(tmp_path / "export"), "--plan", str(tmp_path / "plan.toml"),
+        "--quarantine", str(tmp_path / name),
+    ])
+    is_read = name not in ("keep.jsonl", "table.xlsx")
+    assert getattr(done.exception, "code", "") == ("FILE_TWICE" if is_read else "FILE_EXISTS")
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+
+def test_a_quarantine_of_before_and_an_empty_file_are_replaced(tmp_path: Path) -> None:
+    path, bad = questions(tmp_path / "a.jsonl"), tmp_path / "bad.jsonl"
+    bad.touch()
+    for row in (9, 10):
+        done = RUNNER.invoke(records_app, ["check", str(path), "--quarantine", str(bad)])
+        assert done.exit_code == 0 and json.loads(bad.read_text())["row"] == row
+        path.write_text("\n" + path.read_text())
+
+
 @pytest.mark.parametrize("subject", [
     "S\u001b]0;owned\u0007", "[/b]", "[red]S", "S\u202e", "S" * 999,
 ])

@@ -352,6 +352,28 @@ def test_the_records_themselves_are_never_the_target(data_file: Path) -> None:
     assert data_file.read_bytes() == before
 
 
+def test_a_copy_replaces_an_earlier_one_and_nothing_else(
+    data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, copy = tmp_path / "other.jsonl", tmp_path / "mended.jsonl"
+    other.write_text('{"id": "somebody\'s"}\n', encoding="utf-8")
+    assert run(data_file, "--repair", other, "--sure") == 2
+    assert "FILE_EXISTS" in capsys.readouterr().err
+    assert other.read_text(encoding="utf-8") == '{"id": "somebody\'s"}\n'
+    assert run(data_file, "--repair", copy, "--sure") == 0
+    assert run(data_file, "--repair", copy, "--sure") == 0
+    assert run(data_file, "--out", tmp_path / "out") == 0
+    table = tmp_path / "mended.jsonl.changes.csv"
+    (tmp_path / "out" / "damaged_words.csv").replace(table)
+    assert run(data_file, "--review", table, "--decisions", tmp_path / "kept.jsonl",
+               "--repair", copy) == 2
+    folder = tmp_path / "export"
+    folder.mkdir()
+    data_file.replace(folder / "data.jsonl")
+    assert run(folder, "--repair", folder / "mended.jsonl", "--sure") == 2
+    assert "FILE_TWICE" in capsys.readouterr().err
+
+
 # --- wrong subjects ------------------------------------------------------------------------------
 
 

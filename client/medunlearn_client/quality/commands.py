@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
+from medunlearn_client.output_files import (
+    refuse_other_file,
+    refuse_same_file,
+    refuse_what_is_read,
+)
 from medunlearn_client.reading_options import FormatOption, PlanOption, Reading, reading_of
 from medunlearn_common.errors import Misconfigured
 
@@ -101,7 +106,9 @@ def check_data(
     reading = reading_of(files, plan, record_format)
     if decisions is None and reading.plan.data.repairs:
         decisions = Path(reading.plan.data.repairs)
-    _refuse_same_file(*reading.files, review, decisions, repair)
+    refuse_same_file(*reading.files, review, decisions, repair, plan)
+    if repair is not None:
+        _refuse_to_replace(repair, (*reading.files, review, decisions, plan))
     if review is not None and decisions is None:
         raise Misconfigured(
             "CHECK_DECISIONS_MISSING", "a review, and nowhere to keep its decisions",
@@ -240,13 +247,24 @@ def _write_copy(found: Findings, target: Path, decisions: Path | None, *, sure: 
         mended, made = repairs.repaired(record)
         changes += made
         lines.append(json.dumps(row_from_record(mended), ensure_ascii=False) + "\n")
-    listed = target.with_name(target.name + CHANGES_SUFFIX)
+    listed = _changes_of(target)
     write_changes(listed, changes)
     write_atomically(target, "".join(lines).encode("utf-8"))
     rows = len({one.record_id for one in changes})
     _say(f"wrote {target}: {len(changes)} word(s) repaired in {rows} record(s), see {listed}")
     if unused := decided.unused(changes):
         _say(f"{unused} decision(s) changed nothing: their words do not stand there any more")
+
+
+def _changes_of(copy: Path) -> Path:
+    return copy.with_name(copy.name + CHANGES_SUFFIX)
+
+
+def _refuse_to_replace(copy: Path, read: Sequence[Path | None]) -> None:
+    """A copy of before has its list of changes beside it; any other file is somebody's data."""
+    for written in (copy, _changes_of(copy)):
+        refuse_what_is_read(written, read)
+    refuse_other_file(copy, lambda path: _changes_of(path).is_file(), what="repaired copy")
 
 
 def _check_options(threshold: float, letters: Sequence[str]) -> None:
@@ -257,14 +275,6 @@ def _check_options(threshold: float, letters: Sequence[str]) -> None:
     if not all(one.isalpha() and one.islower() for one in letters):
         raise Misconfigured(
             "CHECK_LETTERS", "lost letters are not lower-case letters", "use --lost rt, say"
-        )
-
-
-def _refuse_same_file(*files: Path | None) -> None:
-    named = [file.resolve() for file in files if file is not None]
-    if len(set(named)) != len(named):
-        raise Misconfigured(
-            "FILE_TWICE", "one file is named in two places", "give each output its own name"
         )
 
 

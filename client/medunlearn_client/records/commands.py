@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from medunlearn_client.editable import write_out
+from medunlearn_client.output_files import refuse_other_file, refuse_what_is_read
 from medunlearn_client.paraphrase_commands import paraphrase, write_wordings
 from medunlearn_client.reading_options import FormatOption, PlanOption, reading_of
 from medunlearn_client.records.fhir.templates import packaged_text
-from medunlearn_client.records.quarantine import Quarantine
+from medunlearn_client.records.quarantine import Quarantine, is_quarantine_file
 from medunlearn_client.records.reading import stream_records
 from medunlearn_client.records.record import Record
 from medunlearn_common.pages.formatting import plain
@@ -57,6 +58,9 @@ def check(
     options = reading.options
     if fhir_templates is not None:
         options = replace(options, fhir_templates=fhir_templates)
+    if quarantine is not None:
+        refuse_what_is_read(quarantine, (*reading.files, plan, options.fhir_templates))
+        refuse_other_file(quarantine, is_quarantine_file, what="list of bad rows")
     held = Quarantine(path=quarantine, max_bad_fraction=reading.plan.data.max_bad_fraction)
     tally = RecordTally()
     # A part of the files need not hold what is to be forgotten.
