@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -92,6 +93,23 @@ def test_files_that_are_not_read_are_counted(tmp_path: Path, kind: str) -> None:
     done = RUNNER.invoke(records_app, ["check", str(path)])
     assert done.exit_code == 0 and "8 records" in done.output
     assert "set aside: 2 x file of another kind" in done.output
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_files_that_hold_nothing_are_counted(tmp_path: Path, kind: str) -> None:
+    """A bulk export has them; so has one of which a file was not copied."""
+    folder = tmp_path / "export"
+    folder.mkdir()
+    questions(folder / "a.jsonl")
+    (folder / "b.csv").write_bytes(b"")
+    (folder / "c.csv").write_bytes(b"id;question;answer\n")
+    (folder / "d.jsonl.gz").write_bytes(gzip.compress(b""))
+    path = folder
+    if kind != "folder":
+        path = Path(shutil.make_archive(str(tmp_path / "export"), kind, folder))
+    done = RUNNER.invoke(records_app, ["check", str(path)])
+    assert done.exit_code == 0 and "8 records" in done.output
+    assert "set aside: 3 x file without a row" in done.output
 
 
 def test_a_linked_folder_is_not_passed_over(tmp_path: Path) -> None:

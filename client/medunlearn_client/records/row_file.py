@@ -18,6 +18,8 @@ from medunlearn_common.errors import Misconfigured
 
 OTHER_FILE = "file of another kind"
 """What a folder or archive holds besides data."""
+EMPTY_FILE = "file without a row"
+"""Of a type without resources in a bulk export, or a copy that failed."""
 MAX_XML_BYTES = 8 << 20
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 DATA_SUFFIXES = frozenset(
@@ -97,6 +99,11 @@ def refuse_partition(name: str, label: str) -> None:
 def unread_file(label: str) -> RowFile:
     """Stands for a file of a kind that is not read."""
     return RowFile(name=label, rows=iter(()), set_aside=Counter({OTHER_FILE: 1}))
+
+
+def empty_file(label: str) -> RowFile:
+    """Stands for a file of data that holds nothing."""
+    return RowFile(name=label, rows=iter(()))
 
 
 def stream_file(
