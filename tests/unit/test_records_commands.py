@@ -150,6 +150,29 @@ def test_check_says_what_the_plan_would_forget_of_its_own_files(tmp_path: Path) 
     assert checked('subjects = ["S"]') == "FORGET_LARGER_THAN_RETAIN"
 
 
+@pytest.mark.parametrize(("kept", "code"), [
+    ('[data]\nrepairs = "none.jsonl"', "DECISIONS_MISSING"),
+    ('[data]\nrepairs = "{damaged}"', "REPAIRS_DAMAGED"),
+    ('[data]\ntag_decisions = "none.jsonl"', "DECISIONS_MISSING"),
+    ('[concepts]\nhierarchies = ["none.obo"]', "CONCEPT_FILE_MISSING"),
+    ('[privacy]\nunit = "patient"\n[forget]\nsubjects = ["S"]', "PATIENT_IN_BOTH_SETS"),
+])
+def test_check_refuses_a_plan_that_a_run_refuses(tmp_path: Path, kept: str, code: str) -> None:
+    path, plan = tmp_path / "a.jsonl", tmp_path / "plan.toml"
+    rows = [{"id": f"r{n}", "question": f"Which {n}?", "answer": "x", "patient_id": f"p{n % 6}",
+             "subject": "S" if n < 6 else "T"} for n in range(18)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    damaged = tmp_path / "damaged.jsonl"
+    damaged.write_text("{}\n")
+    text = kept.format(damaged=damaged)
+    if "[data]" not in text:
+        text += "\n[data]"
+    plan.write_text(text.replace("[data]", f'[data]\nfiles = ["{path}"]'))
+    done = RUNNER.invoke(records_app, ["check", "--plan", str(plan)])
+    assert "18 records" in done.output and getattr(done.exception, "code", "") == code
+    assert RUNNER.invoke(records_app, ["check", str(path), "--plan", str(plan)]).exit_code == 0
+
+
 def test_check_raises_what_a_run_would(tmp_path: Path) -> None:
     done = RUNNER.invoke(records_app, ["check", str(tmp_path / "none.jsonl")])
     assert isinstance(done.exception, MedunlearnError)

@@ -46,7 +46,8 @@ def check(
 ) -> None:
     """Read records and count what came out, by subject; bad rows by reason.
 
-    Of the plan's own files it also says how many of their records the plan would forget.
+    Of the plan's own files it also says how many of their records the plan would forget, and
+    refuses what a run would: repairs, decisions or hierarchies that are not there.
 
     Examples:
 
@@ -73,6 +74,8 @@ def check(
     _print(tally, held)
     if asks:
         typer.echo(_split_line(read, reading.plan))
+    if plan is not None and not data:
+        _require_what_a_run_reads(reading.plan)
 
 
 def _forgets_something(forget: ForgetSection) -> bool:
@@ -82,14 +85,27 @@ def _forgets_something(forget: ForgetSection) -> bool:
 
 def _split_line(records: list[Record], plan: Plan) -> str:
     """How many records the plan would forget and keep; raises as a run would."""
+    from medunlearn_client.records.forget_sets import require_whole_patients
     from medunlearn_client.site_data import split_as_planned
 
     split = split_as_planned(
         records, plan.data, plan.forget, plan.concepts, seed=plan.run.seed
     )
+    if plan.privacy.unit == "patient":
+        require_whole_patients(split)
     patients = len({one.patient_id for one in split.forget if one.patient_id is not None})
     of_patients = f", of {patients} patient(s)" if patients else ""
     return f"to forget: {len(split.forget)} record(s){of_patients}; to keep: {len(split.retain)}"
+
+
+def _require_what_a_run_reads(plan: Plan) -> None:
+    """Read what a run reads beside the records, last: who has still to make it sees the counts."""
+    from medunlearn_client.records.repairs import read_repairs
+    from medunlearn_client.site_data import record_tagger
+
+    if plan.data.repairs:
+        read_repairs(Path(plan.data.repairs))
+    record_tagger(plan.concepts, plan.forget, plan.data)
 
 
 class RecordTally:
