@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from medunlearn_client.records import Record
     from medunlearn_client.records.repairs import Repair
     from medunlearn_client.tagging import ConceptTagger
+    from medunlearn_common.plan.sections import Plan
 
 DUPLICATES_FILE: Final = "duplicates.csv"
 DAMAGE_FILE: Final = "damaged_words.csv"
@@ -104,8 +105,7 @@ def check_data(
       medunlearn check-data questions.jsonl.gz --decisions repairs.jsonl --repair mended.jsonl
     """
     reading = reading_of(files, plan, record_format)
-    if decisions is None and reading.plan.data.repairs:
-        decisions = Path(reading.plan.data.repairs)
+    decisions = decisions or _planned_repairs(reading.plan, is_needed=bool(review or repair))
     refuse_same_file(*reading.files, review, decisions, repair, plan)
     if repair is not None:
         _refuse_to_replace(repair, (*reading.files, review, decisions, plan))
@@ -116,6 +116,8 @@ def check_data(
         )
     if sure and repair is None:
         raise Misconfigured("CHECK_SURE_ALONE", "--sure repairs nothing alone", "add --repair")
+    if decisions is not None and review is None:
+        _require_readable(decisions)
     found = _findings(reading, threshold, lost, hierarchy, home)
     for line in summary(found):
         _say(line)
@@ -125,6 +127,27 @@ def check_data(
         _write_tables(found, out, decisions)
     if repair is not None:
         _write_copy(found, repair, decisions, sure=sure)
+
+
+def _planned_repairs(plan: Plan, *, is_needed: bool) -> Path | None:
+    """The repairs that a run of the plan uses; None before the first review."""
+    if not plan.data.repairs:
+        return None
+    path = Path(plan.data.repairs)
+    if is_needed or path.exists():
+        return path
+    Console(stderr=True, highlight=False, emoji=False).print(
+        f"note: the plan's repairs, {path}, are not there yet: --review makes the file",
+        style="dim", markup=False, soft_wrap=True,
+    )
+    return None
+
+
+def _require_readable(decisions: Path) -> None:
+    """Refuse a name mistyped before records are read; a table would ask everything anew."""
+    from medunlearn_client.records.repairs import read_repairs
+
+    read_repairs(decisions)
 
 
 def _findings(
@@ -213,9 +236,7 @@ def _write_tables(found: Findings, out: Path, decisions: Path | None) -> None:
     from medunlearn_client.records.repairs import NO_REPAIRS, read_repairs
     from medunlearn_client.spreadsheets import write_table
 
-    decided = NO_REPAIRS
-    if decisions is not None and decisions.exists():
-        decided = read_repairs(decisions)
+    decided = read_repairs(decisions) if decisions is not None else NO_REPAIRS
     is_open = [not decided.decide_on(one.place, one.word) for one in found.damage]
     # First, since it alone may be refused: then none of the three is written.
     write_damage(out / DAMAGE_FILE, found.records, list(compress(found.damage, is_open)))
