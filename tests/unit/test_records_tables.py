@@ -502,6 +502,37 @@ def test_ids_and_days_are_the_same_from_parquet_as_from_a_workbook(tmp_path: Pat
     assert len(held.rows) == 1
 
 
+@pytest.mark.parametrize(("column", "shown"), [
+    (pa.array([5.7, 7.0, 1e-5]), ["5.7", "7", "1e-05"]),
+    (pa.array([5.7, 7.0, 0.1], pa.float32()), ["5.7", "7", "0.1"]),
+    (pa.array([7, -1, 0], pa.int16()), ["7", "-1", "0"]),
+    (pa.array([True, False, True]), ["true", "false", "true"]),
+    (pa.array([decimal.Decimal("7.50"), decimal.Decimal("7.00"), None]), ["7.5", "7"]),
+    (pa.array([float("nan"), float("inf"), 2.5]), ["2.5"]),
+])
+def test_answers_of_columns_that_are_no_text_are_read_as_from_a_workbook(
+    tmp_path: Path, column: pa.Array, shown: list[str]
+) -> None:
+    """Of laboratory values, all rows were bad; what the workbook of the same table gave was not."""
+    other = pa.array([10, 11, 12]) if pa.types.is_boolean(column.type) else column
+    table = pa.table({"Frage": ["a?", "b?", "c?"], "Antwort": column, "A": column, "B": [99] * 3,
+                      "Fach": other})
+    pq.write_table(table, tmp_path / "a.parquet")
+    columns = ColumnsSection(question="Frage", answer="Antwort", options=("A", "B"), subject="Fach")
+    held = Quarantine(max_bad_fraction=0.7)
+    got = read(tmp_path / "a.parquet", columns=columns, quarantine=held)
+    assert [(r.answer, r.options) for r in got] == [(text, (text, "99")) for text in shown]
+    assert held.count == 3 - len(shown)
+
+
+def test_a_column_of_numbers_that_are_no_whole_ones_holds_no_ids(tmp_path: Path) -> None:
+    for ids in ([7.5, 8.5], [1e16, 1e17], [True, False]):
+        table = pa.table({"id": ids, "question": ["a?", "b?"], "answer": ["a", "b"]})
+        pq.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(MedunlearnError, match="ROW_FIELD_TYPE"):
+            read(tmp_path / "a.parquet", columns=ColumnsSection())
+
+
 def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
     names = ["id", "question", "answer", "patient_id", "patient_id"]
     table = pa.table([["a"], ["Who?"], ["me"], ["p1"], ["p2"]], names=names)

@@ -81,7 +81,7 @@ class MappedReader:
             record_id=record_id or content_id(patient or "", question, answer, *options),
             prompt=prompt, answer=answer, options=options, answer_index=answer_index,
             patient_id=patient,
-            subject=fields.text_or_number(row, columns.subject) if columns.subject else None,
+            subject=fields.cell_text(row, columns.subject) if columns.subject else None,
             target_spans=_spans(prompt, answer, identifiers) if patient else (),
             is_identifier=answer in identifiers,
             confidence=(
@@ -95,7 +95,7 @@ class MappedReader:
         names = self._columns.options
         if len(names) == 1:
             return fields.text_list(row, names[0])
-        return tuple(fields.text_or_number(row, name) for name in names)
+        return tuple(fields.cell_text(row, name) for name in names)
 
     def _answer(self, row: Row, placed: tuple[str | None, ...]) -> tuple[str, int | None]:
         """The answer, and its place among the options that are there.
