@@ -342,6 +342,37 @@ def test_tables_that_are_none(tmp_path: Path, content: bytes, code: str) -> None
     assert code_of(path) == code
 
 
+@pytest.mark.parametrize("kind", ["csv", "xlsx"])
+@pytest.mark.parametrize("above", [["Export vom 01.02."], ["Export", None, ""], ["Export", " "]])
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_a_title_above_the_names_is_told(
+    tmp_path: Path, kind: str, above: list[Any], delimiter: str
+) -> None:
+    """All rows were bad, and that the first row is not the one with the names was not said."""
+    rows = [above, [], HEADER, *ROWS]
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        text = io.StringIO()
+        csv.writer(text, delimiter=delimiter).writerows(rows)
+        path.write_text(text.getvalue(), encoding="utf-8")
+    else:
+        book = openpyxl.Workbook()
+        for row in rows:
+            book.worksheets[0].append(row)
+        book.save(path)
+    with pytest.raises(MedunlearnError, match="the row below has more") as caught:
+        read(path)
+    assert caught.value.code == "DATA_TABLE_HEADER" and "title" in caught.value.hint
+
+
+def test_the_first_reason_is_said_where_all_rows_are_bad(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("Export;01.02.\n" + ";".join(HEADER) + "\n" + ";x" * 9 + "\n")
+    with pytest.raises(MedunlearnError, match="10 cells, and the first row 2") as caught:
+        read(path)
+    assert caught.value.code == "DATA_TOO_MANY_BAD_ROWS"
+
+
 def test_bad_csv_rows(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", ROWS)
     short = b"7,only two\n"

@@ -113,7 +113,8 @@ class Quarantine:
         return Misconfigured(
             "DATA_TOO_MANY_BAD_ROWS",
             f"{self.count} of {total_rows} rows are bad (limit "
-            f"{self.max_bad_fraction:.0%}): {kinds}; the first is {first.file} row {first.row}",
+            f"{self.max_bad_fraction:.0%}): {kinds}; the first is {first.file} row {first.row} "
+            f"({first.reason})",
             f"mend the export or check the format; {where}",
         )
 

@@ -188,6 +188,7 @@ def _rows(lines: _BoundedLines, name: str) -> Iterator[ParsedRow]:
     if told:
         next(reader)
     header: list[str] | None = None
+    first_below = True
     while True:
         number = lines.taken + 1
         lines.begin_row()
@@ -209,6 +210,10 @@ def _rows(lines: _BoundedLines, name: str) -> Iterator[ParsedRow]:
             continue
         if bad is None and not any(cell.strip() for cell in cells):
             continue
+        if first_below:
+            first_below = False
+            separators = max(map("".join(lines.row).count, _DELIMITERS))
+            refuse_title(header, max(filled(cells), 1 + separators), name)
         row = row_from_cells(header, cells) if bad is None else bad
         yield number, row
         if isinstance(row, InvalidRecord):
@@ -280,10 +285,31 @@ def header_names(cells: Sequence[str], name: str) -> list[str]:
     return _header(cells, name)
 
 
+def filled(cells: Sequence[str]) -> int:
+    """How many cells hold something."""
+    return sum(bool(cell.strip()) for cell in cells)
+
+
+def refuse_title(header: Sequence[str], below: int, name: str) -> None:
+    """Refuse a table with a title above its column names, where all rows would be bad.
+
+    Args:
+        header: What was taken for the names.
+        below: Cells of the first row below it.
+        name: What messages call the file.
+
+    Raises:
+        Misconfigured: DATA_TABLE_HEADER.
+    """
+    if len(header) == 1 < below:
+        raise _bad_header(name, "it has one cell, and the row below has more")
+
+
 def row_from_cells(header: Sequence[str], cells: Sequence[str]) -> TextRow | InvalidRecord:
     """One row by column name; empty cells are None."""
     if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
-        return bad_row("ROW_COLUMNS", f"the row has {len(cells)} cells, not {len(header)}")
+        return bad_row("ROW_COLUMNS",
+                       f"the row has {len(cells)} cells, and the first row {len(header)}")
     row = TextRow()
     for column, cell in zip(header, cells, strict=False):
         if "\x00" in cell:
@@ -299,5 +325,5 @@ def row_from_cells(header: Sequence[str], cells: Sequence[str]) -> TextRow | Inv
 def _bad_header(name: str, why: str) -> Misconfigured:
     return Misconfigured(
         "DATA_TABLE_HEADER", f"{name} does not begin with a row of column names: {why}",
-        "give every column one name of its own in the first row",
+        "give every column one name of its own in the first row; take a title above it out",
     )
