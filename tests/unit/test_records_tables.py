@@ -8,6 +8,7 @@ import decimal
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -371,6 +372,48 @@ def test_the_first_reason_is_said_where_all_rows_are_bad(tmp_path: Path) -> None
     with pytest.raises(MedunlearnError, match="10 cells, and the first row 2") as caught:
         read(path)
     assert caught.value.code == "DATA_TOO_MANY_BAD_ROWS"
+
+
+@pytest.mark.parametrize("encoding", ["utf_16_be", "utf_16_le"])
+def test_utf_16_without_its_mark_is_told_and_read_by_name(
+    tmp_path: Path, expected: list[Record], encoding: str
+) -> None:
+    path = write_csv(tmp_path / "a.csv", ROWS, encoding=encoding)
+    with pytest.raises(MedunlearnError, match=encoding) as caught:
+        read(path)
+    assert caught.value.code == "DATA_ENCODING_UNKNOWN"
+    assert read(path, encoding=encoding) == expected
+    lines = tmp_path / "a.jsonl"
+    lines.write_bytes(json.dumps(dict(zip(HEADER, ROWS[0], strict=True))).encode(encoding))
+    assert code_of(lines) == "DATA_FORMAT_UNSUPPORTED"
+
+
+def test_a_row_in_another_encoding_says_as_which_the_file_is_read(tmp_path: Path) -> None:
+    """One cell that was encoded twice makes a file of Windows-1252 look like UTF-8."""
+    path = write_csv(tmp_path / "a.csv", ROWS, encoding="cp1252")
+    path.write_bytes(path.read_bytes().replace(b"egal", "\u00e4".encode(), 1))
+    held = Quarantine(max_bad_fraction=1.0)
+    read_records(path, quarantine=held, options=ReadOptions(columns=COLUMNS, for_sums=True))
+    assert {row.reason for row in held.rows} == {
+        "the row is not in utf-8, as which the file is read; [data] encoding names another"}
+
+
+@pytest.mark.parametrize(("has", "shown"), [
+    ("Fall-\nNummer", "; it has 'Fall-\\\\nNummer'"), ("fall nummer ", "; it has 'fall nummer'"),
+    (SECRET, "does not have$"),
+])
+def test_a_column_of_the_same_letters_is_named_and_no_other(
+    tmp_path: Path, has: str, shown: str
+) -> None:
+    """What stands first in a file without names of columns is a patient."""
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([["Frage", "Antwort", has], ["a?", "b", "7"]])
+    columns = ColumnsSection(question="Frage", answer="Antwort", patient_id="Fall-Nummer")
+    assert code_of(path, columns=columns) == "DATA_COLUMN_MISSING"
+    with pytest.raises(MedunlearnError) as caught:
+        read(path, columns=columns)
+    assert re.search(shown, caught.value.message)
 
 
 def test_bad_csv_rows(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ every place in the text where the value of an ``identifiers`` column stands.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
@@ -59,7 +60,8 @@ class MappedReader:
             if rows and name and not any(name in row for row in rows):
                 raise Misconfigured(
                     "DATA_COLUMN_MISSING",
-                    f"data.columns.{key} names {name!a}, which the file does not have",
+                    f"data.columns.{key} names {name!a}, which the file does not have"
+                    + _alike(name, rows),
                     "compare with the file's first row; names are case-sensitive",
                 )
 
@@ -120,6 +122,21 @@ class MappedReader:
         if right is None:
             raise bad_row("ROW_ANSWER_INDEX", "the answer points to no option")
         return right, index - placed[:index].count(None)
+
+
+def _alike(name: str, rows: list[Row]) -> str:
+    """Of the file's columns, one of the same letters: a line break in a cell is not seen.
+
+    The others are not named: where a file has no row of names, they are a patient's.
+    """
+    letters = _letters(name)
+    found = next((one for row in rows for one in row if _letters(one) == letters), None)
+    return f"; it has {found!a}" if letters and found is not None else ""
+
+
+def _letters(name: str) -> str:
+    """The name without case, white space and signs."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))
 
 
 def _spans(prompt: str, answer: str, identifiers: list[str]) -> tuple[tuple[int, int], ...]:

@@ -12,8 +12,14 @@ from typing import BinaryIO
 
 from medunlearn_client.records import documents, medquad, tables
 from medunlearn_client.records.fields import bad_row
-from medunlearn_client.records.lines import MAX_LINE_BYTES, ParsedRow, line_rows
-from medunlearn_client.records.streams import PACKED_SUFFIXES, damage_explained
+from medunlearn_client.records.lines import (
+    MAX_LINE_BYTES,
+    UTF8_BOM,
+    ParsedRow,
+    line_rows,
+    refuse_foreign,
+)
+from medunlearn_client.records.streams import PACKED_SUFFIXES, damage_explained, head_of
 from medunlearn_common.errors import Misconfigured
 
 OTHER_FILE = "file of another kind"
@@ -26,6 +32,7 @@ DATA_SUFFIXES = frozenset(
     {*TABLE_SUFFIXES, ".json", ".jsonl", ".ndjson", ".xml", ".parquet", ".xlsx", ".zip", ".tar"}
 )
 
+_WORKBOOK_SUFFIXES = (".xlsx", ".xlsm", ".xls")
 _READ_AHEAD = 1 << 20
 # As Hive, Spark and Arrow write partitions.
 _PARTITION = re.compile(r"[A-Za-z_][\w .-]*=.*")
@@ -109,13 +116,23 @@ def empty_file(label: str) -> RowFile:
 def stream_file(
     stream: BufferedReader, suffix: str, options: ContainerOptions, encoding: str, name: str
 ) -> RowFile:
-    """The rows of a text file by its suffix, or by how it begins."""
+    """The rows of a text file by its suffix, or by how it begins.
+
+    Raises:
+        Misconfigured: DATA_FORMAT_UNSUPPORTED.
+    """
     if suffix in TABLE_SUFFIXES:
         rows = tables.table_rows(
             stream, name=name, encoding=encoding, max_line_bytes=options.max_line_bytes
         )
     elif suffix == ".xml":
         rows = _xml(stream)
+    elif suffix in _WORKBOOK_SUFFIXES:
+        refuse_foreign(name, head_of(stream).removeprefix(UTF8_BOM))
+        raise Misconfigured(
+            "DATA_FORMAT_UNSUPPORTED", f"{name} is called a workbook, and is text",
+            "open it in a spreadsheet program and save it as .xlsx, or as CSV in UTF-8",
+        )
     elif documents.starts_document(stream):
         rows = documents.document_rows(stream, name=name)
     else:
