@@ -112,6 +112,23 @@ def test_files_that_hold_nothing_are_counted(tmp_path: Path, kind: str) -> None:
     assert "set aside: 3 x file without a row" in done.output
 
 
+@pytest.mark.parametrize(("ids", "told"), [
+    (("17.0", "r1"), 2), (("17", "18.0"), 2), (("17", "18"), 0), (("1.0.0", "K40.0"), 0),
+])
+def test_ids_that_became_decimals_are_told(
+    tmp_path: Path, ids: tuple[str, str], told: int
+) -> None:
+    """pandas writes a column of numbers with one gap as 17.0: another patient than 17."""
+    path = tmp_path / "a.csv"
+    patient, record = ids
+    path.write_text("id,question,answer,patient_id\n" + "".join(
+        f"{n}{record},Q{n}?,x,{patient}\n" for n in (1, 2)))
+    done = RUNNER.invoke(records_app, ["check", str(path)])
+    assert done.exit_code == 0 and "2 records" in done.output
+    assert (f"note: {told} record(s) have an id such as 17.0" in done.output) == bool(told)
+    assert ("note:" in done.output) == bool(told)
+
+
 def test_a_linked_folder_is_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "2023").mkdir()
     questions(tmp_path / "2023" / "a.jsonl")

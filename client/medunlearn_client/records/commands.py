@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ records_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich",
 )
 _NO_SUBJECT = "(none)"
+_WITH_POINT = re.compile(r"-?\d+\.0+")
 
 
 @records_app.command("check")
@@ -109,12 +111,13 @@ def _require_what_a_run_reads(plan: Plan) -> None:
 
 
 class RecordTally:
-    """Counts of records by subject: all, with options, of patients."""
+    """Counts of records by subject: all, with options, of patients; and ids like ``17.0``."""
 
     def __init__(self) -> None:
         self.records: Counter[str] = Counter()
         self.ranked: Counter[str] = Counter()
         self.of_patients: Counter[str] = Counter()
+        self.with_point = 0
 
     def add(self, record: Record) -> None:
         """Count one more."""
@@ -122,6 +125,8 @@ class RecordTally:
         self.records[subject] += 1
         self.ranked[subject] += bool(record.options)
         self.of_patients[subject] += record.patient_id is not None
+        ids = (record.record_id, record.patient_id or "")
+        self.with_point += any(map(_WITH_POINT.fullmatch, ids))
 
 
 def _print(tally: RecordTally, held: Quarantine) -> None:
@@ -138,6 +143,12 @@ def _print(tally: RecordTally, held: Quarantine) -> None:
         console.print(f"set aside: {count} x {kind}", markup=False)
     for code, count in held.by_code.most_common():
         console.print(f"bad rows: {count} x {code}", markup=False)
+    if tally.with_point:
+        console.print(
+            f"note: {tally.with_point} record(s) have an id such as 17.0, as a column of numbers "
+            "becomes by one gap; to a file that says 17 that is another record or patient",
+            markup=False, soft_wrap=True,
+        )
 
 
 @records_app.command("templates")
