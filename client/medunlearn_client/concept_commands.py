@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from medunlearn_client.output_files import refuse_other_file, refuse_same_file
 from medunlearn_client.reading_options import FormatOption, PlanOption, Reading, reading_of
-from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ConceptsSection, Plan
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from medunlearn_client.tagging.views import TaggedRecord
 
 DEFAULT_HIERARCHY = "builtin"
+_TITLE = "Concepts in "
+_HEAD_BYTES = 1 << 10
 
 FileArgument = Annotated[
     Path, typer.Argument(help="Record file, folder or archive.", show_default=False)
@@ -75,7 +77,9 @@ def tag(
     reading = reading_of([file], plan, record_format)
     planned = reading.plan if plan else None
     decisions = decisions or _planned_decisions(planned)
-    _refuse_same_file(file, html, review, decisions)
+    refuse_same_file(file, html, review, decisions, plan)
+    if html is not None:
+        refuse_other_file(html, _is_page, what="page of tagged records")
     held = read_decisions(decisions) if decisions is not None else NO_DECISIONS
     tagger = _tagger(planned, hierarchy, forget_root, held)
     _tell_notes(tagger)
@@ -89,7 +93,7 @@ def tag(
         _note(f"{unmet} decision(s) of {decisions} meet no mention of these records, whose words "
               "may have changed since: write a new review for what is open")
     if html is not None:
-        text = page(tagged[:limit], tagger.hierarchy.hierarchy, title=f"Concepts in {file.name}")
+        text = page(tagged[:limit], tagger.hierarchy.hierarchy, title=_TITLE + file.name)
         write_atomically(html, text.encode("utf-8"))
         console.print(f"wrote {html}", markup=False, soft_wrap=True)
     if review is not None:
@@ -123,7 +127,7 @@ def decide(
     from medunlearn_client.tagging.readings import DoubtFinder
     from medunlearn_client.tagging.review import read_review
 
-    _refuse_same_file(file, review, decisions)
+    refuse_same_file(file, review, decisions)
     # Without earlier decisions: they change tags, and with them what a row was written for.
     reading = reading_of([file], plan, record_format)
     tagger = _tagger(reading.plan if plan else None, hierarchy, forget_root, NO_DECISIONS)
@@ -173,6 +177,12 @@ def _planned_decisions(plan: Plan | None) -> Path | None:
         return path
     _note(f"the plan's decisions, {path}, are not there yet: `concepts decide` makes the file")
     return None
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file is such a page as ``concepts tag`` writes."""
+    with path.open("rb") as stream:
+        return f"<title>{_TITLE}".encode() in stream.read(_HEAD_BYTES)
 
 
 def _note(text: str) -> None:
@@ -229,11 +239,3 @@ def _summary(console: Console, tagged: list[TaggedRecord]) -> None:
         f"{len(tagged)} record(s), {targets} with a target; mentions by {by_level} "
         f"({others or 'none'})", markup=False, soft_wrap=True,
     )
-
-
-def _refuse_same_file(*files: Path | None) -> None:
-    named = [file.absolute() for file in files if file is not None]
-    if len(set(named)) != len(named):
-        raise Misconfigured(
-            "FILE_TWICE", "one file is named in two places", "give each output its own name"
-        )

@@ -155,12 +155,13 @@ def _unsearched_lines(found: Found, held: Quarantine) -> list[str]:
     """What of the files could not be searched; who was not found may stand there."""
     from medunlearn_client.records.fhir.export import NEXT_PAGE
     from medunlearn_client.records.reading import LOST_NUMBER
-    from medunlearn_client.records.row_file import OTHER_FILE
+    from medunlearn_client.records.row_file import EMPTY_FILE, OTHER_FILE
     from medunlearn_client.records.spreadsheets import OTHER_SHEET
 
     counted = (
         (found.unread, "row(s) could not be read and were not searched"),
         (held.set_aside[OTHER_FILE], "file(s) of another kind were not searched"),
+        (held.set_aside[EMPTY_FILE], "file(s) hold no row, as where a copy of them failed"),
         (held.set_aside[NEXT_PAGE], "bundle(s) name a next page, which was not searched"),
         (held.set_aside[OTHER_SHEET], "further sheet(s) of workbooks were not searched"),
         (held.set_aside[LOST_NUMBER],

@@ -102,6 +102,17 @@ def test_an_unknown_term_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
     assert "CONCEPT_ROOT_UNKNOWN" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("code", ["K40.9", "k40.9"])
+def test_a_code_without_its_terminology_is_offered_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str
+) -> None:
+    outline = tmp_path / "x.outline"
+    outline.write_text("!outline 1\nICD10CM:K40.9 inguinal hernia\nA:2 K40.9 or the like\n")
+    for command in ("explain", "tree"):
+        assert run(command, code, "--hierarchy", str(outline)) == 2
+        assert "ICD10CM:K40.9 (inguinal hernia)" in capsys.readouterr().err
+
+
 def test_search_lists_the_best_first_and_says_how_many_more(
     capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -187,6 +187,21 @@ def test_no_output_overwrites_the_records(run: Run, notes: Path) -> None:
     assert notes.read_bytes() == before
 
 
+def test_a_page_replaces_an_earlier_one_and_nothing_else(
+    run: Run, notes: Path, tmp_path: Path
+) -> None:
+    other, link = tmp_path / "addresses.txt", tmp_path / "link.html"
+    other.write_text("somebody's", encoding="utf-8")
+    status, shown = run("concepts", "tag", notes, "--html", other)
+    assert (status, "FILE_EXISTS" in shown) == (2, True)
+    assert other.read_text(encoding="utf-8") == "somebody's"
+    link.symlink_to(notes)
+    status, shown = run("concepts", "tag", notes, "--html", link)
+    assert (status, "FILE_TWICE" in shown, link.is_symlink()) == (2, True, True)
+    for _ in range(2):
+        assert run("concepts", "tag", notes, "--html", tmp_path / "tagged.html")[0] == 0
+
+
 def test_a_table_with_columns_of_ones_own_is_tagged_by_its_plan(run: Run, tmp_path: Path) -> None:
     table, plan = tmp_path / "notes.csv", tmp_path / "plan.toml"
     table.write_text("Frage;Antwort\nWhat is noted?;inguinal hernia\n", encoding="utf-8")

@@ -64,6 +64,13 @@ def test_parents_may_be_given_by_alias() -> None:
     assert hierarchy.parents("child") == ("new",)
 
 
+def test_a_bare_code_is_found_by_id_and_by_alias() -> None:
+    hierarchy = build(concept("M:D1"), concept("I:D1"), aliases={"M:C23.3": "M:D1"})
+    found = [[one.concept_id for one in hierarchy.of_bare_code(code)]
+             for code in ("D1", "c23.3", "C23", "M:D1", "")]
+    assert found == [["I:D1", "M:D1"], ["M:D1"], [], [], []]
+
+
 def test_get_and_getitem_of_an_unknown_id(diamond: ConceptHierarchy) -> None:
     assert diamond.get("nowhere") is None
     assert "nowhere" not in diamond

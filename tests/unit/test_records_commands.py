@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -35,6 +36,36 @@ def test_check_counts_and_writes_the_quarantine(tmp_path: Path) -> None:
     assert json.loads(bad.read_text())["row"] == 9
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "plan.toml", "linked.jsonl", "export/b.jsonl",
+                                  "export/new.jsonl", "keep.jsonl", "table.xlsx", "export"])
+def test_the_quarantine_replaces_no_file_of_somebody_s(tmp_path: Path, name: str) -> None:
+    """Three lines of quarantine in place of the only export, and nothing said."""
+    path = questions(tmp_path / "a.jsonl")
+    (tmp_path / "export").mkdir()
+    questions(tmp_path / "export" / "b.jsonl")
+    (tmp_path / "plan.toml").write_text("[data]\nmax_bad_fraction = 0.6\n")
+    (tmp_path / "linked.jsonl").symlink_to(path)
+    (tmp_path / "keep.jsonl").write_text('{"kept": 1}\n')
+    (tmp_path / "table.xlsx").write_bytes(b"PK\x03\x04\xff")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    done = RUNNER.invoke(records_app, [
+        "check", str(path), str(tmp_path / "export"), "--plan", str(tmp_path / "plan.toml"),
+        "--quarantine", str(tmp_path / name),
+    ])
+    is_read = name not in ("keep.jsonl", "table.xlsx")
+    assert getattr(done.exception, "code", "") == ("FILE_TWICE" if is_read else "FILE_EXISTS")
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+
+def test_a_quarantine_of_before_and_an_empty_file_are_replaced(tmp_path: Path) -> None:
+    path, bad = questions(tmp_path / "a.jsonl"), tmp_path / "bad.jsonl"
+    bad.touch()
+    for row in (9, 10):
+        done = RUNNER.invoke(records_app, ["check", str(path), "--quarantine", str(bad)])
+        assert done.exit_code == 0 and json.loads(bad.read_text())["row"] == row
+        path.write_text("\n" + path.read_text())
+
+
 @pytest.mark.parametrize("subject", [
     "S\u001b]0;owned\u0007", "[/b]", "[red]S", "S\u202e", "S" * 999,
 ])
@@ -62,6 +93,40 @@ def test_files_that_are_not_read_are_counted(tmp_path: Path, kind: str) -> None:
     done = RUNNER.invoke(records_app, ["check", str(path)])
     assert done.exit_code == 0 and "8 records" in done.output
     assert "set aside: 2 x file of another kind" in done.output
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_files_that_hold_nothing_are_counted(tmp_path: Path, kind: str) -> None:
+    """A bulk export has them; so has one of which a file was not copied."""
+    folder = tmp_path / "export"
+    folder.mkdir()
+    questions(folder / "a.jsonl")
+    (folder / "b.csv").write_bytes(b"")
+    (folder / "c.csv").write_bytes(b"id;question;answer\n")
+    (folder / "d.jsonl.gz").write_bytes(gzip.compress(b""))
+    path = folder
+    if kind != "folder":
+        path = Path(shutil.make_archive(str(tmp_path / "export"), kind, folder))
+    done = RUNNER.invoke(records_app, ["check", str(path)])
+    assert done.exit_code == 0 and "8 records" in done.output
+    assert "set aside: 3 x file without a row" in done.output
+
+
+@pytest.mark.parametrize(("ids", "told"), [
+    (("17.0", "r1"), 2), (("17", "18.0"), 2), (("17", "18"), 0), (("1.0.0", "K40.0"), 0),
+])
+def test_ids_that_became_decimals_are_told(
+    tmp_path: Path, ids: tuple[str, str], told: int
+) -> None:
+    """pandas writes a column of numbers with one gap as 17.0: another patient than 17."""
+    path = tmp_path / "a.csv"
+    patient, record = ids
+    path.write_text("id,question,answer,patient_id\n" + "".join(
+        f"{n}{record},Q{n}?,x,{patient}\n" for n in (1, 2)))
+    done = RUNNER.invoke(records_app, ["check", str(path)])
+    assert done.exit_code == 0 and "2 records" in done.output
+    assert (f"note: {told} record(s) have an id such as 17.0" in done.output) == bool(told)
+    assert ("note:" in done.output) == bool(told)
 
 
 def test_a_linked_folder_is_not_passed_over(tmp_path: Path) -> None:
@@ -100,6 +165,29 @@ def test_check_says_what_the_plan_would_forget_of_its_own_files(tmp_path: Path) 
     assert "to forget" not in checked('records = ["r1"]', str(path))
     assert checked('subjects = ["Misspelt"]') == "FORGET_ID_UNKNOWN"
     assert checked('subjects = ["S"]') == "FORGET_LARGER_THAN_RETAIN"
+
+
+@pytest.mark.parametrize(("kept", "code"), [
+    ('[data]\nrepairs = "none.jsonl"', "DECISIONS_MISSING"),
+    ('[data]\nrepairs = "{damaged}"', "REPAIRS_DAMAGED"),
+    ('[data]\ntag_decisions = "none.jsonl"', "DECISIONS_MISSING"),
+    ('[concepts]\nhierarchies = ["none.obo"]', "CONCEPT_FILE_MISSING"),
+    ('[privacy]\nunit = "patient"\n[forget]\nsubjects = ["S"]', "PATIENT_IN_BOTH_SETS"),
+])
+def test_check_refuses_a_plan_that_a_run_refuses(tmp_path: Path, kept: str, code: str) -> None:
+    path, plan = tmp_path / "a.jsonl", tmp_path / "plan.toml"
+    rows = [{"id": f"r{n}", "question": f"Which {n}?", "answer": "x", "patient_id": f"p{n % 6}",
+             "subject": "S" if n < 6 else "T"} for n in range(18)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    damaged = tmp_path / "damaged.jsonl"
+    damaged.write_text("{}\n")
+    text = kept.format(damaged=damaged)
+    if "[data]" not in text:
+        text += "\n[data]"
+    plan.write_text(text.replace("[data]", f'[data]\nfiles = ["{path}"]'))
+    done = RUNNER.invoke(records_app, ["check", "--plan", str(plan)])
+    assert "18 records" in done.output and getattr(done.exception, "code", "") == code
+    assert RUNNER.invoke(records_app, ["check", str(path), "--plan", str(plan)]).exit_code == 0
 
 
 def test_check_raises_what_a_run_would(tmp_path: Path) -> None:

@@ -342,6 +342,24 @@ def test_foreign_files_are_named(tmp_path: Path) -> None:
         assert code_of(tmp_path / name) == "DATA_FORMAT_UNSUPPORTED"
 
 
+@pytest.mark.parametrize(("data", "said"), [
+    (b"id;question;answer\n1;a?;b\n", "called a workbook, and is text"),
+    (b"\r\n <HTML><table><tr><td>id</td></tr></table></HTML>", "looks like HTML"),
+    (b"\xef\xbb\xbf<!DOCTYPE html><html></html>", "looks like HTML"),
+    (b'<?xml version="1.0"?><Workbook/>', "looks like XML"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1", "old Excel workbook"),
+])
+@pytest.mark.parametrize("name", ["a.xlsx", "a.xls"])
+def test_what_is_called_a_workbook_and_is_none_is_named(
+    tmp_path: Path, name: str, data: bytes, said: str
+) -> None:
+    """Many systems give HTML the name of a workbook: it was a row that is no JSON."""
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(MedunlearnError, match=said) as caught:
+        read_records(tmp_path / name)
+    assert caught.value.code == "DATA_FORMAT_UNSUPPORTED"
+
+
 def test_nothing_is_left_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()

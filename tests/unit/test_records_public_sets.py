@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from medunlearn_client.records import Quarantine, read_records
+from medunlearn_client.records.documents import is_document
 from medunlearn_common.errors import MedunlearnError
 
 MHQA = (
@@ -181,6 +182,26 @@ def test_pubmedqa_as_published_on_the_hub_and_distilled(tmp_path: Path) -> None:
                  "answer": "maybe", "long_answer": "It may work."}
     for name, row in (("hub", hub), ("distilled", distilled)):
         assert read_records(write(tmp_path / f"{name}.jsonl", [row])) == records[:2]
+
+
+@pytest.mark.parametrize(("count", "end"), [(1, ""), (2, "\n"), (200, ""), (200, "\r\n")])
+def test_pubmedqa_on_one_line_as_it_is_published(tmp_path: Path, count: int, end: str) -> None:
+    path = tmp_path / "ori_pqal.json"
+    by_id = {f"{n}": PUBMEDQA | {"CONTEXTS": ['a "}" b'] * 40} for n in range(count)}
+    path.write_text(json.dumps(by_id) + end)
+    assert len(read_records(path)) == 2 * count
+
+
+def test_an_object_of_objects_is_told_wherever_its_beginning_ends() -> None:
+    entry = json.dumps({"QUESTION": 'a "}, b\\"', "n": [{}]})
+    text = f'{{"1": {entry}, "2\\"": {entry}}}'.encode()
+    first = text.index(b', "2') + 1
+    assert all(is_document(text[:end]) for end in range(first, len(text) + 1))
+    for row in ({"options": {"A": "x"}, "question": "y"}, {"id": "1", "extra": {}},
+                {"meta": {}, "text": {}, "resourceType": "Patient"}):
+        assert not is_document(json.dumps(row).encode())
+        assert not is_document(json.dumps(row).encode() + b"\n" + text)
+    assert not is_document(text + b"\n" + text)
 
 
 def test_pubmedqa_with_another_decision_is_bad(tmp_path: Path) -> None:

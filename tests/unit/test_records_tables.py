@@ -8,6 +8,7 @@ import decimal
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -377,6 +378,79 @@ def test_tables_that_are_none(tmp_path: Path, content: bytes, code: str) -> None
     assert code_of(path) == code
 
 
+@pytest.mark.parametrize("kind", ["csv", "xlsx"])
+@pytest.mark.parametrize("above", [["Export vom 01.02."], ["Export", None, ""], ["Export", " "]])
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_a_title_above_the_names_is_told(
+    tmp_path: Path, kind: str, above: list[Any], delimiter: str
+) -> None:
+    """All rows were bad, and that the first row is not the one with the names was not said."""
+    rows = [above, [], HEADER, *ROWS]
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        text = io.StringIO()
+        csv.writer(text, delimiter=delimiter).writerows(rows)
+        path.write_text(text.getvalue(), encoding="utf-8")
+    else:
+        book = openpyxl.Workbook()
+        for row in rows:
+            book.worksheets[0].append(row)
+        book.save(path)
+    with pytest.raises(MedunlearnError, match="the row below has more") as caught:
+        read(path)
+    assert caught.value.code == "DATA_TABLE_HEADER" and "title" in caught.value.hint
+
+
+def test_the_first_reason_is_said_where_all_rows_are_bad(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("Export;01.02.\n" + ";".join(HEADER) + "\n" + ";x" * 9 + "\n")
+    with pytest.raises(MedunlearnError, match="10 cells, and the first row 2") as caught:
+        read(path)
+    assert caught.value.code == "DATA_TOO_MANY_BAD_ROWS"
+
+
+@pytest.mark.parametrize("encoding", ["utf_16_be", "utf_16_le"])
+def test_utf_16_without_its_mark_is_told_and_read_by_name(
+    tmp_path: Path, expected: list[Record], encoding: str
+) -> None:
+    path = write_csv(tmp_path / "a.csv", ROWS, encoding=encoding)
+    with pytest.raises(MedunlearnError, match=encoding) as caught:
+        read(path)
+    assert caught.value.code == "DATA_ENCODING_UNKNOWN"
+    assert read(path, encoding=encoding) == expected
+    lines = tmp_path / "a.jsonl"
+    lines.write_bytes(json.dumps(dict(zip(HEADER, ROWS[0], strict=True))).encode(encoding))
+    assert code_of(lines) == "DATA_FORMAT_UNSUPPORTED"
+
+
+def test_a_row_in_another_encoding_says_as_which_the_file_is_read(tmp_path: Path) -> None:
+    """One cell that was encoded twice makes a file of Windows-1252 look like UTF-8."""
+    path = write_csv(tmp_path / "a.csv", ROWS, encoding="cp1252")
+    path.write_bytes(path.read_bytes().replace(b"egal", "\u00e4".encode(), 1))
+    held = Quarantine(max_bad_fraction=1.0)
+    read_records(path, quarantine=held, options=ReadOptions(columns=COLUMNS, for_sums=True))
+    assert {row.reason for row in held.rows} == {
+        "the row is not in utf-8, as which the file is read; [data] encoding names another"}
+
+
+@pytest.mark.parametrize(("has", "shown"), [
+    ("Fall-\nNummer", "; it has 'Fall-\\\\nNummer'"), ("fall nummer ", "; it has 'fall nummer'"),
+    (SECRET, "does not have$"),
+])
+def test_a_column_of_the_same_letters_is_named_and_no_other(
+    tmp_path: Path, has: str, shown: str
+) -> None:
+    """What stands first in a file without names of columns is a patient."""
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([["Frage", "Antwort", has], ["a?", "b", "7"]])
+    columns = ColumnsSection(question="Frage", answer="Antwort", patient_id="Fall-Nummer")
+    assert code_of(path, columns=columns) == "DATA_COLUMN_MISSING"
+    with pytest.raises(MedunlearnError) as caught:
+        read(path, columns=columns)
+    assert re.search(shown, caught.value.message)
+
+
 def test_bad_csv_rows(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", ROWS)
     short = b"7,only two\n"
@@ -535,6 +609,37 @@ def test_ids_and_days_are_the_same_from_parquet_as_from_a_workbook(tmp_path: Pat
         (str(large), "7", "1980-03-05"), (str(large + 1), "9", "2020-01-02T08:30:00"),
     ]
     assert len(held.rows) == 1
+
+
+@pytest.mark.parametrize(("column", "shown"), [
+    (pa.array([5.7, 7.0, 1e-5]), ["5.7", "7", "1e-05"]),
+    (pa.array([5.7, 7.0, 0.1], pa.float32()), ["5.7", "7", "0.1"]),
+    (pa.array([7, -1, 0], pa.int16()), ["7", "-1", "0"]),
+    (pa.array([True, False, True]), ["true", "false", "true"]),
+    (pa.array([decimal.Decimal("7.50"), decimal.Decimal("7.00"), None]), ["7.5", "7"]),
+    (pa.array([float("nan"), float("inf"), 2.5]), ["2.5"]),
+])
+def test_answers_of_columns_that_are_no_text_are_read_as_from_a_workbook(
+    tmp_path: Path, column: pa.Array, shown: list[str]
+) -> None:
+    """Of laboratory values, all rows were bad; what the workbook of the same table gave was not."""
+    other = pa.array([10, 11, 12]) if pa.types.is_boolean(column.type) else column
+    table = pa.table({"Frage": ["a?", "b?", "c?"], "Antwort": column, "A": column, "B": [99] * 3,
+                      "Fach": other})
+    pq.write_table(table, tmp_path / "a.parquet")
+    columns = ColumnsSection(question="Frage", answer="Antwort", options=("A", "B"), subject="Fach")
+    held = Quarantine(max_bad_fraction=0.7)
+    got = read(tmp_path / "a.parquet", columns=columns, quarantine=held)
+    assert [(r.answer, r.options) for r in got] == [(text, (text, "99")) for text in shown]
+    assert held.count == 3 - len(shown)
+
+
+def test_a_column_of_numbers_that_are_no_whole_ones_holds_no_ids(tmp_path: Path) -> None:
+    for ids in ([7.5, 8.5], [1e16, 1e17], [True, False]):
+        table = pa.table({"id": ids, "question": ["a?", "b?"], "answer": ["a", "b"]})
+        pq.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(MedunlearnError, match="ROW_FIELD_TYPE"):
+            read(tmp_path / "a.parquet", columns=ColumnsSection())
 
 
 def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:

@@ -204,7 +204,8 @@ def test_what_was_decided_on_is_asked_no_more_until_its_words_change(
     data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def asked(out: Path) -> list[str]:
-        assert run(data_file, "--out", out, "--decisions", kept) == 0
+        decided = ("--decisions", kept) if kept.exists() else ()
+        assert run(data_file, "--out", out, *decided) == 0
         return [row["word"] for _, row in read_table(out / "damaged_words.csv", COLUMNS)]
 
     kept = tmp_path / "repairs.jsonl"
@@ -344,12 +345,53 @@ def test_options_that_do_nothing_alone_are_refused(
     assert "hint" in capsys.readouterr().err
 
 
+def test_decisions_that_are_not_there_are_told(
+    data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table that asks everything anew looks as if nobody had decided yet."""
+    out, plan, kept = tmp_path / "out", tmp_path / "plan.toml", tmp_path / "kept.jsonl"
+    for options in (("--out", out), ("--repair", tmp_path / "copy.jsonl"), ()):
+        assert run(data_file, "--decisions", kept, *options) == 2
+        assert "DECISIONS_MISSING" in capsys.readouterr().err
+    assert not out.exists()
+    # A plan names them before the first review makes them; a copy without them is none.
+    plan.write_text(f'[data]\nfiles = ["{data_file}"]\nrepairs = "{kept}"\n')
+    assert run("--plan", plan, "--out", out) == 0
+    assert "not there yet" in capsys.readouterr().err
+    assert run("--plan", plan, "--repair", tmp_path / "copy.jsonl") == 2
+    table = edited(out / "damaged_words.csv", lambda rows: decide(rows, "accept"))
+    assert run("--plan", plan, "--review", table, "--out", tmp_path / "again") == 0
+    assert kept.exists() and "not there yet" not in capsys.readouterr().err
+
+
 def test_the_records_themselves_are_never_the_target(data_file: Path) -> None:
     before = data_file.read_bytes()
     link = data_file.with_name("link.jsonl")
     link.symlink_to(data_file)
     assert run(data_file, "--repair", link, "--sure") == 2
     assert data_file.read_bytes() == before
+
+
+def test_a_copy_replaces_an_earlier_one_and_nothing_else(
+    data_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, copy = tmp_path / "other.jsonl", tmp_path / "mended.jsonl"
+    other.write_text('{"id": "somebody\'s"}\n', encoding="utf-8")
+    assert run(data_file, "--repair", other, "--sure") == 2
+    assert "FILE_EXISTS" in capsys.readouterr().err
+    assert other.read_text(encoding="utf-8") == '{"id": "somebody\'s"}\n'
+    assert run(data_file, "--repair", copy, "--sure") == 0
+    assert run(data_file, "--repair", copy, "--sure") == 0
+    assert run(data_file, "--out", tmp_path / "out") == 0
+    table = tmp_path / "mended.jsonl.changes.csv"
+    (tmp_path / "out" / "damaged_words.csv").replace(table)
+    assert run(data_file, "--review", table, "--decisions", tmp_path / "kept.jsonl",
+               "--repair", copy) == 2
+    folder = tmp_path / "export"
+    folder.mkdir()
+    data_file.replace(folder / "data.jsonl")
+    assert run(folder, "--repair", folder / "mended.jsonl", "--sure") == 2
+    assert "FILE_TWICE" in capsys.readouterr().err
 
 
 # --- wrong subjects ------------------------------------------------------------------------------

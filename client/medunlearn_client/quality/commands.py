@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
+from medunlearn_client.output_files import (
+    refuse_other_file,
+    refuse_same_file,
+    refuse_what_is_read,
+)
 from medunlearn_client.reading_options import FormatOption, PlanOption, Reading, reading_of
 from medunlearn_common.errors import Misconfigured
 
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
     from medunlearn_client.records import Record
     from medunlearn_client.records.repairs import Repair
     from medunlearn_client.tagging import ConceptTagger
+    from medunlearn_common.plan.sections import Plan
 
 DUPLICATES_FILE: Final = "duplicates.csv"
 DAMAGE_FILE: Final = "damaged_words.csv"
@@ -99,9 +105,10 @@ def check_data(
       medunlearn check-data questions.jsonl.gz --decisions repairs.jsonl --repair mended.jsonl
     """
     reading = reading_of(files, plan, record_format)
-    if decisions is None and reading.plan.data.repairs:
-        decisions = Path(reading.plan.data.repairs)
-    _refuse_same_file(*reading.files, review, decisions, repair)
+    decisions = decisions or _planned_repairs(reading.plan, is_needed=bool(review or repair))
+    refuse_same_file(*reading.files, review, decisions, repair, plan)
+    if repair is not None:
+        _refuse_to_replace(repair, (*reading.files, review, decisions, plan))
     if review is not None and decisions is None:
         raise Misconfigured(
             "CHECK_DECISIONS_MISSING", "a review, and nowhere to keep its decisions",
@@ -109,6 +116,8 @@ def check_data(
         )
     if sure and repair is None:
         raise Misconfigured("CHECK_SURE_ALONE", "--sure repairs nothing alone", "add --repair")
+    if decisions is not None and review is None:
+        _require_readable(decisions)
     found = _findings(reading, threshold, lost, hierarchy, home)
     for line in summary(found):
         _say(line)
@@ -118,6 +127,27 @@ def check_data(
         _write_tables(found, out, decisions)
     if repair is not None:
         _write_copy(found, repair, decisions, sure=sure)
+
+
+def _planned_repairs(plan: Plan, *, is_needed: bool) -> Path | None:
+    """The repairs that a run of the plan uses; None before the first review."""
+    if not plan.data.repairs:
+        return None
+    path = Path(plan.data.repairs)
+    if is_needed or path.exists():
+        return path
+    Console(stderr=True, highlight=False, emoji=False).print(
+        f"note: the plan's repairs, {path}, are not there yet: --review makes the file",
+        style="dim", markup=False, soft_wrap=True,
+    )
+    return None
+
+
+def _require_readable(decisions: Path) -> None:
+    """Refuse a name mistyped before records are read; a table would ask everything anew."""
+    from medunlearn_client.records.repairs import read_repairs
+
+    read_repairs(decisions)
 
 
 def _findings(
@@ -206,9 +236,7 @@ def _write_tables(found: Findings, out: Path, decisions: Path | None) -> None:
     from medunlearn_client.records.repairs import NO_REPAIRS, read_repairs
     from medunlearn_client.spreadsheets import write_table
 
-    decided = NO_REPAIRS
-    if decisions is not None and decisions.exists():
-        decided = read_repairs(decisions)
+    decided = read_repairs(decisions) if decisions is not None else NO_REPAIRS
     is_open = [not decided.decide_on(one.place, one.word) for one in found.damage]
     # First, since it alone may be refused: then none of the three is written.
     write_damage(out / DAMAGE_FILE, found.records, list(compress(found.damage, is_open)))
@@ -240,13 +268,24 @@ def _write_copy(found: Findings, target: Path, decisions: Path | None, *, sure: 
         mended, made = repairs.repaired(record)
         changes += made
         lines.append(json.dumps(row_from_record(mended), ensure_ascii=False) + "\n")
-    listed = target.with_name(target.name + CHANGES_SUFFIX)
+    listed = _changes_of(target)
     write_changes(listed, changes)
     write_atomically(target, "".join(lines).encode("utf-8"))
     rows = len({one.record_id for one in changes})
     _say(f"wrote {target}: {len(changes)} word(s) repaired in {rows} record(s), see {listed}")
     if unused := decided.unused(changes):
         _say(f"{unused} decision(s) changed nothing: their words do not stand there any more")
+
+
+def _changes_of(copy: Path) -> Path:
+    return copy.with_name(copy.name + CHANGES_SUFFIX)
+
+
+def _refuse_to_replace(copy: Path, read: Sequence[Path | None]) -> None:
+    """A copy of before has its list of changes beside it; any other file is somebody's data."""
+    for written in (copy, _changes_of(copy)):
+        refuse_what_is_read(written, read)
+    refuse_other_file(copy, lambda path: _changes_of(path).is_file(), what="repaired copy")
 
 
 def _check_options(threshold: float, letters: Sequence[str]) -> None:
@@ -257,14 +296,6 @@ def _check_options(threshold: float, letters: Sequence[str]) -> None:
     if not all(one.isalpha() and one.islower() for one in letters):
         raise Misconfigured(
             "CHECK_LETTERS", "lost letters are not lower-case letters", "use --lost rt, say"
-        )
-
-
-def _refuse_same_file(*files: Path | None) -> None:
-    named = [file.resolve() for file in files if file is not None]
-    if len(set(named)) != len(named):
-        raise Misconfigured(
-            "FILE_TWICE", "one file is named in two places", "give each output its own name"
         )
 
 

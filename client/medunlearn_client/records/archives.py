@@ -24,6 +24,7 @@ from medunlearn_client.records.row_file import (
     TABLE_SUFFIXES,
     ContainerOptions,
     RowFile,
+    empty_file,
     explained,
     is_data,
     is_hidden,
@@ -94,12 +95,16 @@ def _zip(
     for info in archive.infolist():
         _refuse_leaving(info.filename, label)
         is_folder = info.filename.endswith("/")  # info.is_dir() needs a name
-        if is_folder or not info.file_size or is_hidden(info.filename):
+        if is_folder or is_hidden(info.filename):
             continue
         if not is_data(info.filename):
             yield unread_file(label)
             continue
         refuse_partition(info.filename, label)
+        if not info.file_size:
+            number += 1
+            yield empty_file(f"{label}#{number}")
+            continue
         if info.flag_bits & 1:
             raise Misconfigured(
                 "DATA_FORMAT_UNSUPPORTED", f"{label} is protected by a password",
@@ -130,13 +135,16 @@ def tar_files(
         _refuse_leaving(info.name, label)
         if info.issym() or info.islnk():
             raise leaves_folder(label)
-        if member is None or not info.size or is_hidden(info.name):
+        if member is None or is_hidden(info.name):
             continue
         if not is_data(info.name):
             yield unread_file(label)
             continue
         refuse_partition(info.name, label)
         number += 1
+        if not info.size:
+            yield empty_file(f"{label}#{number}")
+            continue
         packed = _Packed(suffix=suffix_of(info.name), allowance=allowance)
         yield _member(member, packed, options, f"{label}#{number}")
 

@@ -51,8 +51,17 @@ def bounded_rows(
         stop = int(np.searchsorted(ends, limit, side="right"))
         some = batch.slice(start, stop - start).cast(schema)
         some.validate(full=True)
-        yield from some.to_pylist()
+        yield from _without_artefacts(some).to_pylist()
         start = stop
+
+
+def _without_artefacts(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Floats of 32 bits as the doubles that are written alike: 5.7, and not 5.699999809265137."""
+    for place, field in enumerate(batch.schema):
+        if pa.types.is_float32(field.type):
+            doubles = batch.column(place).cast(pa.string()).cast(pa.float64())
+            batch = batch.set_column(place, field.name, doubles)
+    return batch
 
 
 def _sizes(array: pa.Array) -> Sizes:

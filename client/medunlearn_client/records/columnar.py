@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medunlearn_client.records.bounded_batches import bounded_rows
-from medunlearn_client.records.fields import bad_row
+from medunlearn_client.records.fields import ColumnRow, bad_row
 from medunlearn_client.records.lines import MAX_LINE_BYTES, ParsedRow, check_tree
 from medunlearn_client.records.record import InvalidRecord
 from medunlearn_client.records.streams import FREE_BYTES, MAX_EXPANSION
@@ -221,7 +221,7 @@ def _checked(row: dict[str, Any] | InvalidRecord) -> dict[str, Any] | InvalidRec
     if isinstance(row, InvalidRecord):
         return row
     try:
-        plain = {str(name): _plain(value) for name, value in row.items()}
+        plain = ColumnRow({str(name): _plain(value) for name, value in row.items()})
         check_tree(plain)
     except InvalidRecord as error:
         return error

@@ -23,6 +23,7 @@ from medunlearn_client.records.row_file import (
     TABLE_SUFFIXES,
     ContainerOptions,
     RowFile,
+    empty_file,
     is_data,
     is_hidden,
     leaves_folder,
@@ -83,9 +84,11 @@ def _folder(folder: Path, options: ContainerOptions) -> Iterator[RowFile]:
         refuse_partition(name, folder.name)
         number += 1
         label = f"{folder.name}#{number}"
-        if path.stat().st_size:  # bulk exports hold empty files for types without resources
-            with damage_explained(label):
-                yield from _file(path, options, label)
+        if not path.stat().st_size:  # bulk exports hold such for types without resources
+            yield empty_file(label)
+            continue
+        with damage_explained(label):
+            yield from _file(path, options, label)
     if not number:
         raise Misconfigured(
             "DATA_FOLDER_EMPTY", f"{folder} holds no file that can be read",

@@ -6,6 +6,7 @@ memory stays within one item's limit however long the document is.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from io import BufferedReader
@@ -30,6 +31,8 @@ MAX_ITEM_BYTES = 16 << 20
 KEY_FIELD = "id"
 
 _BUNDLE = re.compile(rb'"resourceType"\s*:\s*"Bundle"')
+_KEY_OF_OBJECT = re.compile(r'\s*,?\s*"(?:[^"\\]|\\.)*"\s*:\s*\{')
+_END_OR_CUT = re.compile(r'\s*(?:\}\s*|,\s*(?:"(?:[^"\\]|\\.)*\\?(?:"\s*:?\s*)?)?)?')
 _OPEN_ENDED = (b"{", b"[", b",")
 # Parts of a bundle that are objects, yet no rows.
 _BUNDLE_PARTS = frozenset({"meta", "identifier", "signature", "text"})
@@ -46,7 +49,22 @@ def is_document(head: bytes) -> bool:
     first, newline, _ = start.partition(b"\n")
     if newline and first.rstrip().endswith(_OPEN_ENDED):
         return True
-    return not newline and _BUNDLE.search(first) is not None
+    if start[len(first) + 1 :].strip():
+        return False
+    return _is_keyed(first) or (not newline and _BUNDLE.search(first) is not None)
+
+
+def _is_keyed(line: bytes) -> bool:
+    """Whether all values that end within the start of a line are objects: no row is like that."""
+    text, decoder = line.decode("utf-8", "ignore"), json.JSONDecoder()
+    place, is_keyed = 1, False
+    while key := _KEY_OF_OBJECT.match(text, place):
+        try:
+            _, place = decoder.raw_decode(text, key.end() - 1)
+        except (ValueError, RecursionError):  # cut, or damaged: lines say where
+            return is_keyed
+        is_keyed = True
+    return is_keyed and _END_OR_CUT.fullmatch(text, place) is not None
 
 
 def document_rows(stream: BufferedReader, *, name: str) -> Iterator[ParsedRow]:

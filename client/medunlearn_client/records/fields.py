@@ -36,6 +36,13 @@ class TextRow(dict[str, Any]):
     """
 
 
+class ColumnRow(dict[str, Any]):
+    """A row of columns that have types (Parquet, a saved data set): no column need be text.
+
+    Where a schema wants a text, a number or a flag is shown as a spreadsheet shows it.
+    """
+
+
 class RoundedText(str):
     """A spreadsheet's number so long that it lost its last digits: it is good for no id."""
 
@@ -70,11 +77,24 @@ def required_text(row: Row, name: str) -> str:
 def optional_text(row: Row, name: str) -> str | None:
     """The field's text, stripped, or None where it is absent, null or empty."""
     value = row.get(name)
+    return _text(_shown(value) if isinstance(row, ColumnRow) else value, name)
+
+
+def _text(value: object, name: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
         raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not a string")
     return value.strip() or None
+
+
+def _shown(value: object) -> object:
+    """A number or a flag as text; as it is where it is none, or rounded already."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and abs(value) < EXACT_BELOW:
+        return str(int(value) if value.is_integer() else value)
+    return str(value) if isinstance(value, int) else value
 
 
 def identifier_text(row: Row, name: str) -> str | None:
@@ -140,7 +160,12 @@ def text_or_number(row: Row, name: str) -> str | None:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return optional_text(row, name)
+    return _text(value, name)
+
+
+def cell_text(row: Row, name: str) -> str | None:
+    """As ``text_or_number``; of a column that has a type, whatever ``optional_text`` shows."""
+    return (optional_text if isinstance(row, ColumnRow) else text_or_number)(row, name)
 
 
 def optional_index(row: Row, name: str) -> int | None:

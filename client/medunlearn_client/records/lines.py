@@ -29,7 +29,14 @@ _FOREIGN_MAGIC = {
     b"SQLite": "SQLite",
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
+    b"{\x00": "UTF-16",
+    b"\x00{": "UTF-16",
+    b"<html": "HTML",
+    b"<!doctype html": "HTML",
+    b"<table": "HTML",
+    b"<?xml": "XML",
 }
+_LONGEST_MAGIC = max(map(len, _FOREIGN_MAGIC))
 UTF8_BOM = b"\xef\xbb\xbf"
 
 ParsedRow = tuple[int, dict[str, Any] | InvalidRecord]
@@ -63,7 +70,9 @@ def refuse_foreign(name: str, line: bytes) -> None:
     Raises:
         Misconfigured: DATA_FORMAT_UNSUPPORTED.
     """
-    kind = next((what for magic, what in _FOREIGN_MAGIC.items() if line.startswith(magic)), None)
+    starts = (line, line.lstrip()[:_LONGEST_MAGIC].lower())
+    kind = next((what for magic, what in _FOREIGN_MAGIC.items()
+                 if any(start.startswith(magic) for start in starts)), None)
     if kind is not None:
         raise Misconfigured(
             "DATA_FORMAT_UNSUPPORTED",

@@ -7,6 +7,7 @@ every place in the text where the value of an ``identifiers`` column stands.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
@@ -59,7 +60,8 @@ class MappedReader:
             if rows and name and not any(name in row for row in rows):
                 raise Misconfigured(
                     "DATA_COLUMN_MISSING",
-                    f"data.columns.{key} names {name!a}, which the file does not have",
+                    f"data.columns.{key} names {name!a}, which the file does not have"
+                    + _alike(name, rows),
                     "compare with the file's first row; names are case-sensitive",
                 )
 
@@ -81,7 +83,7 @@ class MappedReader:
             record_id=record_id or content_id(patient or "", question, answer, *options),
             prompt=prompt, answer=answer, options=options, answer_index=answer_index,
             patient_id=patient,
-            subject=fields.text_or_number(row, columns.subject) if columns.subject else None,
+            subject=fields.cell_text(row, columns.subject) if columns.subject else None,
             target_spans=_spans(prompt, answer, identifiers) if patient else (),
             is_identifier=answer in identifiers,
             confidence=(
@@ -95,7 +97,7 @@ class MappedReader:
         names = self._columns.options
         if len(names) == 1:
             return fields.text_list(row, names[0])
-        return tuple(fields.text_or_number(row, name) for name in names)
+        return tuple(fields.cell_text(row, name) for name in names)
 
     def _answer(self, row: Row, placed: tuple[str | None, ...]) -> tuple[str, int | None]:
         """The answer, and its place among the options that are there.
@@ -120,6 +122,21 @@ class MappedReader:
         if right is None:
             raise bad_row("ROW_ANSWER_INDEX", "the answer points to no option")
         return right, index - placed[:index].count(None)
+
+
+def _alike(name: str, rows: list[Row]) -> str:
+    """Of the file's columns, one of the same letters: a line break in a cell is not seen.
+
+    The others are not named: where a file has no row of names, they are a patient's.
+    """
+    letters = _letters(name)
+    found = next((one for row in rows for one in row if _letters(one) == letters), None)
+    return f"; it has {found!a}" if letters and found is not None else ""
+
+
+def _letters(name: str) -> str:
+    """The name without case, white space and signs."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))
 
 
 def _spans(prompt: str, answer: str, identifiers: list[str]) -> tuple[tuple[int, int], ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from medunlearn_client.records.record import InvalidRecord
@@ -19,6 +19,8 @@ from medunlearn_common.files import write_atomically
 
 DEFAULT_MAX_BAD_FRACTION = 0.2
 MAX_KEPT = 10_000
+_FURTHER = "further_bad_rows"
+_LONGEST_LINE = 1 << 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ class Quarantine:
         if self.path is not None and self._rows:
             lines = [json.dumps(asdict(row)) for row in self._rows]
             if self.count > len(self._rows):
-                lines.append(json.dumps({"further_bad_rows": self.count - len(self._rows)}))
+                lines.append(json.dumps({_FURTHER: self.count - len(self._rows)}))
             _write_lines(self.path, lines)
         if self.count > self.max_bad_fraction * total_rows:
             raise self._too_many(total_rows)
@@ -111,7 +113,8 @@ class Quarantine:
         return Misconfigured(
             "DATA_TOO_MANY_BAD_ROWS",
             f"{self.count} of {total_rows} rows are bad (limit "
-            f"{self.max_bad_fraction:.0%}): {kinds}; the first is {first.file} row {first.row}",
+            f"{self.max_bad_fraction:.0%}): {kinds}; the first is {first.file} row {first.row} "
+            f"({first.reason})",
             f"mend the export or check the format; {where}",
         )
 
@@ -125,3 +128,21 @@ def _write_lines(path: Path, lines: Sequence[str]) -> None:
             "QUARANTINE_UNWRITABLE", f"the list of bad rows: {error.message}",
             "free space on the disk or choose another folder",
         ) from error
+
+
+def is_quarantine_file(path: Path) -> bool:
+    """Whether a file is a list of bad rows, and nothing else, as :meth:`Quarantine.finish` writes.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    ours = ({each.name for each in fields(BadRow)}, {_FURTHER})
+    with path.open("rb") as stream:
+        while line := stream.readline(_LONGEST_LINE):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                return False
+            if not isinstance(row, dict) or row.keys() not in ours:
+                return False
+    return True

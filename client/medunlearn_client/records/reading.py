@@ -32,7 +32,12 @@ from medunlearn_client.records.mapped import MappedReader
 from medunlearn_client.records.merges import merged
 from medunlearn_client.records.quarantine import Quarantine
 from medunlearn_client.records.record import InvalidRecord, Record
-from medunlearn_client.records.row_file import ContainerOptions, RowFile
+from medunlearn_client.records.row_file import (
+    EMPTY_FILE,
+    OTHER_FILE,
+    ContainerOptions,
+    RowFile,
+)
 from medunlearn_client.records.seen import SeenIds
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import ColumnsSection, DataSection
@@ -224,8 +229,11 @@ class _Reading:
         try:
             with closing(row_files(path, self._container)) as found:
                 for file in found:
+                    before_file = self.total_rows
                     yield from self._file(file)
                     self._quarantine.set_aside.update(file.set_aside)
+                    if self.total_rows == before_file and not file.set_aside[OTHER_FILE]:
+                        self._quarantine.set_aside[EMPTY_FILE] += 1
             if self.total_rows == before:
                 raise Misconfigured(
                     "DATA_FILE_EMPTY", f"{path} is empty", "export the data again")

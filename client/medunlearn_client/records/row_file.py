@@ -12,18 +12,27 @@ from typing import BinaryIO
 
 from medunlearn_client.records import documents, medquad, tables
 from medunlearn_client.records.fields import bad_row
-from medunlearn_client.records.lines import MAX_LINE_BYTES, ParsedRow, line_rows
-from medunlearn_client.records.streams import PACKED_SUFFIXES, damage_explained
+from medunlearn_client.records.lines import (
+    MAX_LINE_BYTES,
+    UTF8_BOM,
+    ParsedRow,
+    line_rows,
+    refuse_foreign,
+)
+from medunlearn_client.records.streams import PACKED_SUFFIXES, damage_explained, head_of
 from medunlearn_common.errors import Misconfigured
 
 OTHER_FILE = "file of another kind"
 """What a folder or archive holds besides data."""
+EMPTY_FILE = "file without a row"
+"""Of a type without resources in a bulk export, or a copy that failed."""
 MAX_XML_BYTES = 8 << 20
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 DATA_SUFFIXES = frozenset(
     {*TABLE_SUFFIXES, ".json", ".jsonl", ".ndjson", ".xml", ".parquet", ".xlsx", ".zip", ".tar"}
 )
 
+_WORKBOOK_SUFFIXES = (".xlsx", ".xlsm", ".xls")
 _READ_AHEAD = 1 << 20
 # As Hive, Spark and Arrow write partitions.
 _PARTITION = re.compile(r"[A-Za-z_][\w .-]*=.*")
@@ -99,16 +108,31 @@ def unread_file(label: str) -> RowFile:
     return RowFile(name=label, rows=iter(()), set_aside=Counter({OTHER_FILE: 1}))
 
 
+def empty_file(label: str) -> RowFile:
+    """Stands for a file of data that holds nothing."""
+    return RowFile(name=label, rows=iter(()))
+
+
 def stream_file(
     stream: BufferedReader, suffix: str, options: ContainerOptions, encoding: str, name: str
 ) -> RowFile:
-    """The rows of a text file by its suffix, or by how it begins."""
+    """The rows of a text file by its suffix, or by how it begins.
+
+    Raises:
+        Misconfigured: DATA_FORMAT_UNSUPPORTED.
+    """
     if suffix in TABLE_SUFFIXES:
         rows = tables.table_rows(
             stream, name=name, encoding=encoding, max_line_bytes=options.max_line_bytes
         )
     elif suffix == ".xml":
         rows = _xml(stream)
+    elif suffix in _WORKBOOK_SUFFIXES:
+        refuse_foreign(name, head_of(stream).removeprefix(UTF8_BOM))
+        raise Misconfigured(
+            "DATA_FORMAT_UNSUPPORTED", f"{name} is called a workbook, and is text",
+            "open it in a spreadsheet program and save it as .xlsx, or as CSV in UTF-8",
+        )
     elif documents.starts_document(stream):
         rows = documents.document_rows(stream, name=name)
     else:

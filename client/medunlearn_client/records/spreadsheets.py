@@ -36,7 +36,13 @@ from medunlearn_client.records.bounded_workbook import (
 from medunlearn_client.records.fields import EXACT_BELOW, RoundedText, bad_row
 from medunlearn_client.records.lines import MAX_LINE_BYTES, ParsedRow
 from medunlearn_client.records.merged_cells import filled_down, merged_stretches
-from medunlearn_client.records.tables import MAX_COLUMNS, header_names, row_from_cells
+from medunlearn_client.records.tables import (
+    MAX_COLUMNS,
+    filled,
+    header_names,
+    refuse_title,
+    row_from_cells,
+)
 from medunlearn_common.errors import Misconfigured
 
 MAX_SHEET_EXPANSION = 200
@@ -195,6 +201,7 @@ def _rows(
     values: Iterator[tuple[object, ...]], name: str, max_row_bytes: int
 ) -> Iterator[ParsedRow]:
     header: list[str] | None = None
+    first_below = True
     for number, row in enumerate(values, start=1):
         if number > MAX_ROWS:
             raise ValueError("a row number beyond the last that Excel knows")
@@ -208,7 +215,11 @@ def _rows(
             continue
         if header is None:
             header = header_names(cells, name)
-        elif any(cell == _ERROR for cell in cells[: len(header)]):
+            continue
+        if first_below:
+            first_below = False
+            refuse_title(header, filled(cells), name)
+        if any(cell == _ERROR for cell in cells[: len(header)]):
             yield number, bad_row(
                 "ROW_CELL_ERROR", "a cell holds a spreadsheet error, or a formula without its value"
             )

@@ -30,6 +30,7 @@ LEGACY = "cp1252"
 
 _DELIMITERS = (",", ";", "\t", "|")
 _SAMPLE_ROWS = 50
+_LOOKED_AT = 1 << 12
 # Of columns: one comma a line is common in a text.
 _FEWEST_TELLING = 3
 _UNDEFINED_IN_LEGACY = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
@@ -62,6 +63,7 @@ def detect_encoding(pieces: Iterator[bytes], name: str, *, is_whole: bool = True
         return "utf-16"
     if first.startswith(codecs.BOM_UTF8):
         return "utf-8-sig"
+    _refuse_bare_utf16(first, name)
     wide, broken, undefined, tail = _look(first, b"", False, False, False)
     for piece in pieces:
         wide, broken, undefined, tail = _look(piece, tail, wide, broken, undefined)
@@ -75,6 +77,23 @@ def detect_encoding(pieces: Iterator[bytes], name: str, *, is_whole: bool = True
             'name its encoding in the plan, e.g. [data] encoding = "iso8859_2"',
         )
     return LEGACY
+
+
+def _refuse_bare_utf16(first: bytes, name: str) -> None:
+    """UTF-16 has a NUL in every other place, at least of digits and separators.
+
+    Raises:
+        Misconfigured: DATA_ENCODING_UNKNOWN.
+    """
+    start = first[:_LOOKED_AT]
+    high, low = start[0::2].count(0), start[1::2].count(0)
+    if max(high, low) > len(start) // 6 and 10 * min(high, low) < max(high, low):
+        encoding = "utf_16_be" if high > low else "utf_16_le"
+        raise Misconfigured(
+            "DATA_ENCODING_UNKNOWN",
+            f"{name} looks like UTF-16 without the mark that says so",
+            f'name its encoding in the plan, [data] encoding = "{encoding}", or export it as UTF-8',
+        )
 
 
 def _look(
@@ -123,7 +142,7 @@ def table_rows(
         ) from None
     lines = _BoundedLines(text, max_line_bytes)
     try:
-        yield from _rows(lines, name)
+        yield from _rows(lines, name, encoding)
     except UnicodeError as error:  # UTF-16 has no surrogate escapes
         raise Misconfigured(
             "DATA_ENCODING_UNKNOWN", f"{name} is damaged or not {encoding}",
@@ -180,7 +199,7 @@ class _BoundedLines:
         return line
 
 
-def _rows(lines: _BoundedLines, name: str) -> Iterator[ParsedRow]:
+def _rows(lines: _BoundedLines, name: str, encoding: str) -> Iterator[ParsedRow]:
     sample = lines.sample()
     told = _TOLD.fullmatch(sample[0]) if sample else None
     delimiter = told[1] if told else _delimiter(sample)
@@ -188,6 +207,7 @@ def _rows(lines: _BoundedLines, name: str) -> Iterator[ParsedRow]:
     if told:
         next(reader)
     header: list[str] | None = None
+    first_below = True
     while True:
         number = lines.taken + 1
         lines.begin_row()
@@ -209,7 +229,11 @@ def _rows(lines: _BoundedLines, name: str) -> Iterator[ParsedRow]:
             continue
         if bad is None and not any(cell.strip() for cell in cells):
             continue
-        row = row_from_cells(header, cells) if bad is None else bad
+        if first_below:
+            first_below = False
+            separators = max(map("".join(lines.row).count, _DELIMITERS))
+            refuse_title(header, max(filled(cells), 1 + separators), name)
+        row = row_from_cells(header, cells, encoding=encoding) if bad is None else bad
         yield number, row
         if isinstance(row, InvalidRecord):
             yield from _taken_along(number, lines.taken)
@@ -280,16 +304,40 @@ def header_names(cells: Sequence[str], name: str) -> list[str]:
     return _header(cells, name)
 
 
-def row_from_cells(header: Sequence[str], cells: Sequence[str]) -> TextRow | InvalidRecord:
+def filled(cells: Sequence[str]) -> int:
+    """How many cells hold something."""
+    return sum(bool(cell.strip()) for cell in cells)
+
+
+def refuse_title(header: Sequence[str], below: int, name: str) -> None:
+    """Refuse a table with a title above its column names, where all rows would be bad.
+
+    Args:
+        header: What was taken for the names.
+        below: Cells of the first row below it.
+        name: What messages call the file.
+
+    Raises:
+        Misconfigured: DATA_TABLE_HEADER.
+    """
+    if len(header) == 1 < below:
+        raise _bad_header(name, "it has one cell, and the row below has more")
+
+
+def row_from_cells(
+    header: Sequence[str], cells: Sequence[str], *, encoding: str = "Unicode"
+) -> TextRow | InvalidRecord:
     """One row by column name; empty cells are None."""
     if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
-        return bad_row("ROW_COLUMNS", f"the row has {len(cells)} cells, not {len(header)}")
+        return bad_row("ROW_COLUMNS",
+                       f"the row has {len(cells)} cells, and the first row {len(header)}")
     row = TextRow()
     for column, cell in zip(header, cells, strict=False):
         if "\x00" in cell:
             return bad_row("ROW_NUL", "the row holds NUL characters")
         if not cell.isascii() and any("\ud800" <= char <= "\udfff" for char in cell):
-            return bad_row("ROW_BAD_UTF8", "the row is not in the encoding of the file")
+            return bad_row("ROW_BAD_UTF8", f"the row is not in {encoding}, as which the file is "
+                           "read; [data] encoding names another")
         if _FORMULA.match(cell):
             return bad_row("ROW_FORMULA", f"column {header.index(column) + 1} holds a formula")
         row[column] = (cell[1:] if _DISARMED.match(cell) else cell) or None
@@ -299,5 +347,5 @@ def row_from_cells(header: Sequence[str], cells: Sequence[str]) -> TextRow | Inv
 def _bad_header(name: str, why: str) -> Misconfigured:
     return Misconfigured(
         "DATA_TABLE_HEADER", f"{name} does not begin with a row of column names: {why}",
-        "give every column one name of its own in the first row",
+        "give every column one name of its own in the first row; take a title above it out",
     )

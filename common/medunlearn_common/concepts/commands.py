@@ -145,7 +145,7 @@ def _meant(hierarchy: ConceptHierarchy, term: str) -> list[str]:
         if named:
             return named
     hits = search_terms(hierarchy, term)[:MAX_EXPLAINED]
-    if not hits:
+    if not hits or hierarchy.of_bare_code(term):
         hierarchy.resolve(term)  # raises, with similar ids
     raise Misconfigured(
         "CONCEPT_UNKNOWN", f"no concept has the id or name {term[:80]!r}",

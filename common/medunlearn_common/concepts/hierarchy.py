@@ -124,6 +124,13 @@ class ConceptHierarchy:
             )
         return primary
 
+    def of_bare_code(self, code: str) -> tuple[Concept, ...]:
+        """The concepts with this code of a terminology: ``D006552`` without its ``MESH:``."""
+        systems = sorted({one.partition(":")[0] for one in (*self._by_id, *self._aliases)})
+        ids = (f"{system}:{form}" for system in systems for form in {code, code.upper()})
+        found = {one.concept_id: one for one in map(self.get, ids) if one is not None}
+        return tuple(found.values())
+
     def get(self, concept_id: str) -> Concept | None:
         """The concept with this id or alias, or None."""
         return self._by_id.get(self._aliases.get(concept_id, concept_id))
@@ -239,7 +246,7 @@ class ConceptHierarchy:
         )
 
     def _suggestion(self, wanted: str) -> str:
-        named = self.find(wanted)
+        named = self.find(wanted) or self.of_bare_code(wanted[:80])
         if named:
             choices = graph.shorten_ids(f"{c.concept_id} ({c.name})" for c in named)
             return f"name concepts by id: {choices}"

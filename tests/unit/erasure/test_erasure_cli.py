@@ -188,6 +188,7 @@ def test_files_that_were_not_searched_are_counted(
     folder.mkdir()
     data.rename(folder / data.name)
     (folder / "2023.xls").write_bytes(b"Ann Lee")
+    (folder / "2024.csv").touch()
     book = openpyxl.Workbook()
     for row in (["id", "question", "answer"], ["x1", "Who?", "Nobody"]):
         book.worksheets[0].append(row)
@@ -198,6 +199,7 @@ def test_files_that_were_not_searched_are_counted(
                           *AUTHOR)
     assert status == 0 and "1 file(s) of another kind were not searched" in shown, shown
     assert "1 further sheet(s) of workbooks were not searched" in shown
+    assert "1 file(s) hold no row" in shown
 
 
 def test_what_was_not_searched_is_told_where_nothing_was_found(
