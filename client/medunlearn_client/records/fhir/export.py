@@ -27,6 +27,7 @@ from medunlearn_client.records.fhir.resources import (
     merges_of,
     no_fact_of,
     reference_key,
+    server_of,
     validate,
 )
 from medunlearn_client.records.fhir.standing import Standing, standing_of
@@ -164,7 +165,7 @@ class FhirCollection:
             return
         standing = standing_of(resource)
         if standing is not Standing.FACT:
-            self._take_back(no_fact_of(resource, standing), key, place)
+            self._take_back(no_fact_of(resource, full_url, standing), key, place)
         validate(resource)
         fact = fact_of(resource, full_url) if standing is Standing.FACT else None
         if fact is None:
@@ -172,7 +173,7 @@ class FhirCollection:
             return
         named = _named(fact, key)
         if kind == "Patient" and key and key != named.resource_id:
-            self._store.add_alias(key, named.resource_id)
+            self._store.add_alias(key, named.resource_id, server=named.server)
         added = self._store.add(named, place)
         if added is Added.OTHER_PERSON:
             raise _ambiguous()
@@ -203,7 +204,7 @@ class FhirCollection:
     def _note_merges(self, patient: Row, patient_id: str, full_url: str) -> None:
         merges, elsewhere = merges_of(patient, patient_id, full_url)
         for old, new in merges:
-            self._store.add_merge(old, new, said_by=patient_id)
+            self._store.add_merge(old, new, said_by=patient_id, server=server_of(full_url))
         if elsewhere:
             self.set_aside[MERGED_ELSEWHERE] += elsewhere
 
@@ -391,8 +392,9 @@ def _too_many() -> InvalidRecord:
 
 
 def _ambiguous() -> InvalidRecord:
-    return bad_row("ROW_PATIENT_AMBIGUOUS", "two patients of other names or birth dates have "
-                   "this patient's id: read each system's export as data of its own")
+    return bad_row("ROW_PATIENT_AMBIGUOUS", "two patients of other servers, names, birth dates, "
+                   "genders or identifiers have this patient's id: read each system's export as "
+                   "data of its own")
 
 
 _WHY_LEFT_OUT = {

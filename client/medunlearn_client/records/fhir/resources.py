@@ -61,9 +61,10 @@ class Fact:
         date: Day it was recorded, YYYY-MM-DD, or empty.
         code: First code of the main concept, or empty.
         medication: Reference to a medication that names it, or empty.
+        medication_server: Address of the server that has the medication, or empty.
         values: Texts for templates.
         version: How old it is.
-        server: Address of the server that has it, or empty.
+        server: Address of the server that has the patient, or empty.
         standing: Whether it states a fact. What does not has no values, and replaces another
             version that does.
         identifiers: Digests of a patient's identifiers; empty for all else.
@@ -79,6 +80,7 @@ class Fact:
     values: Values
     version: Version
     server: str
+    medication_server: str = ""
     standing: Standing = Standing.FACT
     identifiers: KnownBy = NOTHING
     names: KnownBy = NOTHING
@@ -169,17 +171,19 @@ def fact_of(resource: Resource, full_url: str) -> Fact | None:
         if _is_of_another_type(patient):
             return None
     is_patient = kind == "Patient"
+    medication = reference_of(resource, "medicationReference")
     return Fact(
         kind=kind, resource_id=one_line(resource.get("id")), patient=patient,
         date=day_of(resource), code=code_of(main_concept(resource)),
-        medication=reference_of(resource, "medicationReference"), values=values,
-        version=version_of(resource), server=server_of(full_url),
+        medication=medication, medication_server=_server_meant(medication, full_url), values=values,
+        version=version_of(resource),
+        server=server_of(full_url) if is_patient else _server_meant(patient, full_url),
         identifiers=patient_identifiers(resource) if is_patient else NOTHING,
         names=patient_names(resource) if is_patient else NOTHING,
     )
 
 
-def no_fact_of(resource: Resource, standing: Standing) -> Fact | None:
+def no_fact_of(resource: Resource, full_url: str, standing: Standing) -> Fact | None:
     """What a resource that states no fact, valid or not, says of its other versions.
 
     Its patient may be missing, as most of what was entered in error is taken out. None if it is
@@ -191,7 +195,8 @@ def no_fact_of(resource: Resource, standing: Standing) -> Fact | None:
         return None
     return Fact(
         kind=kind, resource_id=one_line(resource.get("id")), patient=patient, date="", code="",
-        medication="", values={}, version=version_of(resource), server="", standing=standing,
+        medication="", values={}, version=version_of(resource),
+        server=_server_meant(patient, full_url), standing=standing,
     )
 
 
@@ -200,21 +205,39 @@ def _about_whom(resource: Resource) -> str:
 
 
 def reference_key(reference: str) -> str:
-    """``Patient/x``, ``http://server/Patient/x/_history/2`` and ``urn:uuid:x`` all give ``x``."""
-    plain = reference.partition("/_history/")[0].rstrip("/")
-    return re.split(r"[/:]", plain)[-1]
+    """``Patient/x``, ``http://server/Patient/x/_history/2`` and ``urn:uuid:x`` all give ``x``.
+
+    A search (``Patient?identifier=...``) is given as it is: what it ends in is nobody's id.
+    """
+    plain = _without_version(reference)
+    return plain if "?" in plain else re.split(r"[/:]", plain)[-1]
 
 
 def server_of(reference: str) -> str:
-    """``http://server/fhir`` of ``http://server/fhir/Patient/x``; empty for one that names none."""
-    plain = reference.partition("/_history/")[0].rstrip("/")
-    return plain.rpartition("/")[0].rpartition("/")[0] if "://" in plain else ""
+    """``server/fhir`` of ``http://server/fhir/Patient/x``; empty for one that names none.
+
+    One server may be called by http and by https, and its name in any case.
+    """
+    if "://" not in reference or not is_known_type(type_of(reference)):
+        return ""
+    base = _without_version(reference).rpartition("/")[0].rpartition("/")[0]
+    host, slash, path = base.partition("://")[2].partition("/")
+    return f"{host.lower()}{slash}{path}"
+
+
+def _server_meant(reference: str, full_url: str) -> str:
+    """The server of a reference; of one without, that of the entry's full URL."""
+    is_absolute = "://" in reference or reference.startswith(("urn:", "#"))
+    return server_of(reference if is_absolute or not reference else full_url)
 
 
 def type_of(reference: str) -> str:
-    """Type that a reference names; empty for a plain id or a URN."""
-    plain = reference.partition("/_history/")[0].rstrip("/")
-    return plain.rpartition("/")[0].rpartition("/")[2]
+    """Type that a reference names; empty for a plain id, a URN or a search."""
+    return _without_version(reference).partition("?")[0].rpartition("/")[0].rpartition("/")[2]
+
+
+def _without_version(reference: str) -> str:
+    return reference.partition("/_history/")[0].rstrip("/")
 
 
 def _is_of_another_type(reference: str) -> bool:
