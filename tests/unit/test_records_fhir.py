@@ -557,6 +557,80 @@ def test_medication_by_reference_is_named(tmp_path: Path) -> None:
     assert {r.answer for r in got if r.subject == "medication"} == {"Inner drug", "Outer drug"}
 
 
+def medication(name: str, **changes: Any) -> dict[str, Any]:
+    return {"resourceType": "Medication", "id": "x", "code": {"text": name}, **changes}
+
+
+BY_REFERENCE = about("MedicationRequest", 1, "r", status="active", intent="order",
+                     authoredOn="2020-01-01", medicationReference={"reference": "Medication/x"})
+LATER = {"lastModified": "2025-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(("rows", "name"), [
+    ([medication("Aspirin"), medication("Aspirin"), medication("")], "Aspirin"),
+    ([medication("Aspirin", **FIRST), medication("Warfarin", **SECOND)], "Warfarin"),
+    ([medication("Aspirin", **FIRST), medication("Warfarin", **SECOND), medication("", **FIRST)],
+     "Warfarin"),
+    ([medication("Aspirin", status="entered-in-error")], None),
+    ([medication("Aspirin"), medication("Aspirin", status="entered-in-error")], None),
+    ([medication("Aspirin", **FIRST), medication("", status="entered-in-error", **SECOND)], None),
+    ([medication("Aspirin", status="entered-in-error", **FIRST), medication("Warfarin", **SECOND)],
+     "Warfarin"),
+    ([medication("Aspirin", modifierExtension=[{"url": "http://x.example/not"}])], None),
+    ([medication("Aspirin", **SECOND), {"resourceType": "Bundle", "type": "history", "entry": [
+        {"request": {"method": "DELETE", "url": "Medication/x"}, "response": LATER}]}], None),
+    ([medication("Aspirin"), medication("Warfarin"), medication("Aspirin")], None),
+    ([medication("Aspirin"), medication("Warfarin"), medication("Heparin", **FIRST),
+      medication("Ibuprofen", **SECOND)], None),
+    ([at_server(A, [medication("Aspirin", **FIRST)]),
+      at_server(B, [medication("Warfarin", **SECOND)])], None),
+])
+def test_what_a_medication_is_does_not_depend_on_the_order(
+    tmp_path: Path, rows: list[dict[str, Any]], name: str | None
+) -> None:
+    """Nor does an error, or another server's medication of that id, name one."""
+    for order in ([*rows, ANN, BY_REFERENCE], [BY_REFERENCE, ANN, *rows[::-1]]):
+        held = Quarantine(max_bad_fraction=1.0)
+        got = read_records(ndjson(tmp_path / "a.ndjson", [patient(7), *facts(7), *order]),
+                           quarantine=held)
+        named = {r.answer for r in got if r.record_id == "p1:medication:med-1-r"}
+        assert named == ({name} if name else set())
+        assert held.by_code.keys() <= {"ROW_DUPLICATE_ID"}
+
+
+def test_medications_of_two_servers_are_two(tmp_path: Path) -> None:
+    rows = [at_server(base, [patient(n), about(
+        "MedicationRequest", n, "r", **{k: v for k, v in BY_REFERENCE.items()
+                                        if k not in ("resourceType", "id", "subject")}),
+        medication(name, **meta)])
+        for n, base, name, meta in ((1, A, "Aspirin", FIRST), (2, B, "Warfarin", SECOND))]
+    got, bad, _ = read_both(tmp_path, rows)
+    assert {r.patient_id: r.answer for r in got if r.subject == "medication"} == {
+        "p1": "Aspirin", "p2": "Warfarin"}
+    assert not bad
+
+
+@pytest.mark.parametrize("request_", [
+    {"method": "DELETE", "url": "Condition/con-0-n"}, {"method": "DELETE"},
+    {"method": "DELETE", "url": "Condition?identifier=7"},
+])
+@pytest.mark.parametrize("whole", [100, 1 << 20], ids=["streamed", "at once"])
+def test_a_deletion_that_carries_its_resource_states_no_fact(
+    tmp_path: Path, request_: dict[str, Any], whole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "WHOLE_DOCUMENT_BYTES", whole)
+    gone = {"fullUrl": f"{A}/Condition/con-0-n", "resource": illness(), "request": request_}
+    path = tmp_path / "a.json"
+    for entries in ([gone], [gone, {"resource": illness()}], [{"resource": illness()}, gone]):
+        path.write_text(json.dumps({"resourceType": "Bundle", "type": "history", "entry": [
+            *({"resource": item} for item in (patient(0), *facts(0))), *entries]}, indent=1))
+        held = Quarantine()
+        got = read_records(path, quarantine=held)
+        assert not any("Not so" in r.text for r in got) and not held.rows
+        assert "Illness 0" in {r.answer for r in got}
+        assert held.set_aside["resource that was deleted"] == len(entries) - 1
+
+
 def test_a_day_with_two_answers_is_not_asked_about(tmp_path: Path) -> None:
     two = [
         about("Condition", 0, key, code=concept(key, f"Illness {key}"), onsetDateTime="2001-02-03")

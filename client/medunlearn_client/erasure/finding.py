@@ -26,7 +26,7 @@ from medunlearn_client.records import (
     Record,
     stream_with_sources,
 )
-from medunlearn_client.records.known_by import NOTHING, KnownBy, alike, named, whole
+from medunlearn_client.records.known_by import NOTHING, KnownBy, alike, linked, named, whole
 from medunlearn_client.records.repairs import NO_REPAIRS, Repairs
 from medunlearn_client.spellings import (
     core,
@@ -48,6 +48,7 @@ BY_SAME_PATIENT = "same patient as a match"
 BY_FILE = "data set"
 BY_CONCEPT = "concept or one below it"
 LIKE_PATIENT_ID = "patient id in other spelling (case, leading zeros, separators)"
+LINKED = "a link of the patient's, in FHIR, that merges nobody"
 LIKE_IDENTIFIER = "identifier in other spelling (leading zeros, separators)"
 LIKE_TEXT = "the same words under another id"
 LIKE_NAME = "name without that birth date"
@@ -366,13 +367,15 @@ def _near(
     wanted: Wanted, located: Located, direct: Reasons, owner: str | None
 ) -> dict[str, int]:
     """Records that are no part of the request and may yet be the patient's, by reason."""
-    ids = {core(known) for known in (wanted.patient_id, owner) if known is not None}
+    called = [known for known in (wanted.patient_id, owner) if known is not None]
+    ids, links = {core(known) for known in called}, frozenset(map(linked, called))
     of_patients = {digest for _, digest, record in located if record.patient_id is not None}
     reasons: Counter[str] = Counter()
     for (_, digest, record), met in zip(located, direct, strict=True):
         if met or (owner is not None and record.patient_id == owner):
             continue
-        reason = _likeness(wanted, record, ids, owner)
+        is_linked = not record.known_by.isdisjoint(links)
+        reason = LINKED if is_linked else _likeness(wanted, record, ids, owner)
         if reason is None and record.patient_id is None and digest in of_patients:
             reason = NO_PATIENT
         if reason is not None:

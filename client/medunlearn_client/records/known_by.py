@@ -18,6 +18,7 @@ KnownBy = frozenset[bytes]
 NOTHING: KnownBy = frozenset()
 _BYTES = 16
 _WHOLE, _ALIKE, _NAMED = "identifier", "core of an identifier", "name"
+_LINKED = "patient of the same person"
 
 
 def known_by(
@@ -50,6 +51,11 @@ def alike(identifier: str) -> bytes:
 def named(name: str, birth_date: str = "") -> KnownBy:
     """Digests of a name in each of its orders, with the birth date or without."""
     return frozenset(_named(written, birth_date) for written in orders_of(name))
+
+
+def linked(patient_id: str) -> bytes:
+    """The digest of the id of another patient who is the same person and stays apart."""
+    return _digest(_LINKED, core(patient_id))
 
 
 def _named(name: str, birth_date: str) -> bytes:

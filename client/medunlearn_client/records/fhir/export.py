@@ -23,6 +23,7 @@ from medunlearn_client.records.fhir.resources import (
     deletion_of,
     fact_of,
     is_known_type,
+    links_of,
     medication_name,
     merges_of,
     no_fact_of,
@@ -49,6 +50,7 @@ from medunlearn_client.records.fhir.templates import (
     render,
     target_spans,
 )
+from medunlearn_client.records.fhir.versions import version_of
 from medunlearn_client.records.fields import Row, bad_row, content_id
 from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
 from medunlearn_client.records.row_by_row import attempt
@@ -157,9 +159,7 @@ class FhirCollection:
             raise bad_row("ROW_FHIR_TYPE", "no resource type of FHIR R4")
         key = reference_key(full_url)
         if kind == "Medication":
-            medication_id, name = medication_name(resource)
-            for known in {medication_id, key} - {""}:
-                self._store.add_medication(known, name)
+            self._add_medication(resource, key, full_url)
         if kind not in FIELDS_OF:
             self.set_aside[str(kind)] += 1
             return
@@ -180,10 +180,23 @@ class FhirCollection:
         if added is Added.REPLACED:
             return
         if kind == "Patient":  # one who comes again, merged by now, is merged all the same
-            self._note_merges(resource, named.resource_id, full_url)
+            self._note_links(resource, named.resource_id, full_url)
         if added is Added.DUPLICATE:
             raise bad_row("ROW_DUPLICATE_ID", f"another {kind} of its patient "
                           "has the same id" if fact.patient else "another Patient has the same id")
+
+    def _add_medication(self, resource: Row, key: str, full_url: str) -> None:
+        medication_id, name = medication_name(resource)
+        standing, version = standing_of(resource), version_of(resource)
+        said = name if standing is Standing.FACT else ""
+        clear = [
+            self._store.add_medication(
+                known, server_of(full_url), said, version=version, standing=standing
+            )
+            for known in {medication_id, key} - {""}
+        ]
+        if not all(clear):
+            raise bad_row("ROW_DUPLICATE_ID", "another Medication has the same id and another name")
 
     def _take_back(self, said: Fact | None, key: str, place: Place) -> None:
         """Before it is validated: what says that a resource was an error need not be whole."""
@@ -198,13 +211,15 @@ class FhirCollection:
     def _delete(self, deletion: Deletion) -> None:
         if not deletion.resource_id:
             self.set_aside[DELETED_BY_SEARCH] += 1
-        elif deletion.kind in FIELDS_OF:
+        elif deletion.kind in FIELDS_OF or deletion.kind == "Medication":
             self._store.delete(deletion.kind, deletion.resource_id, deletion.version)
 
-    def _note_merges(self, patient: Row, patient_id: str, full_url: str) -> None:
+    def _note_links(self, patient: Row, patient_id: str, full_url: str) -> None:
         merges, elsewhere = merges_of(patient, patient_id, full_url)
         for old, new in merges:
             self._store.add_merge(old, new, said_by=patient_id, server=server_of(full_url))
+        for other in links_of(patient, patient_id, full_url):
+            self._store.add_link(patient_id, other, server=server_of(full_url))
         if elsewhere:
             self.set_aside[MERGED_ELSEWHERE] += elsewhere
 
@@ -317,7 +332,10 @@ def _in_bundle(bundle: Row, *, level: int) -> Iterator[tuple[object, str]]:
 
 def _in_entry(entry: Row, *, level: int) -> Iterator[tuple[object, str]]:
     resource = entry if "resourceType" in entry else entry.get("resource")
-    if isinstance(resource, dict) and "resourceType" in resource:
+    deletion = deletion_of(entry) if resource is not entry else None
+    if deletion is not None:
+        yield deletion, ""
+    elif isinstance(resource, dict) and "resourceType" in resource:
         url = entry.get("fullUrl")
         if resource["resourceType"] == "Bundle":
             yield from _in_bundle(resource, level=level + 1)
@@ -325,8 +343,6 @@ def _in_entry(entry: Row, *, level: int) -> Iterator[tuple[object, str]]:
             yield resource, url if isinstance(url, str) else ""
     elif resource is not None or "request" not in entry:
         yield None, ""
-    elif (deletion := deletion_of(entry)) is not None:
-        yield deletion, ""
 
 
 def _named(fact: Fact, key: str) -> Fact:

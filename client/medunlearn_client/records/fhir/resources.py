@@ -275,6 +275,22 @@ def merges_of(
     return pairs, elsewhere
 
 
+def links_of(patient: Resource, own: str, full_url: str) -> list[str]:
+    """Ids of patients of whom a patient says that they are of the same person, and not merged.
+
+    Args:
+        patient: A validated Patient.
+        own: The id that it goes by, also where it has none of its own.
+        full_url: Address of its bundle's entry, or empty.
+    """
+    linked = [
+        reference_key(reference_of(link, "other")) for link in listed(patient.get("link"))
+        if link.get("type") in ("seealso", "refer") and not link.get("modifierExtension")
+        and _is_patient_here(mapping(link.get("other")), full_url)
+    ]
+    return [other for other in linked if other != own]
+
+
 def _is_patient_here(other: Resource, full_url: str) -> bool:
     """Whether a link's other end is a patient of the server that this patient is of."""
     reference = one_line(other.get("reference"))
@@ -301,7 +317,10 @@ class Deletion:
 
 
 def deletion_of(entry: Resource) -> Deletion | None:
-    """What a bundle's entry deletes; None if it does not."""
+    """What a bundle's entry deletes; None if it does not.
+
+    The entry may carry what it deletes, and say in another way than by its id which that is.
+    """
     request = mapping(entry.get("request"))
     if request.get("method") != "DELETE":
         return None
@@ -313,6 +332,9 @@ def deletion_of(entry: Resource) -> Deletion | None:
         moment=moment_of(response.get("lastModified")),
         number=number_of(etag) if number is None else number,
     )
+    carried = mapping(entry.get("resource"))
+    if one_line(carried.get("id")) and ("?" in url or not url):
+        url = f"{one_line(carried.get('resourceType'))}/{one_line(carried.get('id'))}"
     if "?" in url:
         kind = url.partition("?")[0].rstrip("/").rpartition("/")[2]
         return Deletion(kind=kind, resource_id="", version=version)

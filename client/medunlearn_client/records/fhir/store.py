@@ -16,10 +16,15 @@ from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
+from medunlearn_client.records.fhir.medications import (
+    MEDICATIONS_TABLE,
+    NAME_OF_MEDICATION,
+    add_medication,
+)
 from medunlearn_client.records.fhir.resources import Fact
 from medunlearn_client.records.fhir.standing import Standing
 from medunlearn_client.records.fhir.versions import Version, are_one_person
-from medunlearn_client.records.known_by import NOTHING, KnownBy
+from medunlearn_client.records.known_by import NOTHING, KnownBy, linked
 from medunlearn_client.records.seen import temporary_database
 
 MAX_FACTS_PER_PATIENT = 20_000
@@ -35,14 +40,17 @@ CREATE TABLE ambiguous(id TEXT PRIMARY KEY, file INT, row INT) WITHOUT ROWID;
 CREATE TABLE aliases(alias TEXT PRIMARY KEY, key TEXT, digest BLOB, id TEXT) WITHOUT ROWID;
 CREATE TABLE merges(said_by TEXT, old TEXT, new TEXT, server TEXT,
   PRIMARY KEY (said_by, old, new, server)) WITHOUT ROWID;
+CREATE TABLE links(said_by TEXT, other TEXT, server TEXT, PRIMARY KEY (said_by, other, server))
+  WITHOUT ROWID;
+CREATE TABLE linked(id TEXT, other TEXT, PRIMARY KEY (id, other)) WITHOUT ROWID;
 CREATE TABLE replaced(new TEXT, old TEXT, PRIMARY KEY (new, old)) WITHOUT ROWID;
-CREATE TABLE medications(id TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID;
 CREATE TABLE known(digest BLOB PRIMARY KEY, moment INT, number INT, standing INT, fact INT,
   server TEXT) WITHOUT ROWID;
 CREATE TABLE deleted(name TEXT, moment INT, number INT);
 CREATE INDEX deleted_names ON deleted(name);
 CREATE TABLE facts(fact INTEGER PRIMARY KEY, moment INT, number INT, patient TEXT, kind TEXT,
-  date TEXT, id TEXT, file INT, row INT, code TEXT, medication TEXT, data TEXT, server TEXT);
+  date TEXT, id TEXT, file INT, row INT, code TEXT, medication TEXT, data TEXT, server TEXT,
+  medication_server TEXT);
 """
 
 
@@ -59,9 +67,8 @@ _BY_PATIENT = f"""
 SELECT CASE WHEN f.server = '' OR EXISTS (SELECT 1 FROM servers WHERE id = {_MEANT}
     AND server = f.server) OR NOT EXISTS (SELECT 1 FROM servers WHERE id = {_MEANT})
   THEN {_MEANT} ELSE f.server || '/' || f.patient END AS owner,
-  f.kind, f.date, f.id, f.file, f.row, f.code, f.data, m.name, f.medication
-FROM facts f LEFT JOIN medications m ON f.medication <> '' AND m.id = f.medication
-ORDER BY owner, f.date DESC, f.kind, f.id
+  f.kind, f.date, f.id, f.file, f.row, f.code, f.data, {NAME_OF_MEDICATION}
+FROM facts f ORDER BY owner, f.date DESC, f.kind, f.id
 """
 # As references are followed; of two who replaced one patient the same is taken in any order.
 _MERGES = f"""
@@ -166,7 +173,7 @@ class FactStore:
     def __init__(self) -> None:
         self.merged = self.merges_lost = self.replaced = self.deleted = 0
         self._db = temporary_database()
-        for statement in _TABLES.split(";"):
+        for statement in (_TABLES + MEDICATIONS_TABLE).split(";"):
             self._db.execute(statement)
         self._files: list[str] = []
         self._numbers: dict[str, int] = {}
@@ -237,7 +244,8 @@ class FactStore:
             self._db.execute("DELETE FROM patients WHERE id = ?", (fact.resource_id,))
             self._db.execute("DELETE FROM known_by WHERE patient = ? AND NOT is_name",
                              (fact.resource_id,))
-            self._db.execute("DELETE FROM merges WHERE said_by = ?", (fact.resource_id,))
+            for table in ("merges", "links"):
+                self._db.execute(f"DELETE FROM {table} WHERE said_by = ?", (fact.resource_id,))
         elif place is not None:
             if place > self._flushed:
                 self._flush()
@@ -259,7 +267,8 @@ class FactStore:
         self._facts += 1
         self._waiting.append(
             (self._facts, version.moment, version.number, fact.patient, fact.kind, fact.date,
-             fact.resource_id, file, place.row, fact.code, fact.medication, data, fact.server)
+             fact.resource_id, file, place.row, fact.code, fact.medication, data, fact.server,
+             fact.medication_server)
         )
         if len(self._waiting) >= _BATCH:
             self._flush()
@@ -307,7 +316,7 @@ class FactStore:
         It counts if it is no patient's id, and if no other patient has it as well.
         """
         self._db.execute(
-            "INSERT INTO aliases VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET id = NULL "
+            "INSERT INTO aliases VALUES (?, ?, ?, ?) ON CONFLICT(alias) DO UPDATE SET id = NULL "
             "WHERE id <> excluded.id",
             (f"{server}/{key}" if server else key, key, _digest(f"\x1fPatient/{key}"), patient_id),
         )
@@ -321,9 +330,17 @@ class FactStore:
         self._db.execute("INSERT OR IGNORE INTO merges VALUES (?, ?, ?, ?)",
                          (said_by, old, new, server))
 
-    def add_medication(self, medication_id: str, name: str) -> None:
-        """The name of a medication that requests refer to."""
-        self._db.execute("INSERT OR IGNORE INTO medications VALUES (?, ?)", (medication_id, name))
+    def add_link(self, said_by: str, other: str, *, server: str) -> None:
+        """Another patient of the same person, whom the hospital has not merged; as for a merge."""
+        self._db.execute("INSERT OR IGNORE INTO links VALUES (?, ?, ?)", (said_by, other, server))
+
+    def add_medication(
+        self, medication_id: str, server: str, name: str, *, version: Version, standing: Standing
+    ) -> bool:
+        """The name of a medication that requests refer to; see ``medications.add_medication``."""
+        return add_medication(
+            self._db, medication_id, server, name, version=version, standing=standing
+        )
 
     def groups(self, *, sample: int | None = None) -> Iterator[Group]:
         """Facts by patient, in order of patient ids; patients without facts too.
@@ -357,6 +374,7 @@ class FactStore:
         self._drop_deleted()
         self._part_ambiguous()
         self._merge()
+        self._link()
         self._db.execute("CREATE INDEX by_who ON patients(who)")
         self._is_settled = True
 
@@ -369,7 +387,8 @@ class FactStore:
     def _drop_deleted(self) -> None:
         if self._db.execute("SELECT 1 FROM deleted").fetchone() is None:
             return  # an export is not looked through for nothing
-        for table, name in (("facts", "kind || '/' || id"), ("patients", "'Patient/' || id")):
+        for table, name in (("facts", "kind || '/' || id"), ("patients", "'Patient/' || id"),
+                            ("medications", "'Medication/' || id")):
             self.deleted += self._db.execute(
                 f"DELETE FROM {table} WHERE EXISTS (SELECT 1 FROM deleted d WHERE d.name = {name} "
                 f"AND CASE WHEN {table}.moment <> d.moment THEN {table}.moment > d.moment "
@@ -423,6 +442,15 @@ class FactStore:
         query = "SELECT 1 FROM patients WHERE id = ?"
         return self._db.execute(query, (patient_id,)).fetchone() is not None
 
+    def _link(self) -> None:
+        """Both ways, between those who are left after the merges, and with the ids of before."""
+        ends = f"SELECT {_whose('said_by', 'server')} AS one, {_whose('other', 'server')} AS two"
+        for one, two in (("one", "two"), ("two", "one")):
+            self._db.execute(f"INSERT OR IGNORE INTO linked SELECT {one}, {two} FROM "
+                             f"({ends} FROM links) WHERE one <> two")
+        self._db.execute("INSERT OR IGNORE INTO linked SELECT l.id, r.old FROM linked l "
+                         "JOIN replaced r ON r.new = l.other")
+
     def _are_of_other_servers(self, old: str, new: str) -> bool:
         """Whether the one who stays is a stranger with the id of the one whom a link means."""
         query = "SELECT server FROM servers WHERE id = ?"
@@ -452,7 +480,7 @@ class FactStore:
             yield LeftOut(places=places, reason=reason)
 
     def _fact(self, row: tuple[Any, ...]) -> StoredFact:
-        _, kind, date, resource_id, _, _, code, data, medication, _ = row
+        _, kind, date, resource_id, _, _, code, data, medication = row
         values = json.loads(data)
         if medication:
             values.setdefault("name", medication)
@@ -477,15 +505,19 @@ class FactStore:
             )
 
     def _known_by(self, patient_id: str) -> KnownBy:
-        found = self._db.execute("SELECT digest FROM known_by WHERE patient = ?", (patient_id,))
-        return frozenset(row[0] for row in found)
+        who = (patient_id,)
+        others = self._column("SELECT other FROM linked WHERE id = ?", who)
+        digests = self._column("SELECT digest FROM known_by WHERE patient = ?", who)
+        return digests.union(map(linked, others))
 
     def _former_ids(self, patient_id: str) -> tuple[str, ...]:
         query = "SELECT old FROM replaced WHERE new = ? ORDER BY old"
         return tuple(old for old, in self._db.execute(query, (patient_id,)))
 
     def _flush(self) -> None:
-        self._db.executemany("INSERT INTO facts VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", self._waiting)
+        self._db.executemany(
+            "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._waiting
+        )
         self._waiting.clear()
         self._flushed = self._facts
 
