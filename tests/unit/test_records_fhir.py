@@ -631,6 +631,29 @@ def test_a_deletion_that_carries_its_resource_states_no_fact(
         assert held.set_aside["resource that was deleted"] == len(entries) - 1
 
 
+SYSTEMS = {"http://hl7.org/fhir/sid/icd-10-cm": "K40.90", "http://snomed.info/sct": "396232000",
+           "urn:oid:2.16.840.1.113883.6.96": "396232000", "http://local.example": "LH",
+           "urn:oid:2.16.840.1.113883.6.90": "K40.9 0"}
+
+
+def test_records_keep_what_all_codes_of_a_resource_mean(tmp_path: Path) -> None:
+    """By what hierarchies call them: a request by concept knows no word of the hospital's own."""
+    codings = [{"system": system, "code": code} for system, code in SYSTEMS.items()]
+    found = about("Condition", 0, "x", onsetDateTime=WHEN,
+                  code={"text": "LH re.", "coding": codings})
+    done = about("Procedure", 0, "x", status="completed", performedDateTime=WHEN,
+                 code=concept("44558001", "Repair (procedure)"))
+    got = read_records(ndjson(tmp_path / "a.ndjson", [patient(0), found, done]))
+    hernia = ("ICD10CM:K40.90 LH re.", "SNOMEDCT:396232000 LH re.")
+    coded = {r.record_id: r.coded for r in got if r.coded}
+    note = coded.pop(f"p0:note:{WHEN}")
+    assert coded == {"p0:condition:con-0-x": hernia,
+                     "p0:procedure:pro-0-x": ("SNOMEDCT:44558001 Repair",)}
+    assert sorted(note) == sorted({*hernia, *coded["p0:procedure:pro-0-x"]})
+    (condition,) = (r for r in got if r.subject == "condition")
+    assert condition.condition_codes == ("K40.90",)
+
+
 def test_a_day_with_two_answers_is_not_asked_about(tmp_path: Path) -> None:
     two = [
         about("Condition", 0, key, code=concept(key, f"Illness {key}"), onsetDateTime="2001-02-03")

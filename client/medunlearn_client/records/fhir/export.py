@@ -390,7 +390,7 @@ def _record(
         target_spans=target_spans(item.question, prompt, item.answer, _marked(item.fact.kind)),
         is_identifier=item.template.is_identifier,
         condition_codes=(item.fact.code,) if is_condition else (), known_by=patient.known_by,
-        former_patient_ids=patient.former_ids,
+        former_patient_ids=patient.former_ids, coded=item.fact.coded,
     )
 
 

@@ -17,6 +17,7 @@ from medunlearn_client.records.fhir.elements import (
     Resource,
     code_of,
     concept_text,
+    concepts_of,
     day_of,
     listed,
     main_concept,
@@ -60,6 +61,7 @@ class Fact:
         patient: Reference to the patient as it stands there; empty for a patient.
         date: Day it was recorded, YYYY-MM-DD, or empty.
         code: First code of the main concept, or empty.
+        concepts: Ids in hierarchies of all of its codes.
         medication: Reference to a medication that names it, or empty.
         medication_server: Address of the server that has the medication, or empty.
         values: Texts for templates.
@@ -81,6 +83,7 @@ class Fact:
     version: Version
     server: str
     medication_server: str = ""
+    concepts: tuple[str, ...] = ()
     standing: Standing = Standing.FACT
     identifiers: KnownBy = NOTHING
     names: KnownBy = NOTHING
@@ -175,6 +178,7 @@ def fact_of(resource: Resource, full_url: str) -> Fact | None:
     return Fact(
         kind=kind, resource_id=one_line(resource.get("id")), patient=patient,
         date=day_of(resource), code=code_of(main_concept(resource)),
+        concepts=concepts_of(main_concept(resource)),
         medication=medication, medication_server=_server_meant(medication, full_url), values=values,
         version=version_of(resource),
         server=server_of(full_url) if is_patient else _server_meant(patient, full_url),

@@ -50,7 +50,7 @@ CREATE TABLE deleted(name TEXT, moment INT, number INT);
 CREATE INDEX deleted_names ON deleted(name);
 CREATE TABLE facts(fact INTEGER PRIMARY KEY, moment INT, number INT, patient TEXT, kind TEXT,
   date TEXT, id TEXT, file INT, row INT, code TEXT, medication TEXT, data TEXT, server TEXT,
-  medication_server TEXT);
+  medication_server TEXT, concepts TEXT);
 """
 
 
@@ -67,7 +67,8 @@ _BY_PATIENT = f"""
 SELECT CASE WHEN f.server = '' OR EXISTS (SELECT 1 FROM servers WHERE id = {_MEANT}
     AND server = f.server) OR NOT EXISTS (SELECT 1 FROM servers WHERE id = {_MEANT})
   THEN {_MEANT} ELSE f.server || '/' || f.patient END AS owner,
-  f.kind, f.date, f.id, f.file, f.row, f.code, f.data, {NAME_OF_MEDICATION}
+  f.kind, f.date, f.id, f.file, f.row, f.code, f.data, f.concepts,
+  {NAME_OF_MEDICATION}
 FROM facts f ORDER BY owner, f.date DESC, f.kind, f.id
 """
 # As references are followed; of two who replaced one patient the same is taken in any order.
@@ -91,7 +92,10 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredFact:
-    """A fact with its place; ``resource_id`` is never empty here."""
+    """A fact with its place; ``resource_id`` is never empty here.
+
+    ``concepts`` are the ids of what its name means.
+    """
 
     kind: str
     resource_id: str
@@ -99,9 +103,16 @@ class StoredFact:
     code: str
     values: dict[str, str]
     place: Place
+    concepts: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"StoredFact({self.kind}, …)"
+
+    @property
+    def coded(self) -> tuple[str, ...]:
+        """As a record has it."""
+        name = self.values.get("name")
+        return tuple(f"{concept} {name}" for concept in self.concepts) if name else ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,7 +279,7 @@ class FactStore:
         self._waiting.append(
             (self._facts, version.moment, version.number, fact.patient, fact.kind, fact.date,
              fact.resource_id, file, place.row, fact.code, fact.medication, data, fact.server,
-             fact.medication_server)
+             fact.medication_server, " ".join(fact.concepts))
         )
         if len(self._waiting) >= _BATCH:
             self._flush()
@@ -480,13 +491,13 @@ class FactStore:
             yield LeftOut(places=places, reason=reason)
 
     def _fact(self, row: tuple[Any, ...]) -> StoredFact:
-        _, kind, date, resource_id, _, _, code, data, medication = row
+        _, kind, date, resource_id, _, _, code, data, concepts, medication = row
         values = json.loads(data)
         if medication:
             values.setdefault("name", medication)
         return StoredFact(
             kind=kind, resource_id=resource_id, date=date, code=code, values=values,
-            place=self._place(row),
+            place=self._place(row), concepts=tuple(concepts.split()),
         )
 
     def _place(self, row: tuple[Any, ...]) -> Place:
@@ -516,7 +527,7 @@ class FactStore:
 
     def _flush(self) -> None:
         self._db.executemany(
-            "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._waiting
+            "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._waiting
         )
         self._waiting.clear()
         self._flushed = self._facts
