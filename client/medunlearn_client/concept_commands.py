@@ -204,7 +204,7 @@ def _mentions(
 ) -> Iterator[tuple[Record, ConceptSpan]]:
     """Every mention as it is found before anybody decides on it."""
     for record in records:
-        spans = tagger.tag(record.text)
+        spans = tagger.found_in(record)
         for span in (*spans, *tagger.decisions.read_abbreviations(record, spans)):
             yield record, span
 

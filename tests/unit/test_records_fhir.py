@@ -29,6 +29,8 @@ SECRET = "Ottilie Quandt"
 
 
 UNKNOWN_FIELD = "TEMPLATE_FIELD_UNKNOWN"
+VERIFIED = "http://terminology.hl7.org/CodeSystem/condition-ver-status"
+ERROR = {"verificationStatus": {"coding": [{"system": VERIFIED, "code": "entered-in-error"}]}}
 
 
 def concept(code: str, text: str) -> dict[str, Any]:
@@ -404,6 +406,123 @@ def test_one_person_who_has_changed_is_one(tmp_path: Path, rows: list[dict[str, 
         assert not held.by_code["ROW_PATIENT_AMBIGUOUS"]
 
 
+def unnamed(gender: str = "", number: str = "", **changes: Any) -> dict[str, Any]:
+    """Patient 1 as an export without names gives it."""
+    said = {"gender": gender, "identifier": [{"value": number}] if number else None}
+    return {"resourceType": "Patient", "id": "p1", **{k: v for k, v in said.items() if v},
+            **changes}
+
+
+NOT_BORN = {name: value for name, value in ANN.items() if name != "birthDate"}
+A, B = "http://a.example/fhir", "http://b.example/fhir"
+
+
+def read_both(
+    path: Path, rows: list[dict[str, Any]]
+) -> tuple[list[Record], Counter[str], Counter[str]]:
+    """Records, bad rows and what was set aside, which must be the same in any order."""
+    seen = []
+    more = [patient(7), *facts(7)]
+    for order in ([*more, *rows], [*rows[::-1], *more]):
+        held = Quarantine(max_bad_fraction=1.0)
+        got = read_records(ndjson(path / "a.ndjson", order), quarantine=held)
+        seen.append((sorted((r.record_id, r.answer) for r in got if r.patient_id != "p7"),
+                     held.by_code, held.set_aside))
+    assert seen[0] == seen[1]
+    return [r for r in got if r.patient_id != "p7"], held.by_code, held.set_aside
+
+
+@pytest.mark.parametrize("rows", [
+    [at_server(A, [unnamed("male", "A-1"), OF_ANN]),
+     at_server(B, [unnamed("female", "B-2"), OF_BOB])],
+    [at_server(A, [unnamed(), OF_ANN]), at_server(B, [unnamed(), OF_BOB])],
+    [at_server(A, [NOT_BORN, OF_ANN]), at_server(B, [NOT_BORN, OF_BOB])],
+    [unnamed("male"), OF_ANN, unnamed("female"), OF_BOB],
+    [unnamed("male", "A-1", **FIRST), OF_ANN, unnamed("female", "A-1", **SECOND), OF_BOB],
+    [unnamed("male", "A-1"), OF_ANN, unnamed("male", "B-2"), OF_BOB],
+    [unnamed("", "A-1", name=ANN["name"]), OF_ANN, unnamed("", "B-2", name=ANN["name"]), OF_BOB],
+])
+def test_two_people_without_names_are_not_made_one(
+    tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    """An export without names differs in the servers, the genders and the identifiers."""
+    got, bad, _ = read_both(tmp_path, rows)
+    assert not got and bad == {"ROW_PATIENT_AMBIGUOUS": 4}
+
+
+@pytest.mark.parametrize("rows", [
+    [at_server(A, [unnamed("male", "A-1"), OF_ANN]),
+     at_server("https://A.example/fhir", [unnamed("female", "A-2"), OF_BOB])],
+    [at_server(A, [ANN, OF_ANN]), at_server(B, [{**ANN, "gender": "female"}, OF_BOB])],
+    [unnamed("male", "A-1"), OF_ANN, unnamed("unknown", "a-1"), OF_BOB],
+    [unnamed("male", "A-1"), OF_ANN, unnamed("male"), OF_BOB],
+    [{**ANN, "gender": "male"}, OF_ANN, {**ANN, "gender": "female"}, OF_BOB],
+    [unnamed("male", birthDate="1980", **FIRST), OF_ANN,
+     unnamed("female", birthDate="1980", **SECOND), OF_BOB],
+])
+def test_one_person_without_a_name_is_one(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    got, bad, _ = read_both(tmp_path, rows)
+    assert {r.answer for r in got if r.subject == "condition"} == {"Asthma", "HIV"}
+    assert not bad["ROW_PATIENT_AMBIGUOUS"] and not bad["ROW_REFERENCE_MISSING"]
+
+
+@pytest.mark.parametrize("strangers", [
+    at_server("urn:uuid:", [{**OF_BOB, "subject": {"reference": f"{B}/Patient/p1"}}]),
+    at_server(B, [OF_BOB]), {**OF_BOB, "subject": {"reference": f"{B}/Patient/p1"}},
+    at_server(B, [{**OF_BOB, "id": OF_ANN["id"], **SECOND}]),
+    at_server(B, [{**OF_BOB, "id": OF_ANN["id"], **ERROR}]),
+    at_server(B, [{**OF_BOB, "id": "p1", **SECOND}, {**OF_BOB, "id": "p1", **FIRST}]),
+])
+def test_what_is_said_at_one_server_is_not_said_of_anothers_patient(
+    tmp_path: Path, strangers: dict[str, Any]
+) -> None:
+    """Nor is it another version of what is said there."""
+    got, bad, _ = read_both(tmp_path, [at_server(A, [ANN, {**OF_ANN, **FIRST}]), strangers])
+    assert [r.answer for r in got if r.subject == "condition"] == ["Asthma"]
+    assert bad == Counter({"ROW_REFERENCE_MISSING": "verificationStatus" not in str(strangers)})
+
+
+@pytest.mark.parametrize(("rows", "asthma_of"), [
+    # An entry's address ends in the id of a patient, who is there, or not.
+    ([(A, "p1", ANN | {"id": "p5"}), (B, "p1", BOB), (B, "x", OF_ANN)], "p1"),
+    ([(A, "p1", ANN | {"id": "p5"}), ("", "", BOB), ("", "", OF_ANN)], "p1"),
+    ([(A, "p1", ANN | {"id": "p5"}), ("", "", OF_ANN)], None),
+    ([(A, "p1", ANN | {"id": "p5"}), (B, "x", OF_ANN)], None),
+    ([(A, "p1", ANN | {"id": "p5"}), (A, "x", OF_ANN)], "p5"),
+    # Two bundles call each its own patient by one name.
+    ([("urn:uuid:p1", "", ANN | {"id": "p5"}), ("urn:uuid:p1", "", BOB | {"id": "p6"}),
+      ("", "", OF_ANN)], None),
+])
+def test_a_patients_id_is_not_anothers_address(
+    tmp_path: Path, rows: list[tuple[str, str, dict[str, Any]]], asthma_of: str | None
+) -> None:
+    entries = []
+    for base, key, item in rows:
+        url = f"{base}/{item['resourceType']}/{key}" if key else base
+        entry = {"resource": item, **({"fullUrl": url} if url else {})}
+        entries.append({"resourceType": "Bundle", "type": "collection", "entry": [entry]})
+    got, bad, _ = read_both(tmp_path, entries)
+    assert {r.patient_id for r in got if r.answer == "Asthma"} == {asthma_of} - {None}
+    assert sum(bad.values()) == (asthma_of is None)
+
+
+def test_a_merge_at_one_server_is_not_with_anothers_patient(tmp_path: Path) -> None:
+    merged = patient(1, link=[{"other": {"reference": "Patient/p2"}, "type": "replaced-by"}])
+    rows = [at_server(A, [merged, *facts(1)]), at_server(B, [patient(2), *facts(2)])]
+    got, bad, aside = read_both(tmp_path, rows)
+    assert {r.patient_id for r in got if r.answer == "Illness 1"} == {"p1"} and not bad
+    assert aside == {MERGE_LOST: 1}
+
+
+@pytest.mark.parametrize("search", [
+    "Patient?identifier=urn:oid:1.2.3:p1", "Patient?identifier=http://hospital.example/mrn/p1",
+    f"{A}/Patient?identifier=http://hospital.example/Device/p1",
+])
+def test_what_a_search_ends_in_is_nobodys_id(tmp_path: Path, search: str) -> None:
+    got, bad, _ = read_both(tmp_path, [ANN, {**OF_ANN, "subject": {"reference": search}}])
+    assert "Asthma" not in {r.answer for r in got} and bad == {"ROW_REFERENCE_MISSING": 1}
+
+
 def test_full_url_that_differs_from_the_id_is_followed(tmp_path: Path) -> None:
     entries = bundle([patient(0), *facts(0)])["entry"]
     entries[0]["fullUrl"] = "urn:uuid:another"
@@ -436,6 +555,103 @@ def test_medication_by_reference_is_named(tmp_path: Path) -> None:
         ndjson(tmp_path / "a.ndjson", rows), options=ReadOptions(fhir_templates=templates)
     )
     assert {r.answer for r in got if r.subject == "medication"} == {"Inner drug", "Outer drug"}
+
+
+def medication(name: str, **changes: Any) -> dict[str, Any]:
+    return {"resourceType": "Medication", "id": "x", "code": {"text": name}, **changes}
+
+
+BY_REFERENCE = about("MedicationRequest", 1, "r", status="active", intent="order",
+                     authoredOn="2020-01-01", medicationReference={"reference": "Medication/x"})
+LATER = {"lastModified": "2025-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(("rows", "name"), [
+    ([medication("Aspirin"), medication("Aspirin"), medication("")], "Aspirin"),
+    ([medication("Aspirin", **FIRST), medication("Warfarin", **SECOND)], "Warfarin"),
+    ([medication("Aspirin", **FIRST), medication("Warfarin", **SECOND), medication("", **FIRST)],
+     "Warfarin"),
+    ([medication("Aspirin", status="entered-in-error")], None),
+    ([medication("Aspirin"), medication("Aspirin", status="entered-in-error")], None),
+    ([medication("Aspirin", **FIRST), medication("", status="entered-in-error", **SECOND)], None),
+    ([medication("Aspirin", status="entered-in-error", **FIRST), medication("Warfarin", **SECOND)],
+     "Warfarin"),
+    ([medication("Aspirin", modifierExtension=[{"url": "http://x.example/not"}])], None),
+    ([medication("Aspirin", **SECOND), {"resourceType": "Bundle", "type": "history", "entry": [
+        {"request": {"method": "DELETE", "url": "Medication/x"}, "response": LATER}]}], None),
+    ([medication("Aspirin"), medication("Warfarin"), medication("Aspirin")], None),
+    ([medication("Aspirin"), medication("Warfarin"), medication("Heparin", **FIRST),
+      medication("Ibuprofen", **SECOND)], None),
+    ([at_server(A, [medication("Aspirin", **FIRST)]),
+      at_server(B, [medication("Warfarin", **SECOND)])], None),
+])
+def test_what_a_medication_is_does_not_depend_on_the_order(
+    tmp_path: Path, rows: list[dict[str, Any]], name: str | None
+) -> None:
+    """Nor does an error, or another server's medication of that id, name one."""
+    for order in ([*rows, ANN, BY_REFERENCE], [BY_REFERENCE, ANN, *rows[::-1]]):
+        held = Quarantine(max_bad_fraction=1.0)
+        got = read_records(ndjson(tmp_path / "a.ndjson", [patient(7), *facts(7), *order]),
+                           quarantine=held)
+        named = {r.answer for r in got if r.record_id == "p1:medication:med-1-r"}
+        assert named == ({name} if name else set())
+        assert held.by_code.keys() <= {"ROW_DUPLICATE_ID"}
+
+
+def test_medications_of_two_servers_are_two(tmp_path: Path) -> None:
+    rows = [at_server(base, [patient(n), about(
+        "MedicationRequest", n, "r", **{k: v for k, v in BY_REFERENCE.items()
+                                        if k not in ("resourceType", "id", "subject")}),
+        medication(name, **meta)])
+        for n, base, name, meta in ((1, A, "Aspirin", FIRST), (2, B, "Warfarin", SECOND))]
+    got, bad, _ = read_both(tmp_path, rows)
+    assert {r.patient_id: r.answer for r in got if r.subject == "medication"} == {
+        "p1": "Aspirin", "p2": "Warfarin"}
+    assert not bad
+
+
+@pytest.mark.parametrize("request_", [
+    {"method": "DELETE", "url": "Condition/con-0-n"}, {"method": "DELETE"},
+    {"method": "DELETE", "url": "Condition?identifier=7"},
+])
+@pytest.mark.parametrize("whole", [100, 1 << 20], ids=["streamed", "at once"])
+def test_a_deletion_that_carries_its_resource_states_no_fact(
+    tmp_path: Path, request_: dict[str, Any], whole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "WHOLE_DOCUMENT_BYTES", whole)
+    gone = {"fullUrl": f"{A}/Condition/con-0-n", "resource": illness(), "request": request_}
+    path = tmp_path / "a.json"
+    for entries in ([gone], [gone, {"resource": illness()}], [{"resource": illness()}, gone]):
+        path.write_text(json.dumps({"resourceType": "Bundle", "type": "history", "entry": [
+            *({"resource": item} for item in (patient(0), *facts(0))), *entries]}, indent=1))
+        held = Quarantine()
+        got = read_records(path, quarantine=held)
+        assert not any("Not so" in r.text for r in got) and not held.rows
+        assert "Illness 0" in {r.answer for r in got}
+        assert held.set_aside["resource that was deleted"] == len(entries) - 1
+
+
+SYSTEMS = {"http://hl7.org/fhir/sid/icd-10-cm": "K40.90", "http://snomed.info/sct": "396232000",
+           "urn:oid:2.16.840.1.113883.6.96": "396232000", "http://local.example": "LH",
+           "urn:oid:2.16.840.1.113883.6.90": "K40.9 0"}
+
+
+def test_records_keep_what_all_codes_of_a_resource_mean(tmp_path: Path) -> None:
+    """By what hierarchies call them: a request by concept knows no word of the hospital's own."""
+    codings = [{"system": system, "code": code} for system, code in SYSTEMS.items()]
+    found = about("Condition", 0, "x", onsetDateTime=WHEN,
+                  code={"text": "LH re.", "coding": codings})
+    done = about("Procedure", 0, "x", status="completed", performedDateTime=WHEN,
+                 code=concept("44558001", "Repair (procedure)"))
+    got = read_records(ndjson(tmp_path / "a.ndjson", [patient(0), found, done]))
+    hernia = ("ICD10CM:K40.90 LH re.", "SNOMEDCT:396232000 LH re.")
+    coded = {r.record_id: r.coded for r in got if r.coded}
+    note = coded.pop(f"p0:note:{WHEN}")
+    assert coded == {"p0:condition:con-0-x": hernia,
+                     "p0:procedure:pro-0-x": ("SNOMEDCT:44558001 Repair",)}
+    assert sorted(note) == sorted({*hernia, *coded["p0:procedure:pro-0-x"]})
+    (condition,) = (r for r in got if r.subject == "condition")
+    assert condition.condition_codes == ("K40.90",)
 
 
 def test_a_day_with_two_answers_is_not_asked_about(tmp_path: Path) -> None:
@@ -542,7 +758,6 @@ def test_what_takes_itself_back_is_no_fact(tmp_path: Path, changes: dict[str, An
     assert held.set_aside == {"Immunization": 1} and held.count == 0
 
 
-VERIFIED = "http://terminology.hl7.org/CodeSystem/condition-ver-status"
 WHEN = "2022-01-01"
 
 
@@ -616,7 +831,6 @@ def version(number: int, **changes: Any) -> dict[str, Any]:
     return {"meta": {"versionId": str(number), **changes}}
 
 
-ERROR = {"verificationStatus": {"coding": [{"system": VERIFIED, "code": "entered-in-error"}]}}
 OTHER_NAME = {"code": concept("d", "Another")}
 
 

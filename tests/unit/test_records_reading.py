@@ -64,6 +64,7 @@ def test_own_format_reads_every_field(tmp_path: Path) -> None:
         "target_spans": [[len(prompt) + 1, len(prompt) + 4]],
         "is_identifier": True,
         "condition_codes": ["38341003"],
+        "coded": ["SNOMEDCT:38341003 Ana"],
         "extra": {"ward": "B"},
     }
     (record,) = read_records(write(tmp_path / "a.jsonl", [full]))
@@ -79,6 +80,7 @@ def test_own_format_reads_every_field(tmp_path: Path) -> None:
         target_spans=((len(prompt) + 1, len(prompt) + 4),),
         is_identifier=True,
         condition_codes=("38341003",),
+        coded=("SNOMEDCT:38341003 Ana",),
     )
     assert [record.text[start:end] for start, end in record.target_spans] == ["Ana"]
 
@@ -188,6 +190,7 @@ def test_unusual_unreadable_line_is_quarantined(tmp_path: Path, line: bytes, cod
         ({"target_spans": [[0, 2]], "question": " q"}, "ROW_STRAY_SPACE"),
         ({"is_identifier": "yes"}, "ROW_FIELD_TYPE"),
         ({"condition_codes": "38341003"}, "ROW_FIELD_TYPE"),
+        ({"coded": "her hernia"}, "ROW_FIELD_TYPE"),
         ({"patient": "p1"}, "ROW_FIELD_UNKNOWN"),
         ({"id": "r0"}, "ROW_DUPLICATE_ID"),
     ],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import time
+from dataclasses import replace
+from datetime import date
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +22,7 @@ from medunlearn_client.tagging import (
     extra_target_spans,
     token_levels,
 )
+from medunlearn_client.tagging.decisions import Outcome, TagDecision, TagDecisions
 from medunlearn_common.concepts import (
     Concept,
     ConceptHierarchy,
@@ -473,3 +476,46 @@ def test_overlapping_spans_are_replaced_once(leveled: LeveledHierarchy) -> None:
         *extra_target_spans([(0, 15)]),
     ]
     assert abstract_text(text, spans, leveled, mode="parent", choice=0) == "Medical concept now"
+
+
+CODED = ("fem Schenkelbruch li.", "her Bruch", "gen Grippe", "nowhere Husten", "ing")
+
+
+@pytest.mark.parametrize(("answer", "meant"), [
+    ("Schenkelbruch li.", {("Schenkelbruch li.", "fem")}),
+    ("Bruch, Schenkelbruch li., Grippe, Husten", {("Bruch", "her"), ("Schenkelbruch li.", "fem")}),
+    ("Bruchstelle", set()), ("schenkelbruch li.", set()),
+])
+def test_words_that_the_codes_of_a_record_mean_are_a_mention(
+    tagger: ConceptTagger, answer: str, meant: set[tuple[str, str]]
+) -> None:
+    """Of what is to be forgotten: what it is called in the record need be no name of it."""
+    record = Record(record_id="r", prompt="What was found?", answer=answer, coded=CODED)
+    spans = tagger.tag_record(record)
+    assert {(record.text[span.start : span.end], span.concept_id) for span in spans} == meant
+    assert tagger.record_matches_forget_root(record) == bool(meant)
+    assert not tagger.tag(record.text)
+
+
+def test_names_of_targets_win_over_codes_and_codes_over_other_names(tagger: ConceptTagger) -> None:
+    def spans(words: str) -> list[tuple[str, str]]:
+        record = Record(record_id="r", prompt="Found:", answer=words, coded=(f"ing {words}",))
+        return [(record.text[s.start : s.end], s.concept_id) for s in tagger.tag_record(record)]
+
+    assert spans("left femoral hernia") == [("femoral hernia", "fem")]
+    assert spans("groin disease") == [("groin disease", "ing")]
+
+
+def test_what_codes_say_is_decided_upon_and_denied_as_a_name_is(leveled: LeveledHierarchy) -> None:
+    words = "Schenkelbruch li."
+    record = Record(record_id="r", prompt="What was found?", answer=words, patient_id="p",
+                    coded=CODED)
+    no = TagDecision(key="k-1", mention=words, outcome=Outcome.REJECT, everywhere=True, author="A",
+                     decided_on=date(2026, 1, 31))
+    tagger = ConceptTagger(leveled, decisions=TagDecisions([no]))
+    assert not tagger.record_matches_forget_root(record)
+    mentions = [(record, span) for span in tagger.found_in(record)]
+    assert tagger.decisions.unmet(mentions) == 0
+    assert ConceptTagger(leveled).record_matches_forget_root(record)
+    denied = replace(record, answer=f"No {words}")
+    assert not ConceptTagger(leveled).record_matches_forget_root(denied)

@@ -27,7 +27,7 @@ from medunlearn_client.records import (
     Record,
     stream_with_sources,
 )
-from medunlearn_client.records.known_by import NOTHING, KnownBy, alike, named, whole
+from medunlearn_client.records.known_by import NOTHING, KnownBy, alike, linked, named, whole
 from medunlearn_client.records.merges import merged
 from medunlearn_client.records.repairs import NO_REPAIRS, Repairs
 from medunlearn_client.spellings import (
@@ -50,6 +50,7 @@ BY_FILE = "data set"
 BY_CONCEPT = "concept or one below it"
 LIKE_PATIENT_ID = "patient id in other spelling (case, leading zeros, separators)"
 LIKE_OWN_ID = "the identifier, in some spelling, as the patient id"
+LINKED = "a link of the patient's, in FHIR, that merges nobody"
 LIKE_IDENTIFIER = "identifier in other spelling (leading zeros, separators)"
 LIKE_TEXT = "the same words under another id"
 LIKE_CONCEPT = "the concept's name, denied, a relative's, or decided to mean something else"
@@ -399,7 +400,8 @@ def _near(
     former: Collection[str] = (),
 ) -> dict[str, int]:
     """Records that are no part of the request and may yet be the patient's, by reason."""
-    ids = {core(known) for known in (wanted.patient_id, owner, *former) if known is not None}
+    called = [known for known in (wanted.patient_id, owner, *former) if known is not None]
+    ids, links = {core(known) for known in called}, frozenset(map(linked, called))
     of_patients = {digest for _, digest, record in located if record.patient_id is not None}
     # Where the patient's own records lie, others' options are drawn from them, and go with them.
     of_owner = {digest for _, digest, record in located
@@ -408,7 +410,8 @@ def _near(
     for (_, digest, record), met in zip(located, direct, strict=True):
         if met or (owner is not None and record.patient_id == owner):
             continue
-        reason = _likeness(wanted, record, ids, owner)
+        is_linked = not record.known_by.isdisjoint(links)
+        reason = LINKED if is_linked else _likeness(wanted, record, ids, owner)
         if reason is None and digest not in of_owner and wanted.is_option_of(record):
             reason = AS_WRONG_OPTION
         if reason is None and record.patient_id is None and digest in of_patients:

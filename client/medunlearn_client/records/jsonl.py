@@ -13,6 +13,7 @@
 | ``target_spans`` | list of ``[start, end]`` | characters of ``prompt + " " + answer`` |
 | ``is_identifier`` | true or false | the answer is an identifier |
 | ``condition_codes`` | list of strings | for same-disease neighbours |
+| ``coded`` | list of strings | an id of a hierarchy, a space, and the words that mean it |
 | ``former_patient_ids`` | list of strings | of patients merged into this one; one row suffices |
 | ``known_by`` | list of digests | as a copy has them of what its patients are known by |
 | ``extra`` | anything | ignored |
@@ -46,6 +47,7 @@ FIELDS = frozenset(
         "target_spans",
         "is_identifier",
         "condition_codes",
+        "coded",
         "former_patient_ids",
         "known_by",
         "extra",
@@ -98,6 +100,7 @@ def record_from_row(row: Row, known: dict[KnownBy, KnownBy]) -> Record:
         target_spans=spans,
         is_identifier=fields.optional_flag(row, "is_identifier"),
         condition_codes=fields.text_list(row, "condition_codes"),
+        coded=fields.text_list(row, "coded"),
         former_patient_ids=fields.identifier_list(row, "former_patient_ids"),
         known_by=known.setdefault(digests, digests),
     )
@@ -123,6 +126,7 @@ def row_from_record(record: Record) -> dict[str, Any]:
         "target_spans": [list(span) for span in record.target_spans],
         "is_identifier": record.is_identifier,
         "condition_codes": list(record.condition_codes),
+        "coded": list(record.coded),
         "former_patient_ids": list(record.former_patient_ids),
         "known_by": sorted(digest.hex() for digest in record.known_by),
     }

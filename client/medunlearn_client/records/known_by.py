@@ -26,6 +26,7 @@ NOTHING: KnownBy = frozenset()
 _BYTES = 16
 _WHOLE, _ALIKE, _NAMED = "identifier", "core of an identifier", "name"
 _LETTERS = "letters of a name"
+_LINKED = "patient of the same person"
 
 
 def known_by(
@@ -89,6 +90,11 @@ def named_alike(name: str, birth_date: str) -> KnownBy:
 def _letters(name: str) -> KnownBy:
     wholes, parts = in_letters(name)
     return wholes | parts
+
+
+def linked(patient_id: str) -> bytes:
+    """The digest of the id of another patient who is the same person and stays apart."""
+    return _digest(_LINKED, core(patient_id))
 
 
 def _named(name: str, birth_date: str) -> bytes:

@@ -42,6 +42,8 @@ class Record:
         is_identifier: The answer is an identifier, so it serves as an extraction canary.
         condition_codes: Codes of the conditions the record is about, for same-disease
             neighbours.
+        coded: Concepts by their ids in a hierarchy, each with a space and the words of the text
+            by which the hospital's own codes mean it; no part of the text.
         former_patient_ids: Ids of patients whom the hospital has merged into this one; no part of
             the text. A request that named one of them is about this person.
         known_by: Digests of what the patient is known by, for the search of erasure requests
@@ -62,6 +64,7 @@ class Record:
     target_spans: tuple[tuple[int, int], ...] = ()
     is_identifier: bool = False
     condition_codes: tuple[str, ...] = ()
+    coded: tuple[str, ...] = field(default=(), repr=False)
     former_patient_ids: tuple[str, ...] = field(default=(), repr=False)
     known_by: KnownBy = field(default=NOTHING, repr=False, compare=False)
 

@@ -14,6 +14,8 @@ What counts as a mention:
 - Of overlapping mentions the left-most wins, and of those that begin together the longest; but one
   that is to be forgotten gives way to none that ends before it: in ``urinary bladder carcinoma``
   the carcinoma wins over the urinary bladder.
+- In a record whose own codes say that words of it mean a concept that is to be forgotten, these
+  words are a mention of it, unless they hold one that is to be forgotten by its name.
 - A name that several concepts share goes to the deepest: highest level first, then greatest depth
   in the hierarchy, then smallest id.
 
@@ -24,6 +26,7 @@ mentions (:mod:`.decisions`) come last and win.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -113,6 +116,10 @@ class ConceptTagger:
         """Mentions in reading order; they never overlap and lie within the text."""
         return self._tag(text, fold(text))
 
+    def found_in(self, record: Record) -> tuple[ConceptSpan, ...]:
+        """Mentions in a record's text by names and by its codes, whatever is said or decided."""
+        return self._with_coded(record, self.tag(record.text))
+
     def tag_record(self, record: Record) -> tuple[ConceptSpan, ...]:
         """Mentions in a record's text, with what the record says of them.
 
@@ -126,7 +133,8 @@ class ConceptTagger:
         """
         text = record.text
         folded = fold(text)
-        spans = self.decisions.as_read(record, self._tag(text, folded), self.hierarchy)
+        found = self._with_coded(record, self._tag(text, folded))
+        spans = self.decisions.as_read(record, found, self.hierarchy)
         if not spans:
             return spans
         if record.patient_id is not None:
@@ -152,6 +160,28 @@ class ConceptTagger:
         """
         spans = self.tag_record(without_subject(record))
         return any(span.level is ConceptLevel.TARGET for span in spans)
+
+    def _with_coded(
+        self, record: Record, spans: tuple[ConceptSpan, ...]
+    ) -> tuple[ConceptSpan, ...]:
+        """The mentions, and words that mean a target by the record's codes instead of others."""
+        text, hierarchy = record.text, self.hierarchy.hierarchy
+        for coded in record.coded:
+            written, _, words = coded.partition(" ")
+            if not words or written not in hierarchy:
+                continue
+            concept_id = hierarchy.resolve(written)
+            if self.hierarchy.level_of(concept_id) is not ConceptLevel.TARGET:
+                continue
+            for found in re.finditer(rf"(?<!\w){re.escape(words)}(?!\w)", text):
+                start, end = found.span()
+                met = {span for span in spans if span.start < end and start < span.end}
+                if any(span.level is ConceptLevel.TARGET for span in met):
+                    continue
+                meant = ConceptSpan(
+                    start=start, end=end, concept_id=concept_id, level=ConceptLevel.TARGET)
+                spans = tuple(sorted({*spans, meant} - met, key=lambda span: span.start))
+        return spans
 
     def _of_patient(
         self, record: Record, text: str, folded: Folded, spans: tuple[ConceptSpan, ...]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -321,6 +322,35 @@ def test_a_fhir_patient_is_found_across_the_files_of_a_bulk_export(tmp_path: Pat
     assert whole.target == digest_of_source(export) and len(whole.matches) >= 2
     with pytest.raises(Misconfigured, match="ERASURE_DATA_SET"):
         find_records(Wanted(kind="data_set", data_set=conditions), [patients, conditions])
+
+
+@pytest.mark.parametrize("kind", ["seealso", "refer"])
+def test_a_fhir_patient_who_is_linked_and_not_merged_is_near(tmp_path: Path, kind: str) -> None:
+    """The hospital says that two patients are one person, and keeps them apart."""
+
+    def person(key: str, other: str = "", kind: str = kind, **changes: Any) -> dict[str, Any]:
+        link = {"link": [{"other": {"reference": f"Patient/{other}"}, "type": kind}]}
+        return {"resourceType": "Patient", "id": key, "gender": "male", "birthDate": "1950-01-02",
+                "name": [{"text": "Ann Lee"}], **(link if other else {}), **changes}
+
+    def near(rows: list[dict[str, Any]], patient_id: str) -> dict[str, int]:
+        file = tmp_path / "a.ndjson"
+        conditions = [
+            {"resourceType": "Condition", "id": f"c{key}", "onsetDateTime": "2020-01-01",
+             "subject": {"reference": f"Patient/{key}"}, "code": {"text": "gout"}}
+            for key in sorted({row["id"] for row in rows} - {"old"})]
+        file.write_text("".join(json.dumps(row) + "\n" for row in (*rows, *conditions)))
+        found = find_records(patient(patient_id=patient_id), [file])
+        assert found.target == ("a" if patient_id == "old" else patient_id)
+        return dict(found.near)
+
+    both = [person("a"), person("b", "a"), person("c")]
+    told = {finding.LINKED: 1}
+    assert near(both, "a") == near(both, "b") == told and not near(both, "c")
+    later = person("b", meta={"versionId": "2"})
+    assert not near([*both[:1], person("b", "a", meta={"versionId": "1"}), later], "a")
+    merged = [person("old", "a", "replaced-by"), person("a"), person("b", "old")]
+    assert near(merged, "a") == near(merged, "old") == near(merged, "b") == told
 
 
 class Hernias:

@@ -22,6 +22,13 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _REMARK = re.compile(r"\{[^{}]*\}")
 _DANGLING = re.compile(r"[./](?=[./]|$)")
 _NO_UNIT = "1"
+# As the loaders of hierarchies begin the ids of each code system.
+_PREFIXES = {
+    "http://snomed.info/sct": "SNOMEDCT:", "urn:oid:2.16.840.1.113883.6.96": "SNOMEDCT:",
+    "http://hl7.org/fhir/sid/icd-10-cm": "ICD10CM:", "urn:oid:2.16.840.1.113883.6.90": "ICD10CM:",
+    "http://www.nlm.nih.gov/research/umls": "UMLS:", "urn:oid:2.16.840.1.113883.6.86": "UMLS:",
+    "urn:oid:2.16.840.1.113883.6.177": "MESH:",
+}
 _HAPPENED = (
     "onsetDateTime", "effectiveDateTime", "performedDateTime", "occurrenceDateTime", "authoredOn",
     "onsetPeriod", "effectivePeriod", "performedPeriod", "period", "effectiveInstant",
@@ -106,6 +113,14 @@ def code_of(value: object) -> str:
 def codes_of(value: object) -> list[str]:
     """Codes of a CodeableConcept: its codings say the same in several systems."""
     return [one_line(coding.get("code")) for coding in listed(mapping(value).get("coding"))]
+
+
+def concepts_of(value: object) -> tuple[str, ...]:
+    """Codes of a CodeableConcept as the ids that they have in hierarchies, where these have any."""
+    coded = ((_PREFIXES.get(one_line(coding.get("system")), ""), one_line(coding.get("code")))
+             for coding in listed(mapping(value).get("coding")))
+    return tuple(dict.fromkeys(
+        f"{prefix}{code}" for prefix, code in coded if prefix and code and " " not in code))
 
 
 def reference_of(resource: Resource, name: str) -> str:

@@ -23,10 +23,12 @@ from medunlearn_client.records.fhir.resources import (
     deletion_of,
     fact_of,
     is_known_type,
+    links_of,
     medication_name,
     merges_of,
     no_fact_of,
     reference_key,
+    server_of,
     validate,
 )
 from medunlearn_client.records.fhir.standing import Standing, standing_of
@@ -48,6 +50,7 @@ from medunlearn_client.records.fhir.templates import (
     render,
     target_spans,
 )
+from medunlearn_client.records.fhir.versions import version_of
 from medunlearn_client.records.fields import Row, bad_row, content_id
 from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
 from medunlearn_client.records.row_by_row import attempt
@@ -156,15 +159,13 @@ class FhirCollection:
             raise bad_row("ROW_FHIR_TYPE", "no resource type of FHIR R4")
         key = reference_key(full_url)
         if kind == "Medication":
-            medication_id, name = medication_name(resource)
-            for known in {medication_id, key} - {""}:
-                self._store.add_medication(known, name)
+            self._add_medication(resource, key, full_url)
         if kind not in FIELDS_OF:
             self.set_aside[str(kind)] += 1
             return
         standing = standing_of(resource)
         if standing is not Standing.FACT:
-            self._take_back(no_fact_of(resource, standing), key, place)
+            self._take_back(no_fact_of(resource, full_url, standing), key, place)
         validate(resource)
         fact = fact_of(resource, full_url) if standing is Standing.FACT else None
         if fact is None:
@@ -172,17 +173,30 @@ class FhirCollection:
             return
         named = _named(fact, key)
         if kind == "Patient" and key and key != named.resource_id:
-            self._store.add_alias(key, named.resource_id)
+            self._store.add_alias(key, named.resource_id, server=named.server)
         added = self._store.add(named, place)
         if added is Added.OTHER_PERSON:
             raise _ambiguous()
         if added is Added.REPLACED:
             return
         if kind == "Patient":  # one who comes again, merged by now, is merged all the same
-            self._note_merges(resource, named.resource_id, full_url)
+            self._note_links(resource, named.resource_id, full_url)
         if added is Added.DUPLICATE:
             raise bad_row("ROW_DUPLICATE_ID", f"another {kind} of its patient "
                           "has the same id" if fact.patient else "another Patient has the same id")
+
+    def _add_medication(self, resource: Row, key: str, full_url: str) -> None:
+        medication_id, name = medication_name(resource)
+        standing, version = standing_of(resource), version_of(resource)
+        said = name if standing is Standing.FACT else ""
+        clear = [
+            self._store.add_medication(
+                known, server_of(full_url), said, version=version, standing=standing
+            )
+            for known in {medication_id, key} - {""}
+        ]
+        if not all(clear):
+            raise bad_row("ROW_DUPLICATE_ID", "another Medication has the same id and another name")
 
     def _take_back(self, said: Fact | None, key: str, place: Place) -> None:
         """Before it is validated: what says that a resource was an error need not be whole."""
@@ -197,13 +211,15 @@ class FhirCollection:
     def _delete(self, deletion: Deletion) -> None:
         if not deletion.resource_id:
             self.set_aside[DELETED_BY_SEARCH] += 1
-        elif deletion.kind in FIELDS_OF:
+        elif deletion.kind in FIELDS_OF or deletion.kind == "Medication":
             self._store.delete(deletion.kind, deletion.resource_id, deletion.version)
 
-    def _note_merges(self, patient: Row, patient_id: str, full_url: str) -> None:
+    def _note_links(self, patient: Row, patient_id: str, full_url: str) -> None:
         merges, elsewhere = merges_of(patient, patient_id, full_url)
         for old, new in merges:
-            self._store.add_merge(old, new, said_by=patient_id)
+            self._store.add_merge(old, new, said_by=patient_id, server=server_of(full_url))
+        for other in links_of(patient, patient_id, full_url):
+            self._store.add_link(patient_id, other, server=server_of(full_url))
         if elsewhere:
             self.set_aside[MERGED_ELSEWHERE] += elsewhere
 
@@ -316,7 +332,10 @@ def _in_bundle(bundle: Row, *, level: int) -> Iterator[tuple[object, str]]:
 
 def _in_entry(entry: Row, *, level: int) -> Iterator[tuple[object, str]]:
     resource = entry if "resourceType" in entry else entry.get("resource")
-    if isinstance(resource, dict) and "resourceType" in resource:
+    deletion = deletion_of(entry) if resource is not entry else None
+    if deletion is not None:
+        yield deletion, ""
+    elif isinstance(resource, dict) and "resourceType" in resource:
         url = entry.get("fullUrl")
         if resource["resourceType"] == "Bundle":
             yield from _in_bundle(resource, level=level + 1)
@@ -324,8 +343,6 @@ def _in_entry(entry: Row, *, level: int) -> Iterator[tuple[object, str]]:
             yield resource, url if isinstance(url, str) else ""
     elif resource is not None or "request" not in entry:
         yield None, ""
-    elif (deletion := deletion_of(entry)) is not None:
-        yield deletion, ""
 
 
 def _named(fact: Fact, key: str) -> Fact:
@@ -373,7 +390,7 @@ def _record(
         target_spans=target_spans(item.question, prompt, item.answer, _marked(item.fact.kind)),
         is_identifier=item.template.is_identifier,
         condition_codes=(item.fact.code,) if is_condition else (), known_by=patient.known_by,
-        former_patient_ids=patient.former_ids,
+        former_patient_ids=patient.former_ids, coded=item.fact.coded,
     )
 
 
@@ -391,8 +408,9 @@ def _too_many() -> InvalidRecord:
 
 
 def _ambiguous() -> InvalidRecord:
-    return bad_row("ROW_PATIENT_AMBIGUOUS", "two patients of other names or birth dates have "
-                   "this patient's id: read each system's export as data of its own")
+    return bad_row("ROW_PATIENT_AMBIGUOUS", "two patients of other servers, names, birth dates, "
+                   "genders or identifiers have this patient's id: read each system's export as "
+                   "data of its own")
 
 
 _WHY_LEFT_OUT = {

@@ -30,7 +30,9 @@ def note_records(
         answer = " ".join(_sentences(template, listed, who))
         if answer:
             made += 1
-            make = partial(_note, template, group.patient, who, date, answer)
+            coded = tuple(dict.fromkeys(
+                each for fact in listed for each in fact.coded if fact.values["name"] in answer))
+            make = partial(_note, template, group.patient, who, date, answer, coded)
             yield listed[0].place, make
 
 
@@ -48,7 +50,8 @@ def _sentences(template: NoteTemplate, facts: list[StoredFact], who: str) -> lis
 
 
 def _note(
-    template: NoteTemplate, patient: StoredPatient, who: str, date: str, answer: str
+    template: NoteTemplate, patient: StoredPatient, who: str, date: str, answer: str,
+    coded: tuple[str, ...],
 ) -> Record:
     question = render(template.question, {"who": who, "date": date})
     text = question.text if question is not None else ""
@@ -57,5 +60,5 @@ def _note(
     return Record(
         record_id=f"{patient.patient_id}:{template.subject}:{date}", prompt=prompt, answer=answer,
         patient_id=patient.patient_id, subject=template.subject, target_spans=spans,
-        known_by=patient.known_by, former_patient_ids=patient.former_ids,
+        known_by=patient.known_by, former_patient_ids=patient.former_ids, coded=coded,
     )

@@ -17,6 +17,7 @@ from medunlearn_client.records.fhir.elements import (
     Resource,
     code_of,
     concept_text,
+    concepts_of,
     day_of,
     listed,
     main_concept,
@@ -60,10 +61,12 @@ class Fact:
         patient: Reference to the patient as it stands there; empty for a patient.
         date: Day it was recorded, YYYY-MM-DD, or empty.
         code: First code of the main concept, or empty.
+        concepts: Ids in hierarchies of all of its codes.
         medication: Reference to a medication that names it, or empty.
+        medication_server: Address of the server that has the medication, or empty.
         values: Texts for templates.
         version: How old it is.
-        server: Address of the server that has it, or empty.
+        server: Address of the server that has the patient, or empty.
         standing: Whether it states a fact. What does not has no values, and replaces another
             version that does.
         identifiers: Digests of a patient's identifiers; empty for all else.
@@ -79,6 +82,8 @@ class Fact:
     values: Values
     version: Version
     server: str
+    medication_server: str = ""
+    concepts: tuple[str, ...] = ()
     standing: Standing = Standing.FACT
     identifiers: KnownBy = NOTHING
     names: KnownBy = NOTHING
@@ -169,17 +174,20 @@ def fact_of(resource: Resource, full_url: str) -> Fact | None:
         if _is_of_another_type(patient):
             return None
     is_patient = kind == "Patient"
+    medication = reference_of(resource, "medicationReference")
     return Fact(
         kind=kind, resource_id=one_line(resource.get("id")), patient=patient,
         date=day_of(resource), code=code_of(main_concept(resource)),
-        medication=reference_of(resource, "medicationReference"), values=values,
-        version=version_of(resource), server=server_of(full_url),
+        concepts=concepts_of(main_concept(resource)),
+        medication=medication, medication_server=_server_meant(medication, full_url), values=values,
+        version=version_of(resource),
+        server=server_of(full_url) if is_patient else _server_meant(patient, full_url),
         identifiers=patient_identifiers(resource) if is_patient else NOTHING,
         names=patient_names(resource) if is_patient else NOTHING,
     )
 
 
-def no_fact_of(resource: Resource, standing: Standing) -> Fact | None:
+def no_fact_of(resource: Resource, full_url: str, standing: Standing) -> Fact | None:
     """What a resource that states no fact, valid or not, says of its other versions.
 
     Its patient may be missing, as most of what was entered in error is taken out. None if it is
@@ -191,7 +199,8 @@ def no_fact_of(resource: Resource, standing: Standing) -> Fact | None:
         return None
     return Fact(
         kind=kind, resource_id=one_line(resource.get("id")), patient=patient, date="", code="",
-        medication="", values={}, version=version_of(resource), server="", standing=standing,
+        medication="", values={}, version=version_of(resource),
+        server=_server_meant(patient, full_url), standing=standing,
     )
 
 
@@ -200,21 +209,39 @@ def _about_whom(resource: Resource) -> str:
 
 
 def reference_key(reference: str) -> str:
-    """``Patient/x``, ``http://server/Patient/x/_history/2`` and ``urn:uuid:x`` all give ``x``."""
-    plain = reference.partition("/_history/")[0].rstrip("/")
-    return re.split(r"[/:]", plain)[-1]
+    """``Patient/x``, ``http://server/Patient/x/_history/2`` and ``urn:uuid:x`` all give ``x``.
+
+    A search (``Patient?identifier=...``) is given as it is: what it ends in is nobody's id.
+    """
+    plain = _without_version(reference)
+    return plain if "?" in plain else re.split(r"[/:]", plain)[-1]
 
 
 def server_of(reference: str) -> str:
-    """``http://server/fhir`` of ``http://server/fhir/Patient/x``; empty for one that names none."""
-    plain = reference.partition("/_history/")[0].rstrip("/")
-    return plain.rpartition("/")[0].rpartition("/")[0] if "://" in plain else ""
+    """``server/fhir`` of ``http://server/fhir/Patient/x``; empty for one that names none.
+
+    One server may be called by http and by https, and its name in any case.
+    """
+    if "://" not in reference or not is_known_type(type_of(reference)):
+        return ""
+    base = _without_version(reference).rpartition("/")[0].rpartition("/")[0]
+    host, slash, path = base.partition("://")[2].partition("/")
+    return f"{host.lower()}{slash}{path}"
+
+
+def _server_meant(reference: str, full_url: str) -> str:
+    """The server of a reference; of one without, that of the entry's full URL."""
+    is_absolute = "://" in reference or reference.startswith(("urn:", "#"))
+    return server_of(reference if is_absolute or not reference else full_url)
 
 
 def type_of(reference: str) -> str:
-    """Type that a reference names; empty for a plain id or a URN."""
-    plain = reference.partition("/_history/")[0].rstrip("/")
-    return plain.rpartition("/")[0].rpartition("/")[2]
+    """Type that a reference names; empty for a plain id, a URN or a search."""
+    return _without_version(reference).partition("?")[0].rpartition("/")[0].rpartition("/")[2]
+
+
+def _without_version(reference: str) -> str:
+    return reference.partition("/_history/")[0].rstrip("/")
 
 
 def _is_of_another_type(reference: str) -> bool:
@@ -252,6 +279,22 @@ def merges_of(
     return pairs, elsewhere
 
 
+def links_of(patient: Resource, own: str, full_url: str) -> list[str]:
+    """Ids of patients of whom a patient says that they are of the same person, and not merged.
+
+    Args:
+        patient: A validated Patient.
+        own: The id that it goes by, also where it has none of its own.
+        full_url: Address of its bundle's entry, or empty.
+    """
+    linked = [
+        reference_key(reference_of(link, "other")) for link in listed(patient.get("link"))
+        if link.get("type") in ("seealso", "refer") and not link.get("modifierExtension")
+        and _is_patient_here(mapping(link.get("other")), full_url)
+    ]
+    return [other for other in linked if other != own]
+
+
 def _is_patient_here(other: Resource, full_url: str) -> bool:
     """Whether a link's other end is a patient of the server that this patient is of."""
     reference = one_line(other.get("reference"))
@@ -278,7 +321,10 @@ class Deletion:
 
 
 def deletion_of(entry: Resource) -> Deletion | None:
-    """What a bundle's entry deletes; None if it does not."""
+    """What a bundle's entry deletes; None if it does not.
+
+    The entry may carry what it deletes, and say in another way than by its id which that is.
+    """
     request = mapping(entry.get("request"))
     if request.get("method") != "DELETE":
         return None
@@ -290,6 +336,9 @@ def deletion_of(entry: Resource) -> Deletion | None:
         moment=moment_of(response.get("lastModified")),
         number=number_of(etag) if number is None else number,
     )
+    carried = mapping(entry.get("resource"))
+    if one_line(carried.get("id")) and ("?" in url or not url):
+        url = f"{one_line(carried.get('resourceType'))}/{one_line(carried.get('id'))}"
     if "?" in url:
         kind = url.partition("?")[0].rstrip("/").rpartition("/")[2]
         return Deletion(kind=kind, resource_id="", version=version)

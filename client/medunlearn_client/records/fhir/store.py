@@ -16,10 +16,15 @@ from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
+from medunlearn_client.records.fhir.medications import (
+    MEDICATIONS_TABLE,
+    NAME_OF_MEDICATION,
+    add_medication,
+)
 from medunlearn_client.records.fhir.resources import Fact
 from medunlearn_client.records.fhir.standing import Standing
 from medunlearn_client.records.fhir.versions import Version, are_one_person
-from medunlearn_client.records.known_by import NOTHING, KnownBy
+from medunlearn_client.records.known_by import NOTHING, KnownBy, linked
 from medunlearn_client.records.seen import temporary_database
 
 MAX_FACTS_PER_PATIENT = 20_000
@@ -27,35 +32,49 @@ _BATCH = 2_000
 
 _TABLES = """
 CREATE TABLE patients(id TEXT PRIMARY KEY, digest BLOB, who TEXT, file INT, row INT,
-  data TEXT, moment INT, number INT, server TEXT) WITHOUT ROWID;
+  data TEXT, moment INT, number INT) WITHOUT ROWID;
+CREATE TABLE servers(id TEXT, server TEXT, PRIMARY KEY (id, server)) WITHOUT ROWID;
 CREATE TABLE known_by(patient TEXT, digest BLOB, is_name INT, PRIMARY KEY (patient, digest))
   WITHOUT ROWID;
 CREATE TABLE ambiguous(id TEXT PRIMARY KEY, file INT, row INT) WITHOUT ROWID;
-CREATE TABLE aliases(alias TEXT PRIMARY KEY, id TEXT) WITHOUT ROWID;
-CREATE TABLE merges(said_by TEXT, old TEXT, new TEXT, PRIMARY KEY (said_by, old, new))
+CREATE TABLE aliases(alias TEXT PRIMARY KEY, key TEXT, digest BLOB, id TEXT) WITHOUT ROWID;
+CREATE TABLE merges(said_by TEXT, old TEXT, new TEXT, server TEXT,
+  PRIMARY KEY (said_by, old, new, server)) WITHOUT ROWID;
+CREATE TABLE links(said_by TEXT, other TEXT, server TEXT, PRIMARY KEY (said_by, other, server))
   WITHOUT ROWID;
+CREATE TABLE linked(id TEXT, other TEXT, PRIMARY KEY (id, other)) WITHOUT ROWID;
 CREATE TABLE replaced(new TEXT, old TEXT, PRIMARY KEY (new, old)) WITHOUT ROWID;
-CREATE TABLE medications(id TEXT PRIMARY KEY, name TEXT) WITHOUT ROWID;
-CREATE TABLE known(digest BLOB PRIMARY KEY, moment INT, number INT, standing INT, fact INT)
-  WITHOUT ROWID;
+CREATE TABLE known(digest BLOB PRIMARY KEY, moment INT, number INT, standing INT, fact INT,
+  server TEXT) WITHOUT ROWID;
 CREATE TABLE deleted(name TEXT, moment INT, number INT);
 CREATE INDEX deleted_names ON deleted(name);
 CREATE TABLE facts(fact INTEGER PRIMARY KEY, moment INT, number INT, patient TEXT, kind TEXT,
-  date TEXT, id TEXT, file INT, row INT, code TEXT, medication TEXT, data TEXT);
+  date TEXT, id TEXT, file INT, row INT, code TEXT, medication TEXT, data TEXT, server TEXT,
+  medication_server TEXT, concepts TEXT);
 """
-# SQLite sorts outside memory; the joins are lookups by primary key.
-_BY_PATIENT = """
-SELECT COALESCE(a.id, f.patient) AS owner, f.kind, f.date, f.id, f.file, f.row, f.code, f.data,
-  m.name, f.medication
-FROM facts f LEFT JOIN aliases a ON a.alias = f.patient
-LEFT JOIN medications m ON f.medication <> '' AND m.id = f.medication
-ORDER BY owner, f.date DESC, f.kind, f.id
+
+
+def _whose(reference: str, server: str) -> str:
+    """SQL of the id that a reference means, by address on its server or by name."""
+    return (f"COALESCE((SELECT id FROM aliases WHERE alias = {server} || '/' || {reference}), "
+            f"(SELECT id FROM aliases WHERE alias = {reference}), {reference})")
+
+
+# SQLite sorts outside memory; all else are lookups by primary key. What another server says of a
+# patient of that id is said of somebody else: its owner is an address, and so no patient's id.
+_MEANT = _whose("f.patient", "f.server")
+_BY_PATIENT = f"""
+SELECT CASE WHEN f.server = '' OR EXISTS (SELECT 1 FROM servers WHERE id = {_MEANT}
+    AND server = f.server) OR NOT EXISTS (SELECT 1 FROM servers WHERE id = {_MEANT})
+  THEN {_MEANT} ELSE f.server || '/' || f.patient END AS owner,
+  f.kind, f.date, f.id, f.file, f.row, f.code, f.data, f.concepts,
+  {NAME_OF_MEDICATION}
+FROM facts f ORDER BY owner, f.date DESC, f.kind, f.id
 """
 # As references are followed; of two who replaced one patient the same is taken in any order.
-_MERGES = """
-SELECT COALESCE(a.id, m.old) AS gone, COALESCE(b.id, m.new) AS stays
-FROM merges m LEFT JOIN aliases a ON a.alias = m.old LEFT JOIN aliases b ON b.alias = m.new
-WHERE gone <> stays
+_MERGES = f"""
+SELECT {_whose("m.old", "m.server")} AS gone, {_whose("m.new", "m.server")} AS stays
+FROM merges m WHERE gone <> stays
 """
 # Before chains are followed: one that leads through the id of two people leads to a stranger.
 _CLEAR_MERGES = f"""{_MERGES} AND gone NOT IN (SELECT id FROM ambiguous)
@@ -73,7 +92,10 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredFact:
-    """A fact with its place; ``resource_id`` is never empty here."""
+    """A fact with its place; ``resource_id`` is never empty here.
+
+    ``concepts`` are the ids of what its name means.
+    """
 
     kind: str
     resource_id: str
@@ -81,9 +103,16 @@ class StoredFact:
     code: str
     values: dict[str, str]
     place: Place
+    concepts: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"StoredFact({self.kind}, …)"
+
+    @property
+    def coded(self) -> tuple[str, ...]:
+        """As a record has it."""
+        name = self.values.get("name")
+        return tuple(f"{concept} {name}" for concept in self.concepts) if name else ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,12 +184,13 @@ class FactStore:
     def __init__(self) -> None:
         self.merged = self.merges_lost = self.replaced = self.deleted = 0
         self._db = temporary_database()
-        for statement in _TABLES.split(";"):
+        for statement in (_TABLES + MEDICATIONS_TABLE).split(";"):
             self._db.execute(statement)
         self._files: list[str] = []
         self._numbers: dict[str, int] = {}
         self._waiting: list[tuple[Any, ...]] = []
         self._facts = self._flushed = 0
+        self._is_settled = False
 
     def close(self) -> None:
         """Removes everything."""
@@ -172,22 +202,33 @@ class FactStore:
         Exports of two systems can give one id to resources of two patients: what one patient has
         must not decide what another one keeps.
         """
-        digest = _digest(f"{fact.patient}\x1f{fact.kind}/{fact.resource_id}")
+        digest = self._known_as(fact)
         of_patient = fact.kind != "Patient" and fact.standing is Standing.FACT
         number = self._facts + 1 if of_patient else None
-        known = (fact.version.moment, fact.version.number, fact.standing.value, number, digest)
+        known = (fact.version.moment, fact.version.number, fact.standing.value, number,
+                 fact.server, digest)
         if not self._db.execute(
-            "INSERT OR IGNORE INTO known(moment, number, standing, fact, digest) "
-            "VALUES (?, ?, ?, ?, ?)", known
+            "INSERT OR IGNORE INTO known(moment, number, standing, fact, server, digest) "
+            "VALUES (?, ?, ?, ?, ?, ?)", known
         ).rowcount:
             refused = self._refused(fact, digest)
             if refused is not None:
                 return refused
-            self._db.execute("UPDATE known SET moment = ?, number = ?, standing = ?, fact = ? "
-                             "WHERE digest = ?", known)
+            self._db.execute("UPDATE known SET moment = ?, number = ?, standing = ?, fact = ?, "
+                             "server = ? WHERE digest = ?", known)
         if fact.standing is Standing.FACT:
             self._put(fact, digest, place)
         return Added.KEPT
+
+    def _known_as(self, fact: Fact) -> bytes:
+        """Digest of what its versions have in common: of a patient of another server none is."""
+        name = f"{fact.patient}\x1f{fact.kind}/{fact.resource_id}"
+        digest = _digest(name)
+        if fact.kind == "Patient" or not fact.server:
+            return digest
+        query = "SELECT 1 FROM known WHERE digest = ? AND server NOT IN ('', ?)"
+        is_elsewhere = self._db.execute(query, (digest, fact.server)).fetchone() is not None
+        return _digest(f"{fact.server}\x1f{name}") if is_elsewhere else digest
 
     def _refused(self, fact: Fact, digest: bytes) -> Added | None:
         """Why a fact does not count that is there in another version; else that one goes."""
@@ -214,7 +255,8 @@ class FactStore:
             self._db.execute("DELETE FROM patients WHERE id = ?", (fact.resource_id,))
             self._db.execute("DELETE FROM known_by WHERE patient = ? AND NOT is_name",
                              (fact.resource_id,))
-            self._db.execute("DELETE FROM merges WHERE said_by = ?", (fact.resource_id,))
+            for table in ("merges", "links"):
+                self._db.execute(f"DELETE FROM {table} WHERE said_by = ?", (fact.resource_id,))
         elif place is not None:
             if place > self._flushed:
                 self._flush()
@@ -227,37 +269,50 @@ class FactStore:
         if fact.kind == "Patient":
             who = f"{fact.values.get('name', '')}\x1f{fact.values.get('birth_date', '')}"
             self._db.execute(
-                "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (fact.resource_id, digest, who, file, place.row, data, version.moment,
-                 version.number, fact.server),
+                 version.number),
             )
             self._know(fact)
             return
         self._facts += 1
         self._waiting.append(
             (self._facts, version.moment, version.number, fact.patient, fact.kind, fact.date,
-             fact.resource_id, file, place.row, fact.code, fact.medication, data)
+             fact.resource_id, file, place.row, fact.code, fact.medication, data, fact.server,
+             fact.medication_server, " ".join(fact.concepts))
         )
         if len(self._waiting) >= _BATCH:
             self._flush()
 
     def _know(self, fact: Fact) -> None:
-        """Keep what a patient is known by, beside what is known already."""
+        """Keep what a patient is known by, and where, beside what is known already."""
+        if fact.kind != "Patient":
+            return
         self._db.executemany(
             "INSERT OR IGNORE INTO known_by VALUES (?, ?, ?)",
             [(fact.resource_id, known, known in fact.names)
              for known in fact.identifiers | fact.names],
         )
+        if fact.server and fact.standing is Standing.FACT:
+            self._db.execute("INSERT OR IGNORE INTO servers VALUES (?, ?)",
+                             (fact.resource_id, fact.server))
 
     def _is_known_person(self, fact: Fact, *, are_versions: bool) -> bool:
         """Whether the patient who has this one's id is this one."""
-        data, server = self._db.execute(
-            "SELECT data, server FROM patients WHERE id = ?", (fact.resource_id,)
-        ).fetchone()
+        who = (fact.resource_id,)
+        data, = self._db.execute("SELECT data FROM patients WHERE id = ?", who).fetchone()
+        servers = self._column("SELECT server FROM servers WHERE id = ?", who)
+        query = "SELECT digest FROM known_by WHERE patient = ? AND NOT is_name"
+        identifiers = self._column(query, who)
         return are_one_person(
-            json.loads(data), fact.values, servers=(server, fact.server),
-            are_versions=are_versions,
+            json.loads(data), fact.values,
+            have_one_server=fact.server in servers if servers and fact.server else None,
+            have_other_identifiers=bool(identifiers and fact.identifiers)
+            and identifiers.isdisjoint(fact.identifiers), are_versions=are_versions,
         )
+
+    def _column(self, query: str, arguments: tuple[str, ...]) -> frozenset[Any]:
+        return frozenset(value for value, in self._db.execute(query, arguments))
 
     def delete(self, kind: str, resource_id: str, version: Version) -> None:
         """Drop what has this type and id, of whichever patient, if it is not known to be later."""
@@ -266,21 +321,37 @@ class FactStore:
             (f"{kind}/{resource_id}", version.moment, version.number),
         )
 
-    def add_alias(self, alias: str, patient_id: str) -> None:
-        """Another name under which references call a patient."""
-        self._db.execute("INSERT OR IGNORE INTO aliases VALUES (?, ?)", (alias, patient_id))
+    def add_alias(self, key: str, patient_id: str, *, server: str) -> None:
+        """Another name under which references call a patient; on a server, if that is known.
 
-    def add_merge(self, old: str, new: str, *, said_by: str) -> None:
+        It counts if it is no patient's id, and if no other patient has it as well.
+        """
+        self._db.execute(
+            "INSERT INTO aliases VALUES (?, ?, ?, ?) ON CONFLICT(alias) DO UPDATE SET id = NULL "
+            "WHERE id <> excluded.id",
+            (f"{server}/{key}" if server else key, key, _digest(f"\x1fPatient/{key}"), patient_id),
+        )
+
+    def add_merge(self, old: str, new: str, *, said_by: str, server: str) -> None:
         """The hospital found that two patients are one, who goes on under the new id.
 
         Either may be called by an id or by an alias, in any order of patients and merges. A later
         version of the patient who says so may say so no more.
         """
-        self._db.execute("INSERT OR IGNORE INTO merges VALUES (?, ?, ?)", (said_by, old, new))
+        self._db.execute("INSERT OR IGNORE INTO merges VALUES (?, ?, ?, ?)",
+                         (said_by, old, new, server))
 
-    def add_medication(self, medication_id: str, name: str) -> None:
-        """The name of a medication that requests refer to."""
-        self._db.execute("INSERT OR IGNORE INTO medications VALUES (?, ?)", (medication_id, name))
+    def add_link(self, said_by: str, other: str, *, server: str) -> None:
+        """Another patient of the same person, whom the hospital has not merged; as for a merge."""
+        self._db.execute("INSERT OR IGNORE INTO links VALUES (?, ?, ?)", (said_by, other, server))
+
+    def add_medication(
+        self, medication_id: str, server: str, name: str, *, version: Version, standing: Standing
+    ) -> bool:
+        """The name of a medication that requests refer to; see ``medications.add_medication``."""
+        return add_medication(
+            self._db, medication_id, server, name, version=version, standing=standing
+        )
 
     def groups(self, *, sample: int | None = None) -> Iterator[Group]:
         """Facts by patient, in order of patient ids; patients without facts too.
@@ -288,11 +359,8 @@ class FactStore:
         Args:
             sample: Only this many patients, chosen by the digest of their ids.
         """
-        self._flush()
-        self._drop_deleted()
-        self._part_ambiguous()
-        self._merge()
-        self._db.execute("CREATE INDEX IF NOT EXISTS by_who ON patients(who)")
+        if not self._is_settled:
+            self._settle()
         if sample is not None:
             yield from self._sampled(sample)
             return
@@ -310,10 +378,28 @@ class FactStore:
             yield PatientFacts(patient=waiting, facts=())
             waiting = next(patients, None)
 
+    def _settle(self) -> None:
+        """Once all is there: who is who, and what counts."""
+        self._flush()
+        self._drop_unclear_aliases()
+        self._drop_deleted()
+        self._part_ambiguous()
+        self._merge()
+        self._link()
+        self._db.execute("CREATE INDEX by_who ON patients(who)")
+        self._is_settled = True
+
+    def _drop_unclear_aliases(self) -> None:
+        """What is a patient's id, or a name of two, calls nobody else."""
+        self._db.execute("DELETE FROM aliases WHERE digest IN (SELECT digest FROM known)")
+        self._db.execute("INSERT OR IGNORE INTO ambiguous(id) SELECT key FROM aliases "
+                         "WHERE id IS NULL")
+
     def _drop_deleted(self) -> None:
         if self._db.execute("SELECT 1 FROM deleted").fetchone() is None:
             return  # an export is not looked through for nothing
-        for table, name in (("facts", "kind || '/' || id"), ("patients", "'Patient/' || id")):
+        for table, name in (("facts", "kind || '/' || id"), ("patients", "'Patient/' || id"),
+                            ("medications", "'Medication/' || id")):
             self.deleted += self._db.execute(
                 f"DELETE FROM {table} WHERE EXISTS (SELECT 1 FROM deleted d WHERE d.name = {name} "
                 f"AND CASE WHEN {table}.moment <> d.moment THEN {table}.moment > d.moment "
@@ -328,6 +414,7 @@ class FactStore:
             f"INSERT OR REPLACE INTO ambiguous SELECT id, file, row FROM patients WHERE {of_them}"
         )
         self._db.execute(f"DELETE FROM patients WHERE {of_them}")
+        self._db.execute(f"DELETE FROM servers WHERE {of_them}")
 
     def _ambiguous(self) -> Iterator[LeftOut]:
         rows = self._db.execute(
@@ -350,11 +437,12 @@ class FactStore:
         if merges:
             self._db.execute("CREATE INDEX IF NOT EXISTS alias_ids ON aliases(id)")
         for old, new in _ends(merges, self._is_there).items():
-            if new is None:
+            if new is None or self._are_of_other_servers(old, new):
                 self.merges_lost += 1
                 continue
             self._db.execute("UPDATE aliases SET id = ? WHERE id = ?", (new, old))
-            self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", (old, new))
+            self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?1, ?1, NULL, ?2)", (old, new))
+            self._db.execute("UPDATE OR IGNORE servers SET id = ? WHERE id = ?", (new, old))
             self._db.execute("INSERT INTO replaced VALUES (?, ?)", (new, old))
             self._db.execute("UPDATE OR IGNORE known_by SET patient = ? WHERE patient = ?",
                              (new, old))
@@ -365,13 +453,28 @@ class FactStore:
         query = "SELECT 1 FROM patients WHERE id = ?"
         return self._db.execute(query, (patient_id,)).fetchone() is not None
 
+    def _link(self) -> None:
+        """Both ways, between those who are left after the merges, and with the ids of before."""
+        ends = f"SELECT {_whose('said_by', 'server')} AS one, {_whose('other', 'server')} AS two"
+        for one, two in (("one", "two"), ("two", "one")):
+            self._db.execute(f"INSERT OR IGNORE INTO linked SELECT {one}, {two} FROM "
+                             f"({ends} FROM links) WHERE one <> two")
+        self._db.execute("INSERT OR IGNORE INTO linked SELECT l.id, r.old FROM linked l "
+                         "JOIN replaced r ON r.new = l.other")
+
+    def _are_of_other_servers(self, old: str, new: str) -> bool:
+        """Whether the one who stays is a stranger with the id of the one whom a link means."""
+        query = "SELECT server FROM servers WHERE id = ?"
+        before, after = self._column(query, (old,)), self._column(query, (new,))
+        return bool(before and after) and before.isdisjoint(after)
+
     def _sampled(self, count: int) -> Iterator[Group]:
         self._db.execute("CREATE INDEX IF NOT EXISTS by_patient ON facts(patient)")
-        query = _BY_PATIENT.replace("ORDER BY", "WHERE f.patient IN (SELECT ? UNION SELECT alias "
-                                    "FROM aliases WHERE id = ?) ORDER BY")
+        query = _BY_PATIENT.replace("ORDER BY", "WHERE f.patient IN (SELECT ?1 UNION SELECT key "
+                                    "FROM aliases WHERE id = ?1) AND owner = ?1 ORDER BY")
         self._db.execute("CREATE INDEX IF NOT EXISTS alias_ids ON aliases(id)")
         for patient in list(self._patients("ORDER BY digest LIMIT ?", (count,))):
-            rows = self._db.execute(query, (patient.patient_id, patient.patient_id))
+            rows = self._db.execute(query, (patient.patient_id,))
             facts = [self._fact(row) for row in islice(rows, MAX_FACTS_PER_PATIENT)]
             yield PatientFacts(patient=patient, facts=facts)
 
@@ -388,13 +491,13 @@ class FactStore:
             yield LeftOut(places=places, reason=reason)
 
     def _fact(self, row: tuple[Any, ...]) -> StoredFact:
-        _, kind, date, resource_id, _, _, code, data, medication, _ = row
+        _, kind, date, resource_id, _, _, code, data, concepts, medication = row
         values = json.loads(data)
         if medication:
             values.setdefault("name", medication)
         return StoredFact(
             kind=kind, resource_id=resource_id, date=date, code=code, values=values,
-            place=self._place(row),
+            place=self._place(row), concepts=tuple(concepts.split()),
         )
 
     def _place(self, row: tuple[Any, ...]) -> Place:
@@ -413,15 +516,19 @@ class FactStore:
             )
 
     def _known_by(self, patient_id: str) -> KnownBy:
-        found = self._db.execute("SELECT digest FROM known_by WHERE patient = ?", (patient_id,))
-        return frozenset(row[0] for row in found)
+        who = (patient_id,)
+        others = self._column("SELECT other FROM linked WHERE id = ?", who)
+        digests = self._column("SELECT digest FROM known_by WHERE patient = ?", who)
+        return digests.union(map(linked, others))
 
     def _former_ids(self, patient_id: str) -> tuple[str, ...]:
         query = "SELECT old FROM replaced WHERE new = ? ORDER BY old"
         return tuple(old for old, in self._db.execute(query, (patient_id,)))
 
     def _flush(self) -> None:
-        self._db.executemany("INSERT INTO facts VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", self._waiting)
+        self._db.executemany(
+            "INSERT INTO facts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._waiting
+        )
         self._waiting.clear()
         self._flushed = self._facts
 

@@ -59,33 +59,45 @@ def moment_of(instant: object) -> int | None:
 
 
 def are_one_person(
-    first: Mapping[str, str], second: Mapping[str, str], *, servers: tuple[str, str],
-    are_versions: bool,
+    first: Mapping[str, str], second: Mapping[str, str], *, have_one_server: bool | None,
+    have_other_identifiers: bool, are_versions: bool,
 ) -> bool:
     """Whether two Patients of one id are one person, and not patients of two systems.
 
-    Each system gives ids as it likes, so another name or another birth date under one id is
-    another person, unless one server has both, or both have one social security number. Where one
-    is known to be the later version of the other, a name may have changed or a birth date been
-    corrected, if something else stayed.
+    A server gives an id once; two servers give one to two people, unless these show that they are
+    one by their name and birth date, or by their social security number. Where a server is not
+    known, another name or another birth date is another person, and so is another gender or are
+    other identifiers where name and birth date do not show that it is the same; unless both have
+    one social security number, or one is known to be the later version of the other and something
+    else stayed: a name may have changed, or a birth date been corrected.
 
     Args:
         first: One patient's values.
         second: The other's.
-        servers: Address of the server of each, or empty.
+        have_one_server: Whether one server has both; None where that is not known.
+        have_other_identifiers: Both have identifiers, and none in common.
         are_versions: Their versions can be put in order.
     """
-    differing = [name for name in ("name", "birth_date") if _differ(first, second, name)]
-    if not differing:
+    if have_one_server:
         return True
-    if all(servers):
-        return servers[0] == servers[1]
     alike = {name for name in ("name", "birth_date", "record_number", "ssn")
-             if first.get(name) and first.get(name) == second.get(name)}
-    return "ssn" in alike or (are_versions and bool(alike))
+             if _agree(first, second, name)}
+    differing = [name for name in ("name", "birth_date") if _agree(first, second, name) is False]
+    is_known_by_name = alike >= {"name", "birth_date"}
+    if have_one_server is False:
+        return not differing and (is_known_by_name or "ssn" in alike)
+    if not is_known_by_name:
+        differing += ["identifiers"] * have_other_identifiers
+        differing += ["gender"] * _have_other_genders(first, second)
+    return not differing or "ssn" in alike or (are_versions and bool(alike))
 
 
-def _differ(first: Mapping[str, str], second: Mapping[str, str], name: str) -> bool:
-    """Whether both say it, and not the same."""
+def _agree(first: Mapping[str, str], second: Mapping[str, str], name: str) -> bool | None:
+    """Whether both say the same; None where one does not say it."""
     mine, others = first.get(name, ""), second.get(name, "")
-    return bool(mine and others) and mine.casefold() != others.casefold()
+    return mine.casefold() == others.casefold() if mine and others else None
+
+
+def _have_other_genders(first: Mapping[str, str], second: Mapping[str, str]) -> bool:
+    is_known = "unknown" not in (first.get("gender"), second.get("gender"))
+    return is_known and _agree(first, second, "gender") is False
