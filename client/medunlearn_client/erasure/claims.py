@@ -48,9 +48,11 @@ def requests_by_run(
 ) -> dict[str, tuple[int, ...]]:
     """Numbers of the requests that are in a run, or in other states, by the run that took them."""
     found: dict[str, tuple[int, ...]] = {}
-    for request in registry.requests(states):
-        run_id = run_of(registry.events(request.number))
-        found[run_id] = (*found.get(run_id, ()), request.number)
+    requests = registry.requests(states)
+    with registry.transaction(write=False) as connection:
+        for request in requests:
+            run_id = run_of(history.events(connection, request.number))
+            found[run_id] = (*found.get(run_id, ()), request.number)
     return found
 
 
