@@ -102,6 +102,7 @@ class Claim:
         author: Who marks them, for the history.
         left_out: Requests that an earlier run has forgotten, or another run had, when this claim
             was made: the run forgets their records no more, and must not teach them again.
+        head: Last digest of the registry's history when this claim was made; zeros if not known.
     """
 
     registry: Registry
@@ -109,6 +110,26 @@ class Claim:
     token: str
     author: str = SIMULATION
     left_out: Sequence[int] = ()
+    head: str = history.NO_HISTORY
+
+    def is_known(self, *, taken: bool) -> bool:
+        """Whether the registry is the one that this claim was made from, and no older copy of it.
+
+        An older copy lacks the last steps, and gives numbers of requests that it lost to others.
+
+        Args:
+            taken: The run took its requests, so that the history of each names it.
+
+        Raises:
+            Rejected: ERASURE_HISTORY_TAMPERED.
+            Transient: ERASURE_REGISTRY_UNAVAILABLE.
+        """
+        with self.registry.transaction(write=False) as connection:
+            return history.leads_through(connection, self.head) and all(
+                self.token in _claims(connection, number) if taken
+                else history.events(connection, number)
+                for number in self.numbers
+            )
 
     def earlier_runs(self) -> tuple[int, ...]:
         """How many times each request was taken by a run before this one first took it.
@@ -249,10 +270,10 @@ def claim_on(registry: Registry) -> Claim:
         Rejected: ERASURE_HISTORY_TAMPERED.
         Transient: ERASURE_REGISTRY_UNAVAILABLE.
     """
-    registry.check()
+    head = registry.check()
     found = registry.requests({State.VALIDATED} | LEFT_OUT)
     return Claim(
-        registry=registry, token=new_token(),
+        registry=registry, token=new_token(), head=head,
         numbers=tuple(each.number for each in found if each.state is State.VALIDATED),
         left_out=tuple(each.number for each in found if each.state is not State.VALIDATED),
     )

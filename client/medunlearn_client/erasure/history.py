@@ -77,6 +77,12 @@ def events(connection: sqlite3.Connection, request: int | None = None) -> tuple[
         raise tampered("an event cannot be read") from None
 
 
+def leads_through(connection: sqlite3.Connection, digest: str) -> bool:
+    """Whether an event has this digest: what stood at the history's end once still stands in it."""
+    found = connection.execute("SELECT 1 FROM history WHERE digest = ?", (digest,)).fetchone()
+    return digest == NO_HISTORY or found is not None
+
+
 def _event(row: tuple[Any, ...]) -> Event:
     position, request, at, author, before, after, detail, digest = row
     decoded = json.loads(detail)

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,28 @@ def test_a_registry_that_is_gone_is_put_back_and_not_made_anew(
     with pytest.raises(Misconfigured, match="ERASURE_REGISTRY_MISSING") as caught:
         kept_claim(folder.erasure_file)
     assert "from its backup" in caught.value.hint and "erasure add" not in caught.value.hint
+
+
+def test_a_run_does_not_go_on_with_an_older_copy_of_its_registry(
+    folder: RunFolder, claim: Claim, add: Adder, backed_up: Callable[[], Callable[[], None]]
+) -> None:
+    """Its numbers are given again: the run forgot one patient and marked another's request."""
+    put_back = backed_up()
+    registry = claim.registry
+    third = add("p3").number
+    registry.validate(third, author="A", identity="passport seen")
+    claim = replace(claim, numbers=(third,))
+    claim.take("run")
+    keep_claim(folder.erasure_file, claim)
+    kept = kept_claim(folder.erasure_file)
+    assert kept is not None and kept.held() == (third,)
+    put_back()
+    with pytest.raises(Misconfigured, match="ERASURE_REGISTRY_ROLLBACK") as caught:
+        kept_claim(folder.erasure_file)
+    assert "put the newest copy back" in caught.value.hint
+    assert add("p4").number == third
+    with pytest.raises(Misconfigured, match="ERASURE_REGISTRY_ROLLBACK"):
+        kept_claim(folder.erasure_file)
 
 
 def test_of_a_request_that_was_withdrawn_meanwhile_the_adapter_forgets_the_records(
