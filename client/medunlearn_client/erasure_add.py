@@ -62,7 +62,8 @@ def add(
         str | None, typer.Option("--identifier", help="Any identifier; - asks for it.")
     ] = None,
     record: Annotated[
-        str | None, typer.Option("--record", help="Record id; - asks for it.")
+        str | None, typer.Option("--record", help="Record id, with --patient where several "
+                                  "patients' rows bear it; - asks for it.")
     ] = None,
     data_set: Annotated[
         Path | None, typer.Option("--data-set", help="One of the --data files, withdrawn whole.")

@@ -237,8 +237,6 @@ def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
         board.keep_in(folder.seconds_file)
     claim = kept_claim(folder.erasure_file)
     with words_when_stopped(folder, claim, board):
-        if claim is not None:
-            claim.take(facts.run_id)
         left_out = left_out_of(claim)
         with unnamed(claim, plan.data):
             records = prepare_records(plan, folder, board, left_out=left_out)
@@ -251,6 +249,8 @@ def restart(root: Path, board: PhaseBoard, *, device: str = "auto") -> Started:
                 plan, facts.model, facts.retrained, device=device,
                 keep=facts.runner == "memory", board=board,
             )
+        if claim is not None:  # last: a run that cannot go on takes back nothing that was reopened
+            claim.take(facts.run_id)
     return Started(folder=folder, plan=plan, facts=facts, records=records, claim=claim)
 
 

@@ -1,4 +1,10 @@
-"""A run's claim on disk, so that a resumed run settles what it had taken."""
+"""A run's claim on disk, so that a resumed run settles what it had taken.
+
+Guarantees:
+    A registry that lacks what runs took from it, an older copy or another one, is refused: whom
+    those runs have forgotten would be taught again, and the number of a request that is lost would
+    name somebody else's.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medunlearn_client.erasure.claims import Claim
+from medunlearn_client.erasure.history import NO_HISTORY
 from medunlearn_client.erasure.registry import Registry
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
@@ -23,6 +30,8 @@ class ClaimFile(BaseModel):
         token: The run's own.
         left_out: Those whose records are in neither of its sets; none in files that were written
             before runs left any out.
+        head: Last digest of the registry's history when the claim was made. Kept where any are left
+            out: the history of these does not name the run, as that of the others does.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,6 +40,7 @@ class ClaimFile(BaseModel):
     numbers: tuple[int, ...]
     token: str
     left_out: tuple[int, ...] = ()
+    head: str = NO_HISTORY
 
 
 def keep_claim(file: Path, claim: Claim) -> None:
@@ -43,21 +53,72 @@ def keep_claim(file: Path, claim: Claim) -> None:
     """
     kept = ClaimFile(
         registry=str(claim.registry.path), numbers=tuple(claim.numbers), token=claim.token,
-        left_out=tuple(claim.left_out),
+        left_out=tuple(claim.left_out), head=claim.head if claim.left_out else NO_HISTORY,
     )
     write_atomically(file, kept.model_dump_json(indent=2, exclude_defaults=True).encode())
 
 
-def kept_claim(file: Path, *, registry: Path | None = None) -> Claim | None:
+def kept_claim(
+    file: Path, *, registry: Path | None = None, taken: bool = True
+) -> Claim | None:
     """The claim that a run was started with; None if it had none.
 
     Args:
         file: Where it lies.
         registry: Where the registry is now; None takes the place of that time.
+        taken: The run took its requests.
 
     Raises:
-        Misconfigured: RUN_FILE_INVALID, or a code of the registry.
+        Misconfigured: RUN_FILE_INVALID, ERASURE_REGISTRY_ROLLBACK, or a code of the registry.
+        Rejected: ERASURE_HISTORY_TAMPERED.
     """
+    claim = _read_claim(file, registry=registry)
+    if claim is not None and not claim.is_known(taken=taken):
+        raise _rolled_back(
+            claim, "this run", "put the newest copy back, with its key; if it is lost for good, "
+            "this run is over: enter anew what is lost, and start a new one")
+    return claim
+
+
+def require_not_rolled_back(folder: Path, registry: Path) -> None:
+    """Refuses a registry that lacks what a run of this hospital took from it.
+
+    A damaged file says nothing; its own run is refused for it.
+
+    Args:
+        folder: The hospital's.
+        registry: Where its registry is now.
+
+    Raises:
+        Misconfigured: ERASURE_REGISTRY_ROLLBACK, or a code of the registry.
+        Rejected: ERASURE_HISTORY_TAMPERED.
+        Transient: ERASURE_REGISTRY_UNAVAILABLE.
+    """
+    for file in sorted((folder / "runs").glob("*.erasure")):
+        try:
+            claim = _read_claim(file, registry=registry)
+        except Misconfigured as error:
+            if error.code != "RUN_FILE_INVALID":
+                raise
+            continue
+        begun = file.with_suffix(".records").is_file()
+        if claim is not None and not claim.is_known(taken=begun):
+            raise _rolled_back(
+                claim, f"a run of this hospital (runs/{file.name})",
+                "put the newest copy back, with its key: by this one, who was forgotten would be "
+                "taught again. If it is lost for good, or another one was begun on purpose, enter "
+                "anew what it lacks (letters and reports say what), and move that file out of the "
+                "folder: its run is over here")
+
+
+def _rolled_back(claim: Claim, run: str, hint: str) -> Misconfigured:
+    return Misconfigured(
+        "ERASURE_REGISTRY_ROLLBACK", f"the registry {claim.registry.path} lacks what it held when "
+        f"{run} began: it is an older copy, or another registry", hint,
+    )
+
+
+def _read_claim(file: Path, *, registry: Path | None) -> Claim | None:
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -70,7 +131,7 @@ def kept_claim(file: Path, *, registry: Path | None = None) -> Claim | None:
         raise damaged(file) from error
     return Claim(
         registry=_registry_of_before(registry or Path(kept.registry)), numbers=kept.numbers,
-        token=kept.token, left_out=kept.left_out,
+        token=kept.token, left_out=kept.left_out, head=kept.head,
     )
 
 

@@ -54,9 +54,11 @@ def requests_by_run(
 ) -> dict[str, tuple[int, ...]]:
     """Numbers of the requests that are in a run, or in other states, by the run that took them."""
     found: dict[str, tuple[int, ...]] = {}
-    for request in registry.requests(states):
-        run_id = run_of(registry.events(request.number))
-        found[run_id] = (*found.get(run_id, ()), request.number)
+    requests = registry.requests(states)
+    with registry.transaction(write=False) as connection:
+        for request in requests:
+            run_id = run_of(history.events(connection, request.number))
+            found[run_id] = (*found.get(run_id, ()), request.number)
     return found
 
 
@@ -106,6 +108,7 @@ class Claim:
         author: Who marks them, for the history.
         left_out: Requests that an earlier run has forgotten, or another run had, when this claim
             was made: the run forgets their records no more, and must not teach them again.
+        head: Last digest of the registry's history when this claim was made; zeros if not known.
     """
 
     registry: Registry
@@ -113,6 +116,26 @@ class Claim:
     token: str
     author: str = SIMULATION
     left_out: Sequence[int] = ()
+    head: str = history.NO_HISTORY
+
+    def is_known(self, *, taken: bool) -> bool:
+        """Whether the registry is the one that this claim was made from, and no older copy of it.
+
+        An older copy lacks the last steps, and gives numbers of requests that it lost to others.
+
+        Args:
+            taken: The run took its requests, so that the history of each names it.
+
+        Raises:
+            Rejected: ERASURE_HISTORY_TAMPERED.
+            Transient: ERASURE_REGISTRY_UNAVAILABLE.
+        """
+        with self.registry.transaction(write=False) as connection:
+            return history.leads_through(connection, self.head) and all(
+                self.token in _claims(connection, number) if taken
+                else history.events(connection, number)
+                for number in self.numbers
+            )
 
     def earlier_runs(self) -> tuple[int, ...]:
         """How many times each request was taken by a run before this one first took it.
@@ -253,10 +276,10 @@ def claim_on(registry: Registry) -> Claim:
         Rejected: ERASURE_HISTORY_TAMPERED.
         Transient: ERASURE_REGISTRY_UNAVAILABLE.
     """
-    registry.check()
+    head = registry.check()
     found = registry.requests({State.VALIDATED} | LEFT_OUT)
     return Claim(
-        registry=registry, token=new_token(),
+        registry=registry, token=new_token(), head=head,
         numbers=tuple(each.number for each in found if each.state is State.VALIDATED),
         left_out=tuple(each.number for each in found if each.state is not State.VALIDATED),
     )

@@ -26,7 +26,7 @@ from typing import Any
 
 from medunlearn_client.erasure import history, rows
 from medunlearn_client.erasure.registry import Registry
-from medunlearn_common.audit.merkle import inclusion_proof, is_included, leaf_hash, root_of
+from medunlearn_common.audit.merkle import inclusion_proofs, is_included, leaf_hash, root_of
 from medunlearn_common.digests import canonical_json
 from medunlearn_common.entropy import KEY_BYTES, Entropy, OsEntropy
 from medunlearn_common.errors import Misconfigured, Transient
@@ -105,9 +105,10 @@ def commit(
     return Commitments(root=root_of(leaves).hex(), openings={
         real[leaf]: Opening(
             facts=facts[real[leaf]], key=keys[real[leaf]], index=index, size=size,
-            proof=inclusion_proof(leaves, index),
+            proof=proof,
         )
-        for index, leaf in enumerate(leaves) if leaf in real
+        for index, (leaf, proof) in enumerate(zip(leaves, inclusion_proofs(leaves), strict=True))
+        if leaf in real
     })
 
 

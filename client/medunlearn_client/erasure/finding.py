@@ -72,7 +72,7 @@ class Wanted:
 
     Attributes:
         kind: What the request is about.
-        patient_id: Id of the patient.
+        patient_id: Id of the patient; with ``record_id``, whose record is meant.
         name: Full name, with ``birth_date``.
         birth_date: As it stands in the records, usually YYYY-MM-DD.
         identifier: Any identifier of the patient.
@@ -164,6 +164,8 @@ class Wanted:
             "data_set": (self.data_set,), "concept": (self.concept_id,),
         }
         given = {kind for kind, values in asked.items() if any(v is not None for v in values)}
+        if self.kind == "record" and self.name is None and self.identifier is None:
+            given -= {"patient"}  # rows of several patients may share an id
         blank = any(value == "" for values in asked.values() for value in values)
         if given != {self.kind} or blank:
             raise Misconfigured(
@@ -238,9 +240,7 @@ def _found(wanted: Wanted, located: Located, tagger: Tagger | None) -> Found:
     if wanted.kind == "patient":
         return _patient(wanted, located)
     if wanted.kind == "record":
-        is_it = [record.record_id == wanted.record_id for _, _, record in located]
-        matches = _where(located, is_it, BY_RECORD_ID)
-        return Found(target=wanted.record_id if matches else None, matches=matches)
+        return _record(wanted, located)
     if wanted.kind == "data_set":
         return _data_set(wanted, located)
     if tagger is None:
@@ -288,6 +288,28 @@ def _where(located: Located, met: Sequence[bool], reason: str) -> tuple[Match, .
         for (_, digest, record), chosen in zip(located, met, strict=True)
         if chosen
     )
+
+
+def _record(wanted: Wanted, located: Located) -> Found:
+    """By its id, and by its patient's where rows of several patients share one.
+
+    Raises:
+        Misconfigured: ERASURE_AMBIGUOUS.
+    """
+    is_it = [
+        record.record_id == wanted.record_id
+        and (wanted.patient_id is None or record.is_of({wanted.patient_id}))
+        for _, _, record in located
+    ]
+    owners = {record.patient_id for (_, _, record), met in zip(located, is_it, strict=True)
+              if met and record.patient_id is not None}
+    if len(owners) > 1:
+        raise Misconfigured(
+            "ERASURE_AMBIGUOUS", f"records of {len(owners)} patients bear the record id",
+            "give the patient id too, with --patient: only that patient's records are meant then",
+        )
+    matches = _where(located, is_it, BY_RECORD_ID)
+    return Found(target=wanted.record_id if matches else None, matches=matches)
 
 
 def _data_set(wanted: Wanted, located: Located) -> Found:

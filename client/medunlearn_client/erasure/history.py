@@ -61,15 +61,26 @@ def facts_digest(connection: sqlite3.Connection, request: int) -> str:
 
 
 def events(connection: sqlite3.Connection, request: int | None = None) -> tuple[Event, ...]:
-    """The history of one request, or of all, in order."""
-    rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM history WHERE ?1 IS NULL OR request = ?1 ORDER BY position",
-        (request,),
-    )
+    """The history of one request, or of all, in order.
+
+    Two statements: one with ``?1 IS NULL OR request = ?1`` uses no index and reads the whole
+    history for each request, and a run asks for the histories of all its requests.
+    """
+    statement = f"SELECT {_COLUMNS} FROM history"
+    if request is None:
+        rows = connection.execute(f"{statement} ORDER BY position")
+    else:
+        rows = connection.execute(f"{statement} WHERE request = ? ORDER BY position", (request,))
     try:
         return tuple(_event(row) for row in rows)
     except ValueError:
         raise tampered("an event cannot be read") from None
+
+
+def leads_through(connection: sqlite3.Connection, digest: str) -> bool:
+    """Whether an event has this digest: what stood at the history's end once still stands in it."""
+    found = connection.execute("SELECT 1 FROM history WHERE digest = ?", (digest,)).fetchone()
+    return digest == NO_HISTORY or found is not None
 
 
 def _event(row: tuple[Any, ...]) -> Event:

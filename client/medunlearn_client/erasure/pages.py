@@ -4,7 +4,8 @@ PDF comes from ReportLab: BSD-licensed, pure Python, kept up for decades, and wi
 system libraries that WeasyPrint needs; fpdf2 is under the LGPL. The font that ReportLab brings
 knows western European letters only, so that for others a wider one is looked for where the
 system keeps its fonts, or named by the caller; a character without a glyph is refused rather
-than printed as a box.
+than printed as a box. So is one of a script that is written from right to left: ReportLab sets the
+letters as they lie in memory, so a name would stand there backwards, whatever the font.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from importlib import resources
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
+from unicodedata import bidirectional
 from xml.sax.saxutils import escape
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -85,12 +87,13 @@ def render_pdf(document: Document, *, font: Path | None = None) -> bytes:
 
     Raises:
         Misconfigured: ERASURE_FONT if the font cannot be used, ERASURE_GLYPHS if it lacks
-            characters of the document.
+            characters of the document, or some are written from right to left.
     """
     from reportlab.lib.pagesizes import A4
     from reportlab.lib.units import mm
     from reportlab.platypus import SimpleDocTemplate
 
+    _refuse_leftward(document)
     face = _face(document, font)
     target = BytesIO()
     # Invariant: the same document gives the same bytes, and no time of printing leaks.
@@ -102,6 +105,16 @@ def render_pdf(document: Document, *, font: Path | None = None) -> bytes:
     )
     page.build(_flow(document, face, page.width))
     return target.getvalue()
+
+
+def _refuse_leftward(document: Document) -> None:
+    leftward = {char for char in _characters(document) if bidirectional(char) in ("R", "AL")}
+    if leftward:
+        raise Misconfigured(
+            "ERASURE_GLYPHS", f"{len(leftward)} of the characters are of a script that is written "
+            "from right to left, and would be printed backwards",
+            "write them in Latin letters",
+        )
 
 
 def _face(document: Document, font: Path | None) -> str:
@@ -154,8 +167,11 @@ def _lacking(document: Document, face: str) -> int:
     from reportlab.pdfbase import pdfmetrics
 
     known = pdfmetrics.getFont(face).face.charToGlyph
-    used = {char for text in _texts(document) for char in text if not char.isspace()}
-    return sum(ord(char) not in known for char in used)
+    return sum(ord(char) not in known for char in _characters(document))
+
+
+def _characters(document: Document) -> set[str]:
+    return {char for text in _texts(document) for char in text if not char.isspace()}
 
 
 def _flow(document: Document, face: str, width: float) -> list[Any]:

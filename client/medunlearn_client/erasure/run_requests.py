@@ -16,7 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medunlearn_client.erasure.claim_file import keep_claim, kept_claim, taken
+from medunlearn_client.erasure.claim_file import (
+    keep_claim,
+    kept_claim,
+    require_not_rolled_back,
+    taken,
+)
 from medunlearn_client.erasure.claims import (
     HOSPITAL,
     Claim,
@@ -62,6 +67,8 @@ class RunRequests:
           whatever becomes of it later.
         * They are in_run on disk before anything of the run is released.
         * A run that is refused holds none.
+        * No run is drawn from a registry that lacks what an earlier run took from it, nor goes on
+          with one.
     """
 
     def __init__(self, folder: Path, config: SiteConfig, registry: Path) -> None:
@@ -86,11 +93,12 @@ class RunRequests:
         """Name what waits now as the run's requests, unless it has begun; marks nothing.
 
         Raises:
-            Misconfigured: A code of the registry.
+            Misconfigured: ERASURE_REGISTRY_ROLLBACK, or another code of the registry.
             Rejected: ERASURE_HISTORY_TAMPERED.
         """
         if has_begun(self._folder, run_id):
             return
+        require_not_rolled_back(self._folder, self._registry)
         earlier = self._drawn(run_id)
         if earlier is not None:
             earlier.release("the hospital stopped before it said ready")
@@ -184,7 +192,8 @@ class RunRequests:
 
     def _drawn(self, run_id: str) -> Claim | None:
         """Read by the hospital's present registry: its folder may have moved."""
-        kept = kept_claim(self._file(run_id), registry=self._registry)
+        kept = kept_claim(self._file(run_id), registry=self._registry,
+                          taken=has_begun(self._folder, run_id))
         return None if kept is None else replace(kept, author=HOSPITAL)
 
     def _file(self, run_id: str) -> Path:

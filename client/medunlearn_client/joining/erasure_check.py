@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medunlearn_client.erasure import Registry
+from medunlearn_client.erasure.claim_file import require_not_rolled_back
 from medunlearn_client.erasure.claims import (
     FORGOTTEN,
     LEFT_OUT,
@@ -42,8 +43,8 @@ def erasure_findings(folder: Path, site: SiteConfig) -> Iterator[Finding]:
         site: Its settings.
 
     Raises:
-        Misconfigured: A code of the registry, or as :func:`read_records` and
-            :func:`read_repairs`.
+        Misconfigured: ERASURE_REGISTRY_ROLLBACK or another code of the registry, or as
+            :func:`read_records` and :func:`read_repairs`.
         Rejected: ERASURE_HISTORY_TAMPERED.
     """
     if site.registry is None:
@@ -55,6 +56,7 @@ def erasure_findings(folder: Path, site: SiteConfig) -> Iterator[Finding]:
             raise
         yield _missing(folder, site.registry, error)
         return
+    require_not_rolled_back(folder, site.registry)
     for run, numbers in requests_by_run(registry).items():
         yield warning(
             "ERASURE_IN_RUN", f"erasure request(s) {_listed(numbers)} are in run {run}; other "

@@ -58,6 +58,22 @@ def inclusion_proof(leaves: Sequence[Hash], index: int) -> tuple[Hash, ...]:
     return (*inclusion_proof(leaves[split:], index - split), root_of(leaves[:split]))
 
 
+def inclusion_proofs(leaves: Sequence[Hash]) -> list[tuple[Hash, ...]]:
+    """The :func:`inclusion_proof` of each leaf, in their order.
+
+    One by one they would cost the square of the leaves: each hashes the whole tree.
+    """
+    if len(leaves) < 2:
+        return [() for _ in leaves]
+    split = _split(len(leaves))
+    left, right = leaves[:split], leaves[split:]
+    beside_left, beside_right = root_of(right), root_of(left)
+    return [
+        *((*proof, beside_left) for proof in inclusion_proofs(left)),
+        *((*proof, beside_right) for proof in inclusion_proofs(right)),
+    ]
+
+
 def _split(size: int) -> int:
     """The largest power of two below ``size`` (at least 2)."""
     return 1 << (size - 1).bit_length() - 1

@@ -42,7 +42,7 @@ _SUFFIXES = (".toml", ".json", ".db", ".enrolment", ".entry", ".leave")
 _WITHOUT_SUFFIX = ("invitation",)
 _NEVER_SUFFIXES = ("-wal", "-shm", "-journal", ".tmp", ".sock", ".lock", ".pid")
 _RUN_HISTORY = ("checkpoint.bin", "checkpoint.previous.bin", "opening.bin", "starts.txt")
-# A hospital's erasure registry and its key; an old copy of it undoes nothing that was released.
+# A hospital's erasure registry and its key; the runs' claims find out an old copy of it.
 _ERASURE = ("*.sqlite", "*.sqlite.key")
 # The coordinator's registry of runs, the one file under state/ that nothing else can tell.
 _STATE_HISTORY = "state/runs.db"

@@ -15,6 +15,8 @@ import pytest
 from joining_lab import HOME
 
 from medunlearn_client.erasure import Claim, Match, NewRequest, Registry, RunFigures
+from medunlearn_client.erasure.claim_file import keep_claim
+from medunlearn_client.erasure.claims import claim_on
 from medunlearn_client.erasure.run_requests import RunRequests
 from medunlearn_client.joining.checks import hospital_checks
 from medunlearn_client.joining.rotation import make_next_keys
@@ -403,6 +405,40 @@ def test_a_record_that_is_gone_is_told_though_another_s_row_bears_its_id(
     findings = found(place, "erasure")
     assert codes(findings) == ["ERASURE_VALIDATED", "ERASURE_RECORDS_MISSING"]
     assert f"request(s) {number} were" in findings[-1].message
+
+
+def test_an_older_copy_of_the_registry_is_a_problem(
+    tmp_path: Path, tiny_model_folder: Path, records: Path
+) -> None:
+    place = folder(tmp_path, tiny_model_folder, records)
+    site = place / "site.toml"
+    site.write_text(site.read_text().replace('registry = ""', 'registry = "erasure.sqlite"'))
+    registry = Registry(place / "erasure.sqlite", create=True)
+
+    def validated(record_id: str) -> None:
+        match = Match(record_id=record_id, file_digest="d" * 64, reason="record id")
+        number = registry.add(NewRequest(
+            kind="record", target=record_id, matches=(match,), basis="b", received=registry.today),
+            author="A. Officer").number
+        registry.validate(number, author="A. Officer", identity="passport seen")
+
+    validated("r3")
+    claim = claim_on(registry)
+    claim.take("heart-1")
+    runs = place / "runs"
+    runs.mkdir(exist_ok=True)
+    keep_claim(runs / "one.erasure", claim)
+    (runs / "one.records").touch()
+    (runs / "damaged.erasure").touch()
+    claim.settle({1: FORGOTTEN})
+    assert codes(found(place, "erasure")) == ["ERASURE_NONE_VALIDATED", "ERASURE_RECORDS_KEPT"]
+    for file in place.glob("erasure.sqlite*"):
+        file.unlink()
+    registry = Registry(place / "erasure.sqlite", create=True)
+    validated("r2")  # under the number of the request that is lost
+    (finding,) = found(place, "erasure")
+    assert (finding.code, finding.level) == ("ERASURE_REGISTRY_ROLLBACK", "problem")
+    assert "runs/one.erasure" in finding.message and "newest copy" in finding.hint
 
 
 @pytest.mark.parametrize("mends", [False, True])

@@ -7,8 +7,10 @@ from consistency_proofs import consistency_proof
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medunlearn_common.audit import merkle
 from medunlearn_common.audit.merkle import (
     inclusion_proof,
+    inclusion_proofs,
     is_consistent,
     is_included,
     leaf_hash,
@@ -50,6 +52,23 @@ def test_proofs_of_the_reference_tree() -> None:
     assert [hash_.hex()[:16] for hash_ in grown] == [
         "0ebc5d3437fbe2db", "ca854ea128ed050b", "d37ee418976dd957",
     ]
+
+
+def test_all_proofs_at_once_are_each_leaf_s_and_cost_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for size in range(len(RANDOM) + 1):
+        leaves = RANDOM[:size]
+        assert inclusion_proofs(leaves) == [inclusion_proof(leaves, n) for n in range(size)]
+    hashed: list[bytes] = []
+
+    def counted(left: bytes, right: bytes) -> bytes:
+        hashed.append(left)
+        return left
+
+    monkeypatch.setattr(merkle, "node_hash", counted)
+    inclusion_proofs(RANDOM[:64])
+    assert len(hashed) < 6 * 64  # one by one: 64 * 57
 
 
 @settings(max_examples=40)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,24 @@ def add(registry: Registry) -> Adder:
         return registry.add(NewRequest(**given), author=AUTHOR)
 
     return adder
+
+
+@pytest.fixture
+def backed_up(registry: Registry) -> Callable[[], Callable[[], None]]:
+    """Copies the registry as it is now; what it returns puts the copy in its place."""
+
+    def copier() -> Callable[[], None]:
+        with closing(sqlite3.connect(registry.path)) as source:
+            copy = source.serialize()
+
+        def put_back() -> None:
+            for suffix in ("-wal", "-shm"):
+                registry.path.with_name(registry.path.name + suffix).unlink(missing_ok=True)
+            registry.path.write_bytes(copy)
+
+        return put_back
+
+    return copier
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def test_what_is_asked_for_enters_no_command_line(
     (("--name", "Ann Lee", "--birth-date", "1990-01-02"), "ERASURE_AMBIGUOUS"),
     (("--name", "Ann Lee"), "ERASURE_NAME_ALONE"),
     ((), "ERASURE_WANTED"),
-    (("--patient", "secret-patient", "--record", "other"), "ERASURE_WANTED"),
+    (("--patient", "secret-patient", "--record", "other"), "ERASURE_NOT_FOUND"),
     (("--identifier", "M-1"), "ERASURE_TOO_SHORT"),
     (("--concept", "NO:SUCH"), "CONCEPT"),
     (("--data-set", "../../etc/passwd"), "ERASURE_DATA_SET"),
@@ -586,16 +586,30 @@ def test_a_row_whose_id_another_has_is_searched_as_the_service_reads_it(
 
 def test_rows_of_one_id_are_asked_for_together(typed: Typed, tmp_path: Path) -> None:
     """Each with its own words; one that has gone is missed though the other is there."""
-    site = site_of(tmp_path / "clinic", *TWICE)
+    rows = [{**row, "patient_id": "AAC"[place]} for place, row in enumerate(TWICE)]
+    site = site_of(tmp_path / "clinic", *rows)
     status, shown = typed("add", "--record", "1", "--basis", "b", "--plan", site, *AUTHOR)
     assert status == 0 and "2 record(s) by record id" in shown, shown
     typed("validate", 1, "--identity", "seen", *AUTHOR)
     assert len(forgotten_by_the_service(site)) == 2
     Registry(Path("erasure.sqlite")).check()
     (site.parent / "rows.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in TWICE[1:]), "utf-8")
+        "".join(json.dumps(row) + "\n" for row in rows[1:]), "utf-8")
     with pytest.raises(Misconfigured, match="ERASURE_RECORDS_CHANGED"):
         forgotten_by_the_service(site)
+
+
+def test_of_rows_of_two_patients_who_share_an_id_one_s_alone_is_asked_for(
+    typed: Typed, tmp_path: Path
+) -> None:
+    site = site_of(tmp_path / "clinic", *TWICE)
+    asked = ("add", "--record", "1", "--basis", "b", "--plan", site, *AUTHOR)
+    status, shown = typed(*asked)
+    assert status == 2 and "[ERASURE_AMBIGUOUS] records of 2 patients" in shown
+    status, shown = typed(*asked, "--patient", "B")
+    assert status == 0 and "1 record(s) by record id" in shown, shown
+    typed("validate", 1, "--identity", "seen", *AUTHOR)
+    assert forgotten_by_the_service(site, unit="record") == [("1", "B", "HIV")]
 
 
 def test_who_shares_his_row_s_id_with_one_who_asks_is_kept(typed: Typed, tmp_path: Path) -> None:

@@ -421,6 +421,25 @@ def test_a_character_without_glyph_is_refused_and_nothing_written(
         render_pdf(made)
 
 
+@pytest.mark.parametrize(("name", "count"), [("דוד כהן", 5), ("Łukasz\nمحمد", 3), ("\u0661", 0)])
+def test_what_is_written_from_right_to_left_is_refused_rather_than_printed_backwards(
+    registry: Registry, add: Adder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
+    count: int,
+) -> None:
+    """Fonts with these letters were found, and the letter bore them in the order of memory."""
+    monkeypatch.setattr(pages, "_lacking", lambda *_: 0)
+    add()
+    made = letter(registry, 1, addressee=tuple(name.split("\n")))
+    if not count:  # Arabic digits run from left to right
+        assert render_pdf(made).startswith(b"%PDF-")
+        return
+    with pytest.raises(Misconfigured, match="ERASURE_GLYPHS") as caught:
+        write_pages(made, tmp_path / "out", kind="letter", number=1)
+    assert f"{count} of the characters" in caught.value.message
+    assert not (tmp_path / "out").exists()
+    assert not re.search(r"[\u0590-\u06ff]", str(caught.value))
+
+
 def test_fonts_and_folders_that_are_none(registry: Registry, add: Adder, tmp_path: Path) -> None:
     add()
     made = letter(registry, 1)

@@ -24,6 +24,8 @@ from medunlearn_common.plan.sections import ColumnsSection
 
 Writer = Callable[..., Path]
 WORD = st.text(string.ascii_letters + string.digits + "éß山", min_size=4, max_size=12)
+SHARED_IDS = ReadOptions(for_sums=True)
+"""As a hospital's service reads: rows that share an id are so many records."""
 
 
 def ids(found: Found) -> set[str]:
@@ -40,6 +42,23 @@ def test_an_id_that_is_part_of_another_is_another(write_rows: Writer) -> None:
     assert (found.target, ids(found)) == ("p1", {"1"})
     assert ids(find_records(Wanted(kind="record", record_id="1"), [file])) == {"1"}
     assert find_records(patient(patient_id="P1"), [file]).target is None
+
+
+def test_a_record_id_that_several_patients_rows_bear_needs_the_patient_too(
+    write_rows: Writer,
+) -> None:
+    """Departments that number their rows from 1: a stranger's record was erased without a word."""
+    file = write_rows(("1", "p1", "first"), ("1", "p2", "second"), ("2", "p2", "third"))
+    with pytest.raises(Misconfigured, match="ERASURE_AMBIGUOUS") as caught:
+        find_records(Wanted(kind="record", record_id="1"), [file], options=SHARED_IDS)
+    assert "2 patients" in caught.value.message and "--patient" in caught.value.hint
+    assert "p1" not in str(caught.value)
+    mine = Wanted(kind="record", record_id="1", patient_id="p2")
+    found = find_records(mine, [file], options=SHARED_IDS)
+    assert found.target == "1"
+    assert [match.text_digest for match in found.matches] == [digest_of("second yes")]
+    nobodys = Wanted(kind="record", record_id="2", patient_id="p1")
+    assert find_records(nobodys, [file], options=SHARED_IDS).target is None
 
 
 @pytest.mark.parametrize("text", [

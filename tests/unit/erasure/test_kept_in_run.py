@@ -6,15 +6,20 @@ import io
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from medunlearn_client.erasure import Claim, ErasureRequest, Registry
+from medunlearn_client.erasure import Claim, ErasureRequest, Registry, State
 from medunlearn_client.erasure.claim_file import keep_claim, kept_claim
 from medunlearn_client.erasure.run_figures import outcome_lines
+from medunlearn_client.site_data import FederationRecords
 from medunlearn_common.errors import Misconfigured, Rejected
+from medunlearn_common.plan import plan_from_text
+from medunlearn_simulation import simulate
 from medunlearn_simulation.progress import PhaseBoard
 from medunlearn_simulation.run_folder import RunFolder
 from medunlearn_simulation.stopping import Terminated, sigterm_like_ctrl_c, words_when_stopped
@@ -130,6 +135,51 @@ def test_a_registry_that_is_gone_is_put_back_and_not_made_anew(
     with pytest.raises(Misconfigured, match="ERASURE_REGISTRY_MISSING") as caught:
         kept_claim(folder.erasure_file)
     assert "from its backup" in caught.value.hint and "erasure add" not in caught.value.hint
+
+
+def test_a_run_does_not_go_on_with_an_older_copy_of_its_registry(
+    folder: RunFolder, claim: Claim, add: Adder, backed_up: Callable[[], Callable[[], None]]
+) -> None:
+    """Its numbers are given again: the run forgot one patient and marked another's request."""
+    put_back = backed_up()
+    registry = claim.registry
+    third = add("p3").number
+    registry.validate(third, author="A", identity="passport seen")
+    claim = replace(claim, numbers=(third,))
+    claim.take("run")
+    keep_claim(folder.erasure_file, claim)
+    kept = kept_claim(folder.erasure_file)
+    assert kept is not None and kept.held() == (third,)
+    put_back()
+    with pytest.raises(Misconfigured, match="ERASURE_REGISTRY_ROLLBACK") as caught:
+        kept_claim(folder.erasure_file)
+    assert "put the newest copy back" in caught.value.hint
+    assert add("p4").number == third
+    with pytest.raises(Misconfigured, match="ERASURE_REGISTRY_ROLLBACK"):
+        kept_claim(folder.erasure_file)
+
+
+def test_a_run_that_cannot_go_on_takes_back_no_request_that_was_reopened(
+    folder: RunFolder, claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed in_run, and the next run left its records out."""
+    claim.take("run")
+    keep_claim(folder.erasure_file, claim)
+    claim.registry.reopen(1, author="A", reason="given up")
+    facts = SimpleNamespace(run_id="run", model="m", retrained=None)
+    monkeypatch.setattr(RunFolder, "read_start", lambda _: (plan_from_text("[run]\n"), facts))
+    monkeypatch.setattr(simulate, "prepare_records", lambda *_, **__: prepared)
+    prepared = SimpleNamespace(federation=FederationRecords(sites=(), nonmembers=(), repeated=0))
+
+    def changed(*_: object) -> None:
+        raise Rejected("DATA_CHANGED", "the record files are others", "put them back")
+
+    monkeypatch.setattr(simulate, "_require_models", lambda *_: None)
+    monkeypatch.setattr(simulate, "_require_same_records", changed)
+    with pytest.raises(Rejected, match="DATA_CHANGED"):
+        simulate.restart(folder.root, QUIET)
+    states = [claim.registry.request(number).state for number in (1, 2)]
+    assert states == [State.VALIDATED, State.IN_RUN]
 
 
 def test_of_a_request_that_was_withdrawn_meanwhile_the_adapter_forgets_the_records(

@@ -527,6 +527,65 @@ def test_a_run_that_began_before_anything_was_left_out_goes_on_as_it_was(
     assert sets(hospital, plan, "run") == ({"p1"}, {"p0", "p2", "p3", "p4", "p5"})
 
 
+def refused(hospital: Hospital, plan: RunPlan, run_id: str) -> bool:
+    return bool(ready(hospital, plan, run_id).fields.get("code") == "ERASURE_REGISTRY_ROLLBACK")
+
+
+def test_no_run_goes_on_or_begins_with_an_older_copy_of_the_registry(
+    folder: Path, plan: RunPlan, registry: Registry, validated: Callable[[str], int],
+    backed_up: Callable[[], Callable[[], None]],
+) -> None:
+    """The next run taught again whom the first one had forgotten, and nothing was said."""
+    put_back = backed_up()
+    assert validated("p1") == 1
+    hospital = opened(folder)
+    assert ready(hospital, plan, "one").kind == READY
+    settled(folder, registry, "one")
+    put_back()
+    for patient in (None, "p2"):  # the number is given again, too
+        if patient is not None:
+            assert validated(patient) == 1
+        for run_id in ("one", "two"):
+            assert refused(opened(folder), plan, run_id)
+    assert registry.request(1).state is State.VALIDATED
+    assert not (folder / "runs" / f"{digest_of('two')}.erasure").exists()
+    # Lost for good, or another registry on purpose: the way that the hint names.
+    (folder / "runs" / f"{digest_of('one')}.erasure").unlink()
+    assert ready(opened(folder), plan, "two").kind == READY
+    assert requests_by_run(registry) == {"two": (1,)}
+
+
+def test_a_copy_that_only_lacks_the_judgement_is_no_reason_to_stop(
+    folder: Path, plan: RunPlan, registry: Registry, validated: Callable[[str], int],
+    backed_up: Callable[[], Callable[[], None]],
+) -> None:
+    validated("p1")
+    assert ready(opened(folder), plan, "one").kind == READY
+    put_back = backed_up()
+    settled(folder, registry, "one")
+    put_back()
+    hospital = opened(folder)
+    assert ready(hospital, plan, "two").kind == READY
+    assert sets(hospital, plan, "two") == (set(), {"p0", "p2", "p3", "p4", "p5"})
+    settled(folder, registry, "one")
+
+
+def test_a_run_that_only_leaves_out_knows_its_registry_by_the_history_s_end(
+    folder: Path, plan: RunPlan, registry: Registry, validated: Callable[[str], int],
+    backed_up: Callable[[], Callable[[], None]],
+) -> None:
+    put_back = backed_up()
+    Claim(registry=registry, numbers=(validated("p0"),), token="t").take("elsewhere")
+    assert ready(opened(folder), plan, "one").kind == READY
+    kept = json.loads((folder / "runs" / f"{digest_of('one')}.erasure").read_text())
+    assert kept["head"] == registry.check()
+    validated("p3")
+    assert not refused(opened(folder), plan, "one")
+    put_back()
+    validated("p2")  # as number 1, it would be left out in the place of p0
+    assert refused(opened(folder), plan, "one") and refused(opened(folder), plan, "two")
+
+
 def test_a_registry_that_is_missing_or_changed_lets_no_run_begin(
     folder: Path, plan: RunPlan, registry: Registry
 ) -> None:
