@@ -172,15 +172,28 @@ def _located(folder: Path, config: SiteConfig) -> SiteConfig:
 
 
 def site_template(
-    site_id: str, *, model_folder: str, data: DataSection, forget: ForgetSection | None = None
+    site_id: str, *, model_folder: str, data: DataSection, forget: ForgetSection | None = None,
+    before: SiteConfig | None = None,
 ) -> str:
     """``site.toml`` with a comment above every key that a hospital sets.
+
+    Args:
+        site_id: Name of the site.
+        model_folder: Of the base model.
+        data: Where the records are.
+        forget: What is forgotten without a registry.
+        before: Settings of a hospital that comes back: its budget, and its registry of requests,
+            without which whoever was forgotten would be taught again.
 
     Guarantees:
         Parsing the text gives a configuration with these values.
     """
     plain = SiteConfig(site_id=site_id, data=data, forget=forget or ForgetSection(),
                        model_folder=model_folder)
+    if before is not None:
+        plain = plain.model_copy(update={name: getattr(before, name) for name in (
+            "erasure", "budget_epsilon", "budget_delta", "budget_unit")})
+    budget = plain.budget_epsilon
     return "\n".join([
         "# Which model and records this hospital takes part with. It never leaves the hospital;",
         "# unknown keys are errors. Check it with `medunlearn hospital doctor`.",
@@ -191,7 +204,7 @@ def site_template(
         "# files without patient data that plans may rely on; a plan names them by digest",
         "public_files = []",
         "# most epsilon that all runs together may spend here; without it policy.toml decides",
-        "# budget_epsilon = 8.0",
+        "# budget_epsilon = 8.0" if budget is None else f"budget_epsilon = {budget!r}",
         "# delta of that, and whom it protects: \"record\" | \"patient\"",
         f"budget_delta = {plain.budget_delta!r}",
         f"budget_unit = {json.dumps(plain.budget_unit)}",

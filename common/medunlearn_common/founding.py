@@ -14,7 +14,7 @@ import typer
 
 from medunlearn_common.entropy import Entropy
 from medunlearn_common.errors import Misconfigured, Transient
-from medunlearn_common.files import write_atomically
+from medunlearn_common.files import sync_path, write_atomically
 from medunlearn_common.fingerprints import same_fingerprint
 from medunlearn_common.identity import SigningIdentity, passphrase_from, write_identity
 from medunlearn_common.identity.key_files import require_passphrase
@@ -45,6 +45,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield draft
         os.rename(draft, folder)
+        sync_path(folder.parent)
     except OSError as error:
         raise _unwritable(folder, error) from error
     finally:

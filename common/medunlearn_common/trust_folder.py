@@ -63,12 +63,9 @@ class Trust:
             Transient: ENVELOPE_STORE.
         """
         before = self.roster.current.digest
-        self.roster.follow()
-        current = self.roster.current
-        if current.digest == before:
-            return False
-        self.store.see_roster(current.version, current.digest)
-        return True
+        # What the store refuses is not believed the next time either.
+        self.roster.follow(lambda new: self.store.see_roster(new.version, new.digest))
+        return self.roster.current.digest != before
 
     def seal_all(self, drafts: list[tuple[Header, Message]]) -> list[tuple[Header, bytes]]:
         """Final headers and envelopes of drafts, recorded before they are returned.

@@ -197,6 +197,16 @@ def test_two_rosters_of_one_version_and_an_expired_one(tmp_path: Path) -> None:
     assert code_of(lambda: held.offer(signed(frozen), now=NOW)) == "ROSTER_EXPIRED"
 
 
+def test_a_fork_that_is_laid_into_the_folder_is_refused_each_time(tmp_path: Path) -> None:
+    """The store refused it once, and the next message found it in force."""
+    held = trust(tmp_path, "site-0")
+    newer, fork = roster(2), replace(roster(2), issued=5)
+    held.store.see_roster(newer.version, newer.digest)
+    (tmp_path / "roster.dsse").write_bytes(signed(fork))
+    assert [code_of(held.follow) for _ in range(2)] == ["ROSTER_FORK"] * 2
+    assert held.roster.current.version == 1
+
+
 def with_party(version: int, *changed: Party, **changes: object) -> object:
     given = {p.party_id: p for p in roster().parties} | {p.party_id: p for p in changed}
     return replace(roster(version), parties=tuple(given[k] for k in sorted(given)), **changes)

@@ -20,6 +20,7 @@ from medunlearn_client.records import Record
 
 MIN_K_SHARE = 0.2  # the share of least likely tokens that Min-K%++ averages
 HEADLINE_ATTACK = "loss"
+_DIGITS = 5  # of a difference of mean losses; float32 scores agree to about 1e-6
 _QUESTION, _ANSWER = "Question: ", "\nAnswer:"
 FRAMES = (
     "{question}\nThe answer is:",
@@ -54,7 +55,8 @@ def _loss(evidence: Evidence) -> float | None:
 def _reference(evidence: Evidence) -> float | None:
     if evidence.reference is None:
         return None
-    return _answer_mean(evidence.own) - _answer_mean(evidence.reference)
+    # In batches of another make-up the same model's scores differ by rounding, which tells nothing.
+    return round(_answer_mean(evidence.own) - _answer_mean(evidence.reference), _DIGITS)
 
 
 def _min_k(evidence: Evidence) -> float | None:

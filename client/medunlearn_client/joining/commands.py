@@ -83,8 +83,8 @@ def init(
                f"--folder {folder}")
     if after is not None:
         typer.echo(f"what {after} had spent, accepted, logged and was asked to erase goes on "
-                   "here; it is retired. Compare its policy.toml, site.toml and hospital.toml with "
-                   "the new ones, which say what is packaged")
+                   "here; it is retired. The registry and budget in its site.toml are taken over; "
+                   "compare all else in it, policy.toml and hospital.toml with the new ones")
     if not (model and records.files):
         typer.echo(f"meanwhile set model_folder and [data] files in {folder / 'site.toml'}, and "
                    f"read {folder / 'trust' / 'policy.toml'}")

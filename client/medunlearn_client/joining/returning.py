@@ -14,10 +14,11 @@ from typing import Final
 
 from medunlearn_client.joining.own_keys import ENTRY_FILE
 from medunlearn_client.site_audit import AUDIT_FILE
+from medunlearn_client.site_config import ErasureSection, SiteConfig, read_site_config
 from medunlearn_common.audit import hand_over
 from medunlearn_common.digests import canonical_json
 from medunlearn_common.errors import Misconfigured, Transient
-from medunlearn_common.files import write_atomically
+from medunlearn_common.files import sync_path, write_atomically
 from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.identity.commands import read_entry
 from medunlearn_common.keeping import PartyMarks, require_no_store_lost
@@ -25,43 +26,67 @@ from medunlearn_common.keeping.backup import copy_database
 from medunlearn_common.keeping.catalogue import class_of, files_of, is_database, role_of
 from medunlearn_common.keeping.marks import LOST_FILE, RETIRED_FILE
 from medunlearn_common.keeping.stopped import stopped
+from medunlearn_common.roster import TrustedRoster
+from medunlearn_common.roster.former import FORMER_FOLDER, keep_replaced
 from medunlearn_common.trust_folder import PARTY_FILE, TRUST_FOLDER
 
 _FOLDERS: Final = ("runs", "supports", "plans", "approvals", "inbox", "adopted", "decisions")
 _REGISTRY_SUFFIXES: Final = (".sqlite", ".sqlite.key")
 
 
-@contextmanager
-def carried_over(
-    old: Path, draft: Path, *, signer: SigningIdentity, now: float
-) -> Iterator[None]:
-    """Copy a hospital's history into the draft of its next folder; retire the old one at the end.
-
-    Ledger, envelope store, audit log, accepted plans, inbox, adopted adapters, the mark of a
-    restore and the erasure registry are copied. The audit log goes on under the new key. The share
-    journal stays behind: it belongs to sessions of the old key.
-
-    Args:
-        old: The folder of before; its service must be stopped.
-        draft: The new one, with its trust folder.
-        signer: The hospital's new identity.
-        now: Seconds since 1970.
+def require_goes_on(old: Path, site_id: str) -> None:
+    """Refuse a folder that is not this hospital's, or goes on elsewhere.
 
     Raises:
-        Misconfigured: BACKUP_NO_PARTY, AFTER_OTHER_PARTY, PARTY_RETIRED, STORE_LOST,
-            SERVICE_RUNNING, ENTRY_ codes.
-        Rejected: AUDIT_LOG_DAMAGED.
-        Transient: AUDIT_UNAVAILABLE, WRITE_FAILED.
+        Misconfigured: BACKUP_NO_PARTY, AFTER_OTHER_PARTY, PARTY_RETIRED.
     """
     if role_of(old) != "hospital":
         raise Misconfigured("AFTER_OTHER_PARTY", f"{old} is no hospital's folder",
                             "name the folder of before with --after")
     before = (old / TRUST_FOLDER / PARTY_FILE).read_text("ascii").strip()
-    if before != signer.party_id:
+    if before != site_id:
         raise Misconfigured(
-            "AFTER_OTHER_PARTY", f"{old} is {before}'s, and the invitation is {signer.party_id}'s",
+            "AFTER_OTHER_PARTY", f"{old} is {before}'s, and the invitation is {site_id}'s",
             f"ask the coordinator to invite {before}: what was spent is kept under that name")
     PartyMarks(old).require_in_service()
+
+
+def settings_of(old: Path) -> SiteConfig:
+    """The settings of before; a registry that comes along is named as it lies in the new folder.
+
+    Raises:
+        Misconfigured: SITE_ codes.
+    """
+    config = read_site_config(old)
+    registry = config.registry
+    if registry is None or registry.parent.resolve() != old.resolve():
+        return config
+    return config.model_copy(update={"erasure": ErasureSection(registry=registry.name)})
+
+
+@contextmanager
+def carried_over(
+    old: Path, draft: Path, *, folder: Path, signer: SigningIdentity, now: float
+) -> Iterator[None]:
+    """Copy a hospital's history into the draft of its next folder, and retire the old one.
+
+    Ledger, envelope store, audit log, accepted plans, inbox, adopted adapters, the mark of a
+    restore and the erasure registry are copied. The audit log goes on under the new key. The share
+    journal stays behind: it belongs to sessions of the old key. The old folder serves again if the
+    block ends and the new one is not there.
+
+    Args:
+        old: The folder of before; its service must be stopped.
+        draft: The new one, with its trust folder.
+        folder: The name that it takes.
+        signer: The hospital's new identity.
+        now: Seconds since 1970.
+
+    Raises:
+        Misconfigured: STORE_LOST, SERVICE_RUNNING, ENTRY_ codes.
+        Rejected: AUDIT_LOG_DAMAGED.
+        Transient: AUDIT_UNAVAILABLE, WRITE_FAILED.
+    """
     try:
         with stopped(old):
             require_no_store_lost(old)
@@ -70,9 +95,15 @@ def carried_over(
                     _copy(path, draft / name)
             key = read_entry(old / TRUST_FOLDER / ENTRY_FILE).public_key
             hand_over(draft / AUDIT_FILE, old_key=key, signer=signer)
-            yield
-            # Two folders that go on from here would each spend what is left.
+            _keep_former(old / TRUST_FOLDER, draft / TRUST_FOLDER)
+            # Two folders that go on from here would each spend what is left: this one ends before
+            # the other has its name.
             write_atomically(old / RETIRED_FILE, canonical_json({"at": int(now)}) + b"\n")
+            try:
+                yield
+            finally:
+                if not folder.exists():
+                    (old / RETIRED_FILE).unlink()
     except OSError as error:
         raise Transient("WRITE_FAILED", f"{old} could not be carried over: {error.strerror}",
                         "mend it and try again; the old folder is as it was") from error
@@ -86,8 +117,18 @@ def _is_history(name: str) -> bool:
 
 def _copy(path: Path, target: Path) -> None:
     if is_database(path):
-        copy_database(path, target)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    shutil.copyfile(path, target)
-    target.chmod(path.stat().st_mode & 0o777)
+        copy_database(path, target, durable=True)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.copyfile(path, target)
+        target.chmod(path.stat().st_mode & 0o777)
+        sync_path(target)
+    sync_path(target.parent)
+
+
+def _keep_former(old: Path, new: Path) -> None:
+    """The coordinator's keys of before: runs that were attested under them are published yet."""
+    for entry in sorted((old / FORMER_FOLDER).glob("*.entry")):
+        _copy(entry, new / FORMER_FOLDER / entry.name)
+    before, now = (TrustedRoster(place, now=0.0).current for place in (old, new))
+    keep_replaced(new, before, now)

@@ -21,7 +21,7 @@ from medunlearn_client.joining.own_keys import (
     new_node_key,
     next_entry,
 )
-from medunlearn_client.joining.returning import carried_over
+from medunlearn_client.joining.returning import carried_over, require_goes_on, settings_of
 from medunlearn_client.policy import FederationLimits, KnownDigests, SitePolicy, policy_template
 from medunlearn_client.service.config import (
     CONFIG_FILE,
@@ -107,9 +107,12 @@ def make_site_folder(
     Raises:
         Misconfigured: FOLDER_EXISTS, KEY_ codes.
         Transient: WRITE_FAILED.
-        MedunlearnError: As :func:`carried_over`.
+        MedunlearnError: As :func:`require_goes_on`, :func:`carried_over`, and
+            :func:`settings_of`.
     """
     invitation = opened.invitation
+    if joining.after is not None:
+        require_goes_on(joining.after, invitation.site_id)
     with ExitStack() as carrying, new_folder(folder) as draft:
         for name in ("node", "state", "approvals", "inbox", "adopted", "tls"):
             (draft / name).mkdir(mode=_OWNER_ONLY)
@@ -137,7 +140,7 @@ def make_site_folder(
         write_service_files(draft, role="hospital", final=folder.absolute(), readable=outside)
         if joining.after is not None:  # ends after the folder has its name: only then it retires
             carrying.enter_context(carried_over(
-                joining.after, draft, signer=identity, now=now))
+                joining.after, draft, folder=folder, signer=identity, now=now))
     return folder / enrolment
 
 
@@ -272,6 +275,7 @@ def _write_settings(draft: Path, opened: OpenedInvitation, joining: Joining) -> 
                             worker=WorkerSection(device=joining.device))
     write_atomically(draft / CONFIG_FILE, hospital_template(config).encode("utf-8"),
                      private=False)
-    text = site_template(invitation.site_id, model_folder=joining.model_folder, data=joining.data)
+    text = site_template(invitation.site_id, model_folder=joining.model_folder, data=joining.data,
+                         before=None if joining.after is None else settings_of(joining.after))
     tomllib.loads(text)  # a path that breaks TOML must not make a folder
     write_atomically(draft / SITE_TOML, text.encode("utf-8"))

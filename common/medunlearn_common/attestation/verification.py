@@ -224,7 +224,7 @@ class Verification:
         if self._own is None:
             data = self.evidence.read(ROSTER_FILE)
             if self.root is None and self.keys is not None:
-                self._own = verify_roster(data, self.roster.root, now=0.0)
+                self._own = _under_the_same_root(data, self.roster)
             else:
                 self._own = self._checked(data)
         return self._own
@@ -323,6 +323,17 @@ class Verification:
             self.statement, used=self.roster, attested=self._attested
         ))
         return checks.require_witnessed(self.statement, self._records, self._export, found)
+
+
+def _under_the_same_root(data: bytes, used: Roster) -> Roster:
+    try:
+        return verify_roster(data, used.root, now=0.0)
+    except Rejected as error:
+        if error.code != "ROSTER_SIGNATURES":
+            raise
+        raise Rejected(error.code, f"the root of the roster given with --keys has not signed the "
+                       f"run's own: {error.message}", "if the root handed over since, verify with "
+                       "root.cbor and the roster of the run's time; else do not use it") from error
 
 
 def _given(path: Path) -> bytes:

@@ -133,23 +133,36 @@ def _copy_all(folder: Path, copies: Path, held: ExitStack, *, final: bool) -> li
     copied: dict[str, _Stamp] = {}
     for name, path in _wanted(folder, final=final):
         with suppress(FileNotFoundError):  # gone since it was listed
-            if not is_database(path):
+            if not _is_store(path):
                 copied[name] = _copy_file(path, copies / name)
+    names: list[str] = []
     with ExitStack() as moment:
         hold, databases = held if final else moment, set[str]()
         while new := [(name, path) for name, path in _wanted(folder, final=final)
-                      if name not in databases and is_database(path)]:
+                      if name not in databases and _is_store(path)]:
             databases |= {name for name, _ in new}
             with _open_files_for(len(databases)):
                 for _, path in new:  # and once more: a run may have begun meanwhile
                     hold.enter_context(_held(path))
-        wanted = _wanted(folder, final=final)
-        for name, path in wanted:
+        for name, path in _wanted(folder, final=final):
             if name in databases:
                 copy_database(path, copies / name)
-            elif copied.get(name) != _Stamp.of(path):
-                _copy_file(path, copies / name)
-    return [name for name, _ in wanted]
+            elif not _is_store(path):
+                with suppress(FileNotFoundError):
+                    if copied.get(name) != _Stamp.of(path):
+                        _copy_file(path, copies / name)
+            if (copies / name).exists():
+                names.append(name)
+    return names
+
+
+def _is_store(path: Path) -> bool:
+    """Whether a file is a database, or an empty one that is about to become one."""
+    try:
+        return is_database(path) or (
+            path.suffix in (".db", ".sqlite") and path.stat().st_size == 0)
+    except FileNotFoundError:
+        return False
 
 
 def _wanted(folder: Path, *, final: bool) -> list[tuple[str, Path]]:
@@ -219,12 +232,19 @@ def _held(path: Path) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
-def copy_database(path: Path, target: Path) -> None:
-    """Copy one of SQLite's files with what its journal holds; raises sqlite3.Error."""
+def copy_database(path: Path, target: Path, *, durable: bool = False) -> None:
+    """Copy one of SQLite's files with what its journal holds; raises sqlite3.Error.
+
+    Args:
+        path: The file.
+        target: Its copy.
+        durable: The copy itself outlasts a power cut, not only an archive that is made of it.
+    """
     _make_place(target)
     with closing(sqlite3.connect(path, timeout=BUSY_S)) as source, \
             closing(sqlite3.connect(target)) as copy:
-        copy.execute("PRAGMA synchronous=OFF")  # the archive is what must outlast a power cut
+        if not durable:
+            copy.execute("PRAGMA synchronous=OFF")
         source.backup(copy)
     target.chmod(path.stat().st_mode & 0o777)
 

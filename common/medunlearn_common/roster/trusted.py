@@ -16,6 +16,7 @@ Guarantees:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from medunlearn_common.envelope.dsse import SignedBytes, count_valid, parse_signed
@@ -150,8 +151,11 @@ class TrustedRoster:
         """Its signed form, to be handed on."""
         return self._data
 
-    def follow(self) -> None:
+    def follow(self, accept: Callable[[Roster], None] = lambda _: None) -> None:
         """Believe what another process of this party has put in force meanwhile.
+
+        Args:
+            accept: Asked of another roster before it is believed; may raise.
 
         Raises:
             Misconfigured: ROSTER_MISSING.
@@ -163,6 +167,7 @@ class TrustedRoster:
             return
         found = TrustedRoster(self._folder, now=0.0)
         _require_not_older(found.current, self._roster)
+        accept(found.current)
         self._roster, self._data = found.current, found.document
 
     def offer(self, data: bytes, *, now: float) -> Roster:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from medunlearn_common.errors import Misconfigured
+from medunlearn_common.errors import Misconfigured, Transient
 from medunlearn_common.sqlite_files import DurableDatabase
 
 RunState = Literal["pending", "running", "paused", "stopped", "finished", "failed"]
@@ -108,9 +108,21 @@ class RunsDb:
         """All runs, none of which changes until the block ends, and no new one is added.
 
         Whoever wants to change one waits: hold it for moments only.
+
+        Raises:
+            Transient: RUNS_DB; WRITE_FAILED where a file of the block's could not be written, which
+                is not the registry's fault.
         """
+        failure: OSError | None = None
         with self._database.transaction():
-            yield self.list()
+            try:
+                yield self.list()
+            except OSError as error:
+                failure = error
+        if failure is not None:
+            raise Transient("WRITE_FAILED", f"{failure.filename}: {failure.strerror}",
+                            "mend its permissions or free disk space, and give the command again: "
+                            "what was done of it stays, and is finished then") from failure
 
     def get(self, run_id: str) -> RunRow:
         """One run.

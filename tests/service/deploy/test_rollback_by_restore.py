@@ -470,7 +470,7 @@ def test_a_backup_is_of_one_moment(
     """From before the first copy until after the last, nobody writes to any of the databases."""
     folder, tried = party(consortium), 0
     stores = [folder / "ledger.db", folder / "trust" / "envelopes.db", folder / "audit.db"]
-    copy = backup._copy_database
+    copy = backup.copy_database
 
     def may_write(store: Path) -> bool:
         with closing(sqlite3.connect(store, timeout=0.0, isolation_level=None)) as connection:
@@ -489,7 +489,7 @@ def test_a_backup_is_of_one_moment(
                 copy(path, target)
         tried += 1
 
-    monkeypatch.setattr(backup, "_copy_database", copied)
+    monkeypatch.setattr(backup, "copy_database", copied)
     make_backup(folder, consortium.folder / "b.tar")
     assert tried == len(stores) and all(map(may_write, stores))
 
@@ -580,6 +580,35 @@ def test_nobody_waits_for_the_copies_of_large_files(
     spent = [PrivacyLedger(place / "ledger.db").epsilon(run_id="run-1", delta=BUDGET.delta)
              for place in (folder, consortium.folder / "new")]
     assert spent[0] == spent[1], "the charge and the checkpoint of one moment"
+
+
+def test_what_begins_or_goes_while_a_backup_is_made(
+    consortium: lab.Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that was empty at first is copied as one; what is gone is left out."""
+    folder = party(consortium)
+    place = folder / "runs" / "run-1"
+    place.mkdir(parents=True)
+    (place / "failure.json").write_text("{}")
+    (place / "audit.db").touch()
+    with closing(sqlite3.connect(place / "audit.db")) as writer:
+        copied = backup.shutil.copyfile
+
+        def meanwhile(source: Path, target: Path) -> None:
+            copied(source, target)
+            if source.name == "failure.json":
+                source.unlink()
+                writer.execute("PRAGMA journal_mode=WAL")
+                writer.execute("CREATE TABLE entries (position)")
+                writer.execute("INSERT INTO entries VALUES (1)")
+                writer.commit()
+
+        monkeypatch.setattr(backup.shutil, "copyfile", meanwhile)
+        make_backup(folder, consortium.folder / "b.tar")
+    restore(consortium.folder / "b.tar", consortium.folder / "new", history_lost=True)
+    store = consortium.folder / "new" / "runs" / "run-1" / "audit.db"
+    with closing(sqlite3.connect(store)) as copy:
+        assert copy.execute("SELECT COUNT(*) FROM entries").fetchone() == (1,)
 
 
 def test_more_runs_than_a_process_may_open_files(

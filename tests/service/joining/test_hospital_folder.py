@@ -17,6 +17,8 @@ from medunlearn_client.joining.checks import hospital_checks
 from medunlearn_client.joining.rotation import make_next_keys
 from medunlearn_client.joining.site_folder import leave_federation, take_roster
 from medunlearn_client.policy import accepted_runs, total_epsilon
+from medunlearn_client.site_config import read_site_config
+from medunlearn_common import founding
 from medunlearn_common.accounting import Mechanism
 from medunlearn_common.audit import AuditLog
 from medunlearn_common.audit.signing import site_log
@@ -131,7 +133,9 @@ def spent(desk: Desk) -> Path:
     own_log(folder).append("release_charged", run_id=RUN, release="round-0",
                            request_digest="a" * 64, sigma=3.0, count=1)
     (folder / "erasure.sqlite").write_bytes(b"requests")
-    (folder / "adopted" / "versions").mkdir()
+    site = folder / "site.toml"
+    site.write_text(site.read_text().replace('registry = ""', 'registry = "erasure.sqlite"')
+                    .replace("# budget_epsilon = 8.0", "budget_epsilon = 5.0"))
     leave_federation(folder, now=NOW)
     desk.members().advance(revoke="clinic-a")
     return folder.rename(desk.path / "before")
@@ -164,13 +168,44 @@ def test_what_was_spent_stays_spent_when_a_hospital_comes_back(desk: Desk, spent
     log = own_log(folder)
     assert log.damage is None and [record.kind for record in log.records] == ["release_charged"]
     assert (folder / "erasure.sqlite").read_bytes() == b"requests"
+    settings = read_site_config(folder)
+    assert settings.budget_epsilon == 5.0 and settings.registry == folder / "erasure.sqlite", \
+        "without its registry whoever was forgotten would be taught again"
     assert open_identity(folder).key_id != open_identity(spent).key_id
     with closing(open_trust(folder)):
         pass  # it would serve
     assert code_of(PartyMarks(spent).require_in_service) == "PARTY_RETIRED"
     assert code_of(desk.site, "clinic-a", desk.path / "lead" / "invitations" /
                    "clinic-a.invitation", "--trust-on-first-use", "--after", str(spent)
-                   ) == "FOLDER_EXISTS"
+                   ) == "PARTY_RETIRED"
+
+
+def test_a_return_that_is_cut_off_leaves_no_two_folders_that_spend(
+    desk: Desk, spent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old folder ends before the new one has its name, and serves again if it never gets it."""
+    def no_rename(_draft: Path, _folder: Path) -> None:
+        assert (spent / "retired.json").exists()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(founding.os, "rename", no_rename)
+        assert code_of(desk.site, "clinic-a", None, "--trust-on-first-use", "--after",
+                       str(spent)) == "WRITE_FAILED"
+    assert not (desk.path / "clinic-a").exists() and not (spent / "retired.json").exists()
+    desk.site("clinic-a", desk.lead / "invitations" / "clinic-a.invitation",
+              "--trust-on-first-use", "--after", str(spent))
+    assert (spent / "retired.json").exists()
+
+
+def test_a_hospital_that_comes_back_knows_the_coordinators_keys_of_before(
+    desk: Desk, spent: Path
+) -> None:
+    """Runs of before are published anew, and the key changed while the hospital was away."""
+    before = desk.members().roster().current.party("coordinator").key_id
+    assert desk.members().rotate(entropy=OsEntropy())
+    folder = desk.site("clinic-a", None, "--trust-on-first-use", "--after", str(spent))
+    assert [path.stem for path in (folder / "trust" / "former").iterdir()] == [before]
 
 
 @pytest.mark.parametrize(("broken", "code"), [
