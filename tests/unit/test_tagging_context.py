@@ -181,6 +181,18 @@ Infant daughter with hernia, noticed when crying.
 Single father of two with hernia.
 Well nourished, in no acute distress, hernia on the left.
 Lacks insight into the hernia and lifts heavy loads.
+She gave birth to a healthy girl and developed a hernia.
+She gave birth to a healthy son and developed a hernia.
+Gave birth to a daughter in 2010, later hernia repaired.
+Gave birth to a healthy boy, later hernia repaired.
+She gave birth to twins by caesarean and the hernia was repaired.
+She gave birth to her second child before the hernia was found.
+Gave birth to a boy with jaundice and developed a hernia.
+She was raised by a single mother and has a hernia.
+She was raised by a single mother and suffers from hernia.
+No evidence of strangulation, his hernia is reducible.
+No operation for the hernia.
+Neither the cough nor the hernia troubles him.
 """
 DENIED = """
 There is no evidence of hernia on either side.
@@ -201,6 +213,18 @@ The pain is not associated with hernia.
 The hernia was ruled out by ultrasound.
 No reason to suspect a hernia.
 Her abdomen shows no hernia.
+No evidence of the previously reported hernia.
+No sign of the known hernia.
+No CT evidence of the reported hernia.
+Without signs of the former hernia.
+No clinical evidence for a hernia.
+No CT evidence for hernia.
+No convincing sign for a hernia.
+No radiological suspicion for hernia.
+No clinical suspicion of the hernia that the scan reported.
+Absence of the typical hernia.
+Not known to have the hernia.
+Not known to have a hernia.
 """
 RELATED = """
 Father had a hernia.
@@ -210,6 +234,9 @@ The patient's infant daughter has a hernia.
 Maternal hernia, repaired before she was born.
 His single mother was operated on for hernia.
 Gave birth to a boy with hernia.
+She gave birth to a son with hernia.
+Gave birth to a healthy daughter with hernia.
+Raised by a single mother with hernia.
 Paternal uncle with the same hernia.
 Family history: hernia in his brother.
 Son of the patient has a hernia.
