@@ -189,7 +189,8 @@ class Found:
         near: Records by what comes near; they are not part of the request either.
         patient_ids: By which later runs leave out the patient: the one that was asked for, else
             the one that goes on, and those of before a merge. A merge may be a mistake, and taken
-            back; then who asked stays left out.
+            back; then who asked stays left out. Not an id that other patients' records bear, now
+            or of before a merge: it may be theirs.
     """
 
     target: str | None = field(repr=False)
@@ -336,7 +337,10 @@ def _patient(wanted: Wanted, located: Located) -> Found:
         return Found(target=None, matches=(), mentions=mentions, near=near)
     # With their words: another person's rows may bear the same ids, and her request is another.
     target = owner or digest_of(sorted([m.record_id, m.text_digest] for m in matches))
-    known = () if owner is None else (wanted.patient_id or owner, *sorted(former))
+    of_others = {one for _, _, record in located if record.patient_id != owner
+                 for one in (record.patient_id, *record.former_patient_ids)}
+    own = sorted(one for one in former if one not in of_others)
+    known = () if owner is None else (wanted.patient_id or owner, *own)
     return Found(target=target, matches=matches, mentions=mentions, near=near,
                  patient_ids=tuple(dict.fromkeys(known)))
 
@@ -355,6 +359,13 @@ def _owner(wanted: Wanted, located: Located, direct: Reasons) -> str | None:
     if wanted.patient_id is not None:  # by an id of before a merge: the one who goes on
         owners = {record.patient_id for _, _, record in located
                   if record.patient_id is not None and record.is_of({wanted.patient_id})}
+        if len(owners) > 1:
+            raise Misconfigured(
+                "ERASURE_AMBIGUOUS", f"records of {len(owners)} patients bear the patient id, now "
+                "or of before a merge, and nothing tells whose it is",
+                "find out whose it is, and mend what the data say of merges, such as "
+                "former_patient_ids; then search again",
+            )
     if len(owners) > 1:
         raise Misconfigured(
             "ERASURE_AMBIGUOUS", f"what was given points to {len(owners)} patients",
