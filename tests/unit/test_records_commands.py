@@ -151,6 +151,23 @@ def test_check_reads_as_the_plan_says(tmp_path: Path) -> None:
     assert done.exit_code == 0 and "1 records" in done.output
 
 
+def test_check_splits_merged_patients_as_a_run_does(tmp_path: Path) -> None:
+    """One row says the merge: unmerged, the patient was cut in two, which no run would be."""
+    rows = [{"id": "1", "patient_id": "A", "former_patient_ids": ["B"]},
+            {"id": "2", "patient_id": "B"}, {"id": "3", "patient_id": "A"},
+            *({"id": f"k{n}", "patient_id": "K"} for n in range(4))]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(
+        json.dumps({**row, "question": f"What ails {row['id']}?", "answer": "gout"}) + "\n"
+        for row in rows), encoding="utf-8")
+    plan = tmp_path / "plan.toml"
+    plan.write_text(f'[data]\nfiles = ["{path}"]\n[privacy]\nunit = "patient"\n'
+                    '[forget]\npatients = ["B"]\n')
+    done = RUNNER.invoke(records_app, ["check", "--plan", str(plan)])
+    assert done.exit_code == 0, done.exception
+    assert "to forget: 3 record(s), of 1 patient(s); to keep: 4" in done.output
+
+
 def test_check_says_what_the_plan_would_forget_of_its_own_files(tmp_path: Path) -> None:
     path = questions(tmp_path / "a.jsonl")
     plan = tmp_path / "plan.toml"

@@ -181,7 +181,7 @@ class Found:
 
     Attributes:
         target: What a run is given: id of patient, record or concept, digest of a file or of
-            several records' ids and words; None if nothing is held.
+            records' ids and words where ids may be others' too; None if nothing is held.
         matches: Each record, once, with the strongest reason.
         mentions: Records of other patients in which the name or identifier stands as well.
             They are not part of the request, and the officer decides about them.
@@ -189,7 +189,8 @@ class Found:
         near: Records by what comes near; they are not part of the request either.
         patient_ids: By which later runs leave out the patient: the one that was asked for, else
             the one that goes on, and those of before a merge. A merge may be a mistake, and taken
-            back; then who asked stays left out.
+            back; then who asked stays left out. Not an id that other patients' records bear, now
+            or of before a merge: it may be theirs.
     """
 
     target: str | None = field(repr=False)
@@ -296,20 +297,28 @@ def _record(wanted: Wanted, located: Located) -> Found:
     Raises:
         Misconfigured: ERASURE_AMBIGUOUS.
     """
+    bearing = [item for item in located if item[2].record_id == wanted.record_id]
     is_it = [
-        record.record_id == wanted.record_id
-        and (wanted.patient_id is None or record.is_of({wanted.patient_id}))
-        for _, _, record in located
+        wanted.patient_id is None or record.is_of({wanted.patient_id}) for _, _, record in bearing
     ]
-    owners = {record.patient_id for (_, _, record), met in zip(located, is_it, strict=True)
-              if met and record.patient_id is not None}
+    owners = {record.patient_id for (_, _, record), met in zip(bearing, is_it, strict=True) if met}
     if len(owners) > 1:
+        patients = len(owners - {None})
+        nobodys = sum(record.patient_id is None for _, _, record in bearing)
         raise Misconfigured(
-            "ERASURE_AMBIGUOUS", f"records of {len(owners)} patients bear the record id",
-            "give the patient id too, with --patient: only that patient's records are meant then",
+            "ERASURE_AMBIGUOUS", f"records of {patients} patient{'s' * (patients > 1)}"
+            f"{f' and {nobodys} without a patient' if nobodys else ''} bear the record id",
+            "give the patient id too, with --patient: only that patient's records are meant then"
+            + ("; one without a patient is found by --name or --identifier" if nobodys else ""),
         )
-    matches = _where(located, is_it, BY_RECORD_ID)
-    return Found(target=wanted.record_id if matches else None, matches=matches)
+    matches = _where(bearing, is_it, BY_RECORD_ID)
+    # By its id alone, another patient's record that bears it would be asked for already.
+    target = wanted.record_id if all(is_it) else _ids_and_words(matches)
+    return Found(target=target if matches else None, matches=matches)
+
+
+def _ids_and_words(matches: Iterable[Match]) -> str:
+    return digest_of(sorted([match.record_id, match.text_digest] for match in matches))
 
 
 def _data_set(wanted: Wanted, located: Located) -> Found:
@@ -335,8 +344,11 @@ def _patient(wanted: Wanted, located: Located) -> Found:
     if not matches:
         return Found(target=None, matches=(), mentions=mentions, near=near)
     # With their words: another person's rows may bear the same ids, and her request is another.
-    target = owner or digest_of(sorted([m.record_id, m.text_digest] for m in matches))
-    known = () if owner is None else (wanted.patient_id or owner, *sorted(former))
+    target = owner or _ids_and_words(matches)
+    of_others = {one for _, _, record in located if record.patient_id != owner
+                 for one in (record.patient_id, *record.former_patient_ids)}
+    own = sorted(one for one in former if one not in of_others)
+    known = () if owner is None else (wanted.patient_id or owner, *own)
     return Found(target=target, matches=matches, mentions=mentions, near=near,
                  patient_ids=tuple(dict.fromkeys(known)))
 
@@ -355,6 +367,13 @@ def _owner(wanted: Wanted, located: Located, direct: Reasons) -> str | None:
     if wanted.patient_id is not None:  # by an id of before a merge: the one who goes on
         owners = {record.patient_id for _, _, record in located
                   if record.patient_id is not None and record.is_of({wanted.patient_id})}
+        if len(owners) > 1:
+            raise Misconfigured(
+                "ERASURE_AMBIGUOUS", f"records of {len(owners)} patients bear the patient id, now "
+                "or of before a merge, and nothing tells whose it is",
+                "find out whose it is, and mend what the data say of merges, such as "
+                "former_patient_ids; then search again",
+            )
     if len(owners) > 1:
         raise Misconfigured(
             "ERASURE_AMBIGUOUS", f"what was given points to {len(owners)} patients",

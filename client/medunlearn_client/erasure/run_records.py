@@ -159,7 +159,8 @@ def _missing(numbers: Sequence[int]) -> Misconfigured:
     named = ", ".join(map(str, numbers)) or "unknown"
     return Misconfigured(
         "ERASURE_RECORDS_MISSING", f"the run's data lack what a request names (request {named})",
-        "give the run the files that the request was found in, or withdraw it and add it anew",
+        "give the run the files that the request was found in; or withdraw it and add it anew, as "
+        "after patients were merged, or a merge was taken back",
     )
 
 

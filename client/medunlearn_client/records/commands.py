@@ -18,6 +18,7 @@ from medunlearn_client.output_files import refuse_other_file, refuse_what_is_rea
 from medunlearn_client.paraphrase_commands import paraphrase, write_wordings
 from medunlearn_client.reading_options import FormatOption, PlanOption, reading_of
 from medunlearn_client.records.fhir.templates import packaged_text
+from medunlearn_client.records.merges import merged
 from medunlearn_client.records.quarantine import Quarantine, is_quarantine_file
 from medunlearn_client.records.reading import stream_records
 from medunlearn_client.records.record import Record
@@ -75,7 +76,8 @@ def check(
             read.append(record)
     _print(tally, held)
     if asks:
-        typer.echo(_split_line(read, reading.plan))
+        # A run splits whole patients, and a merge may be said in any row.
+        typer.echo(_split_line(merged(read), reading.plan))
     if plan is not None and not data:
         _require_what_a_run_reads(reading.plan)
 

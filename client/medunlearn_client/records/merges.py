@@ -19,9 +19,9 @@ from medunlearn_client.records.record import Record
 def merged(records: Sequence[Record]) -> list[Record]:
     """The records with each patient under the id that goes on, and with all former ids.
 
-    Nobody goes on where ids are said to have been merged in a circle, or one id into two: such
-    records keep the patient that they name, and each of a patient's records has what any of them
-    says.
+    Nobody goes on where ids are said to have been merged in a circle, or one id into two: records
+    under such an id keep it, while other ids that are clear are merged. Each of a patient's
+    records has what any of them says.
     """
     said: dict[str, set[str]] = defaultdict(set)
     for record in records:
@@ -33,41 +33,37 @@ def merged(records: Sequence[Record]) -> list[Record]:
     goes_on = _survivors(formers)
     for former, patient in goes_on.items():
         formers.setdefault(patient, set()).add(former)
-    return [_under(record, goes_on, formers) for record in records]
+    # Made once: a tuple for each record would take records times ids of memory.
+    ids_of = {patient: tuple(sorted(ids)) for patient, ids in formers.items()}
+    return [_under(record, goes_on, ids_of) for record in records]
 
 
 def _under(
-    record: Record, goes_on: Mapping[str, str], formers: Mapping[str, set[str]]
+    record: Record, goes_on: Mapping[str, str], ids_of: Mapping[str, tuple[str, ...]]
 ) -> Record:
     if record.patient_id is None:
         return record
     patient = goes_on.get(record.patient_id, record.patient_id)
-    ids = formers.get(patient, set())
-    if patient == record.patient_id and ids <= set(record.former_patient_ids):
+    ids = ids_of.get(patient, ())
+    if patient == record.patient_id and set(record.former_patient_ids).issuperset(ids):
         return record
-    return replace(record, patient_id=patient, former_patient_ids=tuple(sorted(ids)))
+    return replace(record, patient_id=patient, former_patient_ids=ids)
 
 
 def _survivors(formers: Mapping[str, Iterable[str]]) -> dict[str, str]:
     """The id that goes on for each former one, where exactly one does."""
-    parent: dict[str, str] = {}
-
-    def root(patient: str) -> str:
-        while parent.setdefault(patient, patient) != patient:
-            parent[patient] = parent[parent[patient]]
-            patient = parent[patient]
-        return patient
-
-    for patient, ids in formers.items():
-        for former in ids:
-            parent[root(former)] = root(patient)
-    one_person: dict[str, list[str]] = defaultdict(list)
-    for patient in list(parent):
-        one_person[root(patient)].append(patient)
     gone = {former for ids in formers.values() for former in ids}
-    found: dict[str, str] = {}
-    for patients in one_person.values():
-        staying = [patient for patient in patients if patient not in gone]
-        if len(staying) == 1:
-            found |= {patient: staying[0] for patient in patients if patient != staying[0]}
-    return found
+    found: dict[str, str | None] = {}  # None where several go on
+    waiting: list[tuple[str, str | None]] = [
+        (patient, patient) for patient in formers if patient not in gone]
+    while waiting:
+        patient, stays = waiting.pop()
+        for former in formers.get(patient, ()):
+            if former not in found:
+                found[former] = stays
+            elif found[former] not in (None, stays):
+                found[former] = None
+            else:
+                continue
+            waiting.append((former, found[former]))
+    return {former: stays for former, stays in found.items() if stays is not None}

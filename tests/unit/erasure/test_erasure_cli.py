@@ -610,6 +610,10 @@ def test_of_rows_of_two_patients_who_share_an_id_one_s_alone_is_asked_for(
     assert status == 0 and "1 record(s) by record id" in shown, shown
     typed("validate", 1, "--identity", "seen", *AUTHOR)
     assert forgotten_by_the_service(site, unit="record") == [("1", "B", "HIV")]
+    status, shown = typed(*asked, "--patient", "A")
+    assert status == 0, shown  # no double of the other patient's
+    status, shown = typed(*asked, "--patient", "A")
+    assert status == 2 and "[ERASURE_DUPLICATE]" in shown
 
 
 def test_who_shares_his_row_s_id_with_one_who_asks_is_kept(typed: Typed, tmp_path: Path) -> None:

@@ -55,10 +55,24 @@ def test_a_record_id_that_several_patients_rows_bear_needs_the_patient_too(
     assert "p1" not in str(caught.value)
     mine = Wanted(kind="record", record_id="1", patient_id="p2")
     found = find_records(mine, [file], options=SHARED_IDS)
-    assert found.target == "1"
+    # By the id alone, the other patient's request would be taken for the same.
+    assert found.target == digest_of([["1", digest_of("second yes")]])
     assert [match.text_digest for match in found.matches] == [digest_of("second yes")]
     nobodys = Wanted(kind="record", record_id="2", patient_id="p1")
     assert find_records(nobodys, [file], options=SHARED_IDS).target is None
+
+
+def test_a_record_without_a_patient_is_not_taken_along(write_rows: Writer) -> None:
+    file = write_rows(("1", "p1", "first"), ("1", None, "second"), ("2", None, "third"))
+    with pytest.raises(Misconfigured, match="ERASURE_AMBIGUOUS") as caught:
+        find_records(Wanted(kind="record", record_id="1"), [file], options=SHARED_IDS)
+    assert "1 patient and 1 without a patient" in caught.value.message
+    assert "--identifier" in caught.value.hint
+    mine = Wanted(kind="record", record_id="1", patient_id="p1")
+    found = find_records(mine, [file], options=SHARED_IDS)
+    assert [match.text_digest for match in found.matches] == [digest_of("first yes")]
+    alone = find_records(Wanted(kind="record", record_id="2"), [file], options=SHARED_IDS)
+    assert alone.target == "2"
 
 
 @pytest.mark.parametrize("text", [

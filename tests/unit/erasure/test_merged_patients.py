@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 
 from medunlearn_client.erasure import ErasureRequest, NewRequest, Registry, left_out_set
-from medunlearn_client.erasure.claims import forget_set
+from medunlearn_client.erasure.claims import Claim, forget_set
 from medunlearn_client.erasure.documents import officer_report
 from medunlearn_client.erasure.finding import LIKE_PATIENT_ID, Found, Wanted, find_records
 from medunlearn_client.erasure.renumbered import SeenRecord, renumbered
+from medunlearn_client.erasure.run_records import requested_records, require_whole
 from medunlearn_client.records import Record, read_records
 from medunlearn_client.records.jsonl import row_from_record
 from medunlearn_client.records.merges import merged
 from medunlearn_client.site_data import SiteRecords, load_hospital_records
+from medunlearn_common.errors import Misconfigured
 from medunlearn_common.plan.sections import (
     ConceptsSection,
     DataSection,
@@ -163,6 +165,21 @@ def test_who_asked_stays_left_out_where_a_merge_is_taken_back(
     registry.check()
 
 
+def test_a_merge_taken_back_before_the_run_is_named_where_it_refuses(
+    registry: Registry, write: Write
+) -> None:
+    """Whom the request meant is open then: neither of the two is forgotten unasked."""
+    number = request(registry, write(AFTER), "old").number
+    file = write(UNDONE)
+    claim = Claim(registry=registry, numbers=(number,), token="t")
+    forget = loaded(file, forget=forget_set(registry, [number])).forget
+    places = requested_records(
+        claim, forget, concepts=ConceptsSection(), data=DataSection(files=(str(file),)))
+    with pytest.raises(Misconfigured, match="ERASURE_RECORDS_MISSING") as caught:
+        require_whole(claim, places, MERGED | KEPT, forget=forget)
+    assert "a merge was taken back" in caught.value.hint
+
+
 def note(key: str, owner: str | None, *, former: tuple[str, ...] = (), **changes: Any) -> Any:
     return {"id": key, "question": f"What says note {key}?", "answer": "hernia",
             **({"patient_id": owner} if owner else {}),
@@ -215,7 +232,11 @@ def record(key: str, owner: str | None, *former: str) -> Record:
     ([("c",), ("b", "c"), ("a", "b")], [("a", "bc")] * 3),
     ([("a", "bc"), ("b", "c")], [("a", "bc")] * 2),
     ([("a", "c"), ("b", "c"), ("c",), ("a",)], [("a", "c"), ("b", "c"), ("c", ""), ("a", "c")]),
+    ([("a", "c"), ("b", "cd"), ("d",), ("c",)], [("a", "c"), ("b", "cd"), ("b", "cd"), ("c", "")]),
+    ([("a", "c"), ("b", "c"), ("c", "d"), ("d",)],
+     [("a", "c"), ("b", "c"), ("c", "d"), ("d", "")]),
     ([("a", "b"), ("b", "a")], [("a", "b"), ("b", "a")]),
+    ([("a", "b"), ("b", "a"), ("c", "a")], [("c", "ab")] * 3),
     ([("a", "a"), ("a",)], [("a", "a"), ("a", "")]),
     ([(None, "b"), ("b",)], [(None, "b"), ("b", "")]),
     ([("a",), ("b",)], [("a", ""), ("b", "")]),
@@ -227,6 +248,40 @@ def test_who_goes_on_is_clear_or_nobody_is_merged(
     records = [record(str(n), one[0], *(one[1] or "" if one[1:] else ""))
                for n, one in enumerate(said)]
     assert [(r.patient_id, "".join(r.former_patient_ids)) for r in merged(records)] == expected
+
+
+def contested(write: Write) -> Path:
+    return write([note("1", "a", former=("z",)), note("2", "b", former=("z",)), note("3", "z"),
+                  *(note(f"k{n}", f"k{n}") for n in range(3))])
+
+
+def test_an_id_that_two_claim_is_left_out_for_neither(registry: Registry, write: Write) -> None:
+    """Once one was forgotten, the other, and whose id it is, were never taught again."""
+    file = contested(write)
+    look = found(file, "a")
+    assert ids_of(look) == {"1"} and look.patient_ids == ("a",)
+    assert look.near == {LIKE_PATIENT_ID: 1}  # the officer hears of it
+    number = request(registry, file, "a").number
+    assert ids(loaded(file, forget=forget_set(registry, [number])).forget) == {"1"}
+    assert ids(loaded(file, left_out=left_out_set(registry, [number])).left_out) == {"1"}
+
+
+def test_a_patient_id_that_several_claim_is_refused_with_what_to_mend(write: Write) -> None:
+    with pytest.raises(Misconfigured, match="ERASURE_AMBIGUOUS") as caught:
+        found(contested(write), "z")
+    assert "3 patients" in caught.value.message and "before a merge" in caught.value.message
+    assert "former_patient_ids" in caught.value.hint and "give the patient" not in caught.value.hint
+
+
+def ids_of(look: Found) -> set[str]:
+    return {match.record_id for match in look.matches}
+
+
+def test_the_former_ids_of_a_patient_are_held_once() -> None:
+    """Of a patient with as many former ids as records, each held all of them."""
+    records = merged([record(str(n), "a", f"old{n}") for n in range(50)])
+    assert len({id(one.former_patient_ids) for one in records}) == 1
+    assert len(records[0].former_patient_ids) == 50
 
 
 def test_a_long_chain_of_merges_ends() -> None:
