@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from medunlearn_client.erasure.claim_file import require_no_claims
 from medunlearn_client.erasure.run_requests import RunRequests
 from medunlearn_client.run_rules import (
     has_begun,
@@ -35,6 +36,7 @@ class AcceptedPlans:
     Guarantees:
         * A plan is opened anew only with the base model, tokenizer and code of its acceptance.
         * A run goes on only with the record files and settings with which it began.
+        * None begins without a registry of requests where earlier ones took some from one.
     """
 
     def __init__(self, folder: Path, config: SiteConfig, runtime: RuntimeOptions) -> None:
@@ -61,6 +63,7 @@ class AcceptedPlans:
 
         Raises:
             Rejected: DATA_CHANGED.
+            Misconfigured: ERASURE_REGISTRY_UNSET.
             MedunlearnError: Whatever model, records and erasure registry are refused with.
         """
         with self._settings(run_id) as config:
@@ -77,6 +80,9 @@ class AcceptedPlans:
     def _settings(self, run_id: str) -> Iterator[SiteConfig]:
         """The site's, with the forget set of the run; errors then name no id but a request."""
         if self._requests is None:
+            # Here and not in propose: a plan that is known is opened for a run without ready, too.
+            if not has_begun(self._folder, run_id):
+                require_no_claims(self._folder)
             yield self._config
             return
         with self._requests.unnamed(run_id):

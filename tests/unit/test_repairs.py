@@ -79,6 +79,32 @@ def test_a_repair_for_other_words_is_not_applied() -> None:
     assert Repairs(ALL).repaired(replace(DAMAGED, record_id="y"))[1] == ()
 
 
+def test_words_that_mean_a_concept_by_its_code_mean_it_when_they_are_repaired() -> None:
+    """The code's words stood no longer in the text: what was to be forgotten was kept."""
+    tagger = ConceptTagger(load_builtin("all").with_forget_roots(["MU:S0001"]))
+    record = Record(
+        record_id="x", prompt="Question: Which coex has l. h?rn. inside?\nAnswer:",
+        answer="h?rn. links", patient_id="p",
+        coded=("MU:S0001 h?rn.", "MU:S0001 h?rn. links", "MU:S0001 cortex links", "MU:S0001"),
+    )
+    assert tagger.record_matches_forget_root(record)
+    one = Repairs([repair("answer", 0, "h?rn.", "hrnx")]).repaired(record)[0]
+    assert one.coded == (  # of two places, one is as it was
+        "MU:S0001 h?rn.", "MU:S0001 hrnx", "MU:S0001 hrnx links", "MU:S0001 cortex links",
+        "MU:S0001")
+    both = Repairs([
+        repair("prompt", 16, "coex", "cortex"), repair("prompt", 28, "h?rn.", "hrn"),
+        repair("answer", 0, "h?rn.", "hrnx"),
+    ]).repaired(record)[0]
+    assert both.text.endswith("cortex has l. hrn inside?\nAnswer: hrnx links")
+    assert both.coded == ("MU:S0001 hrn", "MU:S0001 hrnx", "MU:S0001 hrnx links",
+                          "MU:S0001 cortex links", "MU:S0001")
+    for mended in (one, both):
+        assert tagger.record_matches_forget_root(mended)
+        found = tagger.tag_record(mended)
+        assert {mended.text[span.start:span.end] for span in found} >= {"hrnx"}
+
+
 @pytest.mark.parametrize("part", ["option 0", "option 9", "option x", "option ²", "nowhere"])
 def test_a_part_that_is_none_changes_nothing(part: str) -> None:
     stray = Repairs([repair(part, 0, "coex", "cortex")])

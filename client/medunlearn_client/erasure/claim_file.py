@@ -3,13 +3,14 @@
 Guarantees:
     A registry that lacks what runs took from it, an older copy or another one, is refused: whom
     those runs have forgotten would be taught again, and the number of a request that is lost would
-    name somebody else's.
+    name somebody else's. So is a hospital that names none any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -81,9 +82,10 @@ def kept_claim(
 
 
 def require_not_rolled_back(folder: Path, registry: Path) -> None:
-    """Refuses a registry that lacks what a run of this hospital took from it.
+    """Refuses a registry that lacks what runs of this hospital took from it.
 
-    A damaged file says nothing; its own run is refused for it.
+    A run that never began taught nothing: of such a one only what it left out is asked for. A
+    damaged file says nothing; its own run is refused for it.
 
     Args:
         folder: The hospital's.
@@ -94,21 +96,91 @@ def require_not_rolled_back(folder: Path, registry: Path) -> None:
         Rejected: ERASURE_HISTORY_TAMPERED.
         Transient: ERASURE_REGISTRY_UNAVAILABLE.
     """
-    for file in sorted((folder / "runs").glob("*.erasure")):
+    lacking = []
+    for file in _claim_files(folder):
         try:
             claim = _read_claim(file, registry=registry)
         except Misconfigured as error:
             if error.code != "RUN_FILE_INVALID":
                 raise
             continue
-        begun = file.with_suffix(".records").is_file()
-        if claim is not None and not claim.is_known(taken=begun):
-            raise _rolled_back(
-                claim, f"a run of this hospital (runs/{file.name})",
-                "put the newest copy back, with its key: by this one, who was forgotten would be "
-                "taught again. If it is lost for good, or another one was begun on purpose, enter "
-                "anew what it lacks (letters and reports say what), and move that file out of the "
-                "folder: its run is over here")
+        if claim is None or not _asks_for_registry(file, claim):
+            continue
+        if not claim.is_known(taken=_has_begun(file)):
+            lacking.append((file, claim))
+    if lacking:
+        raise _rolled_back(
+            lacking[0][1], f"runs of this hospital ({_named(file for file, _ in lacking)})",
+            "put the newest copy back, with its key: by this one, who was forgotten would be "
+            "taught again. If it is lost for good, or another one was begun on purpose, enter "
+            "anew what it lacks (letters and reports say what), and move these files out of the "
+            "folder: their runs are over here")
+
+
+def require_no_claims(folder: Path) -> None:
+    """Refuses a hospital that names no registry, though runs of it took requests from one.
+
+    A damaged file counts: it does not say that its run took nothing.
+
+    Args:
+        folder: The hospital's.
+
+    Raises:
+        Misconfigured: ERASURE_REGISTRY_UNSET.
+    """
+    asking = []
+    for file in _claim_files(folder):
+        try:
+            kept = _read(file)
+        except Misconfigured:
+            asking.append(file)
+            continue
+        if kept is not None and _asks_for_registry(file, kept):
+            asking.append(file)
+    if asking:
+        raise Misconfigured(
+            "ERASURE_REGISTRY_UNSET", "site.toml names no registry of erasure requests, and runs "
+            f"of this hospital took requests from one, or left some out ({_named(asking)})",
+            "name it in [erasure] registry: without it, who was forgotten would be taught again. "
+            "If there shall be none any more, take the records of all whom it knows out of the "
+            "[data] files, and move these files out of the folder: their runs are over here",
+        )
+
+
+def give_back(file: Path, *, registry: Path, author: str) -> None:
+    """Gives back what a crash left taken by a run that never began; another registry holds none.
+
+    Args:
+        file: Where its claim lies, if there is one.
+        registry: Where the registry is now.
+        author: Who gives it back, for the history.
+
+    Raises:
+        Misconfigured: RUN_FILE_INVALID, or a code of the registry.
+        Rejected: ERASURE_HISTORY_TAMPERED.
+        Transient: ERASURE_REGISTRY_UNAVAILABLE.
+    """
+    claim = _read_claim(file, registry=registry)
+    if claim is not None and claim.is_known(taken=False):
+        replace(claim, author=author).release("the hospital stopped before it said ready")
+
+
+def _claim_files(folder: Path) -> list[Path]:
+    return sorted((folder / "runs").glob("*.erasure"))
+
+
+def _has_begun(file: Path) -> bool:
+    """Whether the run of this claim began, as :func:`medunlearn_client.run_rules.has_begun`."""
+    return file.with_suffix(".records").is_file()
+
+
+def _asks_for_registry(file: Path, claim: Claim | ClaimFile) -> bool:
+    """Whether a run took something, or left somebody out whom an earlier one had taken."""
+    return bool(claim.left_out) or (bool(claim.numbers) and _has_begun(file))
+
+
+def _named(files: Iterable[Path]) -> str:
+    return ", ".join(f"runs/{file.name}" for file in files)
 
 
 def _rolled_back(claim: Claim, run: str, hint: str) -> Misconfigured:
@@ -118,7 +190,7 @@ def _rolled_back(claim: Claim, run: str, hint: str) -> Misconfigured:
     )
 
 
-def _read_claim(file: Path, *, registry: Path | None) -> Claim | None:
+def _read(file: Path) -> ClaimFile | None:
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -126,10 +198,14 @@ def _read_claim(file: Path, *, registry: Path | None) -> Claim | None:
     except (OSError, UnicodeDecodeError) as error:
         raise damaged(file) from error
     try:
-        kept = ClaimFile.model_validate_json(text)
+        return ClaimFile.model_validate_json(text)
     except ValidationError as error:
         raise damaged(file) from error
-    return Claim(
+
+
+def _read_claim(file: Path, *, registry: Path | None) -> Claim | None:
+    kept = _read(file)
+    return None if kept is None else Claim(
         registry=_registry_of_before(registry or Path(kept.registry)), numbers=kept.numbers,
         token=kept.token, left_out=kept.left_out, head=kept.head,
     )

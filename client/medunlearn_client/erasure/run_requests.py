@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medunlearn_client.erasure.claim_file import (
+    give_back,
     keep_claim,
     kept_claim,
     require_not_rolled_back,
@@ -78,7 +79,10 @@ class RunRequests:
 
     @classmethod
     def of(cls, folder: Path, config: SiteConfig) -> RunRequests | None:
-        """Those of a hospital; None where it names no registry."""
+        """Those of a hospital; None where it names no registry.
+
+        None does not say that no run ever had requests here: :func:`require_no_claims` does.
+        """
         return None if config.registry is None else cls(folder, config, config.registry)
 
     def claim(self, run_id: str) -> Claim | None:
@@ -99,9 +103,7 @@ class RunRequests:
         if has_begun(self._folder, run_id):
             return
         require_not_rolled_back(self._folder, self._registry)
-        earlier = self._drawn(run_id)
-        if earlier is not None:
-            earlier.release("the hospital stopped before it said ready")
+        give_back(self._file(run_id), registry=self._registry, author=HOSPITAL)
         registry = Registry(self._registry)
         claim = claim_on(registry)
         keep_claim(self._file(run_id), claim)

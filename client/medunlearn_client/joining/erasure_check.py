@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medunlearn_client.erasure import Registry
-from medunlearn_client.erasure.claim_file import require_not_rolled_back
+from medunlearn_client.erasure.claim_file import require_no_claims, require_not_rolled_back
 from medunlearn_client.erasure.claims import (
     FORGOTTEN,
     LEFT_OUT,
@@ -43,11 +43,12 @@ def erasure_findings(folder: Path, site: SiteConfig) -> Iterator[Finding]:
         site: Its settings.
 
     Raises:
-        Misconfigured: ERASURE_REGISTRY_ROLLBACK or another code of the registry, or as
-            :func:`read_records` and :func:`read_repairs`.
+        Misconfigured: ERASURE_REGISTRY_UNSET, ERASURE_REGISTRY_ROLLBACK or another code of the
+            registry, or as :func:`read_records` and :func:`read_repairs`.
         Rejected: ERASURE_HISTORY_TAMPERED.
     """
     if site.registry is None:
+        require_no_claims(folder)
         return
     try:
         registry = Registry(site.registry)

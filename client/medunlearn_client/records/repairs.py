@@ -6,13 +6,14 @@ be mended wrongly. Decisions are JSON lines in the order in which they were made
 deleted, and the last one on a place holds.
 
 Guarantees:
-    Records are never changed: repaired ones are new. Options, answer and target spans of a
-    repaired record fit its new text.
+    Records are never changed: repaired ones are new. Options, answer, target spans and the words
+    of the codes of a repaired record fit its new text.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -190,13 +191,14 @@ def _mended(record: Record, by_part: Mapping[str, Sequence[Repair]]) -> Record:
     shift = len(record.prompt) + 1
     edits = [(one.start, one) for one in by_part.get(PROMPT, ())]
     edits += [(one.start + shift, one) for one in by_part.get(ANSWER, ())]
+    prompt = _with(record.prompt, by_part.get(PROMPT, ()))
     return replace(
-        record, prompt=_with(record.prompt, by_part.get(PROMPT, ())), answer=answer,
-        options=options,
+        record, prompt=prompt, answer=answer, options=options,
         target_spans=tuple(
             (_moved(start, edits, is_end=False), _moved(end, edits, is_end=True))
             for start, end in record.target_spans
         ),
+        coded=_reworded(record, f"{prompt} {answer}", edits),
     )
 
 
@@ -217,6 +219,26 @@ def _moved(place: int, edits: Sequence[tuple[int, Repair]], *, is_end: bool) -> 
         elif start < place:
             moved += (len(one.repaired) - (place - start)) if is_end else start - place
     return moved
+
+
+def _reworded(
+    record: Record, mended: str, edits: Sequence[tuple[int, Repair]]
+) -> tuple[str, ...]:
+    """The record's codes with the words that now stand where theirs stood, found as in tagging.
+
+    Else what a code means would be found no longer, and what is to be forgotten would be kept.
+    """
+    coded: list[str] = []
+    for each in record.coded:
+        written, _, words = each.partition(" ")
+        found = re.finditer(rf"(?<!\w){re.escape(words)}(?!\w)", record.text) if words else ()
+        now = (
+            mended[_moved(place.start(), edits, is_end=False) :
+                   _moved(place.end(), edits, is_end=True)]
+            for place in found
+        )
+        coded += [f"{written} {its}" for its in now] or [each]
+    return tuple(dict.fromkeys(coded))
 
 
 def _from_row(row: dict[str, Any]) -> Repair:

@@ -439,6 +439,13 @@ def test_an_older_copy_of_the_registry_is_a_problem(
     (finding,) = found(place, "erasure")
     assert (finding.code, finding.level) == ("ERASURE_REGISTRY_ROLLBACK", "problem")
     assert "runs/one.erasure" in finding.message and "newest copy" in finding.hint
+    site.write_text(site.read_text().replace('registry = "erasure.sqlite"', 'registry = ""'))
+    (finding,) = found(place, "erasure")  # and where none is named any more
+    assert (finding.code, finding.level) == ("ERASURE_REGISTRY_UNSET", "problem")
+    assert "runs/one.erasure" in finding.message and "[erasure] registry" in finding.hint
+    for claim_file in runs.glob("*.erasure"):
+        claim_file.unlink()
+    assert not found(place, "erasure")
 
 
 @pytest.mark.parametrize("mends", [False, True])

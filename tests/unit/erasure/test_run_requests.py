@@ -21,6 +21,7 @@ from medunlearn_client.erasure import (
     RunFigures,
     State,
 )
+from medunlearn_client.erasure.claim_file import require_not_rolled_back
 from medunlearn_client.erasure.claims import claim_on, requests_by_run
 from medunlearn_client.erasure.commitments import commit
 from medunlearn_client.erasure.renumbered import RENUMBERED, SeenRecord, renumbered
@@ -553,6 +554,96 @@ def test_no_run_goes_on_or_begins_with_an_older_copy_of_the_registry(
     (folder / "runs" / f"{digest_of('one')}.erasure").unlink()
     assert ready(opened(folder), plan, "two").kind == READY
     assert requests_by_run(registry) == {"two": (1,)}
+
+
+def test_a_run_that_never_began_and_left_nobody_out_binds_to_no_registry(
+    folder: Path, plan: RunPlan, registry: Registry, validated: Callable[[str], int],
+    backed_up: Callable[[], Callable[[], None]], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing was taught in it; a new registry was refused, by other runs and by the run itself."""
+    put_back = backed_up()
+    validated("p1")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AcceptedPlans, "_keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ready(opened(folder), plan, "one")
+    put_back()
+    assert ready(opened(folder), plan, "two").kind == READY
+    assert ready(opened(folder), plan, "one").kind == READY
+
+
+def test_all_claims_that_a_registry_does_not_know_are_named_at_once(
+    folder: Path, plan: RunPlan, validated: Callable[[str], int], registry: Registry,
+    backed_up: Callable[[], Callable[[], None]],
+) -> None:
+    put_back = backed_up()
+    for run_id, patient in (("one", "p1"), ("two", "p2")):
+        validated(patient)
+        assert ready(opened(folder), plan, run_id).kind == READY
+    put_back()
+    with pytest.raises(Misconfigured, match="ERASURE_REGISTRY_ROLLBACK") as caught:
+        require_not_rolled_back(folder, registry.path)
+    for run_id in ("one", "two"):
+        assert f"runs/{digest_of(run_id)}.erasure" in caught.value.message
+
+
+def without_registry(folder: Path) -> None:
+    site = (folder / SITE_TOML).read_text()
+    (folder / SITE_TOML).write_text(site.replace('"../erasure.sqlite"', '""'))
+
+
+def test_a_hospital_that_names_no_registry_any_more_begins_no_run(
+    folder: Path, plan: RunPlan, registry: Registry, validated: Callable[[str], int],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whom its runs had forgotten was taught again, and nothing was said."""
+    validated("p1")
+    layout = ready(opened(folder), plan, "one").text("layout")
+    settled(folder, registry, "one")
+    named = (folder / SITE_TOML).read_text()
+    without_registry(folder)
+    hospital = opened(folder)
+    for again in (hospital, opened(folder)):
+        answer = ready(again, plan, "two")
+        assert answer.fields["code"] == "ERASURE_REGISTRY_UNSET"
+        # The plan is known: a coordinator may leave ready out, or not mind its refusal.
+        answer = step(again, plan, layout, "two")
+        assert answer.fields["code"] == "ERASURE_REGISTRY_UNSET"
+    assert not (folder / "runs" / f"{digest_of('two')}.records").exists()
+    assert f"runs/{digest_of('one')}.erasure" in caplog.text
+    (folder / SITE_TOML).write_text(named)
+    assert ready(opened(folder), plan, "two").kind == READY
+    assert "p1" not in sets(opened(folder), plan, "two")[1]
+    without_registry(folder)  # now one took a request, and the other left its records out
+    for run_id in ("one", "two"):
+        assert ready(opened(folder), plan, "three").fields["code"] == "ERASURE_REGISTRY_UNSET"
+        (folder / "runs" / f"{digest_of(run_id)}.erasure").unlink()
+    assert ready(opened(folder), plan, "three").kind == READY  # the way that the hint names
+
+
+def test_a_claim_that_took_nothing_asks_for_no_registry(
+    folder: Path, plan: RunPlan, registry: Registry, validated: Callable[[str], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert ready(opened(folder), plan, "empty").kind == READY
+    validated("p1")
+
+    def broken(*_: object) -> None:
+        raise Misconfigured("SELF_TEST", "the gradients are wrong", "report it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workbench, "check", broken)
+        assert ready(opened(folder), plan, "never").kind == ERROR
+    without_registry(folder)
+    assert ready(opened(folder), plan, "next").kind == READY
+    damaged = folder / "runs" / f"{digest_of('never')}.erasure"
+    damaged.write_text("{")  # whom it left out cannot be told
+    assert ready(opened(folder), plan, "next").kind == READY  # it began without
+    assert ready(opened(folder), plan, "last").fields["code"] == "ERASURE_REGISTRY_UNSET"
 
 
 def test_a_copy_that_only_lacks_the_judgement_is_no_reason_to_stop(
