@@ -453,6 +453,8 @@ def test_two_people_without_names_are_not_made_one(
 @pytest.mark.parametrize("rows", [
     [at_server(A, [unnamed("male", "A-1"), OF_ANN]),
      at_server("https://A.example/fhir", [unnamed("female", "A-2"), OF_BOB])],
+    [at_server(A, [unnamed("male", "A-1"), OF_ANN]),
+     at_server("HTTPS://a.example:443/fhir", [unnamed("female", "A-2"), OF_BOB])],
     [at_server(A, [ANN, OF_ANN]), at_server(B, [{**ANN, "gender": "female"}, OF_BOB])],
     [unnamed("male", "A-1"), OF_ANN, unnamed("unknown", "a-1"), OF_BOB],
     [unnamed("male", "A-1"), OF_ANN, unnamed("male"), OF_BOB],
@@ -480,6 +482,14 @@ def test_what_is_said_at_one_server_is_not_said_of_anothers_patient(
     got, bad, _ = read_both(tmp_path, [at_server(A, [ANN, {**OF_ANN, **FIRST}]), strangers])
     assert [r.answer for r in got if r.subject == "condition"] == ["Asthma"]
     assert bad == Counter({"ROW_REFERENCE_MISSING": "verificationStatus" not in str(strangers)})
+
+
+def test_the_port_that_a_scheme_means_is_no_part_of_a_servers_address(tmp_path: Path) -> None:
+    at_port_80 = {**OF_ANN, "subject": {"reference": "http://a.example:80/fhir/Patient/p1"}}
+    at_another = {**OF_BOB, "subject": {"reference": "http://a.example:8080/fhir/Patient/p1"}}
+    got, bad, _ = read_both(tmp_path, [at_server(A, [ANN]), at_port_80, at_another])
+    assert [r.answer for r in got if r.subject == "condition"] == ["Asthma"]
+    assert bad == {"ROW_REFERENCE_MISSING": 1}
 
 
 @pytest.mark.parametrize(("rows", "asthma_of"), [

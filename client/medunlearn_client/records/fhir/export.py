@@ -400,7 +400,8 @@ def _marked(kind: str) -> frozenset[str]:
 
 
 def _no_patient() -> InvalidRecord:
-    return bad_row("ROW_REFERENCE_MISSING", "its patient is not in the export")
+    return bad_row("ROW_REFERENCE_MISSING", "its patient is not in the export, or stands there at "
+                   "another server's address or under another id")
 
 
 def _too_many() -> InvalidRecord:
