@@ -8,6 +8,7 @@ import re
 import tarfile
 from collections import Counter
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -605,6 +606,35 @@ def test_what_a_medication_is_does_not_depend_on_the_order(
                            quarantine=held)
         named = {r.answer for r in got if r.record_id == "p1:medication:med-1-r"}
         assert named == ({name} if name else set())
+        assert held.by_code.keys() <= {"ROW_DUPLICATE_ID"}
+
+
+NAMED_X, NAMED_Y, PLAIN_X = (at_server(A, [medication("X")]), at_server(B, [medication("Y")]),
+                             medication("X"))
+
+
+@pytest.mark.parametrize(("rows", "at_a", "at_b", "at_c", "at_none"), [
+    ([PLAIN_X, NAMED_X, NAMED_Y], "X", None, "X", None),
+    ([PLAIN_X, NAMED_Y], "X", None, "X", None),
+    ([NAMED_X, NAMED_Y], "X", "Y", None, None),
+    ([medication("X", **FIRST), at_server(A, [medication("Z", **SECOND)])], "Z", "X", "X", "Z"),
+    ([medication("X", **FIRST), medication("Y"), medication("Z", **SECOND)], *[None] * 4),
+])
+def test_what_a_medication_without_a_server_is_does_not_depend_on_the_order(
+    tmp_path: Path, rows: list[dict[str, Any]], at_a: str | None, at_b: str | None,
+    at_c: str | None, at_none: str | None
+) -> None:
+    """It may be any server's, and is not the first one's that comes along."""
+    bases = {f"{A}/": at_a, f"{B}/": at_b, "http://c.example/fhir/": at_c, "": at_none}
+    asked = [{**BY_REFERENCE, "subject": {"reference": f"Patient/p{n}"},
+              "medicationReference": {"reference": f"{base}Medication/x"}}
+             for n, base in enumerate(bases)]
+    expected = {f"p{n}": name for n, name in enumerate(bases.values()) if name}
+    for order in permutations(rows):
+        held = Quarantine(max_bad_fraction=1.0)
+        path = ndjson(tmp_path / "a.ndjson", [*order, OF_ANN, *map(patient, range(4)), *asked])
+        got = read_records(path, quarantine=held)
+        assert {r.patient_id: r.answer for r in got if r.subject == "medication"} == expected
         assert held.by_code.keys() <= {"ROW_DUPLICATE_ID"}
 
 
