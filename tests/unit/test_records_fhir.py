@@ -525,6 +525,21 @@ def test_a_merge_at_one_server_is_not_with_anothers_patient(tmp_path: Path) -> N
     assert aside == {MERGE_LOST: 1}
 
 
+@pytest.mark.parametrize("nobody", ["unknown", "NULL", "n.a.", "-"])
+def test_what_stands_for_no_value_is_no_patients_id(tmp_path: Path, nobody: str) -> None:
+    """All who bear the word would be one patient, and a copy of the records would not read."""
+    whose = {"subject": {"reference": f"Patient/{nobody}"}}
+    for who, bad in (
+        ([{**BOB, "id": nobody}], {"ROW_FIELD_EMPTY": 1, "ROW_REFERENCE_MISSING": 1}),
+        ([{**BOB, "link": [{"other": {"reference": f"Patient/{nobody}"}, "type": "replaces"}]}],
+         {"ROW_REFERENCE_MISSING": 1}),
+        ([{"fullUrl": f"urn:uuid:{nobody}", "resource": BOB}], {"ROW_REFERENCE_MISSING": 1}),
+    ):
+        got, found, _ = read_both(tmp_path, [*who, {**OF_ANN, **whose}])
+        assert found == bad and "Asthma" not in {r.answer for r in got}
+        assert not any(r.former_patient_ids for r in got)
+
+
 @pytest.mark.parametrize("search", [
     "Patient?identifier=urn:oid:1.2.3:p1", "Patient?identifier=http://hospital.example/mrn/p1",
     f"{A}/Patient?identifier=http://hospital.example/Device/p1",

@@ -51,7 +51,13 @@ from medunlearn_client.records.fhir.templates import (
     target_spans,
 )
 from medunlearn_client.records.fhir.versions import version_of
-from medunlearn_client.records.fields import Row, bad_row, content_id
+from medunlearn_client.records.fields import (
+    Row,
+    bad_row,
+    content_id,
+    identifier_text,
+    is_no_identifier,
+)
 from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
 from medunlearn_client.records.row_by_row import attempt
 
@@ -172,7 +178,9 @@ class FhirCollection:
             self.set_aside[str(kind)] += 1
             return
         named = _named(fact, key)
-        if kind == "Patient" and key and key != named.resource_id:
+        if kind == "Patient":
+            identifier_text({"id": named.resource_id}, "id")  # refuses what stands for no value
+        if kind == "Patient" and _is_id(key) and key != named.resource_id:
             self._store.add_alias(key, named.resource_id, server=named.server)
         added = self._store.add(named, place)
         if added is Added.OTHER_PERSON:
@@ -217,7 +225,10 @@ class FhirCollection:
     def _note_links(self, patient: Row, patient_id: str, full_url: str) -> None:
         merges, elsewhere = merges_of(patient, patient_id, full_url)
         for old, new in merges:
-            self._store.add_merge(old, new, said_by=patient_id, server=server_of(full_url))
+            if _is_id(old) and _is_id(new):
+                self._store.add_merge(old, new, said_by=patient_id, server=server_of(full_url))
+            else:
+                elsewhere += 1
         for other in links_of(patient, patient_id, full_url):
             self._store.add_link(patient_id, other, server=server_of(full_url))
         if elsewhere:
@@ -343,6 +354,11 @@ def _in_entry(entry: Row, *, level: int) -> Iterator[tuple[object, str]]:
             yield resource, url if isinstance(url, str) else ""
     elif resource is not None or "request" not in entry:
         yield None, ""
+
+
+def _is_id(text: str) -> bool:
+    """Whether it calls somebody: all whom ``unknown`` stands for would be one patient."""
+    return bool(text) and not is_no_identifier(text)
 
 
 def _named(fact: Fact, key: str) -> Fact:
