@@ -525,6 +525,18 @@ def test_a_merge_at_one_server_is_not_with_anothers_patient(tmp_path: Path) -> N
     assert aside == {MERGE_LOST: 1}
 
 
+def test_a_day_of_two_servers_reads_the_same_in_any_order(tmp_path: Path) -> None:
+    """Both servers number their resources alike, and the day is one note."""
+    sides = [at_server(base, [ANN, {**OF_ANN, "code": concept(code, name)}])
+             for base, code, name in ((A, "a", "Asthma"), (B, "g", "Gout"))]
+    notes = []
+    for order in (sides, sides[::-1]):
+        path = ndjson(tmp_path / "a.ndjson", order)
+        got = read_records(path, quarantine=Quarantine(max_bad_fraction=1.0))
+        notes.append([r.text for r in got if r.subject == "note"])
+    assert notes[0] == notes[1] and len(notes[0]) == 1
+
+
 @pytest.mark.parametrize("nobody", ["unknown", "NULL", "n.a.", "-"])
 def test_what_stands_for_no_value_is_no_patients_id(tmp_path: Path, nobody: str) -> None:
     """All who bear the word would be one patient, and a copy of the records would not read."""

@@ -70,7 +70,7 @@ SELECT CASE WHEN f.server = '' OR EXISTS (SELECT 1 FROM servers WHERE id = {_MEA
   THEN {_MEANT} ELSE f.server || '/' || f.patient END AS owner,
   f.kind, f.date, f.id, f.file, f.row, f.code, f.data, f.concepts,
   {NAME_OF_MEDICATION}
-FROM facts f ORDER BY owner, f.date DESC, f.kind, f.id
+FROM facts f ORDER BY owner, f.date DESC, f.kind, f.id, f.server, f.data, f.code, f.concepts
 """
 # As references are followed; of two who replaced one patient the same is taken in any order.
 _MERGES = f"""
