@@ -8,6 +8,7 @@ import re
 import tarfile
 from collections import Counter
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -453,6 +454,8 @@ def test_two_people_without_names_are_not_made_one(
 @pytest.mark.parametrize("rows", [
     [at_server(A, [unnamed("male", "A-1"), OF_ANN]),
      at_server("https://A.example/fhir", [unnamed("female", "A-2"), OF_BOB])],
+    [at_server(A, [unnamed("male", "A-1"), OF_ANN]),
+     at_server("HTTPS://a.example:443/fhir", [unnamed("female", "A-2"), OF_BOB])],
     [at_server(A, [ANN, OF_ANN]), at_server(B, [{**ANN, "gender": "female"}, OF_BOB])],
     [unnamed("male", "A-1"), OF_ANN, unnamed("unknown", "a-1"), OF_BOB],
     [unnamed("male", "A-1"), OF_ANN, unnamed("male"), OF_BOB],
@@ -480,6 +483,14 @@ def test_what_is_said_at_one_server_is_not_said_of_anothers_patient(
     got, bad, _ = read_both(tmp_path, [at_server(A, [ANN, {**OF_ANN, **FIRST}]), strangers])
     assert [r.answer for r in got if r.subject == "condition"] == ["Asthma"]
     assert bad == Counter({"ROW_REFERENCE_MISSING": "verificationStatus" not in str(strangers)})
+
+
+def test_the_port_that_a_scheme_means_is_no_part_of_a_servers_address(tmp_path: Path) -> None:
+    at_port_80 = {**OF_ANN, "subject": {"reference": "http://a.example:80/fhir/Patient/p1"}}
+    at_another = {**OF_BOB, "subject": {"reference": "http://a.example:8080/fhir/Patient/p1"}}
+    got, bad, _ = read_both(tmp_path, [at_server(A, [ANN]), at_port_80, at_another])
+    assert [r.answer for r in got if r.subject == "condition"] == ["Asthma"]
+    assert bad == {"ROW_REFERENCE_MISSING": 1}
 
 
 @pytest.mark.parametrize(("rows", "asthma_of"), [
@@ -512,6 +523,33 @@ def test_a_merge_at_one_server_is_not_with_anothers_patient(tmp_path: Path) -> N
     got, bad, aside = read_both(tmp_path, rows)
     assert {r.patient_id for r in got if r.answer == "Illness 1"} == {"p1"} and not bad
     assert aside == {MERGE_LOST: 1}
+
+
+def test_a_day_of_two_servers_reads_the_same_in_any_order(tmp_path: Path) -> None:
+    """Both servers number their resources alike, and the day is one note."""
+    sides = [at_server(base, [ANN, {**OF_ANN, "code": concept(code, name)}])
+             for base, code, name in ((A, "a", "Asthma"), (B, "g", "Gout"))]
+    notes = []
+    for order in (sides, sides[::-1]):
+        path = ndjson(tmp_path / "a.ndjson", order)
+        got = read_records(path, quarantine=Quarantine(max_bad_fraction=1.0))
+        notes.append([r.text for r in got if r.subject == "note"])
+    assert notes[0] == notes[1] and len(notes[0]) == 1
+
+
+@pytest.mark.parametrize("nobody", ["unknown", "NULL", "n.a.", "-"])
+def test_what_stands_for_no_value_is_no_patients_id(tmp_path: Path, nobody: str) -> None:
+    """All who bear the word would be one patient, and a copy of the records would not read."""
+    whose = {"subject": {"reference": f"Patient/{nobody}"}}
+    for who, bad in (
+        ([{**BOB, "id": nobody}], {"ROW_FIELD_EMPTY": 1, "ROW_REFERENCE_MISSING": 1}),
+        ([{**BOB, "link": [{"other": {"reference": f"Patient/{nobody}"}, "type": "replaces"}]}],
+         {"ROW_REFERENCE_MISSING": 1}),
+        ([{"fullUrl": f"urn:uuid:{nobody}", "resource": BOB}], {"ROW_REFERENCE_MISSING": 1}),
+    ):
+        got, found, _ = read_both(tmp_path, [*who, {**OF_ANN, **whose}])
+        assert found == bad and "Asthma" not in {r.answer for r in got}
+        assert not any(r.former_patient_ids for r in got)
 
 
 @pytest.mark.parametrize("search", [
@@ -595,6 +633,35 @@ def test_what_a_medication_is_does_not_depend_on_the_order(
                            quarantine=held)
         named = {r.answer for r in got if r.record_id == "p1:medication:med-1-r"}
         assert named == ({name} if name else set())
+        assert held.by_code.keys() <= {"ROW_DUPLICATE_ID"}
+
+
+NAMED_X, NAMED_Y, PLAIN_X = (at_server(A, [medication("X")]), at_server(B, [medication("Y")]),
+                             medication("X"))
+
+
+@pytest.mark.parametrize(("rows", "at_a", "at_b", "at_c", "at_none"), [
+    ([PLAIN_X, NAMED_X, NAMED_Y], "X", None, "X", None),
+    ([PLAIN_X, NAMED_Y], "X", None, "X", None),
+    ([NAMED_X, NAMED_Y], "X", "Y", None, None),
+    ([medication("X", **FIRST), at_server(A, [medication("Z", **SECOND)])], "Z", "X", "X", "Z"),
+    ([medication("X", **FIRST), medication("Y"), medication("Z", **SECOND)], *[None] * 4),
+])
+def test_what_a_medication_without_a_server_is_does_not_depend_on_the_order(
+    tmp_path: Path, rows: list[dict[str, Any]], at_a: str | None, at_b: str | None,
+    at_c: str | None, at_none: str | None
+) -> None:
+    """It may be any server's, and is not the first one's that comes along."""
+    bases = {f"{A}/": at_a, f"{B}/": at_b, "http://c.example/fhir/": at_c, "": at_none}
+    asked = [{**BY_REFERENCE, "subject": {"reference": f"Patient/p{n}"},
+              "medicationReference": {"reference": f"{base}Medication/x"}}
+             for n, base in enumerate(bases)]
+    expected = {f"p{n}": name for n, name in enumerate(bases.values()) if name}
+    for order in permutations(rows):
+        held = Quarantine(max_bad_fraction=1.0)
+        path = ndjson(tmp_path / "a.ndjson", [*order, OF_ANN, *map(patient, range(4)), *asked])
+        got = read_records(path, quarantine=held)
+        assert {r.patient_id: r.answer for r in got if r.subject == "medication"} == expected
         assert held.by_code.keys() <= {"ROW_DUPLICATE_ID"}
 
 

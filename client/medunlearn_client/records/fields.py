@@ -105,7 +105,7 @@ def identifier_text(row: Row, name: str) -> str | None:
     text = known_text(row, name)
     if text is None and text_or_number(row, name) is not None:
         raise _stands_for_nothing(name)
-    if text is not None and text.casefold() in _WORDS_FOR_NOTHING:
+    if text is not None and is_no_identifier(text):
         raise _stands_for_nothing(name)
     return text
 
@@ -113,7 +113,7 @@ def identifier_text(row: Row, name: str) -> str | None:
 def identifier_list(row: Row, name: str) -> tuple[str, ...]:
     """As ``text_list``, each as good as an ``identifier_text``."""
     texts = text_list(row, name)
-    if any(is_no_value(text) or text.casefold() in _WORDS_FOR_NOTHING for text in texts):
+    if any(map(is_no_identifier, texts)):
         raise _stands_for_nothing(name)
     return texts
 
@@ -141,6 +141,11 @@ def is_no_value(text: str) -> bool:
         or _ERROR_WORD.fullmatch(text) is not None
         or text.casefold() in _NO_VALUE
     )
+
+
+def is_no_identifier(text: str) -> bool:
+    """Whether it stands for no value where an id is wanted, where words such as `none` do too."""
+    return is_no_value(text) or text.casefold() in _WORDS_FOR_NOTHING
 
 
 def _stands_for_nothing(name: str) -> InvalidRecord:

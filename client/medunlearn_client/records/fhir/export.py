@@ -51,7 +51,13 @@ from medunlearn_client.records.fhir.templates import (
     target_spans,
 )
 from medunlearn_client.records.fhir.versions import version_of
-from medunlearn_client.records.fields import Row, bad_row, content_id
+from medunlearn_client.records.fields import (
+    Row,
+    bad_row,
+    content_id,
+    identifier_text,
+    is_no_identifier,
+)
 from medunlearn_client.records.record import InvalidRecord, Record, prompt_from_question
 from medunlearn_client.records.row_by_row import attempt
 
@@ -172,7 +178,9 @@ class FhirCollection:
             self.set_aside[str(kind)] += 1
             return
         named = _named(fact, key)
-        if kind == "Patient" and key and key != named.resource_id:
+        if kind == "Patient":
+            identifier_text({"id": named.resource_id}, "id")  # refuses what stands for no value
+        if kind == "Patient" and _is_id(key) and key != named.resource_id:
             self._store.add_alias(key, named.resource_id, server=named.server)
         added = self._store.add(named, place)
         if added is Added.OTHER_PERSON:
@@ -217,7 +225,10 @@ class FhirCollection:
     def _note_links(self, patient: Row, patient_id: str, full_url: str) -> None:
         merges, elsewhere = merges_of(patient, patient_id, full_url)
         for old, new in merges:
-            self._store.add_merge(old, new, said_by=patient_id, server=server_of(full_url))
+            if _is_id(old) and _is_id(new):
+                self._store.add_merge(old, new, said_by=patient_id, server=server_of(full_url))
+            else:
+                elsewhere += 1
         for other in links_of(patient, patient_id, full_url):
             self._store.add_link(patient_id, other, server=server_of(full_url))
         if elsewhere:
@@ -345,6 +356,11 @@ def _in_entry(entry: Row, *, level: int) -> Iterator[tuple[object, str]]:
         yield None, ""
 
 
+def _is_id(text: str) -> bool:
+    """Whether it calls somebody: all whom ``unknown`` stands for would be one patient."""
+    return bool(text) and not is_no_identifier(text)
+
+
 def _named(fact: Fact, key: str) -> Fact:
     """The fact with an id, and with the ids of what it refers to.
 
@@ -400,7 +416,8 @@ def _marked(kind: str) -> frozenset[str]:
 
 
 def _no_patient() -> InvalidRecord:
-    return bad_row("ROW_REFERENCE_MISSING", "its patient is not in the export")
+    return bad_row("ROW_REFERENCE_MISSING", "its patient is not in the export, or stands there at "
+                   "another server's address or under another id")
 
 
 def _too_many() -> InvalidRecord:

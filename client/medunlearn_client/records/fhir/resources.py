@@ -39,6 +39,8 @@ from medunlearn_client.records.known_by import NOTHING, KnownBy
 MAX_VALUES = 1 << 16
 """Of one resource; each takes about a kilobyte while it is validated."""
 
+_PORTS = {"http": ":80", "https": ":443"}
+
 # R4 types that R4B renamed or dropped; none of them carries facts about a patient.
 _ONLY_IN_R4 = frozenset(
     {"EffectEvidenceSynthesis", "MedicinalProduct", "MedicinalProductAuthorization",
@@ -220,13 +222,16 @@ def reference_key(reference: str) -> str:
 def server_of(reference: str) -> str:
     """``server/fhir`` of ``http://server/fhir/Patient/x``; empty for one that names none.
 
-    One server may be called by http and by https, and its name in any case.
+    One server may be called by http and by https, its name in any case, and the scheme's own port
+    may be given.
     """
     if "://" not in reference or not is_known_type(type_of(reference)):
         return ""
     base = _without_version(reference).rpartition("/")[0].rpartition("/")[0]
-    host, slash, path = base.partition("://")[2].partition("/")
-    return f"{host.lower()}{slash}{path}"
+    scheme, _, rest = base.partition("://")
+    host, slash, path = rest.partition("/")
+    host = host.lower().removesuffix(_PORTS.get(scheme.lower(), ""))
+    return f"{host}{slash}{path}"
 
 
 def _server_meant(reference: str, full_url: str) -> str:

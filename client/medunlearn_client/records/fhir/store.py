@@ -20,6 +20,7 @@ from medunlearn_client.records.fhir.medications import (
     MEDICATIONS_TABLE,
     NAME_OF_MEDICATION,
     add_medication,
+    settle_medications,
 )
 from medunlearn_client.records.fhir.resources import Fact
 from medunlearn_client.records.fhir.standing import Standing
@@ -69,7 +70,7 @@ SELECT CASE WHEN f.server = '' OR EXISTS (SELECT 1 FROM servers WHERE id = {_MEA
   THEN {_MEANT} ELSE f.server || '/' || f.patient END AS owner,
   f.kind, f.date, f.id, f.file, f.row, f.code, f.data, f.concepts,
   {NAME_OF_MEDICATION}
-FROM facts f ORDER BY owner, f.date DESC, f.kind, f.id
+FROM facts f ORDER BY owner, f.date DESC, f.kind, f.id, f.server, f.data, f.code, f.concepts
 """
 # As references are followed; of two who replaced one patient the same is taken in any order.
 _MERGES = f"""
@@ -383,6 +384,7 @@ class FactStore:
         self._flush()
         self._drop_unclear_aliases()
         self._drop_deleted()
+        settle_medications(self._db)
         self._part_ambiguous()
         self._merge()
         self._link()
@@ -470,8 +472,8 @@ class FactStore:
 
     def _sampled(self, count: int) -> Iterator[Group]:
         self._db.execute("CREATE INDEX IF NOT EXISTS by_patient ON facts(patient)")
-        query = _BY_PATIENT.replace("ORDER BY", "WHERE f.patient IN (SELECT ?1 UNION SELECT key "
-                                    "FROM aliases WHERE id = ?1) AND owner = ?1 ORDER BY")
+        query = _BY_PATIENT.replace("FROM facts f", "FROM facts f WHERE f.patient IN (SELECT ?1 "
+                                    "UNION SELECT key FROM aliases WHERE id = ?1) AND owner = ?1")
         self._db.execute("CREATE INDEX IF NOT EXISTS alias_ids ON aliases(id)")
         for patient in list(self._patients("ORDER BY digest LIMIT ?", (count,))):
             rows = self._db.execute(query, (patient.patient_id,))
