@@ -26,6 +26,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_connection import http_request_response
@@ -57,7 +58,10 @@ def live(superlink: str, root: bytes, folder: Path) -> None:
                         time.sleep(0.05)
                         continue
                     run_id = found[0].metadata.run_id
-                    request = _inflated(*found, pull)
+                    try:
+                        request = _inflated(*found, pull)
+                    except RunNotRunningException:  # no Exception: its run died as it was asked
+                        continue
                     confirm(run_id, request.metadata.message_id)
                     context = Context(run_id=run_id, node_id=node_id, node_config={},
                                       state=RecordDict(), run_config={})
