@@ -60,12 +60,12 @@ def live(superlink: str, root: bytes, folder: Path) -> None:
                     run_id = found[0].metadata.run_id
                     try:
                         request = _inflated(*found, pull)
-                    except RunNotRunningException:  # no Exception: its run died as it was asked
+                        confirm(run_id, request.metadata.message_id)
+                        context = Context(run_id=run_id, node_id=node_id, node_config={},
+                                          state=RecordDict(), run_config={})
+                        _send(app(request, context), send, push)
+                    except RunNotRunningException:  # no Exception: the run died meanwhile
                         continue
-                    confirm(run_id, request.metadata.message_id)
-                    context = Context(run_id=run_id, node_id=node_id, node_config={},
-                                      state=RecordDict(), run_config={})
-                    _send(app(request, context), send, push)
         except Exception:
             _LOG.exception("%s lost its connection", folder.name)
         time.sleep(1.0)
