@@ -79,6 +79,11 @@ def test_a_subject_steers_no_terminal_and_is_no_markup(tmp_path: Path, subject: 
     assert "[" not in subject or subject in done.output
 
 
+def as_kind(folder: Path, kind: str) -> Path:
+    """The folder itself, or an archive of it."""
+    return folder if kind == "folder" else Path(shutil.make_archive(str(folder), kind, folder))
+
+
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
 def test_files_that_are_not_read_are_counted(tmp_path: Path, kind: str) -> None:
     """An old workbook or a text file among the others holds patients too."""
@@ -87,10 +92,7 @@ def test_files_that_are_not_read_are_counted(tmp_path: Path, kind: str) -> None:
     questions(folder / "a.jsonl")
     for name in ("2023.xls", "b.txt", ".hidden/c.txt", ".DS_Store"):
         (folder / name).write_bytes(b"Ann Lee")
-    path = folder
-    if kind != "folder":
-        path = Path(shutil.make_archive(str(tmp_path / "export"), kind, folder))
-    done = RUNNER.invoke(records_app, ["check", str(path)])
+    done = RUNNER.invoke(records_app, ["check", str(as_kind(folder, kind))])
     assert done.exit_code == 0 and "8 records" in done.output
     assert "set aside: 2 x file of another kind" in done.output
 
@@ -104,10 +106,7 @@ def test_files_that_hold_nothing_are_counted(tmp_path: Path, kind: str) -> None:
     (folder / "b.csv").write_bytes(b"")
     (folder / "c.csv").write_bytes(b"id;question;answer\n")
     (folder / "d.jsonl.gz").write_bytes(gzip.compress(b""))
-    path = folder
-    if kind != "folder":
-        path = Path(shutil.make_archive(str(tmp_path / "export"), kind, folder))
-    done = RUNNER.invoke(records_app, ["check", str(path)])
+    done = RUNNER.invoke(records_app, ["check", str(as_kind(folder, kind))])
     assert done.exit_code == 0 and "8 records" in done.output
     assert "set aside: 3 x file without a row" in done.output
 

@@ -6,7 +6,7 @@ what was asked to be erased come along. Keys, invitation, roster and settings ar
 
 from __future__ import annotations
 
-import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +22,13 @@ from medunlearn_common.files import sync_path, write_atomically
 from medunlearn_common.identity import SigningIdentity
 from medunlearn_common.identity.commands import read_entry
 from medunlearn_common.keeping import PartyMarks, require_no_store_lost
-from medunlearn_common.keeping.backup import copy_database
+from medunlearn_common.keeping.backup import check_copy, copy_database, copy_plainly
 from medunlearn_common.keeping.catalogue import class_of, files_of, is_database, role_of
 from medunlearn_common.keeping.marks import LOST_FILE, RETIRED_FILE
 from medunlearn_common.keeping.stopped import stopped
 from medunlearn_common.roster import TrustedRoster
 from medunlearn_common.roster.former import FORMER_FOLDER, keep_replaced
-from medunlearn_common.trust_folder import PARTY_FILE, TRUST_FOLDER
+from medunlearn_common.trust_folder import TRUST_FOLDER, party_id_of
 
 _FOLDERS: Final = ("runs", "supports", "plans", "approvals", "inbox", "adopted", "decisions")
 _REGISTRY_SUFFIXES: Final = (".sqlite", ".sqlite.key")
@@ -38,12 +38,12 @@ def require_goes_on(old: Path, site_id: str) -> None:
     """Refuse a folder that is not this hospital's, or goes on elsewhere.
 
     Raises:
-        Misconfigured: BACKUP_NO_PARTY, AFTER_OTHER_PARTY, PARTY_RETIRED.
+        Misconfigured: BACKUP_NO_PARTY, TRUST_MISSING, AFTER_OTHER_PARTY, PARTY_RETIRED.
     """
     if role_of(old) != "hospital":
         raise Misconfigured("AFTER_OTHER_PARTY", f"{old} is no hospital's folder",
                             "name the folder of before with --after")
-    before = (old / TRUST_FOLDER / PARTY_FILE).read_text("ascii").strip()
+    before = party_id_of(old)
     if before != site_id:
         raise Misconfigured(
             "AFTER_OTHER_PARTY", f"{old} is {before}'s, and the invitation is {site_id}'s",
@@ -83,9 +83,9 @@ def carried_over(
         now: Seconds since 1970.
 
     Raises:
-        Misconfigured: STORE_LOST, SERVICE_RUNNING, ENTRY_ codes.
+        Misconfigured: STORE_LOST, SERVICE_RUNNING, AFTER_DAMAGED, ENTRY_ codes.
         Rejected: AUDIT_LOG_DAMAGED.
-        Transient: AUDIT_UNAVAILABLE, WRITE_FAILED.
+        Transient: AUDIT_UNAVAILABLE, BACKUP_FAILED for a damaged store, WRITE_FAILED.
     """
     try:
         with stopped(old):
@@ -104,6 +104,11 @@ def carried_over(
             finally:
                 if not folder.exists():
                     (old / RETIRED_FILE).unlink()
+    except sqlite3.Error as error:
+        raise Misconfigured(
+            "AFTER_DAMAGED", f"a store in {old} cannot be read: {error}", "keep it as evidence; "
+            "docs/runbook.md says what to do with a damaged store; the old folder is as it was",
+        ) from error
     except OSError as error:
         raise Transient("WRITE_FAILED", f"{old} could not be carried over: {error.strerror}",
                         "mend it and try again; the old folder is as it was") from error
@@ -118,11 +123,10 @@ def _is_history(name: str) -> bool:
 def _copy(path: Path, target: Path) -> None:
     if is_database(path):
         copy_database(path, target, durable=True)
+        check_copy(target)
     else:
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        shutil.copyfile(path, target)
-        target.chmod(path.stat().st_mode & 0o777)
-        sync_path(target)
+        copy_plainly(path, target)
+    sync_path(target)
     sync_path(target.parent)
 
 

@@ -30,7 +30,7 @@ from medunlearn_common.files import held_alone, sync_path, write_atomically
 from medunlearn_common.keeping.catalogue import Role, class_of, files_of, is_database, role_of
 from medunlearn_common.keeping.marks import RETIRED_FILE, PartyMarks
 from medunlearn_common.keeping.stopped import stopped
-from medunlearn_common.trust_folder import PARTY_FILE, TRUST_FOLDER
+from medunlearn_common.trust_folder import party_id_of
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -81,8 +81,9 @@ def make_backup(
           archive has its name.
 
     Raises:
-        Misconfigured: BACKUP_NO_PARTY, BACKUP_EXISTS, BACKUP_PLACE, PARTY_RETIRED; SERVICE_RUNNING
-            or RUN_LOCKED if a final backup is asked for while the party serves, or a run is led.
+        Misconfigured: BACKUP_NO_PARTY, TRUST_MISSING, BACKUP_EXISTS, BACKUP_PLACE, PARTY_RETIRED;
+            SERVICE_RUNNING or RUN_LOCKED if a final backup is asked for while the party serves,
+            or a run is led.
         Transient: BACKUP_FAILED, WRITE_FAILED; no archive is there then.
     """
     role, made_at = role_of(folder), int(clock())
@@ -92,7 +93,7 @@ def make_backup(
     if not out.absolute().parent.is_dir():
         raise Misconfigured("BACKUP_PLACE", f"there is no folder {out.absolute().parent}",
                             "make it, or name another place for the archive")
-    party_id = (folder / TRUST_FOLDER / PARTY_FILE).read_text("ascii").strip()
+    party_id = party_id_of(folder)
     with _reported(), tempfile.TemporaryDirectory(dir=out.absolute().parent) as scratch:
         copies = Path(scratch)
         with ExitStack() as held:
@@ -101,7 +102,9 @@ def make_backup(
                 held.enter_context(stopped(folder))
                 held.enter_context(_no_run_led(folder))
             names = _copy_all(folder, copies, held, final=final)
-            _check_copies(copies, names)
+            for name in names:
+                if is_database(copies / name):
+                    check_copy(copies / name)
             if final:
                 held.enter_context(_retired(folder, out, at=made_at))
             _write_archive(out, copies, names, canonical_json(_manifest(
@@ -187,10 +190,15 @@ class _Stamp:
 def _copy_file(path: Path, target: Path) -> _Stamp:
     """Copy a file; its stamp from before, so that what is written meanwhile is copied again."""
     stamp = _Stamp.of(path)
+    copy_plainly(path, target)
+    return stamp
+
+
+def copy_plainly(path: Path, target: Path) -> None:
+    """Copy a file that is no database, with its mode; raises OSError."""
     _make_place(target)
     shutil.copyfile(path, target)
     target.chmod(path.stat().st_mode & 0o777)
-    return stamp
 
 
 def _make_place(target: Path) -> None:
@@ -249,21 +257,21 @@ def copy_database(path: Path, target: Path, *, durable: bool = False) -> None:
     target.chmod(path.stat().st_mode & 0o777)
 
 
-def _check_copies(copies: Path, names: list[str]) -> None:
-    """Make every copied database one sound file; what takes long, after the hold."""
-    for name in names:
-        path = copies / name
-        if not is_database(path):
-            continue
-        with closing(sqlite3.connect(path)) as copy:
-            copy.execute("PRAGMA synchronous=OFF")
-            copy.execute("PRAGMA journal_mode=DELETE")
-            (verdict,) = copy.execute("PRAGMA integrity_check").fetchone()
-        if verdict != "ok":
-            raise Transient(
-                "BACKUP_FAILED", f"{path.name} is damaged: SQLite's integrity check says so",
-                "keep the file as evidence; docs/runbook.md says what to do with a damaged store",
-            )
+def check_copy(path: Path) -> None:
+    """Make a copied database one sound file; what takes long, after the hold.
+
+    Raises:
+        Transient: BACKUP_FAILED.
+        sqlite3.Error: It cannot be read.
+    """
+    with closing(sqlite3.connect(path)) as copy:
+        copy.execute("PRAGMA journal_mode=DELETE")
+        (verdict,) = copy.execute("PRAGMA integrity_check").fetchone()
+    if verdict != "ok":
+        raise Transient(
+            "BACKUP_FAILED", f"{path.name} is damaged: SQLite's integrity check says so",
+            "keep the file as evidence; docs/runbook.md says what to do with a damaged store",
+        )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from cryptography import x509
 
 from medunlearn_common import __version__
 from medunlearn_common.errors import MedunlearnError
-from medunlearn_common.trust_folder import PARTY_FILE, TRUST_FOLDER, RosterInForce
+from medunlearn_common.trust_folder import RosterInForce, party_id_of
 from medunlearn_server.service.config import CoordinatorFolder, split_address
 from medunlearn_server.service.runs_db import RunRow, RunsDb
 from medunlearn_server.watching.run_reader import RunReader
@@ -62,10 +62,10 @@ class FederationReader:
         runs = tuple(self._run(row) for row in reversed(shown))
         now = self._clock()
         ends = certificate_ends(self._folder.tls("certificate"))
-        roster, keys = self._roster_ends()
+        roster, keys, own = self._roster_ends()
         checks = (
             registry, self._disk(), _logs(runs), _validity("certificate", ends, now),
-            _validity("roster", roster, now), _validity("key", keys.get(self._party_id()), now),
+            _validity("roster", roster, now), _validity("key", own, now),
             *(self._ports() if connect else ()),
         )
         return FederationView(
@@ -99,18 +99,16 @@ class FederationReader:
         low = free < MIN_FREE_BYTES
         return CheckView(name="disk", ok=not low, code="DISK_LOW" if low else "")
 
-    def _party_id(self) -> str:
-        with suppress(OSError, ValueError):
-            return (self._folder.path / TRUST_FOLDER / PARTY_FILE).read_text("ascii").strip()
-        return ""
+    def _roster_ends(self) -> tuple[float | None, dict[str, float], float | None]:
+        """When the roster in force ends, each party's key by it, and this coordinator's own.
 
-    def _roster_ends(self) -> tuple[float | None, dict[str, float]]:
-        """When the roster in force expires, and each party's key; nothing if it is unsound."""
+        Nothing if the roster is not there or unsound.
+        """
         with suppress(MedunlearnError):
-            roster = self._roster.current
-            return float(roster.expires), {
-                party.party_id: float(party.valid_until) for party in roster.parties}
-        return None, {}
+            roster, own = self._roster.current, party_id_of(self._folder.path)
+            ends = {party.party_id: float(party.valid_until) for party in roster.parties}
+            return float(roster.expires), ends, ends.get(own)
+        return None, {}, None
 
     def _ports(self) -> tuple[CheckView, ...]:
         listen = self._folder.config.listen

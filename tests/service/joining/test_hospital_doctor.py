@@ -344,26 +344,34 @@ def test_a_registry_that_has_not_begun_is_no_problem_and_one_that_was_lost_is(
     assert codes(found(place, "erasure")) == ["ERASURE_REGISTRY_FOREIGN"]
 
 
+def with_registry(place: Path) -> Registry:
+    """The hospital's settings name a registry, which is new."""
+    site = place / "site.toml"
+    site.write_text(site.read_text().replace('registry = ""', 'registry = "erasure.sqlite"'))
+    return Registry(place / "erasure.sqlite", create=True)
+
+
+def validated(registry: Registry, record_id: str, *, text_digest: str | None = None) -> int:
+    """A request for one record that waits for a run; its number."""
+    match = Match(record_id=record_id, file_digest="d" * 64, reason="record id",
+                  text_digest=text_digest)
+    number = registry.add(NewRequest(
+        kind="record", target=record_id, matches=(match,), basis="b", received=registry.today,
+        again=True), author="A. Officer").number
+    registry.validate(number, author="A. Officer", identity="passport seen")
+    return number
+
+
 def test_the_requests_of_a_registry_are_told_by_number(
     tmp_path: Path, tiny_model_folder: Path, records: Path
 ) -> None:
     place = folder(tmp_path, tiny_model_folder, records)
-    site = place / "site.toml"
     assert not found(place, "erasure")
-    site.write_text(site.read_text().replace('registry = ""', 'registry = "erasure.sqlite"'))
+    registry = with_registry(place)
     assert "FORGET_EMPTY" not in codes(found(place, "data"))
-    registry = Registry(place / "erasure.sqlite", create=True)
     assert codes(found(place, "erasure")) == ["ERASURE_NONE_VALIDATED"]
-
-    def validated(record_id: str) -> None:
-        match = Match(record_id=record_id, file_digest="d" * 64, reason="name and birth date")
-        number = registry.add(NewRequest(
-            kind="patient", target=SECRET, matches=(match,), basis="b", received=registry.today,
-            again=True), author="A. Officer").number
-        registry.validate(number, author="A. Officer", identity="passport seen")
-
-    validated("r3")
-    validated(SECRET)
+    validated(registry, "r3")
+    validated(registry, SECRET)
     findings = found(place, "erasure")
     assert codes(findings) == ["ERASURE_VALIDATED", "ERASURE_RECORDS_MISSING"]
     assert "request(s) 1, 2 wait" in findings[0].message
@@ -391,15 +399,8 @@ def test_a_record_that_is_gone_is_told_though_another_s_row_bears_its_id(
 ) -> None:
     """Every run refuses such a request, and the doctor saw nothing amiss."""
     place = folder(tmp_path, tiny_model_folder, records)
-    site = place / "site.toml"
-    site.write_text(site.read_text().replace('registry = ""', 'registry = "erasure.sqlite"'))
-    registry = Registry(place / "erasure.sqlite", create=True)
     words = digest_of(f"What ails {SECRET} 3? {SECRET} has gout 3")
-    match = Match(record_id="r3", file_digest="d" * 64, reason="record id", text_digest=words)
-    number = registry.add(NewRequest(
-        kind="record", target="r3", matches=(match,), basis="b", received=registry.today),
-        author="A. Officer").number
-    registry.validate(number, author="A. Officer", identity="passport seen")
+    number = validated(with_registry(place), "r3", text_digest=words)
     assert codes(found(place, "erasure")) == ["ERASURE_VALIDATED"]
     records.write_text(records.read_text().replace('"r3"', '"r9"').replace('"r2"', '"r3"'))
     findings = found(place, "erasure")
@@ -411,18 +412,8 @@ def test_an_older_copy_of_the_registry_is_a_problem(
     tmp_path: Path, tiny_model_folder: Path, records: Path
 ) -> None:
     place = folder(tmp_path, tiny_model_folder, records)
-    site = place / "site.toml"
-    site.write_text(site.read_text().replace('registry = ""', 'registry = "erasure.sqlite"'))
-    registry = Registry(place / "erasure.sqlite", create=True)
-
-    def validated(record_id: str) -> None:
-        match = Match(record_id=record_id, file_digest="d" * 64, reason="record id")
-        number = registry.add(NewRequest(
-            kind="record", target=record_id, matches=(match,), basis="b", received=registry.today),
-            author="A. Officer").number
-        registry.validate(number, author="A. Officer", identity="passport seen")
-
-    validated("r3")
+    registry = with_registry(place)
+    validated(registry, "r3")
     claim = claim_on(registry)
     claim.take("heart-1")
     runs = place / "runs"
@@ -434,11 +425,12 @@ def test_an_older_copy_of_the_registry_is_a_problem(
     assert codes(found(place, "erasure")) == ["ERASURE_NONE_VALIDATED", "ERASURE_RECORDS_KEPT"]
     for file in place.glob("erasure.sqlite*"):
         file.unlink()
-    registry = Registry(place / "erasure.sqlite", create=True)
-    validated("r2")  # under the number of the request that is lost
+    # Under the number of the request that is lost.
+    validated(Registry(place / "erasure.sqlite", create=True), "r2")
     (finding,) = found(place, "erasure")
     assert (finding.code, finding.level) == ("ERASURE_REGISTRY_ROLLBACK", "problem")
     assert "runs/one.erasure" in finding.message and "newest copy" in finding.hint
+    site = place / "site.toml"
     site.write_text(site.read_text().replace('registry = "erasure.sqlite"', 'registry = ""'))
     (finding,) = found(place, "erasure")  # and where none is named any more
     assert (finding.code, finding.level) == ("ERASURE_REGISTRY_UNSET", "problem")

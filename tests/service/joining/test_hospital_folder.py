@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def spent(desk: Desk) -> Path:
             support=b"0" * 32, epsilon=8.0, accepted=int(NOW)))
     own_log(folder).append("release_charged", run_id=RUN, release="round-0",
                            request_digest="a" * 64, sigma=3.0, count=1)
-    (folder / "erasure.sqlite").write_bytes(b"requests")
+    (folder / "erasure.sqlite").write_bytes(b"requests")  # it comes along as it is
     site = folder / "site.toml"
     site.write_text(site.read_text().replace('registry = ""', 'registry = "erasure.sqlite"')
                     .replace("# budget_epsilon = 8.0", "budget_epsilon = 5.0"))
@@ -211,6 +212,9 @@ def test_a_hospital_that_comes_back_knows_the_coordinators_keys_of_before(
 @pytest.mark.parametrize(("broken", "code"), [
     ("another hospital", "AFTER_OTHER_PARTY"), ("no hospital", "AFTER_OTHER_PARTY"),
     ("retired", "PARTY_RETIRED"), ("no ledger", "STORE_LOST"), ("served", "SERVICE_RUNNING"),
+    ("nowhere", "BACKUP_NO_PARTY"), ("a file", "BACKUP_NO_PARTY"), ("no name", "TRUST_MISSING"),
+    ("no settings", "SITE_CONFIG_INVALID"), ("a torn log", "AFTER_DAMAGED"),
+    ("a torn registry", "AFTER_DAMAGED"), ("a torn page", "AFTER_DAMAGED"),
 ])
 def test_a_folder_that_cannot_go_on_is_refused_and_nothing_is_made(
     desk: Desk, spent: Path, broken: str, code: str
@@ -224,6 +228,27 @@ def test_a_folder_that_cannot_go_on_is_refused_and_nothing_is_made(
         (spent / "retired.json").write_text("{}")
     elif broken == "no ledger":
         (spent / "ledger.db").unlink()
+    elif broken == "nowhere":
+        after = desk.path / "nowhere"
+    elif broken == "a file":
+        after = spent / "ledger.db"
+    elif broken == "no name":
+        (spent / "trust" / "party.txt").write_bytes(b"\xff")
+    elif broken == "no settings":
+        (spent / "site.toml").write_text("site_id = ")
+    elif broken == "a torn log":
+        (spent / "audit.db").write_bytes((spent / "audit.db").read_bytes()[:3000])
+    elif broken == "a torn registry":
+        (spent / "erasure.sqlite").write_bytes(b"SQLite format 3\x00" + b"\xff" * 5000)
+    elif broken == "a torn page":
+        (spent / "erasure.sqlite").unlink()
+        with closing(sqlite3.connect(spent / "erasure.sqlite")) as connection:
+            connection.executescript("CREATE TABLE a (b); CREATE INDEX c ON a (b);")
+            connection.executemany("INSERT INTO a VALUES (?)", [("x" * 900,)] * 60)
+            connection.commit()
+        content = bytearray((spent / "erasure.sqlite").read_bytes())
+        content[8192:12288] = bytes(4096)
+        (spent / "erasure.sqlite").write_bytes(content)
     else:
         held.enter_context(stopped(spent))
     with held:
