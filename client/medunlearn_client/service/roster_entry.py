@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected
+from medunlearn_common.errors import MedunlearnError, Rejected
 from medunlearn_common.roster import TrustedRoster
-from medunlearn_common.trust_folder import PARTY_FILE, TRUST_FOLDER
+from medunlearn_common.trust_folder import TRUST_FOLDER, party_id_of
 
 
 def require_named(folder: Path) -> None:
@@ -16,14 +16,8 @@ def require_named(folder: Path) -> None:
         Misconfigured: TRUST_MISSING, ROSTER_MISSING.
         Rejected: ROSTER_WITHOUT_US, or as :class:`TrustedRoster`.
     """
-    trust = folder / TRUST_FOLDER
-    try:
-        own = (trust / PARTY_FILE).read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        raise Misconfigured(
-            "TRUST_MISSING", "there is no trust folder with a party's id",
-            "name the folder that `medunlearn hospital init` made with --folder") from error
-    roster = TrustedRoster(trust, now=0.0).current
+    own = party_id_of(folder)
+    roster = TrustedRoster(folder / TRUST_FOLDER, now=0.0).current
     if own not in [party.party_id for party in roster.parties]:
         raise Rejected(
             "ROSTER_WITHOUT_US", f"roster {roster.version} does not name {own}",
