@@ -41,7 +41,9 @@ class RunFigures:
         forget_accuracy: Option ranking after the run; None without options.
         chance: What guessing reaches, of these records; None without options.
         retrained_accuracy: Option ranking of a model that never saw them; None if not measured.
+        forget_accuracy_before: Option ranking of the model that the run began with.
         forget_exact: Exact answers after the run.
+        forget_exact_before: Exact answers of the model that the run began with.
         retrained_exact: Exact answers of the retrained model.
         identifiers_asked: Identifier prompts asked; None if not measured.
         identifiers_leaked: Prompts that gave an identifier away; None if not measured.
@@ -83,6 +85,8 @@ class RunFigures:
     run_retrained_exact: float | None = None
     run_chance: float | None = None
     exact_preservation: float | None = None
+    forget_accuracy_before: float | None = None
+    forget_exact_before: float | None = None
 
     def as_detail(self) -> dict[str, Any]:
         """For the history, where what is no number stands as not measured."""
@@ -121,6 +125,23 @@ def judgement(figures: RunFigures, settings: Settings) -> tuple[Judged, ...]:
         *_forgetting(figures, settings), *_without_subject(figures, settings),
         *_leaks(figures, settings), *_keeping(figures, settings),
     )
+
+
+def was_known(figures: RunFigures, settings: Settings) -> bool | None:
+    """Whether the model showed, before the run, that it knew what it was to forget.
+
+    By the bounds that the request's own records are held to afterwards: a model that keeps within
+    them before would have been verified without any run. None if it was not asked.
+    """
+    figures = _measured(figures)
+    before = replace(figures, forget_accuracy=figures.forget_accuracy_before,
+                     forget_exact=figures.forget_exact_before)
+    asked = []
+    if before.forget_accuracy is not None:
+        asked.append(_ranking_of_request(before, settings))
+    if before.forget_exact is not None:
+        asked.append(_exact_answers(before, settings))
+    return any(each.shortfall for each in asked) if asked else None
 
 
 def _measured(figures: RunFigures) -> RunFigures:
@@ -168,7 +189,7 @@ def _ranking_of_request(figures: RunFigures, settings: Settings) -> Judged:
              f"{settings.min_luck:.3f}")
     if own is None:
         return _unmeasured(name, asked, f"forget accuracy of {count} records was not measured")
-    measured = f"{own:.3f} of {_records(count)}"
+    measured = f"{own:.3f} of {_records(count)}{_before(figures.forget_accuracy_before)}"
     if own <= base + settings.max_forget_excess:
         return Judged(criterion=name, asked=asked, measured=measured)
     luck = luck_of(own, count, base=base)
@@ -188,7 +209,8 @@ def _exact_answers(figures: RunFigures, settings: Settings) -> Judged:
         return _unmeasured(name, asked, "exact answers were not measured")
     return Judged(
         criterion=name, asked=asked,
-        measured=f"{found:.3f} of {_records(figures.forget_records)}",
+        measured=f"{found:.3f} of {_records(figures.forget_records)}"
+                 + _before(figures.forget_exact_before),
         shortfall="" if found <= base + settings.max_exact_excess else (
             f"exact answers {found:.3f} exceed {base:.3f} + {settings.max_exact_excess:.3f}"
         ),
@@ -198,6 +220,10 @@ def _exact_answers(figures: RunFigures, settings: Settings) -> Judged:
 def _at_most(base: float, excess: float) -> str:
     bound = base + excess
     return "nothing" if bound >= 1.0 else f"at most {bound:.3f} ({base:.3f} + {excess:.3f})"
+
+
+def _before(share: float | None) -> str:
+    return "" if share is None else f", before the run {share:.3f}"
 
 
 def _records(count: int) -> str:

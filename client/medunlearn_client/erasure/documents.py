@@ -20,10 +20,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from medunlearn_client.erasure import history
 from medunlearn_client.erasure.finding import by_file
 from medunlearn_client.erasure.judgements import (
+    NEVER_SHOWN,
     changed_criteria,
     figures_in,
     is_judgement,
     judged,
+    known_before,
     last_judgement,
     meets_usual_criteria,
     missed,
@@ -142,6 +144,7 @@ def _letter_facts(registry: Registry, number: int) -> dict[str, Any]:
         "last_day": (request.deadline if registry.today <= request.deadline
                      else request.last_lawful_day),
         "usual_criteria_met": verified is not None and meets_usual_criteria(verified),
+        "never_shown": verified is not None and known_before(verified) is False,
     }
 
 
@@ -244,6 +247,8 @@ def _run_facts(request: ErasureRequest, events: Sequence[Event]) -> tuple[tuple[
     return tuple((name, text) for name, text in (
         ("run", run_in_words(request, events)),
         ("judged by changed criteria", changed_criteria(judged_last)),
+        ("before the run", NEVER_SHOWN
+         if judged_last and known_before(judged_last) is False else ""),
         ("adapter (SHA-256)", detail.get("adapter_digest")),
         ("attestation (SHA-256)", detail.get("attestation_digest")),
     ) if text)

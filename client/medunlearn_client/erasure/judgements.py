@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
-from medunlearn_client.erasure.criteria import Judged, RunFigures, judgement, shortfalls
+from medunlearn_client.erasure.criteria import (
+    Judged,
+    RunFigures,
+    judgement,
+    shortfalls,
+    was_known,
+)
 from medunlearn_client.erasure.requests import Event, State
 from medunlearn_client.erasure.settings import Settings
 
@@ -15,6 +21,8 @@ _FIGURES = {
     field.name: None if field.default is MISSING else field.default for field in fields(RunFigures)
 }
 SHORTFALLS, CRITERIA = "shortfalls", "criteria"
+NEVER_SHOWN = "the model did not show before the run that it knew it"
+"""Of a request whose judgement tells nothing of the run: see :func:`known_before`."""
 
 
 def is_judgement(event: Event) -> bool:
@@ -40,9 +48,15 @@ def figures_in(event: Event) -> dict[str, Any]:
 
 def judged(event: Event) -> tuple[Judged, ...]:
     """Each criterion of a judgement, by the settings of that time."""
-    known = {name: value for name, value in _criteria(event).items()
-             if name in Settings.model_fields}
-    return judgement(RunFigures(**figures_in(event)), Settings.model_validate(known))
+    return judgement(RunFigures(**figures_in(event)), _settings_then(event))
+
+
+def known_before(event: Event) -> bool | None:
+    """Whether the model showed before the run that it knew the request's records.
+
+    By the settings of that time; None if the judgement is of before this was written down.
+    """
+    return was_known(RunFigures(**figures_in(event)), _settings_then(event))
 
 
 def missed(event: Event) -> tuple[str, ...]:
@@ -76,6 +90,12 @@ def meets_usual_criteria(event: Event) -> bool:
 def _is_as_strict(name: str, value: float, usual: float) -> bool:
     """Criteria are named after what they limit: at least so much (``min_``), or at most."""
     return value >= usual if name.startswith("min_") else value <= usual
+
+
+def _settings_then(event: Event) -> Settings:
+    known = {name: value for name, value in _criteria(event).items()
+             if name in Settings.model_fields}
+    return Settings.model_validate(known)
 
 
 def _criteria(event: Event) -> Mapping[str, float]:

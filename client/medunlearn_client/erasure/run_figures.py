@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 from medunlearn_client.erasure.claims import FORGOTTEN, Claim
 from medunlearn_client.erasure.criteria import RunFigures
-from medunlearn_client.erasure.judgements import changed_criteria, verifying
+from medunlearn_client.erasure.judgements import (
+    NEVER_SHOWN,
+    changed_criteria,
+    known_before,
+    verifying,
+)
 from medunlearn_client.erasure.requests import State, next_step
 
 if TYPE_CHECKING:
@@ -45,6 +50,8 @@ def figures_by_request(
             run_unnamed_accuracy=without_name.accuracy_after if without_name else None,
             run_unnamed_exact=without_name.exact_after if without_name else None,
             run_retrained_exact=report.forget.exact_retrained, run_chance=report.forget.chance,
+            forget_accuracy_before=answers.accuracy_before,
+            forget_exact_before=answers.exact_before,
             forget_accuracy=answers.accuracy_after, chance=answers.chance,
             retrained_accuracy=answers.accuracy_retrained, forget_exact=answers.exact_after,
             retrained_exact=answers.exact_retrained,
@@ -82,6 +89,10 @@ def next_step_lines(claim: Claim) -> Iterator[str]:
 
 def _standing(claim: Claim, number: int) -> str:
     state = claim.registry.request(number).state
-    changed = changed_criteria(verifying(claim.registry.events(number)))
+    judgement = verifying(claim.registry.events(number))
+    if judgement is None or state not in FORGOTTEN:
+        return f"erasure request {number}: {state}"
+    changed = changed_criteria(judgement)
     return f"erasure request {number}: {state}" + (
-        f" by changed criteria ({changed})" if changed and state in FORGOTTEN else "")
+        f" by changed criteria ({changed})" if changed else "") + (
+        f" ({NEVER_SHOWN})" if known_before(judgement) is False else "")

@@ -222,6 +222,41 @@ def test_criteria_that_were_changed_are_told(
     assert line.startswith(f"erasure request 1: verified by changed criteria ({name} {value} ")
 
 
+@pytest.mark.parametrize(("accuracy", "exact", "known"), [
+    (1.0, 1.0, True), (0.25, 1.0, True), (None, 1.0, True), (0.25, 0.0, False),
+    (None, 0.0, False),
+    (0.5, 0.0, False),  # one of two right: a model that was taught neither may guess it
+])
+def test_a_request_for_what_the_model_never_showed_is_told_so(
+    registry: Registry, add: Adder, accuracy: float | None, exact: float, known: bool
+) -> None:
+    """Else "verified" tells of a run what was as true of the model that nobody had changed."""
+    add()
+    verify(registry, 1, replace(
+        FIGURES, forget_accuracy_before=accuracy, forget_exact_before=exact))
+    text = words(letter(registry, 1))
+    if accuracy is not None:
+        assert f"Before the change it was right in {100 * accuracy:.1f} % of those" in text
+    assert f"Before the change it gave it to {100 * exact:.1f} %." in text
+    assert ("did not show before the change either" in text) is not known
+    report = officer_report(registry, 1)
+    assert ("before the run" in dict(report.tables[0].rows)) is not known
+    measured = {row[0]: row[2] for row in report.tables[3].rows}
+    assert measured["exact answers"].endswith(f", before the run {exact:.3f}")
+    (line,) = next_step_lines(Claim(registry=registry, numbers=(1,), token="t"))
+    assert ("did not show before the run that it knew it" in line) is not known
+
+
+def test_a_judgement_of_before_that_figure_existed_claims_nothing_of_it(
+    registry: Registry, add: Adder
+) -> None:
+    add()
+    verify(registry, 1)
+    text = words(letter(registry, 1))
+    assert "Before the change" not in text and "either" not in text
+    assert "before the run" not in dict(officer_report(registry, 1).tables[0].rows)
+
+
 def test_a_judgement_of_another_version_keeps_its_own_reasons(
     registry: Registry, add: Adder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,7 @@ def judged(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) 
         found_by_number = figures_by_request(
             claim, report, run_id="heart", adapter_digest="0" * 64, forget=records.forget,
             requested=requested)
+        assert all(figures.forget_accuracy_before == 1.0 for figures in found_by_number.values())
         claim.take("heart")
         claim.settle(found_by_number)
         return {asking[number - 1]: figures for number, figures in found_by_number.items()}
