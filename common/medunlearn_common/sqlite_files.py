@@ -9,7 +9,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medunlearn_common.errors import Transient
+from medunlearn_common.errors import Misconfigured, Transient
+
+
+def require_version(connection: sqlite3.Connection, version: int, *, name: str) -> None:
+    """Refuse a store that a newer medunlearn has changed, and mark an older one with our version.
+
+    Stores of before versions were marked bear 0; their tables are those of version 1.
+
+    Args:
+        connection: The open file; the mark is part of a transaction, if one is open.
+        version: Of the tables that this program knows.
+        name: Of the file, for people.
+
+    Raises:
+        Misconfigured: STORE_NEWER; nothing was changed.
+        sqlite3.Error: It cannot be read or written.
+    """
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if not 0 <= found <= version:  # SQLite keeps it with a sign: a negative one is damage
+        raise Misconfigured(
+            "STORE_NEWER", f"{name} has version {found}, this program knows {version}",
+            "install the medunlearn version that wrote it, or a later one. Never begin the file "
+            "anew, and put no older copy in its place: what it holds cannot be had again",
+        )
+    if found < version:
+        connection.execute(f"PRAGMA user_version = {version}")
 
 
 class DurableDatabase:
@@ -22,7 +47,8 @@ class DurableDatabase:
     """
 
     def __init__(
-        self, path: Path, *, code: str, schema: str, survives_power_cut: bool = True
+        self, path: Path, *, code: str, schema: str, version: int = 1,
+        survives_power_cut: bool = True,
     ) -> None:
         """Open or create.
 
@@ -31,10 +57,13 @@ class DurableDatabase:
             code: Of the errors that this file causes.
             schema: Statements, with semicolons between them, that make the tables where there
                 are none.
+            version: Of these tables; to be raised with every change that an older program would
+                misread.
             survives_power_cut: See the class.
 
         Raises:
             Transient: ``code`` if the file cannot be read or written.
+            Misconfigured: STORE_NEWER.
         """
         self._name = path.name
         self._code = code
@@ -47,16 +76,18 @@ class DurableDatabase:
                 path, timeout=30.0, isolation_level=None, check_same_thread=False
             )
         try:
-            self._prepare(schema, synchronous="FULL" if survives_power_cut else "OFF")
+            self._prepare(
+                schema, version, synchronous="FULL" if survives_power_cut else "OFF")
         except BaseException:  # nobody has the object yet who could close it
             self.close()
             raise
 
-    def _prepare(self, schema: str, *, synchronous: str) -> None:
+    def _prepare(self, schema: str, version: int, *, synchronous: str) -> None:
         with self._errors():
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute(f"PRAGMA synchronous={synchronous}")
         with self.transaction() as connection:
+            require_version(connection, version, name=self._name)
             for statement in schema.split(";"):
                 connection.execute(statement)
 

@@ -24,7 +24,9 @@ from typing import Literal
 from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import Rejected, Transient
 from medunlearn_common.files import write_atomically
+from medunlearn_common.sqlite_files import require_version
 
+_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS identity (journal_id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS plans (
@@ -225,6 +227,10 @@ class ShareJournal:
             before_commit: Called before every commit; tests kill the process there.
             synchronous: OFF survives the death of the process but not of the machine; for
                 tests.
+
+        Raises:
+            Transient: SHARE_JOURNAL_UNAVAILABLE.
+            Misconfigured: STORE_NEWER.
         """
         self._path = path
         self._before_commit = before_commit
@@ -249,6 +255,7 @@ class ShareJournal:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute(f"PRAGMA synchronous={synchronous}")
             self._connection.execute("PRAGMA secure_delete=ON")
+            require_version(self._connection, _VERSION, name=self._path.name)
             self._connection.executescript(_SCHEMA)
 
     def _identity(self) -> str:

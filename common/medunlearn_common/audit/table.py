@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from medunlearn_common.errors import Rejected, Transient
+from medunlearn_common.sqlite_files import require_version
 
 BUSY_S = 30.0
 # Errors of the disk or of another process; every other one means that the file is not as written.
@@ -22,6 +23,7 @@ _PASSING = (
     "SQLITE_NOMEM", "SQLITE_READONLY",
 )
 
+_VERSION = 1
 _SCHEMA = """
 CREATE TABLE entries (position INTEGER PRIMARY KEY, record BLOB NOT NULL);
 
@@ -54,6 +56,7 @@ def prepare(path: Path) -> None:
     Raises:
         Transient: AUDIT_UNAVAILABLE.
         Rejected: AUDIT_LOG_DAMAGED if it is no database.
+        Misconfigured: STORE_NEWER.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +68,7 @@ def prepare(path: Path) -> None:
         if path.stat().st_size == 0:
             for statement in _SCHEMA.split(";\n\n"):
                 connection.execute(statement)
+        require_version(connection, _VERSION, name=path.name)
 
 
 @contextmanager

@@ -232,12 +232,18 @@ def _open_files_for(databases: int) -> Iterator[None]:
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
     """Nobody writes meanwhile; readers go on."""
-    with closing(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)) as connection:
+    with closing(_opened(path)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield
         finally:
             connection.execute("ROLLBACK")
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """A database that is there: one that is gone by now is an error, not made anew and empty."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_S,
+                           isolation_level=None)
 
 
 def copy_database(path: Path, target: Path, *, durable: bool = False) -> None:
@@ -249,7 +255,7 @@ def copy_database(path: Path, target: Path, *, durable: bool = False) -> None:
         durable: The copy itself outlasts a power cut, not only an archive that is made of it.
     """
     _make_place(target)
-    with closing(sqlite3.connect(path, timeout=BUSY_S)) as source, \
+    with closing(_opened(path)) as source, \
             closing(sqlite3.connect(target)) as copy:
         if not durable:
             copy.execute("PRAGMA synchronous=OFF")
