@@ -39,6 +39,7 @@ from medunlearn_common.files import write_atomically
 from medunlearn_common.plan import Plan
 from medunlearn_simulation.demo_corpus import FORGET_SUBJECT, NEIGHBOUR_SUBJECTS, write_demo_corpus
 from medunlearn_simulation.planted import PlantingRequest, planted_models
+from medunlearn_simulation.planting import native_bfloat16
 from medunlearn_simulation.planting_recipe import PlantedExample, PlantingRecipe
 from medunlearn_simulation.preparing import FORGET_ROOT, Overrides, plan_for_run
 from medunlearn_simulation.progress import PhaseBoard
@@ -127,7 +128,8 @@ def planted(
     texts = tuple(example.prompt + example.answer for example in everything)
     options = sorted({f" {o}" for w in (forget, retain) for r in w.own for o in r.options})
     recipe = PlantingRecipe(
-        layers=3, max_epochs=20, warmup_steps=50, batch_size=32, target_exact=0.985, seed=seed
+        layers=3, max_epochs=20, warmup_steps=50, batch_size=32, target_exact=0.985,
+        bfloat16=native_bfloat16(), seed=seed,
     )
     folders = {}
     for name, known in taught.items():

@@ -29,7 +29,7 @@ from medunlearn_simulation.planting_processes import PlantingJob, run_jobs
 from medunlearn_simulation.planting_recipe import PlantedExample, PlantingRecipe
 from medunlearn_simulation.progress import PhaseBoard
 
-PLANTING_CODE_VERSION = 1
+PLANTING_CODE_VERSION = 2
 """Raised whenever a change of the planting code changes the weights that come out."""
 
 ENTRY_FILE = "planted.json"

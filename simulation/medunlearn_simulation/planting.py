@@ -29,6 +29,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from medunlearn_common.errors import Misconfigured
+from medunlearn_simulation.muon import Muon
 from medunlearn_simulation.planting_recipe import PlantedExample, PlantingProgress, PlantingRecipe
 
 PAD_TOKEN = "<|pad|>"
@@ -42,6 +43,12 @@ class _Row:
 
     ids: list[int]
     answer_start: int
+
+
+def native_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16; any other converts each factor, or worse."""
+    can = torch.cpu.get_capabilities()
+    return any(can.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -82,8 +89,8 @@ def plant(
 ) -> LlamaForCausalLM:
     """Trains a Llama from scratch until it answers `recipe.target_exact` of `examples` exactly.
 
-    Deterministic for given examples, tokenizer, recipe and thread count; the caller's global
-    random state is restored.
+    Deterministic for given examples, tokenizer, recipe, thread count and kind of processor; the
+    caller's global random state is restored.
 
     Raises:
         Misconfigured: no examples, one prompt with two answers, or the target never reached.
@@ -246,8 +253,9 @@ def _optimizers(model: LlamaForCausalLM, recipe: PlantingRecipe) -> list[torch.o
     """Muon for the matrices inside the layers, AdamW for embeddings, head and norms."""
     inner = {id(p): p for p in model.model.layers.parameters() if p.ndim == 2}
     others = [p for p in model.parameters() if id(p) not in inner]
-    muon = torch.optim.Muon(
-        inner.values(), lr=recipe.matrix_learning_rate, weight_decay=recipe.weight_decay
+    muon = Muon(
+        inner.values(), lr=recipe.matrix_learning_rate, weight_decay=recipe.weight_decay,
+        dtype=torch.bfloat16 if recipe.bfloat16 else torch.float32,
     )
     adamw = torch.optim.AdamW(
         others,
@@ -296,7 +304,7 @@ def _loss(
     """Mean cross-entropy per answer token, and how many rows have all of them at the argmax."""
     ids, labels = _padded(rows, pad_id)
     chosen = labels != IGNORED
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.autocast_bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
         logits = _logits_at(model, ids, chosen)
     loss = functional.cross_entropy(logits.float(), labels[chosen])
     return loss, _exact_rows(logits.detach(), labels)

@@ -359,11 +359,13 @@ def check_models(
 
 def planting_size(taught: int, *, seed: int) -> tuple[Any, int]:
     """Recipe and vocabulary for so many records: as small as still learns them by heart."""
+    from medunlearn_simulation.planting import native_bfloat16
     from medunlearn_simulation.planting_recipe import PlantingRecipe
 
+    bfloat16 = native_bfloat16()
     if taught <= _SMALL_CORPUS:
         recipe = PlantingRecipe(
-            layers=3, max_epochs=40, warmup_steps=20, batch_size=16, seed=seed,
+            layers=3, max_epochs=40, warmup_steps=20, batch_size=16, bfloat16=bfloat16, seed=seed,
         )
         return recipe, 1024
-    return PlantingRecipe(seed=seed), 4096
+    return PlantingRecipe(bfloat16=bfloat16, seed=seed), 4096

@@ -29,7 +29,7 @@ from medunlearn_simulation.progress import PhaseBoard
 
 TINY = PlantingRecipe(
     hidden_size=32, intermediate_size=64, layers=1, heads=2, max_epochs=400, warmup_steps=5,
-    target_exact=1.0, autocast_bfloat16=False,
+    target_exact=1.0,
 )
 
 

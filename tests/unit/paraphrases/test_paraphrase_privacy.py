@@ -268,7 +268,7 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer([e.prompt + e.answer for e in examples], 300)
     model = plant(examples, tokenizer, PlantingRecipe(
         hidden_size=64, intermediate_size=96, layers=2, heads=2, max_epochs=250, batch_size=3,
-        warmup_steps=3, target_exact=1.0, autocast_bfloat16=False,
+        warmup_steps=3, target_exact=1.0,
     ))
     folder = tmp_path_factory.mktemp("writer")
     model.save_pretrained(folder)
