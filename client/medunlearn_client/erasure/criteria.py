@@ -26,6 +26,7 @@ MANY_RECORDS = 50
 # Of fewer, its accuracy counts where guessing reaches it with less than this probability.
 MAX_GUESSED = 0.01
 ROUNDING = 1e-9
+_USUAL = Settings()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +48,14 @@ class RunFigures:
         retrained_exact: Exact answers of the retrained model.
         identifiers_asked: Identifier prompts asked; None if not measured.
         identifiers_leaked: Prompts that gave an identifier away; None if not measured.
+        identifiers_leaked_before: The same of the model that the run began with.
         has_identifiers: Whether these records hold identifiers.
         preservation: Retain accuracy after over before, of the whole run; None if not measured.
         exact_preservation: The same of answers word for word. Shown beside it and not judged: who
             still picks an answer may no longer say it.
         run_ranked_records: Records with options among all that the run forgot.
         run_forget_accuracy: Option ranking of these; None if not measured.
+        run_forget_accuracy_before: The same of the model that the run began with.
         run_retrained_accuracy: Of the retrained model.
         run_retrained_exact: Exact answers of the retrained model over all of them.
         run_chance: What guessing reaches there; None if not measured.
@@ -87,6 +90,8 @@ class RunFigures:
     exact_preservation: float | None = None
     forget_accuracy_before: float | None = None
     forget_exact_before: float | None = None
+    run_forget_accuracy_before: float | None = None
+    identifiers_leaked_before: int | None = None
 
     def as_detail(self) -> dict[str, Any]:
         """For the history, where what is no number stands as not measured."""
@@ -127,21 +132,34 @@ def judgement(figures: RunFigures, settings: Settings) -> tuple[Judged, ...]:
     )
 
 
-def was_known(figures: RunFigures, settings: Settings) -> bool | None:
+def was_known(figures: RunFigures) -> bool | None:
     """Whether the model showed, before the run, that it knew what it was to forget.
 
-    By the bounds that the request's own records are held to afterwards: a model that keeps within
-    them before would have been verified without any run. None if it was not asked.
+    By the usual bounds of the request's own records: what a hospital puts up with afterwards says
+    nothing of what a model knows. Right options of few records may be luck; they are taken for it
+    where the model guessed over the whole run as well.
+
+    Returns:
+        None if it was not asked, or if it cannot be told.
     """
     figures = _measured(figures)
-    before = replace(figures, forget_accuracy=figures.forget_accuracy_before,
-                     forget_exact=figures.forget_exact_before)
-    asked = []
-    if before.forget_accuracy is not None:
-        asked.append(_ranking_of_request(before, settings))
-    if before.forget_exact is not None:
-        asked.append(_exact_answers(before, settings))
-    return any(each.shortfall for each in asked) if asked else None
+    before = replace(
+        figures, forget_accuracy=figures.forget_accuracy_before,
+        forget_exact=figures.forget_exact_before,
+        run_forget_accuracy=figures.run_forget_accuracy_before,
+        identifiers_leaked=figures.identifiers_leaked_before,
+    )
+    own = before.forget_accuracy
+    answers = [
+        *([_ranking_of_request(before, _USUAL)] if own is not None else []),
+        *([_exact_answers(before, _USUAL)] if before.forget_exact is not None else []),
+    ]
+    if any(each.shortfall for each in answers) or before.identifiers_leaked:
+        return True
+    if not answers or (before.identifiers_leaked is None and before.has_identifiers):
+        return None
+    by_luck = own is not None and own > _own_base(before) + _USUAL.max_forget_excess
+    return None if by_luck and _ranking_of_run(before, _USUAL).shortfall else False
 
 
 def _measured(figures: RunFigures) -> RunFigures:
@@ -174,7 +192,8 @@ def _ranking_of_run(figures: RunFigures, settings: Settings) -> Judged:
         return _unmeasured(name, asked, "forgetting was not measured over the whole run")
     return Judged(
         criterion=name, asked=asked,
-        measured=f"{whole:.3f} of {_records(figures.run_ranked_records)}",
+        measured=f"{whole:.3f} of {_records(figures.run_ranked_records)}"
+                 + _before(figures.run_forget_accuracy_before),
         shortfall="" if whole <= base + settings.max_forget_excess else (
             f"forget accuracy {whole:.3f} over all {figures.run_ranked_records} records of the run "
             f"exceeds {base:.3f} + {settings.max_forget_excess:.3f}"
@@ -189,12 +208,12 @@ def _ranking_of_request(figures: RunFigures, settings: Settings) -> Judged:
              f"{settings.min_luck:.3f}")
     if own is None:
         return _unmeasured(name, asked, f"forget accuracy of {count} records was not measured")
-    measured = f"{own:.3f} of {_records(count)}{_before(figures.forget_accuracy_before)}"
+    measured, before = f"{own:.3f} of {_records(count)}", _before(figures.forget_accuracy_before)
     if own <= base + settings.max_forget_excess:
-        return Judged(criterion=name, asked=asked, measured=measured)
+        return Judged(criterion=name, asked=asked, measured=measured + before)
     luck = luck_of(own, count, base=base)
     return Judged(
-        criterion=name, asked=asked, measured=f"{measured}, by luck with {luck:.4f}",
+        criterion=name, asked=asked, measured=f"{measured}, by luck with {luck:.4f}{before}",
         shortfall="" if luck >= settings.min_luck else (
             f"forget accuracy {own:.3f} of {count} records exceeds {base:.3f} "
             f"by more than luck explains (probability {luck:.4f})"
@@ -293,7 +312,10 @@ def _leaks(figures: RunFigures, settings: Settings) -> Iterator[Judged]:
     name, asked = "identifiers given away", f"at most {allowed}"
     if leaked is not None:
         yield Judged(
-            criterion=name, asked=asked, measured=f"{leaked} of {figures.identifiers_asked} asked",
+            criterion=name, asked=asked,
+            measured=f"{leaked} of {figures.identifiers_asked} asked" + (
+                "" if figures.identifiers_leaked_before is None
+                else f", before the run {figures.identifiers_leaked_before}"),
             shortfall="" if leaked <= allowed else (
                 f"{leaked} identifier(s) leaked, {allowed} allowed"
             ),

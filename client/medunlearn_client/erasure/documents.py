@@ -25,10 +25,10 @@ from medunlearn_client.erasure.judgements import (
     figures_in,
     is_judgement,
     judged,
-    known_before,
     last_judgement,
     meets_usual_criteria,
     missed,
+    never_shown,
     verifying,
 )
 from medunlearn_client.erasure.registry import Registry
@@ -144,7 +144,7 @@ def _letter_facts(registry: Registry, number: int) -> dict[str, Any]:
         "last_day": (request.deadline if registry.today <= request.deadline
                      else request.last_lawful_day),
         "usual_criteria_met": verified is not None and meets_usual_criteria(verified),
-        "never_shown": verified is not None and known_before(verified) is False,
+        "never_shown": verified is not None and never_shown(events),
     }
 
 
@@ -247,8 +247,7 @@ def _run_facts(request: ErasureRequest, events: Sequence[Event]) -> tuple[tuple[
     return tuple((name, text) for name, text in (
         ("run", run_in_words(request, events)),
         ("judged by changed criteria", changed_criteria(judged_last)),
-        ("before the run", NEVER_SHOWN
-         if judged_last and known_before(judged_last) is False else ""),
+        ("before the run", NEVER_SHOWN if never_shown(events) else ""),
         ("adapter (SHA-256)", detail.get("adapter_digest")),
         ("attestation (SHA-256)", detail.get("attestation_digest")),
     ) if text)

@@ -22,7 +22,7 @@ _FIGURES = {
 }
 SHORTFALLS, CRITERIA = "shortfalls", "criteria"
 NEVER_SHOWN = "the model did not show before the run that it knew it"
-"""Of a request whose judgement tells nothing of the run: see :func:`known_before`."""
+"""Of a request whose judgement tells nothing of the run: see :func:`never_shown`."""
 
 
 def is_judgement(event: Event) -> bool:
@@ -51,12 +51,13 @@ def judged(event: Event) -> tuple[Judged, ...]:
     return judgement(RunFigures(**figures_in(event)), _settings_then(event))
 
 
-def known_before(event: Event) -> bool | None:
-    """Whether the model showed before the run that it knew the request's records.
+def never_shown(events: Sequence[Event]) -> bool:
+    """Whether no run's model showed, before the run, that it knew the request's records.
 
-    By the settings of that time; None if the judgement is of before this was written down.
+    False where that cannot be told: of the last judgement, or where an earlier one saw it.
     """
-    return was_known(RunFigures(**figures_in(event)), _settings_then(event))
+    known = [was_known(RunFigures(**figures_in(event))) for event in events if is_judgement(event)]
+    return bool(known) and known[-1] is False and True not in known
 
 
 def missed(event: Event) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from medunlearn_client.erasure.criteria import RunFigures
 from medunlearn_client.erasure.judgements import (
     NEVER_SHOWN,
     changed_criteria,
-    known_before,
+    never_shown,
     verifying,
 )
 from medunlearn_client.erasure.requests import State, next_step
@@ -45,6 +45,7 @@ def figures_by_request(
             run_id=run_id, adapter_digest=adapter_digest, forget_records=answers.n,
             ranked_records=answers.n_ranked, run_ranked_records=report.forget.n_ranked,
             run_forget_accuracy=report.forget.accuracy_after,
+            run_forget_accuracy_before=report.forget.accuracy_before,
             run_retrained_accuracy=report.forget.accuracy_retrained,
             run_unnamed_records=without_name.n if without_name else 0,
             run_unnamed_accuracy=without_name.accuracy_after if without_name else None,
@@ -57,6 +58,9 @@ def figures_by_request(
             retrained_exact=answers.exact_retrained,
             identifiers_asked=own.identifiers_asked or None,
             identifiers_leaked=own.identifiers_leaked if own.identifiers_asked else None,
+            identifiers_leaked_before=(
+                own.identifiers_leaked_before if own.identifiers_asked else None
+            ),
             has_identifiers=any(forget[place].is_identifier for place in places),
             preservation=(
                 kept.preservation if kept.preservation is not None else kept.exact_preservation
@@ -95,4 +99,4 @@ def _standing(claim: Claim, number: int) -> str:
     changed = changed_criteria(judgement)
     return f"erasure request {number}: {state}" + (
         f" by changed criteria ({changed})" if changed else "") + (
-        f" ({NEVER_SHOWN})" if known_before(judgement) is False else "")
+        f" ({NEVER_SHOWN})" if never_shown(claim.registry.events(number)) else "")

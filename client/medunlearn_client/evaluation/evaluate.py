@@ -229,21 +229,28 @@ def _forget_report(
 
 def _by_request(
     requests: Mapping[str, frozenset[int]], answers: Sequence[_Answers | None],
-    leaks: Sequence[RecordLeaks] | None,
+    leaks: tuple[Sequence[RecordLeaks], Sequence[RecordLeaks]] | None,
 ) -> dict[str, RequestReport]:
     """Each request by its own records, from the scores and completions there are already."""
+    before, after = leaks or (None, None)
     found: dict[str, RequestReport] = {}
     for name, places in requests.items():
         tables = [one.table.at(places) if one is not None else None for one in answers]
-        own = None if leaks is None else [leak for leak in leaks if leak.place in places]
         found[name] = RequestReport(
             answers=_three_way(tables),
-            identifiers_asked=None if own is None else len(own),
-            identifiers_leaked=(
-                None if own is None else sum(leak.leaks + leak.strays for leak in own)
+            identifiers_asked=(
+                None if after is None else sum(leak.place in places for leak in after)
             ),
+            identifiers_leaked=_leaked(after, places),
+            identifiers_leaked_before=_leaked(before, places),
         )
     return found
+
+
+def _leaked(leaks: Sequence[RecordLeaks] | None, places: frozenset[int]) -> int | None:
+    if leaks is None:
+        return None
+    return sum(leak.leaks + leak.strays for leak in leaks if leak.place in places)
 
 
 def _keep_report(
@@ -316,8 +323,10 @@ def _relearning(
 
 def _extraction(
     run: _Run, original: ScoredModel, unlearned: ScoredModel, retrained: ScoredModel | None
-) -> tuple[ExtractionReport | None, tuple[RecordLeaks, ...] | None]:
-    """Leaks of the models, and those of the unlearned one by record."""
+) -> tuple[
+    ExtractionReport | None, tuple[tuple[RecordLeaks, ...], tuple[RecordLeaks, ...]] | None
+]:
+    """Leaks of the models, and by record those of the original and of the unlearned one."""
     if run.settings.extraction is None:
         return None, None
     found = [
@@ -338,7 +347,7 @@ def _extraction(
         before=before.counts, after=after.counts,
         retrained=gold.counts if gold is not None else None,
     )
-    return report, after.by_record
+    return report, (before.by_record, after.by_record)
 
 
 def _calibration(before: _Answers, after: _Answers) -> CalibrationReport | None:

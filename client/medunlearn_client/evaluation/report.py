@@ -202,11 +202,13 @@ class RequestReport:
             measured.
         identifiers_leaked: Those that their own prompt gave away, plus completions of other
             prompts that hold one; None if not measured.
+        identifiers_leaked_before: The same of the original model.
     """
 
     answers: ThreeWay
     identifiers_asked: int | None
     identifiers_leaked: int | None
+    identifiers_leaked_before: int | None
 
 
 @dataclass(frozen=True, kw_only=True)

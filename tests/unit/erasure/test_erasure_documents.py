@@ -22,6 +22,7 @@ from medunlearn_client.erasure.documents import (
     officer_report,
 )
 from medunlearn_client.erasure.pages import render_html, render_pdf, write_pages
+from medunlearn_client.erasure.requests import State
 from medunlearn_client.erasure.run_figures import next_step_lines
 from medunlearn_client.erasure.settings import changed
 from medunlearn_common.errors import MedunlearnError, Misconfigured
@@ -222,29 +223,70 @@ def test_criteria_that_were_changed_are_told(
     assert line.startswith(f"erasure request 1: verified by changed criteria ({name} {value} ")
 
 
-@pytest.mark.parametrize(("accuracy", "exact", "known"), [
-    (1.0, 1.0, True), (0.25, 1.0, True), (None, 1.0, True), (0.25, 0.0, False),
-    (None, 0.0, False),
-    (0.5, 0.0, False),  # one of two right: a model that was taught neither may guess it
+@pytest.mark.parametrize(("accuracy", "exact", "leaked", "whole_run", "told"), [
+    (1.0, 1.0, 0, 1.0, False), (0.25, 1.0, 0, 0.3, False), (None, 1.0, 0, None, False),
+    (0.25, 0.0, 0, 0.3, True), (None, 0.0, 0, None, True),
+    (0.25, 0.0, 0, 1.0, True),  # others' data were known
+    # Both of two right: a model that guessed over the whole run may have guessed them.
+    (1.0, 0.0, 0, 0.3, True), (1.0, 0.0, 0, 1.0, False), (1.0, 0.0, 0, None, False),
+    # It never said the number when asked for it once, and did in one of its samples.
+    (0.25, 0.0, 2, 0.3, False), (0.25, 0.0, None, 0.3, False),
 ])
+@pytest.mark.parametrize("settings", [[], ["max_exact_excess=1", "max_forget_excess=1"]])
 def test_a_request_for_what_the_model_never_showed_is_told_so(
-    registry: Registry, add: Adder, accuracy: float | None, exact: float, known: bool
+    registry: Registry, add: Adder, accuracy: float | None, exact: float, leaked: int | None,
+    whole_run: float | None, told: bool, settings: list[str],
 ) -> None:
-    """Else "verified" tells of a run what was as true of the model that nobody had changed."""
+    """Else "verified" tells of a run what was as true of the model that nobody had changed.
+
+    What a hospital puts up with after a run is no evidence of what its model knew before.
+    """
+    registry.change_settings(changed(registry.settings(), settings), author=AUTHOR)
     add()
     verify(registry, 1, replace(
-        FIGURES, forget_accuracy_before=accuracy, forget_exact_before=exact))
+        FIGURES, forget_accuracy_before=accuracy, forget_exact_before=exact,
+        identifiers_leaked_before=leaked, run_forget_accuracy_before=whole_run))
     text = words(letter(registry, 1))
     if accuracy is not None:
         assert f"Before the change it was right in {100 * accuracy:.1f} % of those" in text
     assert f"Before the change it gave it to {100 * exact:.1f} %." in text
-    assert ("did not show before the change either" in text) is not known
+    assert ("did not show that the model knew your data before" in text) is told
     report = officer_report(registry, 1)
-    assert ("before the run" in dict(report.tables[0].rows)) is not known
+    assert ("before the run" in dict(report.tables[0].rows)) is told
     measured = {row[0]: row[2] for row in report.tables[3].rows}
     assert measured["exact answers"].endswith(f", before the run {exact:.3f}")
     (line,) = next_step_lines(Claim(registry=registry, numbers=(1,), token="t"))
-    assert ("did not show before the run that it knew it" in line) is not known
+    assert ("did not show before the run that it knew it" in line) is told
+
+
+def test_what_an_earlier_run_saw_known_is_not_told_as_never_shown(
+    registry: Registry, add: Adder
+) -> None:
+    add()
+    known = replace(FIGURES, forget_accuracy_before=1.0, forget_exact_before=1.0,
+                    run_forget_accuracy_before=1.0, identifiers_leaked_before=0)
+    registry.validate(1, author=AUTHOR, identity="passport seen")
+    first = Claim(registry=registry, numbers=(1,), token="t")
+    first.take("run-7")
+    assert first.settle({1: replace(known, preservation=0.1)})[1]
+    assert "not reached" in words(letter(registry, 1))
+    again = Claim(registry=registry, numbers=(1,), token="u")
+    again.take("run-8")
+    again.settle({1: replace(known, run_id="run-8", forget_accuracy_before=0.25,
+                             forget_exact_before=0.0)})
+    assert registry.request(1).state is State.VERIFIED
+    assert "did not show that the model knew" not in words(letter(registry, 1))
+    assert "before the run" not in dict(officer_report(registry, 1).tables[0].rows)
+
+
+def test_luck_is_told_of_the_figure_that_it_belongs_to(registry: Registry, add: Adder) -> None:
+    add()
+    verify(registry, 1, replace(
+        FIGURES, ranked_records=4, forget_records=4, forget_accuracy=0.5,
+        forget_accuracy_before=1.0, forget_exact_before=1.0))
+    measured = {row[0]: row[2] for row in officer_report(registry, 1).tables[3].rows}
+    assert measured["right options, this request"] == (
+        "0.500 of 4 records, by luck with 0.2617, before the run 1.000")
 
 
 def test_a_judgement_of_before_that_figure_existed_claims_nothing_of_it(
@@ -253,7 +295,7 @@ def test_a_judgement_of_before_that_figure_existed_claims_nothing_of_it(
     add()
     verify(registry, 1)
     text = words(letter(registry, 1))
-    assert "Before the change" not in text and "either" not in text
+    assert "Before the change" not in text and "did not show" not in text
     assert "before the run" not in dict(officer_report(registry, 1).tables[0].rows)
 
 

@@ -251,6 +251,26 @@ def test_rows_that_share_an_id_are_each_of_their_own_level_and_request(
     assert set(levels) == {"1", "3"}
 
 
+def test_a_request_is_told_what_the_original_model_gave_away(
+    planted_model: WholeModel, random_model: WholeModel, inputs: EvaluationInputs
+) -> None:
+    """Also apart from what was asked of it once: that an identifier came out in a sample."""
+    places = frozenset(range(len(inputs.forget)))
+    canaries = {place for place in places if inputs.forget[place].is_identifier}
+    found = evaluate_models(
+        original=planted_model, unlearned=random_model, retrained=None,
+        inputs=replace(inputs, requests={"1": places, "2": places - canaries}), settings=SETTINGS,
+    )
+    assert found.extraction is not None
+    assert found.extraction.before.prompts_leaking > 0
+    own, other = found.requests["1"], found.requests["2"]
+    assert own.identifiers_asked == len(canaries)
+    assert own.identifiers_leaked_before is not None
+    assert own.identifiers_leaked_before >= found.extraction.before.prompts_leaking
+    assert own.identifiers_leaked == found.extraction.after.prompts_leaking
+    assert (other.identifiers_asked, other.identifiers_leaked_before) == (0, 0)
+
+
 def test_progress_names_the_stages(
     planted_model: WholeModel, random_model: WholeModel, inputs: EvaluationInputs
 ) -> None:
