@@ -46,8 +46,14 @@ class _Row:
 
 
 def native_bfloat16() -> bool:
-    """Whether this processor multiplies in bfloat16; any other converts each factor, or worse."""
-    can = torch.cpu.get_capabilities()
+    """Whether torch has this processor multiply in bfloat16.
+
+    It does so through oneDNN alone, which macOS's torch lacks, and without either products run in
+    a plain loop. A torch of before 2.11 does not tell what its processor can.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
+    can = getattr(torch.cpu, "get_capabilities", dict)()
     return any(can.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 

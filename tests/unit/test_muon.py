@@ -101,6 +101,22 @@ def test_recipes_use_bfloat16_where_the_processor_has_it(
     capabilities: dict[str, bool], native: bool, taught: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planting.torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(planting.torch.backends.mkldnn, "is_available", lambda: True)
     recipe, _ = planting_size(taught, seed=3)
     assert recipe.bfloat16 is native
     assert recipe.seed == 3
+
+
+def test_recipes_do_without_bfloat16_where_torch_cannot_use_it(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planting.torch.cpu, "get_capabilities", lambda: {"bf16": True})
+    monkeypatch.setattr(planting.torch.backends.mkldnn, "is_available", lambda: False)  # macOS
+    assert not planting_size(100, seed=0)[0].bfloat16
+
+
+def test_recipes_do_without_bfloat16_where_torch_does_not_tell(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(planting.torch.cpu, "get_capabilities")
+    assert not planting_size(100, seed=0)[0].bfloat16
