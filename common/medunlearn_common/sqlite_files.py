@@ -5,36 +5,58 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from medunlearn_common.errors import Misconfigured, Transient
 
+# Of the tables that this program knows, by file; to be raised with every change that an older
+# program would misread. Stores of before versions were marked bear 0, and are of version 1.
+VERSIONS: Final[Mapping[str, int]] = {
+    "ledger.db": 1, "envelopes.db": 1, "audit.db": 1, "masking.db": 1, "runs.db": 1,
+}
 
-def require_version(connection: sqlite3.Connection, version: int, *, name: str) -> None:
-    """Refuse a store that a newer medunlearn has changed, and mark an older one with our version.
 
-    Stores of before versions were marked bear 0; their tables are those of version 1.
+def version_of(name: str) -> int:
+    """Of the tables that this program knows in a file of that name."""
+    return VERSIONS.get(name, 1)
+
+
+def refuse_newer(connection: sqlite3.Connection, *, name: str) -> None:
+    """Refuse a store that a newer medunlearn has changed; for those who only read it, too.
+
+    To be called before anything else, such as another journal mode, is done to the file.
 
     Args:
-        connection: The open file; the mark is part of a transaction, if one is open.
-        version: Of the tables that this program knows.
-        name: Of the file, for people.
+        connection: The open file.
+        name: Of the file.
+
+    Raises:
+        Misconfigured: STORE_NEWER; nothing was changed.
+        sqlite3.Error: It cannot be read.
+    """
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if not 0 <= found <= version_of(name):  # SQLite keeps it with a sign
+        raise Misconfigured(
+            "STORE_NEWER", f"{name} has version {found}, this program knows {version_of(name)}",
+            "install the medunlearn version that wrote it, or a later one; if there never was "
+            "one here the file is damaged: docs/backup.md, 'History is missing'. Never begin it "
+            "anew, and put no older copy in its place: what it holds cannot be had again",
+        )
+
+
+def mark_version(connection: sqlite3.Connection, *, name: str) -> None:
+    """Inside a transaction: refuse a newer store, and mark any other with our version.
 
     Raises:
         Misconfigured: STORE_NEWER; nothing was changed.
         sqlite3.Error: It cannot be read or written.
     """
-    (found,) = connection.execute("PRAGMA user_version").fetchone()
-    if not 0 <= found <= version:  # SQLite keeps it with a sign: a negative one is damage
-        raise Misconfigured(
-            "STORE_NEWER", f"{name} has version {found}, this program knows {version}",
-            "install the medunlearn version that wrote it, or a later one. Never begin the file "
-            "anew, and put no older copy in its place: what it holds cannot be had again",
-        )
-    if found < version:
-        connection.execute(f"PRAGMA user_version = {version}")
+    refuse_newer(connection, name=name)
+    if connection.execute("PRAGMA user_version").fetchone() != (version_of(name),):
+        connection.execute(f"PRAGMA user_version = {version_of(name)}")
 
 
 class DurableDatabase:
@@ -47,8 +69,7 @@ class DurableDatabase:
     """
 
     def __init__(
-        self, path: Path, *, code: str, schema: str, version: int = 1,
-        survives_power_cut: bool = True,
+        self, path: Path, *, code: str, schema: str, survives_power_cut: bool = True,
     ) -> None:
         """Open or create.
 
@@ -57,8 +78,6 @@ class DurableDatabase:
             code: Of the errors that this file causes.
             schema: Statements, with semicolons between them, that make the tables where there
                 are none.
-            version: Of these tables; to be raised with every change that an older program would
-                misread.
             survives_power_cut: See the class.
 
         Raises:
@@ -76,18 +95,18 @@ class DurableDatabase:
                 path, timeout=30.0, isolation_level=None, check_same_thread=False
             )
         try:
-            self._prepare(
-                schema, version, synchronous="FULL" if survives_power_cut else "OFF")
+            self._prepare(schema, synchronous="FULL" if survives_power_cut else "OFF")
         except BaseException:  # nobody has the object yet who could close it
             self.close()
             raise
 
-    def _prepare(self, schema: str, version: int, *, synchronous: str) -> None:
+    def _prepare(self, schema: str, *, synchronous: str) -> None:
         with self._errors():
+            refuse_newer(self._connection, name=self._name)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute(f"PRAGMA synchronous={synchronous}")
         with self.transaction() as connection:
-            require_version(connection, version, name=self._name)
+            mark_version(connection, name=self._name)
             for statement in schema.split(";"):
                 connection.execute(statement)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,9 +51,9 @@ def native_bfloat16() -> bool:
     It does so through oneDNN alone, which macOS's torch lacks, and without either products run in
     a plain loop. A torch of before 2.11 does not tell what its processor can.
     """
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    can = getattr(torch.cpu, "get_capabilities", dict)()
+    can: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(can.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 

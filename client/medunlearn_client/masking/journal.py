@@ -24,9 +24,8 @@ from typing import Literal
 from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import Rejected, Transient
 from medunlearn_common.files import write_atomically
-from medunlearn_common.sqlite_files import require_version
+from medunlearn_common.sqlite_files import mark_version, refuse_newer
 
-_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS identity (journal_id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS plans (
@@ -252,15 +251,16 @@ class ShareJournal:
 
     def _prepare(self, synchronous: str) -> None:
         with self._errors():
+            refuse_newer(self._connection, name=self._path.name)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute(f"PRAGMA synchronous={synchronous}")
             self._connection.execute("PRAGMA secure_delete=ON")
-            require_version(self._connection, _VERSION, name=self._path.name)
             self._connection.executescript(_SCHEMA)
 
     def _identity(self) -> str:
         """The journal's own name, drawn once, never from a simulation's seed."""
         with self.transaction() as step:
+            mark_version(self._connection, name=self._path.name)
             return step.identity(secrets.token_hex(16))
 
     @contextmanager

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from medunlearn_common.errors import Rejected, Transient
-from medunlearn_common.sqlite_files import require_version
+from medunlearn_common.sqlite_files import mark_version, refuse_newer
 
 BUSY_S = 30.0
 # Errors of the disk or of another process; every other one means that the file is not as written.
@@ -23,7 +23,6 @@ _PASSING = (
     "SQLITE_NOMEM", "SQLITE_READONLY",
 )
 
-_VERSION = 1
 _SCHEMA = """
 CREATE TABLE entries (position INTEGER PRIMARY KEY, record BLOB NOT NULL);
 
@@ -64,11 +63,12 @@ def prepare(path: Path) -> None:
     except OSError as error:
         raise _unavailable(path, str(error.strerror)) from error
     with transaction(path) as connection:
-        # Tables are made in a new file only: in any other they are there, or were taken away.
+        # Tables are made in a new file only: in any other they are there, or were taken away, and
+        # that file is evidence.
         if path.stat().st_size == 0:
+            mark_version(connection, name=path.name)
             for statement in _SCHEMA.split(";\n\n"):
                 connection.execute(statement)
-        require_version(connection, _VERSION, name=path.name)
 
 
 @contextmanager
@@ -76,6 +76,7 @@ def connected(path: Path) -> Iterator[sqlite3.Connection]:
     """An open file, outside a transaction; raises as :func:`prepare`."""
     try:
         with closing(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)) as connection:
+            refuse_newer(connection, name=path.name)
             connection.execute("PRAGMA journal_mode=DELETE")
             connection.execute("PRAGMA synchronous=EXTRA")
             connection.execute("PRAGMA trusted_schema=OFF")

@@ -26,7 +26,7 @@ from medunlearn_common.envelope.dsse import parse_signed
 from medunlearn_common.envelope.header import Header, is_readdressed, says_the_same
 from medunlearn_common.envelope.sealing import header_digest
 from medunlearn_common.errors import Rejected, Transient
-from medunlearn_common.sqlite_files import DurableDatabase
+from medunlearn_common.sqlite_files import DurableDatabase, refuse_newer
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS received (
@@ -242,12 +242,14 @@ def read_locks(path: Path) -> list[RunLock]:
 
     Raises:
         Transient: ENVELOPE_STORE.
+        Misconfigured: STORE_NEWER.
     """
     try:
         if not path.exists():
             return []
         address = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(address, uri=True, timeout=30.0)) as connection:
+            refuse_newer(connection, name=path.name)
             made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'locks'").fetchone()
             return _locks(connection) if made else []
     except (sqlite3.Error, OSError) as error:

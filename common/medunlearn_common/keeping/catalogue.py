@@ -45,7 +45,7 @@ _RUN_HISTORY = ("checkpoint.bin", "checkpoint.previous.bin", "opening.bin", "sta
 # A hospital's erasure registry and its key; the runs' claims find out an old copy of it.
 _ERASURE = ("*.sqlite", "*.sqlite.key")
 # The coordinator's registry of runs, the one file under state/ that nothing else can tell.
-_STATE_HISTORY = "state/runs.db"
+STATE_HISTORY = "state/runs.db"
 
 
 def role_of(folder: Path) -> Role:
@@ -80,7 +80,7 @@ def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
     """Files to keep, sorted, as names relative to the folder; links are not followed."""
     found = [path for path in folder.iterdir()
              if path.suffix in _SUFFIXES or path.name in _WITHOUT_SUFFIX]
-    found.append(folder / _STATE_HISTORY)
+    found.append(folder / STATE_HISTORY)
     for name in _FOLDERS:
         found += (folder / name).rglob("*")
     for pattern in _ERASURE:

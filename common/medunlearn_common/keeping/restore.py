@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,7 +27,7 @@ from medunlearn_common.errors import Misconfigured, Rejected, Transient
 from medunlearn_common.files import sync_path
 from medunlearn_common.keeping.adopted import relink
 from medunlearn_common.keeping.backup import FORMAT, MANIFEST
-from medunlearn_common.keeping.catalogue import ENROLMENTS, class_of
+from medunlearn_common.keeping.catalogue import ENROLMENTS, STATE_HISTORY, class_of
 from medunlearn_common.keeping.marks import LOST_FILE, HistoryLost, PartyMarks
 from medunlearn_common.keeping.stopped import stopped
 from medunlearn_common.keeping.stores import (
@@ -36,6 +36,7 @@ from medunlearn_common.keeping.stores import (
     holds,
     lost_stores,
     released_runs,
+    rows_of,
     stores_behind,
 )
 from medunlearn_common.ledger.commands import LEDGER_FILE
@@ -46,7 +47,7 @@ MAX_FILES, MAX_MANIFEST_BYTES = 100_000, 64 << 20
 _RUNS_IN = (
     (ENVELOPES, "SELECT run FROM locks UNION SELECT run FROM sent UNION SELECT run FROM received"),
     (LEDGER_FILE, "SELECT run_id FROM releases UNION SELECT run_id FROM runs"),
-    ("state/runs.db", "SELECT run_id FROM runs"),
+    (STATE_HISTORY, "SELECT run_id FROM runs"),
 )
 
 
@@ -271,8 +272,7 @@ def _known_runs(*places: Path, role: str) -> set[str]:
             runs.update(earlier.known_runs, earlier.admitted_runs)
         for name, query in _RUNS_IN:
             if holds(place / name):
-                with closing(sqlite3.connect(place / name)) as connection:
-                    runs.update(str(row[0]) for row in connection.execute(query))
+                runs.update(str(run) for (run,) in rows_of(place / name, query))
     return runs
 
 

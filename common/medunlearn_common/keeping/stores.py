@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from medunlearn_common.audit import table
 from medunlearn_common.audit.records import AuditRecord
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.keeping.adopted import AUDIT_FILE
+from medunlearn_common.keeping.catalogue import JOURNAL_NAME, STATE_HISTORY
 from medunlearn_common.keeping.marks import HistoryLost, PartyMarks
 from medunlearn_common.ledger.commands import LEDGER_FILE
+from medunlearn_common.sqlite_files import refuse_newer
 from medunlearn_common.trust_folder import STORE_FILE, TRUST_FOLDER
 
 ENVELOPES: Final = f"{TRUST_FOLDER}/{STORE_FILE}"
@@ -34,19 +36,32 @@ Release = tuple[str, str]
 
 
 def require_no_store_lost(folder: Path) -> None:
-    """Refuse to open a hospital that would begin a store anew which it had before.
+    """Refuse to open a hospital that would begin a store anew, or misread it.
 
     Raises:
-        Misconfigured: STORE_LOST, MARK_UNREADABLE.
+        Misconfigured: STORE_LOST, STORE_NEWER, MARK_UNREADABLE.
         Rejected: AUDIT_LOG_DAMAGED.
         Transient: AUDIT_UNAVAILABLE.
     """
+    refuse_newer_stores(folder)
     try:
         lost = lost_stores(folder)
     except sqlite3.Error as error:
         raise _lost("a store is missing, and another one cannot be read") from error
     if lost:
         raise _lost(f"{' and '.join(lost)} was lost: the rest of this folder knows of releases")
+
+
+def refuse_newer_stores(folder: Path) -> None:
+    """Refuse a folder in which a newer medunlearn has changed a store; a damaged store passes.
+
+    Raises:
+        Misconfigured: STORE_NEWER.
+    """
+    for name in (LEDGER_FILE, ENVELOPES, AUDIT_FILE, JOURNAL_NAME, STATE_HISTORY):
+        if holds(folder / name):
+            with suppress(sqlite3.Error), closing(_there(folder / name)) as connection:
+                refuse_newer(connection, name=(folder / name).name)
 
 
 def lost_stores(folder: Path) -> tuple[str, ...]:
@@ -100,7 +115,7 @@ def holds(path: Path) -> bool:
     if not path.is_file() or path.stat().st_size == 0:
         return False
     try:
-        with closing(sqlite3.connect(path)) as connection:
+        with closing(_there(path)) as connection:
             return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
     except sqlite3.DatabaseError:
         return True
@@ -137,9 +152,25 @@ def _logged(path: Path) -> set[Release]:
             for record in records if record.kind == "release_charged"}
 
 
+def rows_of(path: Path, query: str) -> list[tuple[Any, ...]]:
+    """Of a store that is looked at and no more.
+
+    Raises:
+        sqlite3.Error: It cannot be read.
+        Misconfigured: STORE_NEWER.
+    """
+    with closing(_there(path)) as connection:
+        refuse_newer(connection, name=path.name)
+        return connection.execute(query).fetchall()
+
+
 def _rows(path: Path, query: str) -> set[Release]:
-    with closing(sqlite3.connect(path)) as connection:
-        return {(str(run), str(what)) for run, what in connection.execute(query)}
+    return {(str(run), str(what)) for run, what in rows_of(path, query)}
+
+
+def _there(path: Path) -> sqlite3.Connection:
+    # Not read only: what a killed program has left half-written could not be taken back first.
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)
 
 
 _READ: Mapping[str, Callable[[Path], set[Release]]] = {

@@ -15,8 +15,9 @@ from medunlearn_common.accounting import Mechanism
 from medunlearn_common.digests import canonical_json
 from medunlearn_common.errors import Misconfigured, Transient
 from medunlearn_common.ledger.spending import Budget, Charge, Unit
+from medunlearn_common.sqlite_files import version_of
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = version_of("ledger.db")
 _CREATE = """
 CREATE TABLE IF NOT EXISTS runs (
     run_id TEXT PRIMARY KEY, unit TEXT NOT NULL, epsilon REAL, delta REAL) STRICT;

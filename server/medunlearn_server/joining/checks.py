@@ -11,6 +11,7 @@ from cryptography import x509
 from medunlearn_common.doctor import Check, Finding, ok, problem, warning
 from medunlearn_common.errors import MedunlearnError
 from medunlearn_common.identity import open_private_file
+from medunlearn_common.keeping.stores import refuse_newer_stores
 from medunlearn_common.pki import days_left, read_certificates, require_server_chain
 from medunlearn_common.shared_checks import (
     SOON_DAYS,
@@ -45,11 +46,17 @@ def coordinator_checks(folder: Path, *, now: float) -> Mapping[str, Check]:
         "versions": lambda: (*check_versions(("flwr", "opacus", "cryptography")),
                              *check_code("", "")),
         "files": lambda: (*check_modes(coordinator.path), *check_disk(coordinator.path)),
+        "stores": lambda: _stores(coordinator.path),
         "roster": lambda: _roster(coordinator, now),
         "members": lambda: _members(coordinator, now),
         "tls": lambda: _certificates(coordinator, now),
         "ports": lambda: _service(coordinator),
     }
+
+
+def _stores(folder: Path) -> Iterator[Finding]:
+    refuse_newer_stores(folder)
+    yield ok("STORES", "this version knows all stores")
 
 
 def _roster(coordinator: CoordinatorFolder, now: float) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import shlex
 import socket
+import sqlite3
 import time
 from contextlib import closing
 from importlib.metadata import EntryPoint
@@ -472,3 +473,16 @@ def test_a_forgotten_record_that_an_export_numbered_anew_is_told(
     assert codes(findings) == ["ERASURE_NONE_VALIDATED", "ERASURE_RECORDS_RENUMBERED"]
     assert findings[-1].level == "warning" and f"request(s) {number} were" in findings[-1].message
     assert "Muster" not in repr(findings)
+
+
+def test_a_store_of_a_newer_version_is_told_and_not_read_as_empty(
+    tmp_path: Path, tiny_model_folder: Path, records: Path
+) -> None:
+    """Going back to an older version, the doctor would say that no epsilon was spent."""
+    place = folder(tmp_path, tiny_model_folder, records)
+    with closing(sqlite3.connect(place / "trust" / "envelopes.db")) as newer:
+        newer.execute("CREATE TABLE locks_of_version_2 (run TEXT)")
+        newer.execute("PRAGMA user_version = 2")
+    assert codes(found(place, "stores")) == ["STORE_NEWER"]
+    said = codes(found(place, "policy"))
+    assert "STORE_NEWER" in said and "EPSILON_LEFT" not in said
