@@ -234,7 +234,7 @@ def test_bytes_flipped_anywhere_end_in_the_same_figures_or_a_code(
         else:
             assert isinstance(error, MedunlearnError), repr(error)
             outcomes.add(error.code)
-    assert outcomes <= {"LEDGER_DAMAGED", "LEDGER_UNAVAILABLE", "LEDGER_VERSION"}
+    assert outcomes <= {"LEDGER_DAMAGED", "LEDGER_UNAVAILABLE", "STORE_NEWER"}
     assert "LEDGER_DAMAGED" in outcomes
 
 

@@ -16,7 +16,10 @@ from medunlearn_common.envelope.store import read_locks
 from medunlearn_common.errors import Misconfigured, Transient
 from medunlearn_common.keeping.adopted import relink
 from medunlearn_common.keeping.stores import refuse_newer_stores, require_no_store_lost
+from medunlearn_common.ledger import PrivacyLedger
 from medunlearn_common.sqlite_files import DurableDatabase
+from medunlearn_server.watching.log_reader import LogReader
+from medunlearn_server.watching.views import LogView
 
 
 def test_a_full_disk_is_named_as_such_and_nothing_was_changed(tmp_path: Path) -> None:
@@ -36,6 +39,10 @@ def opened_durable(path: Path) -> None:
     DurableDatabase(path, code="X", schema="CREATE TABLE IF NOT EXISTS kept (data BLOB)").close()
 
 
+def followed(log: Path) -> LogView:
+    return LogReader(log).read()
+
+
 def relinked(log: Path) -> int:
     return relink(log.parent)
 
@@ -45,7 +52,7 @@ def opened_journal(path: Path) -> None:
 
 
 @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
-@pytest.mark.parametrize("opened", [opened_durable, opened_journal, table.prepare])
+@pytest.mark.parametrize("opened", [opened_durable, opened_journal, table.prepare, PrivacyLedger])
 def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(
     tmp_path: Path, opened: Callable[[Path], None], journal_mode: str
 ) -> None:
@@ -53,8 +60,9 @@ def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(
     path = tmp_path / "store.db"
     opened(path)
     assert version_of(path) == 1
-    set_version(path, 0)  # as stores of before versions were marked
-    opened(path)
+    if opened is not PrivacyLedger:  # whose version was marked from the first on
+        set_version(path, 0)
+        opened(path)
     for newer in (2, -1):
         set_version(path, newer, journal_mode=journal_mode)
         before = path.read_bytes()
@@ -87,10 +95,11 @@ def test_a_damaged_audit_log_is_looked_at_and_not_written_to(tmp_path: Path) -> 
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("store", ["ledger.db", "trust/envelopes.db", "audit.db", "masking.db"])
+@pytest.mark.parametrize("store", ["ledger.db", "trust/envelopes.db", "audit.db", "masking.db",
+                                   "runs/first/audit.db", "state/runs.db"])
 def test_a_party_with_a_newer_store_is_not_opened(tmp_path: Path, store: str) -> None:
     """Not only what is opened first: the ledger would be charged before the log refuses."""
-    (tmp_path / store).parent.mkdir(exist_ok=True)
+    (tmp_path / store).parent.mkdir(parents=True, exist_ok=True)
     opened_durable(tmp_path / store)
     refuse_newer_stores(tmp_path)
     set_version(tmp_path / store, 2)
@@ -99,7 +108,7 @@ def test_a_party_with_a_newer_store_is_not_opened(tmp_path: Path, store: str) ->
             refused(tmp_path)
 
 
-@pytest.mark.parametrize("read", [read_locks, evidence_in, relinked])
+@pytest.mark.parametrize("read", [read_locks, evidence_in, relinked, followed])
 def test_who_only_reads_a_newer_store_does_not_take_it_for_empty(
     tmp_path: Path, read: Callable[[Path], object]
 ) -> None:

@@ -46,8 +46,8 @@ class RunFigures:
         forget_exact: Exact answers after the run.
         forget_exact_before: Exact answers of the model that the run began with.
         retrained_exact: Exact answers of the retrained model.
-        identifiers_asked: Identifier prompts asked; None if not measured.
-        identifiers_leaked: Prompts that gave an identifier away; None if not measured.
+        identifiers_asked: Identifiers that were asked for; None if not measured.
+        identifiers_leaked: Those of them that came out; None if not measured.
         identifiers_leaked_before: The same of the model that the run began with.
         has_identifiers: Whether these records hold identifiers.
         preservation: Retain accuracy after over before, of the whole run; None if not measured.
@@ -132,34 +132,45 @@ def judgement(figures: RunFigures, settings: Settings) -> tuple[Judged, ...]:
     )
 
 
-def was_known(figures: RunFigures) -> bool | None:
+def shown_before(figures: RunFigures) -> bool | None:
     """Whether the model showed, before the run, that it knew what it was to forget.
 
-    By the usual bounds of the request's own records: what a hospital puts up with afterwards says
-    nothing of what a model knows. Right options of few records may be luck; they are taken for it
-    where the model guessed over the whole run as well.
+    Returns:
+        As :func:`shown_after`.
+    """
+    return shown_after(replace(
+        figures, forget_accuracy=figures.forget_accuracy_before,
+        forget_exact=figures.forget_exact_before,
+        run_forget_accuracy=figures.run_forget_accuracy_before,
+        identifiers_leaked=figures.identifiers_leaked_before,
+    ))
+
+
+def shown_after(figures: RunFigures) -> bool | None:
+    """Whether the model still shows, after the run, that it knows the request's records.
+
+    By the usual bounds of the request's own records: what a hospital puts up with says nothing of
+    what a model knows. Right options of few records may be luck; they are taken for it where the
+    model guessed over the whole run as well.
 
     Returns:
         None if it was not asked, or if it cannot be told.
     """
     figures = _measured(figures)
-    before = replace(
-        figures, forget_accuracy=figures.forget_accuracy_before,
-        forget_exact=figures.forget_exact_before,
-        run_forget_accuracy=figures.run_forget_accuracy_before,
-        identifiers_leaked=figures.identifiers_leaked_before,
-    )
-    own = before.forget_accuracy
+    ranked, exact = figures.forget_accuracy, figures.forget_exact
     answers = [
-        *([_ranking_of_request(before, _USUAL)] if own is not None else []),
-        *([_exact_answers(before, _USUAL)] if before.forget_exact is not None else []),
+        *([_ranking_of_request(figures, _USUAL)] if ranked is not None else []),
+        *([_exact_answers(figures, _USUAL)] if exact is not None else []),
     ]
-    if any(each.shortfall for each in answers) or before.identifiers_leaked:
+    if any(each.shortfall for each in answers) or figures.identifiers_leaked:
         return True
-    if not answers or (before.identifiers_leaked is None and before.has_identifiers):
+    if not answers or (figures.identifiers_leaked is None and figures.has_identifiers):
         return None
-    by_luck = own is not None and own > _own_base(before) + _USUAL.max_forget_excess
-    return None if by_luck and _ranking_of_run(before, _USUAL).shortfall else False
+    if exact is not None and exact > (figures.retrained_exact or 0.0):
+        return None  # hardly by luck, though within what is allowed after a run
+    # The retrained model may have been lucky as well.
+    by_luck = ranked is not None and ranked > (figures.chance or 0.0) + _USUAL.max_forget_excess
+    return None if by_luck and _ranking_of_run(figures, _USUAL).shortfall else False
 
 
 def _measured(figures: RunFigures) -> RunFigures:

@@ -41,6 +41,7 @@ from medunlearn_client.erasure.requests import (
     next_step,
     plain_text,
     run_in_words,
+    run_of,
 )
 from medunlearn_common.errors import Misconfigured
 
@@ -247,7 +248,8 @@ def _run_facts(request: ErasureRequest, events: Sequence[Event]) -> tuple[tuple[
     return tuple((name, text) for name, text in (
         ("run", run_in_words(request, events)),
         ("judged by changed criteria", changed_criteria(judged_last)),
-        ("before the run", NEVER_SHOWN if never_shown(events) else ""),
+        ("before the run", NEVER_SHOWN
+         if never_shown(events) and detail.get("run_id") == run_of(events) else ""),
         ("adapter (SHA-256)", detail.get("adapter_digest")),
         ("attestation (SHA-256)", detail.get("attestation_digest")),
     ) if text)

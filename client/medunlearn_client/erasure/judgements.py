@@ -11,7 +11,8 @@ from medunlearn_client.erasure.criteria import (
     RunFigures,
     judgement,
     shortfalls,
-    was_known,
+    shown_after,
+    shown_before,
 )
 from medunlearn_client.erasure.requests import Event, State
 from medunlearn_client.erasure.settings import Settings
@@ -52,12 +53,14 @@ def judged(event: Event) -> tuple[Judged, ...]:
 
 
 def never_shown(events: Sequence[Event]) -> bool:
-    """Whether no run's model showed, before the run, that it knew the request's records.
+    """Whether no run's model showed, before the run or after, that it knew the request's records.
 
-    False where that cannot be told: of the last judgement, or where an earlier one saw it.
+    False where that cannot be told of one of them.
     """
-    known = [was_known(RunFigures(**figures_in(event))) for event in events if is_judgement(event)]
-    return bool(known) and known[-1] is False and True not in known
+    judged_so_far = [RunFigures(**figures_in(event)) for event in events if is_judgement(event)]
+    return bool(judged_so_far) and all(
+        shown_before(figures) is False and shown_after(figures) is not True
+        for figures in judged_so_far)
 
 
 def missed(event: Event) -> tuple[str, ...]:

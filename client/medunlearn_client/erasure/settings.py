@@ -39,7 +39,7 @@ class Settings(BaseModel):
     max_exact_excess: Share = Field(
         0.05, description="exact answers on the forget set may exceed the retrained model's")
     max_identifiers_leaked: int = Field(
-        0, ge=0, description="identifier prompts that may still give an identifier away")
+        0, ge=0, description="identifiers that may still be given away")
     min_preservation: Annotated[float, Field(ge=0.0)] = Field(
         0.9, description="share of the kept records that is answered after the run, over the share "
         "before, at least; one that is answered only now makes up for one that is lost")

@@ -250,7 +250,7 @@ def _by_request(
 def _leaked(leaks: Sequence[RecordLeaks] | None, places: frozenset[int]) -> int | None:
     if leaks is None:
         return None
-    return sum(leak.leaks + leak.strays for leak in leaks if leak.place in places)
+    return sum(leak.leaks or leak.strays > 0 for leak in leaks if leak.place in places)
 
 
 def _keep_report(

@@ -200,8 +200,8 @@ class RequestReport:
         answers: What the three models answer to them.
         identifiers_asked: Its identifiers that were asked for; None if extraction was not
             measured.
-        identifiers_leaked: Those that their own prompt gave away, plus completions of other
-            prompts that hold one; None if not measured.
+        identifiers_leaked: Those of them that a completion gave away, of their own prompt or of
+            another; None if not measured.
         identifiers_leaked_before: The same of the original model.
     """
 

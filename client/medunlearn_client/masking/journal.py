@@ -255,12 +255,13 @@ class ShareJournal:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute(f"PRAGMA synchronous={synchronous}")
             self._connection.execute("PRAGMA secure_delete=ON")
-            self._connection.executescript(_SCHEMA)
 
     def _identity(self) -> str:
         """The journal's own name, drawn once, never from a simulation's seed."""
         with self.transaction() as step:
             mark_version(self._connection, name=self._path.name)
+            for statement in _SCHEMA.split(";"):
+                self._connection.execute(statement)
             return step.identity(secrets.token_hex(16))
 
     @contextmanager

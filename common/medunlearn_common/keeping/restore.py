@@ -35,6 +35,7 @@ from medunlearn_common.keeping.stores import (
     UNKNOWN_RELEASE,
     holds,
     lost_stores,
+    refuse_newer_stores,
     released_runs,
     rows_of,
     stores_behind,
@@ -120,6 +121,8 @@ def restore(
         _require_same_party(manifest, folder)
         if folder.is_dir():
             held.enter_context(stopped(folder))
+        refuse_newer_stores(Path(scratch))
+        refuse_newer_stores(folder)
         missing, mark = _missing(manifest, Path(scratch), folder, said=history_lost, now=clock())
         if mark is not None:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -58,10 +58,11 @@ def refuse_newer_stores(folder: Path) -> None:
     Raises:
         Misconfigured: STORE_NEWER.
     """
-    for name in (LEDGER_FILE, ENVELOPES, AUDIT_FILE, JOURNAL_NAME, STATE_HISTORY):
-        if holds(folder / name):
-            with suppress(sqlite3.Error), closing(_there(folder / name)) as connection:
-                refuse_newer(connection, name=(folder / name).name)
+    own = (LEDGER_FILE, ENVELOPES, AUDIT_FILE, JOURNAL_NAME, STATE_HISTORY)
+    for path in (*(folder / name for name in own), *folder.glob(f"runs/*/{AUDIT_FILE}")):
+        if holds(path):
+            with suppress(sqlite3.Error), closing(_there(path)) as connection:
+                refuse_newer(connection, name=path.name)
 
 
 def lost_stores(folder: Path) -> tuple[str, ...]:

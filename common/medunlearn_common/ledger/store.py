@@ -28,6 +28,7 @@ from medunlearn_common.ledger.spending import (
     refuse_over_site_budget,
     run_epsilon,
 )
+from medunlearn_common.sqlite_files import refuse_newer
 
 
 def _prv(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
@@ -104,6 +105,7 @@ class PrivacyLedger:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._errors(), closing(sqlite3.connect(self._path, timeout=30.0)) as connection:
+            refuse_newer(connection, name=self._path.name)
             connection.execute("PRAGMA journal_mode=DELETE")
             connection.execute("PRAGMA synchronous=EXTRA")
             connection.execute("PRAGMA secure_delete=ON")  # some builds of SQLite have it off

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from medunlearn_common.audit.checkpoints import SignedCheckpoint
 from medunlearn_common.audit.records import NO_RECORD, AuditRecord, followed
 from medunlearn_common.errors import Rejected, Transient
+from medunlearn_common.sqlite_files import refuse_newer
 from medunlearn_server.watching.views import LogView
 
 _BUSY_S = 1.0
@@ -35,6 +36,7 @@ class LogReader:
 
         Raises:
             Transient: AUDIT_UNAVAILABLE; the next call tries again.
+            Misconfigured: STORE_NEWER.
         """
         try:
             inode = self._path.stat().st_ino
@@ -46,6 +48,7 @@ class LogReader:
             address = f"file:{quote(str(self._path))}?mode=ro"
             with closing(sqlite3.connect(address, uri=True, timeout=_BUSY_S)) as connection:
                 connection.execute("PRAGMA trusted_schema=OFF")
+                refuse_newer(connection, name=self._path.name)
                 self._follow(connection)
                 witnesses = _witnesses(connection)
         except (sqlite3.Error, UnicodeError) as error:

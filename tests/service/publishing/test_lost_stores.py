@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import sys
 from contextlib import closing
@@ -126,3 +127,19 @@ def test_a_hospital_that_never_answered_starts_with_new_stores(lab: PublishingLa
         leaves.unlink()
     for _ in range(2):
         start(home(lab))
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_final_backup_with_a_newer_store_is_not_put_back(
+    received: PublishingLab, store: str
+) -> None:
+    """On a machine with an older version; before, all files lay there and the folder was stuck."""
+    received.close()
+    archive, folder = received.base / "b.tar", home(received)
+    with closing(sqlite3.connect(folder / store)) as newer:
+        newer.execute("PRAGMA user_version = 2")
+    make_backup(folder, archive, final=True)
+    shutil.rmtree(folder)
+    with pytest.raises(Misconfigured, match="STORE_NEWER"):
+        restore(archive, folder)
+    assert not folder.exists()

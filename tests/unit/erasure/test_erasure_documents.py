@@ -10,6 +10,7 @@ from datetime import date
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,7 +95,8 @@ def test_the_letter_of_a_verified_request_says_what_was_measured_and_claims_no_m
     add()
     verify(registry, 1)
     text = words(letter(registry, 1))
-    for part in ("25.0 %", "Of 3 questions", "0 brought", "run-7", "ab" * 32, "not a mathematical"):
+    for part in ("25.0 %", "Of 3 identifiers", "0 came to light", "run-7", "ab" * 32,
+                 "not a mathematical"):
         assert part in text
     assert "p1" not in text
     registry.attest(1, author=AUTHOR, reason="sent")
@@ -231,6 +233,7 @@ def test_criteria_that_were_changed_are_told(
     (1.0, 0.0, 0, 0.3, True), (1.0, 0.0, 0, 1.0, False), (1.0, 0.0, 0, None, False),
     # It never said the number when asked for it once, and did in one of its samples.
     (0.25, 0.0, 2, 0.3, False), (0.25, 0.0, None, 0.3, False),
+    (0.25, 0.04, 0, 0.3, False),  # allowed after a run, and hardly luck
 ])
 @pytest.mark.parametrize("settings", [[], ["max_exact_excess=1", "max_forget_excess=1"]])
 def test_a_request_for_what_the_model_never_showed_is_told_so(
@@ -259,24 +262,58 @@ def test_a_request_for_what_the_model_never_showed_is_told_so(
     assert ("did not show before the run that it knew it" in line) is told
 
 
+UNKNOWN_BEFORE = replace(
+    FIGURES, forget_accuracy_before=0.25, forget_exact_before=0.0, run_forget_accuracy_before=0.3,
+    identifiers_leaked_before=0,
+)
+
+
+@pytest.mark.parametrize("earlier", [
+    {"forget_exact_before": 1.0},
+    {"forget_exact_before": None, "forget_accuracy_before": None},  # before they were kept
+    {"identifiers_leaked": 3},
+    {"forget_exact": 0.9},
+])
 def test_what_an_earlier_run_saw_known_is_not_told_as_never_shown(
-    registry: Registry, add: Adder
+    registry: Registry, add: Adder, earlier: dict[str, Any]
 ) -> None:
+    """Another model may have been put in the base model's place since."""
     add()
-    known = replace(FIGURES, forget_accuracy_before=1.0, forget_exact_before=1.0,
-                    run_forget_accuracy_before=1.0, identifiers_leaked_before=0)
     registry.validate(1, author=AUTHOR, identity="passport seen")
     first = Claim(registry=registry, numbers=(1,), token="t")
     first.take("run-7")
-    assert first.settle({1: replace(known, preservation=0.1)})[1]
+    assert first.settle({1: replace(UNKNOWN_BEFORE, preservation=0.1, **earlier)})[1]
     assert "not reached" in words(letter(registry, 1))
     again = Claim(registry=registry, numbers=(1,), token="u")
     again.take("run-8")
-    again.settle({1: replace(known, run_id="run-8", forget_accuracy_before=0.25,
-                             forget_exact_before=0.0)})
+    assert "before the run" not in dict(officer_report(registry, 1).tables[0].rows)
+    again.settle({1: replace(UNKNOWN_BEFORE, run_id="run-8")})
     assert registry.request(1).state is State.VERIFIED
     assert "did not show that the model knew" not in words(letter(registry, 1))
     assert "before the run" not in dict(officer_report(registry, 1).tables[0].rows)
+
+
+def test_what_was_shown_before_is_told_of_the_run_that_was_judged(
+    registry: Registry, add: Adder
+) -> None:
+    add()
+    registry.validate(1, author=AUTHOR, identity="passport seen")
+    first = Claim(registry=registry, numbers=(1,), token="t")
+    first.take("run-7")
+    assert first.settle({1: replace(UNKNOWN_BEFORE, preservation=0.1)})[1]
+    assert "before the run" in dict(officer_report(registry, 1).tables[0].rows)
+    Claim(registry=registry, numbers=(1,), token="u").take("run-8")
+    assert "before the run" not in dict(officer_report(registry, 1).tables[0].rows)
+
+
+def test_the_retrained_model_may_be_lucky_with_two_records_too(
+    registry: Registry, add: Adder
+) -> None:
+    add()
+    verify(registry, 1, replace(
+        UNKNOWN_BEFORE, retrained_accuracy=1.0, run_retrained_accuracy=0.25,
+        forget_accuracy_before=1.0, run_forget_accuracy_before=0.98))
+    assert "did not show that the model knew" not in words(letter(registry, 1))
 
 
 def test_luck_is_told_of_the_figure_that_it_belongs_to(registry: Registry, add: Adder) -> None:

@@ -265,9 +265,8 @@ def test_a_request_is_told_what_the_original_model_gave_away(
     assert found.extraction.before.prompts_leaking > 0
     own, other = found.requests["1"], found.requests["2"]
     assert own.identifiers_asked == len(canaries)
-    assert own.identifiers_leaked_before is not None
-    assert own.identifiers_leaked_before >= found.extraction.before.prompts_leaking
-    assert own.identifiers_leaked == found.extraction.after.prompts_leaking
+    assert own.identifiers_leaked_before == found.extraction.before.identifiers_leaking
+    assert own.identifiers_leaked == found.extraction.after.identifiers_leaking
     assert (other.identifiers_asked, other.identifiers_leaked_before) == (0, 0)
 
 
