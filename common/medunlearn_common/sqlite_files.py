@@ -69,7 +69,7 @@ class DurableDatabase:
     """
 
     def __init__(
-        self, path: Path, *, code: str, schema: str, survives_power_cut: bool = True,
+        self, path: Path, *, code: str, schema: str, survives_power_cut: bool = True
     ) -> None:
         """Open or create.
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from medunlearn_client.masking.journal import ShareJournal
+from medunlearn_common import sqlite_files
 from medunlearn_common.audit import table
 from medunlearn_common.audit.witness import evidence_in
 from medunlearn_common.envelope.store import read_locks
 from medunlearn_common.errors import Misconfigured, Transient
 from medunlearn_common.keeping.adopted import relink
 from medunlearn_common.keeping.stores import refuse_newer_stores, require_no_store_lost
-from medunlearn_common.ledger import PrivacyLedger
+from medunlearn_common.ledger import PrivacyLedger, schema
 from medunlearn_common.sqlite_files import DurableDatabase
 from medunlearn_server.watching.log_reader import LogReader
 from medunlearn_server.watching.views import LogView
@@ -93,6 +94,17 @@ def test_a_damaged_audit_log_is_looked_at_and_not_written_to(tmp_path: Path) -> 
     before = path.read_bytes()
     table.prepare(path)
     assert path.read_bytes() == before
+
+
+def test_a_ledger_of_another_name_is_of_the_ledgers_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the first version after this one refuses its own copies."""
+    monkeypatch.setattr(sqlite_files, "VERSIONS", {"ledger.db": 2})
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
+    for _ in range(2):
+        PrivacyLedger(tmp_path / "copy.db")
+    assert version_of(tmp_path / "copy.db") == 2
 
 
 @pytest.mark.parametrize("store", ["ledger.db", "trust/envelopes.db", "audit.db", "masking.db",

@@ -49,7 +49,9 @@ def figures_in(event: Event) -> dict[str, Any]:
 
 def judged(event: Event) -> tuple[Judged, ...]:
     """Each criterion of a judgement, by the settings of that time."""
-    return judgement(RunFigures(**figures_in(event)), _settings_then(event))
+    known = {name: value for name, value in _criteria(event).items()
+             if name in Settings.model_fields}
+    return judgement(RunFigures(**figures_in(event)), Settings.model_validate(known))
 
 
 def never_shown(events: Sequence[Event]) -> bool:
@@ -94,12 +96,6 @@ def meets_usual_criteria(event: Event) -> bool:
 def _is_as_strict(name: str, value: float, usual: float) -> bool:
     """Criteria are named after what they limit: at least so much (``min_``), or at most."""
     return value >= usual if name.startswith("min_") else value <= usual
-
-
-def _settings_then(event: Event) -> Settings:
-    known = {name: value for name, value in _criteria(event).items()
-             if name in Settings.model_fields}
-    return Settings.model_validate(known)
 
 
 def _criteria(event: Event) -> Mapping[str, float]:

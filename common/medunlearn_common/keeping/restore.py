@@ -40,7 +40,7 @@ from medunlearn_common.keeping.stores import (
     rows_of,
     stores_behind,
 )
-from medunlearn_common.ledger.commands import LEDGER_FILE
+from medunlearn_common.ledger.schema import LEDGER_FILE
 from medunlearn_common.ledger.store import PrivacyLedger
 from medunlearn_common.trust_folder import PARTY_FILE, TRUST_FOLDER
 

@@ -23,7 +23,7 @@ from medunlearn_common.errors import Misconfigured
 from medunlearn_common.keeping.adopted import AUDIT_FILE
 from medunlearn_common.keeping.catalogue import JOURNAL_NAME, STATE_HISTORY
 from medunlearn_common.keeping.marks import HistoryLost, PartyMarks
-from medunlearn_common.ledger.commands import LEDGER_FILE
+from medunlearn_common.ledger.schema import LEDGER_FILE
 from medunlearn_common.sqlite_files import refuse_newer
 from medunlearn_common.trust_folder import STORE_FILE, TRUST_FOLDER
 

@@ -11,11 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from medunlearn_common.ledger.schema import LEDGER_FILE
 from medunlearn_common.ledger.spending import run_epsilon
 from medunlearn_common.ledger.store import PrivacyLedger, RunSpending, _prv
 from medunlearn_common.party_folder import HERE, PartyFolder
 
-LEDGER_FILE = "ledger.db"
 # At which delta runs are added up where the site names none.
 CUMULATIVE_DELTA = 1e-5
 _WHOM = {"record": "any one record", "patient": "any one patient, all records"}

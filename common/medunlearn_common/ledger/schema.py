@@ -17,7 +17,8 @@ from medunlearn_common.errors import Misconfigured, Transient
 from medunlearn_common.ledger.spending import Budget, Charge, Unit
 from medunlearn_common.sqlite_files import version_of
 
-SCHEMA_VERSION = version_of("ledger.db")
+LEDGER_FILE = "ledger.db"
+SCHEMA_VERSION = version_of(LEDGER_FILE)
 _CREATE = """
 CREATE TABLE IF NOT EXISTS runs (
     run_id TEXT PRIMARY KEY, unit TEXT NOT NULL, epsilon REAL, delta REAL) STRICT;

@@ -76,6 +76,10 @@ class PrivacyLedger:
             path: The file.
             site_budget: What all runs together may spend; None leaves that to each run.
             accountant: Epsilon of mechanisms at a delta.
+
+        Raises:
+            Transient: LEDGER_UNAVAILABLE.
+            Misconfigured: STORE_NEWER; LEDGER_VERSION if it is of another version otherwise.
         """
         self._path = path
         self._site_budget = site_budget
@@ -105,7 +109,7 @@ class PrivacyLedger:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._errors(), closing(sqlite3.connect(self._path, timeout=30.0)) as connection:
-            refuse_newer(connection, name=self._path.name)
+            refuse_newer(connection, name=schema.LEDGER_FILE)  # whatever it is called here
             connection.execute("PRAGMA journal_mode=DELETE")
             connection.execute("PRAGMA synchronous=EXTRA")
             connection.execute("PRAGMA secure_delete=ON")  # some builds of SQLite have it off
