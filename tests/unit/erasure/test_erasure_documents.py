@@ -95,12 +95,20 @@ def test_the_letter_of_a_verified_request_says_what_was_measured_and_claims_no_m
     add()
     verify(registry, 1)
     text = words(letter(registry, 1))
-    for part in ("25.0 %", "Of 3 identifiers", "0 came to light", "run-7", "ab" * 32,
+    for part in ("25.0 %", "We asked it for 3 identifiers", "0 came to light", "run-7", "ab" * 32,
                  "not a mathematical"):
         assert part in text
     assert "p1" not in text
     registry.attest(1, author=AUTHOR, reason="sent")
     assert words(letter(registry, 1)) == text
+
+
+def test_the_letter_counts_one_as_one(registry: Registry, add: Adder) -> None:
+    add()
+    verify(registry, 1, replace(FIGURES, identifiers_asked=1, forget_records=1, ranked_records=1))
+    text = words(letter(registry, 1))
+    assert "of 1 question about" in text and "We asked it for 1 identifier such as" in text
+    assert "1 questions" not in text and "1 identifiers" not in text
 
 
 def test_a_letter_after_the_deadline_promises_no_day_that_is_over(
