@@ -142,7 +142,7 @@ def add(
                    near=found.near, patient_ids=found.patient_ids),
         author=author,
     )
-    _tell(request, found, unsearched)
+    _tell(request, found, unsearched, is_late=opened.today > request.last_lawful_day)
     typer.echo(f"next: {next_step(request, ())}")
 
 
@@ -171,9 +171,11 @@ def _unsearched_lines(found: Found, held: Quarantine) -> list[str]:
     return [f"{count} {what}" for count, what in counted if count]
 
 
-def _tell(request: ErasureRequest, found: Found, unsearched: Sequence[str]) -> None:
+def _tell(
+    request: ErasureRequest, found: Found, unsearched: Sequence[str], *, is_late: bool
+) -> None:
     typer.echo(f"request {request.number}: received {request.received}, "
-               f"to be answered by {request.deadline}")
+               f"to be answered by {request.deadline}" + ", which is over" * is_late)
     for reason, count in found.reasons.items():
         typer.echo(f"  {count} record(s) by {reason}")
     if found.mentions:

@@ -25,6 +25,7 @@ from medunlearn_client.erasure_add import (
 from medunlearn_common.errors import Misconfigured
 
 if TYPE_CHECKING:
+    from medunlearn_client.erasure.registry import Registry
     from medunlearn_client.erasure.requests import ErasureRequest
 
 # A paragraph is a line there.
@@ -41,7 +42,7 @@ verified   a run has forgotten it: `report`, then `attest`
 
 attested   closed: the requester was told
 
-refused    closed; `report` prints the letter
+refused    `report` prints the letter: `told` once it is sent, as of an extension
 
 withdrawn  closed
 
@@ -68,11 +69,10 @@ def list_requests(
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
     """List the open requests, or all; `erasure due` and `erasure show` name the next steps."""
-    from medunlearn_client.erasure.requests import OPEN_STATES, State
     from medunlearn_client.erasure.shown import requests_table
 
     opened = open_registry(registry)
-    found = opened.requests(State if everything else OPEN_STATES)
+    found = opened.requests() if everything else opened.awaiting()
     if not found:
         typer.echo("no request" if everything else "no open request")
         return
@@ -87,14 +87,13 @@ def due(
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
     """Show what falls due soon or is late, the most urgent first, each with its next step."""
-    from medunlearn_client.erasure.requests import OPEN_STATES
     from medunlearn_client.erasure.shown import next_steps, requests_table
 
     opened = open_registry(registry)
     days = within if within is not None else opened.settings().remind_days
     waiting = opened.due(within_days=days)
     if not waiting:
-        later = len(opened.requests(OPEN_STATES))
+        later = len(opened.awaiting())
         typer.echo(f"nothing falls due within {days} days{_later(later)}")
         return
     _print(requests_table(opened, waiting), whole_lines=True)
@@ -150,12 +149,8 @@ def validate(
 
       medunlearn erasure validate 7 --identity "passport seen" --author "A. Officer"
     """
-    from medunlearn_client.erasure.requests import next_step
-
     opened = open_registry(registry)
-    request = opened.validate(number, author=author, identity=identity, basis=basis)
-    _say(request)
-    typer.echo(f"next: {next_step(request, opened.events(number))}")
+    _say_next(opened, opened.validate(number, author=author, identity=identity, basis=basis))
 
 
 @erasure_app.command("refuse")
@@ -163,13 +158,14 @@ def refuse(
     number: NumberArgument, author: AuthorOption, reason: ReasonOption,
     registry: RegistryOption = DEFAULT_REGISTRY,
 ) -> None:
-    """Refuse a request; the reason stands in the letter.
+    """Refuse a request; the reason stands in the letter, and `told` says that it was sent.
 
     Example:
 
       medunlearn erasure refuse 7 --reason "kept by law for ten years" --author AO
     """
-    _say(open_registry(registry).refuse(number, author=author, reason=reason))
+    opened = open_registry(registry)
+    _say_next(opened, opened.refuse(number, author=author, reason=reason))
 
 
 @erasure_app.command("withdraw")
@@ -193,11 +189,30 @@ def extend(
 ) -> None:
     """Extend the deadline by two months (GDPR Art. 12(3)); the reason stands in the letter.
 
+    It holds once the requester was told within the first month: `due` reminds of the letter
+    until `told` says that it was sent.
+
     Example:
 
       medunlearn erasure extend 7 --reason "the next run begins in June" --author AO
     """
-    _say(open_registry(registry).extend(number, author=author, reason=reason))
+    opened = open_registry(registry)
+    _say_next(opened, opened.extend(number, author=author, reason=reason))
+
+
+@erasure_app.command("told")
+def told(
+    number: NumberArgument, author: AuthorOption, reason: ReasonOption,
+    registry: RegistryOption = DEFAULT_REGISTRY,
+) -> None:
+    """Write down that the requester was told of an extension or a refusal; the reason says how.
+
+    Example:
+
+      medunlearn erasure told 7 --reason "letter sent on 9 May" --author AO
+    """
+    opened = open_registry(registry)
+    _say_next(opened, opened.told(number, author=author, reason=reason))
 
 
 @erasure_app.command("reopen")
@@ -379,6 +394,14 @@ def _say(request: ErasureRequest) -> None:
     last: date = request.deadline
     until = f", to be answered by {last}" if request.is_open else ""
     typer.echo(f"request {request.number}: {request.state}{until}")
+
+
+def _say_next(registry: Registry, request: ErasureRequest) -> None:
+    from medunlearn_client.erasure.requests import next_step
+
+    _say(request)
+    if step := next_step(request, registry.events(request.number)):
+        typer.echo(f"next: {step}")
 
 
 def _print(part: object, *, whole_lines: bool = False) -> None:

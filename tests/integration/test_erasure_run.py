@@ -142,17 +142,22 @@ def figures(lab: Lab) -> dict[str, object]:
     return dict(event.detail)
 
 
+def printed(lab: Lab, kind: str) -> str:
+    """The one page of the first request that was printed."""
+    (page,) = (lab.folder / "letters").glob(f"{kind}-0001-*.html")
+    return page.read_text(encoding="utf-8")
+
+
 def require_letter(lab: Lab) -> None:
     """Letter and report as HTML and PDF, with the figures of the run, and nothing secret."""
     address = lab.folder / "address.txt"
     address.write_text("R. Requester\n1 Example Street\n", encoding="utf-8")
     assert lab.erasure("report", 1, "--out", lab.folder / "letters", "--addressee", address) == 0
     names = sorted(path.name for path in (lab.folder / "letters").iterdir())
-    assert names == [
-        "letter-0001.html", "letter-0001.pdf", "report-0001.html", "report-0001.pdf"
-    ]
-    letter = (lab.folder / "letters" / "letter-0001.html").read_text(encoding="utf-8")
-    report = (lab.folder / "letters" / "report-0001.html").read_text(encoding="utf-8")
+    day = lab.registry.today
+    assert names == [f"{kind}-0001-{day}.{suffix}" for kind in ("letter", "report")
+                     for suffix in ("html", "pdf")]
+    letter, report = printed(lab, "letter"), printed(lab, "report")
     assert "R. Requester" in letter and str(figures(lab)["adapter_digest"]) in letter
     assert "verified" in report and "passport seen" in report and "R. Requester" not in report
     for page in (letter, report):
@@ -160,7 +165,7 @@ def require_letter(lab: Lab) -> None:
     for name in names[1::2]:
         data = (lab.folder / "letters" / name).read_bytes()
         assert data.startswith(b"%PDF-") and data.rstrip().endswith(b"%%EOF")
-    assert (lab.folder / "letters" / "letter-0001.pdf").stat().st_mode & 0o077 == 0
+    assert (lab.folder / "letters" / names[1]).stat().st_mode & 0o077 == 0
 
 
 def require_committed(lab: Lab) -> None:
@@ -204,9 +209,8 @@ def test_a_demo_patient_by_record_number_ends_verified(demo: Lab) -> None:
         "received", "validated", "in_run", "verified", "attested"
     ]
     assert demo.registry.events(1)[-1].detail["attestation_digest"] == attestation
-    letters = demo.folder / "letters"
-    for name in ("letter-0001.html", "report-0001.html"):
-        assert attestation in (letters / name).read_text(encoding="utf-8")
+    for kind in ("letter", "report"):
+        assert attestation in printed(demo, kind)
     demo.registry.check()
     demo.require_silence()
 
@@ -271,7 +275,7 @@ def test_a_run_that_falls_short_gives_the_request_back_with_the_reason(demo: Lab
     assert demo.erasure("show", 1) == 0
     assert "the last run fell short" in " ".join(demo.shown[-1].split())
     assert demo.erasure("report", 1, "--out", demo.folder / "letters") == 0
-    letter = (demo.folder / "letters" / "letter-0001.html").read_text(encoding="utf-8")
+    letter = printed(demo, "letter")
     assert "was changed so that" not in letter and "next run" in letter
     # Resuming the finished run neither takes nor settles the request again.
     assert demo("simulate", "--resume", demo.folder / "run", "--quiet") == 0

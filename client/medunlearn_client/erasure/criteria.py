@@ -173,6 +173,19 @@ def shown_after(figures: RunFigures) -> bool | None:
     return None if by_luck and _ranking_of_run(figures, _USUAL).shortfall else False
 
 
+def luck_granted(figures: RunFigures) -> float | None:
+    """Probability by which the request's own right options are explained, where nothing else does.
+
+    Returns:
+        None where they are within their usual bound, or were not ranked.
+    """
+    figures = _measured(figures)
+    own, base = figures.forget_accuracy, _own_base(figures)
+    if own is None or own <= base + _USUAL.max_forget_excess:
+        return None
+    return luck_of(own, figures.ranked_records, base=base)
+
+
 def _measured(figures: RunFigures) -> RunFigures:
     """NaN is no measurement, and no bound is ever exceeded by it."""
     unknown: dict[str, Any] = {

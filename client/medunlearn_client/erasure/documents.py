@@ -14,11 +14,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, TemplateError, UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from medunlearn_client.erasure import history
-from medunlearn_client.erasure.finding import by_file
+from medunlearn_client.erasure.criteria import RunFigures, luck_granted
 from medunlearn_client.erasure.judgements import (
     NEVER_SHOWN,
     changed_criteria,
@@ -36,6 +36,7 @@ from medunlearn_client.erasure.requests import (
     PATIENT_IDS,
     ErasureRequest,
     Event,
+    State,
     basis_in_words,
     fell_short,
     next_step,
@@ -130,23 +131,32 @@ def _letter_facts(registry: Registry, number: int) -> dict[str, Any]:
     request, events = registry.request(number), registry.events(number)
     settings, verified = registry.settings(), verifying(events)
     figures = figures_in(verified) if verified else None
+    answered = _answered_on(registry, request, events)
     found = len(registry.matches(number))
     return {
         "hospital": settings.hospital, "contact": settings.contact,
         "authority": settings.authority, "number": number, "received": request.received,
         "deadline": request.deadline, "extended": request.extended, "state": str(request.state),
-        "basis": basis_in_words(request.basis), "kind": request.kind,
+        "basis": basis_in_words(request.basis), "law": request.basis, "kind": request.kind,
         # Found were so many; what a run forgot of a patient or concept may be more or fewer.
         "records": figures["forget_records"] if figures else found, "today": registry.today,
         "reason": _latest(events, "reason"), "figures": figures,
         "extension_reason": _latest(events, history.EXTENDED), "percent": _percent,
         "counted": _counted, "fell_short": fell_short(request, events),
-        "is_late": registry.today > request.last_lawful_day,
-        "last_day": (request.deadline if registry.today <= request.deadline
-                     else request.last_lawful_day),
+        "is_late": answered > request.last_lawful_day,
+        "last_day": request.deadline if answered <= request.deadline else request.last_lawful_day,
+        "luck": luck_granted(RunFigures(**figures)) if figures else None,
         "usual_criteria_met": verified is not None and meets_usual_criteria(verified),
         "never_shown": verified is not None and never_shown(events),
     }
+
+
+def _answered_on(registry: Registry, request: ErasureRequest, events: Sequence[Event]) -> date:
+    """The day on which the requester had the answer; today, while he has not."""
+    last = events[-1]
+    answered = request.state is State.ATTESTED or (
+        request.state is State.REFUSED and history.TOLD in last.detail)
+    return registry.day_of(last) if answered else registry.today
 
 
 def _latest(events: Sequence[Event], key: str) -> str:
@@ -182,7 +192,9 @@ def _rendered(template: str, facts: Mapping[str, Any]) -> str:
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         raise _bad_template(
-            f"{type(error).__name__}" + (f" in line {line}" if line else "")
+            # What is not known is named as the template names it; nothing of a record is known.
+            f"{error}" if isinstance(error, UndefinedError)
+            else f"{type(error).__name__}" + (f" in line {line}" if line else "")
         ) from error
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError,
             ValueError) as error:
@@ -214,11 +226,15 @@ def officer_report(registry: Registry, number: int) -> Document:
     return Document(
         title=f"Erasure request {number}", sender=registry.settings().hospital,
         day=registry.today,
-        paragraphs=(f"{len(matches)} record(s) in {len(by_file(matches))} file(s).",),
+        paragraphs=(
+            f"{len(matches)} record(s) in {len({m.file_digest for m in matches})} source(s). A "
+            "source is a file, or a folder or FHIR export with all that is in it, as the search "
+            "was given it; it is told by its SHA-256, for names of files may name people.",
+        ),
         tables=(
             Table(title="Facts", header=("", ""), rows=_facts(request, events)),
             Table(title="What was found and why",
-                  header=("matched by", "file (SHA-256)", "records"), rows=found),
+                  header=("matched by", "source (SHA-256)", "records"), rows=found),
             Table(title="History", header=("when (UTC)", "who", "state", "what"),
                   rows=tuple(_event_row(event) for event in events)),
             *(_judgement_table(event) for event in events if is_judgement(event)),

@@ -531,8 +531,3 @@ def _why(wanted: Wanted, record: Record) -> str | None:
 
 def _whole(*values: str | None) -> KnownBy:
     return frozenset(whole(value) for value in values if value)
-
-
-def by_file(matches: Iterable[Match]) -> dict[str, int]:
-    """Records by digest of their file."""
-    return dict(Counter(match.file_digest for match in matches))

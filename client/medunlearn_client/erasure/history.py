@@ -19,6 +19,8 @@ from medunlearn_common.errors import Rejected
 
 FACTS = "facts"
 EXTENDED = "extended"
+TOLD = "told"
+"""How the requester was told of an extension or a refusal."""
 BASIS = "basis"
 """The legal basis where it was corrected: what was registered stays as it was."""
 NO_HISTORY = "0" * 64

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
@@ -39,9 +40,10 @@ _LINE = "#999999"
 def write_pages(
     document: Document, folder: Path, *, kind: DocumentKind, number: int, font: Path | None = None
 ) -> tuple[Path, Path]:
-    """Writes ``letter-0007.html`` and ``.pdf``, readable by their owner alone.
+    """Writes ``letter-0007-2026-05-09.html`` and ``.pdf``, readable by their owner alone.
 
-    Both are made before either is written.
+    Both are made before either is written. What was printed before stays as it is, for it may
+    have been sent, or edited: another page of the same day gets a number of its own.
 
     Raises:
         Misconfigured: ERASURE_FONT, ERASURE_GLYPHS, OUT_NOT_A_FOLDER.
@@ -50,11 +52,21 @@ def write_pages(
     if folder.exists() and not folder.is_dir():
         raise Misconfigured("OUT_NOT_A_FOLDER", "--out is a file", "name a folder")
     html, pdf = render_html(document).encode(), render_pdf(document, font=font)
-    name = f"{kind}-{number:04d}"
-    places = folder / f"{name}.html", folder / f"{name}.pdf"
+    places = _free_places(folder, f"{kind}-{number:04d}-{document.day.isoformat()}", html, pdf)
     for place, data in zip(places, (html, pdf), strict=True):
         write_atomically(place, data)
     return places
+
+
+def _free_places(folder: Path, stem: str, html: bytes, pdf: bytes) -> tuple[Path, Path]:
+    """The first pair of names that is free, or that holds these very pages already."""
+    for count in itertools.count(1):
+        name = stem if count == 1 else f"{stem}-{count}"
+        places = folder / f"{name}.html", folder / f"{name}.pdf"
+        if all(not place.exists() or place.read_bytes() == data
+               for place, data in zip(places, (html, pdf), strict=True)):
+            return places
+    raise AssertionError("unreachable")
 
 
 def render_html(document: Document) -> str:

@@ -17,7 +17,6 @@ from typing import Any
 from medunlearn_client.erasure import history, rows, schema
 from medunlearn_client.erasure.requests import (
     KINDS,
-    OPEN_STATES,
     PATIENT_IDS,
     TRANSITIONS,
     ErasureRequest,
@@ -187,7 +186,7 @@ class Registry:
             return self.move(connection, request, State.VALIDATED, author=author, detail=detail)
 
     def refuse(self, number: int, *, author: str, reason: str) -> ErasureRequest:
-        """Refuses with the reason that the requester is told (GDPR Art. 12(4))."""
+        """Refuses with a reason, which the requester is :meth:`told` next (GDPR Art. 12(4))."""
         return self._step(number, State.REFUSED, author, reason)
 
     def withdraw(self, number: int, *, author: str, reason: str) -> ErasureRequest:
@@ -229,7 +228,7 @@ class Registry:
             return self.move(connection, request, State.VALIDATED, author=author, detail=detail)
 
     def extend(self, number: int, *, author: str, reason: str) -> ErasureRequest:
-        """Two further months, with the reason that the requester is told.
+        """Two further months, with a reason, which the requester is :meth:`told` next.
 
         Raises:
             Misconfigured: ERASURE_EXTENDED if it was, ERASURE_TOO_LATE after the first month
@@ -251,6 +250,23 @@ class Registry:
                     "an extension must be told within one month of receipt: act now, and write why",
                 )
             detail = {history.EXTENDED: plain_text(reason, what="reason")}
+            return self._append(connection, request, request.state, author, detail)
+
+    def told(self, number: int, *, author: str, reason: str) -> ErasureRequest:
+        """The requester was told of an extension or a refusal; ``reason`` says how.
+
+        Raises:
+            Rejected: ERASURE_NOTHING_TO_TELL if neither is left to tell.
+        """
+        with self.transaction() as connection:
+            request = rows.request_of(connection, number)
+            if request.untold is None:
+                raise Rejected(
+                    "ERASURE_NOTHING_TO_TELL",
+                    f"request {number} has no extension or refusal that is left to tell",
+                    "of a verified request, `medunlearn erasure attest` says that it was told",
+                )
+            detail = {history.TOLD: plain_text(reason, what="reason")}
             return self._append(connection, request, request.state, author, detail)
 
     def _step(self, number: int, after: State, author: str, reason: str) -> ErasureRequest:
@@ -303,12 +319,20 @@ class Registry:
         return tuple(request for request in found if request.state in wanted)
 
     def due(self, *, within_days: int) -> tuple[ErasureRequest, ...]:
-        """Open requests whose deadline is at most so many days away, the most urgent first."""
+        """Requests that await something within so many days, the most urgent first."""
         waiting = [
-            request for request in self.requests(OPEN_STATES)
-            if (request.deadline - self.today).days <= within_days
+            request for request in self.awaiting()
+            if (request.act_by - self.today).days <= within_days
         ]
-        return tuple(sorted(waiting, key=lambda request: (request.deadline, request.number)))
+        return tuple(sorted(waiting, key=lambda request: (request.act_by, request.number)))
+
+    def awaiting(self) -> tuple[ErasureRequest, ...]:
+        """Requests that are open, or whose refusal was not sent, by number."""
+        return tuple(request for request in self.requests() if request.awaits_action)
+
+    def day_of(self, event: Event) -> date:
+        """The day of an event where the hospital is."""
+        return datetime.fromisoformat(event.at).astimezone(self._clock().tzinfo).date()
 
     def matches(self, number: int) -> tuple[Match, ...]:
         """The records that were found for a request."""

@@ -5,7 +5,9 @@
         |___________|______________ refused, withdrawn
 
 Deadlines follow GDPR Art. 12(3): one month from receipt, and two further months where the
-requester was told of the extension, with its reasons, within the first month. Months are those
+requester was told of the extension, with its reasons, within the first month. Until somebody has
+written down that he was told, that first month is what counts. A refusal is no answer either
+before the requester has it (Art. 12(4)). Months are those
 of the calendar: a period from 31 January ends on the last day of February, and two further months
 on the same day two months later. The deadline that is shown is that day. A period that ends on a
 Saturday or a Sunday ends in law with the next working day (Regulation (EEC, Euratom) 1182/71, Art.
@@ -28,6 +30,7 @@ from dateutil.relativedelta import relativedelta
 from medunlearn_common.errors import Misconfigured
 
 Kind = Literal["patient", "record", "data_set", "concept"]
+Untold = Literal["extension", "refusal"]
 KINDS: tuple[Kind, ...] = ("patient", "record", "data_set", "concept")
 
 GDPR_GROUNDS = {
@@ -67,6 +70,10 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.WITHDRAWN: frozenset(),
 }
 OPEN_STATES = frozenset(state for state, following in TRANSITIONS.items() if following)
+_TO_TELL: Mapping[Untold, tuple[str, str]] = {
+    "extension": ("extension and its reason", "GDPR Art. 12(3)"),
+    "refusal": ("refusal and its reason", "GDPR Art. 12(4)"),
+}
 _NEXT_STEP = {
     State.RECEIVED: "check who asks, then `medunlearn erasure validate {number} --identity …`",
     State.VALIDATED: "the next run takes it: `medunlearn simulate PLAN --erasure REGISTRY`, or the "
@@ -82,7 +89,7 @@ class Match:
 
     Attributes:
         record_id: Its id.
-        file_digest: SHA-256 of the file it lies in.
+        file_digest: SHA-256 of the source it lies in: a file, a folder, or a whole FHIR export.
         reason: Why it was matched, for example ``patient id``.
         owned: It bears the patient's id, so a run reaches it by the patient.
         text_digest: SHA-256 of its text, so that a run knows it again; None in what was registered
@@ -133,6 +140,7 @@ class ErasureRequest:
         received: Day of receipt.
         state: Where it stands.
         extended: Whether the two further months apply.
+        untold: What the requester was not told of yet, as far as anybody wrote it down.
     """
 
     number: int
@@ -142,6 +150,7 @@ class ErasureRequest:
     received: date
     state: State
     extended: bool
+    untold: Untold | None = None
 
     @property
     def deadline(self) -> date:
@@ -154,6 +163,13 @@ class ErasureRequest:
         return last_lawful_day(self.deadline)
 
     @property
+    def act_by(self) -> date:
+        """Last day of what comes next: an extension that nobody was told of moves none."""
+        return deadline(
+            self.received, extended=self.extended and self.untold != "extension"
+        )
+
+    @property
     def about(self) -> str:
         """What is asked for, in words; of a concept its id, which is nobody's, as well."""
         words = self.kind.replace("_", " ")
@@ -161,8 +177,13 @@ class ErasureRequest:
 
     @property
     def is_open(self) -> bool:
-        """Whether something remains to be done."""
+        """Whether another state can follow."""
         return self.state in OPEN_STATES
+
+    @property
+    def awaits_action(self) -> bool:
+        """Whether something remains to be done: it is open, or its refusal was not sent."""
+        return self.is_open or self.untold is not None
 
 
 def deadline(received: date, *, extended: bool) -> date:
@@ -249,7 +270,18 @@ def plain_text(text: str, *, what: str) -> str:
 
 
 def next_step(request: ErasureRequest, events: Sequence[Event]) -> str:
-    """What an officer does next; empty for a closed request."""
+    """What an officer does next; empty for a request that awaits nothing."""
+    if request.untold is None:
+        return _next_step(request, events)
+    what, article = _TO_TELL[request.untold]
+    tell = (f"print the letter with the {what} (`medunlearn erasure report {request.number}`), "
+            f"send it by {last_lawful_day(request.act_by)} at the latest ({article}), then "
+            f"`medunlearn erasure told {request.number} --reason …`")
+    following = _next_step(request, events)
+    return f"{tell}; also: {following}" if following else tell
+
+
+def _next_step(request: ErasureRequest, events: Sequence[Event]) -> str:
     if fell_short(request, events):
         return (f"the last run fell short (`erasure show {request.number}`): run again, set "
                 "other criteria, or retrain without the records")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from datetime import date
 
 from medunlearn_client.erasure import history
 from medunlearn_client.erasure.requests import (
     OPEN_STATES,
     ErasureRequest,
+    Event,
     Kind,
     Match,
     State,
+    Untold,
 )
 from medunlearn_client.erasure.settings import Settings
 from medunlearn_common.errors import Misconfigured
@@ -47,13 +50,27 @@ def request_of(connection: sqlite3.Connection, number: int) -> ErasureRequest:
         received, state = date.fromisoformat(row[4]), State(row[5])
     except (TypeError, ValueError):
         raise history.tampered(f"request {number} cannot be read") from None
-    details = [event.detail for event in history.events(connection, row[0])]
+    events = history.events(connection, row[0])
+    details = [event.detail for event in events]
     corrected = [str(detail[history.BASIS]) for detail in details if history.BASIS in detail]
     return ErasureRequest(
         number=row[0], kind=row[1], target=row[2], basis=[row[3], *corrected][-1],
         received=received, state=state,
-        extended=any(history.EXTENDED in detail for detail in details),
+        extended=any(history.EXTENDED in detail for detail in details), untold=_untold(events),
     )
+
+
+def _untold(events: Iterable[Event]) -> Untold | None:
+    """What the requester was not told of: the letter of an outcome tells all that is left to."""
+    untold: Untold | None = None
+    for event in events:
+        if history.TOLD in event.detail or event.after in (State.VERIFIED, State.WITHDRAWN):
+            untold = None
+        elif history.EXTENDED in event.detail:
+            untold = "extension"
+        elif event.after is State.REFUSED:
+            untold = "refusal"
+    return untold
 
 
 def matches_of(connection: sqlite3.Connection, number: int) -> tuple[Match, ...]:

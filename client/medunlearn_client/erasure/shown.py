@@ -15,6 +15,7 @@ from medunlearn_client.erasure.requests import (
     ErasureRequest,
     Event,
     Match,
+    last_lawful_day,
     next_step,
     run_in_words,
 )
@@ -29,10 +30,10 @@ def requests_table(registry: Registry, requests: Iterable[ErasureRequest]) -> Ta
             column, no_wrap=True, justify="right" if column in ("no.", "records") else "left")
     table.add_column("run", overflow="fold")
     for request in requests:
-        late = request.is_open and request.last_lawful_day < registry.today
+        late = request.awaits_action and last_lawful_day(request.act_by) < registry.today
         _row(table, (
             str(request.number), str(request.state), request.about,
-            str(request.deadline), _left(registry, request),
+            str(request.act_by), _left(registry, request),
             str(len(registry.matches(request.number))),
             _run(request, registry.events(request.number)),
         ), style="bold red" if late else "")
@@ -47,13 +48,14 @@ def next_steps(registry: Registry, requests: Iterable[ErasureRequest]) -> Iterat
 
 
 def _left(registry: Registry, request: ErasureRequest) -> str:
-    """Days until the deadline, in words, for colour does not go through a pipe.
+    """Days until something is due, in words, for colour does not go through a pipe.
 
     Once it is over at a weekend, those until or since the Monday with which the period ends.
     """
-    if not request.is_open:
+    if not request.awaits_action:
         return "closed"
-    last = request.deadline if registry.today <= request.deadline else request.last_lawful_day
+    due = request.act_by
+    last = due if registry.today <= due else last_lawful_day(due)
     days = (last - registry.today).days
     return "today" if not days else f"{abs(days)} day{'s' * (abs(days) > 1)}" + " late" * (days < 0)
 
@@ -78,7 +80,7 @@ def document_parts(document: documents.Document) -> Iterator[Table | Text]:
 
 def matches_table(matches: Sequence[Match]) -> Table:
     """Ids of records, for an officer who asked to see them."""
-    table = _table(("record id", "matched by", "file (SHA-256)"))
+    table = _table(("record id", "matched by", "source (SHA-256)"))
     for match in matches:
         _row(table, (match.record_id, match.reason, match.file_digest[:16]))
     return table

@@ -178,8 +178,9 @@ def test_from_the_letter_that_comes_in_to_the_letter_that_goes_out(clinic: Clini
     assert clinic.measure("heart") == 0  # the same mark, not another
     assert clinic.registry.events(1) == before
     assert clinic.erasure("report", 1, "--out", clinic.base / "letters") == 0
-    for name in ("letter-0001.html", "report-0001.html"):
-        assert attestation in (clinic.base / "letters" / name).read_text(encoding="utf-8")
+    for kind in ("letter", "report"):
+        (page,) = (clinic.base / "letters").glob(f"{kind}-0001-*.html")
+        assert attestation in page.read_text(encoding="utf-8")
     assert clinic.erasure("attest", 1, "--reason", "letter sent", *OFFICER) == 0
     events = clinic.registry.events(1)
     assert [event.after for event in events] == [

@@ -59,6 +59,12 @@ def typed(
     return run
 
 
+def printed(folder: str, kind: str) -> str:
+    """The one page of the first request that was printed."""
+    (page,) = Path(folder).glob(f"{kind}-0001-*.html")
+    return page.read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     rows = [
@@ -100,7 +106,7 @@ def test_the_officer_s_way_through_all_commands(typed: Typed, data: Path) -> Non
         (("validate", 1, "--identity", "passport seen", *AUTHOR), "validated"),
         (("list", "--all"), "validated"), (("check",), ""), (("settings",), "min_preservation"),
         (("template", "letter.j2"), "wrote"),
-        (("report", 1, "--template", "letter.j2"), "letter-0001.pdf"),
+        (("report", 1, "--template", "letter.j2"), "letter-0001-"),
         (("withdraw", 1, "--reason", "taken back", *AUTHOR), "withdrawn"),
         (("show", 1), "taken back"), (("due",), "nothing falls due"),
     ):
@@ -334,7 +340,28 @@ def test_a_stranger_s_request_is_registered_to_be_answered(typed: Typed, data: P
     assert typed("validate", 1, "--identity", "seen", *AUTHOR)[0] == 2
     assert typed("refuse", 1, "--reason", "nothing held", *AUTHOR)[0] == 0
     assert typed("report", 1)[0] == 0
-    assert "nothing held" in Path("erasure/letter-0001.html").read_text(encoding="utf-8")
+    assert "nothing held" in printed("erasure", "letter")
+
+
+def test_a_refusal_is_due_until_the_requester_was_told(typed: Typed, data: Path) -> None:
+    typed("add", "--patient", "nobody", "--basis", "b", "--data", data, "--nothing-held", *AUTHOR)
+    status, shown = typed("refuse", 1, "--reason", "nothing held", *AUTHOR)
+    assert status == 0 and "next: print the letter with the refusal" in shown
+    assert "refused" in typed("due", "--within", 40)[1] and "refused" in typed("list")[1]
+    assert "erasure told 1 --reason" in " ".join(typed("show", 1)[1].split())
+    status, shown = typed("told", 1, "--reason", "letter sent on 9 May", *AUTHOR)
+    assert status == 0 and "next" not in shown
+    assert "nothing falls due" in typed("due", "--within", 40)[1]
+    assert typed("list")[1] == "no open request\n"
+    assert "told: letter sent on 9 May" in " ".join(typed("show", 1)[1].split())
+    status, shown = typed("told", 1, "--reason", "again", *AUTHOR)
+    assert status == 2 and "[ERASURE_NOTHING_TO_TELL]" in shown
+
+
+def test_a_late_receipt_is_called_late(typed: Typed, data: Path) -> None:
+    status, shown = typed("add", "--patient", "secret-patient", "--basis", "b", "--data", data,
+                          "--received", "2026-01-31", *AUTHOR)
+    assert status == 0 and "to be answered by 2026-02-28, which is over" in shown
 
 
 @pytest.mark.parametrize("command", [
@@ -456,8 +483,8 @@ def test_the_addressee_comes_from_a_file_or_a_pipe_and_is_not_kept(
     status, shown = typed("report", 1, "--addressee", "-", "--out", "letters")
     assert status == 0, shown
     require_silent(shown)
-    assert "Ann Lee" in Path("letters/letter-0001.html").read_text(encoding="utf-8")
-    assert "Ann Lee" not in Path("letters/report-0001.html").read_text(encoding="utf-8")
+    assert "Ann Lee" in printed("letters", "letter")
+    assert "Ann Lee" not in printed("letters", "report")
     assert b"Ann Lee" not in Path("erasure.sqlite").read_bytes()
     status, shown = typed("report", 1, "--addressee", "missing.txt", "--out", "letters")
     assert status == 2 and "[ERASURE_ADDRESS] there is no file missing.txt" in shown

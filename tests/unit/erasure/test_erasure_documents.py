@@ -103,6 +103,54 @@ def test_the_letter_of_a_verified_request_says_what_was_measured_and_claims_no_m
     assert words(letter(registry, 1)) == text
 
 
+def test_a_refusal_does_not_say_that_the_ground_holds(registry: Registry, add: Adder) -> None:
+    add()
+    assert "It refers to GDPR Art. 17(1)(b)." in words(letter(registry, 1))
+    registry.refuse(1, author=AUTHOR, reason="kept by law for ten years")
+    refused = words(letter(registry, 1))
+    assert "no other legal ground" not in refused and "kept by law" in refused
+
+
+def test_what_luck_explains_is_said_in_the_letter(registry: Registry, add: Adder) -> None:
+    add()
+    both_right = replace(FIGURES, forget_accuracy=1.0, forget_accuracy_before=1.0)
+    verify(registry, 1, both_right)
+    text = words(letter(registry, 1))
+    assert "100.0 % of 2 questions about your data" in text
+    assert "has as many right in 6.2 % of cases" in text  # 0.25 squared
+    add("p2")
+    verify(registry, 2)
+    assert "may be luck" not in words(letter(registry, 2))
+
+
+@pytest.mark.parametrize("kind", ["record", "data_set", "concept"])
+def test_what_is_nobody_s_is_not_called_the_reader_s_data(
+    registry: Registry, add: Adder, kind: str
+) -> None:
+    add(kind=kind)
+    verify(registry, 1)
+    text = words(letter(registry, 1))
+    assert "your data" not in text and "questions about what your request concerns" in text
+
+
+def test_a_late_answer_regrets_the_delay_and_one_in_time_does_not_later(
+    registry: Registry, add: Adder, clock: object
+) -> None:
+    add()
+    add(again=True)
+    verify(registry, 1)
+    registry.refuse(2, author=AUTHOR, reason="kept by law")
+    monday = "We should have answered by 2026-03-02, and regret the delay"
+    assert monday not in words(letter(registry, 1)) + words(letter(registry, 2))
+    registry.attest(1, author=AUTHOR, reason="sent")
+    clock.day = date(2026, 3, 9)  # type: ignore[attr-defined]
+    assert monday not in words(letter(registry, 1))
+    assert monday in words(letter(registry, 2))
+    registry.told(2, author=AUTHOR, reason="sent late")
+    clock.day = date(2026, 4, 9)  # type: ignore[attr-defined]
+    assert monday in words(letter(registry, 2))
+
+
 def test_the_letter_counts_one_as_one(registry: Registry, add: Adder) -> None:
     add()
     verify(registry, 1, replace(FIGURES, identifiers_asked=1, forget_records=1, ranked_records=1))
@@ -127,7 +175,7 @@ def test_a_letter_after_the_deadline_promises_no_day_that_is_over(
             assert "no later than 2026-03-02" in monday and "regret" not in monday
         clock.day = date(2026, 3, 3)  # type: ignore[attr-defined]
         late = words(letter(registry, 1))
-        assert on_time not in late and "We should have done so by 2026-02-28" in late
+        assert on_time not in late and "We should have done so by 2026-03-02" in late
 
 
 def test_the_letter_counts_the_records_that_were_forgotten(registry: Registry, add: Adder) -> None:
@@ -184,6 +232,7 @@ def test_a_basis_that_is_no_ground_is_refused_and_a_wrong_one_corrected(
     assert "processed unlawfully" in words(letter(registry, 1))
     history = Tags(render_html(officer_report(registry, 1))).text
     assert "basis: GDPR Art. 17(1)(d)" in history
+    registry.validate(2, author=AUTHOR, identity="seen")
     assert "It rests on Section 35 BDSG." in words(letter(registry, 2))
     registry.check()
 
@@ -513,9 +562,23 @@ def test_file_names_hold_the_number_alone_and_only_the_owner_reads_them(
     add("../../evil")
     out = tmp_path / "out" / "deep"
     write_pages(letter(registry, 1, addressee=("../../Evil",)), out, kind="letter", number=1)
-    assert sorted(p.name for p in out.iterdir()) == ["letter-0001.html", "letter-0001.pdf"]
+    stem = f"letter-0001-{registry.today}"
+    assert sorted(p.name for p in out.iterdir()) == [f"{stem}.html", f"{stem}.pdf"]
     assert all(p.stat().st_mode & 0o777 == 0o600 for p in out.iterdir())
     assert not list(tmp_path.rglob("*vil*"))
+
+
+def test_a_page_that_was_printed_stays(registry: Registry, add: Adder, tmp_path: Path) -> None:
+    add()
+    acknowledged = letter(registry, 1)
+    first = write_pages(acknowledged, tmp_path, kind="letter", number=1)
+    assert write_pages(acknowledged, tmp_path, kind="letter", number=1) == first
+    registry.refuse(1, author=AUTHOR, reason="kept by law")
+    second = write_pages(letter(registry, 1), tmp_path, kind="letter", number=1)
+    first[0].write_text("edited by hand", encoding="utf-8")
+    third = write_pages(acknowledged, tmp_path, kind="letter", number=1)
+    assert len({*first, *second, *third}) == 6
+    assert first[0].read_text(encoding="utf-8") == "edited by hand"
 
 
 def test_the_same_document_gives_the_same_bytes(registry: Registry, add: Adder) -> None:

@@ -28,7 +28,7 @@ from medunlearn_client.erasure import (
     schema,
 )
 from medunlearn_client.erasure.registry import NewRequest
-from medunlearn_client.erasure.requests import Match
+from medunlearn_client.erasure.requests import Match, next_step
 from medunlearn_client.erasure.shown import requests_table
 from medunlearn_common.digests import digest_of
 from medunlearn_common.errors import MedunlearnError, Misconfigured, Rejected, Transient
@@ -128,6 +128,8 @@ def test_due_shows_the_most_urgent_first(
     add("soon", received=date(2026, 1, 5))
     add("closed", received=date(2025, 12, 1))
     registry.refuse(4, author=AUTHOR, reason="no ground")
+    assert [r.number for r in registry.due(within_days=5)] == [1, 4, 3]
+    registry.told(4, author=AUTHOR, reason="letter sent")
     assert [r.number for r in registry.due(within_days=5)] == [1, 3]
     assert [r.number for r in registry.due(within_days=28)] == [1, 3, 2]
 
@@ -165,6 +167,23 @@ def test_an_extension_is_told_within_the_first_month_and_once(
     assert code_of(lambda: registry.extend(2, author=AUTHOR, reason="x")) == "ERASURE_TOO_LATE"
     registry.withdraw(2, author=AUTHOR, reason="taken back")
     assert code_of(lambda: registry.extend(2, author=AUTHOR, reason="x")) == "ERASURE_TRANSITION"
+
+
+def test_an_extension_moves_what_is_due_once_the_requester_was_told(
+    registry: Registry, add: Adder, clock: object
+) -> None:
+    add()
+    registry.validate(1, author=AUTHOR, identity="seen")
+    clock.day = date(2026, 2, 27)  # type: ignore[attr-defined]
+    extended = registry.extend(1, author=AUTHOR, reason="many requests")
+    assert [r.number for r in registry.due(within_days=1)] == [1]
+    step = next_step(extended, registry.events(1))
+    assert "erasure report 1" in step and "send it by 2026-03-02" in step and "simulate" in step
+    told = registry.told(1, author=AUTHOR, reason="letter sent")
+    assert not registry.due(within_days=1)
+    assert (told.act_by, told.state) == (date(2026, 4, 28), State.VALIDATED)
+    assert code_of(lambda: registry.told(1, author=AUTHOR, reason="x")) == "ERASURE_NOTHING_TO_TELL"
+    registry.check()
 
 
 @pytest.mark.parametrize(("day", "left"), [

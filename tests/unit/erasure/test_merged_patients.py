@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -161,7 +162,8 @@ def test_who_asked_stays_left_out_where_a_merge_is_taken_back(
     after = loaded(write(UNDONE), left_out=left_out_set(registry, [number]))
     assert ids(after.left_out) == left_out
     assert ids(after.retain) == {"new:condition:c2", "old:condition:c1"} - left_out | KEPT
-    assert "old" not in str(officer_report(registry, number)) and "old" not in repr(look)
+    report = re.findall(r"\w+", str(officer_report(registry, number)))
+    assert "old" not in report and "old" not in repr(look)
     registry.check()
 
 
