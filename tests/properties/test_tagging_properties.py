@@ -15,8 +15,8 @@ from medunlearn_client.tagging import (
     abstract_text,
     token_levels,
 )
-from medunlearn_client.tagging.folding import breaks_in_words
 from medunlearn_common.concepts import Concept, ConceptHierarchy, ConceptLevel, LeveledHierarchy
+from medunlearn_common.concepts.folding import breaks_in_words
 
 # Words stay below four letters and without apostrophes, so that no inflection is made: the oracle
 # is about matching. The letters include one that is longer in lower case, and one that is not.

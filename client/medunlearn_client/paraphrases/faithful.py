@@ -13,7 +13,7 @@ from typing import Final
 
 from medunlearn_client.records import Record
 from medunlearn_client.tagging import ConceptSpan, ConceptTagger
-from medunlearn_client.tagging.folding import fold
+from medunlearn_common.concepts.folding import fold
 from medunlearn_common.concepts.levels import ConceptLevel
 
 _WORD: Final = re.compile(r"\w+(?:['-]\w+)*")

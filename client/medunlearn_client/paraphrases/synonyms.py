@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Final
 
 from medunlearn_client.tagging import ConceptSpan, ConceptTagger
-from medunlearn_client.tagging.folding import fold, is_inflected, plural_of, surfaces
+from medunlearn_common.concepts.folding import fold, is_inflected, plural_of, surfaces
 
 # Beside these words, a mark or the text's end a name stands for itself. Beside any other it may
 # be part of a longer name: "ST depression", "diabetes insipidus", "Marsh Street".

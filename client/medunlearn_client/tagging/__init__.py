@@ -10,7 +10,6 @@ from medunlearn_client.tagging.decisions import (
     mention_key,
     read_decisions,
 )
-from medunlearn_client.tagging.folding import MAX_ACRONYM_CHARS
 from medunlearn_client.tagging.spans import (
     GENERIC_NAME,
     PATIENT_LINK,
@@ -21,6 +20,7 @@ from medunlearn_client.tagging.spans import (
     token_levels,
 )
 from medunlearn_client.tagging.tagger import ConceptTagger
+from medunlearn_common.concepts.folding import MAX_ACRONYM_CHARS
 
 __all__ = [
     "GENERIC_NAME",

@@ -23,8 +23,8 @@ from typing import Final, NamedTuple
 import ahocorasick
 
 from medunlearn_client.tagging.context_rules import ContextRules, Cue, builtin_rules
-from medunlearn_client.tagging.folding import Folded, fold
 from medunlearn_client.tagging.spans import Assertion, ConceptSpan
+from medunlearn_common.concepts.folding import Folded, fold
 
 SENTENCE_END: Final = re.compile(r"[.!?;](?=\s|$)|\n")
 # "Room no 7", "NHS No: 943": a number, which denies nothing.

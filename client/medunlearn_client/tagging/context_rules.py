@@ -11,9 +11,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from medunlearn_client.tagging.folding import fold
 from medunlearn_client.tagging.spans import Assertion
 from medunlearn_common.concepts.files import read_concept_text
+from medunlearn_common.concepts.folding import fold
 from medunlearn_common.errors import Misconfigured
 
 RULES_FILE: Final = "context_rules.txt"

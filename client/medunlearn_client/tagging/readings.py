@@ -19,9 +19,9 @@ from typing import Final
 from medunlearn_client.records import Record
 from medunlearn_client.tagging.abbreviations import AbbreviationFinder, ambiguous_abbreviations
 from medunlearn_client.tagging.decisions import mention_key
-from medunlearn_client.tagging.folding import MAX_ACRONYM_CHARS, lower, normalise
 from medunlearn_client.tagging.spans import Assertion, ConceptSpan
 from medunlearn_client.tagging.tagger import ConceptTagger, spellings
+from medunlearn_common.concepts.folding import MAX_ACRONYM_CHARS, lower, normalise
 from medunlearn_common.concepts.levels import ConceptLevel
 
 MIN_CAPITALS: Final = 8

@@ -9,7 +9,8 @@ What counts as a mention:
 - Upper and lower case do not matter, except for acronyms: a term of at most six characters
   without a lower-case letter, such as ``TURP``, must stand in the text as written.
 - A mention begins and ends at word boundaries.
-- Hyphens, spacing, possessives, plurals, prefixes and spellings are folded (:mod:`.folding`).
+- Hyphens, spacing, possessives, plurals, prefixes and spellings are folded
+  (:mod:`medunlearn_common.concepts.folding`).
 - Terms of one character or without a letter are not looked for.
 - Of overlapping mentions the left-most wins, and of those that begin together the longest; but one
   that is to be forgotten gives way to none that ends before it: in ``urinary bladder carcinoma``
@@ -39,7 +40,9 @@ from medunlearn_client.records.subject_line import without_subject
 from medunlearn_client.tagging.answers import after_answer
 from medunlearn_client.tagging.context import ContextFinder
 from medunlearn_client.tagging.decisions import NO_DECISIONS, TagDecisions
-from medunlearn_client.tagging.folding import (
+from medunlearn_client.tagging.spans import ConceptSpan
+from medunlearn_common.concepts.concept import Concept
+from medunlearn_common.concepts.folding import (
     Folded,
     breaks_in_words,
     fold,
@@ -48,8 +51,6 @@ from medunlearn_client.tagging.folding import (
     surfaces,
     unqualified,
 )
-from medunlearn_client.tagging.spans import ConceptSpan
-from medunlearn_common.concepts.concept import Concept
 from medunlearn_common.concepts.hierarchy import ConceptHierarchy
 from medunlearn_common.concepts.leveled import LeveledHierarchy
 from medunlearn_common.concepts.levels import ConceptLevel

@@ -174,6 +174,11 @@ def fold(text: str) -> Folded:
     return Folded(cased, lower(cased), positions)
 
 
+def without_possessives(text: str) -> str:
+    """A folded text in which ``crohn's`` is ``crohn``."""
+    return _POSSESSIVE.sub("", text) if "'" in text else text
+
+
 def breaks_in_words(text: str) -> list[int]:
     """Where a hyphen and a line break may cut a word: ``pneu-`` ``monia``."""
     return [found.start() for found in _BREAK.finditer(text)] if "\n" in text else []
