@@ -103,14 +103,93 @@ def test_an_unknown_term_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("code", ["K40.9", "k40.9"])
-def test_a_code_without_its_terminology_is_offered_with_it(
+def test_a_code_without_its_terminology_is_taken_where_one_alone_has_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str
 ) -> None:
     outline = tmp_path / "x.outline"
     outline.write_text("!outline 1\nICD10CM:K40.9 inguinal hernia\nA:2 K40.9 or the like\n")
     for command in ("explain", "tree"):
+        assert run(command, code, "--hierarchy", str(outline)) == 0
+        shown = out(capsys)
+        assert "ICD10CM:K40.9" in shown and "A:2" not in shown
+    outline.write_text("!outline 1\nICD10CM:K40.9 inguinal hernia\nICD10:K40.9 a hernia\n")
+    for command in ("explain", "tree"):
         assert run(command, code, "--hierarchy", str(outline)) == 2
-        assert "ICD10CM:K40.9 (inguinal hernia)" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "ICD10CM:K40.9 (inguinal hernia)" in error and "ICD10:K40.9 (a hernia)" in error
+
+
+@pytest.mark.parametrize(
+    ("written", "concept_id"),
+    [
+        ("Inguinal Hernias", "MU:S0451"), ("INGUINAL  HERNIAS", "MU:S0451"),
+        ("hiatal-hernias", "MU:S0315"), ("gastro oesophageal reflux disease", "MU:S0315"),
+        ("Crohns disease", "MU:S0354"), ("Crohn disease", "MU:S0354"),
+        ("Richter\u2019s hernias", "MU:S0455"), ("SSRIs", "MU:M0902"), ("ssri", "MU:M0902"),
+    ],
+)
+def test_a_name_is_known_in_the_spellings_that_the_tagger_finds(
+    capsys: pytest.CaptureFixture[str], written: str, concept_id: str
+) -> None:
+    """``tag`` finds them in a text: an id that nobody can look up is no help to a clinician."""
+    for command in ("explain", "tree"):
+        assert run(command, written) == 0
+        assert concept_id in out(capsys)
+    assert run("search", written) == 0
+    assert concept_id in out(capsys).splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("hernias", "MU:S0450"), ("Crohns", "MU:S0354"), ("crohn's", "MU:S0354"),
+        ("hernias mesh", "MU:S0458"), ("nonabsorbable", "non-absorbable suture"),
+        ("appendectomies", "appendectomy"),
+    ],
+)
+def test_search_finds_other_forms_of_words(
+    capsys: pytest.CaptureFixture[str], asked: str, found: str
+) -> None:
+    assert run("search", asked) == 0
+    assert found in out(capsys)
+
+
+def test_another_form_of_a_word_is_a_whole_word_and_an_acronym_has_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outline = tmp_path / "x.outline"
+    outline.write_text("!outline 1\nA:1 pancreas\nA:2 pancreatitis\nA:3 tip of a finger\n"
+                       "A:4 Anemia, unspecified\nA:5 Vitamin B 12\nA:6 TIPS\n")
+    for asked, found, others in (
+        ("pancreas", "A:1", ("A:2",)), ("TIPS", "A:6", ("A:3",)), ("tips", "A:3", ()),
+        ("vitamin B12", "A:5", ()),
+    ):
+        assert run("search", asked, "--hierarchy", str(outline)) == 0
+        shown = out(capsys)
+        assert found in shown and not any(other in shown for other in others)
+    for term, found in (("anaemia", "A:4"), ("vitamin B12", "A:5"), ("TIPS", "A:6")):
+        assert run("explain", term, "--hierarchy", str(outline)) == 0
+        assert found in out(capsys)
+    assert run("explain", "TIPSs", "--hierarchy", str(outline)) == 0
+    assert run("explain", "TIP", "--hierarchy", str(outline)) == 2
+
+
+def test_an_unknown_term_is_told_as_one_and_where_to_look(
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("explain", "tree"):
+        assert run(command, "nonsense") == 2
+        error = " ".join(capsys.readouterr().err.split())
+        assert "no concept has the id or name 'nonsense'" in error
+        assert "medunlearn concepts search" in error and "MU:F0001" not in error
+    assert run("explain", "MU:S045") == 2
+    assert "MU:S0458 (hernia mesh)" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_a_search_for_nothing_is_refused(capsys: pytest.CaptureFixture[str], blank: str) -> None:
+    assert run("search", blank) == 2
+    assert "CONCEPT_SEARCH_EMPTY" in capsys.readouterr().err
 
 
 def test_search_lists_the_best_first_and_says_how_many_more(

@@ -5,16 +5,18 @@ Other packages bring their commands into it by entry points named ``concepts.NAM
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from medunlearn_common.concepts.concept import Concept
 from medunlearn_common.concepts.hierarchy import ConceptHierarchy
 from medunlearn_common.concepts.leveled import LeveledHierarchy
 from medunlearn_common.concepts.planned import planned_levels
-from medunlearn_common.concepts.search import search_terms
+from medunlearn_common.concepts.search import named_as_in_text, search_terms
 from medunlearn_common.concepts.spelling import respelt
 from medunlearn_common.concepts.views import concept_tree, explanation, hits_table, printable
 from medunlearn_common.errors import Misconfigured
@@ -46,7 +48,7 @@ ForgetRoots = Annotated[
 
 
 def explain(
-    term: Annotated[str, typer.Argument(help="Id, name or synonym.", show_default=False)],
+    term: Annotated[str, typer.Argument(help="Id, code, name or synonym.", show_default=False)],
     plan: PlanFile = None, hierarchy: Hierarchies = None, forget_root: ForgetRoots = None,
     join: Joined = False,
 ) -> None:
@@ -75,10 +77,17 @@ def search(
 ) -> None:
     """List concepts whose name or synonym contains these words, best match first.
 
+    Singular and plural, possessives, hyphens and spellings count as `concepts tag` counts them.
+
     Example:
 
       medunlearn concepts search hernia --hierarchy icd10cm_order_2026.txt
     """
+    if not text.strip():
+        raise Misconfigured(
+            "CONCEPT_SEARCH_EMPTY", "no word to search for is given",
+            "name one or several words of a name, such as hernia",
+        )
     leveled = _leveled(plan, hierarchy, forget_root, join)
     hits = search_terms(leveled.hierarchy, text)
     console = _console(leveled)
@@ -89,7 +98,7 @@ def search(
 
 
 def tree(
-    concept_id: Annotated[str, typer.Argument(metavar="ID", help="Id or name of a concept.",
+    concept_id: Annotated[str, typer.Argument(metavar="ID", help="Id, code or name.",
                                               show_default=False)],
     depth: Annotated[int, typer.Option(min=0, max=50, help="Steps down.")] = 2,
     limit: Annotated[int, typer.Option(min=1, help="Most children of one concept.")] = 30,
@@ -133,7 +142,9 @@ def _leveled(
 
 
 def _meant(hierarchy: ConceptHierarchy, term: str) -> list[str]:
-    """Ids that a term of the user stands for: an id, or every concept with the name.
+    """Ids that a term of the user stands for: an id, its bare code, or all that bear the name.
+
+    A name counts in every spelling in which the tagger would find it in a text.
 
     Raises:
         Misconfigured: ``CONCEPT_UNKNOWN`` with the nearest that there is.
@@ -141,16 +152,29 @@ def _meant(hierarchy: ConceptHierarchy, term: str) -> list[str]:
     if term in hierarchy:
         return [hierarchy.resolve(term)]
     for spelling in (term, *sorted(respelt(term))):
-        named = [concept.concept_id for concept in hierarchy.find(spelling)]
+        named = hierarchy.find(spelling)
         if named:
-            return named
+            return _ids(named)
+    of_code = hierarchy.of_bare_code(term[:80])
+    if len(of_code) > 1:
+        hierarchy.resolve(term)  # raises, with the ids in the several terminologies
+    found = _ids(of_code or named_as_in_text(hierarchy, term))
+    if found:
+        return found
     hits = search_terms(hierarchy, term)[:MAX_EXPLAINED]
-    if not hits or hierarchy.of_bare_code(term):
-        hierarchy.resolve(term)  # raises, with similar ids
+    nearest = [(hit.concept.concept_id, hit.term) for hit in hits] or [
+        (concept_id, hierarchy[concept_id].name) for concept_id in hierarchy.similar_ids(term)
+    ]
+    listed = ", ".join(f"{concept_id} ({printable(name)})" for concept_id, name in nearest)
     raise Misconfigured(
         "CONCEPT_UNKNOWN", f"no concept has the id or name {term[:80]!r}",
-        "nearest: " + ", ".join(f"{h.concept.concept_id} ({printable(h.term)})" for h in hits),
+        (f"nearest: {listed}; " if listed else "")
+        + "`medunlearn concepts search WORDS` finds concepts by a part of their names",
     )
+
+
+def _ids(concepts: Iterable[Concept]) -> list[str]:
+    return [concept.concept_id for concept in concepts]
 
 
 def _console(leveled: LeveledHierarchy) -> Console:

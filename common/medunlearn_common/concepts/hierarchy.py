@@ -245,12 +245,16 @@ class ConceptHierarchy:
             self._suggestion(root_id),
         )
 
+    def similar_ids(self, wanted: str) -> list[str]:
+        """The ids that a mistyped one may stand for, nearest first; at most three."""
+        return difflib.get_close_matches(wanted[:80], self._by_id, n=3, cutoff=0.75)
+
     def _suggestion(self, wanted: str) -> str:
         named = self.find(wanted) or self.of_bare_code(wanted[:80])
         if named:
             choices = graph.shorten_ids(f"{c.concept_id} ({c.name})" for c in named)
             return f"name concepts by id: {choices}"
-        close = difflib.get_close_matches(wanted[:80], self._by_id, n=3, cutoff=0.75)
+        close = self.similar_ids(wanted)
         if close:
             listed = ", ".join(f"{i} ({self._by_id[i].name})" for i in close)
             return f"similar ids in this hierarchy: {listed}"
