@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 DEFAULT_HIERARCHY = "builtin"
 _TITLE = "Concepts in "
 _HEAD_BYTES = 1 << 10
+_MAX_TITLE_FILES = 3
 
-FileArgument = Annotated[
-    Path, typer.Argument(help="Record file, folder or archive.", show_default=False)
+FilesArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Record files, folders or archives; default: the plan's.",
+                   show_default=False),
 ]
 HierarchyOption = Annotated[
     list[str] | None,
@@ -42,7 +45,7 @@ DecisionsOption = Annotated[
 
 
 def tag(
-    file: FileArgument,
+    files: FilesArgument = None,
     hierarchy: HierarchyOption = None,
     forget_root: RootOption = None,
     decisions: DecisionsOption = None,
@@ -64,7 +67,7 @@ def tag(
 
       medunlearn concepts tag notes.jsonl --forget-root MU:S0001
 
-      medunlearn concepts tag patients.xlsx --plan plan.toml
+      medunlearn concepts tag --plan plan.toml
 
       medunlearn concepts tag notes.jsonl --limit 200 --html tagged.html --review review.csv
     """
@@ -74,10 +77,10 @@ def tag(
     from medunlearn_client.tagging.views import page
     from medunlearn_common.files import write_atomically
 
-    reading = reading_of([file], plan, record_format)
+    reading = reading_of(files, plan, record_format)
     planned = reading.plan if plan else None
     decisions = decisions or _planned_decisions(planned)
-    refuse_same_file(file, html, review, decisions, plan)
+    refuse_same_file(*reading.files, html, review, decisions, plan)
     if html is not None:
         refuse_other_file(html, _is_page, what="page of tagged records")
     held = read_decisions(decisions) if decisions is not None else NO_DECISIONS
@@ -90,10 +93,11 @@ def tag(
     _summary(console, tagged)
     unmet = held.unmet(_mentions(records, tagger))
     if unmet:
-        _note(f"{unmet} decision(s) of {decisions} meet no mention of these records, whose words "
-              "may have changed since: write a new review for what is open")
+        _note(f"{unmet} decision(s) of {decisions} meet no mention of these records: "
+              f"{_why_unmet(reading)}; write a new review for what is open")
     if html is not None:
-        text = page(tagged[:limit], tagger.hierarchy.hierarchy, title=_TITLE + file.name)
+        title = _TITLE + _named(reading.files)
+        text = page(tagged[:limit], tagger.hierarchy.hierarchy, title=title)
         write_atomically(html, text.encode("utf-8"))
         console.print(f"wrote {html}", markup=False, soft_wrap=True)
     if review is not None:
@@ -104,10 +108,10 @@ def tag(
 
 def decide(
     review: Annotated[Path, typer.Argument(help="The edited review file.", show_default=False)],
-    file: FileArgument,
     decisions: Annotated[
         Path, typer.Option("--decisions", help="Where decisions are kept.", show_default=False)
     ],
+    files: FilesArgument = None,
     hierarchy: HierarchyOption = None,
     forget_root: RootOption = None,
     plan: PlanOption = None,
@@ -118,18 +122,20 @@ def decide(
     An unknown or damaged row refuses the file, with its line; rows without a decision stay
     open. Name the decisions in the plan, `\\[data] tag_decisions`, and a run uses them.
 
-    Example:
+    Examples:
 
       medunlearn concepts decide review.csv notes.jsonl --decisions decisions.jsonl
+
+      medunlearn concepts decide review.csv --plan plan.toml --decisions decisions.jsonl
     """
     from medunlearn_client.decisions import told_replaced
     from medunlearn_client.tagging import NO_DECISIONS, keep_decisions
     from medunlearn_client.tagging.readings import DoubtFinder
     from medunlearn_client.tagging.review import read_review
 
-    refuse_same_file(file, review, decisions)
+    reading = reading_of(files, plan, record_format)
+    refuse_same_file(*reading.files, review, decisions)
     # Without earlier decisions: they change tags, and with them what a row was written for.
-    reading = reading_of([file], plan, record_format)
     tagger = _tagger(reading.plan if plan else None, hierarchy, forget_root, NO_DECISIONS)
     _tell_notes(tagger)
     known = DoubtFinder(tagger).uncertain(_records(reading))
@@ -177,6 +183,21 @@ def _planned_decisions(plan: Plan | None) -> Path | None:
         return path
     _note(f"the plan's decisions, {path}, are not there yet: `concepts decide` makes the file")
     return None
+
+
+def _why_unmet(reading: Reading) -> str:
+    """What may be the reason where decisions meet no mention of the records that were read."""
+    planned = {Path(name).resolve() for name in reading.plan.data.files}
+    if planned and planned <= {file.resolve() for file in reading.files}:
+        return "their words may have changed since"
+    return "they belong to other files, or the words have changed since"
+
+
+def _named(files: Sequence[Path]) -> str:
+    """The names of the first files, and how many more there are."""
+    names = ", ".join(file.name for file in files[:_MAX_TITLE_FILES])
+    more = len(files) - _MAX_TITLE_FILES
+    return f"{names} and {more} more" if more > 0 else names
 
 
 def _is_page(path: Path) -> bool:

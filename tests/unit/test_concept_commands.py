@@ -267,6 +267,41 @@ def test_decisions_that_meet_nothing_any_more_are_told(
     kept.write_text(json.dumps(decision) + "\n", encoding="utf-8")
     status, shown = run("concepts", "tag", notes, "--decisions", kept)
     assert status == 0 and "note: 1 decision(s)" in shown
+    assert "they belong to other files, or the words have changed" in shown
+
+
+def test_the_plan_s_files_are_read_where_none_is_named(
+    run: Run, notes: Path, tmp_path: Path
+) -> None:
+    """As ``check-data`` and ``records check`` do; before, just one file had to be named."""
+    other, plan = tmp_path / "other.jsonl", tmp_path / "plan.toml"
+    review, kept, out = (tmp_path / n for n in ("review.csv", "decisions.jsonl", "out.html"))
+    other.write_text(json.dumps(
+        {"id": "n9", "question": "And?", "answer": "TIPS was placed.", "patient_id": "p9"}
+    ) + "\n", encoding="utf-8")
+    plan.write_text(
+        f'[data]\nfiles = ["{notes}", "{other}"]\ntag_decisions = "{kept}"\n'
+        '[concepts]\nforget_roots = ["MU:S0001"]\n', encoding="utf-8")
+    status, shown = run("concepts", "tag", "--plan", plan, "--review", review, "--html", out)
+    assert (status, "3 record(s)" in shown) == (0, True)
+    assert "<title>Concepts in notes.jsonl, other.jsonl</title>" in out.read_text("utf-8")
+    fill_in(review, -1)
+    status, shown = run("concepts", "decide", review, "--plan", plan, "--decisions", kept)
+    assert (status, "1 decision(s) taken over" in shown) == (0, True)
+    status, shown = run("concepts", "tag", "--plan", plan)
+    assert (status, "note:" in shown) == (0, False)
+    status, shown = run("concepts", "tag", notes, "--plan", plan)
+    assert status == 0 and "they belong to other files" in shown
+    status, shown = run("concepts", "tag", notes, other, "--plan", plan)
+    assert (status, "3 record(s)" in shown, "note:" in shown) == (0, True, False)
+    other.write_text(other.read_text("utf-8").replace("placed", "set"), encoding="utf-8")
+    status, shown = run("concepts", "tag", "--plan", plan)
+    assert status == 0 and "their words may have changed" in shown and "belong to" not in shown
+    status, shown = run("concepts", "tag", "--plan", plan, "--html", notes)
+    assert (status, "FILE_TWICE" in shown) == (2, True)
+    for command in (("tag",), ("decide", review, "--decisions", kept)):
+        status, shown = run("concepts", *command)
+        assert (status, "DATA_FILE_MISSING" in shown) == (2, True)
 
 
 def test_notes_of_the_hierarchy_are_told(run: Run, notes: Path, tmp_path: Path) -> None:
