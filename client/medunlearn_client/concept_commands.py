@@ -13,6 +13,7 @@ from rich.console import Console
 
 from medunlearn_client.output_files import refuse_other_file, refuse_same_file
 from medunlearn_client.reading_options import FormatOption, PlanOption, Reading, reading_of
+from medunlearn_common.concepts.commands import Joined
 from medunlearn_common.plan.sections import ConceptsSection, Plan
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ FilesArgument = Annotated[
 ]
 HierarchyOption = Annotated[
     list[str] | None,
-    typer.Option("--hierarchy", help="builtin, builtin:NAME or a file; repeat for several."),
+    typer.Option("--hierarchy", help="builtin, builtin:NAME, a file (OBO, outline, MeSH, "
+                 "ICD-10-CM) or a release folder (UMLS, SNOMED CT); repeat for several."),
 ]
 RootOption = Annotated[
     list[str] | None,
@@ -47,6 +49,7 @@ DecisionsOption = Annotated[
 def tag(
     files: FilesArgument = None,
     hierarchy: HierarchyOption = None,
+    join: Joined = False,
     forget_root: RootOption = None,
     decisions: DecisionsOption = None,
     plan: PlanOption = None,
@@ -84,7 +87,7 @@ def tag(
     if html is not None:
         refuse_other_file(html, _is_page, what="page of tagged records")
     held = read_decisions(decisions) if decisions is not None else NO_DECISIONS
-    tagger = _tagger(planned, hierarchy, forget_root, held)
+    tagger = _tagger(planned, hierarchy, forget_root, held, join=join)
     _tell_notes(tagger)
     records = _records(reading)
     console = Console(highlight=False, emoji=False)
@@ -113,6 +116,7 @@ def decide(
     ],
     files: FilesArgument = None,
     hierarchy: HierarchyOption = None,
+    join: Joined = False,
     forget_root: RootOption = None,
     plan: PlanOption = None,
     record_format: FormatOption = None,
@@ -136,7 +140,8 @@ def decide(
     reading = reading_of(files, plan, record_format)
     refuse_same_file(*reading.files, review, decisions)
     # Without earlier decisions: they change tags, and with them what a row was written for.
-    tagger = _tagger(reading.plan if plan else None, hierarchy, forget_root, NO_DECISIONS)
+    planned = reading.plan if plan else None
+    tagger = _tagger(planned, hierarchy, forget_root, NO_DECISIONS, join=join)
     _tell_notes(tagger)
     known = DoubtFinder(tagger).uncertain(_records(reading))
     found = read_review(review, known, tagger.hierarchy.hierarchy, today=date.today())
@@ -159,7 +164,8 @@ def _records(reading: Reading) -> Sequence[Record]:
 
 
 def _tagger(
-    plan: Plan | None, hierarchies: list[str] | None, roots: list[str] | None, held: TagDecisions
+    plan: Plan | None, hierarchies: list[str] | None, roots: list[str] | None, held: TagDecisions,
+    *, join: bool,
 ) -> ConceptTagger:
     """By the plan's hierarchies and roots, except where the command line names its own."""
     from medunlearn_client.site_data import leveled_hierarchy
@@ -168,6 +174,8 @@ def _tagger(
     section = plan.concepts if plan else ConceptsSection(hierarchies=(DEFAULT_HIERARCHY,))
     if hierarchies:
         section = section.model_copy(update={"hierarchies": tuple(hierarchies)})
+    if join:
+        section = section.model_copy(update={"join": "xrefs"})
     if roots is not None:
         section = section.model_copy(update={"forget_roots": tuple(roots)})
     forget = plan.forget if plan and roots is None else None

@@ -315,3 +315,9 @@ def test_notes_of_the_hierarchy_are_told(run: Run, notes: Path, tmp_path: Path) 
         encoding="utf-8")
     status, shown = run("concepts", "tag", notes, "--plan", plan)
     assert status == 0 and "note: cross-references: 1 made one node" in shown
+    both = ("--hierarchy", tmp_path / "a.obo", "--hierarchy", tmp_path / "b.obo")
+    decide = ("decide", tmp_path / "review.csv", notes, "--decisions", tmp_path / "d.jsonl")
+    for command in (("tag", notes, "--review", tmp_path / "review.csv"), decide):
+        status, shown = run("concepts", *command, *both, "--join")
+        assert status == 0 and "note: cross-references: 1 made one node" in shown
+        assert "cross-references" not in run("concepts", *command, *both)[1]
