@@ -110,7 +110,9 @@ def tag(
 
 
 def decide(
-    review: Annotated[Path, typer.Argument(help="The edited review file.", show_default=False)],
+    review: Annotated[
+        Path, typer.Argument(help="The edited review file, CSV or .xlsx.", show_default=False)
+    ],
     decisions: Annotated[
         Path, typer.Option("--decisions", help="Where decisions are kept.", show_default=False)
     ],

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from medunlearn_client.records.record import InvalidRecord
 from medunlearn_client.records.streams import json_lines
-from medunlearn_client.spreadsheets import read_table, row_error, write_table
+from medunlearn_client.spreadsheets import is_workbook, read_table, row_error, write_table
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import in_turn, write_atomically
 
@@ -75,8 +75,13 @@ def write_open_table(
 
 
 def _is_begun(path: Path, columns: Sequence[str], by_person: Sequence[str]) -> bool:
-    """Whether a file holds a person's work; one that cannot be read may."""
+    """Whether a file holds a person's work; one that cannot be read may.
+
+    A workbook is none of ours: somebody has saved it, perhaps with marks outside of any cell.
+    """
     try:
+        if is_workbook(path):
+            return True
         rows = read_table(path, columns)
     except Misconfigured:
         return True

@@ -5,6 +5,8 @@ formula by the program that opens the file (CSV injection, CWE-1236). Such text 
 apostrophe in front, also after a separator inside the cell, since a program that was told
 another separator begins a new cell there. What was written is compared in this form when it
 comes back, so nothing needs to be undone.
+
+What comes back may be CSV or an Excel workbook, which a spreadsheet offers first.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Final
 
+from medunlearn_client.records.record import InvalidRecord
 from medunlearn_common.errors import Misconfigured
 from medunlearn_common.files import write_atomically
 
@@ -28,7 +31,12 @@ _FORMULA: Final = re.compile(r"""(^|[,;|\t\r\n])(["'\s]*)(?=[=+\-@＝＋－＠])
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _ISO: Final = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})")
 _DOTTED: Final = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})")
+_SLASHED: Final = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})")
 _SEPARATORS: Final = ",;\t"
+_ZIP: Final = b"PK\x03\x04"
+_OLD_OFFICE: Final = b"\xd0\xcf\x11\xe0"
+_MONTHS: Final = 12
+_SIGNS: Final = ("=", "+", "-", "@")
 _KEPT: Final = re.compile(r"0|[1-9]\d{0,10}")
 # What begins with a sign is disarmed, and so kept, by safe_cell.
 _REWRITTEN: Final = re.compile(
@@ -82,17 +90,20 @@ def write_table(
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Read a table that a spreadsheet has saved, with any of the usual separators.
+    """Read a table that a spreadsheet has saved, with any of the usual separators or as ``.xlsx``.
 
-    The columns may have changed places; blank rows are skipped.
+    The columns may have changed places; blank rows are skipped. Of a workbook the first sheet is
+    read.
 
     Returns:
         ``(line number from 1, cell by column)``; cells are stripped.
 
     Raises:
         Misconfigured: TABLE_MISSING, TABLE_UNREADABLE, TABLE_TOO_LARGE, TABLE_ENCODING,
-            TABLE_COLUMNS, or TABLE_ROW with its line.
+            TABLE_COLUMNS, TABLE_ROW with its line, or a code of ``workbook_rows``.
     """
+    if is_workbook(path):
+        return list(_sheet_rows(path, columns))
     text = _text(path)
     first = text.split("\n", 1)[0]
     separator = max(_SEPARATORS, key=first.count)
@@ -119,17 +130,53 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, 
     return rows
 
 
+def is_workbook(path: Path) -> bool:
+    """Whether a file is an Excel workbook, or an archive of another kind.
+
+    Raises:
+        Misconfigured: TABLE_MISSING or TABLE_UNREADABLE.
+    """
+    return _head(path, len(_ZIP)) == _ZIP
+
+
+def _sheet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a workbook, as :func:`read_table` gives those of a text file."""
+    from medunlearn_client.records.spreadsheets import workbook_rows
+
+    size = 0
+    for number, row in workbook_rows(path, label=path.name):
+        if isinstance(row, InvalidRecord):
+            raise row_error(path, number, row.message)
+        header = _checked_header(path, list(row), columns)
+        cells = [_as_written(str(cell or "")) for cell in row.values()]
+        size += sum(map(len, cells))
+        if size > MAX_TABLE_BYTES:  # What is many times in a sheet may be once in its file.
+            raise _too_large(path)
+        yield number, dict(zip(header, cells, strict=True))
+
+
+def _as_written(cell: str) -> str:
+    """The cell with the apostrophe that :func:`safe_cell` gave it, which records are read without.
+    """
+    stripped = cell.strip()
+    return f"'{stripped}" if stripped.startswith(_SIGNS) else stripped
+
+
 def unmistakable_date(text: str, today: date) -> date:
-    """A day that cannot be misread; months and days with slashes can, and are refused.
+    """A day that cannot be misread; with slashes that is one whose month can only be one of two.
 
     Raises:
         ValueError: It is written otherwise, is no day, or lies in the future.
     """
-    iso, dotted = _ISO.fullmatch(text), _DOTTED.fullmatch(text)
+    if not text:
+        raise ValueError("a decision without `date`; write it as 2026-01-31 or 31.01.2026")
+    iso, dotted, slashed = (form.fullmatch(text) for form in (_ISO, _DOTTED, _SLASHED))
     if iso is not None:
         parts = (int(iso[1]), int(iso[2]), int(iso[3]))
     elif dotted is not None:
         parts = (int(dotted[3]), int(dotted[2]), int(dotted[1]))
+    elif slashed is not None:
+        parts = _of_slashes(int(slashed[1]), int(slashed[2]), int(slashed[3]))
     else:
         raise ValueError("`date` is not written as 2026-01-31 or 31.01.2026; format that column "
                          "as text, or the spreadsheet rewrites it")
@@ -142,6 +189,18 @@ def unmistakable_date(text: str, today: date) -> date:
     return found
 
 
+def _of_slashes(first: int, second: int, year: int) -> tuple[int, int, int]:
+    """Year, month and day, of which America writes the month first and others the day.
+
+    Raises:
+        ValueError: Both may be the month, and they differ.
+    """
+    if first <= _MONTHS and second <= _MONTHS and first != second:
+        raise ValueError("`date` with slashes may be either of two days: write it as 2026-01-31 "
+                         "or 31.01.2026")
+    return (year, first, second) if second > _MONTHS else (year, second, first)
+
+
 def row_error(path: Path, line: int, problem: str) -> Misconfigured:
     """The error for one damaged row; ``problem`` quotes nothing of it."""
     return Misconfigured(
@@ -150,10 +209,10 @@ def row_error(path: Path, line: int, problem: str) -> Misconfigured:
     )
 
 
-def _text(path: Path) -> str:
+def _head(path: Path, size: int) -> bytes:
     try:
         with path.open("rb") as stream:
-            raw = stream.read(MAX_TABLE_BYTES + 1)
+            return stream.read(size)
     except FileNotFoundError as error:
         raise Misconfigured("TABLE_MISSING", f"no file {path}", "check the path") from error
     except OSError as error:
@@ -161,10 +220,23 @@ def _text(path: Path) -> str:
             "TABLE_UNREADABLE", f"{path} cannot be read ({error.strerror})",
             "name a file, not a folder, and check its permissions",
         ) from error
+
+
+def _too_large(path: Path) -> Misconfigured:
+    return Misconfigured(
+        "TABLE_TOO_LARGE", f"{path.name} is larger than {MAX_TABLE_BYTES >> 20} MiB",
+        "review fewer records at a time",
+    )
+
+
+def _text(path: Path) -> str:
+    raw = _head(path, MAX_TABLE_BYTES + 1)
     if len(raw) > MAX_TABLE_BYTES:
+        raise _too_large(path)
+    if raw.startswith(_OLD_OFFICE):
         raise Misconfigured(
-            "TABLE_TOO_LARGE", f"{path.name} is larger than {MAX_TABLE_BYTES >> 20} MiB",
-            "review fewer records at a time",
+            "TABLE_ENCODING", f"{path.name} is a workbook of old Excel, or one with a password",
+            'save it as .xlsx without a password, or as "CSV UTF-8"',
         )
     try:
         text = raw.decode("utf-8-sig")

@@ -13,7 +13,9 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from openpyxl import Workbook
 
+from medunlearn_client import spreadsheets
 from medunlearn_client.records import Record
 from medunlearn_client.records.subject_line import with_subject
 from medunlearn_client.site_data import record_tagger
@@ -314,8 +316,10 @@ def test_columns_may_move_and_rows_may_be_sorted_or_deleted(
         ({"decision": "MU:NOWHERE"}, "no accept"),
         ({"decision": "concept"}, "no accept"),
         ({"author": ""}, "without `author`"),
-        ({"date": ""}, "2026-01-31"),
+        ({"date": ""}, "a decision without `date`"),
         ({"date": "11/12/2026"}, "2026-01-31"),
+        ({"date": "13/13/2026"}, "no day"),
+        ({"date": "yesterday"}, "2026-01-31"),
         ({"date": "2026-02-30"}, "no day"),
         ({"date": "2027-01-01"}, "future"),
         ({"scope": "all"}, "scope"),
@@ -377,7 +381,8 @@ def test_words_mean_one_thing_everywhere(review: Path, tagger: ConceptTagger) ->
     [
         (b"", "TABLE_COLUMNS"),
         (b"decision,scope\r\n", "TABLE_COLUMNS"),
-        (b"PK\x03\x04\x00\x00", "TABLE_ENCODING"),
+        (b"PK\x03\x04\x00\x00", "DATA_SPREADSHEET_DAMAGED"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "TABLE_ENCODING"),
         ("\ufeff".join(COLUMNS).encode("utf-16"), "TABLE_ENCODING"),
         (",".join(COLUMNS).encode() + b"\r\nM\xfcller,,,,,,,,,,,,,,\r\n", "TABLE_ENCODING"),
         (",".join(COLUMNS).encode() + b"\r\naccept,x\r\n", "TABLE_ROW"),
@@ -392,6 +397,82 @@ def test_a_damaged_file_is_refused(
     with pytest.raises(Misconfigured) as caught:
         take(path, tagger)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    "written", ["20.11.2026", "2026-11-20", "11/20/2026", "20/11/2026", "20/11/2026 "]
+)
+def test_a_day_is_taken_in_any_form_that_names_one(
+    review: Path, tagger: ConceptTagger, written: str
+) -> None:
+    (one,) = take(edited(review, lambda rows: fill(rows[0], "accept", date=written)), tagger)
+    assert one.decided_on == date(2026, 11, 20)
+    edited(review, lambda rows: fill(rows[0], "accept", date="5/5/2026"))
+    assert take(review, tagger)[0].decided_on == date(2026, 5, 5)
+
+
+def as_workbook(path: Path, *, add: Callable[[Workbook], object] = lambda book: None) -> Path:
+    """What Excel saves of the table: days and numbers as such, and no cell where none is."""
+    book = Workbook()
+    for row in csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline="")):
+        book.active.append([
+            date.fromisoformat(cell) if cell == "2026-11-20"
+            else int(cell) if cell.isdecimal() else cell or None
+            for cell in row
+        ])
+    add(book)
+    saved = path.with_suffix(".xlsx")
+    book.save(saved)
+    return saved
+
+
+def test_a_review_may_come_back_as_a_workbook(review: Path, tagger: ConceptTagger) -> None:
+    """It is what Excel offers first; one was told to be no UTF-8 at byte 10."""
+    def edit(rows: list[dict[str, str]]) -> None:
+        fill(rows[0], "accept", note="sure")  # its record is called =1+1
+        fill(rows[2], "reject")
+
+    of_text = take(edited(review, edit), tagger)
+    assert len(of_text) == 2
+    assert take(as_workbook(review), tagger) == of_text
+
+
+@pytest.mark.parametrize(
+    ("cell", "value", "problem"),
+    [
+        ("key", "k-0", "line 3: its key names no"), ("decision", "=1+1", "line 3: a cell holds"),
+        ("date", "1/2/2026", "line 3: `date`"), ("date", None, "line 3: a decision without `date`"),
+    ],
+)
+def test_a_damaged_row_of_a_workbook_is_refused_with_its_line(
+    review: Path, tagger: ConceptTagger, cell: str, value: str | None, problem: str
+) -> None:
+    edited(review, lambda rows: fill(rows[1], "accept"))
+    place = COLUMNS.index(cell) + 1
+
+    def spoil(book: Workbook) -> None:
+        book.active.cell(row=3, column=place).value = value
+
+    with pytest.raises(Misconfigured, match="TABLE_ROW") as caught:
+        take(as_workbook(review, add=spoil), tagger)
+    assert problem in caught.value.message
+
+
+def test_a_workbook_of_another_kind_is_refused_and_none_is_written_over(
+    review: Path, tagger: ConceptTagger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rename(book: Workbook) -> None:
+        book.active.cell(row=1, column=1).value = "verdict"
+
+    with pytest.raises(Misconfigured, match="TABLE_COLUMNS"):
+        take(as_workbook(review, add=rename), tagger)
+    saved = as_workbook(review)
+    tags = DoubtFinder(tagger).uncertain(RECORDS)
+    with pytest.raises(Misconfigured, match="TABLE_DECIDED"):
+        write_review(saved, tags, tagger.hierarchy.hierarchy)
+    monkeypatch.setattr(spreadsheets, "MAX_TABLE_BYTES", 100)
+    with pytest.raises(Misconfigured, match="TABLE_TOO_LARGE"):
+        take(saved, tagger)
 
 
 def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path, tagger: ConceptTagger) -> None:

@@ -73,7 +73,8 @@ def check_data(
         typer.Option("--home", help="SUBJECT=ID: concepts a subject is about; repeatable."),
     ] = None,
     review: Annotated[
-        Path | None, typer.Option("--review", help="Edited damaged_words.csv, to be taken over.")
+        Path | None,
+        typer.Option("--review", help="Edited damaged_words (.csv, .xlsx) to take over."),
     ] = None,
     decisions: Annotated[
         Path | None,
