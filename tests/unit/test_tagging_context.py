@@ -151,6 +151,24 @@ def test_a_negation_ends_where_the_patient_s_own_hernia_is_spoken_of(
     assert levels == ["4 affirmed"]
 
 
+@pytest.mark.parametrize(("text", "allergies", "hernia"), [
+    ("No known drug allergies, hernia on ultrasound.", "negated", "4 affirmed"),
+    ("No fever, no known allergies, hernia on the left.", "negated", "4 affirmed"),
+    ("Mother has no known medication allergies, he has a hernia.", "family", "4 affirmed"),
+    ("No known drug allergies, or a hernia.", "negated", "3 negated"),
+    ("No known drug allergies, no hernia.", "negated", "3 negated"),
+    ("No known drug allergies or hernia.", "negated", "3 negated"),
+    ("Denies allergies, fever and hernia.", "negated", "3 negated"),
+])
+def test_a_denial_of_allergies_is_a_statement_of_its_own(
+    tagger: ConceptTagger, text: str, allergies: str, hernia: str
+) -> None:
+    """Whatever stood behind its comma was taken for absent."""
+    found = said(tagger, text)
+    assert found["hernia"] == hernia
+    assert [level.split()[1] for words, level in found.items() if "allerg" in words] == [allergies]
+
+
 @pytest.mark.parametrize("text", [
     "Hernia absent on the right, present on the left.", "Hernia not seen on the left.",
 ])

@@ -187,6 +187,10 @@ class _Sentence:
         made = self._before[preceding]
         if made and preceding:
             made -= self._spared(self._cues[preceding - 1], span)
+        if preceding < len(self._cues):
+            around = self._cues[preceding]
+            if around.start <= span.start and span.end <= around.end:
+                made |= around.cue.within
         following = bisect_left(self._starts, span.end)
         if self._after[following] and "," not in self._text[span.end : self._starts[following]]:
             made |= self._after[following]

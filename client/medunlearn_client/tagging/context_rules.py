@@ -25,6 +25,7 @@ class Cue:
     """What one phrase does where it is met.
 
     Attributes:
+        within: What it makes of concepts that are a part of it.
         forward: What it makes of concepts after it, in the same sentence.
         backward: What it makes of concepts before it.
         ends: Kinds of cue whose reach ends here.
@@ -32,6 +33,7 @@ class Cue:
         spares: Kinds of cue before it that do not reach the concept right after it.
     """
 
+    within: frozenset[Assertion] = frozenset()
     forward: frozenset[Assertion] = frozenset()
     backward: frozenset[Assertion] = frozenset()
     ends: frozenset[Assertion] = frozenset()
@@ -41,6 +43,7 @@ class Cue:
     def joined(self, other: Cue) -> Cue:
         """One phrase listed in several sections does what each of them says."""
         return Cue(
+            within=self.within | other.within,
             forward=self.forward | other.forward, backward=self.backward | other.backward,
             ends=self.ends | other.ends, bars=self.bars | other.bars,
             spares=self.spares | other.spares,
@@ -52,6 +55,7 @@ ContextRules = dict[str, Cue]
 SECTIONS: Final[dict[str, Cue]] = {
     "negated before": Cue(forward=frozenset({Assertion.NEGATED})),
     "negated after": Cue(backward=frozenset({Assertion.NEGATED})),
+    "negated within": Cue(within=frozenset({Assertion.NEGATED})),
     "family before": Cue(forward=frozenset({Assertion.FAMILY})),
     "family after": Cue(backward=frozenset({Assertion.FAMILY})),
     "possible before": Cue(forward=frozenset({Assertion.POSSIBLE})),
