@@ -112,6 +112,8 @@ def plan_for_run(plan_file: Path | None, overrides: Overrides) -> Plan:
     """
     plan = read_plan(plan_file) if plan_file is not None else Plan()
     document: dict[str, Any] = plan.model_dump(mode="python")
+    if not plan.data.columns.model_fields_set:  # whether a plan has the section says how to read
+        del document["data"]["columns"]
     if overrides.data:
         document["data"]["files"] = tuple(str(path) for path in overrides.data)
     if overrides.model is not None:

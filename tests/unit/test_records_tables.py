@@ -33,12 +33,14 @@ from medunlearn_client.records import (
 from medunlearn_client.records.tables import detect_encoding
 from medunlearn_client.site_data import load_federation_records
 from medunlearn_common.errors import MedunlearnError
+from medunlearn_common.plan import plan_from_text, plan_template
 from medunlearn_common.plan.sections import (
     ColumnsSection,
     ConceptsSection,
     DataSection,
     ForgetSection,
 )
+from medunlearn_simulation.preparing import Overrides, plan_for_run
 
 SECRET = "Ottilie Quandt"
 COLUMNS = ColumnsSection(
@@ -464,6 +466,66 @@ def test_bad_csv_rows(tmp_path: Path) -> None:
     assert [b.code for b in held.rows] == ["ROW_COLUMNS", "ROW_TOO_LONG", "ROW_NUL", "ROW_BAD_CSV"]
     assert [b.row for b in held.rows] == [14, 15, 16, 17]
     assert SECRET not in "".join(b.reason for b in held.rows)
+
+
+PLAIN = '[data.columns]\nquestion = "question"\nanswer = "answer"\n'
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("again", [False, True])
+def test_the_plainest_table_is_read_by_columns_of_the_default_names(
+    tmp_path: Path, ending: str, again: bool
+) -> None:
+    path = tmp_path / f"a.{ending}"
+    if ending == "csv":
+        path.write_text("question,answer,note\nWho?,I,x\nWhere?,here,y\n", encoding="utf-8")
+    else:
+        rows = {"question": ["Who?", "Where?"], "answer": ["I", "here"], "note": ["x", "y"]}
+        pq.write_table(pa.table(rows), path)
+    plan = plan_from_text(PLAIN)
+    if again:  # as a run's folder keeps it, with every key
+        plan = plan_from_text(plan_template(plan))
+    found = read_records(path, options=ReadOptions.of_plan(plan.data))
+    assert [record.answer for record in found] == ["I", "here"]
+    assert [len(record.record_id) for record in found] == [16, 16]
+    assert found == read_records(path, record_format="table")
+
+
+def test_a_table_without_an_id_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question,answer\nWho?,I\n", encoding="utf-8")
+    with pytest.raises(MedunlearnError, match="DATA_COLUMN_MISSING") as caught:
+        read_records(path)
+    assert "[data.columns]" in caught.value.hint and 'record_format = "table"' in caught.value.hint
+
+
+def test_no_column_that_the_own_format_knows_is_passed_over(tmp_path: Path) -> None:
+    """A template has every key of [data.columns], and an empty one for the patient."""
+    path = tmp_path / "a.csv"
+    path.write_text("question,answer,patient_id\nWho?,I,p1\n", encoding="utf-8")
+    plan = plan_from_text(plan_template())
+    with pytest.raises(MedunlearnError, match="leaves out its column `patient_id`") as caught:
+        read_records(path, options=ReadOptions.of_plan(plan.data))
+    assert caught.value.code == "DATA_COLUMN_MISSING"
+    named = plan_from_text(PLAIN + 'patient_id = "patient_id"\n')
+    assert read_records(path, options=ReadOptions.of_plan(named.data))[0].patient_id == "p1"
+
+
+def test_a_table_with_an_id_and_a_column_of_its_own_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("id,question,answer,note\n1,Who?,I,x\n", encoding="utf-8")
+    held = Quarantine(max_bad_fraction=1.0)
+    with pytest.raises(MedunlearnError, match="DATA_NO_RECORDS"):
+        read_records(path, quarantine=held)
+    assert 'record_format = "table"' in held.rows[0].reason
+
+
+@pytest.mark.parametrize("text", ["[data]\n", PLAIN])
+def test_a_simulation_reads_by_columns_as_its_plan_does(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(text, encoding="utf-8")
+    plan = plan_for_run(path, Overrides(data=(tmp_path / "a.csv",)))
+    assert bool(plan.data.columns.model_fields_set) is (text == PLAIN)
 
 
 def test_columns_with_another_format_are_refused(tmp_path: Path) -> None:

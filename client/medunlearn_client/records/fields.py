@@ -291,7 +291,8 @@ def refuse_unknown(row: Row, allowed: frozenset[str]) -> None:
     """Refuses fields the schema lacks: a mistyped ``patient_id`` would void the privacy unit."""
     unknown = len(row.keys() - allowed)
     if unknown:
-        raise bad_row(
-            "ROW_FIELD_UNKNOWN",
-            f"{unknown} field(s) that the schema lacks; keep own fields under `extra`",
+        advice = (
+            'record_format = "table" reads by [data.columns] and leaves others out'
+            if isinstance(row, (TextRow, ColumnRow)) else "keep own fields under `extra`"
         )
+        raise bad_row("ROW_FIELD_UNKNOWN", f"{unknown} field(s) that the schema lacks; {advice}")

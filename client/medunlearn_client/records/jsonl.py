@@ -81,7 +81,8 @@ def record_from_row(row: Row, known: dict[KnownBy, KnownBy]) -> Record:
     fields.refuse_unknown(row, FIELDS)
     record_id = fields.identifier_text(row, "id")
     if record_id is None:
-        raise bad_row("ROW_FIELD_MISSING", "`id` is missing")
+        raise bad_row(
+            "ROW_FIELD_MISSING", '`id` is missing; record_format = "table" reads rows without one')
     options = fields.text_list(row, "options")
     answer, answer_index = _answer(row, options)
     spans = fields.span_list(row, "target_spans")

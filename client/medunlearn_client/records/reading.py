@@ -26,7 +26,7 @@ from medunlearn_client.records import (
     synthea,
 )
 from medunlearn_client.records.containers import row_files
-from medunlearn_client.records.fields import bad_row
+from medunlearn_client.records.fields import ColumnRow, TextRow, bad_row
 from medunlearn_client.records.lines import MAX_LINE_BYTES
 from medunlearn_client.records.mapped import MappedReader
 from medunlearn_client.records.merges import merged
@@ -87,7 +87,8 @@ class ReadOptions:
         max_line_bytes: Longest accepted row.
         encoding: Of CSV files, or "auto".
         sheet: Of workbooks; the first one where empty.
-        columns: Which column means what; read by it where any of its keys is set.
+        columns: Which column means what. All files are read by it where a key is not at its
+            default; where the plan has no more than that, tables without a column ``id`` are.
         fhir_templates: The hospital's own templates, or None for the packaged ones.
         for_sums: As a hospital reads what goes into sums under noise. Files without a row and
             data without a record are taken: a refusal would tell whether the only one is there.
@@ -253,7 +254,8 @@ class _Reading:
         if not first:
             return
         every = chain(first, rows)
-        reader = None if self._all_fhir else self._named or _recognised(file.name, first)
+        reader = None if self._all_fhir else self._named or _recognised(
+            file.name, first, self._options.columns)
         if reader is None:
             self._collect(file.name, every)
             return
@@ -337,16 +339,49 @@ def _named_reader(options: ReadOptions) -> RecordReader | None:
     return READERS.get(name)
 
 
-def _recognised(file: str, rows: Sequence[tuple[int, Row]]) -> RecordReader | None:
+def _recognised(
+    file: str, rows: Sequence[tuple[int, Row]], columns: ColumnsSection
+) -> RecordReader | None:
     """The reader of such rows; None for FHIR, which is collected over all files."""
     if any(fhir.recognises(row) for _, row in rows):
         return None
     for reader in READERS.values():
         if any(reader.recognises(row) for _, row in rows):
-            return reader
+            without_id = reader is READERS["jsonl"] and _is_table_without_id(rows)
+            return _by_default_columns(file, rows[0][1], columns) if without_id else reader
     raise Misconfigured(
         "DATA_FORMAT_UNKNOWN",
         f"the rows of {file} are in no known format",
         f"known are {', '.join((FHIR, *READERS))}; for other columns set [data.columns] in "
         "a plan, as docs/data.md shows, and name it (--plan)",
     )
+
+
+def _is_table_without_id(rows: Sequence[tuple[int, Row]]) -> bool:
+    """Whether the own format lacks its id in every row, since the header has none."""
+    return all(isinstance(row, (TextRow, ColumnRow)) and "id" not in row for _, row in rows)
+
+
+def _by_default_columns(file: str, row: Row, columns: ColumnsSection) -> MappedReader:
+    """The reader of a table without ``id`` by ``[data.columns]`` whose values are the defaults.
+
+    Such a section says that the id is a digest, if the plan has it at all. It may be a template's
+    or a copy's with every key, so a column that the own format knows is not passed over for it: a
+    ``patient_id`` that nobody reads would void the patient's protection.
+    """
+    if not columns.model_fields_set:
+        raise Misconfigured(
+            "DATA_COLUMN_MISSING", f"{file} has no column `id`",
+            'say which column is what in a plan, e.g. [data.columns] question = "question", and '
+            'name it (--plan); or set record_format = "table" (--format table), which reads '
+            "`question` and `answer` alone. Either makes the id of the record",
+        )
+    read = {columns.question, columns.answer}
+    unread = sorted((jsonl.FIELDS - {"extra"} - read).intersection(row))
+    if unread:
+        raise Misconfigured(
+            "DATA_COLUMN_MISSING",
+            f"{file} has no column `id`, and [data.columns] leaves out its column `{unread[0]}`",
+            'name that there too, or set record_format = "table", which leaves it out',
+        )
+    return MappedReader(columns)

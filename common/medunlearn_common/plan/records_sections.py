@@ -16,7 +16,11 @@ from medunlearn_common.plan.section import Fraction, Section
 
 
 class ColumnsSection(Section):
-    """Which column of a table means what; any key set here reads all files by this map."""
+    """Which column means what: with a key not at its default all files are read by this map.
+
+    At the defaults tables without a column ``id`` are: a template writes every key, so that a key
+    is there says nothing.
+    """
 
     id: str = Field("", description="record id; without one it is a digest of the record")
     question: str = Field("question", min_length=1, description="the question")
