@@ -219,7 +219,8 @@ def prepare_records(
         tagger = record_tagger(plan.concepts, plan.forget, plan.data)
         bar.set(1, f"{len(federation.forget)} to forget, {len(federation.retain)} to keep")
     if quarantine.count:
-        board.say(f"{quarantine.count} bad row(s) left out; see {folder.quarantine_file}")
+        more = f"; {quarantine.unlisted}" if quarantine.unlisted else ""
+        board.say(f"{quarantine.count} bad row(s) left out; see {folder.quarantine_file}{more}")
     probes = draw_probes(federation.forget, federation.retain, plan.neighbours, tagger)
     if probes.kinds:
         drawn = ", ".join(f"{count} by {kind}" for kind, count in probes.kinds.items())

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from medunlearn_client.records import quarantine
 from medunlearn_client.records.commands import records_app
 from medunlearn_client.records.fhir import load_templates
 from medunlearn_common.digests import digest_of, digest_of_file, digest_of_files
@@ -34,6 +35,18 @@ def test_check_counts_and_writes_the_quarantine(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "8 records" in done.output and "bad rows: 1 x ROW_" in done.output
     assert json.loads(bad.read_text())["row"] == 9
+
+
+def test_check_says_which_bad_rows_its_list_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "MAX_KEPT", 1)
+    path, bad = questions(tmp_path / "a.jsonl"), tmp_path / "bad.jsonl"
+    words = ["check", str(path), "--quarantine", str(bad)]
+    assert "note:" not in RUNNER.invoke(records_app, words).output
+    path.write_text(path.read_text() + '{"id": "bad too"}\n')
+    done = RUNNER.invoke(records_app, words)
+    assert "note: the list has the first 1, and counts 1 more" in done.output
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "plan.toml", "linked.jsonl", "export/b.jsonl",

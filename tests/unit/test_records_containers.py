@@ -333,6 +333,10 @@ def test_a_file_of_bad_rows_fills_no_list(
     assert (len(held.rows), held.count) == (5, 20)
     noted = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert len(noted) == 6 and noted[-1] == {"further_bad_rows": 15}
+    assert held.unlisted == "the list has the first 5, and counts 15 more"
+    with pytest.raises(MedunlearnError, match="DATA_TOO_MANY_BAD_ROWS") as caught:
+        read_records(path, record_format="jsonl")
+    assert "all" not in caught.value.hint and held.unlisted in caught.value.hint
 
 
 def test_foreign_files_are_named(tmp_path: Path) -> None:

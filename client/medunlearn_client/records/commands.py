@@ -19,7 +19,7 @@ from medunlearn_client.paraphrase_commands import paraphrase, write_wordings
 from medunlearn_client.reading_options import FormatOption, PlanOption, reading_of
 from medunlearn_client.records.fhir.templates import packaged_text
 from medunlearn_client.records.merges import merged
-from medunlearn_client.records.quarantine import Quarantine, is_quarantine_file
+from medunlearn_client.records.quarantine import MAX_KEPT, Quarantine, is_quarantine_file
 from medunlearn_client.records.reading import stream_records
 from medunlearn_client.records.record import Record
 from medunlearn_common.pages.formatting import plain
@@ -44,7 +44,9 @@ def check(
         Path | None, typer.Option("--fhir-templates", help="TOML file of FHIR templates.")
     ] = None,
     quarantine: Annotated[
-        Path | None, typer.Option("--quarantine", help="Write bad rows here: number and reason.")
+        Path | None, typer.Option(
+            "--quarantine", help="Write bad rows here: number and reason, of the first "
+            f"{MAX_KEPT:,}; of more the count.")
     ] = None,
 ) -> None:
     """Read records and count what came out, by subject; bad rows by reason.
@@ -145,6 +147,8 @@ def _print(tally: RecordTally, held: Quarantine) -> None:
         console.print(f"set aside: {count} x {kind}", markup=False)
     for code, count in held.by_code.most_common():
         console.print(f"bad rows: {count} x {code}", markup=False)
+    if held.path is not None and held.unlisted:
+        console.print(f"note: {held.unlisted}", markup=False, soft_wrap=True)
     if tally.with_point:
         console.print(
             f"note: {tally.with_point} record(s) have an id such as 17.0, as a column of numbers "

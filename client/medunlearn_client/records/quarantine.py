@@ -78,6 +78,12 @@ class Quarantine:
         """How many rows were bad, kept or not."""
         return self.by_code.total()
 
+    @property
+    def unlisted(self) -> str:
+        """In words, how many bad rows the list only counts; empty where it has each."""
+        more = self.count - len(self._rows)
+        return f"the list has the first {len(self._rows)}, and counts {more} more" if more else ""
+
     def add(self, file: str, row: int, error: InvalidRecord) -> None:
         """Notes one bad row."""
         self.by_code[error.code] += 1
@@ -109,7 +115,8 @@ class Quarantine:
         kinds += f", {others} of other kinds" if others else ""
         first = self._rows[0]
         where = f"see {self.path}" if self.path else (
-            "`medunlearn records check FILE --quarantine bad.jsonl` lists them all")
+            "`medunlearn records check FILE --quarantine bad.jsonl` lists them")
+        where += f"; {self.unlisted}" if self.unlisted else ""
         return Misconfigured(
             "DATA_TOO_MANY_BAD_ROWS",
             f"{self.count} of {total_rows} rows are bad (limit "
