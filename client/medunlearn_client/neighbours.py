@@ -1,9 +1,10 @@
 """Retain probes next to what is forgotten: knowledge that a careless run would take along.
 
-Four kinds, each on the plan's word: records of the nearest subjects, records of patients who
-share a disease with a forgotten one, records about sibling concepts, and records about the
-parents' general knowledge. They feed ``neighbours.preservation``. A line that shows the subject
-mentions no concept: every record of a subject has it.
+Four kinds, each on the plan's word: records of the nearest subjects, all records of patients who
+share a disease with what is forgotten (a code on one of their records says so: in most sources
+only a diagnosis has one), records about sibling concepts, and records about the parents' general
+knowledge. They feed ``neighbours.preservation``. A line that shows the subject mentions no
+concept: every record of a subject has it.
 """
 
 from __future__ import annotations
@@ -84,14 +85,30 @@ def _tests(
         SUBJECT: lambda r: r.subject is not None and r.subject.casefold() in near,
     }
     if rule.same_disease:
-        codes = {code for record in forget for code in record.condition_codes}
-        tests[DISEASE] = lambda r: bool(codes.intersection(r.condition_codes))
+        tests[DISEASE] = _shares_a_disease(forget, retain)
     if rule.nearby_concepts:
         nearby = nearby_concepts(forget, tagger)
         targets = tagger.hierarchy.targets
         tests[SIBLING] = lambda r: _is_about(r, nearby.siblings, targets, tagger)
         tests[PARENT] = lambda r: _is_about(r, nearby.parents, targets, tagger)
     return tests
+
+
+def _shares_a_disease(
+    forget: Sequence[Record], retain: Sequence[Record]
+) -> Callable[[Record], bool]:
+    """Whether a record's patient shares a code with what is forgotten.
+
+    A record of nobody counts by its own codes. Those of a patient do by any of the patient's:
+    their medicines and results are as near as the diagnosis, and bear no code themselves.
+    """
+    codes = {code for record in forget for code in record.condition_codes}
+
+    def bears_one(record: Record) -> bool:
+        return bool(codes.intersection(record.condition_codes))
+
+    patients = {record.patient_id for record in filter(bears_one, retain)} - {None}
+    return lambda record: record.patient_id in patients or bears_one(record)
 
 
 def _known_subjects(rule: NeighboursSection, retain: Sequence[Record]) -> set[str]:

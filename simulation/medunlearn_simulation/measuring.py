@@ -109,23 +109,29 @@ def measure_run(
 def evaluation_inputs(
     records: PreparedRecords, plan: Plan, *, device: str = "auto"
 ) -> EvaluationInputs:
-    """The record sets of the evaluation: all that was forgotten, a sample of what was kept.
+    """The record sets of the evaluation: all that was forgotten, samples of what was kept.
 
-    The sample is drawn by the run's seed, so that compared runs are asked the same questions.
+    Samples are drawn by the run's seed, so that compared runs are asked the same questions. Of
+    many patients nearly all others share a disease with one, and are neighbours.
     """
-    retain = records.federation.retain
-    most = plan.evaluation.retain_records
-    if len(retain) > most:
-        order = public_generator(plan.run.seed, "evaluation", "retain").permutation(len(retain))
-        retain = tuple(retain[int(place)] for place in sorted(order[:most]))
+    retain = _sample(records.federation.retain, plan, "retain")
     return EvaluationInputs(
         forget=records.federation.forget, retain=retain,
-        non_members=records.nonmembers, neighbours=records.neighbours,
+        non_members=records.nonmembers,
+        neighbours=_sample(records.neighbours, plan, "neighbours"),
         paraphrased=_other_wordings(plan, records, device),
         forget_unnamed=_unnamed(records.federation.forget, plan),
         retain_unnamed=_unnamed(retain, plan),
         site_of=records.site_of, tagger=records.tagger,
     )
+
+
+def _sample(records: tuple[Record, ...], plan: Plan, name: str) -> tuple[Record, ...]:
+    most = plan.evaluation.retain_records
+    if len(records) <= most:
+        return records
+    order = public_generator(plan.run.seed, "evaluation", name).permutation(len(records))
+    return tuple(records[int(place)] for place in sorted(order[:most]))
 
 
 def _unnamed(records: Sequence[Record], plan: Plan) -> tuple[Record, ...]:

@@ -7,10 +7,14 @@ import pytest
 from medunlearn_client.neighbours import DISEASE, PARENT, SIBLING, SUBJECT, draw_probes
 from medunlearn_client.records import Record
 from medunlearn_client.records.subject_line import with_subject
+from medunlearn_client.site_data import FederationRecords, SiteRecords
 from medunlearn_client.tagging import ConceptTagger
 from medunlearn_common.concepts import Concept, ConceptHierarchy
 from medunlearn_common.errors import Misconfigured
+from medunlearn_common.plan import plan_from_text
 from medunlearn_common.plan.sections import NeighboursSection
+from medunlearn_simulation.measuring import evaluation_inputs
+from medunlearn_simulation.preparing import PreparedRecords
 
 # disease > heart disease > cardiac syndrome > (heart failure > dropsy, arrhythmia > flutter)
 #         > lung disease > bronchial disorder > asthma
@@ -85,6 +89,40 @@ def test_each_record_counts_once_and_for_its_first_kind() -> None:
     probes = draw_probes([record("f", "dropsy", condition_codes=("7",))], retain, rule, tagger("F"))
     assert [r.record_id for r in probes.records] == ["s", "d"]
     assert dict(probes.kinds) == {SUBJECT: 1, DISEASE: 1}
+
+
+def test_all_records_of_patients_who_share_a_disease_are_near() -> None:
+    """Medicines and identifiers bear no code; of FHIR and Synthea only the diagnosis does."""
+    forget = [
+        record("f1", "dropsy", patient_id="p", condition_codes=("7",)),
+        record("f2", "water tablets", patient_id="p"),
+    ]
+    retain = (
+        record("diagnosis", "dropsy", patient_id="q", condition_codes=("7", "8")),
+        record("medicine", "water tablets", patient_id="q"),
+        record("other", "asthma", patient_id="r", condition_codes=("9",)),
+        record("inhaler", "an inhaler", patient_id="r"),
+        record("nobody's", "dropsy", condition_codes=("7",)),
+        record("nobody's other", "asthma"),
+    )
+    rule = NeighboursSection(nearby_concepts=False)
+    probes = draw_probes(forget, retain, rule, tagger())
+    assert [r.record_id for r in probes.records] == ["diagnosis", "medicine", "nobody's"]
+    assert dict(probes.kinds) == {DISEASE: 3}
+
+
+def test_many_neighbours_are_sampled_as_what_is_kept_is() -> None:
+    near = tuple(record(str(n), f"case {n}") for n in range(30))
+    site = SiteRecords(forget=(record("f", "dropsy"),), retain=(record("r", "asthma"),))
+    prepared = PreparedRecords(
+        federation=FederationRecords(sites=(site,), nonmembers=(), repeated=0), nonmembers=(),
+        neighbours=near, tagger=tagger(), bad_rows=0,
+    )
+    plan = plan_from_text("[evaluation]\nretain_records = 10\n")
+    asked = evaluation_inputs(prepared, plan).neighbours
+    assert len(asked) == 10 and set(asked) < set(near)
+    assert asked == evaluation_inputs(prepared, plan).neighbours
+    assert evaluation_inputs(prepared, plan_from_text("schema_version = 1\n")).neighbours == near
 
 
 def test_an_unknown_subject_is_refused() -> None:

@@ -79,7 +79,8 @@ class EvaluationSection(Section):
     curve_every: int = Field(5, ge=1, description="rounds between points of the curves")
     curve_records: int = Field(200, ge=1, description="records per set and point")
     retain_records: int = Field(
-        1000, ge=1, description="kept records asked at the end, a sample if there are more")
+        1000, ge=1, description="kept records asked at the end, and as many neighbours; a sample "
+        "of each if there are more")
     relearning_steps: int = Field(10, ge=0, description="steps of the relearning attack")
     relearning_rate: Rate = Field(1e-3, description="its learning rate")
     samples: int = Field(100, ge=0, description="sampled completions per identifier prompt")
