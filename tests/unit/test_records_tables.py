@@ -528,6 +528,42 @@ def test_a_simulation_reads_by_columns_as_its_plan_does(tmp_path: Path, text: st
     assert bool(plan.data.columns.model_fields_set) is (text == PLAIN)
 
 
+@pytest.mark.parametrize(("cell", "codes"), [
+    ("I10; E11.9", ("I10", "E11.9")), ("I10,E11.9 I10", ("I10", "E11.9")),
+    (38341003, ("38341003",)), (None, ()), ("-", ()), ("NULL", ()), ("I10;;unknown", ("I10",)),
+])
+def test_condition_codes_come_from_their_column(
+    tmp_path: Path, cell: Any, codes: tuple[str, ...]
+) -> None:
+    path = tmp_path / "a.xlsx"
+    book = openpyxl.Workbook()
+    for row in (["Frage", "Antwort", "ICD"], ["Was?", "Das", cell]):
+        book.worksheets[0].append(row)
+    book.save(path)
+    columns = ColumnsSection(question="Frage", answer="Antwort", condition_codes="ICD")
+    assert read(path, columns=columns)[0].condition_codes == codes
+    other = columns.model_copy(update={"condition_codes": "ICD-10"})
+    assert code_of(path, columns=other) == "DATA_COLUMN_MISSING"
+
+
+def test_condition_codes_of_lists_and_rounded_ones(tmp_path: Path) -> None:
+    path, held = tmp_path / "a.jsonl", Quarantine(max_bad_fraction=1.0)
+    rows = [{"q": "Who?", "a": "I", "c": codes} for codes in (["I10", " E11 "], "1.2E+17", 0.5)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    columns = ColumnsSection(question="q", answer="a", condition_codes="c")
+    found = read(path, columns=columns, quarantine=held)
+    assert [record.condition_codes for record in found] == [("I10", "E11")]
+    assert held.by_code == {"ROW_FIELD_TYPE": 2}
+
+
+def test_a_section_without_condition_codes_is_digested_as_before_there_were_any() -> None:
+    assert "condition_codes" not in ColumnsSection().model_dump(mode="json")
+    named = ColumnsSection(condition_codes="ICD")
+    assert named.model_dump()["condition_codes"] == "ICD"
+    plan = plan_from_text('[data.columns]\ncondition_codes = "ICD"\n')
+    assert plan_from_text(plan_template(plan)) == plan
+
+
 def test_columns_with_another_format_are_refused(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", ROWS)
     assert code_of(path, record_format="fhir") == "DATA_COLUMNS_UNUSED"

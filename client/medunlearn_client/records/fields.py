@@ -16,6 +16,7 @@ _WHOLE_NUMBER = re.compile(r"-?\d{1,18}(?:\.0+)?")
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _DECIMAL_COMMA = re.compile(r"^(\d*),(\d+)$")
 _LIST_SEPARATOR = "|"
+_BETWEEN_CODES = re.compile(r"[;,|\s]+")
 EXACT_BELOW = 1e15
 """Spreadsheets keep 15 digits of a number."""
 _ROUNDED = re.compile(r"-?\d{1,3}(?:[.,]\d+)?[Ee]\+\d{1,3}")
@@ -225,6 +226,19 @@ def text_list(row: Row, name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise bad_row("ROW_FIELD_TYPE", f"`{name}` is not a list of strings")
     return tuple(item.strip() for item in value)
+
+
+def code_list(row: Row, name: str) -> tuple[str, ...]:
+    """Codes of one cell, parted by ``;``, ``,``, ``|`` or white space, or a list of them.
+
+    What stands for no value is none of them. A number is a code, unless it has lost digits:
+    strangers would share a disease.
+    """
+    if isinstance(row.get(name), list):
+        codes = text_list(row, name)
+    else:
+        codes = tuple(_BETWEEN_CODES.split(known_text(row, name) or ""))
+    return tuple(dict.fromkeys(code for code in codes if not is_no_identifier(code)))
 
 
 def digest_set(row: Row, name: str) -> frozenset[bytes]:

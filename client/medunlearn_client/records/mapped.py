@@ -52,7 +52,7 @@ class MappedReader:
         named = [
             *(("id", columns.id), ("question", columns.question), ("answer", columns.answer)),
             *(("subject", columns.subject), ("patient_id", columns.patient_id)),
-            ("confidence", columns.confidence),
+            ("confidence", columns.confidence), ("condition_codes", columns.condition_codes),
             *(("options", name) for name in columns.options),
             *(("identifiers", name) for name in columns.identifiers),
         ]
@@ -86,6 +86,9 @@ class MappedReader:
             subject=fields.cell_text(row, columns.subject) if columns.subject else None,
             target_spans=_spans(prompt, answer, identifiers) if patient else (),
             is_identifier=answer in identifiers,
+            condition_codes=(
+                fields.code_list(row, columns.condition_codes) if columns.condition_codes else ()
+            ),
             confidence=(
                 fields.optional_number(row, columns.confidence, 1.0) if columns.confidence else 1.0
             ),

@@ -7,9 +7,9 @@ file it writes, so they are the one place where a key is explained.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from medunlearn_common.concepts.levels import parse_type_levels
 from medunlearn_common.plan.section import Fraction, Section
@@ -34,6 +34,17 @@ class ColumnsSection(Section):
     confidence: str = Field("", description="trust in the answer, above 0 up to 1; empty cell: 1")
     identifiers: tuple[str, ...] = Field(
         (), description="columns that name the patient; marked wherever they stand in the text")
+    condition_codes: str = Field(
+        "", description="codes of the conditions the record is about, with \";\", \",\" or spaces "
+        "between; patients who share one are neighbours")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without an empty ``condition_codes``: runs from before the key keep their digests."""
+        said: dict[str, Any] = given(self)
+        if not self.condition_codes:
+            said.pop("condition_codes", None)
+        return said
 
 
 class DataSection(Section):
