@@ -18,6 +18,7 @@ from medunlearn_client.quality import (
     near_duplicates,
     vocabulary_of,
 )
+from medunlearn_client.quality.glyphs import LOST_LETTERS
 from medunlearn_client.records import Record, read_records
 from medunlearn_common.cli import CommandLine
 from medunlearn_common.concepts import load_builtin
@@ -281,7 +282,7 @@ def test_the_command_writes_safe_tables_and_says_no_text(
     assert run(data, "--out", tmp_path / "out") == 0
     shown = capsys.readouterr().out
     assert "1 repeat group(s) of 2 rows" in shown
-    assert "damaged words: 4 in 2 record(s), 4 with one sure proposal" in shown
+    assert "damaged words (lost: rt): 4 in 2 record(s), 4 with one sure proposal" in shown
     assert "coex" not in shown
     tables = {
         name: list(csv.DictReader(io.StringIO(
@@ -292,6 +293,18 @@ def test_the_command_writes_safe_tables_and_says_no_text(
     assert {row["proposal"] for row in tables["damaged_words.csv"]} == {"important", "cortex"}
     assert (tmp_path / "out" / "wrong_subjects.csv").is_file()
     assert data.read_bytes() == before
+
+
+def test_the_letters_that_are_looked_for_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"id": "a", "question": "Who?", "answer": "I"}\n', encoding="utf-8")
+    assert run(data, "--lost", "fi", "--lost", "fl") == 0
+    assert "damaged words (lost: fi, fl): 0" in capsys.readouterr().out
+    assert run("--help") == 0
+    helped = " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
+    assert f"Default: {', '.join(LOST_LETTERS)}." in helped
 
 
 def test_a_table_with_columns_of_ones_own_is_checked_by_its_plan(

@@ -45,6 +45,7 @@ class Findings:
     damage: Sequence[DamagedWord]
     misfiled: Sequence[WrongSubject]
     bad_rows: int
+    lost: Sequence[str]
 
 
 def check_data(
@@ -62,7 +63,9 @@ def check_data(
         float, typer.Option("--threshold", help="Similarity of near-duplicates, 0 to 1.")
     ] = 0.8,
     lost: Annotated[
-        list[str] | None, typer.Option("--lost", help="Letters that may be lost; repeatable.")
+        list[str] | None,
+        typer.Option("--lost", help="Letters that may be lost, looked for in rows that have them "
+                     "nowhere; repeatable. Default: rt.", show_default=False),
     ] = None,
     hierarchy: Annotated[
         list[str] | None,
@@ -172,7 +175,7 @@ def _findings(
     return Findings(
         records=records, groups=near_duplicates(records, threshold=threshold),
         damage=damaged_words(records, vocabulary=vocabulary_of(loaded), lost=letters),
-        misfiled=list(wrong_subjects(records, tagger, homes)), bad_rows=held.count,
+        misfiled=list(wrong_subjects(records, tagger, homes)), bad_rows=held.count, lost=letters,
     )
 
 
@@ -206,8 +209,8 @@ def summary(found: Findings) -> list[str]:
             if found.bad_rows else ""
         ),
         f"near-duplicates: {listed or 'none'}",
-        f"damaged words: {len(found.damage)} in {len(damaged)} record(s), "
-        f"{sum(one.sure for one in found.damage)} with one sure proposal",
+        f"damaged words (lost: {', '.join(found.lost)}): {len(found.damage)} in "
+        f"{len(damaged)} record(s), {sum(one.sure for one in found.damage)} with one sure proposal",
         f"questions that speak of another subject only: {len(found.misfiled)}",
     ]
 
