@@ -22,7 +22,7 @@ from medunlearn_client.records.fhir.elements import (
     present_name,
     value_text,
 )
-from medunlearn_client.records.fhir.export import MERGE_LOST, NEXT_PAGE
+from medunlearn_client.records.fhir.export import MERGE_LOST, NEXT_PAGE, NO_QUESTION
 from medunlearn_client.records.fhir.templates import packaged_text, render
 from medunlearn_common.errors import MedunlearnError
 
@@ -156,6 +156,28 @@ def test_values_units_components_and_documents(records: dict[str, Record]) -> No
     note = records["p2:note:2020-05-06"]
     assert note.answer.startswith("Encounter: Visit. Prescribed Drug 2. Procedure: Repair 2.")
     assert note.target_spans[-1] == (len(note.prompt) + 1, len(note.text))
+
+
+def report(key: str, **fields: Any) -> dict[str, Any]:
+    return about("DiagnosticReport", 1, key, status="final", code=concept("d", "Lipid panel"),
+                 effectiveDateTime=f"2021-02-0{key}T10:00:00Z", **fields)
+
+
+def test_a_report_of_results_alone_is_asked_for_its_results(tmp_path: Path) -> None:
+    """As every one of Synthea's, of which nothing was asked, and nothing said."""
+    results = [{"reference": f"Observation/{n}", "display": n} for n in ("LDL", "Triglycerides")]
+    whole = bundle([
+        patient(1), report("1", result=results, conclusion="All is well"),
+        report("2", result=results), report("3"),
+    ])
+    (tmp_path / "a.json").write_text(json.dumps(whole), encoding="utf-8")
+    held = Quarantine()
+    found = read_records(tmp_path / "a.json", quarantine=held)
+    got = {r.record_id: r.answer for r in found if r.subject in ("report", "report_results")}
+    assert got == {
+        "p1:report:dia-1-1": "All is well", "p1:report_results:dia-1-2": "LDL, Triglycerides",
+    }
+    assert held.set_aside == {NO_QUESTION.format(kind="DiagnosticReport"): 1}
 
 
 def test_wrong_observation_values_come_from_the_same_measurement(
@@ -1183,6 +1205,8 @@ def test_own_templates_replace_and_switch_off(tmp_path: Path) -> None:
         ("[[Condition]]\nsubject='a'\nquestion='{'\nanswer='a'", UNKNOWN_FIELD),
         ("[[Condition]]\nsubject='phone'\nquestion='q'\nanswer='a'", "TEMPLATE_INVALID"),
         ("[[Condition]]\nsubject='note'\nquestion='q'\nanswer='a'", "TEMPLATE_INVALID"),
+        ("[[Condition]]\nsubject='a'\nquestion='q'\nanswer='a'\nunless='phone'", UNKNOWN_FIELD),
+        ("[[Condition]]\nsubject='a'\nquestion='q'\nanswer='a'\nunless='{'", "TEMPLATE_INVALID"),
         ("[note]\nquestion='{name}'", UNKNOWN_FIELD),
         ("[note]\nquestion='q'\n[note.sentences]\nPatient='x'", "TEMPLATE_INVALID"),
     ],

@@ -47,7 +47,6 @@ from medunlearn_client.records.fhir.templates import (
     QuestionTemplate,
     Rendered,
     TemplateSet,
-    render,
     target_spans,
 )
 from medunlearn_client.records.fhir.versions import version_of
@@ -70,6 +69,7 @@ DELETED = "resource that was deleted"
 DELETED_BY_SEARCH = "deletion by a search, which is not followed"
 MERGE_LOST = "merge with a patient who is not in the export"
 NEXT_PAGE = "next page of a search that is not among the files"
+NO_QUESTION = "{kind} that lacks what its questions need"
 
 _POOL_ANSWERS = 20
 
@@ -121,6 +121,7 @@ class FhirCollection:
         self._store = FactStore()
         self._pages: set[bytes] = set()
         self._next_pages: set[bytes] = set()
+        self._unfit: Counter[str] = Counter()
         self.set_aside: Counter[str] = Counter()
 
     def close(self) -> None:
@@ -244,6 +245,8 @@ class FhirCollection:
                     yield place.file, place.row, error
             else:
                 yield from self._records(group, pools)
+        for kind, count in self._unfit.items():
+            self.set_aside[NO_QUESTION.format(kind=kind)] = count
         store = self._store
         for what, count in (
             (MERGED, store.merged), (MERGE_LOST, store.merges_lost),
@@ -256,7 +259,7 @@ class FhirCollection:
 
     def _records(self, group: PatientFacts, pools: synthea_options.PoolsByKey) -> Iterator[Result]:
         who = self._called(group.patient)
-        asked = list(self._asked(group, who))
+        asked = list(self._asked(group, who, self._unfit))
         own: dict[_PoolKey, set[str]] = defaultdict(set)
         for item in asked:
             own[item.pool_key].add(item.answer)
@@ -273,8 +276,13 @@ class FhirCollection:
             for place, make_note in note_records(self._templates.note, group, who):
                 yield place.file, place.row, attempt(make_note)
 
-    def _asked(self, group: PatientFacts, who: str) -> Iterator[Asked]:
-        """Filled questions with one answer each, the latest facts first."""
+    def _asked(
+        self, group: PatientFacts, who: str, unfit: Counter[str] | None = None
+    ) -> Iterator[Asked]:
+        """Filled questions with one answer each, the latest facts first.
+
+        Facts whose type has a template, and that fill none, are counted in ``unfit``.
+        """
         patient = group.patient
         himself = StoredFact(
             kind="Patient", resource_id="0", date="", code="", values=patient.values,
@@ -284,12 +292,13 @@ class FhirCollection:
         unclear: set[tuple[str, str]] = set()
         for fact in (himself, *group.facts):
             values = {**fact.values, "who": who, "date": fact.date}
-            for template in self._templates.questions.get(fact.kind, ()):
-                question, answer = render(template.question, values), render(
-                    template.answer, values
-                )
-                if question is None or answer is None or not answer.text.strip():
+            templates, fits = self._templates.questions.get(fact.kind, ()), False
+            for template in templates:
+                filled = template.filled(values)
+                if filled is None:
                     continue
+                fits = True
+                question, answer = filled
                 item = Asked(
                     template=template, fact=fact, question=question, answer=answer.text.strip()
                 )
@@ -297,6 +306,8 @@ class FhirCollection:
                 first = found.setdefault(key, item)
                 if first.answer != item.answer:
                     unclear.add(key)
+            if unfit is not None and templates and not fits and fact is not himself:
+                unfit[fact.kind] += 1
         return (item for key, item in found.items() if key not in unclear)
 
     def _called(self, patient: StoredPatient) -> str:

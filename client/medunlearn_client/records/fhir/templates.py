@@ -43,6 +43,16 @@ class QuestionTemplate(_Part):
     max_per_patient: int = Field(0, ge=0)
     options: Literal["kind", "code", "none"] = "kind"
     is_identifier: bool = False
+    unless: Annotated[str, Field(pattern=r"^[a-z_]*$")] = ""
+
+    def filled(self, values: Mapping[str, str]) -> tuple[Rendered, Rendered] | None:
+        """Question and answer, or None where a field has no value or ``unless`` has one."""
+        if self.unless and values.get(self.unless):
+            return None
+        question, answer = render(self.question, values), render(self.answer, values)
+        if question is None or answer is None or not answer.text.strip():
+            return None
+        return question, answer
 
 
 class NoteTemplate(_Part):
@@ -179,6 +189,8 @@ def _check_fields(
         for template in templates:
             _check_text(name, kind, template.question, known)
             _check_text(name, kind, template.answer, known)
+            if template.unless:
+                _check_text(name, kind, f"{{{template.unless}}}", known)
     if note is None:
         return
     _check_text(name, NOTE, note.question, WHO_AND_WHEN)
