@@ -211,6 +211,19 @@ def test_formula_cells_are_left_out(tmp_path: Path, cell: str) -> None:
         assert [(b.row, b.code) for b in held.rows] == [(14, "ROW_FORMULA")]
 
 
+def test_a_formula_s_column_is_named_where_the_plan_or_the_own_format_does(tmp_path: Path) -> None:
+    """Of any other name nobody knows whether it is one, or the first patient of a bare table."""
+    path = tmp_path / "a.csv"
+    path.write_text(f"Frage,answer,{SECRET}\nWas?,=1,c\n=1,b,c\nWas?,b,=1\nWer?,Er,c\n", "utf-8")
+    held = Quarantine(max_bad_fraction=1.0)
+    columns = ColumnsSection(question="Frage")
+    assert len(read(path, columns=columns, quarantine=held)) == 1
+    assert [row.reason for row in held.rows] == [
+        "column 2 ('answer') holds a formula", "column 1 ('Frage') holds a formula",
+        "column 3 holds a formula",
+    ]
+
+
 def test_a_cell_of_bars_is_read_in_no_time(tmp_path: Path) -> None:
     """Whether one is followed by an exclamation mark was asked of each."""
     row = [99, "-" + "|" * 100_000, "Milz", "Drüse", "Milz", "Leber", "S", "f", "N", ""]

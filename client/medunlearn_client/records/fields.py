@@ -50,6 +50,20 @@ class RoundedText(str):
     __slots__ = ()
 
 
+class FormulaCell(InvalidRecord):
+    """A cell that a spreadsheet would run.
+
+    The message has the column's place alone: where a file has no row of names, what stands first
+    in the column is a patient's.
+    """
+
+    def __init__(self, place: int, column: str, *, named: bool = False) -> None:
+        shown = f"column {place} ({column!a})" if named else f"column {place}"
+        super().__init__(
+            "ROW_FORMULA", f"{shown} holds a formula", "mend the row, or leave it out")
+        self.place, self.column = place, column
+
+
 def content_id(*parts: str) -> str:
     """An id for a row that has none: the same in every file format and row order."""
     joined = "\x1f".join(parts).encode("utf-8", "surrogatepass")

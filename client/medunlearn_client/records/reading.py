@@ -26,7 +26,7 @@ from medunlearn_client.records import (
     synthea,
 )
 from medunlearn_client.records.containers import row_files
-from medunlearn_client.records.fields import ColumnRow, TextRow, bad_row
+from medunlearn_client.records.fields import ColumnRow, FormulaCell, TextRow, bad_row
 from medunlearn_client.records.lines import MAX_LINE_BYTES
 from medunlearn_client.records.mapped import MappedReader
 from medunlearn_client.records.merges import merged
@@ -216,6 +216,7 @@ class _Reading:
             max_line_bytes=options.max_line_bytes, encoding=options.encoding, sheet=options.sheet
         )
         self._named = _named_reader(options)
+        self._told_columns = jsonl.FIELDS | _names_in(options.columns)
         self._all_fhir = options.record_format == FHIR
         # Templates are read first: a mistake in them must not show after hours of reading.
         templates = fhir.load_templates(options.fhir_templates)
@@ -276,6 +277,8 @@ class _Reading:
         for number, row in file.rows:
             self.total_rows += 1
             if isinstance(row, InvalidRecord):
+                if isinstance(row, FormulaCell) and row.column in self._told_columns:
+                    row = FormulaCell(row.place, row.column, named=True)
                 self._quarantine.add(file.name, number, row)
             else:
                 yield number, row
@@ -318,6 +321,12 @@ def _said(record: Record) -> str:
     """All that makes two records of one id different; a patient's options are others' answers."""
     own = record if record.patient_id is None else replace(record, options=(), answer_index=None)
     return repr([getattr(own, each.name) for each in dataclass_fields(own) if each.compare])
+
+
+def _names_in(columns: ColumnsSection) -> frozenset[str]:
+    """What the plan calls columns, which can be no patient's word from a file."""
+    said = columns.model_dump(exclude={"answer_is"}).values()
+    return frozenset(chain.from_iterable([one] if isinstance(one, str) else one for one in said))
 
 
 def _named_reader(options: ReadOptions) -> RecordReader | None:

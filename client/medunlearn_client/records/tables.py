@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from medunlearn_client.records.fields import TextRow, bad_row
+from medunlearn_client.records.fields import FormulaCell, TextRow, bad_row
 from medunlearn_client.records.lines import ParsedRow
 from medunlearn_client.records.record import InvalidRecord
 from medunlearn_common.errors import Misconfigured
@@ -339,7 +339,7 @@ def row_from_cells(
             return bad_row("ROW_BAD_UTF8", f"the row is not in {encoding}, as which the file is "
                            "read; [data] encoding names another")
         if _FORMULA.match(cell):
-            return bad_row("ROW_FORMULA", f"column {header.index(column) + 1} holds a formula")
+            return FormulaCell(header.index(column) + 1, column)
         row[column] = (cell[1:] if _DISARMED.match(cell) else cell) or None
     return row
 
