@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -166,7 +167,8 @@ def test_a_merged_patients_ids_are_kept_and_not_shown(typed: Typed, tmp_path: Pa
         status, shown = typed("add", "--patient", asked, "--again", *wanted)
         assert status == 0 and "2 record(s) by patient id" in shown, shown
         assert left_out_set(Registry(Path("erasure.sqlite")), [number]).patients == kept
-        assert "471" not in shown + typed("show", number)[1]
+        words = re.findall(r"\w+", shown + typed("show", number)[1])  # a digest may hold "471"
+        assert not {"4711", "4712"}.intersection(words)
 
 
 def test_what_comes_near_is_said_and_not_shown(typed: Typed, tmp_path: Path) -> None:
