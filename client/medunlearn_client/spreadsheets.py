@@ -100,7 +100,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, 
 
     Raises:
         Misconfigured: TABLE_MISSING, TABLE_UNREADABLE, TABLE_TOO_LARGE, TABLE_ENCODING,
-            TABLE_COLUMNS, TABLE_ROW with its line, or a code of ``workbook_rows``.
+            TABLE_COLUMNS, TABLE_ROW with its line, TABLE_EMPTY or a code of ``workbook_rows``.
     """
     if is_workbook(path):
         return list(_sheet_rows(path, columns))
@@ -143,7 +143,7 @@ def _sheet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[
     """The rows of a workbook, as :func:`read_table` gives those of a text file."""
     from medunlearn_client.records.spreadsheets import workbook_rows
 
-    size = 0
+    size, header = 0, list[str]()
     for number, row in workbook_rows(path, label=path.name):
         if isinstance(row, InvalidRecord):
             raise row_error(path, number, row.message)
@@ -153,6 +153,11 @@ def _sheet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[
         if size > MAX_TABLE_BYTES:  # What is many times in a sheet may be once in its file.
             raise _too_large(path)
         yield number, dict(zip(header, cells, strict=True))
+    if not header:
+        raise Misconfigured(
+            "TABLE_EMPTY", f"the first sheet of {path.name} has no row below its column names",
+            "put the sheet with the decisions first, or save it as a file of its own",
+        )
 
 
 def _as_written(cell: str) -> str:

@@ -458,6 +458,16 @@ def test_a_damaged_row_of_a_workbook_is_refused_with_its_line(
     assert problem in caught.value.message
 
 
+def test_a_workbook_whose_decisions_lie_on_another_sheet_is_not_taken_for_none(
+    review: Path, tagger: ConceptTagger
+) -> None:
+    def put_before(book: Workbook) -> None:
+        book.create_sheet("Cover", 0)
+
+    with pytest.raises(Misconfigured, match="TABLE_EMPTY"):
+        take(as_workbook(review, add=put_before), tagger)
+
+
 def test_a_workbook_of_another_kind_is_refused_and_none_is_written_over(
     review: Path, tagger: ConceptTagger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
